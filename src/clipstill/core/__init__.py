@@ -1,0 +1,1 @@
+"""What every part may use: errors, registry, atomic files, seeds, device, progress, protocols."""

@@ -1,0 +1,50 @@
+"""The errors a user may see: one small family.
+
+Each message says what is wrong, where (file, line, class name), and what to do. The command line prints it in one line and
+ends with ``exit_code``; nobody sees a traceback for a mistake of their own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClipstillError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 2
+
+
+class TaskError(ClipstillError):
+    """The class names or descriptions cannot be used."""
+
+
+class ConfigError(ClipstillError):
+    """A setting is unknown, malformed or contradicts another."""
+
+
+class UnknownNameError(ClipstillError):
+    """No part of that kind is registered under that name."""
+
+
+class DataError(ClipstillError):
+    """An image, a folder or a file given by the user cannot be read."""
+
+
+class ArtifactError(ClipstillError):
+    """A run folder, a stage, a checkpoint or a bundle is damaged, foreign or incomplete."""
+
+
+class ExportError(ClipstillError):
+    """An exported model does not behave as the model it came from."""
+
+
+class ResourceError(ClipstillError):
+    """Disk, memory, device or an optional package is missing."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""

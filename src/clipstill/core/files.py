@@ -1,0 +1,161 @@
+"""Files that are either whole or absent.
+
+Everything is written to a temporary name in the same folder, synced, and renamed. An artefact is a folder with a
+``MANIFEST.json`` that lists the sha256 of each of its files: no manifest, no artefact.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.errors import ArtifactError, ResourceError
+
+MANIFEST = "MANIFEST.json"
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; on success it is synced and renamed onto ``target``.
+
+    The suffix is kept, so that writers that look at it (image and tensor libraries) work.
+
+    Raises:
+        ResourceError: the disk is full or not writable. ``target`` is as it was before.
+    """
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def disk_error(error: OSError, target: Path) -> ResourceError:
+    """Turn an operating-system error into one line that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"the disk is full while writing {target}. Free some space and run the same command again: it goes on where it stopped."
+        )
+    return ResourceError(f"cannot write {target}: {error.strerror or error}. Check the path and its permissions.")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_bytes(target, text.encode())
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write JSON (sorted keys, two spaces) atomically."""
+    write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ArtifactError: absent or malformed.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing. The folder is not complete; run the command that makes it again.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON value in canonical form; the key of stages and caches."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete artefact folder says of itself.
+
+    Attributes:
+        key: hash of everything that the content depends on.
+        files: relative path -> sha256.
+        info: free facts (seconds, counts, versions).
+    """
+
+    key: str
+    files: dict[str, str]
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def commit_manifest(folder: Path, key: str, files: list[str], info: dict[str, Any] | None = None) -> Manifest:
+    """Hash the named files and write the folder's manifest; the folder counts from then on."""
+    manifest = Manifest(key, {name: sha256_file(folder / name) for name in sorted(files)}, info or {})
+    write_json(folder / MANIFEST, {"key": manifest.key, "files": manifest.files, "info": manifest.info})
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a complete folder, or None where there is none.
+
+    Raises:
+        ArtifactError: the manifest is there and malformed.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    raw = read_json(path)
+    try:
+        return Manifest(str(raw["key"]), {str(k): str(v) for k, v in raw["files"].items()}, dict(raw.get("info", {})))
+    except (TypeError, KeyError, AttributeError):
+        raise ArtifactError(f"{path} is not a clipstill manifest. Choose another folder or delete this one.") from None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Check each listed file against its sha256.
+
+    Raises:
+        ArtifactError: names the first file that is missing or altered.
+    """
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing although {folder / MANIFEST} lists it. Make the folder again.")
+        if sha256_file(path) != digest:
+            raise ArtifactError(f"{path} was altered (its sha256 differs from {folder / MANIFEST}). Make the folder again.")

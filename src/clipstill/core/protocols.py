@@ -1,0 +1,108 @@
+"""What the parts promise each other.
+
+Shapes: N images, M texts, C classes, D teacher dimensions, L tokens, H x W pixels. Images are RGB float in [0, 1]; every
+model normalises by itself, so that nobody passes normalised tensors around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights came from and under which licence they may be used.
+
+    Attributes:
+        name: what it is, such as ``"EfficientNet-Lite0 image tower"``.
+        licence: SPDX identifier, or a plain name where there is none.
+        source: package, file or model name.
+        sha256: hash of the weights; empty for parts without weights.
+    """
+
+    name: str
+    licence: str
+    source: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What happens to an image file before a model sees it; travels with the model.
+
+    Resize so that the short side is ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x ``size``
+    centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_fraction: float = 1.0
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A CLIP-like dual encoder."""
+
+    name: str
+    image_size: int
+    dim: int
+    logit_scale: float
+    preprocess: Preprocess
+    provenance: Sequence[Provenance]
+    weights_sha256: str
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] of any size -> unit vectors (N, D), float32, differentiable to the pixels."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> unit vectors (M, D), float32, no gradient."""
+        ...
+
+    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token embeddings (M, L, E) and the mask or end-of-text position that ``encode_tokens`` needs."""
+        ...
+
+    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
+        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings."""
+        ...
+
+
+@runtime_checkable
+class BatchNormTeacher(Teacher, Protocol):
+    """A teacher whose image tower carries BatchNorm statistics of natural images."""
+
+    def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (N, D), and the batch's distance from the stored statistics: a scalar, the mean over layers of the
+        relative gap of means and of standard deviations. It couples the images of the batch."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A frozen differentiable map from a latent to an image."""
+
+    name: str
+    provenance: Sequence[Provenance]
+
+    def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
+        """One latent an image from one seed an image: tensors whose first dimension is N."""
+        ...
+
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
+        """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
+        ...
+
+    def project_(self, latents: Sequence[Tensor]) -> None:
+        """Clip the latents to their valid box, in place, without gradient."""
+        ...
+
+    def prior(self, latents: Sequence[Tensor]) -> Tensor:
+        """How unlikely each latent is: loss_N >= 0 (zeros where the generator has no prior)."""
+        ...

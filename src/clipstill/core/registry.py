@@ -1,0 +1,72 @@
+"""One way to plug things in: a lazy table of names, extended by entry points.
+
+Nothing is imported until it is asked for. A third-party package adds a part by an entry point in the group
+``clipstill.<kind>s`` (for example ``clipstill.teachers``) whose name is the part's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import Any
+
+from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
+
+
+class Registry:
+    """Maps names to ``module:attribute`` paths.
+
+    Args:
+        kind: singular noun used in messages and for the entry-point group, such as ``"teacher"``.
+        table: name -> ``"package.module:attribute"``.
+        prefixes: names that stand for a family and take a rest after a colon, such as ``openclip:ViT-B-32/openai``.
+    """
+
+    def __init__(self, kind: str, table: dict[str, str], prefixes: dict[str, str] | None = None) -> None:
+        self.kind = kind
+        self._table = dict(table)
+        self._prefixes = dict(prefixes or {})
+        self._origins = dict.fromkeys([*table, *(prefixes or {})], "clipstill")
+        self._scanned = False
+
+    def names(self) -> list[str]:
+        """All names, families as ``prefix:...``."""
+        self._scan()
+        return sorted(self._table) + sorted(f"{prefix}:..." for prefix in self._prefixes)
+
+    def resolve(self, name: str) -> tuple[Any, str]:
+        """Load the object behind a name.
+
+        Returns:
+            The object and what follows the family prefix (an empty string for plain names).
+
+        Raises:
+            UnknownNameError: with the closest name and the command that lists all of them.
+        """
+        self._scan()
+        prefix, colon, rest = name.partition(":")
+        if name in self._table:
+            path, rest = self._table[name], ""
+        elif colon and prefix in self._prefixes and rest:
+            path = self._prefixes[prefix]
+        else:
+            hint = did_you_mean(name, [*self._table, *self._prefixes])
+            raise UnknownNameError(
+                f"no {self.kind} named '{name}'.{hint} All of them: clipstill list {self.kind}s"
+            )
+        module, _, attribute = path.partition(":")
+        return getattr(importlib.import_module(module), attribute), rest
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True
+        for point in metadata.entry_points(group=f"clipstill.{self.kind}s"):
+            origin = point.dist.name if point.dist is not None else point.value
+            if point.name in self._origins:
+                raise ConfigError(
+                    f"two {self.kind}s are named '{point.name}': one from {self._origins[point.name]}, one from {origin}. "
+                    f"Uninstall one of the packages."
+                )
+            self._origins[point.name] = origin
+            self._table[point.name] = point.value
