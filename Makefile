@@ -1,0 +1,44 @@
+# make setup | demo | test | lint | types | contracts | clean | help. Everything runs in .venv, made on the first call.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_CLASSES := dog,elephant,giraffe,guitar,horse,house,person
+# Real photos that the demo's student is measured on, where the reader has them: one sub-folder a class.
+DEMO_IMAGES := $(if $(CLIPSTILL_DATA),$(wildcard $(CLIPSTILL_DATA)/pacs/test/photo))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types contracts clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 20
+
+setup: $(READY) ## make .venv and install clipstill with its development tools (about 3 GB the first time)
+
+# The stamp is the last thing written, so an install that was interrupted starts again and a finished one costs nothing.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than 3.11. Name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## seven everyday classes, from names to a measured ONNX model, into runs/demo
+	$(BIN)/clipstill run --classes "$(DEMO_CLASSES)" --out runs/demo $(if $(DEMO_IMAGES),--images "$(DEMO_IMAGES)")
+
+test: $(READY) lint types contracts ## lint, types, import contracts and tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy --strict on src
+	$(BIN)/mypy
+
+contracts: $(READY) ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
