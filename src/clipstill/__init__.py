@@ -1,0 +1,28 @@
+"""Name your classes, get a small, fast, exportable image classifier distilled from CLIP, with no training data.
+
+Example:
+    >>> import clipstill
+    >>> bundle = clipstill.customize(classes=["dog", "elephant", "giraffe"], out="runs/zoo")  # doctest: +SKIP
+    >>> bundle.predict("photo.jpg")  # doctest: +SKIP
+
+Nothing heavy is imported before one of the names below is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipstill.api import customize as customize
+    from clipstill.api import load_bundle as load_bundle
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "customize", "load_bundle"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("customize", "load_bundle"):
+        from clipstill import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'clipstill' has no attribute '{name}'")

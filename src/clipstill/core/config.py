@@ -1,0 +1,157 @@
+"""Settings at the border: YAML in, checked and frozen values out, and messages that name the key and the line."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from clipstill.core.errors import ConfigError, did_you_mean
+
+
+class Config(pydantic.BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which otherwise lets the second of two equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' appears twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: absent, not YAML (with the line), or not a mapping of names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no settings file {path}. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the settings file {path} cannot be read ({error}). It must be UTF-8 text.") from None
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_yaml_line(error)} is not valid YAML: {_yaml_problem(error)}.") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{path} must hold settings as 'name: value' lines, not {type(value).__name__} at its top.")
+    return value
+
+
+def _yaml_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}," if mark is not None else ""
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or error).splitlines()[0]
+
+
+def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path) -> ConfigType:
+    """Check settings against their model.
+
+    Args:
+        model: the settings class.
+        data: nested settings.
+        where: a name for messages; for a YAML file its path, so that the line is named too.
+
+    Raises:
+        ConfigError: the first wrong setting in one line, unknown keys with the closest known one.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"]]
+    name = ".".join(keys)
+    place = f"{where}{_key_line(where, keys)}" if isinstance(where, Path) else where
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, keys[:-1])
+        hint = did_you_mean(keys[-1], known)
+        parent = f"'{'.'.join(keys[:-1])}'" if keys[:-1] else "the settings"
+        raise ConfigError(f"{place}: unknown key '{name}'.{hint} Known in {parent}: {', '.join(known)}.") from None
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    message = str(first["msg"]).removeprefix("Value error, ")
+    raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
+
+
+def _known_keys(model: type[pydantic.BaseModel], parents: Sequence[str]) -> list[str]:
+    for parent in parents:
+        field = model.model_fields.get(parent)
+        annotation = field.annotation if field is not None else None
+        if not (isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _key_line(path: Path, keys: Sequence[str]) -> str:
+    """``", line 12"`` for the innermost of the keys that the file holds."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ""
+    line: int | None = None
+    for wanted in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((key, value) for key, value in node.value if key.value == wanted), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return "" if line is None else f", line {line}"
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A new mapping: ``over`` wins, sections are merged key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both_sections = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both_sections and isinstance(old, Mapping) else value
+    return merged
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply ``section.key=value`` texts; values are read as YAML.
+
+    Example:
+        >>> apply_overrides({"synthesis": {"steps": 60}}, ["synthesis.steps=40"])
+        {'synthesis': {'steps': 40}}
+
+    Raises:
+        ConfigError: no ``=``, an empty name, or a value that is not YAML.
+    """
+    result = dict(data)
+    for text in overrides:
+        name, equals, raw = text.partition("=")
+        keys = [key.strip() for key in name.split(".")]
+        if not equals or not all(keys):
+            raise ConfigError(f"--set '{text}' is not of the form section.key=value, such as synthesis.steps=40.")
+        try:
+            value: Any = yaml.load(raw, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set '{text}': the value is not valid YAML: {_yaml_problem(error)}.") from None
+        for key in reversed(keys):
+            value = {key: value}
+        result = merge(result, value)
+    return result

@@ -1,0 +1,99 @@
+"""Which processor a run uses, and what the machine has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipstill.core.errors import ConfigError, ResourceError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Args:
+        name: one of ``DEVICES``; ``cuda`` may carry an index, such as ``cuda:1``.
+
+    Raises:
+        ConfigError: no device of that name exists.
+        ResourceError: this machine does not have it.
+    """
+    import torch
+
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES or (index and (kind != "cuda" or not index.isdigit())):
+        hint = did_you_mean(name, DEVICES)
+        raise ConfigError(f"there is no device '{name}'.{hint} Choose one of {', '.join(DEVICES)}.")
+    if kind == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
+        raise ResourceError(f"device '{name}' is asked for, but torch sees no such CUDA device. Use --device cpu.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ResourceError("device 'mps' is asked for, but this machine does not offer it. Use --device cpu.")
+    return torch.device(name)
+
+
+def make_deterministic(threads: int) -> None:
+    """Make equal work give equal bits on the CPU.
+
+    Sums are split among threads, so their number is fixed too; operations on the GPU that have no deterministic form only
+    warn.
+
+    Args:
+        threads: number of CPU threads, at least 1.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    # Needed by cuBLAS before the first CUDA call; without effect on the CPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Installed memory, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def describe(folder: Path | None = None) -> dict[str, Any]:
+    """Facts about the machine, as JSON values, for the doctor, the report and manifests.
+
+    Args:
+        folder: where free disk space is looked up; the working folder where None.
+    """
+    import torch
+
+    memory = memory_bytes()
+    cuda = torch.cuda.is_available()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(pick_device("auto")),
+        "device_name": torch.cuda.get_device_name() if cuda else (platform.processor() or platform.machine()),
+        "device_memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None,
+        "cores": usable_cores(),
+        "memory_gb": None if memory is None else round(memory / 2**30, 1),
+        "free_disk_gb": round(shutil.disk_usage(folder or Path.cwd()).free / 2**30, 1),
+    }
