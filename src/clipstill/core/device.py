@@ -46,8 +46,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def make_deterministic(threads: int) -> None:
     """Make equal work give equal bits on the CPU.
 
-    Sums are split among threads, so their number is fixed too; operations on the GPU that have no deterministic form only
-    warn.
+    Sums are split among threads, so their number is fixed too. GPU operations without a deterministic form only warn.
 
     Args:
         threads: number of CPU threads, at least 1.
