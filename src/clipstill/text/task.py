@@ -1,0 +1,199 @@
+"""What the user wants told apart: class names, each with an optional description."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.errors import TaskError
+
+FILE_SUFFIXES = (".txt", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Class names in the order of the model's outputs.
+
+    Attributes:
+        names: at least two, all different, also by case, spaces, underscores and hyphens.
+        descriptions: one a name; an empty string where there is none.
+    """
+
+    names: tuple[str, ...]
+    descriptions: tuple[str, ...]
+
+    def to_json(self) -> dict[str, list[str]]:
+        """A JSON value that ``from_json`` reads back."""
+        return {"names": list(self.names), "descriptions": list(self.descriptions)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Task:
+        """The task of ``to_json``.
+
+        Raises:
+            TaskError: the value is not a task.
+        """
+        try:
+            names = tuple(str(name) for name in value["names"])
+            descriptions = tuple(str(description) for description in value["descriptions"])
+        except (TypeError, KeyError):
+            raise TaskError(
+                "the stored task has no 'names' and 'descriptions'. Start the run in a new folder."
+            ) from None
+        if len(names) != len(descriptions):
+            raise TaskError(
+                f"the stored task has {len(names)} names and {len(descriptions)} descriptions. "
+                "Start the run in a new folder."
+            )
+        return cls(names, descriptions)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One class as it was found.
+
+    Attributes:
+        place: ``"line 4"`` or ``"position 4"``.
+    """
+
+    name: str
+    description: str
+    place: str
+
+
+def parse_task(classes: str | Sequence[str] | Path) -> Task:
+    """Read class names from whatever the user gave.
+
+    Args:
+        classes: comma-separated names; a sequence of names; or a file: ``.txt`` with one ``name`` or
+            ``name: description`` a line (``#`` starts a comment), ``.yaml`` with a list of names or a mapping from name
+            to description. A string that ends in one of these suffixes is a file.
+
+    Raises:
+        TaskError: no class, one class, an empty name, two names that differ only in case, spaces, underscores or
+            hyphens, or a file that cannot be read.
+
+    Example:
+        >>> parse_task("dog, sea horse").names
+        ('dog', 'sea horse')
+    """
+    if isinstance(classes, Path) or (isinstance(classes, str) and classes.strip().lower().endswith(FILE_SUFFIXES)):
+        path = Path(classes) if isinstance(classes, Path) else Path(classes.strip())
+        return _check(_entries_of_file(path), f" of {path}")
+    if isinstance(classes, str):
+        items: Sequence[str] = classes.split(",") if classes.strip() else ()
+    else:
+        items = classes
+    return _check([_entry(str(item), f"position {number}") for number, item in enumerate(items, 1)], "")
+
+
+def class_key(name: str) -> str:
+    """What two class names are compared by: case, spaces, underscores and hyphens do not count."""
+    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
+
+
+def _entry(text: str, place: str) -> _Entry:
+    # A description follows a colon and a space, so that a name may hold a colon ("16:9 photo").
+    name, _, description = f"{text.strip()} ".partition(": ")
+    return _Entry(_squeeze(name), _squeeze(description), place)
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _check(entries: Sequence[_Entry], where: str) -> Task:
+    if not entries:
+        raise TaskError(
+            f'no class is named{where and " in" + where.removeprefix(" of")}. Name at least two: "dog,cat".'
+        )
+    seen: dict[str, _Entry] = {}
+    for entry in entries:
+        key = class_key(entry.name)
+        if not key:
+            raise TaskError(f"the class name at {entry.place}{where} is empty. Write a name there or remove the entry.")
+        if key in seen:
+            raise TaskError(_twice(seen[key], entry, where))
+        seen[key] = entry
+    if len(entries) == 1:
+        raise TaskError(
+            f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
+            "add what it is to be told apart from."
+        )
+    return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
+
+
+def _twice(first: _Entry, second: _Entry, where: str) -> str:
+    kind, first_number = first.place.split()
+    second_number = second.place.split()[1]
+    spelling = "" if first.name == second.name else f", the second time as '{second.name}'"
+    return (
+        f"class '{first.name}' appears twice ({kind}s {first_number} and {second_number}{where}{spelling}). Classes "
+        f"must differ in more than case, spaces, underscores and hyphens; rename one of them, e.g. '{first.name} 2'."
+    )
+
+
+def _entries_of_file(path: Path) -> list[_Entry]:
+    if path.suffix.lower() not in FILE_SUFFIXES:
+        raise TaskError(
+            f"{path} is no file of class names. Give a .txt (one name a line) or a .yaml (a list or a mapping)."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise TaskError(
+            f'the file of class names {path} does not exist. Check the path, or name the classes: "dog,cat".'
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"the file of class names {path} cannot be read ({error}). Save it as UTF-8 text.") from None
+    if path.suffix.lower() == ".txt":
+        lines = ((number, re.sub(r"(^|\s)#.*$", "", line)) for number, line in enumerate(text.splitlines(), 1))
+        return [_entry(line, f"line {number}") for number, line in lines if line.strip()]
+    return list(_entries_of_yaml(text, path))
+
+
+def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
+    # The node tree and not safe_load: it knows the lines, keeps both of two equal keys, and leaves `no` and `007` as
+    # they are written.
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark is not None else ""
+        raise TaskError(
+            f"{path} is not valid YAML{line}. Write a list of names, or 'name: description' lines."
+        ) from None
+    if root is None:
+        return
+    if isinstance(root, yaml.MappingNode):
+        for key, value in root.value:
+            yield _Entry(_scalar(key, path), _scalar(value, path), f"line {key.start_mark.line + 1}")
+    elif isinstance(root, yaml.SequenceNode):
+        for item in root.value:
+            place = f"line {item.start_mark.line + 1}"
+            if isinstance(item, yaml.MappingNode) and len(item.value) == 1:
+                yield _Entry(_scalar(item.value[0][0], path), _scalar(item.value[0][1], path), place)
+            else:
+                yield _Entry(_scalar(item, path), "", place)
+    else:
+        raise TaskError(
+            f"{path} holds neither a list nor a mapping. Write one '- name' a line, or 'name: description' lines."
+        )
+
+
+def _scalar(node: Any, path: Path) -> str:
+    import yaml
+
+    if not isinstance(node, yaml.ScalarNode):
+        raise TaskError(
+            f"line {node.start_mark.line + 1} of {path} is nested. "
+            "Write one '- name' a line, or 'name: description' lines."
+        )
+    is_null = node.tag == "tag:yaml.org,2002:null" and node.style is None and node.value in ("", "~")
+    return "" if is_null else _squeeze(node.value)
