@@ -1,0 +1,130 @@
+"""All settings of a run. Their values stand in ``recipes/default.yaml``, each with its reason; here is what they mean.
+
+The sections ``synthesis`` and ``distillation`` carry the fields of ``SynthesisSettings`` and ``DistilSettings``, so that
+``--set synthesis.steps=40`` says the same as the Python constructor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from clipstill.core.config import Config
+
+
+class TeacherSection(Config):
+    """Which teacher.
+
+    Attributes:
+        name: see ``clipstill list teachers``.
+        precision: of its image tower; features are float32 in any case.
+    """
+
+    name: str
+    precision: Literal["fp32", "bf16", "fp16"]
+
+
+class PromptsSection(Config):
+    """Which images are made.
+
+    Attributes:
+        strategy: see ``clipstill list prompts``.
+        styles: ``default`` for the built-in sixteen, a text file, or a list of words.
+        templates: sentences around a class name, whose mean is its class vector: ``plain``, ``name``, or a list.
+        images_per_class: synthetic images a class.
+    """
+
+    strategy: str
+    styles: str | list[str]
+    templates: str | list[str]
+    images_per_class: int = Field(ge=1)
+
+
+class GeneratorSection(Config):
+    """Which generator.
+
+    Attributes:
+        name: see ``clipstill list generators``.
+    """
+
+    name: str
+
+
+class SynthesisSection(Config):
+    """How the teacher is inverted; see ``clipstill.synthesis.engine.SynthesisSettings``."""
+
+    steps: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    views: int = Field(ge=1)
+    image_size: int = Field(ge=32, le=1024)
+    group_size: int = Field(ge=1)
+    text_weight: float = Field(ge=0)
+    class_weight: float = Field(ge=0)
+    bn_weight: float = Field(ge=0)
+    tv_weight: float = Field(ge=0)
+
+
+class StudentSection(Config):
+    """Which student.
+
+    Attributes:
+        name: see ``clipstill list students``.
+        init: ``pretrained``, ``scratch`` or a checkpoint file.
+        image_size: side of its input in pixels.
+    """
+
+    name: str
+    init: str
+    image_size: int = Field(ge=32, le=1024)
+
+
+class DistillationSection(Config):
+    """How the student is taught; see ``clipstill.distillation.trainer.DistilSettings``."""
+
+    steps: int = Field(ge=1)
+
+
+class EvaluationSection(Config):
+    """On what the student is measured.
+
+    Attributes:
+        images: a folder of real photos with one sub-folder a class; nothing is measured where it is null.
+        batch: photos at once.
+    """
+
+    images: Path | None
+    batch: int = Field(ge=1)
+
+
+class ExportSection(Config):
+    """What is checked before the model is let out.
+
+    Attributes:
+        tolerance: largest difference of a logit between the ONNX file and the student.
+    """
+
+    tolerance: float = Field(gt=0)
+
+
+class RunConfig(Config):
+    """Everything that a run depends on, besides its class names.
+
+    Attributes:
+        seed: of everything random; equal seeds give equal bits on the CPU.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        threads: CPU threads; 0 takes all cores. Sums depend on it, so a run keeps the number it began with.
+    """
+
+    seed: int = Field(ge=0)
+    device: str
+    threads: int = Field(ge=0)
+    teacher: TeacherSection
+    prompts: PromptsSection
+    generator: GeneratorSection
+    synthesis: SynthesisSection
+    student: StudentSection
+    distillation: DistillationSection
+    evaluation: EvaluationSection
+    export: ExportSection

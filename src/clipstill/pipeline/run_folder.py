@@ -1,0 +1,197 @@
+"""The folder of one run: whose it is, who works on it, what happened in it.
+
+``run.json`` marks the folder, ``.lock`` keeps a second process out, ``events.jsonl`` tells the story, ``stages/`` holds one
+folder a stage. Nothing is deleted: a stage whose settings changed moves to ``stages/old`` and comes back when they do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.files import disk_error, read_json, read_manifest, write_json
+
+FORMAT = "clipstill-run"
+FORMAT_VERSION = 1
+MARKER = "run.json"
+EVENTS = "events.jsonl"
+LOCK = ".lock"
+STAGE_KEY = "KEY.json"
+
+
+class RunFolder:
+    """An open and locked run folder; use it as a context manager.
+
+    Args:
+        path: an absent or empty folder, or one of an earlier run.
+        threads: CPU threads of a new run. An earlier run keeps its own number, since sums depend on it.
+
+    Raises:
+        ArtifactError: the folder holds something else, or a newer format.
+        ResourceError: another process works on it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path = path
+        if path.is_file():
+            raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
+        marker = path / MARKER
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            strangers = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+        except OSError as error:
+            raise disk_error(error, path) from error
+        if strangers and not marker.exists():
+            raise ArtifactError(
+                f"{path} is not empty and not a clipstill run (it holds '{strangers[0]}'). Choose another --out."
+            )
+        self._lock = _lock(path / LOCK)
+        try:
+            if not marker.exists():
+                write_json(marker, {"format": FORMAT, "version": FORMAT_VERSION, "threads": threads})
+            facts = read_run_marker(path)
+            self.threads = int(facts.get("threads", threads))
+            self._events = _open_events(path / EVENTS)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._events.close()
+        self._lock.close()
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Append one line to the story; it is on the disk when this returns."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False, default=str)
+        try:
+            self._events.write(line + "\n")
+            self._events.flush()
+            os.fsync(self._events.fileno())
+        except OSError as error:
+            raise disk_error(error, self.path / EVENTS) from error
+
+    def stage(self, name: str) -> Path:
+        """Where the stage lies."""
+        return self.path / "stages" / name
+
+    def prepare_stage(self, name: str, key: str) -> bool:
+        """Make the stage's folder ready for work under ``key``.
+
+        Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back.
+
+        Returns:
+            True if work of another key was moved aside.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        folder = self.stage(name)
+        moved = False
+        try:
+            if folder.exists() and _stage_key(folder) != key:
+                moved = _move_aside(folder, self._old(name, _stage_key(folder)))
+            old = self._old(name, key)
+            if old.is_dir() and not folder.exists():
+                old.rename(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        if not (folder / STAGE_KEY).exists():
+            write_json(folder / STAGE_KEY, {"key": key})
+        return moved
+
+    def _old(self, name: str, key: str) -> Path:
+        return self.path / "stages" / "old" / f"{name}-{key[:12]}"
+
+
+def read_run_marker(path: Path) -> dict[str, Any]:
+    """The marker of a run folder.
+
+    Raises:
+        ArtifactError: ``path`` is no run folder, or of a newer format.
+    """
+    facts = read_json(path / MARKER) if (path / MARKER).is_file() else None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ArtifactError(f"{path} is not a clipstill run. Name a folder that 'clipstill run' made.")
+    if facts.get("version") != FORMAT_VERSION:
+        raise ArtifactError(f"{path} was made by another version of clipstill. Update clipstill or choose another --out.")
+    return facts
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The story of a run, oldest first; a line cut short by a kill is left out."""
+    events: list[dict[str, Any]] = []
+    file = path / EVENTS
+    if not file.is_file():
+        return events
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _stage_key(folder: Path) -> str:
+    if (folder / STAGE_KEY).is_file():
+        return str(read_json(folder / STAGE_KEY).get("key", ""))
+    manifest = read_manifest(folder)
+    return "" if manifest is None else manifest.key
+
+
+def _move_aside(folder: Path, target: Path) -> bool:
+    if not any(folder.iterdir()):
+        folder.rmdir()
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    free = target
+    while free.exists():
+        number += 1
+        free = target.with_name(f"{target.name}-{number}")
+    folder.rename(free)
+    return True
+
+
+def _open_events(path: Path) -> IO[str]:
+    try:
+        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        stream = path.open("a", encoding="utf-8")
+        if torn:
+            stream.write("\n")
+        return stream
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _lock(path: Path) -> IO[str]:
+    """Hold the run. The system lets go when the process ends, however it ends, so that no stale lock stays."""
+    try:
+        stream = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise disk_error(error, path) from error
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise ResourceError(
+            f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
+        ) from None
+    return stream
