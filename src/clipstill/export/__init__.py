@@ -1,0 +1,1 @@
+"""From a trained student to the folder that is shipped: ONNX, parity gate, latency, bundle."""

@@ -1,0 +1,224 @@
+"""The folder that is shipped.
+
+``model.onnx student.safetensors class_vectors.safetensors labels.json preprocess.json metrics.json parity.json card.md
+LICENCES.md MANIFEST.json``; whole or absent. Shapes: C classes, D teacher dimensions, N images.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipstill.core.errors import ArtifactError, ExportError
+from clipstill.core.files import (
+    MANIFEST,
+    Manifest,
+    commit_manifest,
+    disk_error,
+    read_manifest,
+    write_json,
+    write_text,
+)
+from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.export.onnx import export_onnx, latency_one_core, open_session, run_session
+from clipstill.export.parity import Parity, check_parity
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What the export measured.
+
+    Attributes:
+        onnx_bytes: size of ``model.onnx``.
+        student_bytes: size of ``student.safetensors``.
+        parameters: numbers in the student, without buffers.
+        latency_ms: median for one picture on one CPU core.
+        parity: the exported model against the student.
+    """
+
+    onnx_bytes: int
+    student_bytes: int
+    parameters: int
+    latency_ms: float
+    parity: Parity
+
+
+@dataclass(frozen=True)
+class BundleContent:
+    """What goes into a bundle.
+
+    Attributes:
+        student: maps (N, 3, H, W) in [0, 1] to logits (N, C); normalises by itself.
+        labels: C class names, in the order of the logits.
+        class_vectors_CD: the teacher's unit vectors of the classes.
+        preprocess: the student's.
+        provenance: the weights in the student, and those that taught it.
+        evaluation: measured on real photos; None where none were given.
+        parity_images_NHW3: uint8 pictures for the parity gate; smooth ones are made where None.
+        temperature: logits are divided by it before they become probabilities.
+        info: free facts for the manifest (seed, versions, device, commit, names of teacher and student).
+    """
+
+    student: nn.Module
+    labels: Sequence[str]
+    class_vectors_CD: Tensor
+    preprocess: Preprocess
+    provenance: Sequence[Provenance] = ()
+    evaluation: Mapping[str, Any] | None = None
+    parity_images_NHW3: np.ndarray | None = None
+    temperature: float = 1.0
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_bundle(
+    folder: Path,
+    content: BundleContent,
+    texts: Callable[[ExportFacts], Mapping[str, str]],
+    key: str = "",
+    tolerance: float = 1e-3,
+) -> ExportFacts:
+    """Export, check, measure and describe a student, in one folder that appears whole or not at all.
+
+    An older bundle at the same place is replaced only after the new one is complete. A kill at any moment leaves the
+    old one, the new one, or, between two renames, neither under that name; the next call puts the old one back first.
+
+    Args:
+        folder: the bundle.
+        content: what goes in.
+        texts: the Markdown files by name (``card.md``, ``LICENCES.md``), told from what the export measured.
+        key: hash of everything the bundle depends on; the manifest's key.
+        tolerance: largest difference of a logit that the parity gate allows.
+
+    Raises:
+        ArtifactError: the folder holds something that is not a bundle.
+        ExportError: the labels do not fit the student, it cannot be exported, or the gate refuses it.
+        ResourceError: the disk is full or not writable.
+    """
+    partial = folder.with_name(f".{folder.name}.clipstill-partial")
+    previous = folder.with_name(f".{folder.name}.clipstill-previous")
+    try:
+        _recover(folder, partial, previous)
+        _check_replaceable(folder)
+        partial.mkdir(parents=True)
+        facts = _fill(partial, content, texts, key, tolerance)
+        if folder.exists():
+            folder.rename(previous)
+        partial.rename(folder)
+        _sync(folder.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return facts
+
+
+def _fill(
+    folder: Path,
+    content: BundleContent,
+    texts: Callable[[ExportFacts], Mapping[str, str]],
+    key: str,
+    tolerance: float,
+) -> ExportFacts:
+    from safetensors.torch import save
+
+    student, size = content.student, content.preprocess.size
+    model = folder / "model.onnx"
+    export_onnx(student, model, size)
+    parity = check_parity(student, model, content.parity_images_NHW3, tolerance)
+    _check_classes(content, model)
+
+    # Cloned, because safetensors refuses tensors that share memory and layouts other than contiguous (channels-last).
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
+    (folder / "student.safetensors").write_bytes(save(state))
+    vectors_CD = content.class_vectors_CD.detach().cpu().float().contiguous().clone()
+    (folder / "class_vectors.safetensors").write_bytes(save({"class_vectors": vectors_CD}))
+
+    facts = ExportFacts(
+        onnx_bytes=model.stat().st_size,
+        student_bytes=(folder / "student.safetensors").stat().st_size,
+        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        latency_ms=latency_one_core(model),
+        parity=parity,
+    )
+    write_json(folder / "labels.json", {"labels": list(content.labels), "temperature": content.temperature})
+    write_json(folder / "preprocess.json", _preprocess_json(content.preprocess))
+    write_json(folder / "parity.json", parity.to_json())
+    write_json(
+        folder / "metrics.json",
+        {
+            "evaluation": dict(content.evaluation) if content.evaluation is not None else None,
+            "export": {name: value for name, value in asdict(facts).items() if name != "parity"},
+            "provenance": [asdict(part) for part in content.provenance],
+        },
+    )
+    for name, text in texts(facts).items():
+        write_text(folder / name, text)
+    names = [path.name for path in folder.iterdir()]
+    for name in names:
+        _sync(folder / name)
+    commit_manifest(folder, key, names, {"kind": "bundle", **content.info})
+    return facts
+
+
+def _check_classes(content: BundleContent, model: Path) -> None:
+    size = content.preprocess.size
+    outputs = run_session(open_session(model, threads=1), np.zeros((1, 3, size, size), dtype=np.float32)).shape[1]
+    vectors = len(content.class_vectors_CD)
+    if not outputs == len(content.labels) == vectors:
+        raise ExportError(
+            f"the student answers for {outputs} classes, but there are {len(content.labels)} labels and {vectors} "
+            f"class vectors. Train the student for these classes again."
+        )
+
+
+def _preprocess_json(preprocess: Preprocess) -> dict[str, Any]:
+    return {
+        **asdict(preprocess),
+        "channels": "RGB",
+        "resize": "short side to round(size / crop_fraction), bicubic with antialias; then cut the centre square",
+        "model_input": "float32 N3HW in [0, 1]; (x - mean) / std is inside the model",
+    }
+
+
+def _recover(folder: Path, partial: Path, previous: Path) -> None:
+    """Clear what a killed call left behind; both names are this function's own, so nothing of the user's is touched."""
+    if previous.exists():
+        if folder.exists():
+            shutil.rmtree(previous)
+        else:
+            previous.rename(folder)
+    if partial.exists():
+        shutil.rmtree(partial)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Only a bundle, or an empty folder, may be replaced: what the manifest does not list is somebody else's."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file. Choose another place for the bundle.")
+    manifest: Manifest | None = read_manifest(folder)
+    known = {MANIFEST, *manifest.files} if manifest is not None else set()
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    if strange:
+        raise ArtifactError(
+            f"{folder} holds '{strange[0]}', which is no part of a bundle. Move it away or choose another folder."
+        )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

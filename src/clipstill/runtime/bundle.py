@@ -1,0 +1,209 @@
+"""A bundle that was opened: its files verified, its model ready.
+
+Shapes: N images, C classes, H = W = ``preprocess.size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from clipstill.core.errors import ArtifactError, DataError, ResourceError
+from clipstill.core.files import MANIFEST, read_json, read_manifest, verify_files
+from clipstill.core.images import fit_square, load_rgb
+from clipstill.core.protocols import Preprocess
+
+MODEL = "model.onnx"
+LABELS = "labels.json"
+PREPROCESS = "preprocess.json"
+NEEDED = (MODEL, LABELS, PREPROCESS)
+BATCH = 32
+
+Photo = str | Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class and the model's probability of it, in [0, 1]."""
+
+    label: str
+    score: float
+
+
+class Bundle:
+    """An image classifier. Made by ``load_bundle``.
+
+    Attributes:
+        folder: where it lies.
+        labels: class names, in the order of the logits.
+        preprocess: what happens to a photo before the model sees it (the normalisation lies inside the model).
+        temperature: logits are divided by it before they become probabilities.
+        info: what the manifest says of the making.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        labels: Sequence[str],
+        preprocess: Preprocess,
+        temperature: float,
+        session: Any,
+        info: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.labels = tuple(labels)
+        self.preprocess = preprocess
+        self.temperature = temperature
+        self.info = info
+        self._session = session
+        self._input = session.get_inputs()[0].name
+
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.folder)!r}, {len(self.labels)} classes, {self.preprocess.size} px)"
+
+    def pixels(self, photo: Photo) -> np.ndarray:
+        """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation.
+
+        Args:
+            photo: a path, or a PIL image (made RGB; transparency is dropped).
+
+        Raises:
+            DataError: the file is missing, damaged, too large or no image.
+        """
+        image = photo.convert("RGB") if isinstance(photo, Image.Image) else load_rgb(Path(photo))
+        return fit_square(image, self.preprocess.size, self.preprocess.crop_fraction)
+
+    def logits(self, images_NHW3: np.ndarray) -> np.ndarray:
+        """Fitted pixels, uint8 (N, H, W, 3) -> logits, float32 (N, C).
+
+        Raises:
+            DataError: another shape or another type of number.
+        """
+        size = self.preprocess.size
+        if images_NHW3.dtype != np.uint8 or images_NHW3.shape[1:] != (size, size, 3):
+            raise DataError(
+                f"logits takes uint8 pixels of shape (N, {size}, {size}, 3), got {images_NHW3.dtype} "
+                f"{images_NHW3.shape}. Use Bundle.pixels to make them from a photo."
+            )
+        parts = [np.zeros((0, len(self.labels)), dtype=np.float32)]
+        for start in range(0, len(images_NHW3), BATCH):
+            batch_NHW3 = images_NHW3[start : start + BATCH]
+            batch_N3HW = np.ascontiguousarray(batch_NHW3.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+            parts.append(self._session.run(None, {self._input: batch_N3HW})[0])
+        return np.concatenate(parts)
+
+    def probabilities(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Softmax of logits / temperature: float64 (N, C), each row sums to 1."""
+        scaled_NC = logits_NC.astype(np.float64) / self.temperature
+        exponent_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
+        return np.asarray(exponent_NC / exponent_NC.sum(axis=1, keepdims=True))
+
+    # A str is a sequence of str to the type checker; at run time it is one path.
+    @overload
+    def predict(self, photo: Photo, top: int | None = None) -> list[Prediction]: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, photo: Sequence[Photo], top: int | None = None) -> list[list[Prediction]]: ...
+    def predict(
+        self, photo: Photo | Sequence[Photo], top: int | None = None
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Name what is in a photo, best class first.
+
+        Args:
+            photo: a path or a PIL image; or a sequence of them.
+            top: how many classes; all of them where it is None.
+
+        Returns:
+            Predictions for one photo; for a sequence a list of such lists, in its order.
+
+        Raises:
+            DataError: a photo cannot be read (it is named).
+        """
+        if isinstance(photo, str | Path | Image.Image):
+            return self._predict([photo], top)[0]
+        return self._predict(photo, top)
+
+    def _predict(self, photos: Sequence[Photo], top: int | None) -> list[list[Prediction]]:
+        if top is not None and top < 1:
+            raise DataError(f"top is {top}. Ask for at least one class.")
+        found: list[list[Prediction]] = []
+        for start in range(0, len(photos), BATCH):
+            pixels_NHW3 = np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]])
+            for score_C in self.probabilities(self.logits(pixels_NHW3)):
+                order = np.argsort(-score_C, kind="stable")[:top]
+                found.append([Prediction(self.labels[i], float(score_C[i])) for i in order])
+        return found
+
+
+def load_bundle(folder: str | Path, threads: int = 0) -> Bundle:
+    """Open a bundle: check each file against its sha256, then load the model on the CPU.
+
+    Args:
+        folder: the bundle; or a run folder, whose ``bundle/`` is taken.
+        threads: threads inside one operation; 0 lets onnxruntime choose.
+
+    Raises:
+        ArtifactError: no bundle, or a file of it is missing, altered or of an unknown form.
+        ResourceError: onnxruntime is not installed.
+    """
+    folder = Path(folder)
+    if not (folder / LABELS).is_file() and (folder / "bundle" / MANIFEST).is_file():
+        folder = folder / "bundle"
+    manifest = read_manifest(folder)
+    if manifest is None or not all(name in manifest.files for name in NEEDED):
+        raise ArtifactError(f"{folder} is not a clipstill bundle. Name a folder made by 'clipstill run' (RUN/bundle).")
+    verify_files(folder, manifest)
+    names, temperature = _read_labels(folder / LABELS)
+    return Bundle(
+        folder=folder,
+        labels=names,
+        preprocess=_read_preprocess(folder / PREPROCESS),
+        temperature=temperature,
+        session=_open(folder / MODEL, threads),
+        info=manifest.info,
+    )
+
+
+def _read_labels(path: Path) -> tuple[list[str], float]:
+    raw = read_json(path)
+    try:
+        names, temperature = [str(name) for name in raw["labels"]], float(raw["temperature"])
+    except (TypeError, KeyError, ValueError):
+        raise ArtifactError(f"{path} does not hold labels and a temperature. Make the bundle again.") from None
+    if not names or not temperature > 0:
+        raise ArtifactError(f"{path} holds no label, or a temperature that is not above 0. Make the bundle again.")
+    return names, temperature
+
+
+def _read_preprocess(path: Path) -> Preprocess:
+    raw = read_json(path)
+    try:
+        red, green, blue = (float(value) for value in raw["mean"])
+        std_red, std_green, std_blue = (float(value) for value in raw["std"])
+        return Preprocess(
+            size=int(raw["size"]),
+            mean=(red, green, blue),
+            std=(std_red, std_green, std_blue),
+            crop_fraction=float(raw["crop_fraction"]),
+        )
+    except (TypeError, KeyError, ValueError):
+        raise ArtifactError(f"{path} does not hold size, mean, std and crop_fraction. Make the bundle again.") from None
+
+
+def _open(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ResourceError("onnxruntime is not installed; a bundle runs on it: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds differ between versions
+        reason = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{path} cannot be run by onnxruntime ({reason}). Make the bundle again.") from error

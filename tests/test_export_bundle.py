@@ -1,0 +1,223 @@
+"""From a student to a bundle: export, gate, folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+from torch import nn
+
+from clipstill.core.errors import ArtifactError, ExportError, ResourceError
+from clipstill.core.files import read_manifest, verify_files
+from clipstill.export import bundle as bundle_module
+from clipstill.export.bundle import write_bundle
+from clipstill.export.onnx import export_onnx, input_size, latency_one_core, open_session, run_session
+from clipstill.export.parity import check_parity
+from export_fixtures import LABELS, PREPROCESS, SIZE, content, describe, new_student
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_onnx(new_student(), path, SIZE)
+    return path
+
+
+@pytest.fixture
+def model(exported: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported.read_bytes())
+    return path
+
+
+@pytest.fixture
+def quick(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For claims about the folder: the model that was exported once is used again."""
+
+    def copy(_student: nn.Module, path: Path, _size: int) -> None:
+        path.write_bytes(exported.read_bytes())
+
+    monkeypatch.setattr(bundle_module, "export_onnx", copy)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_exported_model_takes_any_number_of_pictures(exported: Path, n: int) -> None:
+    image = np.random.default_rng(n).random((n, 3, SIZE, SIZE), dtype=np.float32)
+    with torch.inference_mode():
+        expected = new_student().eval()(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(run_session(open_session(exported), image), expected, atol=1e-4)
+
+
+def test_exported_model_knows_its_size_and_opset(exported: Path) -> None:
+    assert input_size(open_session(exported)) == SIZE
+    assert [each.version for each in onnx.load(exported).opset_import if each.domain == ""] == [18]
+
+
+def test_exported_model_holds_no_path_of_the_machine(exported: Path) -> None:
+    raw = exported.read_bytes()
+    assert b"stack_trace" not in raw
+    assert b".py" not in raw
+
+
+def test_export_is_one_file_and_leaves_the_student_as_it_was(tmp_path: Path) -> None:
+    student = new_student().train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    export_onnx(student, tmp_path / "model.onnx", SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert student.training
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_export_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    export_onnx(new_student(), tmp_path / "model.onnx", SIZE)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+def test_student_that_onnx_cannot_express_is_refused_in_one_line(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if x.sum().item() > 0 else -x.flatten(1)
+
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX") as caught:
+        export_onnx(Branching(), tmp_path / "model.onnx", SIZE)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_faithful_export_passes_the_gate(model: Path) -> None:
+    parity = check_parity(new_student(), model)
+    assert parity.max_difference <= 1e-4
+    assert parity.top1_agreement == 1.0
+    assert (parity.n, parity.pictures) == (32, "made")
+    assert model.exists()
+
+
+def test_gate_uses_given_pictures_of_any_size(model: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 52, 3), dtype=np.uint8)
+    parity = check_parity(new_student(), model, pictures)
+    assert (parity.n, parity.pictures) == (21, "given")
+
+
+@pytest.mark.parametrize("factor", [1.05, float("nan")])
+def test_tampered_graph_is_refused_and_removed(model: Path, factor: float) -> None:
+    graph = onnx.load(model)
+    weight = max(graph.graph.initializer, key=lambda each: len(each.raw_data))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+    onnx.save(graph, model)
+    with pytest.raises(ExportError, match=r"is not the student: a logit differs by .* allowed is 0\.001"):
+        check_parity(new_student(), model)
+    assert not model.exists()
+
+
+def test_swapped_classes_are_refused_however_lax_the_tolerance(model: Path) -> None:
+    student = new_student()
+    with torch.no_grad():
+        student.head.weight.copy_(student.head.weight.flip(0))
+        student.head.bias.copy_(student.head.bias.flip(0))
+    with pytest.raises(ExportError, match="names the same class for only"):
+        check_parity(student, model, tolerance=1e6)
+    assert not model.exists()
+
+
+def test_graph_with_a_fixed_batch_is_refused(model: Path) -> None:
+    graph = onnx.load(model)
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(graph, model)
+    with pytest.raises(ExportError, match="it does not run"):
+        check_parity(new_student(), model)
+    assert not model.exists()
+
+
+def test_latency_is_a_positive_number_of_milliseconds(exported: Path) -> None:
+    assert 0 < latency_one_core(exported, runs=3) < 1000
+
+
+def test_bundle_holds_every_file_that_the_design_names(tmp_path: Path) -> None:
+    student = new_student()
+    facts = write_bundle(tmp_path / "bundle", content(student), describe, key="abc")
+    folder = tmp_path / "bundle"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "LICENCES.md", "MANIFEST.json", "card.md", "class_vectors.safetensors", "labels.json", "metrics.json",
+        "model.onnx", "parity.json", "preprocess.json", "student.safetensors",
+    ]  # fmt: skip
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert (manifest.key, manifest.info["kind"]) == ("abc", "bundle")
+    verify_files(folder, manifest)
+    assert json.loads((folder / "labels.json").read_text()) == {"labels": list(LABELS), "temperature": 1.0}
+    assert json.loads((folder / "preprocess.json").read_text())["size"] == PREPROCESS.size
+    assert json.loads((folder / "parity.json").read_text())["max_difference"] == facts.parity.max_difference
+    assert json.loads((folder / "metrics.json").read_text())["export"]["onnx_bytes"] == facts.onnx_bytes
+    stored = load_file(folder / "student.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in student.state_dict().items())
+    assert load_file(folder / "class_vectors.safetensors")["class_vectors"].shape == (3, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_new_bundle_replaces_the_old_one(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", content(new_student()), describe, key="old")
+    write_bundle(tmp_path / "bundle", content(new_student()), describe, key="new")
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest is not None
+    assert manifest.key == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match=r"holds 'thesis\.txt'"):
+        write_bundle(tmp_path / "bundle", content(new_student()), describe)
+    assert (tmp_path / "bundle" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.usefixtures("quick")
+def test_failed_export_leaves_the_old_bundle_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+
+    def refuse(*_: object) -> None:
+        raise ExportError("refused")
+
+    monkeypatch.setattr(bundle_module, "check_parity", refuse)
+    with pytest.raises(ExportError, match="refused"):
+        write_bundle(tmp_path / "bundle", content(new_student()), describe)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_bundle_hidden_by_a_kill_between_two_renames_comes_back(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", content(new_student()), describe, key="old")
+    (tmp_path / "bundle").rename(tmp_path / ".bundle.clipstill-previous")
+    (tmp_path / ".bundle.clipstill-partial").mkdir()
+    broken = content(new_student(), labels=("only", "two"))
+    with pytest.raises(ExportError, match="answers for 3 classes, but there are 2 labels"):
+        write_bundle(tmp_path / "bundle", broken, describe)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest is not None
+    assert manifest.key == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "commit_manifest", full)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        write_bundle(tmp_path / "bundle", content(new_student()), describe)
+    assert list(tmp_path.iterdir()) == []

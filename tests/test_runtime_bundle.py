@@ -1,0 +1,173 @@
+"""A bundle at work, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipstill.core
+from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.files import commit_manifest, read_manifest
+from clipstill.core.images import fit_square, load_rgb
+from clipstill.export.bundle import write_bundle
+from clipstill.runtime import Prediction, load_bundle
+from export_fixtures import LABELS, PREPROCESS, SIZE, content, describe, new_student
+
+# Everything outside the standard library that may be imported; the second line is what onnxruntime itself uses.
+ALLOWED = ["clipstill", "numpy", "PIL", "onnxruntime"]
+ALLOWED += ["flatbuffers", "google", "packaging", "sympy", "mpmath", "coloredlogs", "humanfriendly"]
+
+ALONE = """
+import sys
+allowed = set(sys.argv[3].split(",")) | set(sys.stdlib_module_names)
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in allowed and not top.startswith("_"):
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+sys.meta_path.insert(0, Blocker())
+import json
+from clipstill.runtime import load_bundle
+found = load_bundle(sys.argv[1]).predict(sys.argv[2])
+loaded = [name for name in ("torch", "onnx", "safetensors", "pydantic", "typer", "rich", "yaml") if name in sys.modules]
+print(json.dumps([[each.label, each.score] for each in found] + loaded))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(folder, content(new_student()), describe)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    y, x = np.mgrid[0:50, 0:70]
+    Image.fromarray(np.stack([x * 3, y * 5, x + y], axis=-1).astype(np.uint8)).save(path)
+    return path
+
+
+def copy_with(folder: Path, to: Path, name: str, value: object) -> Path:
+    """A bundle whose manifest is right but whose file ``name`` says something else."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    for each in folder.iterdir():
+        (to / each.name).write_bytes(each.read_bytes())
+    (to / name).write_text(json.dumps(value))
+    commit_manifest(to, manifest.key, list(manifest.files))
+    return to
+
+
+def reference(photo: Path) -> np.ndarray:
+    """Probabilities by torch and the student itself, pixels by the evaluation's own function."""
+    pixels = fit_square(load_rgb(photo), SIZE, PREPROCESS.crop_fraction)
+    with torch.inference_mode():
+        logits = new_student().eval()(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
+    return logits.softmax(1)[0].numpy()
+
+
+def test_prediction_equals_the_student_in_torch(folder: Path, photo: Path) -> None:
+    expected = reference(photo)
+    found = load_bundle(folder).predict(photo)
+    assert [each.label for each in found] == [LABELS[i] for i in np.argsort(-expected)]
+    np.testing.assert_allclose([each.score for each in found], np.sort(expected)[::-1], atol=1e-5)
+
+
+def test_runtime_needs_numpy_onnxruntime_and_pillow_only(folder: Path, photo: Path) -> None:
+    source = str(Path(clipstill.core.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(folder), str(photo), ",".join(ALLOWED)],
+        env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = [[each.label, each.score] for each in load_bundle(folder).predict(photo)]
+    assert json.loads(done.stdout) == expected
+
+
+def test_run_folder_stands_for_its_bundle(folder: Path) -> None:
+    assert load_bundle(folder.parent).folder == folder
+
+
+def test_top_asks_for_the_best_classes(folder: Path, photo: Path) -> None:
+    bundle = load_bundle(folder)
+    assert bundle.predict(str(photo), top=2) == bundle.predict(photo)[:2]
+    with pytest.raises(DataError, match="at least one class"):
+        bundle.predict(photo, top=0)
+
+
+def test_list_of_photos_gives_a_list_of_answers_in_its_order(folder: Path, photo: Path) -> None:
+    bundle = load_bundle(folder)
+    other = Image.new("RGB", (40, 90), (255, 0, 0))
+    both = bundle.predict([photo, other] * 20)
+    assert len(both) == 40
+    for single, batched in zip([bundle.predict(photo), bundle.predict(other)], both[-2:], strict=True):
+        assert [each.label for each in single] == [each.label for each in batched]
+        np.testing.assert_allclose([each.score for each in single], [each.score for each in batched], atol=1e-6)
+    assert bundle.predict([]) == []
+
+
+def test_logits_of_nothing_are_nothing(folder: Path) -> None:
+    assert load_bundle(folder).logits(np.zeros((0, SIZE, SIZE, 3), np.uint8)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 3, SIZE, SIZE), np.uint8)])
+def test_logits_of_other_shapes_and_types_are_refused(folder: Path, pixels: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"takes uint8 pixels of shape \(N, 32, 32, 3\)"):
+        load_bundle(folder).logits(pixels)
+
+
+def test_temperature_softens_scores_and_keeps_their_order(folder: Path, photo: Path, tmp_path: Path) -> None:
+    soft = load_bundle(copy_with(folder, tmp_path, "labels.json", {"labels": LABELS, "temperature": 1e6}))
+    found = soft.predict(photo)
+    assert [each.label for each in found] == [each.label for each in load_bundle(folder).predict(photo)]
+    np.testing.assert_allclose([each.score for each in found], 1 / 3, atol=1e-4)
+
+
+def test_unreadable_photo_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        load_bundle(folder).predict(tmp_path / "broken.jpg")
+
+
+def test_altered_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    for each in folder.iterdir():
+        (tmp_path / each.name).write_bytes(each.read_bytes())
+    with (tmp_path / "model.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ArtifactError, match=r"model\.onnx was altered"):
+        load_bundle(tmp_path)
+
+
+def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not a clipstill bundle"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("labels.json", ["dog"], "does not hold labels"),
+        ("labels.json", {"labels": [], "temperature": 1}, "holds no label"),
+        ("labels.json", {"labels": ["a"], "temperature": 0}, "not above 0"),
+        ("preprocess.json", {"size": 32}, "does not hold size"),
+        ("model.onnx", "not a model", "cannot be run by onnxruntime"),
+    ],
+)
+def test_file_of_another_form_is_refused(folder: Path, tmp_path: Path, name: str, value: object, says: str) -> None:
+    with pytest.raises(ArtifactError, match=says) as caught:
+        load_bundle(copy_with(folder, tmp_path, name, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_prediction_is_a_plain_value() -> None:
+    assert Prediction("dog", 0.5) == Prediction(label="dog", score=0.5)
