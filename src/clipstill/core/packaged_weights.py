@@ -1,7 +1,8 @@
 """ImageNet weights that two pip packages carry: EfficientNet-Lite0 and -Lite2 (Apache-2.0).
 
-The packages are small and old (2020, one file each), so the file is pinned by its sha256. Their tensors are in the order
-of timm's ``tf_efficientnet_lite0`` and ``tf_efficientnet_lite2`` state dicts with equal shapes; only the names differ.
+The packages are small and old (2020, one file each), so the file is pinned by its sha256. Their tensors are in the
+order of timm's ``tf_efficientnet_lite0`` and ``tf_efficientnet_lite2`` state dicts with equal shapes; only the names
+differ.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if shapes != [tuple(tensor.shape) for tensor in expected.values()]:
         raise ResourceError(
-            f"timm {timm.__version__} builds {LITE[size].timm_name} with other tensors than {path} holds. Install the timm version of this project's constraints file."
+            f"timm {timm.__version__} builds {LITE[size].timm_name} with other tensors than {path} holds. "
+            f"Install the timm version of this project's constraints file."
         )
     return dict(zip(expected, tensors, strict=True))
 

@@ -1,0 +1,50 @@
+"""Students: small image classifiers that are trained, exported and shipped.
+
+Add one by a line in the table: a factory ``f(rest, classes, init, image_size, seed) -> Student``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipstill.core.registry import Registry
+
+if TYPE_CHECKING:
+    from clipstill.students.student import Student
+
+students = Registry(
+    "student",
+    {
+        "lite0": "clipstill.students.timm_student:lite0",
+        "lite2": "clipstill.students.timm_student:lite2",
+        "mobilenetv3-small": "clipstill.students.timm_student:mobilenetv3_small",
+        "resnet10t": "clipstill.students.timm_student:resnet10t",
+        "resnet18": "clipstill.students.timm_student:resnet18",
+    },
+    prefixes={"timm": "clipstill.students.timm_student:load_timm"},
+)
+
+
+def load_student(
+    name: str, classes: int, init: str | Path = "pretrained", image_size: int | None = None, seed: int = 0
+) -> Student:
+    """Build a student.
+
+    Args:
+        name: a name of ``clipstill list students``, or ``timm:ARCHITECTURE``.
+        classes: number of outputs, at least 2.
+        init: ``"pretrained"`` (ImageNet weights), ``"scratch"``, or the path of a safetensors file: a whole student, or
+            a timm network whose classifier is replaced.
+        image_size: side in pixels that it will be trained and used at; the architecture's own where None.
+        seed: of the weights that are drawn: all of them from scratch, the head otherwise.
+
+    Raises:
+        UnknownNameError: no such student or architecture.
+        ConfigError: ``classes`` or ``image_size`` too small, or pretrained weights asked where none are shipped.
+        ArtifactError: the weight file does not fit.
+        ResourceError: the package with the weights is not installed, or a named remote model cannot be fetched.
+    """
+    factory, rest = students.resolve(name)
+    student: Student = factory(rest, classes, init, image_size, seed)
+    return student

@@ -1,0 +1,138 @@
+"""Students: weights, normalisation, freezing, and what their BatchNorm says of natural images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from clipstill.core.errors import ArtifactError, ConfigError, UnknownNameError
+from clipstill.core.packaged_weights import lite_state_dict
+from clipstill.core.seeds import generator_for
+from clipstill.students import load_student
+from clipstill.students.natural_statistics import clipped_normal_moments, natural_feature_mean
+
+SMALL = "timm:test_efficientnet"
+
+
+def images(n: int, size: int = 48) -> torch.Tensor:
+    return torch.rand(n, 3, size, size, generator=generator_for("test images", n, size))
+
+
+def test_pretrained_lite0_is_timm_network_on_127_128_normalised_pixels() -> None:
+    student = load_student("lite0", classes=3, image_size=64)
+    reference = timm.create_model("tf_efficientnet_lite0")
+    reference.load_state_dict(lite_state_dict("lite0"))
+    reference.eval()
+    x_N3HW = images(2, 64)
+    with torch.no_grad():
+        normalised = (x_N3HW * 255 - 127) / 128
+        pooled = reference.forward_head(reference.forward_features(normalised), pre_logits=True)
+        torch.testing.assert_close(student.features(x_N3HW), pooled, rtol=1e-4, atol=1e-4)
+    assert student(x_N3HW).shape == (2, 3)
+    assert student.provenance[0].licence == "Apache-2.0"
+
+
+def test_scratch_weights_depend_on_the_seed_and_on_nothing_else() -> None:
+    first = load_student(SMALL, classes=3, init="scratch", seed=1)
+    torch.rand(7)  # moves the global generator
+    again = load_student(SMALL, classes=3, init="scratch", seed=1)
+    other = load_student(SMALL, classes=3, init="scratch", seed=2)
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    assert not torch.equal(first.head.weight, other.head.weight)
+    assert not torch.equal(next(first.backbone.parameters()), next(other.backbone.parameters()))
+
+
+def test_building_a_student_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    load_student(SMALL, classes=3, init="scratch")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_saved_student_comes_back_with_its_head(tmp_path: Path) -> None:
+    student = load_student(SMALL, classes=3, init="scratch", seed=5)
+    path = tmp_path / "student.safetensors"
+    save_file(student.state_dict(), path)
+    back = load_student(SMALL, classes=3, init=path, seed=9)
+    x_N3HW = images(2)
+    assert torch.equal(student(x_N3HW), back(x_N3HW))
+    more = load_student(SMALL, classes=4, init=path, seed=9)
+    assert torch.equal(student.features(x_N3HW), more.features(x_N3HW))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"backbone.conv.weight": torch.zeros(1)}, path)
+    with pytest.raises(ArtifactError, match="does not fit"):
+        load_student(SMALL, classes=3, init=path)
+
+
+def test_frozen_backbone_keeps_weights_and_statistics_in_training_mode() -> None:
+    student = load_student(SMALL, classes=3, init="scratch")
+    student.freeze_backbone(True)
+    student.train()
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    student(images(4)).square().mean().backward()
+    assert student.head.weight.grad is not None
+    assert all(parameter.grad is None for parameter in student.backbone.parameters())
+    assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
+
+
+def test_frozen_statistics_still_let_the_weights_train() -> None:
+    student = load_student(SMALL, classes=3, init="scratch")
+    student.freeze_statistics(True)
+    student.train()
+    before = {key: value.clone() for key, value in student.state_dict().items() if "running" in key}
+    student(images(4)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in student.backbone.parameters())
+    assert all(torch.equal(before[key], student.state_dict()[key]) for key in before)
+    student.freeze_statistics(False)
+    student.train()
+    student(images(4))
+    assert not all(torch.equal(before[key], student.state_dict()[key]) for key in before)
+
+
+@pytest.mark.parametrize("high", [6.0, float("inf")])
+def test_clipped_normal_moments_agree_with_monte_carlo(high: float) -> None:
+    mean_F = torch.tensor([-2.0, 0.0, 0.7, 5.0, 9.0, 1.5])
+    std_F = torch.tensor([1.0, 0.5, 2.0, 3.0, 1.0, 0.0])
+    drawn = torch.randn(200_000, 6, generator=generator_for("monte carlo")) * std_F + mean_F
+    clipped = drawn.clamp(0, high)
+    expected_mean, expected_std = clipped_normal_moments(mean_F, std_F, high)
+    torch.testing.assert_close(expected_mean, clipped.mean(0), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(expected_std, clipped.std(0), rtol=0.01, atol=0.01)
+
+
+def test_natural_feature_mean_reads_the_last_batch_norm() -> None:
+    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    norm = backbone.bn2
+    with torch.no_grad():
+        norm.weight.uniform_(-1.0, 2.0, generator=generator_for("gamma"))
+        norm.bias.uniform_(-2.0, 2.0, generator=generator_for("beta"))
+        # Inputs distributed as the running statistics say; the layer itself is the reference.
+        drawn = torch.randn(4000, 1280, 1, 1, generator=generator_for("maps"))
+        maps = norm.eval()(drawn * norm.running_var.sqrt().view(1, -1, 1, 1) + norm.running_mean.view(1, -1, 1, 1))
+    torch.testing.assert_close(natural_feature_mean(backbone), maps.mean((0, 2, 3)), rtol=0.1, atol=0.1)
+
+
+def test_network_without_a_final_batch_norm_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="feature_recentre"):
+        natural_feature_mean(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def test_bad_requests_are_one_line_errors() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'lite0'"):
+        load_student("lite00", classes=3)
+    with pytest.raises(UnknownNameError, match="resnet18"):
+        load_student("timm:resnet188", classes=3, init="scratch")
+    with pytest.raises(ConfigError, match="scratch"):
+        load_student("resnet18", classes=3)
+    with pytest.raises(ConfigError, match="at least 2 classes"):
+        load_student("lite0", classes=1)
+    with pytest.raises(ConfigError, match="neither"):
+        load_student("lite0", classes=3, init="no/such/file.safetensors")
