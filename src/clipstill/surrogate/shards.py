@@ -1,0 +1,222 @@
+"""The surrogate set on disk: one tar shard a group of images that were made together.
+
+The group is the unit of work and of commitment. ``shard-00012.tar`` appears whole by rename, and counts once
+``shard-00012.json`` (size, sha256, key) stands beside it; whatever is killed in between is made again and gives the
+same bytes. When all groups are there, the folder's manifest makes it a surrogate set.
+
+Shapes: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import (
+    MANIFEST,
+    Manifest,
+    atomic_path,
+    commit_manifest,
+    disk_error,
+    read_json,
+    read_manifest,
+    sha256_file,
+    verify_files,
+    write_json,
+)
+from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.tarball import read_pictures, read_shard, tar_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ImageRecord", "ShardWriter", "SurrogateSet", "shard_name"]
+
+
+def shard_name(group_id: int) -> str:
+    """File name of a group's shard."""
+    return f"shard-{group_id:05d}.tar"
+
+
+class ShardWriter:
+    """Writes groups of images into a folder, any number of times interrupted.
+
+    Args:
+        folder: of the surrogate set; made when the first group is written.
+        key: hash of everything that the images depend on. Groups of another key do not count and are written over.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.key = key
+
+    def committed(self) -> set[int]:
+        """Numbers of the groups that are safe: receipt of this key, and a shard of the size that it names."""
+        return {int(name.removesuffix(".tar").removeprefix("shard-")) for name in self._receipts()}
+
+    def write_group(self, group_id: int, images_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord]) -> None:
+        """Commit one group, in the order of its members. Writing a group twice leaves it once.
+
+        Args:
+            group_id: from 0, without gaps over the whole set.
+            images_NHW3: RGB, 0 to 255.
+            records: one an image.
+
+        Raises:
+            ArtifactError: images and records do not belong together, or an image diverged.
+            ResourceError: the disk is full or not writable; committed groups stay.
+        """
+        if images_NHW3.dtype != np.uint8 or images_NHW3.ndim != 4 or images_NHW3.shape[-1] != 3:
+            raise ArtifactError(
+                f"group {group_id}: images are {images_NHW3.dtype} of shape {images_NHW3.shape}; "
+                "uint8 (N, H, W, 3) is needed."
+            )
+        if len(images_NHW3) != len(records) or not records:
+            raise ArtifactError(
+                f"group {group_id}: {len(images_NHW3)} images and {len(records)} records; give one each."
+            )
+        shard = self.folder / shard_name(group_id)
+        receipt = shard.with_suffix(".json")
+        data = tar_bytes(images_NHW3, records)
+        # From here the folder is incomplete, and an old receipt must not vouch for a new shard.
+        try:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            receipt.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, shard) from error
+        with atomic_path(shard) as temporary:
+            temporary.write_bytes(data)
+        write_json(receipt, {"key": self.key, "images": len(records), "size": len(data), "sha256": sha256_file(shard)})
+
+    def finish(self, info: dict[str, Any] | None = None) -> Manifest:
+        """Make the folder a surrogate set of the groups committed so far.
+
+        Args:
+            info: facts for the manifest beside the counts of images and groups.
+
+        Raises:
+            ArtifactError: there is no group, one is missing, or a shard is not what its receipt says.
+        """
+        receipts = self._receipts()
+        expected = [shard_name(number) for number in range(len(receipts))]
+        if not receipts or sorted(receipts) != expected:
+            missing = sorted({*expected, shard_name(0)} - set(receipts))[0]
+            raise ArtifactError(
+                f"{self.folder / missing} is missing. Run the same command again: it makes what is missing."
+            )
+        files = [name for shard in expected for name in (shard, shard.replace(".tar", ".json"))]
+        counts = {"groups": len(expected), "images": sum(int(receipt["images"]) for receipt in receipts.values())}
+        manifest = commit_manifest(self.folder, self.key, files, {**(info or {}), **counts})
+        for shard, receipt in receipts.items():
+            if manifest.files[shard] != receipt["sha256"]:
+                (self.folder / MANIFEST).unlink()
+                (self.folder / shard).with_suffix(".json").unlink()
+                raise ArtifactError(
+                    f"{self.folder / shard} was altered after it was written. Run the same command again: "
+                    "it is made anew."
+                )
+        return manifest
+
+    def _receipts(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for path in sorted(self.folder.glob("shard-*.json")):
+            shard = path.with_suffix(".tar")
+            try:
+                receipt = read_json(path)
+                if receipt["key"] == self.key and shard.stat().st_size == receipt["size"]:
+                    found[shard.name] = receipt
+            except (ArtifactError, KeyError, TypeError, FileNotFoundError):
+                continue  # not a receipt of ours, or without its shard: the group is simply made again
+        return found
+
+
+class SurrogateSet:
+    """Synthetic images with class, style and record, in the order of their groups.
+
+    Use ``open``; the constructor only stores.
+
+    Args:
+        members: shard and name of each picture.
+        records: one a member.
+    """
+
+    def __init__(self, members: Sequence[tuple[Path, str]], records: Sequence[ImageRecord]) -> None:
+        self.members = list(members)
+        self.records = list(records)
+
+    @classmethod
+    def open(cls, folder: Path) -> SurrogateSet:
+        """Open the set in a folder after checking each file against the manifest. Pictures are decoded on first use.
+
+        Raises:
+            ArtifactError: the set is incomplete or altered.
+        """
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise ArtifactError(f"{folder} holds no complete surrogate set. Run the command that makes it again.")
+        verify_files(folder, manifest)
+        members: list[tuple[Path, str]] = []
+        records: list[ImageRecord] = []
+        for shard in sorted(name for name in manifest.files if name.endswith(".tar")):
+            for picture, record in read_shard(folder / shard):
+                members.append((folder / shard, picture))
+                records.append(record)
+        return cls(members, records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """All pictures: uint8 (N, 3, H, W), decoded once and kept in memory.
+
+        Raises:
+            ArtifactError: the set is empty, or its pictures differ in size.
+        """
+        import torch
+
+        pictures = [
+            picture
+            for shard, of_shard in groupby(self.members, key=lambda member: member[0])
+            for picture in read_pictures(shard, [name for _, name in of_shard])
+        ]
+        shapes = sorted({picture.shape for picture in pictures})
+        if len(shapes) != 1:
+            found = ", ".join(f"{height} x {width}" for height, width, _ in shapes) or "none"
+            raise ArtifactError(f"a surrogate set needs pictures of one size; found: {found}. Make it again.")
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+    @cached_property
+    def class_id(self) -> Tensor:
+        """Class of each image: int64 (N,)."""
+        import torch
+
+        return torch.tensor([record.class_id for record in self.records], dtype=torch.int64)
+
+    @cached_property
+    def style_id(self) -> Tensor:
+        """Style of each image: int64 (N,)."""
+        import torch
+
+        return torch.tensor([record.style_id for record in self.records], dtype=torch.int64)
+
+    def keep(self, mask_N: Tensor) -> SurrogateSet:
+        """The images where the mask is true, in the same order; nothing on disk changes.
+
+        Args:
+            mask_N: bool.
+
+        Raises:
+            ArtifactError: the mask has another length.
+        """
+        if len(mask_N) != len(self):
+            raise ArtifactError(f"the mask has {len(mask_N)} entries and the surrogate set {len(self)} images.")
+        chosen = [position for position, keep in enumerate(mask_N.tolist()) if keep]
+        return SurrogateSet([self.members[i] for i in chosen], [self.records[i] for i in chosen])

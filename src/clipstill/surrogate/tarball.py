@@ -1,0 +1,97 @@
+"""The bytes of one shard: a plain tar with ``000000.png`` and ``000000.json`` for each image.
+
+Shapes: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from clipstill.core.errors import ArtifactError
+from clipstill.surrogate.records import ImageRecord
+
+# IPTC's term for pictures that a trained model made; the XMP packet is where image tools look for it.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, ImageRecord]]:
+    """The members of a shard in order: name of the picture, record.
+
+    Raises:
+        ArtifactError: the file is not a shard.
+    """
+    with _open_tar(path) as tar:
+        for name in tar.getnames():
+            if name.endswith(".json"):
+                yield name.replace(".json", ".png"), ImageRecord.from_json(_member(tar, name, path))
+
+
+def read_pictures(path: Path, names: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
+    """Pictures of a shard by name, (H, W, 3) each.
+
+    Raises:
+        ArtifactError: one is missing or cannot be decoded.
+    """
+    with _open_tar(path) as tar:
+        for name in names:
+            try:
+                with Image.open(io.BytesIO(_member(tar, name, path))) as image:
+                    yield np.asarray(image.convert("RGB"))
+            except OSError as error:
+                raise ArtifactError(
+                    f"{name} of {path} cannot be decoded ({error}). Make the surrogate set again."
+                ) from None
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:")
+    except (OSError, tarfile.TarError) as error:
+        raise ArtifactError(
+            f"{path} is not a shard of synthetic images ({error}). Make the surrogate set again."
+        ) from None
+
+
+def _member(tar: tarfile.TarFile, name: str, path: Path) -> bytes:
+    try:
+        stream = tar.extractfile(name)
+    except KeyError:
+        stream = None
+    if stream is None:
+        raise ArtifactError(f"{path} holds no {name}. Make the surrogate set again.")
+    return stream.read()
+
+
+def tar_bytes(images_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord]) -> bytes:
+    """The same images and records give the same bytes: no clock, no user, plain ustar headers."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for position, (image_HW3, record) in enumerate(zip(images_NHW3, records, strict=True)):
+            for suffix, data in ((".png", _png_bytes(image_HW3)), (".json", record.to_json().encode())):
+                member = tarfile.TarInfo(f"{position:06d}{suffix}")  # mtime, uid and gid are 0 unless set
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _png_bytes(image_HW3: NDArray[np.uint8]) -> bytes:
+    marks = PngInfo()
+    marks.add_text("DigitalSourceType", SOURCE_TYPE)
+    marks.add_text("Software", "clipstill")
+    marks.add_itxt("XML:com.adobe.xmp", _XMP)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image_HW3)).save(buffer, "PNG", pnginfo=marks)
+    return buffer.getvalue()
