@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
 import yaml
@@ -22,7 +23,16 @@ ConfigType = TypeVar("ConfigType", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which otherwise lets the second of two equal keys win in silence."""
+    """PyYAML's safe loader with two traps closed.
+
+    Of two equal keys the second would win in silence; and ``off``, ``no`` and ``on`` would be booleans (YAML 1.1), so
+    that a setting could not be the word "off" without quotes. As in YAML 1.2, only ``true`` and ``false`` are.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -31,6 +41,11 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' appears twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -78,6 +93,8 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
     """
     try:
         return model.model_validate(dict(data))
+    except ConfigError as error:  # A part's own check of its section.
+        raise ConfigError(f"{where}: {error}") from None
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
     keys = [str(part) for part in first["loc"]]
@@ -90,7 +107,8 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
         raise ConfigError(f"{place}: unknown key '{name}'.{hint} Known in {parent}: {', '.join(known)}.") from None
     shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    message = str(first["msg"]).removeprefix("Value error, ")
+    is_section = first["type"] == "model_type"
+    message = "it is a section, give its settings one by one" if is_section else str(first["msg"])
     raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
 
 

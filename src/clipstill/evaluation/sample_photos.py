@@ -1,7 +1,7 @@
 """Real photos that come with pip packages, for a machine that has no photos of its own.
 
-scikit-image and scikit-learn carry a few free sample pictures inside their wheels. They are far too few to measure with:
-one photo a class shows that the exported model works, and no more.
+scikit-image and scikit-learn carry a few free sample pictures inside their wheels. They are far too few to measure
+with: one photo a class shows that the exported model works, and no more.
 """
 
 from __future__ import annotations

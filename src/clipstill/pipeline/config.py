@@ -1,17 +1,18 @@
 """All settings of a run. Their values stand in ``recipes/default.yaml``, each with its reason; here is what they mean.
 
-The sections ``synthesis`` and ``distillation`` carry the fields of ``SynthesisSettings`` and ``DistilSettings``, so that
-``--set synthesis.steps=40`` says the same as the Python constructor.
+The sections ``synthesis`` and ``distillation`` carry the fields of ``SynthesisSettings`` and ``DistilSettings``, so
+that ``--set synthesis.steps=40`` says the same as the Python constructor.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clipstill.core.config import Config
+from clipstill.distillation.settings import DistilSettings
 
 
 class TeacherSection(Config):
@@ -66,6 +67,16 @@ class SynthesisSection(Config):
     tv_weight: float = Field(ge=0)
 
 
+class CurationSection(Config):
+    """Which synthetic images teach.
+
+    Attributes:
+        min_score: share of the median score of its class that an image must reach; 0 keeps all.
+    """
+
+    min_score: float = Field(ge=0, le=1)
+
+
 class StudentSection(Config):
     """Which student.
 
@@ -81,9 +92,37 @@ class StudentSection(Config):
 
 
 class DistillationSection(Config):
-    """How the student is taught; see ``clipstill.distillation.trainer.DistilSettings``."""
+    """How the student is taught; fields and ranges are those of ``clipstill.distillation.settings.DistilSettings``."""
 
-    steps: int = Field(ge=1)
+    steps: int
+    batch: int
+    lr: float
+    head_lr: float
+    weight_decay: float
+    optimiser: Literal["adamw", "sgd"]
+    warmup_steps: int
+    freeze: Literal["backbone", "bn", "none"]
+    head_steps: int
+    views: int
+    temperature: float
+    ema: float
+    crop_min: float
+    jitter: float
+    grayscale: float
+    held_out_styles: int
+    feature_recentre: Literal["off", "mean", "mean_std"]
+    checkpoint_every: int
+    channels_last: bool
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        """Ask the part itself, which knows the ranges, before any work starts."""
+        self.settings(seed=0)
+        return self
+
+    def settings(self, seed: int) -> DistilSettings:
+        """The same for the part."""
+        return DistilSettings(**self.model_dump(), seed=seed)
 
 
 class EvaluationSection(Config):
@@ -124,6 +163,7 @@ class RunConfig(Config):
     prompts: PromptsSection
     generator: GeneratorSection
     synthesis: SynthesisSection
+    curation: CurationSection
     student: StudentSection
     distillation: DistillationSection
     evaluation: EvaluationSection

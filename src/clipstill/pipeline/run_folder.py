@@ -1,7 +1,8 @@
 """The folder of one run: whose it is, who works on it, what happened in it.
 
-``run.json`` marks the folder, ``.lock`` keeps a second process out, ``events.jsonl`` tells the story, ``stages/`` holds one
-folder a stage. Nothing is deleted: a stage whose settings changed moves to ``stages/old`` and comes back when they do.
+``run.json`` marks the folder, ``.lock`` keeps a second process out, ``events.jsonl`` tells the story, ``stages/`` holds
+one folder a stage. Nothing is deleted: a stage whose settings changed moves to ``stages/old`` and comes back when they
+do.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.core.files import disk_error, read_json, read_manifest, write_json
+from clipstill.core.files import disk_error, read_json, write_json
 
 FORMAT = "clipstill-run"
 FORMAT_VERSION = 1
 MARKER = "run.json"
 EVENTS = "events.jsonl"
 LOCK = ".lock"
-STAGE_KEY = "KEY.json"
+STAGES = "stages"
+STAGE_KEYS = "KEYS.json"
 
 
 class RunFolder:
@@ -80,7 +82,7 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         """Where the stage lies."""
-        return self.path / "stages" / name
+        return self.path / STAGES / name
 
     def prepare_stage(self, name: str, key: str) -> bool:
         """Make the stage's folder ready for work under ``key``.
@@ -93,23 +95,38 @@ class RunFolder:
         Raises:
             ResourceError: the folder cannot be written.
         """
-        folder = self.stage(name)
+        folder, keys = self.stage(name), self._stage_keys()
         moved = False
         try:
-            if folder.exists() and _stage_key(folder) != key:
-                moved = _move_aside(folder, self._old(name, _stage_key(folder)))
-            old = self._old(name, key)
-            if old.is_dir() and not folder.exists():
-                old.rename(folder)
+            if folder.exists() and keys.get(name) != key:
+                moved = _move_aside(folder, self._old(name, keys.get(name, "unknown")))
+            if keys.get(name) != key:
+                # Before the folder appears: a folder without its key would be taken for work of another one.
+                write_json(self.path / STAGES / STAGE_KEYS, {**keys, name: key})
+            if not folder.exists() and self._old(name, key).is_dir():
+                self._old(name, key).rename(folder)
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, folder) from error
-        if not (folder / STAGE_KEY).exists():
-            write_json(folder / STAGE_KEY, {"key": key})
         return moved
 
+    def set_aside(self, name: str) -> None:
+        """Move a stage that turned out damaged to ``stages/old``, so that it is made again and nothing is lost.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        try:
+            _move_aside(self.stage(name), self.path / STAGES / "old" / f"{name}-damaged")
+        except OSError as error:
+            raise disk_error(error, self.stage(name)) from error
+
+    def _stage_keys(self) -> dict[str, str]:
+        file = self.path / STAGES / STAGE_KEYS
+        return dict(read_json(file)) if file.exists() else {}
+
     def _old(self, name: str, key: str) -> Path:
-        return self.path / "stages" / "old" / f"{name}-{key[:12]}"
+        return self.path / STAGES / "old" / f"{name}-{key[:12]}"
 
 
 def read_run_marker(path: Path) -> dict[str, Any]:
@@ -122,7 +139,9 @@ def read_run_marker(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ArtifactError(f"{path} is not a clipstill run. Name a folder that 'clipstill run' made.")
     if facts.get("version") != FORMAT_VERSION:
-        raise ArtifactError(f"{path} was made by another version of clipstill. Update clipstill or choose another --out.")
+        raise ArtifactError(
+            f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
+        )
     return facts
 
 
@@ -140,13 +159,6 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         if isinstance(event, dict):
             events.append(event)
     return events
-
-
-def _stage_key(folder: Path) -> str:
-    if (folder / STAGE_KEY).is_file():
-        return str(read_json(folder / STAGE_KEY).get("key", ""))
-    manifest = read_manifest(folder)
-    return "" if manifest is None else manifest.key
 
 
 def _move_aside(folder: Path, target: Path) -> bool:

@@ -1,0 +1,42 @@
+"""``clipstill demo``: the main job on seven everyday classes, measured on real photos."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, set_quiet
+
+DATA_VARIABLE = "CLIPSTILL_DATA"
+DEFAULT_DATA = Path("../shared/data")
+PACS_PHOTOS = Path("pacs/test/photo")
+PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/demo"),
+    set_: SetOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run everything on seven everyday classes.
+
+    The photos are the seven classes of PACS below $CLIPSTILL_DATA where they are; otherwise the few that come with
+    scikit-image and scikit-learn.
+    """
+    set_quiet(quiet)
+    from clipstill import api
+    from clipstill.cli.run import show
+    from clipstill.evaluation.sample_photos import sample_photos
+    from clipstill.text.task import parse_task
+
+    photos = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA) / PACS_PHOTOS
+    classes = PACS_CLASSES
+    if not photos.is_dir():
+        photos = out.with_name(f"{out.name}-photos")
+        classes = sample_photos(photos)
+    show(api.run(parse_task(classes), out, images=photos, overrides=set_ or [], device=device), as_json)

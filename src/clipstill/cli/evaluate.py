@@ -1,0 +1,39 @@
+"""``clipstill evaluate``: measure a run or a bundle on real photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, percent, print_json, print_table, set_quiet
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")],
+    images: Annotated[Path, typer.Option("--images", help="Real photos: one sub-folder a class.")],
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a run on real photos.
+
+    The exported student, and its teacher beside it, top-1 and per class.
+    """
+    set_quiet(quiet)
+    from clipstill.pipeline.measure import measure_bundle
+
+    result = measure_bundle(folder, images, device or "auto")
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        ("photos", f"{result['n']} of {result['classes']} classes, {len(result['skipped'])} skipped"),
+        ("teacher top-1", percent(result["teacher_top1"])),
+        ("student top-1", f"{percent(result['student_top1'])} (chance {percent(result['chance'])})"),
+        ("student ECE", percent(result["student"]["ece"])),
+    ]
+    scores = result["student"]["per_class"]
+    rows += [(f"  {name}", percent(score)) for name, score in scores.items()]
+    print_table(rows)

@@ -1,0 +1,113 @@
+"""``clipstill``: the verbs, and how they end.
+
+A mistake of the user is one line on standard error and exit code 2; Ctrl-C is one line and 130; results go to standard
+output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+import clipstill
+from clipstill.cli.build import build_app
+from clipstill.cli.demo import demo
+from clipstill.cli.doctor import doctor
+from clipstill.cli.evaluate import evaluate
+from clipstill.cli.listing import list_parts
+from clipstill.cli.predict import predict
+from clipstill.cli.run import run
+from clipstill.core.errors import ClipstillError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="clipstill",
+    help="Name your classes. Get a small, fast, exportable image classifier from CLIP, with no training data.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: rich would double the time to the first line.
+    rich_markup_mode=None,
+)
+app.command("run")(run)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
+app.command("list")(list_parts)
+app.command("doctor")(doctor)
+app.command("demo")(demo)
+app.add_typer(build_app, name="build")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"clipstill {clipstill.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and leave."
+    ),
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; those of the process where None.
+
+    Returns:
+        The exit code.
+    """
+    command = typer.main.get_command(app)
+    try:
+        # Not standalone: click would print its usage lines around the one that matters.
+        code = command.main(
+            None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
+        )
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return _fail("interrupted. The same command goes on where it stopped.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of standard output left (``clipstill list students | head -1``); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ClipstillError as error:
+        return _fail(str(error), error.exit_code)
+    except Exception as error:
+        message = _user_error(error)
+        if message is None:
+            raise
+        return _fail(message, ClipstillError.exit_code)
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _user_error(error: Exception) -> str | None:
+    """One line for what is no bug of clipstill although its kind does not say so; None for everything else."""
+    text = str(error)
+    shown = getattr(error, "format_message", None)
+    if shown is not None:  # click's usage errors
+        return str(shown()) or "a command is missing. All of them: clipstill --help"
+    if type(error).__name__ == "Abort":
+        return "interrupted. The same command goes on where it stopped."
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Libraries that write in compiled code wrap the system's message in errors of their own.
+    if full or "No space left on device" in text:
+        return "the disk is full. Free some space and run the same command again: it goes on where it stopped."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the memory is not enough. Make synthesis.group_size, distillation.batch or the image sizes smaller, "
+            "such as --set synthesis.group_size=16."
+        )
+    return None

@@ -1,0 +1,50 @@
+"""``clipstill predict``: name what photos show, with an exported bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipstill.cli.options import JsonOption, print_json
+from clipstill.core.errors import ClipstillError, DataError
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run folder.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.")],
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Name what photos show.
+
+    A photo that cannot be read is named, the others are still answered, and the exit code is 2.
+    """
+    import sys
+
+    from clipstill.runtime import load_bundle
+
+    classifier = load_bundle(bundle)
+    answers: list[dict[str, object]] = []
+    failures: list[str] = []
+    for photo in photos:
+        try:
+            found = classifier.predict(photo, top=top)
+        except DataError as error:
+            failures.append(str(error))
+            answers.append({"photo": str(photo), "error": str(error)})
+            if not as_json:
+                print(f"skipped: {error}", file=sys.stderr)
+            continue
+        answers.append(
+            {"photo": str(photo), "predictions": [{"label": each.label, "score": each.score} for each in found]}
+        )
+        if not as_json:
+            print(f"{photo}: " + ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in found))
+    if as_json:
+        print_json(answers)
+    if failures:
+        raise ClipstillError(
+            failures[0] if len(photos) == 1 else f"{len(failures)} of {len(photos)} photos could not be read."
+        )

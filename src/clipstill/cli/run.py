@@ -1,0 +1,104 @@
+"""``clipstill run``: class names in, a measured and exported classifier out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipstill.cli.options import (
+    DeviceOption,
+    ImagesOption,
+    JsonOption,
+    QuietOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    percent,
+    print_json,
+    print_table,
+    set_quiet,
+)
+
+if TYPE_CHECKING:
+    from clipstill.pipeline.run import RunResult
+
+
+def run(
+    classes: Annotated[
+        str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run folder; named after the classes if left out.")
+    ] = None,
+    images: ImagesOption = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")] = None,
+    generator: Annotated[str | None, typer.Option("--generator", help="See: clipstill list generators.")] = None,
+    student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
+    recipe: RecipeOption = "default",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")
+    ] = None,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a classifier from class names.
+
+    Synthetic images, student, measurement, ONNX bundle and report land in one folder. The same command goes on where it
+    was interrupted, and does nothing where all is done.
+    """
+    set_quiet(quiet)
+    from clipstill.text.task import parse_task
+
+    task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
+    from clipstill import api
+
+    result = api.run(
+        task,
+        api.default_out(task) if out is None else out,
+        recipe=recipe,
+        config_file=config,
+        overrides=set_ or [],
+        images=images,
+        teacher=teacher,
+        generator=generator,
+        student=student,
+        seed=seed,
+        device=device,
+    )
+    show(result, as_json)
+
+
+def show(result: RunResult, as_json: bool) -> None:
+    """The end of a run on standard output: a short table, or JSON."""
+    if as_json:
+        print_json(result.to_json())
+        return
+    from clipstill.core.progress import span
+
+    rows = [("classes", f"{len(result.classes)}: {_shortened(', '.join(result.classes))}")]
+    measured = result.evaluation
+    if measured is not None:
+        photos = f"on {measured['n']} real photos" if measured["n"] != 1 else "on one real photo"
+        rows += [
+            ("teacher top-1", f"{percent(measured['teacher_top1'])} {photos}"),
+            ("student top-1", f"{percent(measured['student_top1'])} (chance {percent(measured['chance'])})"),
+        ]
+    else:
+        rows.append(("quality", "not measured: give real photos with --images DIR"))
+    rows += [
+        ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
+        ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
+        ("time", "nothing to do, all was there" if result.up_to_date else span(sum(result.seconds.values()))),
+        ("bundle", str(result.bundle)),
+        ("report", str(result.report)),
+    ]
+    print_table(rows)
+
+
+def _shortened(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,130 @@
+"""What each stage depends on, as one hash a stage: equal keys mean that the work is done already.
+
+A key holds the stage's slice of the settings, the keys of the stages before it, the identity of weights and files that
+it reads, and the version of its code. Device and number of threads are left out: they change the speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.errors import ConfigError
+from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.images import ImageFolder
+from clipstill.pipeline.config import RunConfig
+from clipstill.text.task import Task
+
+CLASS_VECTORS = "class_vectors"
+PROMPTS = "prompts"
+SURROGATE = "surrogate"
+STUDENT = "student"
+EVALUATION = "evaluation"
+BUNDLE = "bundle"
+REPORT = "report"
+STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, EVALUATION, BUNDLE, REPORT)
+
+# Raised by one where a stage's code changes what it makes from equal settings.
+CODE_VERSIONS = {
+    CLASS_VECTORS: 1,
+    PROMPTS: 1,
+    SURROGATE: 1,
+    STUDENT: 1,
+    EVALUATION: 1,
+    BUNDLE: 1,
+    REPORT: 1,
+}
+
+
+def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dict[str, str]:
+    """The key of every stage of a run, in the order of work; ``evaluation`` only where there are photos."""
+    keys: dict[str, str] = {}
+
+    def add(stage: str, **parts: Any) -> str:
+        keys[stage] = sha256_json({"stage": stage, "code": CODE_VERSIONS[stage], **parts})
+        return keys[stage]
+
+    settings = config.model_dump(mode="json")
+    weights = {"assets": _assets_digest(), "file": _named_file_digest(config.teacher.name.partition("/")[2])}
+    prompts = dict(settings["prompts"])
+    templates = prompts.pop("templates")
+    vectors = add(CLASS_VECTORS, teacher=settings["teacher"], weights=weights, templates=templates, task=task.to_json())
+    prompt = add(
+        PROMPTS,
+        class_vectors=vectors,
+        prompts=prompts,
+        styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
+        seed=config.seed,
+    )
+    surrogate = add(SURROGATE, prompts=prompt, generator=settings["generator"], synthesis=settings["synthesis"])
+    student = add(
+        STUDENT,
+        surrogate=surrogate,
+        curation=settings["curation"],
+        student=settings["student"],
+        init=_named_file_digest(config.student.init),
+        distillation=settings["distillation"],
+    )
+    before = student
+    if photos is not None:
+        before = add(EVALUATION, student=student, photos=_photos_digest(photos))
+    bundle = add(BUNDLE, before=before, export=settings["export"])
+    add(REPORT, bundle=bundle)
+    return keys
+
+
+def styles_of(config: RunConfig) -> tuple[str, ...]:
+    """The style words of a run.
+
+    Raises:
+        ConfigError: the list is empty, or the file cannot be read.
+    """
+    from clipstill.text.styles import STYLES, load_styles
+
+    styles = config.prompts.styles
+    if isinstance(styles, str):
+        return STYLES if styles == "default" else load_styles(Path(styles))
+    if not styles:
+        raise ConfigError("prompts.styles is an empty list. Give at least one style, or 'default'.")
+    return tuple(styles)
+
+
+def templates_of(config: RunConfig) -> tuple[str, ...]:
+    """The sentences whose mean is a class vector.
+
+    Raises:
+        UnknownNameError: no template set of that name.
+    """
+    from clipstill.text.templates import template_set
+
+    templates = config.prompts.templates
+    return template_set(templates) if isinstance(templates, str) else tuple(templates)
+
+
+def _named_file_digest(name: str) -> str | None:
+    """Hash of the file behind a setting that may be a path; None where it is a name."""
+    path = Path(name)
+    try:
+        return sha256_file(path) if name and path.is_file() else None
+    except OSError as error:
+        raise ConfigError(
+            f"the file {path} cannot be read ({error.strerror or error}). Check its permissions."
+        ) from None
+
+
+def _assets_digest() -> str:
+    """Weights that clipstill ships: an update of them makes earlier work stale."""
+    folder = Path(str(resources.files("clipstill"))) / "assets"
+    files = sorted(path for path in folder.rglob("*.safetensors") if path.is_file())
+    return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in files})
+
+
+def _photos_digest(photos: ImageFolder) -> str:
+    """Which photos, by name, size and time of change: hashing gigabytes at each start would take too long."""
+    facts: Mapping[str, tuple[int, int, int]] = {
+        str(path.relative_to(photos.path)): (label, path.stat().st_size, path.stat().st_mtime_ns)
+        for path, label in photos.items
+    }
+    return sha256_json({"folder": str(photos.path.resolve()), "files": facts})

@@ -1,0 +1,136 @@
+"""What the stages left, told in one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import clipstill
+from clipstill.core.device import describe
+from clipstill.core.files import read_json
+from clipstill.pipeline.keys import STUDENT, SURROGATE, styles_of
+from clipstill.pipeline.stages import group_events, read_evaluation
+from clipstill.pipeline.workbench import HISTORY_FILE, Workbench
+
+if TYPE_CHECKING:
+    from clipstill.report.data import Chart, Picture, Series
+
+REPORT_FILE = "report.html"
+# A page of a thousand classes would be of no use; the grid shows the first of them.
+_MOST_CLASSES = 40
+_PHOTOS_FOR_TRUST = 100
+
+
+def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
+    """Write ``report.html`` into the run folder.
+
+    Args:
+        bench: a run whose other stages are complete.
+        seconds: of work a stage.
+    """
+    from clipstill.report.data import ReportData, Stage
+    from clipstill.report.html import write_report
+
+    bundle = bench.run.path / "bundle"
+    export = read_json(bundle / "metrics.json")["export"]
+    training = read_json(bench.run.stage(STUDENT) / HISTORY_FILE)
+    evaluation = read_evaluation(bench)
+    details = {
+        SURROGATE: f"{training['images_made']} images, {training['images']} kept",
+        STUDENT: f"best at step {training['best_step']} ({training['best_phase']})",
+    }
+    data = ReportData(
+        labels=bench.task.names,
+        teacher=bench.config.teacher.name,
+        student=bench.config.student.name,
+        student_bytes=int(export["onnx_bytes"]),
+        student_parameters=int(export["parameters"]),
+        latency_ms=float(export["latency_ms"]),
+        parity=read_json(bundle / "parity.json"),
+        evaluation=evaluation,
+        pictures=_pictures(bench),
+        charts=tuple(_charts(bench, training["history"])),
+        stages=tuple(Stage(name, value, detail=details.get(name, "")) for name, value in seconds.items()),
+        settings=bench.config.model_dump(mode="json"),
+        provenance=tuple(bench.provenance()),
+        environment={**describe(bench.run.path), **bench.facts()},
+        notes=tuple(_notes(evaluation)),
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=clipstill.__version__,
+    )
+    write_report(bench.run.path / REPORT_FILE, data)
+
+
+def _pictures(bench: Workbench) -> tuple[Picture, ...]:
+    """The first image of each class and style: chosen by its index, not by its looks."""
+    from clipstill.report.data import Picture, picture_uri
+    from clipstill.surrogate.dataset import SurrogateSet
+
+    made = SurrogateSet.open(bench.run.stage(SURROGATE))
+    styles = styles_of(bench.config)
+    first: dict[tuple[int, int], int] = {}
+    for position, record in enumerate(made.records):
+        if record.class_id < _MOST_CLASSES:
+            first.setdefault((record.class_id, record.style_id), position)
+    pictures = []
+    for position in first.values():
+        record = made.records[position]
+        pixels_HW3 = made.images[position].permute(1, 2, 0).contiguous().numpy()
+        style = "" if bench.config.prompts.strategy == "plain" else styles[record.style_id]
+        name = bench.task.names[record.class_id]
+        pictures.append(Picture(name, style, picture_uri(pixels_HW3), record.score, record.prompt))
+    return tuple(pictures)
+
+
+def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
+    from clipstill.report.data import Chart
+
+    synthesis = _mean_over_groups([event.get("history") or [] for event in group_events(bench)])
+    series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
+    if series:
+        yield Chart("Synthesis: mean loss of the images", "step", series[:6])
+    for phase in dict.fromkeys(str(entry["phase"]) for entry in training):
+        entries = [entry for entry in training if entry["phase"] == phase]
+        losses = tuple(_series(entries, name) for name in ("loss", "held_out_loss"))
+        if any(each.points for each in losses):
+            yield Chart(f"Distillation ({phase}): loss", "step", tuple(each for each in losses if each.points))
+        agreement = _series(entries, "agreement")
+        if agreement.points:
+            title = f"Distillation ({phase}): agreement with the teacher on held-out images"
+            yield Chart(title, "step", (agreement,), percent=True)
+
+
+def _mean_over_groups(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:
+    """One entry a step: each number averaged over the groups that have that step."""
+    gathered: dict[float, dict[str, list[float]]] = {}
+    for history in histories:
+        for entry in history:
+            at_step = gathered.setdefault(float(entry["step"]), {})
+            for name, value in entry.items():
+                if name != "step" and isinstance(value, int | float):
+                    at_step.setdefault(name, []).append(float(value))
+    return [
+        {"step": step, **{name: sum(values) / len(values) for name, values in gathered[step].items()}}
+        for step in sorted(gathered)
+    ]
+
+
+def _numbers(history: Sequence[Mapping[str, float]]) -> list[str]:
+    return [name for name in dict.fromkeys(name for entry in history for name in entry) if name != "step"]
+
+
+def _series(history: Sequence[Mapping[str, Any]], name: str) -> Series:
+    from clipstill.report.data import Series
+
+    points = ((float(entry["step"]), entry.get(name)) for entry in history)
+    return Series(name.replace("_", " "), tuple((step, float(value)) for step, value in points if value is not None))
+
+
+def _notes(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
+    if evaluation is None:
+        return
+    if evaluation["n"] < _PHOTOS_FOR_TRUST:
+        yield f"Only {evaluation['n']} photos were measured: the accuracies are rough, one photo moves them visibly."
+    if evaluation.get("skipped"):
+        yield f"{len(evaluation['skipped'])} files of the photo folder could not be read and were left out."

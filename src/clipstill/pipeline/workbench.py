@@ -1,0 +1,154 @@
+"""What the stages of a run share: settings, the folder, and models that are loaded when a stage first needs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import clipstill
+from clipstill.core.files import read_json, read_manifest
+from clipstill.core.images import ImageFolder
+from clipstill.core.protocols import Provenance
+from clipstill.pipeline.config import RunConfig
+from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE
+from clipstill.pipeline.run_folder import RunFolder
+from clipstill.text.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clipstill.core.protocols import Generator, Teacher
+    from clipstill.students.student import Student
+
+VECTORS_FILE = "class_vectors.safetensors"
+VECTORS_NAME = "class_vectors"
+TEACHER_FILE = "teacher.json"
+STUDENT_FILE = "student.safetensors"
+HISTORY_FILE = "history.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workbench:
+    """One run at work.
+
+    Attributes:
+        config: all settings.
+        task: the class names.
+        run: the open run folder.
+        keys: the key of each stage.
+        photos: real photos to measure on, where there are any.
+    """
+
+    config: RunConfig
+    task: Task
+    run: RunFolder
+    keys: dict[str, str]
+    photos: ImageFolder | None
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models run."""
+        from clipstill.core.device import pick_device
+
+        return pick_device(self.config.device)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher, loaded on first use."""
+        from clipstill.teachers import load_teacher
+
+        return load_teacher(self.config.teacher.name, self.device, self.config.teacher.precision)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator, loaded on first use."""
+        from clipstill.generators import load_generator
+
+        return load_generator(self.config.generator.name, self.device)
+
+    @cached_property
+    def class_vectors_CD(self) -> Tensor:
+        """What the stage of class vectors stored, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.run.stage(CLASS_VECTORS) / VECTORS_FILE)[VECTORS_NAME]
+
+    @cached_property
+    def student(self) -> Student:
+        """The trained student, on the CPU."""
+        from clipstill.students import load_student
+
+        section = self.config.student
+        student = load_student(
+            section.name,
+            len(self.task.names),
+            self.run.stage(STUDENT) / STUDENT_FILE,
+            section.image_size,
+            self.config.seed,
+        )
+        return student.eval()
+
+    def provenance(self) -> list[Provenance]:
+        """Weights that the student comes from and that taught it, as the stages recorded them."""
+        surrogate = read_manifest(self.run.stage(SURROGATE))
+        stored = [
+            *read_json(self.run.stage(CLASS_VECTORS) / TEACHER_FILE)["provenance"],
+            *(surrogate.info.get("provenance", []) if surrogate is not None else []),
+            *read_json(self.run.stage(STUDENT) / HISTORY_FILE)["provenance"],
+        ]
+        unique = dict.fromkeys(Provenance(**part) for part in stored)
+        return list(unique)
+
+    def facts(self) -> dict[str, Any]:
+        """Seed, versions, device and names, for manifests, card and report."""
+        return {
+            "clipstill": clipstill.__version__,
+            "commit": source_commit(),
+            "python": platform.python_version(),
+            "torch": _torch_version(),
+            "device": str(self.device),
+            "threads": self.run.threads,
+            "seed": self.config.seed,
+            "teacher": self.config.teacher.name,
+            "teacher_precision": self.config.teacher.precision,
+            "generator": self.config.generator.name,
+            "student": self.config.student.name,
+            "student_init": self.config.student.init,
+            "images_per_class": self.config.prompts.images_per_class,
+        }
+
+
+def as_json(provenance: Any) -> list[dict[str, str]]:
+    """Provenance records as plain values."""
+    return [dataclasses.asdict(part) for part in provenance]
+
+
+@functools.cache
+def source_commit() -> str | None:
+    """The commit of a source checkout, read from ``.git`` without running git; None for an installed package."""
+    root = Path(clipstill.__file__).parents[2]
+    try:
+        head = (root / ".git" / "HEAD").read_text(encoding="ascii").strip()
+        if not head.startswith("ref: "):
+            return head[:12]
+        reference = head.removeprefix("ref: ")
+        loose = root / ".git" / reference
+        if loose.is_file():
+            return loose.read_text(encoding="ascii").strip()[:12]
+        for line in (root / ".git" / "packed-refs").read_text(encoding="ascii").splitlines():
+            if line.endswith(f" {reference}"):
+                return line[:12]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
