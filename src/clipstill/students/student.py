@@ -5,7 +5,8 @@ Shapes: N images, C classes, F features, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,8 @@ class Student(nn.Module):
         self.preprocess = preprocess
         self.provenance = tuple(provenance)
         self.backbone = backbone
-        # Not initialised here, since that would draw from torch's global generator.
-        self.head = nn.utils.skip_init(nn.Linear, feature_count, classes)
+        # Made without values, since the usual initialisation would draw from torch's global generator.
+        self.head = nn.Linear(feature_count, classes, device="meta").to_empty(device="cpu")
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
         self._backbone_frozen = False
@@ -61,6 +62,11 @@ class Student(nn.Module):
         """Images in [0, 1], sides of 32 pixels or more -> what the head sees, (N, F)."""
         feat_NF: Tensor = self.backbone((x_N3HW - self.mean) / self.std)
         return feat_NF
+
+    def feature_map(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> the map (N, F, h, w) that pooling turns into ``features`` (timm backbones)."""
+        forward_features = cast("Callable[[Tensor], Tensor]", self.backbone.forward_features)
+        return forward_features((x_N3HW - self.mean) / self.std)
 
     def forward(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1], sides of 32 pixels or more -> logits (N, C)."""

@@ -1,0 +1,1 @@
+"""Distillation: a student learns the teacher's soft labels on augmented views of pictures."""

@@ -1,0 +1,79 @@
+"""The state of a training run in one file: tensors as safetensors, everything else as JSON in the same file's header.
+
+One file and one rename: a kill at any moment leaves the last whole state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import write_bytes
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Tensors by name, and JSON facts."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose name starts with ``prefix.``, without it."""
+        return {
+            name.removeprefix(f"{prefix}."): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
+
+
+def save_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a state atomically.
+
+    Raises:
+        ResourceError: the disk is full or not writable; the state that was there before is still whole.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(whole, metadata={"facts": json.dumps(dict(facts), sort_keys=True)}))
+
+
+def load_state(path: Path) -> Saved | None:
+    """Read a state; None where there is none.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stream:
+            facts = json.loads((stream.metadata() or {})["facts"])
+            names = list(stream.keys())
+            return Saved({name: stream.get_tensor(name) for name in names}, facts)
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}). Delete it and run the command again.") from None
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``{"a": x}`` -> ``{"prefix.a": x}``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hex sha256 of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""Features of augmented views, computed once: what makes training a head on a frozen backbone nearly free.
+
+Each pass over the pictures is a file of its own. A killed run computes only the passes that are missing, and a run with
+other head settings computes none.
+
+Shapes: N images, V passes, F student features, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipstill.core.files import sha256_json
+from clipstill.core.progress import Progress
+from clipstill.distillation.checkpoint import load_state, save_state, tensor_digest
+from clipstill.distillation.views import Views, plain_view, to_unit
+
+if TYPE_CHECKING:
+    from clipstill.core.protocols import Teacher
+    from clipstill.distillation.settings import DistilSettings
+    from clipstill.students.student import Student
+
+FOLDER = "features"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One view of each picture, as both models see it.
+
+    Attributes:
+        student_NF: pooled features.
+        teacher_ND: unit vectors.
+    """
+
+    student_NF: Tensor
+    teacher_ND: Tensor
+
+
+class FeatureCache:
+    """Computes and keeps passes over one set of pictures.
+
+    Args:
+        student: its backbone is not trained while the cache is in use.
+        teacher: on the same device.
+        images_N3HW: uint8.
+        settings: crop, jitter, grayscale, batch and seed count; the rest does not.
+        folder: where files are kept, under ``features/``.
+        device: that both models are on.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        teacher: Teacher,
+        images_N3HW: Tensor,
+        settings: DistilSettings,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.student = student
+        self.teacher = teacher
+        self.images = images_N3HW
+        self.settings = settings
+        self.device = device
+        self.size = student.preprocess.size
+        self.key = sha256_json(
+            {
+                "format": 1,
+                "images": tensor_digest({"images": images_N3HW}),
+                "backbone": tensor_digest(student.backbone.state_dict()),
+                "normalisation": [student.preprocess.mean, student.preprocess.std, self.size],
+                "teacher": [teacher.name, teacher.weights_sha256],
+                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.batch, settings.seed],
+                "device": device.type,
+            }
+        )
+        self.folder = folder / FOLDER
+
+    def plain(self) -> Pass:
+        """The pictures as they are, only resized."""
+        return self._pass("plain", None, 0, 1)
+
+    def augmented(self, passes: int) -> list[Pass]:
+        """``passes`` random views of each picture; the first ones are the same however many are asked for."""
+        views = Views(self.size, self.settings.crop_min, self.settings.jitter, self.settings.grayscale)
+        return [self._pass(f"{number:03d}", views, number, passes) for number in range(passes)]
+
+    def _pass(self, name: str, views: Views | None, number: int, passes: int) -> Pass:
+        path = self.folder / f"{self.key[:16]}-{name}.safetensors"
+        saved = load_state(path)
+        if saved is not None and saved.facts.get("key") == self.key:
+            return Pass(saved.tensors["student"], saved.tensors["teacher"])
+        title = "features" if views is None else f"features, pass {number + 1} of {passes}"
+        computed = self._compute(views, number, title)
+        save_state(path, {"student": computed.student_NF, "teacher": computed.teacher_ND}, {"key": self.key})
+        return computed
+
+    @torch.no_grad()
+    def _compute(self, views: Views | None, number: int, title: str) -> Pass:
+        was_training = self.student.training
+        self.student.eval()
+        student_parts, teacher_parts = [], []
+        with Progress(title, total=len(self.images), unit="img") as bar:
+            for start in range(0, len(self.images), self.settings.batch):
+                x_N3HW = to_unit(self.images[start : start + self.settings.batch], self.device)
+                if views is None:
+                    x_N3HW = plain_view(x_N3HW, self.size)
+                else:
+                    x_N3HW = views(x_N3HW, self.settings.seed, "cache", number, start)
+                if self.settings.channels_last:
+                    x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
+                student_parts.append(self.student.features(x_N3HW).float().cpu())
+                teacher_parts.append(self.teacher.encode_image(x_N3HW).float().cpu())
+                bar.advance(len(x_N3HW))
+        self.student.train(was_training)
+        return Pass(torch.cat(student_parts), torch.cat(teacher_parts))

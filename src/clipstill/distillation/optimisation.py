@@ -1,0 +1,107 @@
+"""Optimiser, learning rate and moving average, each with a state that can be stored and put back exactly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipstill.distillation.settings import DistilSettings
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: a linear rise over ``warmup`` steps, then a cosine to zero.
+
+    Never zero at the first step, and the rise takes at most half of the phase.
+    """
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+class Optimiser:
+    """AdamW or SGD over a module's trainable weights, with the head's own rate and no decay of vectors.
+
+    Args:
+        module: a student, or a head alone.
+        settings: rates, decay, kind.
+        steps: of the phase.
+    """
+
+    def __init__(self, module: nn.Module, settings: DistilSettings, steps: int) -> None:
+        self.settings = settings
+        self.steps = steps
+        self.named = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for name, value in self.named.items():
+            groups.setdefault((not name.startswith("backbone."), value.ndim > 1), []).append(value)
+        described = [
+            {
+                "params": values,
+                "peak": settings.head_lr if is_head else settings.lr,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (is_head, decays), values in groups.items()
+        ]
+        self.torch: torch.optim.Optimizer
+        if settings.optimiser == "adamw":
+            self.torch = torch.optim.AdamW(described, lr=settings.lr)
+        else:
+            self.torch = torch.optim.SGD(described, lr=settings.lr, momentum=0.9, nesterov=True)
+
+    def step(self, loss: Tensor, step: int) -> None:
+        """Go one step down the gradient of ``loss``; ``step`` counts from 0."""
+        share = rate(step, self.steps, self.settings.warmup_steps)
+        for group in self.torch.param_groups:
+            group["lr"] = group["peak"] * share
+        self.torch.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.torch.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """``weight name/field`` -> tensor."""
+        return {
+            f"{name}/{field}": tensor
+            for name, value in self.named.items()
+            for field, tensor in self.torch.state.get(value, {}).items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state`` gave."""
+        for key, stored in state.items():
+            name, _, field = key.rpartition("/")
+            value = self.named[name]
+            fields: dict[str, Any] = self.torch.state[value]
+            # The same memory layout as a fresh state has; Adam's step counter stays on the CPU.
+            fields[field] = stored.clone() if stored.shape != value.shape else torch.empty_like(value).copy_(stored)
+
+
+class MovingAverage:
+    """A copy of a module whose weights and statistics follow it slowly.
+
+    The decay starts low, ``(1 + t) / (10 + t)``, so that a short run is not dominated by its first weights.
+
+    Args:
+        module: what is followed.
+        decay: in [0, 1); 0 makes the copy equal to the module.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, source: nn.Module, step: int) -> None:
+        """Move towards ``source``; ``step`` counts from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        own = self.module.state_dict()
+        for name, value in source.state_dict().items():
+            if value.is_floating_point():
+                own[name].lerp_(value, 1 - decay)
+            else:
+                own[name].copy_(value)

@@ -1,0 +1,109 @@
+"""What can be set about distillation. Light: no tensor library is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipstill.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DistilSettings:
+    """How a student is taught.
+
+    Attributes:
+        steps: optimiser steps of the main phase.
+        batch: images a step.
+        lr: peak learning rate of the backbone.
+        head_lr: peak learning rate of the head, in every phase.
+        weight_decay: decoupled; not on biases and BatchNorm.
+        optimiser: ``"adamw"``, or ``"sgd"`` (momentum 0.9, Nesterov).
+        warmup_steps: steps of linear rise at the start of each phase; a cosine to zero follows.
+        freeze: ``"backbone"`` trains the head alone on cached features of augmented views, which are computed once;
+            ``"bn"`` tunes all weights and keeps BatchNorm's statistics; ``"none"`` trains everything, for students
+            from scratch.
+        head_steps: steps of a first phase that trains the head alone, by the same cache, before ``"bn"`` or ``"none"``
+            goes on; 0 leaves it out. Not used with ``freeze="backbone"``.
+        views: augmented passes over the pictures that are cached for the head.
+        temperature: of the soft labels, above 0.
+        ema: decay of the moving average of the weights, which is what is validated and kept; 0 keeps the raw weights.
+        crop_min: least share of the area that a random crop keeps, in (0, 1].
+        jitter: strength of the changes of brightness, contrast and saturation, in [0, 1]; a fifth of it for the hue.
+        grayscale: share of views that lose their colours, in [0, 1].
+        keep: which validated weights are the result: most ``"agreement"`` with the teacher on held-out pictures (at equal
+            agreement the least loss), least ``"loss"`` on them, or the ``"last"``.
+        held_out_styles: styles that are not trained on and choose the best checkpoint. Where there are not more styles
+            than that, every tenth picture of a class is held out; 0 holds nothing out and keeps the last step.
+        feature_recentre: ``"mean"`` shifts the head's training input so that its mean on the synthetic pictures is the
+            one that the pretrained BatchNorm predicts for natural images, ``"mean_std"`` scales its spread as well,
+            ``"off"`` does neither.
+        checkpoint_every: steps between validations; each is also a point from which a killed run goes on.
+        channels_last: memory layout; faster for convolutions on most processors.
+        seed: of everything that is drawn.
+    """
+
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-4
+    head_lr: float = 3e-3
+    weight_decay: float = 1e-4
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    warmup_steps: int = 20
+    freeze: Literal["backbone", "bn", "none"] = "backbone"
+    head_steps: int = 0
+    views: int = 4
+    temperature: float = 2.0
+    ema: float = 0.99
+    crop_min: float = 0.3
+    jitter: float = 0.3
+    grayscale: float = 0.0
+    keep: Literal["agreement", "loss", "last"] = "agreement"
+    held_out_styles: int = 2
+    feature_recentre: Literal["off", "mean", "mean_std"] = "off"
+    checkpoint_every: int = 100
+    channels_last: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be trained with.
+
+        Raises:
+            ConfigError: names the setting and its range.
+        """
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"distillation.{name} is '{getattr(self, name)}'. Choose one of {', '.join(allowed)}."
+                )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ConfigError(f"distillation.{name} is {value}. It must lie between {least:g} and {most:g}.")
+
+
+_CHOICES = {
+    "optimiser": ("adamw", "sgd"),
+    "freeze": ("backbone", "bn", "none"),
+    "keep": ("agreement", "loss", "last"),
+    "feature_recentre": ("off", "mean", "mean_std"),
+}
+_MANY = 10_000_000
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, _MANY),
+    # BatchNorm with live statistics has none to take from a single image.
+    "batch": (2, 65_536),
+    "lr": (0, 10),
+    "head_lr": (0, 10),
+    "weight_decay": (0, 1),
+    "warmup_steps": (0, _MANY),
+    "head_steps": (0, _MANY),
+    "views": (1, 1_000),
+    "temperature": (0.01, 100),
+    "ema": (0, 0.99999),
+    "crop_min": (0.01, 1),
+    "jitter": (0, 1),
+    "grayscale": (0, 1),
+    "held_out_styles": (0, 1_000),
+    "checkpoint_every": (1, _MANY),
+}

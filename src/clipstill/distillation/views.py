@@ -1,0 +1,71 @@
+"""Random views of training pictures: what teacher and student both see.
+
+Shapes: N images, H x W pixels, S x S pixels of a view. Everything stays in [0, 1]; models normalise by themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+from kornia import augmentation
+from torch import Tensor
+from torch.nn import functional
+
+from clipstill.distillation.randomness import borrowed_generator
+
+
+class Views:
+    """Random colour change, crop with resize, and mirror image, drawn for each picture by itself.
+
+    Colours change before the crop: that is at the size of the synthetic pictures, which is the smaller one.
+
+    Args:
+        size: S, side of a view in pixels.
+        crop_min: least share of the area that a crop keeps, in (0, 1].
+        jitter: strength for brightness, contrast and saturation; a fifth of it for the hue.
+        grayscale: probability of losing the colours.
+    """
+
+    def __init__(self, size: int, crop_min: float, jitter: float, grayscale: float) -> None:
+        self.size = size
+        self._colours: list[torch.nn.Module] = []
+        if jitter > 0:
+            self._colours.append(augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5))
+        if grayscale > 0:
+            self._colours.append(augmentation.RandomGrayscale(p=grayscale))
+        self._crop = augmentation.RandomResizedCrop((size, size), scale=(crop_min, 1.0))
+        self._flip = augmentation.RandomHorizontalFlip(p=0.5)
+
+    def __call__(self, x_N3HW: Tensor, *seed_parts: int | str) -> Tensor:
+        """Draw one view of each picture.
+
+        Args:
+            x_N3HW: pictures in [0, 1].
+            seed_parts: name the draw; the same parts give the same views, whatever was drawn before.
+
+        Returns:
+            (N, 3, S, S) in [0, 1], without gradient.
+        """
+        with torch.no_grad(), borrowed_generator("views", *seed_parts):
+            for change in self._colours:
+                x_N3HW = change(x_N3HW)
+            boxes_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long().tolist()
+            view_N3SS = torch.cat([self._resized(x_N3HW[i : i + 1], box) for i, box in enumerate(boxes_N42)])
+            flipped: Tensor = self._flip(view_N3SS)
+            return flipped.clamp(0.0, 1.0)
+
+    def _resized(self, x_13HW: Tensor, corners: list[list[int]]) -> Tensor:
+        # Kornia's own resize has no antialias, which shifts features where a crop is larger than the view.
+        (left, top), _, (right, bottom), _ = corners
+        return plain_view(x_13HW[:, :, top : bottom + 1, left : right + 1], self.size)
+
+
+def plain_view(x_N3HW: Tensor, size: int) -> Tensor:
+    """The whole picture at ``size`` x ``size``, bilinear with antialias."""
+    if x_N3HW.shape[-2:] == (size, size):
+        return x_N3HW
+    return functional.interpolate(x_N3HW, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def to_unit(images_N3HW: Tensor, device: torch.device) -> Tensor:
+    """uint8 pictures -> float32 in [0, 1] on the device."""
+    return images_N3HW.to(device).float() / 255
