@@ -146,4 +146,4 @@ def _smooth(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
     spectrum = np.fft.rfft2(rng.standard_normal((n, 3, size, size))) / frequency
     picture = np.fft.irfft2(spectrum, s=(size, size))
     low, high = picture.min(axis=(2, 3), keepdims=True), picture.max(axis=(2, 3), keepdims=True)
-    return ((picture - low) / (high - low)).astype(np.float32)
+    return np.asarray((picture - low) / (high - low), dtype=np.float32)

@@ -1,0 +1,158 @@
+"""The model card that lies in the bundle: what the model is, how good, what made it, where not to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.report.licences import Family, most_restrictive, verdict
+
+SYNTHETIC_MARK = (
+    "**SYNTHETIC.** This model was trained on synthetic images: software made them by inverting the teacher. They "
+    "carry the IPTC digital source type `trainedAlgorithmicMedia`; keep that mark when you pass them on, and say so "
+    "when you pass the model on."
+)
+MAX_ROWS = 200
+
+
+@dataclass(frozen=True)
+class CardData:
+    """What a card tells.
+
+    Attributes:
+        labels: class names, in the order of the logits.
+        teacher: the teacher's name.
+        student: the student's name.
+        preprocess: how a photo becomes the model's input.
+        provenance: the weights that are in the model or that taught it.
+        evaluation: what ``clipstill.evaluation`` measured on real photos; None where nothing was measured.
+        parameters: numbers in the model.
+        onnx_bytes: size of ``model.onnx``.
+        latency_ms: median for one picture on one core.
+        parity_difference: largest difference of a logit between the trained model and ``model.onnx``.
+        parity_agreement: share of pictures on which both name the same class.
+        run: free facts of the run (seed, versions, device, commit).
+    """
+
+    labels: Sequence[str]
+    teacher: str
+    student: str
+    preprocess: Preprocess
+    provenance: Sequence[Provenance]
+    evaluation: Mapping[str, Any] | None
+    parameters: int
+    onnx_bytes: int
+    latency_ms: float
+    parity_difference: float
+    parity_agreement: float
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_card(data: CardData) -> str:
+    """``card.md``, with the front matter that model hubs read."""
+    family, _ = most_restrictive(data.provenance)
+    names = {part.licence.lower() for part in data.provenance}
+    licence = names.pop() if len(names) == 1 and family is Family.PERMISSIVE else "other"
+    shown = ", ".join(data.labels[:12]) + (f" and {len(data.labels) - 12} more" if len(data.labels) > 12 else "")
+    return "\n".join(
+        [
+            "---",
+            f"license: {licence}",
+            "library_name: onnxruntime",
+            "pipeline_tag: image-classification",
+            "tags: [clipstill, distillation, synthetic-data]",
+            "---",
+            "",
+            f"# Image classifier: {shown}",
+            "",
+            f"> {SYNTHETIC_MARK}",
+            "",
+            f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given "
+            f"{len(data.labels)} class names and no labelled photo.",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "from clipstill.runtime import load_bundle   # numpy, onnxruntime and Pillow; no torch",
+            "",
+            'load_bundle("bundle").predict("photo.jpg", top=3)',
+            "```",
+            "",
+            *_facts(data),
+            "",
+            "## Quality on real photos",
+            "",
+            *_quality(data),
+            "",
+            "## Limits",
+            "",
+            "- It always answers with one of its classes, also for a photo that shows none of them.",
+            "- It inherits what its teacher believes about these words, biases among them.",
+            "- Scores are not calibrated; choose a threshold on photos of your own.",
+            "- Do not use it where a wrong answer harms a person, nor to recognise or judge people.",
+            "",
+            "## Licence",
+            "",
+            verdict(data.provenance) + " All parts: `LICENCES.md`.",
+            "",
+            *_run(data),
+        ]
+    )
+
+
+def _facts(data: CardData) -> list[str]:
+    size, crop = data.preprocess.size, data.preprocess.crop_fraction
+    fit = "short side" if crop == 1.0 else f"short side to {round(size / crop)} px, centre"
+    return [
+        "| | |",
+        "|---|---|",
+        f"| input | RGB, {fit} cut to {size} x {size} px, float32 in [0, 1]; normalisation is inside the model |",
+        f"| output | {len(data.labels)} logits, in the order of `labels.json` |",
+        f"| parameters | {data.parameters:,} |",
+        f"| `model.onnx` | {data.onnx_bytes / 1e6:.1f} MB |",
+        f"| one picture on one CPU core | {data.latency_ms:.1f} ms (median; without reading and resizing the file) |",
+        f"| parity with the trained model | largest difference of a logit {data.parity_difference:.1e}, same class for "
+        f"{data.parity_agreement:.1%} |",
+    ]
+
+
+def _quality(data: CardData) -> list[str]:
+    found = data.evaluation
+    if not found:
+        return [
+            "Not measured: no real photos were given. Measure before you rely on it:",
+            "`clipstill evaluate BUNDLE --images DIR`",
+        ]
+    student, teacher = found.get("student", {}), found.get("teacher", {})
+    lines = [
+        f"Measured on {found['n']} photos of {len(data.labels)} classes; none of them was used for training.",
+        "",
+        "| | student | teacher by names alone | chance |",
+        "|---|---|---|---|",
+        f"| top-1 | {found['student_top1']:.1%} | {found['teacher_top1']:.1%} | {found['chance']:.1%} |",
+    ]
+    if student.get("top5") is not None and teacher.get("top5") is not None:
+        lines.append(f"| top-5 | {student['top5']:.1%} | {teacher['top5']:.1%} | |")
+    if student.get("ece") is not None and teacher.get("ece") is not None:
+        lines.append(f"| calibration error (ECE) | {student['ece']:.3f} | {teacher['ece']:.3f} | |")
+    classes = per_class(student, data.labels)
+    if classes:
+        lines += ["", "| class | student top-1 |", "|---|---|"]
+        lines += [f"| {name.replace('|', '/')} | {score:.1%} |" for name, score in list(classes.items())[:MAX_ROWS]]
+    return lines
+
+
+def per_class(metrics: Mapping[str, Any], labels: Sequence[str]) -> dict[str, float]:
+    """Top-1 of each class, whether the metrics hold a list or a mapping; classes without photos are left out."""
+    raw = metrics.get("per_class") or {}
+    pairs = raw.items() if isinstance(raw, Mapping) else zip(labels, raw, strict=False)
+    return {str(name): float(value) for name, value in pairs if value is not None and value == value}
+
+
+def _run(data: CardData) -> list[str]:
+    if not data.run:
+        return []
+    rows = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in sorted(data.run.items())]
+    return ["## Made by", "", "| | |", "|---|---|", *rows, ""]

@@ -1,0 +1,231 @@
+"""The report: one HTML file that needs nothing beside it.
+
+Images and charts are inside the file; there is no script, no font and no address to fetch. It follows the reader's
+choice of light or dark, and prints in light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.files import write_text
+from clipstill.report.card import per_class
+from clipstill.report.data import Picture, ReportData
+from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict
+from clipstill.report.line_chart import line_chart
+
+MOST_GRID_CLASSES = 12
+MOST_GRID_COLUMNS = 9
+MOST_BARS = 40
+MOST_CONFUSION = 25
+MOST_CHIPS = 60
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One class: the student's top-1 and the teacher's, in [0, 1]."""
+
+    name: str
+    student: float
+    teacher: float | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Synthetic images by class (rows) and style; None where there is no such image.
+
+    Where there are few styles each fills several columns; the first of them carries its name, the others an empty one.
+    """
+
+    columns: list[str]
+    rows: list[tuple[str, list[Picture | None]]]
+    classes_left_out: int
+    styles_left_out: int
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Photos of one class that the student took for another: how many, and their share of the class."""
+
+    true: str
+    taken_for: str
+    count: int
+    share: float
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Render the report and write it atomically.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    write_text(path, render(data))
+
+
+def render(data: ReportData) -> str:
+    """The report as HTML text. Names, prompts and settings are escaped: a class called ``<b>`` stays a class."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clipstill", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=lambda value: f"{100 * value:.1f}%", size=_size, count=_count, duration=duration, plain=_plain
+    )
+    student = (data.evaluation or {}).get("student") or {}
+    bars = class_bars(data)
+    family, _ = most_restrictive(data.provenance)
+    return environment.get_template("template.html").render(
+        data=data,
+        summary=summary(data),
+        chips=data.labels[:MOST_CHIPS],
+        chips_left_out=max(0, len(data.labels) - MOST_CHIPS),
+        found=data.evaluation,
+        ratio=_ratio(data),
+        grid=picture_grid(data.pictures, data.labels),
+        bars=bars[:MOST_BARS],
+        bars_left_out=max(0, len(bars) - MOST_BARS),
+        confusion=confusion_rows(student, data.labels),
+        mistakes=mistakes(student, data.labels),
+        charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
+        seconds=sum(stage.seconds for stage in data.stages),
+        settings=setting_groups(data.settings),
+        licences=[(part, family_of(part.licence)) for part in data.provenance],
+        meanings=MEANINGS,
+        family=family,
+        verdict=verdict(data.provenance),
+    )
+
+
+def summary(data: ReportData) -> str:
+    """The result in one or two sentences."""
+    found = data.evaluation
+    if not found:
+        return "The classifier is ready. How good it is on real photos was not measured: none were given."
+    text = (
+        f"On {found['n']:,} real photos the student names {100 * found['student_top1']:.1f}% right, "
+        f"its teacher {100 * found['teacher_top1']:.1f}%; guessing would reach {100 * found['chance']:.1f}%."
+    )
+    if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
+        text += f" The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller."
+    return text
+
+
+def _ratio(data: ReportData) -> float | None:
+    found = data.evaluation
+    return found["student_top1"] / found["teacher_top1"] if found and found["teacher_top1"] > 0 else None
+
+
+def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
+    """The first images of each (class, style), never the best: a report must not choose its pictures."""
+    by_pair: dict[tuple[str, str], list[Picture]] = {}
+    for picture in pictures:
+        by_pair.setdefault((picture.class_name, picture.style), []).append(picture)
+    present = {class_name for class_name, _ in by_pair}
+    classes = [name for name in labels if name in present]
+    styles = list(dict.fromkeys(style for _, style in by_pair))
+    shown = styles[:MOST_GRID_COLUMNS]
+    most = max((len(images) for images in by_pair.values()), default=0)
+    each = min(most, MOST_GRID_COLUMNS // max(1, len(shown)))
+
+    def row(name: str) -> list[Picture | None]:
+        cells: list[Picture | None] = []
+        for style in shown:
+            images = by_pair.get((name, style), [])[:each]
+            cells += [*images, *[None] * (each - len(images))]
+        return cells
+
+    return Grid(
+        columns=[style if index == 0 else "" for style in shown for index in range(each)],
+        rows=[(name, row(name)) for name in classes[:MOST_GRID_CLASSES]],
+        classes_left_out=max(0, len(classes) - MOST_GRID_CLASSES),
+        styles_left_out=len(styles) - len(shown),
+    )
+
+
+def class_bars(data: ReportData) -> list[Bar]:
+    """One bar a class that was measured, the hardest first."""
+    found = data.evaluation or {}
+    student = per_class(found.get("student") or {}, data.labels)
+    teacher = per_class(found.get("teacher") or {}, data.labels)
+    bars = [Bar(name, score, teacher.get(name)) for name, score in student.items()]
+    return sorted(bars, key=lambda bar: bar.student)
+
+
+def confusion_rows(student: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Rows of the confusion matrix: the true class, then (count, share of the row) for each answer.
+
+    Empty where there is no matrix, or more than ``MOST_CONFUSION`` classes (the list of mistakes stands for it then).
+    """
+    matrix = student.get("confusion")
+    if not matrix or len(labels) > MOST_CONFUSION:
+        return []
+    rows = zip(labels, matrix, strict=True)
+    return [(name, [(int(count), count / max(1, sum(row))) for count in row]) for name, row in rows]
+
+
+def mistakes(student: Mapping[str, Any], labels: Sequence[str], most: int = 6) -> list[Mistake]:
+    """The most frequent mistakes, by their share of the true class."""
+    found = [
+        Mistake(labels[true], labels[answer], int(count), count / sum(row))
+        for true, row in enumerate(student.get("confusion") or [])
+        for answer, count in enumerate(row)
+        if true != answer and count
+    ]
+    return sorted(found, key=lambda each: (-each.share, -each.count))[:most]
+
+
+def setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Settings by section; those at the top level come first, under ``run``."""
+    top = [(name, value) for name, value in settings.items() if not isinstance(value, Mapping)]
+    groups = [("run", top)] if top else []
+    return groups + [(name, _flat(value)) for name, value in settings.items() if isinstance(value, Mapping)]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _count(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _plain(value: Any) -> str:
+    """A setting as a person writes it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(each) for each in value) or "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)

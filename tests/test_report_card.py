@@ -1,0 +1,120 @@
+"""The Markdown of a bundle: model card and licence ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.report.card import CardData, model_card
+from clipstill.report.licences import Family, family_of, licence_ledger, most_restrictive, verdict
+
+TOWER = Provenance("image tower", "Apache-2.0", "a package", "ab" * 32)
+WORDS = Provenance("word list", "MIT", "another package")
+
+
+def card(**changes: Any) -> CardData:
+    data = CardData(
+        labels=("dog", "elephant"),
+        teacher="embedded-m",
+        student="lite0",
+        preprocess=Preprocess(160, (0.5,) * 3, (0.5,) * 3, 0.875),
+        provenance=(TOWER,),
+        evaluation={
+            "n": 20, "classes": 2, "teacher_top1": 0.9, "student_top1": 0.75, "chance": 0.5, "skipped": [],
+            "student": {"top5": None, "ece": 0.1, "per_class": [0.7, 0.8]},
+            "teacher": {"top5": None, "ece": 0.05, "per_class": [0.9, 0.9]},
+        },
+        parameters=3_380_000,
+        onnx_bytes=13_600_000,
+        latency_ms=11.8,
+        parity_difference=4e-6,
+        parity_agreement=1.0,
+        run={"seed": 0},
+    )  # fmt: skip
+    return dataclasses.replace(data, **changes)
+
+
+@pytest.mark.parametrize(
+    ("licence", "family"),
+    [
+        ("Apache-2.0", Family.PERMISSIVE), ("Apache License 2.0", Family.PERMISSIVE), ("MIT", Family.PERMISSIVE),
+        ("BSD-3-Clause", Family.PERMISSIVE), ("CC0-1.0", Family.PERMISSIVE), ("CC-BY-4.0", Family.PERMISSIVE),
+        ("CC BY 4.0", Family.PERMISSIVE), ("public domain", Family.PERMISSIVE),
+        ("CC-BY-SA-4.0", Family.SHARE_ALIKE), ("GPL-3.0-or-later", Family.SHARE_ALIKE),
+        ("LGPL-2.1-only", Family.SHARE_ALIKE), ("AGPL-3.0", Family.SHARE_ALIKE), ("MPL-2.0", Family.SHARE_ALIKE),
+        ("CreativeML OpenRAIL-M", Family.USE_RESTRICTED),
+        ("CC-BY-NC-4.0", Family.NON_COMMERCIAL), ("CC-BY-NC-SA-4.0", Family.NON_COMMERCIAL),
+        ("PolyForm-Noncommercial-1.0.0", Family.NON_COMMERCIAL),
+        ("research only", Family.RESEARCH_ONLY), ("Apple-AMLR", Family.RESEARCH_ONLY),
+        ("", Family.UNKNOWN), ("a licence of my own", Family.UNKNOWN), ("MITx", Family.UNKNOWN),
+        ("MIT OR GPL-3.0", Family.PERMISSIVE), ("MIT AND CC-BY-SA-4.0", Family.SHARE_ALIKE),
+        ("GPL-2.0 WITH Classpath-exception-2.0", Family.SHARE_ALIKE),
+        ("MIT AND (Apache-2.0 OR CC-BY-NC-4.0)", Family.NON_COMMERCIAL),
+    ],
+)  # fmt: skip
+def test_licence_belongs_to_its_family(licence: str, family: Family) -> None:
+    assert family_of(licence) is family
+
+
+def test_families_are_ordered_from_free_to_forbidden() -> None:
+    order = ["MIT", "CC-BY-SA-4.0", "OpenRAIL-M", "CC-BY-NC-4.0", "research only", "?"]
+    assert [family_of(licence) for licence in order] == sorted(Family)
+
+
+def test_one_non_commercial_part_decides() -> None:
+    parts = [TOWER, Provenance("drawings", "CC-BY-NC-4.0", "somewhere"), WORDS]
+    family, which = most_restrictive(parts)
+    assert (family, which) == (Family.NON_COMMERCIAL, [parts[1]])
+    assert verdict(parts) == (
+        "Most restrictive licence found: non-commercial, from CC-BY-NC-4.0 (drawings). No commercial use."
+    )
+
+
+def test_part_without_a_licence_is_worse_than_any_other() -> None:
+    parts = [Provenance("drawings", "research only", "x"), Provenance("found weights", "", "y")]
+    assert "unknown, from none (found weights)" in verdict(parts)
+
+
+def test_nothing_recorded_is_not_called_free() -> None:
+    assert most_restrictive([])[0] is Family.UNKNOWN
+    assert verdict([]) == "No weights are recorded, so no licence is known."
+
+
+def test_ledger_lists_every_part_the_strictest_first() -> None:
+    strict = Provenance("art | line", "CC-BY-SA-4.0", "clip art")
+    lines = licence_ledger([TOWER, strict, WORDS]).splitlines()
+    rows = [line for line in lines if line.startswith("| ") and ("package" in line or "clip art" in line)]
+    assert rows[0].startswith("| art \\| line | CC-BY-SA-4.0 | share-alike / copyleft |")
+    assert len(rows) == 3
+    assert "ab" * 32 in rows[1]
+    assert any("share-alike / copyleft" in line and "1, decides" in line for line in lines)
+
+
+def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> None:
+    text = model_card(card())
+    for part in (
+        "license: apache-2.0", "SYNTHETIC", "trainedAlgorithmicMedia", "| top-1 | 75.0% | 90.0% | 50.0% |",
+        "| elephant | 80.0% |", "13.6 MB", "11.8 ms", "short side to 183 px", "160 x 160", "4.0e-06",
+        "Most restrictive licence found: permissive", "| seed | 0 |",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_card_without_measurement_says_so() -> None:
+    text = model_card(card(evaluation=None))
+    assert "Not measured" in text
+    assert "top-1" not in text
+
+
+def test_card_of_restricted_parts_names_no_free_licence_to_the_hub() -> None:
+    text = model_card(card(provenance=(TOWER, Provenance("drawings", "CC-BY-NC-4.0", "x"))))
+    assert "license: other" in text
+    assert "No commercial use." in text
+
+
+def test_card_of_many_classes_stays_short_at_the_top() -> None:
+    text = model_card(card(labels=tuple(f"class {index}" for index in range(101)), evaluation=None))
+    assert "class 11 and 89 more" in text

@@ -1,0 +1,287 @@
+"""The report page: whole, self-contained, and true to its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipstill.core.errors import ArtifactError
+from clipstill.core.protocols import Provenance
+from clipstill.report.data import Baseline, Chart, Picture, ReportData, Series, Stage, picture_uri
+from clipstill.report.html import (
+    Mistake,
+    class_bars,
+    confusion_rows,
+    duration,
+    mistakes,
+    picture_grid,
+    render,
+    setting_groups,
+    summary,
+    write_report,
+)
+from clipstill.report.line_chart import line_chart
+
+LABELS = ("dog", "elephant", "guitar")
+CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 5, 5]]
+URI = picture_uri(np.zeros((8, 8, 3), np.uint8))
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+def sample(**changes: Any) -> ReportData:
+    data = ReportData(
+        labels=LABELS,
+        teacher="embedded-m",
+        student="lite0",
+        student_bytes=13_600_000,
+        student_parameters=3_380_000,
+        latency_ms=11.8,
+        teacher_bytes=27_200_000,
+        teacher_parameters=6_100_000,
+        parity={"max_difference": 4.2e-6, "top1_agreement": 1.0, "n": 32},
+        evaluation={
+            "n": 30, "classes": 3, "teacher_top1": 0.88, "student_top1": 0.733, "chance": 1 / 3, "skipped": [],
+            "student": {"top1": 0.733, "top5": None, "ece": 0.08, "per_class": [0.8, 0.9, 0.5], "confusion": CONFUSION},
+            "teacher": {"top1": 0.88, "top5": None, "ece": 0.04, "per_class": [0.9, 0.95, 0.8], "confusion": CONFUSION},
+        },
+        pictures=tuple(Picture(name, style, URI, 0.9, f"a {name}") for name in LABELS for style in ("photo", "neon")),
+        charts=(Chart("Distillation loss", "step", (Series("train", ((0, 2.0), (10, 1.0), (20, 0.5))),)),),
+        baselines=(Baseline("Noise", 0.19, "the same steps on noise"),),
+        stages=(Stage("class_vectors", 1.2, reused=True), Stage("surrogate", 412.0, detail="840 images")),
+        settings={"seed": 0, "synthesis": {"steps": 60, "tv_weight": None}},
+        provenance=(Provenance("tower", "Apache-2.0", "a package", "ab" * 32),),
+        environment={"torch": "2.15"},
+        notes=("Measured on few photos.",),
+        created="1 January 2030",
+        version="0.1.0",
+    )  # fmt: skip
+    return dataclasses.replace(data, **changes)
+
+
+class Reader(HTMLParser):
+    """Checks nesting, and collects the text and every attribute that could load something."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def test_page_is_well_formed_and_shows_every_part() -> None:
+    text = Reader(render(sample())).text
+    for part in (
+        "73.3%", "88.0%", "33.3%", "0.83", "13.6", "11.8", "embedded-m", "What the teacher imagined", "SYNTHETIC",
+        "Class by class", "What it takes for what", "Against simpler ways", "Noise", "Distillation loss", "6 min 52 s",
+        "REUSED", "Apache-2.0", "tv_weight", "Measured on few photos.", "1 January 2030",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_page_loads_nothing_from_anywhere() -> None:
+    page = render(sample())
+    reader = Reader(page)
+    assert reader.links
+    assert all(link.startswith("data:image/") for link in reader.links)
+    assert not reader.tags & {"script", "link", "iframe", "object"}
+    assert "http" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_page_knows_dark_and_print() -> None:
+    page = render(sample())
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_names_prompts_and_settings_are_escaped() -> None:
+    evil = "<script>alert(1)</script>"
+    data = sample(
+        labels=(evil, "elephant", "guitar"),
+        teacher=evil,
+        pictures=(Picture(evil, evil, URI, 0.9, f'"{evil}'),),
+        charts=(Chart(evil, evil, (Series(evil, ((0, 1), (1, 2))), Series("b", ((0, 1), (1, 2))))),),
+        baselines=(Baseline(evil, 0.1, evil),),
+        stages=(Stage(evil, 1.0, detail=evil),),
+        settings={evil: {evil: evil}},
+        provenance=(Provenance(evil, evil, evil),),
+        notes=(evil,),
+    )
+    page = render(data)
+    assert "script" not in Reader(page).tags
+    assert "&lt;script&gt;" in page
+
+
+def test_page_without_measurement_says_so() -> None:
+    bare = sample(
+        evaluation=None, pictures=(), charts=(), baselines=(), stages=(), settings={}, provenance=(), environment={},
+        parity={}, teacher_bytes=None, teacher_parameters=None,
+    )  # fmt: skip
+    text = Reader(render(bare)).text
+    assert "was not measured" in text
+    assert "No real photos were given" in text
+    assert "%" not in text
+    for part in ("What the teacher imagined", "Class by class", "Against simpler ways", "How it was learned"):
+        assert part not in text
+
+
+def test_report_is_written_whole(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", sample())
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(sample())
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_data_survives_json() -> None:
+    data = ReportData.from_dict(json.loads(json.dumps(sample().to_dict())))
+    assert data == sample()
+    assert render(data) == render(sample())
+
+
+@pytest.mark.parametrize("raw", [{}, {**sample().to_dict(), "colour": "red"}])
+def test_stored_data_of_another_form_is_refused(raw: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match="the stored report cannot be read"):
+        ReportData.from_dict(raw)
+
+
+def test_summary_tells_both_scores_and_the_ratio_of_sizes() -> None:
+    told = summary(sample())
+    assert "30 real photos the student names 73.3% right, its teacher 88.0%" in told
+    assert "2.0 times smaller" in told
+    assert "smaller" not in summary(sample(teacher_bytes=1000))
+
+
+def test_teacher_that_knows_nothing_does_not_divide_by_zero() -> None:
+    evaluation = {**(sample().evaluation or {}), "teacher_top1": 0.0}
+    assert "0.0%" in render(sample(evaluation=evaluation))
+
+
+def test_hardest_class_comes_first_and_absent_classes_are_left_out() -> None:
+    found = {"student": {"per_class": {"dog": 0.8, "elephant": None, "guitar": 0.5}}, "teacher": {}}
+    assert [bar.name for bar in class_bars(sample(evaluation=found))] == ["guitar", "dog"]
+
+
+def test_grid_shows_the_first_image_and_not_the_best() -> None:
+    pictures = [Picture("dog", style, URI, score) for style in "abcdefghij" for score in (0.1, 0.9)]
+    grid = picture_grid(pictures, LABELS)
+    assert grid.columns == list("abcdefghi")
+    assert grid.styles_left_out == 1
+    ((name, cells),) = grid.rows
+    assert name == "dog"
+    assert {cell.score for cell in cells if cell} == {0.1}
+
+
+def test_grid_of_one_style_fills_its_row() -> None:
+    pictures = [Picture(name, "", URI, index / 20) for name in LABELS for index in range(20)]
+    grid = picture_grid(pictures, LABELS)
+    assert grid.columns == [""] * 9
+    assert [cell.score for cell in grid.rows[1][1] if cell] == [index / 20 for index in range(9)]
+
+
+def test_grid_leaves_a_gap_where_an_image_is_missing() -> None:
+    grid = picture_grid([Picture("dog", "photo", URI, 1), Picture("guitar", "neon", URI, 1)], LABELS)
+    assert [(name, [cell is None for cell in cells]) for name, cells in grid.rows] == [
+        ("dog", [False, True]),
+        ("guitar", [True, False]),
+    ]
+
+
+def test_grid_limits_the_classes_it_shows() -> None:
+    names = [f"class {index}" for index in range(30)]
+    grid = picture_grid([Picture(name, "", URI, 1) for name in names], names)
+    assert (len(grid.rows), grid.classes_left_out) == (12, 18)
+
+
+def test_confusion_rows_are_shares_of_the_true_class() -> None:
+    rows = confusion_rows({"confusion": CONFUSION}, LABELS)
+    assert rows[0] == ("dog", [(8, 0.8), (2, 0.2), (0, 0.0)])
+    assert confusion_rows({"confusion": [[0]]}, ["lonely"]) == [("lonely", [(0, 0.0)])]
+    assert confusion_rows({"confusion": [[1] * 26] * 26}, [str(i) for i in range(26)]) == []
+
+
+def test_mistakes_are_sorted_by_their_share() -> None:
+    assert mistakes({"confusion": CONFUSION}, LABELS)[:2] == [
+        Mistake("guitar", "elephant", 5, 0.5),
+        Mistake("dog", "elephant", 2, 0.2),
+    ]
+
+
+def test_settings_are_grouped_by_section() -> None:
+    groups = setting_groups({"synthesis": {"steps": 60, "views": {"crop": 0.5}}, "seed": 3})
+    assert groups == [("run", [("seed", 3)]), ("synthesis", [("steps", 60), ("views.crop", 0.5)])]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations_read_as_a_person_says_them(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+def drawn(svg: str) -> list[tuple[float, float]]:
+    found = re.search(r'points="([^"]*)"', svg)
+    assert found is not None
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in found[1].split())]
+
+
+def test_line_keeps_proportions() -> None:
+    svg = line_chart(Chart("t", "x", (Series("a", ((0, 0.0), (5, 1.0), (10, 0.5))),)))
+    (x0, y0), (x1, y1), (x2, y2) = drawn(svg)
+    assert (x1 - x0) == pytest.approx(x2 - x1, abs=0.2)
+    assert (y0 - y1) == pytest.approx(2 * (y2 - y1), abs=0.3)
+
+
+def test_points_that_are_not_finite_are_left_out() -> None:
+    svg = line_chart(Chart("t", "x", (Series("a", ((0, 1.0), (1, float("nan")), (2, float("inf")), (3, 2.0))),)))
+    assert len(drawn(svg)) == 2
+    assert "nan" not in svg
+
+
+def test_long_line_is_thinned_and_keeps_its_ends() -> None:
+    points = tuple((float(step), float(step % 7)) for step in range(10_000))
+    assert len(drawn(line_chart(Chart("t", "x", (Series("a", points),))))) == 300
+    assert ">10,000<" not in line_chart(Chart("t", "x", (Series("a", points),)))
+
+
+@pytest.mark.parametrize("points", [(), ((0, float("nan")),)])
+def test_chart_of_nothing_is_nothing(points: tuple[tuple[float, float], ...]) -> None:
+    assert line_chart(Chart("t", "x", (Series("a", points),))) == ""
+
+
+def test_flat_line_and_single_point_are_drawn() -> None:
+    assert "<circle" in line_chart(Chart("t", "x", (Series("a", ((3, 2.0),)),)))
+    assert len(drawn(line_chart(Chart("t", "x", (Series("a", ((0, 2.0), (1, 2.0))),))))) == 2
+
+
+def test_picture_is_scaled_down_and_kept_small() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    assert len(picture_uri(noise, side=96)) < 20_000
+    assert picture_uri(noise).startswith("data:image/webp;base64,")
