@@ -1,0 +1,70 @@
+"""Teachers: CLIP-like dual encoders, found by name.
+
+Every factory has the same call: ``factory(rest, device, precision) -> Teacher``, where ``rest`` is what follows the
+family's colon (an empty string for plain names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipstill.core.errors import ConfigError
+from clipstill.core.protocols import Teacher
+from clipstill.core.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+teachers = Registry(
+    "teacher",
+    {
+        "embedded-s": "clipstill.teachers.embedded:embedded_s",
+        "embedded-m": "clipstill.teachers.embedded:embedded_m",
+    },
+    prefixes={"openclip": "clipstill.teachers.openclip:load_openclip"},
+)
+
+
+def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Teacher:
+    """Load a teacher, frozen and in evaluation mode.
+
+    Args:
+        name: of the registry, such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``.
+        device: where both towers go.
+        precision: of the towers' weights; features are float32 whatever it is.
+
+    Raises:
+        UnknownNameError: no such teacher.
+        ConfigError: an unknown precision, or fp16 without a GPU.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"teacher.precision is '{precision}'; it must be one of {', '.join(PRECISIONS)}.")
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("teacher.precision is fp16, which needs a GPU. Use bf16 or fp32 on the CPU.")
+    factory, rest = teachers.resolve(name)
+    teacher: Teacher = factory(rest, device, precision)
+    return teacher
+
+
+def class_vectors(teacher: Teacher, texts_per_class: Sequence[Sequence[str]]) -> Tensor:
+    """One unit vector a class: the mean of its texts' unit vectors, normalised again.
+
+    Args:
+        texts_per_class: at least one text for each of C classes.
+
+    Returns:
+        vectors_CD, float32.
+
+    Source: Radford et al., 2021, section 3.1.4 (ensembling in embedding space).
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    vectors_MD = teacher.encode_text([text for texts in texts_per_class for text in texts])
+    parts = torch.split(vectors_MD, [len(texts) for texts in texts_per_class])
+    means = [part.mean(dim=0) for part in parts]
+    return normalize(torch.stack(means), dim=-1)

@@ -1,0 +1,377 @@
+"""Every built-in model of open_clip as a teacher.
+
+``openclip:ViT-B-32/openai`` names an architecture and a tag, whose weights open_clip fetches or finds in its cache;
+``openclip:ViT-B-32-quickgelu//path/to/file.safetensors`` names a local file, and nothing is fetched.
+
+Shapes: N images, M texts, D dimensions, L tokens, E token width, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
+from clipstill.core.files import sha256_file
+from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.teachers.batchnorm import statistics_gaps
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+TEXT_BATCH = 256
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# OpenAI's own archives store these three beside the weights; no other trainer does.
+_OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+# Licences of the weights by the first word of the tag, as their publishers state them. A word that is not here stays
+# unknown, since related names differ: "datacomp" is MIT, "datacompdr" is not.
+_LICENCES = {
+    "openai": "MIT",
+    "laion400m": "MIT",
+    "laion2b": "MIT",
+    "laion5b": "MIT",
+    "datacomp": "MIT",
+    "commonpool": "MIT",
+    "webli": "Apache-2.0",
+    "metaclip": "CC-BY-NC-4.0",
+}
+UNKNOWN_LICENCE = "unknown"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a name stands for.
+
+    Attributes:
+        architecture: open_clip's name.
+        tag: of published weights; empty for a local file.
+        file: local file; None for a tag.
+    """
+
+    architecture: str
+    tag: str
+    file: Path | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.architecture}/{self.file or self.tag}"
+
+
+class OpenClipTeacher:
+    """A frozen open_clip model that takes images in [0, 1] and normalises by itself.
+
+    Args:
+        model: open_clip's CLIP or CustomTextCLIP, on its device.
+        tokenizer: texts -> token ids (M, L).
+        name: as the user wrote it.
+        dim: of the shared space.
+        precision: of the towers' weights.
+        preprocess: size, mean and standard deviation that the weights were trained with.
+        provenance: of the weights.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Callable[[list[str]], Tensor],
+        name: str,
+        dim: int,
+        precision: str,
+        preprocess: Preprocess,
+        provenance: Provenance,
+    ) -> None:
+        self.name = name
+        self.dim = dim
+        self.image_size = preprocess.size
+        self.preprocess = preprocess
+        self.provenance: Sequence[Provenance] = (provenance,)
+        self.weights_sha256 = provenance.sha256
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._dtype = _DTYPES[precision]
+        # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.
+        self.logit_scale = float(self._model.logit_scale.detach().float().exp())
+        self._device = self._model.logit_scale.device
+        self._mean_311 = torch.tensor(preprocess.mean, device=self._device).view(3, 1, 1)
+        self._std_311 = torch.tensor(preprocess.std, device=self._device).view(3, 1, 1)
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] of any size -> unit vectors (N, D), float32, differentiable to the pixels."""
+        x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
+        return normalize(self._model.encode_image(x_N3HW.to(self._dtype)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> unit vectors (M, D), float32, no gradient. What exceeds the model's token limit is cut off."""
+        parts = []
+        for start in range(0, len(texts), TEXT_BATCH):
+            ids_ML = self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._device)
+            parts.append(normalize(self._model.encode_text(ids_ML).float(), dim=-1))
+        return torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self._device)
+
+    @torch.no_grad()
+    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> token embeddings (M, L, E), float32, and the position (M,) that the text's vector is read from.
+
+        Whoever inserts n soft tokens before that position adds n to it, and cuts the padding at the end so that L stays
+        within the model's limit.
+
+        Raises:
+            ConfigError: this text tower has no token embeddings that can be learned.
+        """
+        tower = self._text_tower()
+        ids_ML = self._tokenizer(list(texts)).to(self._device)
+        return tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
+
+    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
+        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings.
+
+        Args:
+            embeddings_MLE: L up to the model's limit.
+            position: (M,) of the end-of-text token in each row.
+
+        Raises:
+            ConfigError: too many tokens, or a text tower without learnable ones.
+        """
+        tower = self._text_tower()
+        length = embeddings_MLE.shape[1]
+        if length > len(tower.positional_embedding):
+            raise ConfigError(
+                f"{length} tokens exceed the {len(tower.positional_embedding)} of {self.name}. "
+                "Use fewer soft tokens or cut the padding at the end."
+            )
+        x_MLE = embeddings_MLE.to(self._device, self._dtype) + tower.positional_embedding[:length].to(self._dtype)
+        mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
+        x_MLE = tower.ln_final(tower.transformer(x_MLE, attn_mask=mask))
+        x_ME = x_MLE[torch.arange(len(x_MLE), device=self._device), position.to(self._device)]
+        if isinstance(tower.text_projection, nn.Linear):
+            x_ME = tower.text_projection(x_ME)
+        elif tower.text_projection is not None:
+            x_ME = x_ME @ tower.text_projection
+        return normalize(x_ME.float(), dim=-1)
+
+    def _text_tower(self) -> Any:
+        """The module with token embeddings: plain CLIP keeps them at its top level."""
+        tower = getattr(self._model, "text", self._model)
+        if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
+            raise ConfigError(f"the text tower of {self.name} does not take soft tokens. Choose a plain CLIP model.")
+        return tower
+
+    def _read_position(self, ids_ML: Tensor) -> Tensor:
+        tower = self._text_tower()
+        pool = getattr(tower, "text_pool_type", None) or tower.pool_type
+        if pool == "argmax":
+            return ids_ML.argmax(dim=-1)
+        if pool == "eos":
+            eos = getattr(tower, "text_eos_id", None) or tower.eos_id
+            is_end_ML: Tensor = ids_ML == eos
+            return is_end_ML.int().argmax(dim=-1)
+        if pool in ("first", "last"):
+            position = 0 if pool == "first" else ids_ML.shape[1] - 1
+            return torch.full((len(ids_ML),), position, device=ids_ML.device)
+        raise ConfigError(f"{self.name} pools its text by '{pool}', for which soft tokens are not defined.")
+
+
+class OpenClipResNetTeacher(OpenClipTeacher):
+    """A model whose image tower has BatchNorm, such as RN50.
+
+    Beware: CLIP's statistics are of web pictures with many faces, not of ImageNet-like photos; matching them helps less
+    than it does with an ImageNet network (Wei et al., ICLR 2025).
+    """
+
+    def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (N, D), and the batch's distance from the stored statistics: a scalar.
+
+        See ``statistics_gaps`` for its definition; the mean over layers is taken.
+        """
+        with statistics_gaps(self._model.visual) as gaps:
+            features_ND = self.encode_image(x_N3HW)
+        return features_ND, torch.stack(gaps).mean()
+
+
+def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTeacher:
+    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``.
+
+    Args:
+        rest: what follows ``openclip:``.
+        device: where the model goes.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` for the towers' weights.
+
+    Raises:
+        UnknownNameError: no such architecture or tag.
+        ConfigError: OpenAI weights in an architecture without QuickGELU, or weights of another architecture.
+        DataError: the local file is missing, or is not a plain state dict.
+        ResourceError: the weights of a tag cannot be fetched.
+    """
+    source = _parse(rest)
+    published = get_pretrained_cfg(source.architecture, source.tag) if source.tag else _usual_cfg(source.architecture)
+    path = source.file or _fetch(source, published)
+    state = _read_state(path)
+    config = open_clip.get_model_config(source.architecture)
+    quick = bool(config.get("quick_gelu", False))
+    if (
+        source.file is not None
+        and not quick
+        and (any(mark in state for mark in _OPENAI_MARKS) or "openai" in path.stem)
+    ):
+        raise ConfigError(
+            f"{path} holds OpenAI's weights, trained with QuickGELU, and {source.architecture} computes GELU. "
+            f"Name the architecture {source.architecture}-quickgelu."
+        )
+    model = open_clip.create_model(
+        source.architecture,
+        precision=precision,
+        device=device,
+        # open_clip only warns where tag and architecture disagree, and loses points of accuracy without a word.
+        force_quick_gelu=quick or bool(published.get("quick_gelu", False)),
+        pretrained_text=False,
+        load_weights=False,
+    )
+    _load_state(model, state, source, path)
+    size = model.visual.image_size
+    teacher = OpenClipTeacher if not _has_batchnorm(model.visual) else OpenClipResNetTeacher
+    return teacher(
+        model,
+        open_clip.get_tokenizer(source.architecture),
+        name=f"openclip:{rest}",
+        dim=int(config["embed_dim"]),
+        precision=precision,
+        preprocess=Preprocess(
+            size=size[0] if isinstance(size, (tuple, list)) else int(size),
+            mean=_triple(published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+            std=_triple(published.get("std", open_clip.OPENAI_DATASET_STD)),
+        ),
+        provenance=Provenance(
+            name=f"open_clip {source.architecture}",
+            licence=_licence(source.tag),
+            source=source.label,
+            sha256=sha256_file(path),
+        ),
+    )
+
+
+def _parse(rest: str) -> _Source:
+    architecture, slash, weights = rest.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        hint = did_you_mean(architecture, known)
+        raise UnknownNameError(
+            f"open_clip has no architecture '{architecture}'.{hint} Write openclip:ARCHITECTURE/TAG, "
+            "e.g. openclip:ViT-B-32/openai, or openclip:ARCHITECTURE/PATH for a local file."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not slash or not weights:
+        raise ConfigError(
+            f"'openclip:{architecture}' names no weights. Add a tag ({', '.join(tags) or 'none is published'}) "
+            f"or a file: openclip:{architecture}/PATH."
+        )
+    if get_pretrained_cfg(architecture, weights):
+        return _Source(architecture, weights, None)
+    file = Path(weights).expanduser()
+    if file.suffix in CHECKPOINT_SUFFIXES:
+        if not file.is_file():
+            raise DataError(f"there is no checkpoint {file}. Check the path; an absolute one begins with two slashes.")
+        return _Source(architecture, "", file)
+    raise UnknownNameError(
+        f"'{weights}' is neither a tag of {architecture} nor a checkpoint file.{did_you_mean(weights, tags)} "
+        f"Tags: {', '.join(tags) or 'none'}. Files end in {', '.join(CHECKPOINT_SUFFIXES)}."
+    )
+
+
+def _usual_cfg(architecture: str) -> dict[str, Any]:
+    """Mean and std of an architecture whose published weights agree on them; a local file is taken to be alike."""
+    cfgs = [get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
+    found = {(_triple(cfg["mean"]), _triple(cfg["std"])) for cfg in cfgs}
+    if len(found) != 1:
+        return {}
+    mean, std = found.pop()
+    return {"mean": mean, "std": std}
+
+
+def _fetch(source: _Source, published: dict[str, Any]) -> Path:
+    try:
+        return Path(download_pretrained(published))
+    except Exception as error:  # any error of the network, the hub's client or the disk
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ResourceError(
+            f"cannot get the weights of openclip:{source.label} ({reason}). Check the connection, or give a local "
+            f"file: openclip:{source.architecture}/PATH."
+        ) from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint. Nothing in the file is ever executed."""
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            raw: Any = load_file(path)
+        else:
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged, a TorchScript archive, or a pickle that wants to run code
+        raise DataError(
+            f"{path} is not a plain file of tensors ({type(error).__name__}), and code in weight files is never run. "
+            "Save the model's state dict as .safetensors and name that file."
+        ) from None
+    state = raw.get("state_dict", raw) if isinstance(raw, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise DataError(f"{path} holds no state dict. Save the model's state dict as .safetensors and name that file.")
+    # Data-parallel training leaves a prefix.
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _load_state(model: Any, state: dict[str, Any], source: _Source, path: Path) -> None:
+    """Load what open_clip's own loader would load, from tensors that are already read safely."""
+    state = {key: value for key, value in state.items() if key not in _OPENAI_MARKS}
+    try:
+        state = convert_state_dict(model, state)
+        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+            state = convert_to_custom_text_state_dict(state)
+        for scalar in ("logit_scale", "logit_bias"):
+            if scalar in state and getattr(model, scalar, None) is not None:
+                state[scalar] = state[scalar].reshape(getattr(model, scalar).shape)
+        resize_pos_embed(state, model)
+        resize_text_pos_embed(state, model)
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ConfigError(
+            f"the weights in {path} are not of {source.architecture} ({' '.join(lines)[:200]}). Name the architecture "
+            "that they were trained with; open_clip's names are in open_clip.list_models()."
+        ) from None
+
+
+def _fit(x_N3HW: Tensor, size: int) -> Tensor:
+    """Resize the short side and cut the centre square, as the models saw their training images.
+
+    Without antialias, features of large images move and accuracy drops. No clamp: it would kill the gradient of
+    saturated pixels, and bicubic overshoot is small.
+    """
+    height, width = x_N3HW.shape[-2:]
+    short = min(height, width)
+    if short != size:
+        height, width = round(height * size / short), round(width * size / short)
+        x_N3HW = interpolate(x_N3HW, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    top, left = (height - size) // 2, (width - size) // 2
+    return x_N3HW[..., top : top + size, left : left + size]
+
+
+def _has_batchnorm(tower: nn.Module) -> bool:
+    return any(isinstance(layer, nn.BatchNorm2d) for layer in tower.modules())
+
+
+def _licence(tag: str) -> str:
+    return _LICENCES.get(tag.partition("_")[0], UNKNOWN_LICENCE)
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
