@@ -31,8 +31,8 @@ class DistilSettings:
         crop_min: least share of the area that a random crop keeps, in (0, 1].
         jitter: strength of the changes of brightness, contrast and saturation, in [0, 1]; a fifth of it for the hue.
         grayscale: share of views that lose their colours, in [0, 1].
-        keep: which validated weights are the result: most ``"agreement"`` with the teacher on held-out pictures (at equal
-            agreement the least loss), least ``"loss"`` on them, or the ``"last"``.
+        keep: which validated weights are the result: most ``"agreement"`` with the teacher on held-out pictures (at
+            equal agreement the least loss), least ``"loss"`` on them, or the ``"last"``.
         held_out_styles: styles that are not trained on and choose the best checkpoint. Where there are not more styles
             than that, every tenth picture of a class is held out; 0 holds nothing out and keeps the last step.
         feature_recentre: ``"mean"`` shifts the head's training input so that its mean on the synthetic pictures is the
