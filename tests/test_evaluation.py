@@ -38,8 +38,7 @@ def test_metrics_agree_with_counting_by_hand() -> None:
     rng = np.random.default_rng(3)
     logits, labels = rng.normal(size=(200, 7)), rng.integers(0, 7, 200)
     ranks = [
-        sorted(range(7), key=lambda c, row=row: -row[c]).index(label)
-        for row, label in zip(logits, labels, strict=True)
+        sorted(range(7), key=lambda c, row=row: -row[c]).index(label) for row, label in zip(logits, labels, strict=True)
     ]
     assert metrics.top1(logits, labels) == pytest.approx(sum(rank == 0 for rank in ranks) / 200)
     assert metrics.top5(logits, labels) == pytest.approx(sum(rank < 5 for rank in ranks) / 200)

@@ -76,9 +76,7 @@ def clipped_normal_moments(mean_F: Tensor, std_F: Tensor, high: float) -> tuple[
     first = mean * inside + std * (low_density - high_density) + ceiling * above
     # x^2 over the unclipped part integrates to (mean^2 + std^2) inside + std (mean phi(a) - (mean + high) phi(b)).
     second = (
-        (mean**2 + std**2) * inside
-        + std * (mean * low_density - (mean + ceiling) * high_density)
-        + ceiling**2 * above
+        (mean**2 + std**2) * inside + std * (mean * low_density - (mean + ceiling) * high_density) + ceiling**2 * above
     )
     variance = (second - first**2).clamp_min(0)
     return first.to(mean_F.dtype), variance.sqrt().to(mean_F.dtype)
