@@ -35,7 +35,7 @@ def demo(
     from clipstill.text.task import parse_task
 
     photos = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA) / PACS_PHOTOS
-    classes = PACS_CLASSES
+    classes: tuple[str, ...] = PACS_CLASSES
     if not photos.is_dir():
         photos = out.with_name(f"{out.name}-photos")
         classes = sample_photos(photos)

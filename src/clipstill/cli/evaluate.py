@@ -28,12 +28,12 @@ def evaluate(
     if as_json:
         print_json(result)
         return
+    student = result["student"]
     rows = [
-        ("photos", f"{result['n']} of {result['classes']} classes, {len(result['skipped'])} skipped"),
+        ("photos", f"{result['n']} of {len(result['classes'])} classes, {len(result['skipped'])} files skipped"),
         ("teacher top-1", percent(result["teacher_top1"])),
         ("student top-1", f"{percent(result['student_top1'])} (chance {percent(result['chance'])})"),
-        ("student ECE", percent(result["student"]["ece"])),
+        ("student ECE", f"{student['ece']:.3f}"),
     ]
-    scores = result["student"]["per_class"]
-    rows += [(f"  {name}", percent(score)) for name, score in scores.items()]
+    rows += [(f"  {name}", percent(score)) for name, score in zip(result["classes"], student["per_class"], strict=True)]
     print_table(rows)

@@ -94,10 +94,11 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
         image = image.crop((left, top, left + keep_w, top + keep_h))
         width, height = image.size
     side = max(size, round(size / crop_fraction))
-    new_width, new_height = max(side, round(width * side / short)), max(side, round(height * side / short))
+    # Cut off, not rounded, and the crop's corner rounded: torchvision's way, so that its users get equal pixels.
+    new_width, new_height = width * side // short, height * side // short
     if (new_width, new_height) != (width, height):
         image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-    left, top = (new_width - size) // 2, (new_height - size) // 2
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
     return np.array(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 

@@ -109,6 +109,7 @@ class DistillationSection(Config):
     crop_min: float
     jitter: float
     grayscale: float
+    keep: Literal["agreement", "loss", "last"]
     held_out_styles: int
     feature_recentre: Literal["off", "mean", "mean_std"]
     checkpoint_every: int

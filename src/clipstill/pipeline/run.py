@@ -85,13 +85,12 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, the main figures of the evaluation at the top."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        evaluation = values.pop("evaluation") or {}
+        del values["evaluation"]
+        evaluation = self.evaluation or {}
         measured = {name: evaluation.get(name) for name in ("n", "teacher_top1", "student_top1", "chance")}
-        class_names = values.pop("classes")
         return {
             **values,
-            "class_names": list(class_names),
-            "classes": len(class_names),
+            "classes": list(self.classes),
             **measured,
             "skipped": list(self.skipped),
         }

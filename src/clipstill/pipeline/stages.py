@@ -176,7 +176,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
     from clipstill.distillation.trainer import distil
     from clipstill.students import load_student
     from clipstill.surrogate.curation import keep_mask
-    from clipstill.surrogate.dataset import SurrogateSet
+    from clipstill.surrogate.shards import SurrogateSet
 
     start = time.monotonic()
     config = bench.config
@@ -224,7 +224,15 @@ def make_evaluation(bench: Workbench, folder: Path) -> None:
 
     start = time.monotonic()
     assert bench.photos is not None
-    result = compare(bench.teacher, bench.class_vectors_CD, bench.student, bench.photos)
+    result = compare(
+        bench.teacher,
+        bench.class_vectors_CD,
+        bench.student,
+        bench.photos,
+        bench.device,
+        bench.config.evaluation.batch,
+    )
+    bench.student.cpu()  # Where the export expects it.
     write_json(folder / RESULT_FILE, result)
     _commit(bench, EVALUATION, folder, [RESULT_FILE], start)
 

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import functional as reference
+
+from clipstill.core import images
+from clipstill.core.errors import DataError
+from clipstill.core.images import ImageFolder, fit_square, iterate, load_rgb
+
+
+def photo(width: int = 40, height: int = 30) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
+
+
+def save(image: Image.Image, path: Path, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def test_truncated_image_is_named(tmp_path: Path) -> None:
+    path = save(photo(200, 200), tmp_path / "cut.jpg")
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"cut\.jpg cannot be read as an image"):
+        load_rgb(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n broken"])
+def test_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"odd\.png cannot be read as an image"):
+        load_rgb(path)
+
+
+def test_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no image .*gone\.png"):
+        load_rgb(tmp_path / "gone.png")
+
+
+def test_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(photo(40, 30), tmp_path / "huge.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"huge\.png is too large \(40 x 30 pixels"):
+        load_rgb(path)
+
+
+def test_bomb_that_pillow_itself_refuses_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(photo(40, 30), tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="too large"):
+        load_rgb(path)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = photo(40, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    upright = load_rgb(save(image, tmp_path / "turned.png", exif=exif))
+    assert np.array_equal(np.asarray(upright), np.asarray(image.transpose(Image.Transpose.ROTATE_270)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_becomes_white(tmp_path: Path, mode: str) -> None:
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0)).convert(mode)
+    assert np.asarray(load_rgb(save(clear, tmp_path / "clear.png"))).min() == 255
+
+
+def test_sixteen_bit_grey_keeps_its_middle(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
+    assert np.asarray(load_rgb(save(grey, tmp_path / "deep.png"))).tolist() == [[[128] * 3] * 4] * 4
+
+
+def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = tmp_path / "moving.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert load_rgb(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (20, 31)])
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
+def test_fit_square_is_resize_and_centre_crop(width: int, height: int, crop_fraction: float) -> None:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    image = small.resize((width, height), Image.Resampling.BICUBIC)
+    resized = reference.resize(image, round(32 / crop_fraction), reference.InterpolationMode.BICUBIC)
+    expected = np.asarray(reference.center_crop(resized, [32, 32]))
+    assert np.array_equal(fit_square(image, 32, crop_fraction), expected)
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    image = photo(32, 32)
+    assert np.array_equal(fit_square(image, 32), np.asarray(image))
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 2), (2, 20_000), (1, 1)])
+def test_extreme_shapes_fit(width: int, height: int) -> None:
+    assert fit_square(Image.new("RGB", (width, height), "red"), 48).tolist() == [[[255, 0, 0]] * 48] * 48
+
+
+def test_folder_names_match_without_case_space_underscore_hyphen(tmp_path: Path) -> None:
+    save(photo(), tmp_path / "Polar_Bear" / "a.JPG")
+    save(photo(), tmp_path / "sea-horse" / "deep" / "b.png")
+    save(photo(), tmp_path / "spoon" / "c.png")
+    (tmp_path / "Polar_Bear" / "notes.md").write_text("x")
+    (tmp_path / "Polar_Bear" / ".hidden.png").write_text("x")
+    folder = ImageFolder.open(tmp_path, ["sea horse", "polar bear", "yak"])
+    assert [(path.name, label) for path, label in folder.items] == [("b.png", 0), ("a.JPG", 1)]
+    assert folder.unmatched_folders == ["spoon"]
+    assert [path.name for path, _ in folder.skipped] == ["notes.md"]
+    assert folder.classes_without_images == ["yak"]
+
+
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no image folder"):
+        ImageFolder.open(tmp_path / "gone", ["dog", "cat"])
+
+
+def test_folder_without_class_folders_names_expected_and_found(tmp_path: Path) -> None:
+    (tmp_path / "spoon").mkdir()
+    with pytest.raises(DataError, match=r"Expected: 'dog', 'cat'; found: 'spoon'"):
+        ImageFolder.open(tmp_path, ["dog", "cat"])
+
+
+def test_class_folders_without_images_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match="hold no images"):
+        ImageFolder.open(tmp_path, ["dog", "cat"])
+
+
+def test_bad_files_are_skipped_named_and_never_fatal(tmp_path: Path) -> None:
+    for number in range(3):
+        save(photo(), tmp_path / "dog" / f"{number}.png")
+    (tmp_path / "dog" / "1.png").write_bytes(b"broken")
+    save(photo(), tmp_path / "cat" / "last.png")
+    skipped: list[tuple[str, str]] = []
+    folder = ImageFolder.open(tmp_path, ["dog", "cat"])
+    batches = list(iterate(folder, 32, 1.0, 2, lambda path, reason: skipped.append((path.name, reason))))
+    assert [squares.shape for squares, _, _ in batches] == [(2, 32, 32, 3), (1, 32, 32, 3)]
+    assert [label for _, labels, _ in batches for label in labels] == [0, 0, 1]
+    assert [path.name for _, _, paths in batches for path in paths] == ["0.png", "2.png", "last.png"]
+    assert [name for name, _ in skipped] == ["1.png"]

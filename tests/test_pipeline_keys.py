@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clipstill.core.images import ImageFolder
+from clipstill.pipeline.keys import STAGES, stage_keys
+from clipstill.pipeline.recipes import load_config
+from clipstill.text.task import parse_task
+
+TASK = parse_task("dog,cat")
+
+
+def photo_folder(path: Path) -> ImageFolder:
+    for name in ("dog", "cat"):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(path / name / "a.png")
+    return ImageFolder.open(path, TASK.names)
+
+
+def changed(tmp_path: Path, *overrides: str) -> list[str]:
+    photos = photo_folder(tmp_path / "photos")
+    before = stage_keys(load_config(), TASK, photos)
+    after = stage_keys(load_config(overrides=overrides), TASK, photos)
+    return [stage for stage in STAGES if before[stage] != after[stage]]
+
+
+def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
+    assert changed(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("teacher.name=embedded-m", "class_vectors"),
+        ("prompts.templates=name", "class_vectors"),
+        ("prompts.images_per_class=7", "prompts"),
+        ("seed=1", "prompts"),
+        ("synthesis.steps=3", "surrogate"),
+        ("generator.name=other", "surrogate"),
+        ("curation.min_score=0.1", "student"),
+        ("distillation.steps=3", "student"),
+        ("student.name=resnet18", "student"),
+        ("export.tolerance=0.1", "bundle"),
+    ],
+)
+def test_a_setting_touches_its_stage_and_the_later_ones_only(tmp_path: Path, override: str, first: str) -> None:
+    assert changed(tmp_path, override) == list(STAGES[STAGES.index(first) :])
+
+
+@pytest.mark.parametrize("override", ["device=cpu", "threads=1", "evaluation.batch=4"])
+def test_what_changes_only_the_speed_touches_nothing(tmp_path: Path, override: str) -> None:
+    assert changed(tmp_path, override) == []
+
+
+def test_another_photo_is_measured_again_and_trains_nothing(tmp_path: Path) -> None:
+    before = stage_keys(load_config(), TASK, photo_folder(tmp_path))
+    Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog" / "b.png")
+    after = stage_keys(load_config(), TASK, ImageFolder.open(tmp_path, TASK.names))
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == ["evaluation", "bundle", "report"]
+
+
+def test_without_photos_there_is_no_evaluation() -> None:
+    assert "evaluation" not in stage_keys(load_config(), TASK, None)
+
+
+def test_teacher_file_counts_by_its_content(tmp_path: Path) -> None:
+    weights = tmp_path / "vit.pt"
+    config = load_config(overrides=[f"teacher.name=openclip:ViT-B-32-quickgelu/{weights}"])
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        keys.append(stage_keys(config, TASK, None)["class_vectors"])
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_style_file_counts_by_its_content(tmp_path: Path) -> None:
+    styles = tmp_path / "styles.txt"
+    config = load_config(overrides=[f"prompts.styles={styles}"])
+    keys = []
+    for content in ("sketch\n", "mosaic\n"):
+        styles.write_text(content)
+        keys.append(stage_keys(config, TASK, None)["prompts"])
+    assert keys[0] != keys[1]
