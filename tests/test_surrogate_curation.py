@@ -10,7 +10,9 @@ import torch
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.surrogate.curation import keep_mask
-from clipstill.surrogate.shards import ImageRecord, ShardWriter, SurrogateSet
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.shards import ShardWriter
 
 
 def scored(*scores: tuple[int, float]) -> SurrogateSet:

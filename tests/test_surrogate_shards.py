@@ -17,7 +17,9 @@ from PIL import Image
 
 from clipstill.core.errors import ArtifactError, ResourceError
 from clipstill.core.files import read_manifest, verify_files
-from clipstill.surrogate.shards import ImageRecord, ShardWriter, SurrogateSet
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.shards import ShardWriter
 
 SIZE = 8
 

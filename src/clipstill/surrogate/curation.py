@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError
-from clipstill.surrogate.shards import SurrogateSet
+from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
     from torch import Tensor
