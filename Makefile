@@ -4,9 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO_CLASSES := dog,elephant,giraffe,guitar,horse,house,person
-# Real photos that the demo's student is measured on, where the reader has them: one sub-folder a class.
-DEMO_IMAGES := $(if $(CLIPSTILL_DATA),$(wildcard $(CLIPSTILL_DATA)/pacs/test/photo))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types contracts clean
@@ -25,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## seven everyday classes, from names to a measured ONNX model, into runs/demo
-	$(BIN)/clipstill run --classes "$(DEMO_CLASSES)" --out runs/demo $(if $(DEMO_IMAGES),--images "$(DEMO_IMAGES)")
+	$(BIN)/clipstill demo --out runs/demo
 
 test: $(READY) lint types contracts ## lint, types, import contracts and tests
 	$(BIN)/python -m pytest
