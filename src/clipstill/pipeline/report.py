@@ -65,7 +65,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
 def _pictures(bench: Workbench) -> tuple[Picture, ...]:
     """The first image of each class and style: chosen by its index, not by its looks."""
     from clipstill.report.data import Picture, picture_uri
-    from clipstill.surrogate.shards import SurrogateSet
+    from clipstill.surrogate.dataset import SurrogateSet
 
     made = SurrogateSet.open(bench.run.stage(SURROGATE))
     styles = styles_of(bench.config)

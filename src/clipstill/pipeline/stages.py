@@ -176,7 +176,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
     from clipstill.distillation.trainer import distil
     from clipstill.students import load_student
     from clipstill.surrogate.curation import keep_mask
-    from clipstill.surrogate.shards import SurrogateSet
+    from clipstill.surrogate.dataset import SurrogateSet
 
     start = time.monotonic()
     config = bench.config
