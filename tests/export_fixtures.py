@@ -30,7 +30,7 @@ class TinyStudent(nn.Module):
         self.register_buffer("mean", torch.tensor(PREPROCESS.mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(PREPROCESS.std).reshape(1, 3, 1, 1))
         self.backbone = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(), nn.Flatten()
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(inplace=True), nn.Flatten()
         )
         self.head = nn.Linear(8 * (SIZE // 2) ** 2, classes)
 

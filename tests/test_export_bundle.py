@@ -73,6 +73,7 @@ def test_export_is_one_file_and_leaves_the_student_as_it_was(tmp_path: Path) -> 
     export_onnx(student, tmp_path / "model.onnx", SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert student.training
+    assert student.backbone[2].inplace
     assert all(parameter.requires_grad for parameter in student.parameters())
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 

@@ -97,6 +97,7 @@ def render(data: ReportData) -> str:
         charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
         seconds=sum(stage.seconds for stage in data.stages),
         settings=setting_groups(data.settings),
+        environment=_flat(data.environment),
         licences=[(part, family_of(part.licence)) for part in data.provenance],
         meanings=MEANINGS,
         family=family,
