@@ -96,9 +96,7 @@ def check_parity(
     if any(left.shape != right.shape for left, right in zip(expected, actual, strict=True)):
         _refuse(onnx_path, f"it answers with shape {actual[0].shape}, the student with {expected[0].shape}")
 
-    gap_random, gap_pictures = (
-        float(np.abs(left - right).max()) for left, right in zip(expected, actual, strict=True)
-    )
+    gap_random, gap_pictures = (float(np.abs(left - right).max()) for left, right in zip(expected, actual, strict=True))
     agreement = float((np.concatenate(expected).argmax(1) == np.concatenate(actual).argmax(1)).mean())
     gap = max(gap_random, gap_pictures) if np.isfinite([gap_random, gap_pictures]).all() else float("nan")
     if not gap <= tolerance:  # not ">": a NaN must be refused too
