@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from clipstill.students.student import Student
 
 FOLDER = "features"
+# Images a forward pass. Not the batch of training, so that changing that one leaves the cache valid.
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class FeatureCache:
         student: its backbone is not trained while the cache is in use.
         teacher: on the same device.
         images_N3HW: uint8.
-        settings: crop, jitter, grayscale, batch and seed count; the rest does not.
+        settings: crop, jitter, grayscale and seed count; the rest does not.
         folder: where files are kept, under ``features/``.
         device: that both models are on.
     """
@@ -75,7 +77,7 @@ class FeatureCache:
                 "backbone": tensor_digest(student.backbone.state_dict()),
                 "normalisation": [student.preprocess.mean, student.preprocess.std, self.size],
                 "teacher": [teacher.name, teacher.weights_sha256],
-                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.batch, settings.seed],
+                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.seed],
                 "device": device.type,
             }
         )
@@ -106,8 +108,8 @@ class FeatureCache:
         self.student.eval()
         student_parts, teacher_parts = [], []
         with Progress(title, total=len(self.images), unit="img") as bar:
-            for start in range(0, len(self.images), self.settings.batch):
-                x_N3HW = to_unit(self.images[start : start + self.settings.batch], self.device)
+            for start in range(0, len(self.images), CHUNK):
+                x_N3HW = to_unit(self.images[start : start + CHUNK], self.device)
                 if views is None:
                     x_N3HW = plain_view(x_N3HW, self.size)
                 else:
