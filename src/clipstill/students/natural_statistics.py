@@ -4,8 +4,8 @@ A BatchNorm layer turns each channel into mean ``beta`` and standard deviation `
 images it was trained on. Near a normal distribution, the clipped activation behind it has a mean and a variance in
 closed form, and the mean is also the mean of the pooled feature.
 
-The prediction is for all images of the pretraining. A task of a few classes has a mean of its own: on photos of everyday
-things, Lite0's channel means hardly correlate with the prediction, since beta and gamma differ little among channels.
+The prediction is for all images of the pretraining. A task of a few classes has a mean of its own: on everyday photos,
+the channel means of Lite0 hardly correlate with the prediction, since beta and gamma differ little among channels.
 
 Shapes: F features.
 """
