@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 20
 
-setup: $(READY) ## make .venv and install clipstill with its development tools (about 3 GB the first time)
+setup: $(READY) ## make .venv and install clipstill with its development tools (6 GB on Linux)
 
 # The stamp is the last thing written, so an install that was interrupted starts again and a finished one costs nothing.
 $(READY): pyproject.toml constraints.txt
