@@ -122,6 +122,13 @@ def test_the_logit_scale_is_the_exponential_of_the_stored_logarithm(tmp_path: Pa
     assert teacher.logit_scale == pytest.approx(54.598, abs=1e-3)
 
 
+def test_loading_does_not_say_that_the_weights_are_random(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(reference("tiny-vit"), tmp_path / "w.safetensors")
+    caplog.clear()
+    load_teacher(f"openclip:tiny-vit/{path}", CPU)
+    assert caplog.text == ""
+
+
 def test_everything_is_frozen_and_in_evaluation_mode(tmp_path: Path) -> None:
     _, teacher = loaded(tmp_path, "tiny-rn")
     assert not teacher._model.training

@@ -8,7 +8,9 @@ Shapes: N images, M texts, D dimensions, L tokens, E token width, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,15 +228,16 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
             f"{path} holds OpenAI's weights, trained with QuickGELU, and {source.architecture} computes GELU. "
             f"Name the architecture {source.architecture}-quickgelu."
         )
-    model = open_clip.create_model(
-        source.architecture,
-        precision=precision,
-        device=device,
-        # open_clip only warns where tag and architecture disagree, and loses points of accuracy without a word.
-        force_quick_gelu=quick or bool(published.get("quick_gelu", False)),
-        pretrained_text=False,
-        load_weights=False,
-    )
+    with _no_log():
+        model = open_clip.create_model(
+            source.architecture,
+            precision=precision,
+            device=device,
+            # open_clip only warns where tag and architecture disagree, and loses points of accuracy without a word.
+            force_quick_gelu=quick or bool(published.get("quick_gelu", False)),
+            pretrained_text=False,
+            load_weights=False,
+        )
     _load_state(model, state, source, path)
     size = model.visual.image_size
     teacher = OpenClipTeacher if not _has_batchnorm(model.visual) else OpenClipResNetTeacher
@@ -362,6 +365,18 @@ def _fit(x_N3HW: Tensor, size: int) -> Tensor:
         x_N3HW = interpolate(x_N3HW, (height, width), mode="bicubic", antialias=True, align_corners=False)
     top, left = (height - size) // 2, (width - size) // 2
     return x_N3HW[..., top : top + size, left : left + size]
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """Silence open_clip's root-logger warning that the model is random: its weights are loaded right after."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _has_batchnorm(tower: nn.Module) -> bool:
