@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.main(
             None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
         )
+        if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         return _fail("interrupted. The same command goes on where it stopped.", INTERRUPTED)
@@ -99,8 +101,6 @@ def _user_error(error: Exception) -> str | None:
     shown = getattr(error, "format_message", None)
     if shown is not None:  # click's usage errors
         return str(shown()) or "a command is missing. All of them: clipstill --help"
-    if type(error).__name__ == "Abort":
-        return "interrupted. The same command goes on where it stopped."
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     # Libraries that write in compiled code wrap the system's message in errors of their own.
     if full or "No space left on device" in text:

@@ -34,7 +34,7 @@ def predict(
         except DataError as error:
             failures.append(str(error))
             answers.append({"photo": str(photo), "error": str(error)})
-            if not as_json:
+            if len(photos) > 1 and not as_json:
                 print(f"skipped: {error}", file=sys.stderr)
             continue
         answers.append(

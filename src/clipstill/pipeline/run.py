@@ -34,7 +34,7 @@ from clipstill.pipeline.keys import (
     templates_of,
 )
 from clipstill.pipeline.report import REPORT_FILE, make_report
-from clipstill.pipeline.run_folder import RunFolder, read_events
+from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import Workbench
 from clipstill.text.task import Task
 
@@ -112,11 +112,12 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
         ResourceError: the disk is full, another process works in ``out``, or the device is missing.
         ExportError: the exported model does not behave as the student.
     """
-    check_names(config)
     photos = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
     keys = stage_keys(config, task, photos)
+    if not _looks_done(out, keys):
+        # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
+        check_names(config)
     with RunFolder(out, config.threads or usable_cores()) as folder:
-        make_deterministic(folder.threads)
         bench = Workbench(config, task, folder, keys, photos)
         write_text(
             out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -153,16 +154,26 @@ def check_names(config: RunConfig) -> None:
     templates_of(config)
 
 
+def _looks_done(out: Path, keys: dict[str, str]) -> bool:
+    """Whether every stage has a manifest of its key; the files behind them are checked later."""
+    try:
+        manifests = {stage: read_manifest(_place(out, stage)) for stage in keys}
+    except ArtifactError:
+        return False
+    return all(manifest is not None and manifest.key == keys[stage] for stage, manifest in manifests.items())
+
+
 def _do(bench: Workbench, stage: str) -> bool:
     """Bring one stage up to date; False if it was."""
-    folder, key = _place(bench, stage), bench.keys[stage]
+    folder, key = _place(bench.run.path, stage), bench.keys[stage]
     if stage in _IN_STAGES and bench.run.prepare_stage(stage, key):
-        say(f"{stage}: the settings changed; what was there is kept in {bench.run.path / 'stages' / 'old'}")
+        say(f"{stage}: the settings changed; what was there is kept in {bench.run.path / STAGES_FOLDER / 'old'}")
     if _is_complete(bench, stage, folder, key):
         say(f"{stage}: done already, skipped")
         bench.run.event("skipped", stage=stage, key=key)
         return False
     say(f"{stage}: at work")
+    make_deterministic(bench.run.threads)
     start = time.monotonic()
     bench.run.event("stage", stage=stage, key=key)
     if stage == BUNDLE:
@@ -178,10 +189,10 @@ def _do(bench: Workbench, stage: str) -> bool:
     return True
 
 
-def _place(bench: Workbench, stage: str) -> Path:
+def _place(out: Path, stage: str) -> Path:
     if stage == BUNDLE:
-        return bench.run.path / BUNDLE_FOLDER
-    return bench.run.path if stage == REPORT else bench.run.stage(stage)
+        return out / BUNDLE_FOLDER
+    return out if stage == REPORT else out / STAGES_FOLDER / stage
 
 
 def _is_complete(bench: Workbench, stage: str, folder: Path, key: str) -> bool:
@@ -208,7 +219,7 @@ def _seconds(bench: Workbench) -> dict[str, float]:
     }
     counted: dict[str, float] = {}
     for stage, key in bench.keys.items():
-        manifest = read_manifest(_place(bench, stage)) if stage in _IN_STAGES else None
+        manifest = read_manifest(_place(bench.run.path, stage)) if stage in _IN_STAGES else None
         own = manifest.info.get("seconds") if manifest is not None and manifest.key == key else None
         if own is not None or key in told:
             counted[stage] = float(own) if own is not None else told[key]

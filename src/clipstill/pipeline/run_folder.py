@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 MARKER = "run.json"
 EVENTS = "events.jsonl"
 LOCK = ".lock"
-STAGES = "stages"
+STAGES_FOLDER = "stages"
 STAGE_KEYS = "KEYS.json"
 
 
@@ -82,7 +82,7 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         """Where the stage lies."""
-        return self.path / STAGES / name
+        return self.path / STAGES_FOLDER / name
 
     def prepare_stage(self, name: str, key: str) -> bool:
         """Make the stage's folder ready for work under ``key``.
@@ -102,7 +102,7 @@ class RunFolder:
                 moved = _move_aside(folder, self._old(name, keys.get(name, "unknown")))
             if keys.get(name) != key:
                 # Before the folder appears: a folder without its key would be taken for work of another one.
-                write_json(self.path / STAGES / STAGE_KEYS, {**keys, name: key})
+                write_json(self.path / STAGES_FOLDER / STAGE_KEYS, {**keys, name: key})
             if not folder.exists() and self._old(name, key).is_dir():
                 self._old(name, key).rename(folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,16 +117,16 @@ class RunFolder:
             ResourceError: the folder cannot be written.
         """
         try:
-            _move_aside(self.stage(name), self.path / STAGES / "old" / f"{name}-damaged")
+            _move_aside(self.stage(name), self.path / STAGES_FOLDER / "old" / f"{name}-damaged")
         except OSError as error:
             raise disk_error(error, self.stage(name)) from error
 
     def _stage_keys(self) -> dict[str, str]:
-        file = self.path / STAGES / STAGE_KEYS
+        file = self.path / STAGES_FOLDER / STAGE_KEYS
         return dict(read_json(file)) if file.exists() else {}
 
     def _old(self, name: str, key: str) -> Path:
-        return self.path / STAGES / "old" / f"{name}-{key[:12]}"
+        return self.path / STAGES_FOLDER / "old" / f"{name}-{key[:12]}"
 
 
 def read_run_marker(path: Path) -> dict[str, Any]:

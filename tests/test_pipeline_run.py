@@ -1,0 +1,234 @@
+"""The whole path at its smallest, on the embedded teacher: run, resume, skip, run out of disk."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipstill.cli.main import main
+from clipstill.core.files import sha256_file
+from clipstill.core.seeds import generator_for
+from clipstill.pipeline.recipes import load_config
+from clipstill.pipeline.run import check_names
+
+TINY = (
+    "threads=1",
+    "device=cpu",
+    "prompts.images_per_class=4",
+    "prompts.styles=[photo, sketch]",
+    "prompts.templates=name",
+    "synthesis.steps=2",
+    "synthesis.image_size=64",
+    "synthesis.group_size=2",
+    "curation.min_score=0",
+    "student.image_size=64",
+    "distillation.steps=12",
+    "distillation.batch=4",
+    "distillation.views=1",
+    "distillation.held_out_styles=1",
+    "distillation.checkpoint_every=4",
+)
+CLASSES = "dog,guitar"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def embedded_weights() -> None:
+    try:
+        check_names(load_config(overrides=TINY))
+        from clipstill.teachers import load_teacher
+
+        load_teacher("embedded-s", torch.device("cpu"))
+    except (ImportError, FileNotFoundError) as error:
+        pytest.skip(f"the embedded teacher is not built: {error}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_torch_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    return ["run", "--classes", CLASSES, "--out", str(out), "--seed", "3", *settings, *more]
+
+
+def student_of(out: Path) -> str:
+    return sha256_file(out / "stages" / "student" / "student.safetensors")
+
+
+# Ends the process as SIGKILL does, from inside, so that the moment does not hang on the speed of the machine.
+KILLER = """
+import os, signal, sys
+from clipstill.cli.main import main
+import {module} as module
+
+calls = 0
+owner, _, name = "{owner}".rpartition(".")
+place = getattr(module, owner) if owner else module
+original = getattr(place, name)
+
+def counted(*arguments, **named):
+    global calls
+    calls += 1
+    if calls == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **named)
+
+setattr(place, name, counted)
+main(sys.argv[1:])
+"""
+
+
+def killed(out: Path, module: str, owner: str, at: int) -> None:
+    """Run until the ``at``-th call of a function, then be killed."""
+    code = KILLER.format(module=module, owner=owner, at=at)
+    done = subprocess.run([sys.executable, "-c", code, *arguments(out)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("dog", "guitar")):
+        (folder / name).mkdir()
+        for index in range(3):
+            pixels = torch.randint(0, 256, (9, 9, 3), generator=generator_for(number, index), dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).resize((90, 70)).save(folder / name / f"{index}.png")
+    (folder / "dog" / "cut.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:200])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A run that nobody interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*arguments(out), "--images", str(photos), "--quiet"]) == 0
+    return out
+
+
+def test_a_run_leaves_bundle_report_and_manifests(whole: Path) -> None:
+    expected = "MANIFEST.json bundle config.yaml events.jsonl report.html run.json stages task.json"
+    assert sorted(path.name for path in whole.iterdir() if not path.name.startswith(".")) == sorted(expected.split())
+    assert "dog" in (whole / "report.html").read_text()
+    assert not (whole / "stages" / "student" / "work").exists()
+
+
+def test_second_run_does_nothing_and_says_so(whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (whole / "stages").rglob("*")}
+    assert main([*arguments(whole), "--images", str(photos), "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["up_to_date"] is True
+    assert "nothing to do" in captured.err
+    assert {path: path.stat().st_mtime_ns for path in (whole / "stages").rglob("*")} == before
+
+
+def test_result_holds_what_was_measured(whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments(whole), "--images", str(photos), "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["n"] == 6  # the seventh is cut short
+    assert result["chance"] == 0.5
+    assert 0 <= result["student_top1"] <= 1
+    assert 0 <= result["teacher_top1"] <= 1
+    assert result["onnx_bytes"] == (whole / "bundle" / "model.onnx").stat().st_size
+
+
+def test_evaluate_verb_agrees_with_the_run(whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(whole), "--images", str(photos), "--json", "--quiet", "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    stored = json.loads((whole / "stages" / "evaluation" / "evaluation.json").read_text())
+    for name in ("n", "classes", "teacher_top1", "student_top1", "chance"):
+        assert result[name] == stored[name]
+    assert [Path(each["file"]).name for each in result["skipped"]] == ["cut.png"]
+
+
+def test_predict_verb_answers_and_names_what_it_cannot_read(
+    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = str(photos / "dog" / "1.png"), str(photos / "dog" / "cut.png")
+    assert main(["predict", str(whole / "bundle"), good, bad, "--top", "1", "--json"]) == 2
+    captured = capsys.readouterr()
+    answers = json.loads(captured.out)
+    assert answers[0]["predictions"][0]["label"] in ("dog", "guitar")
+    assert "cut.png" in answers[1]["error"]
+    assert captured.err.count("error:") == 1
+
+
+def test_killed_in_synthesis_and_in_distillation_gives_the_same_student(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    killed(out, "clipstill.surrogate.shards", "ShardWriter.write_group", at=3)
+    assert (out / "stages" / "surrogate" / "shard-00001.json").exists()
+    assert not (out / "stages" / "surrogate" / "MANIFEST.json").exists()
+    first = (out / "stages" / "surrogate" / "shard-00000.tar").stat().st_mtime_ns
+    killed(out, "clipstill.distillation.trainer", "save_state", at=3)
+    assert (out / "stages" / "surrogate" / "shard-00000.tar").stat().st_mtime_ns == first
+    assert list((out / "stages" / "student" / "work").iterdir())
+    assert not (out / "stages" / "student" / "student.safetensors").exists()
+    killed(out, "clipstill.pipeline.stages", "make_bundle", at=1)
+    assert student_of(out) == student_of(whole)
+
+
+def test_full_disk_in_synthesis_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if (out / "stages" / "surrogate" / "shard-00001.json").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert main([*arguments(out), "--quiet"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: the disk is full")
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "stages" / "surrogate").glob("shard-0000[01].tar")}
+    assert len(kept) == 2
+
+    # Space again: the same command goes on, with the two groups that were safe.
+    monkeypatch.setattr(os, "fsync", real)
+    monkeypatch.setattr("clipstill.pipeline.stages.make_bundle", stopped)
+    assert main([*arguments(out), "--quiet"]) == 130
+    assert {name: (out / "stages" / "surrogate" / name).stat().st_mtime_ns for name in kept} == kept
+    assert (out / "stages" / "surrogate" / "MANIFEST.json").exists()
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_damaged_stage_is_made_again_and_kept_aside(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    vectors = out / "stages" / "class_vectors" / "class_vectors.safetensors"
+    expected = vectors.read_bytes()
+    vectors.write_bytes(expected[:-1] + bytes([expected[-1] ^ 1]))
+    monkeypatch.setattr("clipstill.pipeline.stages.make_bundle", stopped)
+    main(arguments(out))
+    assert "was altered" in capsys.readouterr().err
+    assert vectors.read_bytes() == expected
+    assert (out / "stages" / "old" / "class_vectors-damaged").is_dir()
+
+
+def test_synthetic_pictures_differ_by_seed_and_class(whole: Path) -> None:
+    from clipstill.surrogate.dataset import SurrogateSet
+
+    made = SurrogateSet.open(whole / "stages" / "surrogate")
+    assert len({np.asarray(image).tobytes() for image in made.images}) == len(made) == 8
