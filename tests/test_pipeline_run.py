@@ -165,6 +165,14 @@ def test_predict_verb_answers_and_names_what_it_cannot_read(
     assert captured.err.count("error:") == 1
 
 
+def test_python_interface_finds_the_same_run(whole: Path, photos: Path) -> None:
+    import clipstill
+
+    bundle = clipstill.customize(CLASSES.split(","), out=whole, images=photos, overrides=TINY, seed=3)
+    assert bundle.labels == ("dog", "guitar")
+    assert sum(each.score for each in bundle.predict(photos / "dog" / "1.png")) == pytest.approx(1)
+
+
 def test_killed_in_synthesis_and_in_distillation_gives_the_same_student(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     killed(out, "clipstill.surrogate.shards", "ShardWriter.write_group", at=3)

@@ -16,6 +16,13 @@ def test_folder_with_something_else_is_refused_and_left_alone(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_leftovers_of_a_kill_at_the_very_start_are_no_strangers(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".tmp-abc.json").touch()
+    with RunFolder(tmp_path, 1):
+        pass
+
+
 def test_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(ArtifactError, match="is a file"):

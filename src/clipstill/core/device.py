@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def make_deterministic(threads: int) -> None:
     """Make equal work give equal bits on the CPU.
 
-    Sums are split among threads, so their number is fixed too. GPU operations without a deterministic form only warn.
+    Sums are split among threads, so their number is fixed too. GPU operations without a deterministic form still run.
 
     Args:
         threads: number of CPU threads, at least 1.
@@ -57,6 +58,9 @@ def make_deterministic(threads: int) -> None:
     # Needed by cuBLAS before the first CUDA call; without effect on the CPU.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+    # Filling fresh memory finds reads of it in torch itself; it costs time and changes no result here.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
 
 

@@ -7,6 +7,7 @@ do.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -45,7 +46,7 @@ class RunFolder:
         marker = path / MARKER
         try:
             path.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+            strangers = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name))
         except OSError as error:
             raise disk_error(error, path) from error
         if strangers and not marker.exists():
@@ -161,6 +162,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+def _is_ours(name: str) -> bool:
+    """What a process leaves that is killed before the marker stands: the lock, or a file not yet renamed."""
+    return name == LOCK or name.startswith(".tmp-")
+
+
 def _move_aside(folder: Path, target: Path) -> bool:
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -201,8 +207,10 @@ def _lock(path: Path) -> IO[str]:
             import fcntl
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         stream.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise disk_error(error, path) from error
         raise ResourceError(
             f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
         ) from None
