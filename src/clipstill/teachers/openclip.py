@@ -26,7 +26,7 @@ from torch.nn.functional import interpolate, normalize
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.teachers.batchnorm import statistics_gaps
+from clipstill.core.batchnorm import statistics_gaps
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256

@@ -1,0 +1,75 @@
+"""The generator without weights: a pyramid of resolutions in decorrelated colours.
+
+Shapes: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipstill.core.protocols import Provenance
+from clipstill.core.seeds import generator_for
+
+# Columns: how a step along each uncorrelated direction (light, blue against yellow, green against magenta) moves the
+# logit of R, G, B. Principal axes of the colours of 235 openly licensed photographs, first column scaled to unit length.
+COLOUR_AXES = ((0.664, 0.336, -0.074), (0.549, -0.044, 0.166), (0.507, -0.391, -0.083))
+# Each level has a quarter of the pixels of the next. Eight times coarser than the image is about the size of its parts.
+LEVELS = (8, 4, 2, 1)
+
+
+class Pixels:
+    """Images as a sum of levels of growing resolution, each a latent of its own.
+
+    Coarse levels move many pixels at once, so that the optimiser finds shapes before texture; decorrelated colours keep
+    it from saturating single channels. There is no prior: natural images are as likely as noise.
+
+    Args:
+        device: where latents live.
+        noise: standard deviation of the first latents.
+
+    Source: Olah, Mordvintsev and Schubert, Distill 2017 (decorrelated parametrisation), with a pyramid for the Fourier
+    basis.
+    """
+
+    name = "pixels"
+    provenance: tuple[Provenance, ...] = ()
+
+    def __init__(self, device: torch.device, noise: float = 0.3) -> None:
+        self._noise = noise
+        self._device = device
+        self._colours = torch.tensor(COLOUR_AXES, device=device)
+
+    def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
+        """Gaussian latents, one level after another: (N, 3, size / 8, size / 8) to (N, 3, size, size)."""
+        levels: list[list[Tensor]] = [[] for _ in LEVELS]
+        for seed in seeds:
+            random = generator_for(seed, "latent")
+            for rows, shrink in zip(levels, LEVELS, strict=True):
+                side = max(1, -(-size // shrink))
+                rows.append(torch.randn(3, side, side, generator=random) * self._noise)
+        return [torch.stack(rows).to(self._device) for rows in levels]
+
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
+        """Sum of the levels, bilinearly enlarged, in RGB through a sigmoid: (N, 3, H, W) in (0, 1)."""
+        finest = latents[-1]
+        total = finest
+        for level in latents[:-1]:
+            total = total + F.interpolate(level, finest.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.sigmoid(torch.einsum("rc,nchw->nrhw", self._colours, total) * 2)
+
+    def project_(self, latents: Sequence[Tensor]) -> None:
+        """Nothing: every latent is valid."""
+
+    def prior(self, latents: Sequence[Tensor]) -> Tensor:
+        """Zeros (N,): there is no prior."""
+        return latents[0].new_zeros(len(latents[0]))
+
+
+def load_pixels(rest: str, device: torch.device) -> Pixels:
+    """The factory of the registry."""
+    del rest
+    return Pixels(device)

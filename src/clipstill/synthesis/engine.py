@@ -1,0 +1,192 @@
+"""Inverts the teacher: latents are optimised until the teacher sees in the image what the prompt says.
+
+The unit of work is a group of fixed members. Each member's latent and views come from its own seed; what couples the
+members of a group is only the distance of their common feature statistics from those of natural images, where it is
+asked for. The same group comes out whatever else is computed before, after or beside it.
+
+Shapes: N images, V views, C classes, D teacher dimensions, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipstill.core.errors import ConfigError
+from clipstill.core.protocols import BatchNormTeacher, Generator, Teacher
+from clipstill.synthesis.natural import NaturalNetwork
+from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
+from clipstill.synthesis.views import ViewSchedule
+
+# History entries a group; enough for a smooth curve, and small in the run's story.
+_HISTORY_POINTS = 20
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """How images are made.
+
+    Attributes:
+        steps: of the optimiser, for each image.
+        lr: of Adam, with a cosine to a tenth.
+        views: an image and step.
+        image_size: side in pixels.
+        group_size: members of a group.
+        text_weight: of image-text matching.
+        class_weight: of class consistency.
+        bn_weight: of the teacher's BatchNorm statistics; teachers without any ignore it.
+        natural_weight: of the BatchNorm statistics of ``natural_networks``.
+        natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``.
+        tv_weight: of total variation.
+        prior_weight: of the generator's prior.
+        crop_min: least side of a view's crop, as a share of the image's side.
+        degrees: largest turn of a view.
+        light: largest relative change of a view's light, contrast and colour.
+    """
+
+    steps: int = 60
+    lr: float = 0.05
+    views: int = 1
+    image_size: int = 96
+    group_size: int = 28
+    text_weight: float = 1.0
+    class_weight: float = 1.0
+    bn_weight: float = 2.0
+    natural_weight: float = 0.0
+    natural_networks: tuple[str, ...] = ()
+    tv_weight: float = 0.0
+    prior_weight: float = 0.0
+    crop_min: float = 0.7
+    degrees: float = 10.0
+    light: float = 0.2
+
+
+@dataclass(frozen=True)
+class SynthesisedGroup:
+    """What came out of one group.
+
+    Attributes:
+        images_NHW3: uint8.
+        losses: last value of each image's own objective.
+        scores: the teacher's probability of each image's class on the finished image, in [0, 1].
+        history: means over the group: step, text, class, natural, loss.
+    """
+
+    images_NHW3: Any
+    losses: list[float]
+    scores: list[float]
+    history: list[dict[str, float]]
+
+
+class Synthesiser:
+    """Holds what all groups of a run share.
+
+    Args:
+        teacher: frozen, on ``device``.
+        generator: frozen, on ``device``.
+        class_vectors_CD: unit vectors.
+        settings: how images are made.
+        device: where to work.
+
+    Raises:
+        ConfigError: a setting out of range, or no term that pulls an image to its class.
+        UnknownNameError, ResourceError: a natural network that is not there.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        generator: Generator,
+        class_vectors_CD: Tensor,
+        settings: SynthesisSettings,
+        device: torch.device,
+    ) -> None:
+        if settings.text_weight <= 0 and settings.class_weight <= 0:
+            raise ConfigError("synthesis.text_weight and synthesis.class_weight are both 0. Give one of them a weight.")
+        self._teacher, self._generator, self._settings, self._device = teacher, generator, settings, device
+        self._class_vectors_CD = class_vectors_CD.to(device)
+        names = settings.natural_networks if settings.natural_weight > 0 else ()
+        self._natural = [NaturalNetwork(name, device) for name in names]
+        self._teacher_statistics = settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher)
+
+    @property
+    def provenance(self) -> list[Any]:
+        """Of all weights that shape the images, but for the teacher's."""
+        return [*self._generator.provenance, *(network.provenance for network in self._natural)]
+
+    def group(self, seeds: Sequence[int], class_ids: Sequence[int], targets_ND: Tensor) -> SynthesisedGroup:
+        """Make one group of images.
+
+        Args:
+            seeds: one an image.
+            class_ids: class of each image.
+            targets_ND: unit vector of each image's text.
+        """
+        settings = self._settings
+        class_N = torch.tensor(class_ids, device=self._device)
+        targets_ND = targets_ND.to(self._device)
+        latents = [latent.requires_grad_(True) for latent in self._generator.init(seeds, settings.image_size)]
+        optimiser = torch.optim.Adam(latents, lr=settings.lr, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps, eta_min=settings.lr / 10)
+        views = ViewSchedule(
+            seeds, settings.steps, settings.views, settings.crop_min, settings.degrees, settings.light
+        )
+        history: list[dict[str, float]] = []
+        every = max(1, settings.steps // _HISTORY_POINTS)
+        loss_N = targets_ND.new_zeros(len(seeds))
+        for step in range(settings.steps):
+            x_N3HW = self._generator.decode(latents)
+            feat_NVD, gap = self._see(views(x_N3HW, step), len(seeds))
+            text_N = spherical_distance(feat_NVD, targets_ND)
+            class_loss_N = class_consistency(
+                feat_NVD, self._class_vectors_CD, class_N, float(self._teacher.logit_scale)
+            )
+            loss_N = settings.text_weight * text_N + settings.class_weight * class_loss_N
+            if settings.tv_weight > 0:
+                loss_N = loss_N + settings.tv_weight * total_variation(x_N3HW)
+            if settings.prior_weight > 0:
+                loss_N = loss_N + settings.prior_weight * self._generator.prior(latents)
+            # Summed, not averaged: an image's step does not depend on how many neighbours it has.
+            total = loss_N.sum() + len(seeds) * gap
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            self._generator.project_(latents)
+            if step % every == 0 or step == settings.steps - 1:
+                means = {"text": text_N, "class": class_loss_N, "natural": gap, "loss": total / len(seeds)}
+                history.append({"step": step, **{name: float(value.detach().mean()) for name, value in means.items()}})
+        return self._finished(latents, class_N, loss_N.detach(), history)
+
+    def _see(self, views_M3HW: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """Features of the views (N, V, D), and the weighted distance of their statistics from natural ones."""
+        settings = self._settings
+        gap = views_M3HW.new_zeros(())
+        if self._teacher_statistics and isinstance(self._teacher, BatchNormTeacher):
+            feat_MD, teacher_gap = self._teacher.encode_image_with_statistics(views_M3HW)
+            gap = gap + settings.bn_weight * teacher_gap
+        else:
+            feat_MD = self._teacher.encode_image(views_M3HW)
+        for network in self._natural:
+            gap = gap + settings.natural_weight * network.gap(views_M3HW)
+        return feat_MD.view(images, settings.views, -1), gap
+
+    @torch.no_grad()
+    def _finished(
+        self, latents: list[Tensor], class_N: Tensor, loss_N: Tensor, history: list[dict[str, float]]
+    ) -> SynthesisedGroup:
+        images = (self._generator.decode(latents) * 255).round().clamp(0, 255).to(torch.uint8)
+        # Scored as stored, after rounding, so that the number belongs to the file.
+        feat_ND = self._teacher.encode_image(images.float() / 255)
+        probabilities_NC = (float(self._teacher.logit_scale) * feat_ND @ self._class_vectors_CD.T).softmax(1)
+        scores = probabilities_NC.gather(1, class_N[:, None])[:, 0]
+        return SynthesisedGroup(
+            images.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            [round(value, 6) for value in loss_N.tolist()],
+            [round(value, 6) for value in scores.tolist()],
+            history,
+        )

@@ -1,0 +1,63 @@
+"""Objectives of inversion. Every loss is per image: nothing is averaged over the batch.
+
+Shapes: N images, V views, C classes, D teacher dimensions, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# The slope of arcsin is infinite at a half chord of 1; this much below, it is finite and the loss is off by under 1e-3.
+_FARTHEST = 1 - 1e-7
+# The slope of a square root is infinite at 0.
+_NEAREST = 1e-12
+
+
+def spherical_distance(feat_NVD: Tensor, target_ND: Tensor) -> Tensor:
+    """Half the squared angle between each image's views and its target.
+
+    The printed form of the paper (arcsin of the whole chord, squared) is undefined for angles over 60 degrees, and so
+    for every real pair of image and text; this is the form of all public loops of the kind:
+    ``2 * arcsin(chord / 2) ** 2 == angle ** 2 / 2``.
+
+    Args:
+        feat_NVD: unit vectors of the views.
+        target_ND: unit vectors, one an image.
+
+    Returns:
+        loss_N in [0, pi ** 2 / 2], the mean over views, with a finite gradient at 0 and at 180 degrees.
+
+    Source: Wei et al., ICLR 2025, image-text matching.
+    """
+    chord_NV = ((feat_NVD - target_ND[:, None]).square().sum(-1) + _NEAREST).sqrt()
+    return (2 * torch.arcsin((chord_NV / 2).clamp(max=_FARTHEST)).square()).mean(1)
+
+
+def class_consistency(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tensor, logit_scale: float) -> Tensor:
+    """Cross-entropy of the teacher's own zero-shot classification of each view.
+
+    Without the teacher's logit scale its gradient is negligible.
+
+    Args:
+        feat_NVD: unit vectors of the views.
+        class_vectors_CD: unit vectors of the classes.
+        class_N: class of each image.
+        logit_scale: of the teacher, above 0.
+
+    Returns:
+        loss_N >= 0, the mean over views.
+
+    Source: Wei et al., ICLR 2025, class consistency maintaining.
+    """
+    logits_NVC = logit_scale * feat_NVD @ class_vectors_CD.T
+    target_NV = class_N[:, None].expand(logits_NVC.shape[:2])
+    return F.cross_entropy(logits_NVC.flatten(0, 1), target_NV.flatten(), reduction="none").view_as(target_NV).mean(1)
+
+
+def total_variation(x_N3HW: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels: loss_N in [0, 2], 0 for one flat colour."""
+    down = (x_N3HW[:, :, 1:] - x_N3HW[:, :, :-1]).abs().mean((1, 2, 3))
+    right = (x_N3HW[:, :, :, 1:] - x_N3HW[:, :, :, :-1]).abs().mean((1, 2, 3))
+    return down + right
