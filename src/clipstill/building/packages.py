@@ -1,7 +1,7 @@
 """Gets the openly licensed packages that the recipes learn from, with the ordinary package clients.
 
-Pictures and words come from Debian and npm packages, by name and version, through ``apt-get download`` and ``npm pack``;
-each archive's sha256 is checked, so that a recipe run next year learns from the same bytes.
+Pictures and words come from Debian and npm packages, by name and version, through ``apt-get download`` and
+``npm pack``; each archive's sha256 is checked, so that a recipe run next year learns from the same bytes.
 """
 
 from __future__ import annotations
@@ -37,31 +37,107 @@ class Package:
 
     @property
     def provenance(self) -> Provenance:
+        """For licence ledgers."""
         return Provenance(self.name, self.licence, f"{self.client} package {self.name} {self.version}", self.sha256)
 
     @property
     def folder(self) -> str:
+        """Name of its folder in the cache."""
         return self.name.replace("/", "-").removeprefix("@")
 
 
 PACKAGES = {
     package.name: package
     for package in (
-        Package("debian", "openclipart-png", "1:0.18+dfsg-19", "CC0-1.0", "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02"),
-        Package("debian", "openclipart-svg", "1:0.18+dfsg-19", "CC0-1.0", "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5"),
-        Package("debian", "tuxpaint-stamps-default", "2022.06.04-1", "GPL-2.0-or-later", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"),
-        Package("debian", "wordnet-base", "1:3.0-37", "WordNet-3.0", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"),
-        Package("debian", "gnome-backgrounds", "43.1-1", "CC-BY-SA-3.0", "a670dea21572652127d6e55f9cdb3a226d0037854fdbfd037003c7d00ee0dc4e"),
-        Package("debian", "mate-backgrounds", "1.26.0-1", "GPL-2.0-or-later", "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04"),
-        Package("debian", "plasma-workspace-wallpapers", "4:5.27.5-2", "GPL-2.0-or-later", "32cd18b71c8c938a18b3b351f217c02ac590e323caa3cf322fbb875ce8892f8b"),
-        Package("debian", "ukui-wallpapers", "20.04.3-1.1", "CC-BY-SA-3.0", "6d49be70152e6d603163458e177e501deb0be8f2916389ccbfcf59b0d7fc0262"),
-        Package("npm", "emoji-datasource-google", "16.0.0", "Apache-2.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"),
-        Package("npm", "emoji-datasource-twitter", "16.0.0", "CC-BY-4.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"),
-        Package("npm", "openmoji", "17.0.0", "CC-BY-SA-4.0", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68"),
-        Package("npm", "fluentui-emoji", "1.3.0", "MIT", "ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcddd19492c5"),
-        Package("npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
+        Package(
+            "debian",
+            "openclipart-png",
+            "1:0.18+dfsg-19",
+            "CC0-1.0",
+            "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+        ),
+        Package(
+            "debian",
+            "openclipart-svg",
+            "1:0.18+dfsg-19",
+            "CC0-1.0",
+            "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+        ),
+        Package(
+            "debian",
+            "tuxpaint-stamps-default",
+            "2022.06.04-1",
+            "GPL-2.0-or-later",
+            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+        ),
+        Package(
+            "debian",
+            "wordnet-base",
+            "1:3.0-37",
+            "WordNet-3.0",
+            "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+        ),
+        Package(
+            "debian",
+            "gnome-backgrounds",
+            "43.1-1",
+            "CC-BY-SA-3.0",
+            "a670dea21572652127d6e55f9cdb3a226d0037854fdbfd037003c7d00ee0dc4e",
+        ),
+        Package(
+            "debian",
+            "mate-backgrounds",
+            "1.26.0-1",
+            "GPL-2.0-or-later",
+            "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+        ),
+        Package(
+            "debian",
+            "plasma-workspace-wallpapers",
+            "4:5.27.5-2",
+            "GPL-2.0-or-later",
+            "32cd18b71c8c938a18b3b351f217c02ac590e323caa3cf322fbb875ce8892f8b",
+        ),
+        Package(
+            "debian",
+            "ukui-wallpapers",
+            "20.04.3-1.1",
+            "CC-BY-SA-3.0",
+            "6d49be70152e6d603163458e177e501deb0be8f2916389ccbfcf59b0d7fc0262",
+        ),
+        Package(
+            "npm",
+            "emoji-datasource-google",
+            "16.0.0",
+            "Apache-2.0",
+            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+        ),
+        Package(
+            "npm",
+            "emoji-datasource-twitter",
+            "16.0.0",
+            "CC-BY-4.0",
+            "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+        ),
+        Package(
+            "npm",
+            "openmoji",
+            "17.0.0",
+            "CC-BY-SA-4.0",
+            "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+        ),
+        Package(
+            "npm", "fluentui-emoji", "1.3.0", "MIT", "ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcddd19492c5"
+        ),
+        Package(
+            "npm",
+            "@lobehub/fluent-emoji-3d",
+            "1.1.0",
+            "MIT",
+            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def fetch(name: str, cache: Path) -> Path:
@@ -90,14 +166,20 @@ def fetch(name: str, cache: Path) -> Path:
         else:
             command = ["npm", "pack", "--silent", f"{name}@{package.version}"]
         if shutil.which(command[0]) is None:
-            raise ResourceError(f"{command[0]} is not installed; the recipe needs it for {name}. Install it, or run on Debian.")
+            raise ResourceError(
+                f"{command[0]} is not installed; the recipe needs it for {name}. Install it, or run on Debian."
+            )
         done = subprocess.run(command, cwd=archives, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise ResourceError(f"cannot get {name} {package.version} with {command[0]}: {done.stderr.strip().splitlines()[-1:]}")
+            raise ResourceError(
+                f"cannot get {name} {package.version} with {command[0]}: {done.stderr.strip().splitlines()[-1:]}"
+            )
     archive = next(archives.iterdir())
     digest = sha256_file(archive)
     if digest != package.sha256:
-        raise DataError(f"{archive.name} has sha256 {digest}, the recipe expects {package.sha256}. Delete it and try again.")
+        raise DataError(
+            f"{archive.name} has sha256 {digest}, the recipe expects {package.sha256}. Delete it and try again."
+        )
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     if package.client == "debian":

@@ -22,7 +22,16 @@ from clipstill.core.errors import ResourceError
 from clipstill.core.progress import Progress
 
 SIZE = 160
-STYLES = ("clip art", "photo stamp", "emoji google", "emoji twitter", "emoji openmoji", "line drawing", "emoji fluent", "emoji 3d")
+STYLES = (
+    "clip art",
+    "photo stamp",
+    "emoji google",
+    "emoji twitter",
+    "emoji openmoji",
+    "line drawing",
+    "emoji fluent",
+    "emoji 3d",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,9 @@ def decode(picture: Picture) -> np.ndarray:
     rgba.thumbnail((SIZE, SIZE), Image.Resampling.BICUBIC)
     if max(rgba.size) < SIZE:
         factor = SIZE / max(rgba.size)
-        rgba = rgba.resize((max(1, round(rgba.width * factor)), max(1, round(rgba.height * factor))), Image.Resampling.BICUBIC)
+        rgba = rgba.resize(
+            (max(1, round(rgba.width * factor)), max(1, round(rgba.height * factor))), Image.Resampling.BICUBIC
+        )
     canvas = Image.new("RGBA", (SIZE, SIZE), (255, 255, 255, 0))
     canvas.paste(rgba, ((SIZE - rgba.width) // 2, (SIZE - rgba.height) // 2))
     return np.asarray(canvas)
@@ -83,7 +94,11 @@ def decode_all(pictures: list[Picture], target: Path) -> tuple[list[Picture], np
             try:
                 images.append(decode(picture))
                 indices.append(index)
-            except (OSError, ValueError, Image.DecompressionBombError):  # a handful of old drawings are not valid any more
+            except (
+                OSError,
+                ValueError,
+                Image.DecompressionBombError,
+            ):  # a handful of old drawings are not valid any more
                 pass
             bar.advance(1)
     np.save(target, np.stack(images))
@@ -109,7 +124,12 @@ def _render_svg(text: str) -> bytes:
 def _words(stem: str) -> str:
     """A file name as words: separators to spaces, numbers and authors' marks dropped."""
     text = re.sub(r"[_\-.+]+", " ", stem)
-    text = re.sub(r"\b\d+\w*\b|\b(ganson|jarno|vasamaa|andrea|bianchi|architetto|francesco|rollandin|gerald|mark|01|benji|park)\b", " ", text, flags=re.I)
+    text = re.sub(
+        r"\b\d+\w*\b|\b(ganson|jarno|vasamaa|andrea|bianchi|architetto|francesco|rollandin|gerald|mark|01|benji|park)\b",
+        " ",
+        text,
+        flags=re.I,
+    )
     return " ".join(text.split()).lower()
 
 
@@ -135,7 +155,7 @@ def _svg_metadata(path: Path) -> tuple[str, list[str]]:
     except ElementTree.ParseError:
         return "", []
     title = next((e.text for e in root.iter("{http://purl.org/dc/elements/1.1/}title") if e.text), "")
-    lists = [e for e in root.iter("{http://purl.org/dc/elements/1.1/}subject")]
+    lists = list(root.iter("{http://purl.org/dc/elements/1.1/}subject"))
     subjects = [li.text.strip().lower() for e in lists for li in e.iter() if li.tag.endswith("}li") and li.text]
     return title.strip(), subjects
 

@@ -13,19 +13,23 @@ build_app = typer.Typer(
     rich_markup_mode=None,
 )
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the weights and their licence ledger.")]
+CacheOption = Annotated[
+    Path, typer.Option("--cache", help="Folder that keeps packages, decoded pictures and features (4 GB).")
+]
+CACHE = Path(".cache") / "clipstill"
 
 
 @build_app.command("embedded-teacher")
-def embedded_teacher(out: OutOption) -> None:
+def embedded_teacher(out: OutOption, cache: CacheOption = CACHE) -> None:
     """Get the packages, train both sizes of the embedded teacher, measure, write safetensors and licences."""
-    from clipstill.teachers.build import build_teachers
+    from clipstill.building.embedded_teacher import build_teachers
 
-    build_teachers(out)
+    build_teachers(out, cache)
 
 
 @build_app.command("embedded-generator")
-def embedded_generator(out: OutOption) -> None:
+def embedded_generator(out: OutOption, cache: CacheOption = CACHE) -> None:
     """Get the packages, train the embedded generator, write safetensors and licences."""
-    from clipstill.generators.build import build_generator
+    from clipstill.building.embedded_generator import build_generator
 
-    build_generator(out)
+    build_generator(out, cache)

@@ -62,7 +62,7 @@ _PATTERNS: tuple[tuple[Family, str], ...] = (
     (
         Family.PERMISSIVE,
         r"mit(-0)?( license)?|apache([- ]license)?([- ,]*(version )?2(\.0)?)?|bsd([- ].*)?|0bsd|isc|zlib|unlicense|"
-        r"cc0(-1\.0)?|cc[- ]by([- ]\d(\.\d)?)?|public domain|pddl-.*|odc-by-.*|wtfpl|boost.*|bsl-1\.0|wordnet( .*)?|"
+        r"cc0(-1\.0)?|cc[- ]by([- ]\d(\.\d)?)?|public domain|pddl-.*|odc-by-.*|wtfpl|boost.*|bsl-1\.0|wordnet([- ].*)?|"
         r"hpnd|psf-2\.0|python-2\.0|unicode(-.*)?|ofl-1\.1|artistic-2\.0|postgresql|ncsa|mulanpsl-2\.0",
     ),
 )
