@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-# Keeps the relative gap finite for a layer whose stored means are all zero.
+# Keeps the gap finite for a layer whose stored deviations are all zero.
 _SMALLEST_NORM = 1e-6
 
 
@@ -20,11 +21,12 @@ _SMALLEST_NORM = 1e-6
 def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect each BatchNorm layer's gap during the forward passes inside the ``with`` block.
 
-    The gap of a layer is ``|m - m'| / |m'| + |s - s'| / |s'|``: m and s are the means and standard deviations of the
-    layer's input over batch and positions, m' and s' the stored ones, and the norms run over channels. It couples the
-    images of the batch, and it has a gradient to the pixels.
+    The gap of a layer is ``(|m - m'| + |s - s'|) / |s'|``: m and s are the means and standard deviations of the layer's
+    input over batch and positions, m' and s' the stored ones, and the norms run over channels. It couples the images of
+    the batch, and it has a gradient to the pixels.
 
-    Source: Yin et al., CVPR 2020 (DeepInversion), made relative so that layers of any scale weigh alike.
+    Source: Yin et al., CVPR 2020 (DeepInversion), made relative to the stored deviations so that layers of any scale
+    weigh alike. (Relative to the stored means, layers whose means are near zero would drown all others.)
     """
     gaps: list[Tensor] = []
 
@@ -32,9 +34,10 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
         x_NKHW = inputs[0].float()
         stored_mean = layer.running_mean.float()
         stored_std = (layer.running_var.float() + layer.eps).sqrt()
-        mean = x_NKHW.mean(dim=(0, 2, 3))
-        std = (x_NKHW.var(dim=(0, 2, 3), unbiased=False) + layer.eps).sqrt()
-        gaps.append(_relative(mean, stored_mean) + _relative(std, stored_std))
+        mean, square = _Moments.apply(x_NKHW)
+        std = ((square - mean.square()).clamp_min(0) + layer.eps).sqrt()
+        size = vector_norm(stored_std).clamp_min(_SMALLEST_NORM)
+        gaps.append((vector_norm(mean - stored_mean) + vector_norm(std - stored_std)) / size)
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats]
     handles = [layer.register_forward_pre_hook(collect) for layer in layers]
@@ -45,6 +48,23 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _relative(value_K: Tensor, stored_K: Tensor) -> Tensor:
-    gap: Tensor = vector_norm(value_K - stored_K) / vector_norm(stored_K).clamp_min(_SMALLEST_NORM)
-    return gap
+
+class _Moments(torch.autograd.Function):
+    """Mean and mean square of each channel.
+
+    The same as ``x.mean((0, 2, 3))`` and ``x.square().mean((0, 2, 3))``, with two passes over memory forward and one
+    backward: the ready-made variance took a quarter of the time of a synthesis step on the CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_NKHW: Tensor) -> tuple[Tensor, Tensor]:
+        rows_MK = x_NKHW.permute(0, 2, 3, 1).reshape(-1, x_NKHW.shape[1])
+        ctx.save_for_backward(x_NKHW)
+        ctx.rows = len(rows_MK)
+        return rows_MK.mean(0), torch.linalg.vector_norm(rows_MK, dim=0).square() / len(rows_MK)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x_NKHW,) = ctx.saved_tensors
+        shift, slope = (grad.view(1, -1, 1, 1) / ctx.rows for grad in grads)
+        return torch.addcmul(shift, x_NKHW, 2 * slope)

@@ -19,6 +19,9 @@ from clipstill.core.seeds import generator_for
 COLOUR_AXES = ((0.664, 0.336, -0.074), (0.549, -0.044, 0.166), (0.507, -0.391, -0.083))
 # Each level has a quarter of the pixels of the next. Eight times coarser than the image is about the size of its parts.
 LEVELS = (8, 4, 2, 1)
+# Natural images have less of the fine than of the coarse (their spectrum falls as 1 / frequency). Without this, the
+# optimiser fills the finest level with noise that only the teacher sees.
+AMPLITUDES = (1.0, 0.6, 0.36, 0.2)
 
 
 class Pixels:
@@ -56,9 +59,9 @@ class Pixels:
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Sum of the levels, bilinearly enlarged, in RGB through a sigmoid: (N, 3, H, W) in (0, 1)."""
         finest = latents[-1]
-        total = finest
-        for level in latents[:-1]:
-            total = total + F.interpolate(level, finest.shape[-2:], mode="bilinear", align_corners=False)
+        total = finest * AMPLITUDES[-1]
+        for level, amplitude in zip(latents[:-1], AMPLITUDES, strict=False):
+            total = total + amplitude * F.interpolate(level, finest.shape[-2:], mode="bilinear", align_corners=False)
         return torch.sigmoid(torch.einsum("rc,nchw->nrhw", self._colours, total) * 2)
 
     def project_(self, latents: Sequence[Tensor]) -> None:
