@@ -1,0 +1,134 @@
+"""The embedded generator: a small decoder trained by this repository on openly licensed pictures.
+
+Its latents are whitened codes of picture patches, so that a standard normal latent is a likely one; the decoder knows
+edges, shading and textures, and cannot make the high-frequency noise that free pixels invite.
+
+Shapes: N images, Z latent channels, H x W pixels; a latent is (N, Z, H / 8, W / 8).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import sha256_file
+from clipstill.core.protocols import Provenance
+from clipstill.core.seeds import generator_for
+
+WEIGHTS = Path(__file__).parents[1] / "assets" / "embedded-generator.safetensors"
+LATENT_CHANNELS = 16
+REDUCTION = 8
+# Codes of the training pictures are whitened; beyond three deviations the decoder has seen nothing.
+BOX = 3.0
+
+
+class Block(nn.Module):
+    """Residual pair of 3 x 3 convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.5 * self.second(F.silu(self.first(F.silu(x))))
+
+
+class Decoder(nn.Module):
+    """Latents (N, Z, h, w) -> images (N, 3, 8 h, 8 w) in (0, 1).
+
+    Args:
+        widths: channels at an eighth, a quarter, a half and the whole of the image's side.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = (64, 48, 24, 12)) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(LATENT_CHANNELS, widths[0], 3, padding=1)
+        self.stages = nn.ModuleList()
+        for number, (width, narrower) in enumerate(zip(widths, (*widths[1:], widths[-1]), strict=True)):
+            blocks = 2 if number < 2 else 1
+            self.stages.append(
+                nn.Sequential(*(Block(width) for _ in range(blocks)), nn.Conv2d(width, narrower, 1))
+            )
+        self.leave = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.enter(z)
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number < len(self.stages) - 1:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return torch.sigmoid(self.leave(F.silu(x)))
+
+
+class EmbeddedGenerator:
+    """The decoder as a generator.
+
+    Args:
+        device: where it runs.
+
+    Raises:
+        ArtifactError: the stored weights are missing or damaged.
+    """
+
+    name = "embedded"
+
+    def __init__(self, device: torch.device, weights: Path = WEIGHTS) -> None:
+        self._device = device
+        try:
+            with safe_open(weights, framework="pt") as stored:
+                state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
+                licence = (stored.metadata() or {}).get("licence", "unknown")
+        except OSError as error:
+            raise ArtifactError(
+                f"{weights} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build "
+                f"embedded-generator"
+            ) from None
+        # Square root of the correlation of neighbouring codes; see ``init``.
+        self._smoothing = float(state.pop("smoothing"))
+        self._decoder = Decoder()
+        self._decoder.load_state_dict(state)
+        self._decoder.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.provenance = (
+            Provenance("embedded generator", licence, f"clipstill assets/{weights.name}", sha256_file(weights)),
+        )
+
+    def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
+        """Standard normal latents (N, Z, size / 8, size / 8), smooth like codes of real pictures."""
+        side = math.ceil(size / REDUCTION)
+        rows = []
+        for seed in seeds:
+            random = generator_for(seed, "latent")
+            fine = torch.randn(LATENT_CHANNELS, side, side, generator=random)
+            coarse = torch.randn(1, LATENT_CHANNELS, max(2, side // 3), max(2, side // 3), generator=random)
+            smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)[0]
+            mixed = self._smoothing * smooth + math.sqrt(1 - self._smoothing**2) * fine
+            rows.append(mixed)
+        return [torch.stack(rows).to(self._device)]
+
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
+        """Latents -> images (N, 3, H, W) in (0, 1), differentiable."""
+        image: Tensor = self._decoder(latents[0])
+        return image
+
+    def project_(self, latents: Sequence[Tensor]) -> None:
+        """Clip to three deviations, in place."""
+        with torch.no_grad():
+            latents[0].clamp_(-BOX, BOX)
+
+    def prior(self, latents: Sequence[Tensor]) -> Tensor:
+        """Half the mean square of each latent: loss_N, the normal prior per dimension."""
+        return 0.5 * latents[0].square().mean((1, 2, 3))
+
+
+def load_embedded(rest: str, device: torch.device) -> EmbeddedGenerator:
+    """The factory of the registry."""
+    del rest
+    return EmbeddedGenerator(device)
