@@ -7,6 +7,7 @@ from clipstill.core.errors import ConfigError, UnknownNameError
 from clipstill.distillation.settings import DistilSettings
 from clipstill.pipeline.config import DistillationSection, SynthesisSection
 from clipstill.pipeline.recipes import load_config, recipe_names, recipe_path
+from clipstill.synthesis.settings import SynthesisSettings
 
 
 def test_distillation_section_carries_the_fields_of_its_part() -> None:
@@ -14,8 +15,15 @@ def test_distillation_section_carries_the_fields_of_its_part() -> None:
 
 
 def test_synthesis_section_carries_the_fields_of_its_part() -> None:
-    engine = pytest.importorskip("clipstill.synthesis.engine")
-    assert set(SynthesisSection.model_fields) == {field.name for field in fields(engine.SynthesisSettings)}
+    assert set(SynthesisSection.model_fields) == {field.name for field in fields(SynthesisSettings)}
+
+
+def test_synthesis_settings_that_make_nothing_are_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="--set: synthesis.text_weight and synthesis.class_weight are both 0"):
+        load_config(overrides=["synthesis.text_weight=0", "synthesis.class_weight=0"])
+    with pytest.raises(ConfigError, match="no network named 'lite3'. Did you mean 'lite"):
+        load_config(overrides=["synthesis.natural_networks=[lite3]"])
+    assert load_config(overrides=["synthesis.natural_networks=[lite0]"]).synthesis.natural_networks == ("lite0",)
 
 
 @pytest.mark.parametrize("name", recipe_names())

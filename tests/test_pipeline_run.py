@@ -16,15 +16,12 @@ from PIL import Image
 from clipstill.cli.main import main
 from clipstill.core.files import sha256_file
 from clipstill.core.seeds import generator_for
-from clipstill.pipeline.recipes import load_config
-from clipstill.pipeline.run import check_names
 
 TINY = (
     "threads=1",
     "device=cpu",
     "prompts.images_per_class=4",
     "prompts.styles=[photo, sketch]",
-    "prompts.templates=name",
     "synthesis.steps=2",
     "synthesis.image_size=64",
     "synthesis.group_size=2",
@@ -37,17 +34,6 @@ TINY = (
     "distillation.checkpoint_every=4",
 )
 CLASSES = "dog,guitar"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def embedded_weights() -> None:
-    try:
-        check_names(load_config(overrides=TINY))
-        from clipstill.teachers import load_teacher
-
-        load_teacher("embedded-s", torch.device("cpu"))
-    except (ImportError, FileNotFoundError) as error:
-        pytest.skip(f"the embedded teacher is not built: {error}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from clipstill.core.config import Config
 from clipstill.distillation.settings import DistilSettings
+from clipstill.synthesis.settings import SynthesisSettings
 
 
 class TeacherSection(Config):
@@ -33,7 +34,8 @@ class PromptsSection(Config):
     Attributes:
         strategy: see ``clipstill list prompts``.
         styles: ``default`` for the built-in sixteen, a text file, or a list of words.
-        templates: sentences around a class name, whose mean is its class vector: ``plain``, ``name``, or a list.
+        templates: sentences around a class name, whose mean is its class vector: ``auto`` for the set that suits the
+            teacher, ``plain``, ``name``, or a list.
         images_per_class: synthetic images a class.
     """
 
@@ -54,17 +56,33 @@ class GeneratorSection(Config):
 
 
 class SynthesisSection(Config):
-    """How the teacher is inverted; see ``clipstill.synthesis.engine.SynthesisSettings``."""
+    """How the teacher is inverted; fields and ranges are those of ``clipstill.synthesis.settings.SynthesisSettings``."""
 
-    steps: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    views: int = Field(ge=1)
-    image_size: int = Field(ge=32, le=1024)
-    group_size: int = Field(ge=1)
-    text_weight: float = Field(ge=0)
-    class_weight: float = Field(ge=0)
-    bn_weight: float = Field(ge=0)
-    tv_weight: float = Field(ge=0)
+    steps: int
+    lr: float
+    views: int
+    image_size: int
+    group_size: int
+    text_weight: float
+    class_weight: float
+    bn_weight: float
+    natural_weight: float
+    natural_networks: tuple[str, ...]
+    tv_weight: float
+    prior_weight: float
+    crop_min: float
+    degrees: float
+    light: float
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        """Ask the part itself, which knows the ranges, before any work starts."""
+        self.settings()
+        return self
+
+    def settings(self) -> SynthesisSettings:
+        """The same for the part."""
+        return SynthesisSettings(**self.model_dump())
 
 
 class CurationSection(Config):

@@ -40,6 +40,8 @@ from clipstill.pipeline.workbench import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clipstill.surrogate.records import ImageRecord
+    from clipstill.synthesis.engine import SynthesisedGroup
     from clipstill.text.prompts import Prompt
 
 Item = TypeVar("Item")
@@ -120,13 +122,14 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
 def make_surrogate(bench: Workbench, folder: Path) -> None:
     """Prompts -> synthetic images, group by group; groups that are committed are never made again."""
     from clipstill.surrogate.shards import ShardWriter
-    from clipstill.synthesis.engine import SynthesisSettings, synthesise_group
+    from clipstill.synthesis.engine import Synthesiser
 
-    settings = SynthesisSettings(**bench.config.synthesis.model_dump())
+    settings = bench.config.synthesis.settings()
+    synthesiser = Synthesiser(bench.teacher, bench.generator, bench.class_vectors_CD, settings, bench.device)
     prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
     writer = ShardWriter(folder, bench.keys[SURROGATE])
     done = writer.committed()
-    groups = list(_chunks(range(len(prompts)), bench.config.synthesis.group_size))
+    groups = list(_chunks(range(len(prompts)), settings.group_size))
     ready = sum(len(group) for number, group in enumerate(groups) if number in done)
     if ready:
         say(f"surrogate: {ready} of {len(prompts)} images are there already, going on")
@@ -135,15 +138,14 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
             if number in done:
                 continue
             start = time.monotonic()
-            images_NHW3, records, history = synthesise_group(
-                bench.teacher,
-                bench.generator,
-                [prompts[i] for i in group],
-                targets_ND[group[0] : group[-1] + 1].to(bench.device),
-                bench.class_vectors_CD.to(bench.device),
-                settings,
+            members = [prompts[i] for i in group]
+            made = synthesiser.group(
+                [prompt.seed for prompt in members],
+                [prompt.class_id for prompt in members],
+                targets_ND[group[0] : group[-1] + 1],
             )
-            writer.write_group(number, images_NHW3, records)
+            records = _records(members, made, settings.image_size)
+            writer.write_group(number, made.images_NHW3, records)
             bench.run.event(
                 GROUP_EVENT,
                 stage=SURROGATE,
@@ -151,10 +153,29 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
                 group=number,
                 images=len(records),
                 seconds=round(time.monotonic() - start, 3),
-                history=history,
+                history=made.history,
             )
-            bar.advance(len(group), loss=sum(record.loss for record in records) / len(records))
-    writer.finish({"seconds": round(sum(_group_seconds(bench)), 3), "provenance": as_json(bench.generator.provenance)})
+            bar.advance(len(group), loss=sum(made.losses) / len(made.losses))
+    writer.finish({"seconds": round(sum(_group_seconds(bench)), 3), "provenance": as_json(synthesiser.provenance)})
+
+
+def _records(prompts: Sequence[Prompt], made: SynthesisedGroup, image_size: int) -> list[ImageRecord]:
+    """What is known of each image of a group."""
+    from clipstill.surrogate.records import ImageRecord
+
+    return [
+        ImageRecord(
+            class_id=prompt.class_id,
+            style_id=prompt.style_id,
+            index=prompt.index,
+            seed=prompt.seed,
+            prompt=prompt.text,
+            loss=loss,
+            score=score,
+            image_size=image_size,
+        )
+        for prompt, loss, score in zip(prompts, made.losses, made.scores, strict=True)
+    ]
 
 
 def _group_seconds(bench: Workbench) -> Iterable[float]:

@@ -16,53 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import BatchNormTeacher, Generator, Teacher
 from clipstill.synthesis.natural import NaturalNetwork
 from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
+from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.synthesis.views import ViewSchedule
 
 # History entries a group; enough for a smooth curve, and small in the run's story.
 _HISTORY_POINTS = 20
-
-
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """How images are made.
-
-    Attributes:
-        steps: of the optimiser, for each image.
-        lr: of Adam, with a cosine to a tenth.
-        views: an image and step.
-        image_size: side in pixels.
-        group_size: members of a group.
-        text_weight: of image-text matching.
-        class_weight: of class consistency.
-        bn_weight: of the teacher's BatchNorm statistics; teachers without any ignore it.
-        natural_weight: of the BatchNorm statistics of ``natural_networks``.
-        natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``.
-        tv_weight: of total variation.
-        prior_weight: of the generator's prior.
-        crop_min: least side of a view's crop, as a share of the image's side.
-        degrees: largest turn of a view.
-        light: largest relative change of a view's light, contrast and colour.
-    """
-
-    steps: int = 60
-    lr: float = 0.05
-    views: int = 1
-    image_size: int = 96
-    group_size: int = 28
-    text_weight: float = 1.0
-    class_weight: float = 1.0
-    bn_weight: float = 2.0
-    natural_weight: float = 0.0
-    natural_networks: tuple[str, ...] = ()
-    tv_weight: float = 0.0
-    prior_weight: float = 0.0
-    crop_min: float = 0.7
-    degrees: float = 10.0
-    light: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -93,8 +54,7 @@ class Synthesiser:
         device: where to work.
 
     Raises:
-        ConfigError: a setting out of range, or no term that pulls an image to its class.
-        UnknownNameError, ResourceError: a natural network that is not there.
+        ResourceError: the package of a natural network is not installed.
     """
 
     def __init__(
@@ -105,8 +65,6 @@ class Synthesiser:
         settings: SynthesisSettings,
         device: torch.device,
     ) -> None:
-        if settings.text_weight <= 0 and settings.class_weight <= 0:
-            raise ConfigError("synthesis.text_weight and synthesis.class_weight are both 0. Give one of them a weight.")
         self._teacher, self._generator, self._settings, self._device = teacher, generator, settings, device
         self._class_vectors_CD = class_vectors_CD.to(device)
         names = settings.natural_networks if settings.natural_weight > 0 else ()

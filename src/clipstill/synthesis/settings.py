@@ -1,0 +1,85 @@
+"""What can be set about synthesis. Light: no tensor library is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipstill.core.errors import ConfigError, did_you_mean
+from clipstill.core.packaged_weights import LITE
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """How images are made.
+
+    Attributes:
+        steps: of the optimiser, for each image.
+        lr: of Adam, with a cosine to a tenth.
+        views: an image and step.
+        image_size: side in pixels.
+        group_size: members of a group.
+        text_weight: of image-text matching.
+        class_weight: of class consistency.
+        bn_weight: of the teacher's BatchNorm statistics; teachers without any ignore it.
+        natural_weight: of the BatchNorm statistics of ``natural_networks``.
+        natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``.
+        tv_weight: of total variation.
+        prior_weight: of the generator's prior.
+        crop_min: least side of a view's crop, as a share of the image's side, in (0, 1].
+        degrees: largest turn of a view.
+        light: largest relative change of a view's light, contrast and colour, in [0, 1).
+    """
+
+    steps: int = 60
+    lr: float = 0.05
+    views: int = 1
+    image_size: int = 96
+    group_size: int = 28
+    text_weight: float = 1.0
+    class_weight: float = 1.0
+    bn_weight: float = 2.0
+    natural_weight: float = 0.0
+    natural_networks: tuple[str, ...] = ()
+    tv_weight: float = 0.0
+    prior_weight: float = 0.0
+    crop_min: float = 0.7
+    degrees: float = 10.0
+    light: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse values that nothing can be made with.
+
+        Raises:
+            ConfigError: names the setting and what it may be, or says that nothing pulls an image to its class.
+        """
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ConfigError(f"synthesis.{name} is {value}. It must lie between {least:g} and {most:g}.")
+        if self.text_weight == 0 and self.class_weight == 0:
+            raise ConfigError("synthesis.text_weight and synthesis.class_weight are both 0. Give one of them a weight.")
+        for name in self.natural_networks:
+            if name not in LITE:
+                raise ConfigError(
+                    f"synthesis.natural_networks: no network named '{name}'.{did_you_mean(name, LITE)} "
+                    f"There are: {', '.join(LITE)}."
+                )
+
+
+_MANY = 10_000_000
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, _MANY),
+    "lr": (1e-6, 100),
+    "views": (1, 1_000),
+    "image_size": (32, 1_024),
+    "group_size": (1, 65_536),
+    "text_weight": (0, _MANY),
+    "class_weight": (0, _MANY),
+    "bn_weight": (0, _MANY),
+    "natural_weight": (0, _MANY),
+    "tv_weight": (0, _MANY),
+    "prior_weight": (0, _MANY),
+    "crop_min": (0.01, 1),
+    "degrees": (0, 180),
+    "light": (0, 0.99),
+}
