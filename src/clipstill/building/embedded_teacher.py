@@ -124,7 +124,11 @@ def licence() -> str:
 
 def ledger(out: Path) -> str:
     """``LICENCES-embedded.md``: what the stored weights are made of, under which licences, in plain words."""
-    stored = [out / WORDS_FILE, *(out / f"embedded-{size}.safetensors" for size in IMAGE_SIZES)]
+    words, towers = out / WORDS_FILE, [out / f"embedded-{size}.safetensors" for size in IMAGE_SIZES]
+    stored = [
+        Provenance(words.name, f"Apache-2.0 AND {PACKAGES['wordnet-base'].licence}", "this recipe", sha256_file(words)),
+        *(Provenance(path.name, licence(), "this recipe", sha256_file(path)) for path in towers),
+    ]
     frozen = [MiniLM.provenance, *(lite_provenance(size) for size in IMAGE_SIZES)]
     return "\n".join(
         [
@@ -133,8 +137,8 @@ def ledger(out: Path) -> str:
             "Made by `clipstill build embedded-teacher`; do not edit.",
             "",
             "clipstill gives the trained weights under Apache-2.0, as far as it holds rights in them. They were",
-            "**trained on pictures and words of others**, among them pictures under share-alike licences (CC-BY-",
-            "SA, GPL) and pictures that ask for attribution (CC-BY): OpenMoji (the OpenMoji project), Twemoji",
+            "**trained on pictures and words of others**, among them pictures under share-alike licences (CC-BY-SA,",
+            "GPL) and pictures that ask for attribution (CC-BY): OpenMoji (the OpenMoji project), Twemoji",
             "(Twitter and contributors), the stamps of Tux Paint, the wallpapers of GNOME, MATE, KDE Plasma and",
             "UKUI. No picture is stored in the weights. Whether weights derive from what they learned from is not",
             "settled law. The licence recorded in the weight files is therefore the conjunction of all, and the",
@@ -148,7 +152,7 @@ def ledger(out: Path) -> str:
             "",
             "## Stored files",
             "",
-            *_table(Provenance(path.name, licence(), "this recipe", sha256_file(path)) for path in stored),
+            *_table(stored),
             "",
             "## Frozen networks, used through their packages",
             "",
