@@ -48,7 +48,6 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-
 class _Moments(torch.autograd.Function):
     """Mean and mean square of each channel.
 

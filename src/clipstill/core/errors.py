@@ -1,7 +1,7 @@
 """The errors a user may see: one small family.
 
-Each message says what is wrong, where (file, line, class name), and what to do. The command line prints it in one line and
-ends with ``exit_code``; nobody sees a traceback for a mistake of their own.
+Each message says what is wrong, where (file, line, class name), and what to do. The command line prints it in one line
+and ends with ``exit_code``; nobody sees a traceback for a mistake of their own.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def disk_error(error: OSError, target: Path) -> ResourceError:
     """Turn an operating-system error into one line that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
-            f"the disk is full while writing {target}. Free some space and run the same command again: it goes on where it stopped."
+            f"the disk is full while writing {target}. Free some space and run the same command again: it goes on "
+            f"where it stopped."
         )
     return ResourceError(f"cannot write {target}: {error.strerror or error}. Check the path and its permissions.")
 
@@ -92,7 +93,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing. The folder is not complete; run the command that makes it again.") from None
+        raise ArtifactError(
+            f"{path} is missing. The folder is not complete; run the command that makes it again."
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
 
@@ -158,4 +161,6 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise ArtifactError(f"{path} is missing although {folder / MANIFEST} lists it. Make the folder again.")
         if sha256_file(path) != digest:
-            raise ArtifactError(f"{path} was altered (its sha256 differs from {folder / MANIFEST}). Make the folder again.")
+            raise ArtifactError(
+                f"{path} was altered (its sha256 differs from {folder / MANIFEST}). Make the folder again."
+            )

@@ -1,7 +1,7 @@
 """What the parts promise each other.
 
-Shapes: N images, M texts, C classes, D teacher dimensions, L tokens, H x W pixels. Images are RGB float in [0, 1]; every
-model normalises by itself, so that nobody passes normalised tensors around.
+Shapes: N images, M texts, C classes, D teacher dimensions, L tokens, H x W pixels. Images are RGB float in [0, 1];
+every model normalises by itself, so that nobody passes normalised tensors around.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Provenance:
 class Preprocess:
     """What happens to an image file before a model sees it; travels with the model.
 
-    Resize so that the short side is ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x ``size``
-    centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
+    Resize so that the short side is ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x
+    ``size`` centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
     """
 
     size: int
@@ -47,13 +47,27 @@ class Preprocess:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A CLIP-like dual encoder."""
+    """A CLIP-like dual encoder.
+
+    Attributes:
+        name: as the user wrote it.
+        image_size: side in pixels that the image tower was trained for.
+        dim: D.
+        logit_scale: what cosines are multiplied by before a softmax.
+        preprocess: of image files.
+        templates: the set of sentences around a class name that suits its text tower, see ``clipstill.text.templates``.
+        image_parameters: numbers in the image tower.
+        provenance: of all its weights.
+        weights_sha256: of all its weights together.
+    """
 
     name: str
     image_size: int
     dim: int
     logit_scale: float
     preprocess: Preprocess
+    templates: str
+    image_parameters: int
     provenance: Sequence[Provenance]
     weights_sha256: str
 
@@ -79,8 +93,11 @@ class BatchNormTeacher(Teacher, Protocol):
     """A teacher whose image tower carries BatchNorm statistics of natural images."""
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the batch's distance from the stored statistics: a scalar, the mean over layers of the
-        relative gap of means and of standard deviations. It couples the images of the batch."""
+        """Unit vectors (N, D), and the batch's distance from the stored statistics.
+
+        The distance is a scalar, the mean over layers of the relative gap of means and of standard deviations. It
+        couples the images of the batch.
+        """
         ...
 
 

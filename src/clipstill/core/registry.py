@@ -51,9 +51,7 @@ class Registry:
             path = self._prefixes[prefix]
         else:
             hint = did_you_mean(name, [*self._table, *self._prefixes])
-            raise UnknownNameError(
-                f"no {self.kind} named '{name}'.{hint} All of them: clipstill list {self.kind}s"
-            )
+            raise UnknownNameError(f"no {self.kind} named '{name}'.{hint} All of them: clipstill list {self.kind}s")
         module, _, attribute = path.partition(":")
         return getattr(importlib.import_module(module), attribute), rest
 
@@ -65,8 +63,8 @@ class Registry:
             origin = point.dist.name if point.dist is not None else point.value
             if point.name in self._origins:
                 raise ConfigError(
-                    f"two {self.kind}s are named '{point.name}': one from {self._origins[point.name]}, one from {origin}. "
-                    f"Uninstall one of the packages."
+                    f"two {self.kind}s are named '{point.name}': one from {self._origins[point.name]}, one from "
+                    f"{origin}. Uninstall one of the packages."
                 )
             self._origins[point.name] = origin
             self._table[point.name] = point.value

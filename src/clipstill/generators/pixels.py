@@ -15,7 +15,8 @@ from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
 
 # Columns: how a step along each uncorrelated direction (light, blue against yellow, green against magenta) moves the
-# logit of R, G, B. Principal axes of the colours of 235 openly licensed photographs, first column scaled to unit length.
+# logit of R, G, B. Principal axes of the colours of 235 openly licensed photographs, first column scaled to unit
+# length.
 COLOUR_AXES = ((0.664, 0.336, -0.074), (0.549, -0.044, 0.166), (0.507, -0.391, -0.083))
 # Each level has a quarter of the pixels of the next. Eight times coarser than the image is about the size of its parts.
 LEVELS = (8, 4, 2, 1)

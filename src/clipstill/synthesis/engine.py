@@ -90,9 +90,7 @@ class Synthesiser:
         latents = [latent.requires_grad_(True) for latent in self._generator.init(seeds, settings.image_size)]
         optimiser = torch.optim.Adam(latents, lr=settings.lr, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps, eta_min=settings.lr / 10)
-        views = ViewSchedule(
-            seeds, settings.steps, settings.views, settings.crop_min, settings.degrees, settings.light
-        )
+        views = ViewSchedule(seeds, settings.steps, settings.views, settings.crop_min, settings.degrees, settings.light)
         history: list[dict[str, float]] = []
         every = max(1, settings.steps // _HISTORY_POINTS)
         loss_N = targets_ND.new_zeros(len(seeds))

@@ -44,13 +44,11 @@ class ViewSchedule:
         """The views of one step: (N * V, 3, H, W) in [0, 1], image by image, with gradient to ``x_N3HW``."""
         draws_MK = self._draws_SNVK[step].flatten(0, 1).to(x_N3HW.device)
         x_M3HW = x_N3HW.repeat_interleave(self.views, dim=0)
-        side = x_N3HW.shape[-1]
+        height, side = x_N3HW.shape[-2:]
         x_M3HW = warp_affine(
-            x_M3HW, self._matrices(draws_MK, side), x_N3HW.shape[-2:], padding_mode="reflection", align_corners=False
+            x_M3HW, self._matrices(draws_MK, side), (height, side), padding_mode="reflection", align_corners=False
         )
-        light, contrast, colour = (
-            (1 + self._light * (2 * draws_MK[:, k] - 1)).view(-1, 1, 1, 1) for k in (5, 6, 7)
-        )
+        light, contrast, colour = ((1 + self._light * (2 * draws_MK[:, k] - 1)).view(-1, 1, 1, 1) for k in (5, 6, 7))
         grey = x_M3HW.mean(1, keepdim=True)
         x_M3HW = (grey + (x_M3HW - grey) * colour) * light
         middle = x_M3HW.mean((1, 2, 3), keepdim=True)
