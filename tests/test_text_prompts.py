@@ -46,7 +46,12 @@ def test_templates_without_a_class_are_refused() -> None:
 
 def test_an_unknown_template_set_gets_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'plain'"):
-        template_set("plane")
+        template_set("plane", "name")
+
+
+def test_auto_templates_are_those_that_suit_the_teacher() -> None:
+    assert template_set("auto", "name") == ("{class}",)
+    assert template_set("auto", "plain") == template_set("plain", "name") == CLASS_TEMPLATES
 
 
 def test_the_dictionary_has_sixteen_different_styles() -> None:

@@ -11,7 +11,6 @@ import typer
 from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, set_quiet
 
 DATA_VARIABLE = "CLIPSTILL_DATA"
-DEFAULT_DATA = Path("../shared/data")
 PACS_PHOTOS = Path("pacs/test/photo")
 PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -25,7 +24,7 @@ def demo(
 ) -> None:
     """Run everything on seven everyday classes.
 
-    The photos are the seven classes of PACS below $CLIPSTILL_DATA where they are; otherwise the few that come with
+    The photos are the seven classes of PACS below $CLIPSTILL_DATA where that is set; otherwise the few that come with
     scikit-image and scikit-learn.
     """
     set_quiet(quiet)
@@ -34,9 +33,7 @@ def demo(
     from clipstill.evaluation.sample_photos import sample_photos
     from clipstill.text.task import parse_task
 
-    photos = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA) / PACS_PHOTOS
-    classes: tuple[str, ...] = PACS_CLASSES
-    if not photos.is_dir():
-        photos = out.with_name(f"{out.name}-photos")
-        classes = sample_photos(photos)
+    data = os.environ.get(DATA_VARIABLE)
+    photos = Path(data) / PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
+    classes = PACS_CLASSES if data else sample_photos(photos)
     show(api.run(parse_task(classes), out, images=photos, overrides=set_ or [], device=device), as_json)

@@ -69,6 +69,7 @@ def evaluate(
     preprocess: Preprocess,
     batch: int = BATCH,
     title: str = "evaluation",
+    tell_skipped: bool = True,
 ) -> EvaluationResult:
     """Run a classifier over a folder.
 
@@ -78,6 +79,7 @@ def evaluate(
         preprocess: of which size and crop are used; the classifier normalises by itself.
         batch: images a call.
         title: of the progress display.
+        tell_skipped: name the files that cannot be read while at it; they are in the result in any case.
 
     Raises:
         DataError: none of the images could be read, or the classifier has another number of classes.
@@ -89,7 +91,8 @@ def evaluate(
 
         def skip(path: Path, reason: str) -> None:
             skipped.append((path, reason))
-            say(f"skipped: {reason}")
+            if tell_skipped:
+                say(f"skipped: {reason}")
             bar.advance(1)
 
         for images_NHW3, batch_labels, _ in iterate(folder, preprocess.size, preprocess.crop_fraction, batch, skip):
@@ -136,7 +139,10 @@ def compare(
     by_teacher = evaluate(
         teacher_predictor(teacher, class_vectors_CD, device), folder, teacher.preprocess, batch, "evaluation, teacher"
     )
-    by_student = evaluate(student_predictor(student, device), folder, student.preprocess, batch, "evaluation, student")
+    # Whether a file can be read is the same for both, so it is told once.
+    by_student = evaluate(
+        student_predictor(student, device), folder, student.preprocess, batch, "evaluation, student", tell_skipped=False
+    )
     return {
         "n": by_student.n,
         "classes": list(folder.classes),

@@ -56,7 +56,7 @@ class GeneratorSection(Config):
 
 
 class SynthesisSection(Config):
-    """How the teacher is inverted; fields and ranges are those of ``clipstill.synthesis.settings.SynthesisSettings``."""
+    """How the teacher is inverted; fields and ranges: ``clipstill.synthesis.settings.SynthesisSettings``."""
 
     steps: int
     lr: float

@@ -91,8 +91,12 @@ def styles_of(config: RunConfig) -> tuple[str, ...]:
     return tuple(styles)
 
 
-def templates_of(config: RunConfig) -> tuple[str, ...]:
+def templates_of(config: RunConfig, suited: str) -> tuple[str, ...]:
     """The sentences whose mean is a class vector.
+
+    Args:
+        config: of the run.
+        suited: the template set that suits the teacher.
 
     Raises:
         UnknownNameError: no template set of that name.
@@ -100,7 +104,7 @@ def templates_of(config: RunConfig) -> tuple[str, ...]:
     from clipstill.text.templates import template_set
 
     templates = config.prompts.templates
-    return template_set(templates) if isinstance(templates, str) else tuple(templates)
+    return template_set(templates, suited) if isinstance(templates, str) else tuple(templates)
 
 
 def _named_file_digest(name: str) -> str | None:

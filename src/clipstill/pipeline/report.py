@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
-from clipstill.pipeline.keys import STUDENT, SURROGATE, styles_of
+from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE, styles_of
 from clipstill.pipeline.stages import group_events, read_evaluation
-from clipstill.pipeline.workbench import HISTORY_FILE, Workbench
+from clipstill.pipeline.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
 
 if TYPE_CHECKING:
     from clipstill.report.data import Chart, Picture, Series
@@ -36,6 +36,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
     export = read_json(bundle / "metrics.json")["export"]
     training = read_json(bench.run.stage(STUDENT) / HISTORY_FILE)
     evaluation = read_evaluation(bench)
+    tower = int(read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["image_parameters"])
     details = {
         SURROGATE: f"{training['images_made']} images, {training['images']} kept",
         STUDENT: f"best at step {training['best_step']} ({training['best_phase']})",
@@ -47,6 +48,8 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         student_bytes=int(export["onnx_bytes"]),
         student_parameters=int(export["parameters"]),
         latency_ms=float(export["latency_ms"]),
+        teacher_parameters=tower,
+        teacher_bytes=tower * (4 if bench.config.teacher.precision == "fp32" else 2),
         parity=read_json(bundle / "parity.json"),
         evaluation=evaluation,
         pictures=_pictures(bench),

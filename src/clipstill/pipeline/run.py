@@ -151,7 +151,7 @@ def check_names(config: RunConfig) -> None:
     prompt_strategies.resolve(config.prompts.strategy)
     pick_device(config.device)
     styles_of(config)
-    templates_of(config)
+    templates_of(config, suited="plain")  # Any: the teacher, which knows what suits it, is not loaded yet.
 
 
 def _looks_done(out: Path, keys: dict[str, str]) -> bool:

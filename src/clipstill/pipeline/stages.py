@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, read_json, write_bytes, write_json, write_text
+from clipstill.core.images import iterate
 from clipstill.core.progress import Progress, say
 from clipstill.pipeline.keys import (
     BUNDLE,
@@ -38,6 +39,7 @@ from clipstill.pipeline.workbench import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from clipstill.surrogate.records import ImageRecord
@@ -62,7 +64,8 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
 
     start = time.monotonic()
     teacher = bench.teacher
-    vectors_CD = class_vectors(teacher, class_texts(bench.task, templates_of(bench.config)))
+    templates = templates_of(bench.config, teacher.templates)
+    vectors_CD = class_vectors(teacher, class_texts(bench.task, templates))
     _write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: vectors_CD})
     write_json(
         folder / TEACHER_FILE,
@@ -71,6 +74,8 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
             "image_size": teacher.image_size,
             "dim": teacher.dim,
             "logit_scale": teacher.logit_scale,
+            "templates": templates,
+            "image_parameters": teacher.image_parameters,
             "weights_sha256": teacher.weights_sha256,
             "preprocess": asdict(teacher.preprocess),
             "provenance": as_json(teacher.provenance),
@@ -258,6 +263,22 @@ def make_evaluation(bench: Workbench, folder: Path) -> None:
     _commit(bench, EVALUATION, folder, [RESULT_FILE], start)
 
 
+def _first_photos(bench: Workbench) -> np.ndarray | None:
+    """One batch of the run's photos as the student sees them, or None where it has none."""
+    if bench.photos is None:
+        return None
+    preprocess = bench.student.preprocess
+    # The evaluation told of files that cannot be read.
+    batches = iterate(
+        bench.photos,
+        preprocess.size,
+        preprocess.crop_fraction,
+        bench.config.evaluation.batch,
+        lambda path, reason: None,
+    )
+    return next((images_NHW3 for images_NHW3, _, _ in batches), None)
+
+
 def make_bundle(bench: Workbench, folder: Path) -> None:
     """Trained student -> the folder that is shipped."""
     from clipstill.export.bundle import BundleContent, ExportFacts, write_bundle
@@ -291,6 +312,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         preprocess=bench.student.preprocess,
         provenance=provenance,
         evaluation=evaluation,
+        parity_images_NHW3=_first_photos(bench),
         info=bench.facts(),
     )
     write_bundle(folder, content, texts, bench.keys[BUNDLE], bench.config.export.tolerance)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -57,6 +57,11 @@ class Words(nn.Module):
         noun_vectors_WE: unit vector of each noun.
         members_WK: share of each ImageNet class in each noun; rows sum to 1.
     """
+
+    text_mean_E: Tensor
+    class_names_KE: Tensor
+    noun_vectors_WE: Tensor
+    members_WK: Tensor
 
     def __init__(self, nouns: int) -> None:
         super().__init__()
@@ -101,6 +106,10 @@ class Alignment(nn.Module):
         dropout: of its image side, in training.
     """
 
+    feature_mean_F: Tensor
+    feature_std_F: Tensor
+    logit_scale: Tensor
+
     def __init__(
         self, words: Words, classifier_KF: Tensor, pictures_dim: int, hidden: int, dropout: float = 0.3
     ) -> None:
@@ -143,9 +152,9 @@ class Alignment(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Also moves what is not in the state dict."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._unit_classifier_KF = fn(self._unit_classifier_KF)
-        self._words[0]._apply(fn)
+        self._words[0]._apply(fn)  # type: ignore[no-untyped-call]
         return self
 
 
@@ -157,10 +166,11 @@ def _join(vectors: Sequence[Tensor]) -> Tensor:
 class _Tower:
     """One image tower with its alignment."""
 
-    def __init__(self, size: str, words: Words, device: torch.device, dtype: torch.dtype) -> None:
-        path = ASSETS / f"embedded-{size}.safetensors"
+    def __init__(self, size: str, words: Words, device: torch.device, dtype: torch.dtype, assets: Path) -> None:
+        path = assets / f"embedded-{size}.safetensors"
         weights, facts = read_weights(path)
-        self.network = timm.create_model(LITE[size].timm_name)
+        # Any: torch's modules make each attribute a tensor or a module.
+        self.network = cast(Any, timm.create_model(LITE[size].timm_name))
         self.network.load_state_dict(lite_state_dict(size))
         self.network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
         self.dtype = dtype
@@ -173,6 +183,8 @@ class _Tower:
         )
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
+        parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
+        self.parameters = sum(tensor.numel() for part in parts for tensor in part.parameters())
         self.sha256 = sha256_file(path)
         self.provenance = (
             lite_provenance(size),
@@ -183,7 +195,7 @@ class _Tower:
         """Normalised images -> unit vectors (N, D); larger images than the tower's are reduced to its size."""
         if x_N3HW.shape[-1] > self.image_size:
             side = (self.image_size, self.image_size)
-            x_N3HW = F.interpolate(x_N3HW, side, mode="bilinear", antialias=True, align_corners=False)
+            x_N3HW = F.interpolate(x_N3HW, side, mode="bicubic", antialias=True, align_corners=False)
         x_N3HW = x_N3HW.to(self.dtype).contiguous(memory_format=torch.channels_last)
         pooled_NF = self.network.global_pool(self.network.forward_features(x_N3HW))
         return self.alignment.encode_image(pooled_NF.float(), self.network.classifier(pooled_NF).float())
@@ -197,19 +209,26 @@ class EmbeddedTeacher:
         sizes: image towers, ``"lite0"`` or ``"lite2"``, the one with the largest input first.
         device: where all towers go.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, of the image towers.
+        assets: folder of the alignments; another one to measure them before they are stored.
 
     Raises:
         ArtifactError: a stored file is missing or damaged.
         ResourceError: a package of the towers is missing.
     """
 
-    def __init__(self, name: str, sizes: Sequence[str], device: torch.device, precision: str = "fp32") -> None:
+    # The text tower knows words and sentences alike, but "a photo of" moves every class towards photography: 92
+    # against 84 in a hundred on the photos of PACS.
+    templates = "name"
+
+    def __init__(
+        self, name: str, sizes: Sequence[str], device: torch.device, precision: str = "fp32", assets: Path = ASSETS
+    ) -> None:
         self.name = name
         self._device = device
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        words_path = ASSETS / "embedded-words.safetensors"
+        words_path = assets / "embedded-words.safetensors"
         words = Words.load(words_path)
-        self._towers = [_Tower(size, words, device, dtype) for size in sizes]
+        self._towers = [_Tower(size, words, device, dtype, assets) for size in sizes]
         self._mean = torch.tensor(LITE_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(LITE_STD, device=device).view(1, 3, 1, 1)
         alignments = [tower.alignment for tower in self._towers]
@@ -217,8 +236,12 @@ class EmbeddedTeacher:
         self.dim = sum(DIM + FEATURES + len(one.from_text.weight) for one in alignments)
         self.logit_scale = sum(float(one.logit_scale) for one in alignments) / len(alignments)
         self.preprocess = Preprocess(self.image_size, LITE_MEAN, LITE_STD)
+        self.image_parameters = sum(tower.parameters for tower in self._towers)
         self.weights_sha256 = sha256_json([sha256_file(words_path), *(tower.sha256 for tower in self._towers)])
-        self.provenance = (MiniLM.provenance, *(part for tower in self._towers for part in tower.provenance))
+        self.provenance: Sequence[Provenance] = (
+            MiniLM.provenance,
+            *(part for tower in self._towers for part in tower.provenance),
+        )
 
     @cached_property
     def _text(self) -> MiniLM:
@@ -234,8 +257,10 @@ class EmbeddedTeacher:
         return _join([tower.encode_image(x_N3HW) for tower in self._towers])
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics: a scalar, the mean over
-        towers and layers."""
+        """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics.
+
+        The distance is a scalar, the mean over towers and layers.
+        """
         with ExitStack() as stack:
             gaps = [stack.enter_context(statistics_gaps(tower.network)) for tower in self._towers]
             feat_ND = self.encode_image(x_N3HW)
@@ -274,7 +299,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, widened to float32, and the facts stored beside them."""
     try:
         with safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name).float() for name in stored.keys()}, dict(stored.metadata() or {})
+            names = list(stored.keys())
+            return {name: stored.get_tensor(name).float() for name in names}, dict(stored.metadata() or {})
     except (OSError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build embedded-teacher"

@@ -6,8 +6,10 @@ Shapes: M texts, L tokens, E = 384 dimensions.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,15 +40,15 @@ class MiniLM:
     provenance = Provenance("all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_DISTRIBUTION}", _SHA256)
 
     def __init__(self, device: torch.device) -> None:
-        from transformers import BertModel, BertTokenizerFast, logging
+        from transformers import BertModel, BertTokenizer
 
         folder = _model_folder()
-        # A bar for loading 23 million weights is noise between ours.
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._device = device
-        self._tokenise = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
-        self._network = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
-        self._network.eval().requires_grad_(False).to(device)
+        with _quiet():
+            self._tokenise = BertTokenizer.from_pretrained(folder, local_files_only=True)
+            # Any: the types of transformers say less than is true.
+            network = cast(Any, BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False))
+        self._network = network.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -71,6 +73,22 @@ class MiniLM:
         hidden_MLE = self._network(inputs_embeds=embeddings_MLE, attention_mask=mask_ML).last_hidden_state
         weight = mask_ML[..., None].to(hidden_MLE.dtype)
         return F.normalize((hidden_MLE * weight).sum(1) / weight.sum(1), dim=-1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar for loading 23 million weights, and no table of the pooler's, which is left out on purpose."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _model_folder() -> Path:

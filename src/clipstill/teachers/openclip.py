@@ -23,10 +23,10 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
+from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.core.batchnorm import statistics_gaps
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256
@@ -80,6 +80,9 @@ class OpenClipTeacher:
         provenance: of the weights.
     """
 
+    # CLIP learned from captions: sentences suit it better than bare words.
+    templates = "plain"
+
     def __init__(
         self,
         model: Any,
@@ -97,6 +100,7 @@ class OpenClipTeacher:
         self.provenance: Sequence[Provenance] = (provenance,)
         self.weights_sha256 = provenance.sha256
         self._model = model.eval().requires_grad_(False)
+        self.image_parameters = sum(tensor.numel() for tensor in self._model.visual.parameters())
         self._tokenizer = tokenizer
         self._dtype = _DTYPES[precision]
         # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.

@@ -21,22 +21,30 @@ CLASS_TEMPLATES = (
 )
 NAME_TEMPLATES = ("{class}",)
 TEMPLATE_SETS = {"plain": CLASS_TEMPLATES, "name": NAME_TEMPLATES}
+# Stands for the set that suits the teacher.
+AUTO = "auto"
 
 # Source: Wei et al., ICLR 2025, "[class text] in the style of [style]".
 STYLE_TEMPLATE = "a {class} in the style of {style}"
 PLAIN_TEMPLATE = "a photo of a {class}"
 
 
-def template_set(name: str) -> tuple[str, ...]:
+def template_set(name: str, suited: str) -> tuple[str, ...]:
     """The templates of a named set.
+
+    Args:
+        name: of the set, or ``"auto"``.
+        suited: the set that suits the teacher, which ``"auto"`` stands for.
 
     Raises:
         UnknownNameError: with the closest name.
     """
+    if name == AUTO:
+        name = suited
     if name not in TEMPLATE_SETS:
-        known = ", ".join(TEMPLATE_SETS)
+        known = (AUTO, *TEMPLATE_SETS)
         raise UnknownNameError(
-            f"no template set named '{name}'.{did_you_mean(name, TEMPLATE_SETS)} There are: {known}."
+            f"no template set named '{name}'.{did_you_mean(name, known)} There are: {', '.join(known)}."
         )
     return TEMPLATE_SETS[name]
 
