@@ -28,7 +28,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -301,7 +301,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as stored:
             names = list(stored.keys())
             return {name: stored.get_tensor(name).float() for name in names}, dict(stored.metadata() or {})
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build embedded-teacher"
         ) from None
