@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,10 +97,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A run that nobody interrupted."""
+def calls_abroad() -> list[str]:
+    """Every attempt of the uninterrupted run to reach the network."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, calls_abroad: list[str]) -> Path:
+    """A run that nobody interrupted, with sockets blocked."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*arguments(out), "--images", str(photos), "--quiet"]) == 0
+
+    def blocked(*address: object, **_: object) -> None:
+        calls_abroad.append(repr(address))
+        raise OSError(errno.ENETUNREACH, "sockets are blocked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, blocked)
+        patch.setattr(socket, "getaddrinfo", blocked)
+        assert main([*arguments(out), "--images", str(photos), "--quiet"]) == 0
     return out
 
 
@@ -108,6 +124,31 @@ def test_a_run_leaves_bundle_report_and_manifests(whole: Path) -> None:
     assert sorted(path.name for path in whole.iterdir() if not path.name.startswith(".")) == sorted(expected.split())
     assert "dog" in (whole / "report.html").read_text()
     assert not (whole / "stages" / "student" / "work").exists()
+
+
+def test_a_whole_run_never_asks_for_the_network(whole: Path, calls_abroad: list[str]) -> None:
+    assert (whole / "bundle" / "model.onnx").exists()
+    assert calls_abroad == []
+
+
+def test_bundle_was_checked_on_the_photos_of_the_run(whole: Path) -> None:
+    assert json.loads((whole / "bundle" / "parity.json").read_text())["pictures"] == "given"
+
+
+def test_class_vectors_are_of_the_sentences_that_suit_the_teacher(whole: Path) -> None:
+    facts = json.loads((whole / "stages" / "class_vectors" / "teacher.json").read_text())
+    assert facts["templates"] == ["{class}"]
+    assert facts["image_parameters"] > 4_000_000
+
+
+def test_records_tell_of_each_picture(whole: Path) -> None:
+    from clipstill.surrogate.dataset import SurrogateSet
+
+    records = SurrogateSet.open(whole / "stages" / "surrogate").records
+    assert [record.class_id for record in records] == [0, 1] * 4
+    assert len({record.seed for record in records}) == 8
+    assert {record.prompt for record in records} >= {"a dog in the style of photo", "a guitar in the style of sketch"}
+    assert all(0 <= record.score <= 1 and record.loss > 0 and record.image_size == 64 for record in records)
 
 
 def test_second_run_does_nothing_and_says_so(whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +178,13 @@ def test_evaluate_verb_agrees_with_the_run(whole: Path, photos: Path, capsys: py
     for name in ("n", "classes", "teacher_top1", "student_top1", "chance"):
         assert result[name] == stored[name]
     assert [Path(each["file"]).name for each in result["skipped"]] == ["cut.png"]
+
+
+def test_a_photo_that_cannot_be_read_is_told_once(
+    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(whole), "--images", str(photos), "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.count("cut.png") == 1
 
 
 def test_predict_verb_answers_and_names_what_it_cannot_read(
