@@ -43,14 +43,15 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for width in widths:
-            layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
-            layers += [nn.SiLU()]
+            layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.SiLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
             before = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(before, LATENT_CHANNELS, 1))
         # Without scale and shift, so that codes have mean 0 and deviation 1.
         self.whiten = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] -> codes; see the class."""
         codes: Tensor = self.whiten(self.layers(x * 2 - 1))
         return codes
 
@@ -113,7 +114,7 @@ def build_generator(out: Path, cache: Path, steps: int = STEPS) -> Path:
     Raises:
         ResourceError, DataError: a package cannot be had, or is another than the recipe's.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # noqa: TID251  (layers draw their first weights from the global generator)
     _, drawings = decode_all(captioned_pictures(cache), cache / "pictures.npy")
     crops = Crops(_photographs(cache), drawings, seed=0)
     encoder, decoder = Encoder().train(), Decoder().train()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,7 +38,9 @@ class Block(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + 0.5 * self.second(F.silu(self.first(F.silu(x))))
+        """Features (N, width, H, W) -> the same shape."""
+        change: Tensor = self.second(F.silu(self.first(F.silu(x))))
+        return x + 0.5 * change
 
 
 class Decoder(nn.Module):
@@ -54,12 +56,11 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList()
         for number, (width, narrower) in enumerate(zip(widths, (*widths[1:], widths[-1]), strict=True)):
             blocks = 2 if number < 2 else 1
-            self.stages.append(
-                nn.Sequential(*(Block(width) for _ in range(blocks)), nn.Conv2d(width, narrower, 1))
-            )
+            self.stages.append(nn.Sequential(*(Block(width) for _ in range(blocks)), nn.Conv2d(width, narrower, 1)))
         self.leave = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents -> images; see the class."""
         x = self.enter(z)
         for number, stage in enumerate(self.stages):
             x = stage(x)
@@ -86,7 +87,7 @@ class EmbeddedGenerator:
             with safe_open(weights, framework="pt") as stored:
                 state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
                 licence = (stored.metadata() or {}).get("licence", "unknown")
-        except OSError as error:
+        except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(
                 f"{weights} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build "
                 f"embedded-generator"
@@ -95,7 +96,7 @@ class EmbeddedGenerator:
         self._smoothing = float(state.pop("smoothing"))
         self._decoder = Decoder()
         self._decoder.load_state_dict(state)
-        self._decoder.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self._decoder.eval().requires_grad_(False).to(device)
         self.provenance = (
             Provenance("embedded generator", licence, f"clipstill assets/{weights.name}", sha256_file(weights)),
         )
