@@ -1,0 +1,176 @@
+"""What each choice does for the student, measured on real photos. Every number of the README's tables comes from here.
+
+    python benchmarks/quality.py measure  RUN... --photos photo=DIR art=DIR
+    python benchmarks/quality.py controls RUN    --photos photo=DIR --drawings pictures.npy
+    python benchmarks/quality.py scratch  RUN    --photos photo=DIR --student resnet10t --counts 28 56 112
+
+RUN is a folder that ``clipstill run`` made; its teacher, class vectors, images and settings are used. ``pictures.npy`` is
+what ``clipstill build embedded-teacher`` keeps in its cache: openly licensed drawings, unrelated to the classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from clipstill.core.images import ImageFolder
+from clipstill.core.protocols import Teacher
+from clipstill.core.seeds import generator_for
+from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.trainer import distil
+from clipstill.evaluation.evaluate import compare
+from clipstill.students import load_student
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.teachers import load_teacher
+
+CPU = torch.device("cpu")
+
+
+class Run:
+    """A finished run folder, read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = yaml.safe_load((folder / "config.yaml").read_text())
+        self.labels = json.loads((folder / "bundle" / "labels.json").read_text())["labels"]
+        self.vectors = load_file(folder / "stages" / "class_vectors" / "class_vectors.safetensors")["class_vectors"]
+        self.seed = int(self.config["seed"])
+        self.settings = DistilSettings(**self.config["distillation"], seed=self.seed)
+
+    def teacher(self) -> Teacher:
+        return load_teacher(self.config["teacher"]["name"], CPU)
+
+    def surrogate(self) -> SurrogateSet:
+        return SurrogateSet.open(self.folder / "stages" / "surrogate")
+
+    def taught_on(
+        self,
+        teacher: Teacher,
+        images: torch.Tensor,
+        class_id: torch.Tensor,
+        style_id: torch.Tensor,
+        settings: DistilSettings,
+        name: str,
+        init: str,
+        size: int,
+    ) -> Any:
+        student = load_student(name, len(self.labels), init, size, self.seed)
+        with tempfile.TemporaryDirectory() as work:
+            distil(student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU)
+        return student
+
+
+def score(run: Run, teacher: Teacher, student: Any, photos: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """Name of the folder -> top-1 of teacher and student in percent, and their ratio."""
+    table = {}
+    for name, folder in photos.items():
+        result = compare(teacher, run.vectors, student, ImageFolder.open(folder, run.labels), CPU, 32)
+        table[name] = {
+            "n": result["n"],
+            "teacher": round(100 * result["teacher_top1"], 1),
+            "student": round(100 * result["student_top1"], 1),
+            "ratio": round(result["student_top1"] / result["teacher_top1"], 3),
+        }
+    return table
+
+
+def measure(runs: list[Run], photos: dict[str, Path]) -> Any:
+    """The shipped student of each run on each folder, with mean and spread over the runs."""
+    rows = []
+    for run in runs:
+        student = load_student(
+            run.config["student"]["name"],
+            len(run.labels),
+            run.folder / "stages" / "student" / "student.safetensors",
+            run.config["student"]["image_size"],
+            run.seed,
+        ).eval()
+        rows.append(score(run, run.teacher(), student, photos))
+    summary = {}
+    for name in photos:
+        ratios = [row[name]["ratio"] for row in rows]
+        summary[name] = {
+            "teacher": statistics.mean(row[name]["teacher"] for row in rows),
+            "student": round(statistics.mean(row[name]["student"] for row in rows), 1),
+            "ratio": round(statistics.mean(ratios), 3),
+            "spread": round(statistics.stdev(ratios), 3) if len(ratios) > 1 else None,
+        }
+    return {"runs": rows, "summary": summary}
+
+
+def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
+    """The same student, steps and teacher on as many unrelated drawings, and on noise."""
+    teacher, made = run.teacher(), run.surrogate()
+    number, side = len(made.images), made.images.shape[-1]
+    random = generator_for(run.seed, "controls")
+    sets = {"noise": (torch.rand(number, 3, side, side, generator=random) * 255).to(torch.uint8)}
+    if drawings is not None:
+        stored = np.load(drawings, mmap_mode="r")
+        chosen = torch.randperm(len(stored), generator=random)[:number]
+        rgba = torch.from_numpy(np.stack([stored[i] for i in chosen.tolist()])).permute(0, 3, 1, 2).float() / 255
+        white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
+        small = torch.nn.functional.interpolate(white, (side, side), mode="bilinear", antialias=True)
+        sets["drawings"] = (small * 255).round().to(torch.uint8)
+        sets["made + drawings"] = torch.cat([made.images, sets["drawings"]])
+    result = {}
+    section = run.config["student"]
+    for name, images in sets.items():
+        class_id = torch.full((len(images),), -1)
+        style_id = torch.arange(len(images)) % 16
+        if name == "made + drawings":
+            class_id[:number], style_id[:number] = made.class_id, made.style_id
+        student = run.taught_on(
+            teacher, images, class_id, style_id, run.settings, section["name"], section["init"], section["image_size"]
+        )
+        result[name] = score(run, teacher, student, photos)
+    return result
+
+
+def scratch(run: Run, photos: dict[str, Path], name: str, counts: list[int], size: int, steps: int) -> Any:
+    """A student without pretrained weights on the first images of the set: its accuracy over their number."""
+    teacher, made = run.teacher(), run.surrogate()
+    settings = replace(
+        run.settings, freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
+    )
+    result = {}
+    for count in counts:
+        images, class_id, style_id = made.images[:count], made.class_id[:count], made.style_id[:count]
+        student = run.taught_on(teacher, images, class_id, style_id, settings, name, "scratch", size)
+        result[count] = score(run, teacher, student, photos)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("measure", "controls", "scratch"))
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--photos", nargs="+", required=True, metavar="NAME=DIR")
+    parser.add_argument("--drawings", type=Path)
+    parser.add_argument("--student", default="resnet10t")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--counts", nargs="+", type=int, default=[28, 56, 112])
+    args = parser.parse_args()
+    photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
+    runs = [Run(folder) for folder in args.runs]
+    if args.what == "measure":
+        result = measure(runs, photos)
+    elif args.what == "controls":
+        result = controls(runs[0], photos, args.drawings)
+    else:
+        result = scratch(runs[0], photos, args.student, args.counts, args.size, args.steps)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
