@@ -4,8 +4,8 @@
     python benchmarks/quality.py controls RUN    --photos photo=DIR --drawings pictures.npy
     python benchmarks/quality.py scratch  RUN    --photos photo=DIR --student resnet10t --counts 28 56 112
 
-RUN is a folder that ``clipstill run`` made; its teacher, class vectors, images and settings are used. ``pictures.npy`` is
-what ``clipstill build embedded-teacher`` keeps in its cache: openly licensed drawings, unrelated to the classes.
+RUN is a folder that ``clipstill run`` made; its teacher, class vectors, images and settings are used. ``pictures.npy``
+is what ``clipstill build embedded-teacher`` keeps in its cache: openly licensed drawings, unrelated to the classes.
 """
 
 from __future__ import annotations
