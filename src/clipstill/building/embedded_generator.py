@@ -23,7 +23,7 @@ from clipstill.core.files import atomic_path, write_text
 from clipstill.core.progress import Progress, say
 from clipstill.generators.embedded import LATENT_CHANNELS, REDUCTION, WEIGHTS, Decoder
 
-STEPS = 2000
+STEPS = 900
 BATCH = 32
 CROP = 64
 LEARNING_RATE = 2e-3
