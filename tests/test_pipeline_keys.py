@@ -32,7 +32,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "first"),
     [
-        ("teacher.name=embedded-m", "class_vectors"),
+        ("teacher.name=embedded-s", "class_vectors"),
         ("prompts.templates=name", "class_vectors"),
         ("prompts.images_per_class=7", "prompts"),
         ("seed=1", "prompts"),
