@@ -31,6 +31,7 @@ class TinyTeacher:
     logit_scale = 10.0
     preprocess = Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     templates = "name"
+    statistics_networks: tuple[str, ...] = ()
     provenance: Sequence[Provenance] = ()
     weights_sha256 = ""
 
@@ -54,13 +55,13 @@ class TinyTeacher:
         return feat_ND, torch.stack(gaps).mean()
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("synthesis asks for no texts")
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        raise AssertionError("synthesis asks for no texts")
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("synthesis asks for no texts")
 
 
 def units(count: int, name: str) -> Tensor:
@@ -161,3 +162,14 @@ def test_natural_networks_are_told_with_their_licence() -> None:
     assert synthesiser(natural_networks=("lite0",)).provenance == []  # its weight is 0
     told = synthesiser(natural_networks=("lite0",), natural_weight=1.0).provenance
     assert [part.licence for part in told] == ["Apache-2.0"]
+
+
+def test_statistics_that_the_teacher_carries_are_not_computed_twice() -> None:
+    teacher = TinyTeacher()
+    settings = SynthesisSettings(bn_weight=1.0, natural_weight=1.0, natural_networks=("lite0",))
+    vectors = torch.eye(teacher.dim)[:2]
+    beside = Synthesiser(teacher, Pixels(CPU), vectors, settings, CPU)
+    teacher.statistics_networks = ("lite0",)
+    carried = Synthesiser(teacher, Pixels(CPU), vectors, settings, CPU)
+    assert len(beside.provenance) == 1
+    assert carried.provenance == []

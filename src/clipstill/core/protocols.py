@@ -90,7 +90,14 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class BatchNormTeacher(Teacher, Protocol):
-    """A teacher whose image tower carries BatchNorm statistics of natural images."""
+    """A teacher whose image tower carries BatchNorm statistics.
+
+    Attributes:
+        statistics_networks: the packaged ImageNet networks (``core.packaged_weights``) whose statistics these are; empty
+            where they are of other networks or images.
+    """
+
+    statistics_networks: tuple[str, ...]
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the batch's distance from the stored statistics.

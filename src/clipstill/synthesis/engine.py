@@ -68,8 +68,10 @@ class Synthesiser:
         self._teacher, self._generator, self._settings, self._device = teacher, generator, settings, device
         self._class_vectors_CD = class_vectors_CD.to(device)
         names = settings.natural_networks if settings.natural_weight > 0 else ()
-        self._natural = [NaturalNetwork(name, device) for name in names]
         self._teacher_statistics = settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher)
+        # What the teacher's own statistics say already is not computed twice.
+        known = teacher.statistics_networks if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else ()
+        self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
 
     @property
     def provenance(self) -> list[Any]:

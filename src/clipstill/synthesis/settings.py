@@ -22,7 +22,8 @@ class SynthesisSettings:
         class_weight: of class consistency.
         bn_weight: of the teacher's BatchNorm statistics; teachers without any ignore it.
         natural_weight: of the BatchNorm statistics of ``natural_networks``.
-        natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``.
+        natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``; those whose statistics the teacher
+            carries itself are left out where ``bn_weight`` is above 0.
         tv_weight: of total variation.
         prior_weight: of the generator's prior.
         crop_min: least side of a view's crop, as a share of the image's side, in (0, 1].

@@ -224,6 +224,7 @@ class EmbeddedTeacher:
         self, name: str, sizes: Sequence[str], device: torch.device, precision: str = "fp32", assets: Path = ASSETS
     ) -> None:
         self.name = name
+        self.statistics_networks = tuple(sizes)
         self._device = device
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         words_path = assets / "embedded-words.safetensors"

@@ -193,6 +193,8 @@ class OpenClipResNetTeacher(OpenClipTeacher):
     than it does with an ImageNet network (Wei et al., ICLR 2025).
     """
 
+    statistics_networks: tuple[str, ...] = ()
+
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the batch's distance from the stored statistics: a scalar.
 
