@@ -93,8 +93,8 @@ class BatchNormTeacher(Teacher, Protocol):
     """A teacher whose image tower carries BatchNorm statistics.
 
     Attributes:
-        statistics_networks: the packaged ImageNet networks (``core.packaged_weights``) whose statistics these are; empty
-            where they are of other networks or images.
+        statistics_networks: the packaged ImageNet networks (``core.packaged_weights``) whose statistics these are;
+            empty where they are of other networks or images.
     """
 
     statistics_networks: tuple[str, ...]
