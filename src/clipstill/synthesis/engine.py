@@ -68,9 +68,10 @@ class Synthesiser:
         self._teacher, self._generator, self._settings, self._device = teacher, generator, settings, device
         self._class_vectors_CD = class_vectors_CD.to(device)
         names = settings.natural_networks if settings.natural_weight > 0 else ()
-        self._teacher_statistics = settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher)
+        with_statistics = teacher if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else None
+        self._teacher_with_statistics: BatchNormTeacher | None = with_statistics
         # What the teacher's own statistics say already is not computed twice.
-        known = teacher.statistics_networks if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else ()
+        known = () if with_statistics is None else with_statistics.statistics_networks
         self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
 
     @property
@@ -124,8 +125,8 @@ class Synthesiser:
         """Features of the views (N, V, D), and the weighted distance of their statistics from natural ones."""
         settings = self._settings
         gap = views_M3HW.new_zeros(())
-        if self._teacher_statistics and isinstance(self._teacher, BatchNormTeacher):
-            feat_MD, teacher_gap = self._teacher.encode_image_with_statistics(views_M3HW)
+        if self._teacher_with_statistics is not None:
+            feat_MD, teacher_gap = self._teacher_with_statistics.encode_image_with_statistics(views_M3HW)
             gap = gap + settings.bn_weight * teacher_gap
         else:
             feat_MD = self._teacher.encode_image(views_M3HW)
