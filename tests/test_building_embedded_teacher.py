@@ -15,6 +15,7 @@ from clipstill.building.alignment import (
     Choices,
     Lessons,
     contrastive_loss,
+    equalised,
     pseudo_features,
     train_alignment,
 )
@@ -251,7 +252,23 @@ def trained(tmp_path: Path) -> tuple[Words, Classifier, torch.Tensor, Lessons, A
     classifier = _classifier(generator, FEATURES, IMAGENET_CLASSES)
     feat_NF = torch.rand(24, FEATURES, generator=generator)
     settings = AlignmentSettings(steps=6, batch=16, dim=8, hidden=8, pseudo=30, warmup=2)
-    return words, classifier, feat_NF, lessons, train_alignment(words, classifier, feat_NF, lessons, settings, "tiny")
+    alignment = train_alignment(words, classifier, feat_NF.mean(0), feat_NF, lessons, settings, "tiny")
+    return words, classifier, feat_NF, lessons, alignment
+
+
+def test_equalised_features_lie_between_themselves_and_the_predicted_level() -> None:
+    generator = torch.Generator().manual_seed(0)
+    feat_NF = torch.rand(4000, 6, generator=generator) * torch.tensor([0.2, 0.5, 1.0, 1.0, 2.0, 40.0])
+    level_F = torch.full((6,), 0.4)
+    gain_F = (level_F / feat_NF.mean(0)).clamp(0.2, 5)
+    moved_NF = equalised(feat_NF, level_F, generator)
+    # Half the way on average, and every channel of an image the same way.
+    torch.testing.assert_close(moved_NF.mean(0), feat_NF.mean(0) * (1 + gain_F) / 2, rtol=0.05, atol=0)
+    way_NF = (moved_NF / feat_NF - 1) / (gain_F - 1)
+    torch.testing.assert_close(way_NF[:, :1].expand(-1, 6), way_NF, rtol=1e-2, atol=1e-2)
+    assert float(way_NF.min()) > -1e-2
+    assert float(way_NF.max()) < 1 + 1e-2
+    assert torch.equal(equalised(feat_NF, feat_NF.mean(0), generator), feat_NF)
 
 
 def test_training_ends_the_same_every_time_and_leaves_the_global_generator_alone(
@@ -260,7 +277,7 @@ def test_training_ends_the_same_every_time_and_leaves_the_global_generator_alone
     words, classifier, feat_NF, lessons, first = trained
     before = torch.get_rng_state()
     settings = AlignmentSettings(steps=6, batch=16, dim=8, hidden=8, pseudo=30, warmup=2)
-    again = train_alignment(words, classifier, feat_NF, lessons, settings, "tiny")
+    again = train_alignment(words, classifier, feat_NF.mean(0), feat_NF, lessons, settings, "tiny")
     assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from clipstill.core.errors import ArtifactError, UnknownNameError
 from clipstill.core.protocols import Generator
 from clipstill.core.seeds import generator_for
-from clipstill.generators import generators, load_generator
+from clipstill.generators import generators, load_generators
 from clipstill.generators.embedded import Decoder, EmbeddedGenerator
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedGenerator:
 
 @pytest.fixture(params=["pixels", "embedded"])
 def generator(request: pytest.FixtureRequest, embedded: EmbeddedGenerator) -> Generator:
-    return embedded if request.param == "embedded" else load_generator(request.param, CPU)
+    return embedded if request.param == "embedded" else load_generators(request.param, CPU)[0]
 
 
 def test_every_generator_keeps_its_protocol(generator: Generator) -> None:
@@ -72,7 +72,7 @@ def test_prior_is_one_number_an_image_and_projection_keeps_valid_latents(generat
 
 
 def test_pixels_start_with_less_of_the_fine_than_of_the_coarse() -> None:
-    pixels = load_generator("pixels", CPU)
+    [pixels] = load_generators("pixels", CPU)
     image = pixels.decode(pixels.init([0], 64))
     fine = (image[..., 1:] - image[..., :-1]).square().mean()
     coarse = (image[..., 8:] - image[..., :-8]).square().mean()
@@ -89,4 +89,8 @@ def test_embedded_generator_tells_its_licence_and_that_its_weights_are_missing(
 
 def test_unknown_generator_suggests_the_closest() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'pixels'"):
-        load_generator("pixel", CPU)
+        load_generators("embedded+pixel", CPU)
+
+
+def test_joined_names_give_the_generators_in_their_order() -> None:
+    assert [generator.name for generator in load_generators("embedded + pixels", CPU)] == ["embedded", "pixels"]

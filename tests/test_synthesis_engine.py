@@ -73,7 +73,7 @@ TARGETS = units(4, "targets")
 
 def synthesiser(**changed: object) -> Synthesiser:
     settings = replace(SETTINGS, **changed)  # type: ignore[arg-type]
-    return Synthesiser(TinyTeacher(), Pixels(CPU), units(3, "classes"), settings, CPU)
+    return Synthesiser(TinyTeacher(), [Pixels(CPU)], units(3, "classes"), settings, CPU)
 
 
 def made(targets_ND: Tensor = TARGETS, **changed: object) -> SynthesisedGroup:
@@ -168,8 +168,31 @@ def test_statistics_that_the_teacher_carries_are_not_computed_twice() -> None:
     teacher = TinyTeacher()
     settings = SynthesisSettings(bn_weight=1.0, natural_weight=1.0, natural_networks=("lite0",))
     vectors = torch.eye(teacher.dim)[:2]
-    beside = Synthesiser(teacher, Pixels(CPU), vectors, settings, CPU)
+    beside = Synthesiser(teacher, [Pixels(CPU)], vectors, settings, CPU)
     teacher.statistics_networks = ("lite0",)
-    carried = Synthesiser(teacher, Pixels(CPU), vectors, settings, CPU)
+    carried = Synthesiser(teacher, [Pixels(CPU)], vectors, settings, CPU)
     assert len(beside.provenance) == 1
     assert carried.provenance == []
+
+
+def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:
+    class Other(Pixels):
+        name = "other"
+        lr_factor = 3.0
+        tv_factor = 0.0
+
+    vectors = units(3, "classes")
+
+    def drawn(generators: list[Pixels], number: int, **changed: object) -> SynthesisedGroup:
+        settings = replace(SETTINGS, tv_weight=1.0, **changed)  # type: ignore[arg-type]
+        return Synthesiser(TinyTeacher(), generators, vectors, settings, CPU).group(SEEDS, CLASSES, TARGETS, number)
+
+    both = [drawn([Pixels(CPU), Other(CPU)], number) for number in range(3)]
+    assert [group.generator for group in both] == ["pixels", "other", "pixels"]
+    assert np.array_equal(both[0].images_NHW3, drawn([Pixels(CPU)], 0).images_NHW3)
+    assert np.array_equal(both[0].images_NHW3, both[2].images_NHW3)
+    # The factors are what the other generator differs by.
+    settings = replace(SETTINGS, lr=SETTINGS.lr * 3, tv_weight=0.0)
+    alone = Synthesiser(TinyTeacher(), [Pixels(CPU)], vectors, settings, CPU).group(SEEDS, CLASSES, TARGETS)
+    assert np.array_equal(both[1].images_NHW3, alone.images_NHW3)
+    assert not np.array_equal(both[1].images_NHW3, both[0].images_NHW3)

@@ -13,7 +13,7 @@ from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.synthesis.natural import NaturalNetwork
 from clipstill.teachers import load_teacher
-from clipstill.teachers.embedded import DIM, FEATURES, EmbeddedTeacher, read_weights
+from clipstill.teachers.embedded import DIM, FEATURES, SHARES, EmbeddedTeacher, read_weights
 
 CPU = torch.device("cpu")
 NAMES = ["dog", "guitar", "giraffe", "house"]
@@ -69,12 +69,14 @@ def test_texts_differ_by_class_and_not_by_case_or_company() -> None:
     assert int((vectors @ sentence).argmax()) == 1
 
 
-def test_cosine_of_the_whole_is_the_mean_of_the_heads_cosines() -> None:
+def test_cosine_of_the_whole_is_that_of_the_heads_by_their_shares() -> None:
     with torch.no_grad():
         image, text = teacher().encode_image(pictures())[0], teacher().encode_text(["dog"])[0]
     widths = [DIM, FEATURES, teacher().dim - DIM - FEATURES]
     heads = [F.cosine_similarity(a, b, dim=0) for a, b in zip(image.split(widths), text.split(widths), strict=True)]
-    assert float(image @ text) == pytest.approx(float(sum(heads) / 3), abs=1e-5)
+    whole = sum(share * float(head) for share, head in zip(SHARES, heads, strict=True))
+    assert sum(SHARES) == pytest.approx(1.0)
+    assert float(image @ text) == pytest.approx(whole, abs=1e-5)
 
 
 def test_cosine_of_two_towers_is_the_mean_of_theirs() -> None:

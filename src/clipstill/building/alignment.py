@@ -22,12 +22,13 @@ from clipstill.building.tower_features import FEATURES, Classifier
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.randomness import borrowed_generator
-from clipstill.teachers.embedded import Alignment, Words
+from clipstill.teachers.embedded import SHARES, Alignment, Words
 from clipstill.teachers.minilm import DIM
 
+# A channel is turned up by at most this, and down as much.
+_MOST_GAIN = 5.0
 # The first dimensions of an alignment's vectors are the two heads without learned weights.
 _FIXED = DIM + FEATURES
-_HEADS = 3
 _CHUNK = 4000
 
 
@@ -62,7 +63,7 @@ class AlignmentSettings:
     lr: float = 1e-3
     text_lr_share: float = 0.3
     weight_decay: float = 0.05
-    dropout: float = 0.3
+    dropout: float = 0.5
     warmup: int = 50
     temperature: float = 0.05
     pseudo: int = 20_000
@@ -113,13 +114,20 @@ class Lessons:
 
 
 def train_alignment(
-    words: Words, classifier: Classifier, feat_NF: Tensor, lessons: Lessons, settings: AlignmentSettings, title: str
+    words: Words,
+    classifier: Classifier,
+    natural_mean_F: Tensor,
+    feat_NF: Tensor,
+    lessons: Lessons,
+    settings: AlignmentSettings,
+    title: str,
 ) -> Alignment:
     """Train one tower's alignment.
 
     Args:
         words: shared by the towers.
         classifier: of the tower.
+        natural_mean_F: mean features of photos, as the tower's last BatchNorm predicts them.
         feat_NF: features of the shown drawings; row i shows drawing ``i % len(lessons.name_N)``.
         lessons: what they are called.
         settings: how.
@@ -130,6 +138,7 @@ def train_alignment(
     """
     generator = generator_for(settings.seed, "alignment", title)
     with borrowed_generator(settings.seed, "alignment", title):
+        feat_NF = torch.cat([feat_NF, equalised(feat_NF, natural_mean_F, generator)])
         alignment = _start(words, classifier, feat_NF, settings)
         pseudo_NF, pseudo_class_N = pseudo_features(feat_NF, classifier, settings.pseudo, settings.margin, generator)
         trainer = _Trainer(alignment, words, lessons, settings)
@@ -215,6 +224,22 @@ def pseudo_features(
     return moved_MF, classes
 
 
+def equalised(feat_NF: Tensor, natural_mean_F: Tensor, generator: torch.Generator) -> Tensor:
+    """Features with each channel turned up or down, in part or wholly, to where photos are predicted to have it.
+
+    Drawings fire some channels much more than others (flat colours, hard edges, white ground), and a head that leans on
+    these loses them on photos. The prediction is close to one level for all channels, so this mostly evens them out.
+
+    Args:
+        feat_NF: features of drawings, at or above 0.
+        natural_mean_F: where to.
+        generator: of how far each drawing goes, from not at all to the whole way.
+    """
+    gain_F = (natural_mean_F / feat_NF.mean(0).clamp_min(1e-2)).clamp(1 / _MOST_GAIN, _MOST_GAIN)
+    way_N1 = torch.rand(len(feat_NF), 1, generator=generator)
+    return feat_NF * (1 + way_N1 * (gain_F - 1))
+
+
 def _start(words: Words, classifier: Classifier, feat_NF: Tensor, settings: AlignmentSettings) -> Alignment:
     """An alignment whose learned head agrees with the words before the first step."""
     alignment = Alignment(words, classifier.weight_KF, settings.dim, settings.hidden, settings.dropout)
@@ -280,7 +305,7 @@ class _Trainer:
         names_NE = F.normalize(fixed_NX[:, :DIM], dim=-1)
         learned_ND = self.alignment.pictures_of(images.feat_NF[rows] - self.alignment.feature_mean_F, names_NE)
         text_MD = F.normalize(self.alignment.from_text(self._centred_ME[texts]), dim=-1)
-        cosine_NM = fixed_NX @ self._fixed_MX[texts].T + learned_ND @ text_MD.T / _HEADS
+        cosine_NM = fixed_NX @ self._fixed_MX[texts].T + SHARES[-1] * learned_ND @ text_MD.T
         return self._log_scale.exp() * cosine_NM
 
     def update(self, loss: Tensor, step: int) -> None:

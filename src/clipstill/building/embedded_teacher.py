@@ -18,7 +18,7 @@ from clipstill.building.alignment import AlignmentSettings, Choices, Lessons, tr
 from clipstill.building.measure_teachers import as_table, measure_teachers
 from clipstill.building.packages import PACKAGES
 from clipstill.building.pictures import Picture, captioned_pictures, decode_all
-from clipstill.building.tower_features import Classifier, drawing_features
+from clipstill.building.tower_features import Classifier, drawing_features, natural_mean
 from clipstill.building.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
 from clipstill.core.files import atomic_path, sha256_file, write_json, write_text
 from clipstill.core.packaged_weights import lite_provenance
@@ -69,7 +69,8 @@ def build_teachers(out: Path, cache: Path | None = None) -> None:
     for size, image_size in IMAGE_SIZES.items():
         classifier = Classifier.of(size)
         feat_NF = torch.from_numpy(features[size].astype(np.float32)).flatten(0, 1)
-        alignment = train_alignment(words, classifier, feat_NF, lessons, settings, f"alignment of {size}")
+        title = f"alignment of {size}"
+        alignment = train_alignment(words, classifier, natural_mean(size), feat_NF, lessons, settings, title)
         write_alignment(alignment, out / f"embedded-{size}.safetensors", size, image_size)
     write_text(out / LEDGER_FILE, ledger(out))
     say(f"written: {out}")

@@ -22,6 +22,7 @@ from clipstill.building.pictures import Picture
 from clipstill.core.files import atomic_path, read_json, sha256_json, write_json
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_state_dict
 from clipstill.core.progress import Progress
+from clipstill.students.natural_statistics import clipped_normal_moments
 
 # Below the towers' own size: twice as fast, and drawings have few small parts.
 SIZE = 144
@@ -70,6 +71,13 @@ class _Tower(nn.Module):
         x_N3HW = ((x_N3HW - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         feat_NF: Tensor = self.network.global_pool(self.network.forward_features(x_N3HW))
         return feat_NF
+
+
+def natural_mean(size: str) -> Tensor:
+    """Mean features (F,) of the photos that a tower was trained on, as its last BatchNorm predicts them."""
+    weights = lite_state_dict(size)
+    mean_F, _ = clipped_normal_moments(weights["bn2.bias"].float(), weights["bn2.weight"].float().abs(), 6.0)
+    return mean_F
 
 
 def features_key(pictures: Sequence[Picture]) -> str:

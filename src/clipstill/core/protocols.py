@@ -110,10 +110,19 @@ class BatchNormTeacher(Teacher, Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """A frozen differentiable map from a latent to an image."""
+    """A frozen differentiable map from a latent to an image.
+
+    Attributes:
+        name: as registered.
+        provenance: of its weights.
+        lr_factor: how large a step its latents need, as a multiple of what plain pixels need.
+        tv_factor: how much of the total variation's weight it needs, in [0, 1]; less where it cannot make noise anyway.
+    """
 
     name: str
     provenance: Sequence[Provenance]
+    lr_factor: float
+    tv_factor: float
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
         """One latent an image from one seed an image: tensors whose first dimension is N."""

@@ -1,11 +1,13 @@
 """Generators: frozen differentiable maps from latents to images, found by name.
 
-Every factory has the same call: ``factory(rest, device) -> Generator``.
+Every factory has the same call: ``factory(rest, device) -> Generator``. Several take turns where their names are joined
+by ``+``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from clipstill.core.protocols import Generator
 from clipstill.core.registry import Registry
@@ -22,12 +24,22 @@ generators = Registry(
 )
 
 
-def load_generator(name: str, device: torch.device) -> Generator:
-    """Load a generator, frozen.
+def resolve_generators(names: str) -> list[tuple[Callable[..., Any], str]]:
+    """What makes each generator, and the rest of its name, without loading one.
+
+    Args:
+        names: one, or several joined by ``+``, such as ``"embedded+pixels"``.
 
     Raises:
         UnknownNameError: no such generator.
     """
-    factory, rest = generators.resolve(name)
-    generator: Generator = factory(rest, device)
-    return generator
+    return [generators.resolve(name.strip()) for name in names.split("+")]
+
+
+def load_generators(names: str, device: torch.device) -> list[Generator]:
+    """Load generators, frozen, in the order of their names.
+
+    Raises:
+        UnknownNameError: no such generator.
+    """
+    return [factory(rest, device) for factory, rest in resolve_generators(names)]

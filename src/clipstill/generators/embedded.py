@@ -80,6 +80,9 @@ class EmbeddedGenerator:
     """
 
     name = "embedded"
+    # A latent speaks for a patch: it is moved further than a pixel, and its patch is smooth already.
+    lr_factor = 2.0
+    tv_factor = 0.25
 
     def __init__(self, device: torch.device, weights: Path = WEIGHTS) -> None:
         self._device = device

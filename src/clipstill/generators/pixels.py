@@ -41,6 +41,8 @@ class Pixels:
 
     name = "pixels"
     provenance: tuple[Provenance, ...] = ()
+    lr_factor = 1.0
+    tv_factor = 1.0
 
     def __init__(self, device: torch.device, noise: float = 0.3) -> None:
         self._noise = noise

@@ -140,13 +140,13 @@ def check_names(config: RunConfig) -> None:
         ConfigError: the device, styles or templates cannot be used.
     """
     from clipstill.core.device import pick_device
-    from clipstill.generators import generators
+    from clipstill.generators import resolve_generators
     from clipstill.students import students
     from clipstill.teachers import teachers
     from clipstill.text import prompt_strategies
 
     teachers.resolve(config.teacher.name)
-    generators.resolve(config.generator.name)
+    resolve_generators(config.generator.name)
     students.resolve(config.student.name)
     prompt_strategies.resolve(config.prompts.strategy)
     pick_device(config.device)

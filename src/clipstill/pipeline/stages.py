@@ -130,7 +130,7 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
     from clipstill.synthesis.engine import Synthesiser
 
     settings = bench.config.synthesis.settings()
-    synthesiser = Synthesiser(bench.teacher, bench.generator, bench.class_vectors_CD, settings, bench.device)
+    synthesiser = Synthesiser(bench.teacher, bench.generators, bench.class_vectors_CD, settings, bench.device)
     prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
     writer = ShardWriter(folder, bench.keys[SURROGATE])
     done = writer.committed()
@@ -148,6 +148,7 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
                 [prompt.seed for prompt in members],
                 [prompt.class_id for prompt in members],
                 targets_ND[group[0] : group[-1] + 1],
+                number,
             )
             records = _records(members, made, settings.image_size)
             writer.write_group(number, made.images_NHW3, records)
@@ -157,6 +158,7 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
                 key=bench.keys[SURROGATE],
                 group=number,
                 images=len(records),
+                generator=made.generator,
                 seconds=round(time.monotonic() - start, 3),
                 history=made.history,
             )

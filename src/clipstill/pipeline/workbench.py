@@ -65,11 +65,11 @@ class Workbench:
         return load_teacher(self.config.teacher.name, self.device, self.config.teacher.precision)
 
     @cached_property
-    def generator(self) -> Generator:
-        """The generator, loaded on first use."""
-        from clipstill.generators import load_generator
+    def generators(self) -> list[Generator]:
+        """The generators that take turns, loaded on first use."""
+        from clipstill.generators import load_generators
 
-        return load_generator(self.config.generator.name, self.device)
+        return load_generators(self.config.generator.name, self.device)
 
     @cached_property
     def class_vectors_CD(self) -> Tensor:

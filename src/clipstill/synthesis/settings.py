@@ -14,7 +14,7 @@ class SynthesisSettings:
 
     Attributes:
         steps: of the optimiser, for each image.
-        lr: of Adam, with a cosine to a tenth.
+        lr: of Adam, with a cosine to a tenth; times the generator's own factor.
         views: an image and step.
         image_size: side in pixels.
         group_size: members of a group.
@@ -24,7 +24,7 @@ class SynthesisSettings:
         natural_weight: of the BatchNorm statistics of ``natural_networks``.
         natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``; those whose statistics the teacher
             carries itself are left out where ``bn_weight`` is above 0.
-        tv_weight: of total variation.
+        tv_weight: of total variation; times the generator's own factor.
         prior_weight: of the generator's prior.
         crop_min: least side of a view's crop, as a share of the image's side, in (0, 1].
         degrees: largest turn of a view.
