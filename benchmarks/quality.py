@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py measure  RUN... --photos photo=DIR art=DIR
     python benchmarks/quality.py controls RUN    --photos photo=DIR --drawings pictures.npy
-    python benchmarks/quality.py scratch  RUN    --photos photo=DIR --student resnet10t --counts 28 56 112
+    python benchmarks/quality.py scratch  RUN... --photos photo=DIR --student resnet10t --counts 28 112 336 --real DIR
 
 RUN is a folder that ``clipstill run`` made; its teacher, class vectors, images and settings are used. ``pictures.npy``
 is what ``clipstill build embedded-teacher`` keeps in its cache: openly licensed drawings, unrelated to the classes.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from clipstill.core.images import ImageFolder
+from clipstill.core.images import ImageFolder, fit_square, load_rgb
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
@@ -136,18 +137,40 @@ def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
     return result
 
 
-def scratch(run: Run, photos: dict[str, Path], name: str, counts: list[int], size: int, steps: int) -> Any:
-    """A student without pretrained weights on the first images of the set: its accuracy over their number."""
-    teacher, made = run.teacher(), run.surrogate()
+def scratch(
+    runs: list[Run], photos: dict[str, Path], name: str, counts: list[int], size: int, steps: int, real: Path | None
+) -> Any:
+    """A student without pretrained weights: its accuracy over the number of images, which all runs' sets give together.
+
+    Beside it, the same on as many real photos, with the teacher's labels all the same: what the number of images allows
+    where nothing is wrong with the images.
+    """
+    run, teacher = runs[0], runs[0].teacher()
+    sets = [each.surrogate() for each in runs]
+    pools = {
+        "synthetic": tuple(torch.cat([getattr(one, of) for one in sets]) for of in ("images", "class_id", "style_id"))
+    }
+    if real is not None:
+        pools["real"] = _photographs(ImageFolder.open(real, run.labels), pools["synthetic"][0].shape[-1])
     settings = replace(
         run.settings, freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
     )
-    result = {}
-    for count in counts:
-        images, class_id, style_id = made.images[:count], made.class_id[:count], made.style_id[:count]
-        student = run.taught_on(teacher, images, class_id, style_id, settings, name, "scratch", size)
-        result[count] = score(run, teacher, student, photos)
+    result: dict[str, Any] = {}
+    for kind, pool in pools.items():
+        for count in (count for count in counts if count <= len(pool[0])):
+            images, class_id, style_id = (tensor[:count] for tensor in pool)
+            student = run.taught_on(teacher, images, class_id, style_id, settings, name, "scratch", size)
+            result[f"{count} {kind}"] = score(run, teacher, student, photos)
+            print(f"{count} {kind}: {result[f'{count} {kind}']}", file=sys.stderr, flush=True)
     return result
+
+
+def _photographs(folder: ImageFolder, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Photos as a set: images, unknown classes, and numbers that stand for styles; in mixed order."""
+    order = torch.randperm(len(folder.items), generator=generator_for(0, "photographs")).tolist()
+    images = np.stack([fit_square(load_rgb(folder.items[i][0]), side) for i in order])
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return tensor, torch.full((len(order),), -1), torch.arange(len(order)) % 16
 
 
 def main() -> None:
@@ -156,10 +179,11 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--photos", nargs="+", required=True, metavar="NAME=DIR")
     parser.add_argument("--drawings", type=Path)
+    parser.add_argument("--real", type=Path, help="scratch: photos to compare with, one sub-folder a class")
     parser.add_argument("--student", default="resnet10t")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--counts", nargs="+", type=int, default=[28, 56, 112])
+    parser.add_argument("--counts", nargs="+", type=int, default=[28, 112, 336])
     args = parser.parse_args()
     photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
     runs = [Run(folder) for folder in args.runs]
@@ -168,7 +192,7 @@ def main() -> None:
     elif args.what == "controls":
         result = controls(runs[0], photos, args.drawings)
     else:
-        result = scratch(runs[0], photos, args.student, args.counts, args.size, args.steps)
+        result = scratch(runs, photos, args.student, args.counts, args.size, args.steps, args.real)
     print(json.dumps(result, indent=2))
 
 

@@ -38,7 +38,7 @@ def customize(
         out: the run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
         images: real photos to measure on, one sub-folder a class.
         teacher: such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; the recipe's where None.
-        generator: the recipe's where None.
+        generator: such as ``"pixels"``; joined by ``+``, several take turns; the recipe's where None.
         student: the recipe's where None.
         recipe: a shipped recipe or a YAML file.
         overrides: nested settings, or texts such as ``"synthesis.steps=40"``.

@@ -34,7 +34,9 @@ def run(
     ] = None,
     images: ImagesOption = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")] = None,
-    generator: Annotated[str | None, typer.Option("--generator", help="See: clipstill list generators.")] = None,
+    generator: Annotated[
+        str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
+    ] = None,
     student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
     recipe: RecipeOption = "default",
     config: Annotated[
