@@ -35,7 +35,9 @@ PHOTO_SHARE = 0.7
 # Share of pictures whose hue is turned by any angle.
 HUE_SHARE = 0.4
 _PHOTO_SIDE = 400
-LICENCE = "Apache-2.0"
+_PICTURES = [package for package in PACKAGES.values() if package.name != "wordnet-base"]
+# Ours, and those of all pictures it learned from: the strict reading, as for the embedded teachers.
+LICENCE = " AND ".join(sorted({"Apache-2.0", *(package.licence for package in _PICTURES)}))
 
 
 class Encoder(nn.Module):
@@ -172,7 +174,6 @@ def _neighbour_correlation(encoder: Encoder, crops: Crops) -> float:
 def _ledger() -> str:
     lines = ["# What the embedded generator was trained on", ""]
     lines += ["| package | version | licence | sha256 of the archive |", "|---|---|---|---|"]
-    for package in PACKAGES.values():
-        if package.name != "wordnet-base":
-            lines.append(f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |")
+    for package in _PICTURES:
+        lines.append(f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |")
     return "\n".join([*lines, "", "The pictures are not part of the weights' file or of this repository.", ""])
