@@ -14,7 +14,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import BatchNormTeacher, Preprocess, Provenance, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.generators.pixels import Pixels
-from clipstill.synthesis.engine import SynthesisedGroup, Synthesiser
+from clipstill.synthesis.engine import SynthesisedGroup, Synthesiser, group_ranges
 from clipstill.synthesis.settings import SynthesisSettings
 
 CPU = torch.device("cpu")
@@ -173,6 +173,18 @@ def test_statistics_that_the_teacher_carries_are_not_computed_twice() -> None:
     carried = Synthesiser(teacher, [Pixels(CPU)], vectors, settings, CPU)
     assert len(beside.provenance) == 1
     assert carried.provenance == []
+
+
+@pytest.mark.parametrize(
+    ("images", "group_size", "turns", "sizes"),
+    [(112, 28, 2, [28] * 4), (32, 28, 2, [16, 16]), (28, 28, 2, [14, 14]), (10, 28, 2, [10]), (5, 2, 1, [1, 2, 2])],
+)
+def test_groups_are_even_and_every_generator_gets_one(
+    images: int, group_size: int, turns: int, sizes: list[int]
+) -> None:
+    ranges = group_ranges(images, group_size, turns)
+    assert [len(one) for one in ranges] == sizes
+    assert [number for one in ranges for number in one] == list(range(images))
 
 
 def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:

@@ -127,14 +127,14 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
 def make_surrogate(bench: Workbench, folder: Path) -> None:
     """Prompts -> synthetic images, group by group; groups that are committed are never made again."""
     from clipstill.surrogate.shards import ShardWriter
-    from clipstill.synthesis.engine import Synthesiser
+    from clipstill.synthesis.engine import Synthesiser, group_ranges
 
     settings = bench.config.synthesis.settings()
     synthesiser = Synthesiser(bench.teacher, bench.generators, bench.class_vectors_CD, settings, bench.device)
     prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
     writer = ShardWriter(folder, bench.keys[SURROGATE])
     done = writer.committed()
-    groups = list(_chunks(range(len(prompts)), settings.group_size))
+    groups = group_ranges(len(prompts), settings.group_size, len(bench.generators))
     ready = sum(len(group) for number, group in enumerate(groups) if number in done)
     if ready:
         say(f"surrogate: {ready} of {len(prompts)} images are there already, going on")

@@ -10,8 +10,10 @@ Shapes: N images, V views, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from clipstill.synthesis.objectives import class_consistency, spherical_distance
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.synthesis.views import ViewSchedule
 
+# Fewer images than this are not split among generators.
+_SMALLEST_TURN = 8
 # History entries a group; enough for a smooth curve, and small in the run's story.
 _HISTORY_POINTS = 20
 
@@ -44,6 +48,19 @@ class SynthesisedGroup:
     losses: list[float]
     scores: list[float]
     history: list[dict[str, float]]
+
+
+def group_ranges(images: int, group_size: int, turns: int) -> list[range]:
+    """Which images make up each group: all of one size, give or take one, so that none is too small for statistics.
+
+    Args:
+        images: how many there are.
+        group_size: most members of a group.
+        turns: generators that take turns; each gets a group where there are images enough.
+    """
+    count = max(math.ceil(images / group_size), min(turns, images // _SMALLEST_TURN))
+    edges = [images * number // count for number in range(count + 1)]
+    return [range(start, end) for start, end in pairwise(edges)]
 
 
 class Synthesiser:

@@ -17,7 +17,7 @@ class SynthesisSettings:
         lr: of Adam, with a cosine to a tenth; times the generator's own factor.
         views: an image and step.
         image_size: side in pixels.
-        group_size: members of a group.
+        group_size: most members of a group.
         text_weight: of image-text matching.
         class_weight: of class consistency.
         bn_weight: of the teacher's BatchNorm statistics; teachers without any ignore it.
