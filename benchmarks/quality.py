@@ -1,4 +1,4 @@
-"""What each choice does for the student, measured on real photos. Every number of the README's tables comes from here.
+"""What each choice does for the student, measured on real photos. The README's numbers of students come from here.
 
     python benchmarks/quality.py measure  RUN... --photos photo=DIR art=DIR
     python benchmarks/quality.py controls RUN    --photos photo=DIR --drawings pictures.npy
@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Run:
         self.settings = DistilSettings(**self.config["distillation"], seed=self.seed)
 
     def teacher(self) -> Teacher:
-        return load_teacher(self.config["teacher"]["name"], CPU)
+        return _teacher(self.config["teacher"]["name"])
 
     def surrogate(self) -> SurrogateSet:
         return SurrogateSet.open(self.folder / "stages" / "surrogate")
@@ -70,6 +71,12 @@ class Run:
         with tempfile.TemporaryDirectory() as work:
             distil(student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU)
         return student
+
+
+@cache
+def _teacher(name: str) -> Teacher:
+    """Loaded once, however many runs it taught."""
+    return load_teacher(name, CPU)
 
 
 # Teacher, class vectors and folder -> top-1: the teacher's answer is the same for every student.
@@ -136,8 +143,7 @@ def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
     result = {}
     section = run.config["student"]
     for name, images in sets.items():
-        class_id = torch.full((len(images),), -1)
-        style_id = torch.arange(len(images)) % 16
+        class_id, style_id = _unknown(len(images))
         if name == "made + drawings":
             class_id[:number], style_id[:number] = made.class_id, made.style_id
         student = run.taught_on(
@@ -176,11 +182,16 @@ def scratch(
 
 
 def _photographs(folder: ImageFolder, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Photos as a set: images, unknown classes, and numbers that stand for styles; in mixed order."""
+    """Photos as a set, in mixed order: images, classes, styles."""
     order = torch.randperm(len(folder.items), generator=generator_for(0, "photographs")).tolist()
     images = np.stack([fit_square(load_rgb(folder.items[i][0]), side) for i in order])
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return tensor, torch.full((len(order),), -1), torch.arange(len(order)) % 16
+    return tensor, *_unknown(len(order))
+
+
+def _unknown(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes of images that nobody drew for a class, and numbers that stand for their styles."""
+    return torch.full((count,), -1), torch.arange(count) % 16
 
 
 def main() -> None:

@@ -195,8 +195,8 @@ def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:
 
     vectors = units(3, "classes")
 
-    def drawn(generators: list[Pixels], number: int, **changed: object) -> SynthesisedGroup:
-        settings = replace(SETTINGS, tv_weight=1.0, **changed)  # type: ignore[arg-type]
+    def drawn(generators: list[Pixels], number: int) -> SynthesisedGroup:
+        settings = replace(SETTINGS, tv_weight=1.0)
         return Synthesiser(TinyTeacher(), generators, vectors, settings, CPU).group(SEEDS, CLASSES, TARGETS, number)
 
     both = [drawn([Pixels(CPU), Other(CPU)], number) for number in range(3)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import adjust_hue
 
-from clipstill.building.packages import PACKAGES
+from clipstill.building.packages import PACKAGES, trained_licence
 from clipstill.building.pictures import captioned_pictures, decode_all, photographs
 from clipstill.core.files import atomic_path, write_text
 from clipstill.core.progress import Progress, say
@@ -36,8 +36,7 @@ PHOTO_SHARE = 0.7
 HUE_SHARE = 0.4
 _PHOTO_SIDE = 400
 _PICTURES = [package for package in PACKAGES.values() if package.name != "wordnet-base"]
-# Ours, and those of all pictures it learned from: the strict reading, as for the embedded teachers.
-LICENCE = " AND ".join(sorted({"Apache-2.0", *(package.licence for package in _PICTURES)}))
+LICENCE = trained_licence(_PICTURES)
 
 
 class Encoder(nn.Module):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from clipstill.building.alignment import AlignmentSettings, Choices, Lessons, train_alignment
 from clipstill.building.measure_teachers import as_table, measure_teachers
-from clipstill.building.packages import PACKAGES
+from clipstill.building.packages import PACKAGES, trained_licence
 from clipstill.building.pictures import Picture, captioned_pictures, decode_all
 from clipstill.building.tower_features import Classifier, drawing_features, natural_mean
 from clipstill.building.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
@@ -120,7 +120,7 @@ def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int
 
 def licence() -> str:
     """The licence expression of the trained weights: ours, and those of all pictures and words they learned from."""
-    return " AND ".join(sorted({"Apache-2.0", *(package.licence for package in PACKAGES.values())}))
+    return trained_licence(PACKAGES.values())
 
 
 def ledger(out: Path) -> str:

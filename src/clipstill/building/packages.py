@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,11 @@ PACKAGES = {
         ),
     )
 }
+
+
+def trained_licence(packages: Iterable[Package]) -> str:
+    """The licence expression of weights that learned from packages: ours, and theirs; the strict reading."""
+    return " AND ".join(sorted({"Apache-2.0", *(package.licence for package in packages)}))
 
 
 def fetch(name: str, cache: Path) -> Path:
