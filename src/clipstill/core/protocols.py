@@ -117,15 +117,20 @@ class Generator(Protocol):
         provenance: of its weights.
         lr_factor: how large a step its latents need, as a multiple of what plain pixels need.
         tv_factor: how much of the total variation's weight it needs, in [0, 1]; less where it cannot make noise anyway.
+        stride: pixels a latent cell; sides of images are multiples of it.
     """
 
     name: str
     provenance: Sequence[Provenance]
     lr_factor: float
     tv_factor: float
+    stride: int
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
-        """One latent an image from one seed an image: tensors whose first dimension is N."""
+        """One latent an image from one seed an image: tensors whose first dimension is N.
+
+        ``size`` is rounded up to a multiple of ``stride``.
+        """
         ...
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
@@ -138,4 +143,29 @@ class Generator(Protocol):
 
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
         """How unlikely each latent is: loss_N >= 0 (zeros where the generator has no prior)."""
+        ...
+
+    def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
+        """The same images at another side in pixels, as latents: how a coarse image is gone on from at a finer size."""
+        ...
+
+    def codes(self, latents: Sequence[Tensor]) -> Tensor | None:
+        """Codebook indices of each image, integers (N, h, w); None where the generator has no codebook."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A model that draws images from texts by itself: what inversion is compared with. Registered as a generator.
+
+    Attributes:
+        name: as registered.
+        provenance: of its weights.
+    """
+
+    name: str
+    provenance: Sequence[Provenance]
+
+    def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
+        """One image (N, 3, size, size) in [0, 1] for each text and seed; each from its own seed alone."""
         ...

@@ -83,6 +83,7 @@ class EmbeddedGenerator:
     # A latent speaks for a patch: it is moved further than a pixel, and its patch is smooth already.
     lr_factor = 2.0
     tv_factor = 0.25
+    stride = REDUCTION
 
     def __init__(self, device: torch.device, weights: Path = WEIGHTS) -> None:
         self._device = device
@@ -130,6 +131,14 @@ class EmbeddedGenerator:
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
         """Half the mean square of each latent: loss_N, the normal prior per dimension."""
         return 0.5 * latents[0].square().mean((1, 2, 3))
+
+    def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
+        """Bilinear between codes: neighbours are alike, so what lies between them is likely too."""
+        side = math.ceil(size / REDUCTION)
+        return [F.interpolate(latents[0], (side, side), mode="bilinear", align_corners=False)]
+
+    def codes(self, latents: Sequence[Tensor]) -> None:
+        """None: there is no codebook."""
 
 
 def load_embedded(rest: str, device: torch.device) -> EmbeddedGenerator:

@@ -5,6 +5,7 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,6 +44,7 @@ class Pixels:
     provenance: tuple[Provenance, ...] = ()
     lr_factor = 1.0
     tv_factor = 1.0
+    stride = 1
 
     def __init__(self, device: torch.device, noise: float = 0.3) -> None:
         self._noise = noise
@@ -54,8 +56,7 @@ class Pixels:
         levels: list[list[Tensor]] = [[] for _ in LEVELS]
         for seed in seeds:
             random = generator_for(seed, "latent")
-            for rows, shrink in zip(levels, LEVELS, strict=True):
-                side = max(1, -(-size // shrink))
+            for rows, side in zip(levels, _sides(size), strict=True):
                 rows.append(torch.randn(3, side, side, generator=random) * self._noise)
         return [torch.stack(rows).to(self._device) for rows in levels]
 
@@ -73,6 +74,21 @@ class Pixels:
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
         """Zeros (N,): there is no prior."""
         return latents[0].new_zeros(len(latents[0]))
+
+    def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
+        """Each level enlarged by itself: the coarsest level of the larger image is as coarse as before in parts."""
+        return [
+            F.interpolate(level, (side, side), mode="bilinear", align_corners=False)
+            for level, side in zip(latents, _sides(size), strict=True)
+        ]
+
+    def codes(self, latents: Sequence[Tensor]) -> None:
+        """None: there is no codebook."""
+
+
+def _sides(size: int) -> list[int]:
+    """Sides of the levels of an image."""
+    return [max(1, math.ceil(size / shrink)) for shrink in LEVELS]
 
 
 def load_pixels(rest: str, device: torch.device) -> Pixels:
