@@ -16,7 +16,9 @@ from clipstill.surrogate.shards import ShardWriter
 
 
 def scored(*scores: tuple[int, float]) -> SurrogateSet:
-    records = [ImageRecord(class_id, 0, i, i, "", 0.0, score, 8) for i, (class_id, score) in enumerate(scores)]
+    records = [
+        ImageRecord(class_id, 0, i, i, "", 0.0, score, 8, "pixels", 2) for i, (class_id, score) in enumerate(scores)
+    ]
     return SurrogateSet([(Path("none"), "")] * len(records), records)
 
 
@@ -46,7 +48,7 @@ def test_a_fraction_outside_its_range_is_refused() -> None:
 
 def test_keeping_selects_pictures_and_records_alike(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    records = [ImageRecord(i % 2, i, i, i, "", 0.0, 1.0, 8) for i in range(4)]
+    records = [ImageRecord(i % 2, i, i, i, "", 0.0, 1.0, 8, "pixels", 2) for i in range(4)]
     writer = ShardWriter(tmp_path, "k")
     writer.write_group(0, images[:2], records[:2])
     writer.write_group(1, images[2:], records[2:])
@@ -65,7 +67,7 @@ def test_an_empty_or_mixed_set_has_no_tensor(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "k")
     for number, size in enumerate((8, 16)):
         writer.write_group(
-            number, np.zeros((1, size, size, 3), np.uint8), [ImageRecord(0, 0, 0, 0, "", 0.0, 1.0, size)]
+            number, np.zeros((1, size, size, 3), np.uint8), [ImageRecord(0, 0, 0, 0, "", 0.0, 1.0, size, "pixels", 2)]
         )
     writer.finish()
     with pytest.raises(ArtifactError, match="8 x 8, 16 x 16"):

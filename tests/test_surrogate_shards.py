@@ -28,7 +28,7 @@ def group(number: int, members: int = 3) -> tuple[NDArray[np.uint8], list[ImageR
     draw = np.random.default_rng(number)
     images = draw.integers(0, 256, (members, SIZE, SIZE, 3), dtype=np.uint8)
     records = [
-        ImageRecord(place, number % 2, number, 2**62 + place, f"a dög {place}", 0.25, 0.5, SIZE)
+        ImageRecord(place, number % 2, number, 2**62 + place, f"a dög {place}", 0.25, 0.5, SIZE, "pixels", 2)
         for place in range(members)
     ]
     return images, records
@@ -149,7 +149,7 @@ def test_images_and_records_must_belong_together(tmp_path: Path) -> None:
 
 def test_a_diverged_image_is_refused_by_name(tmp_path: Path) -> None:
     images, records = group(0, 1)
-    bad = ImageRecord(0, 0, 4, 1, "a dog", float("nan"), 0.5, SIZE)
+    bad = ImageRecord(0, 0, 4, 1, "a dog", float("nan"), 0.5, SIZE, "pixels", 2)
     with pytest.raises(ArtifactError, match="image 4 of class 0"):
         ShardWriter(tmp_path, "k").write_group(0, images, [bad])
     assert records[0] == ImageRecord.from_json(records[0].to_json())

@@ -1,71 +1,22 @@
 """The engine on a made-up teacher of a few hundred numbers: groups are what their members are, and nothing else."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.errors import ConfigError
-from clipstill.core.protocols import BatchNormTeacher, Preprocess, Provenance, Teacher
-from clipstill.core.seeds import generator_for
+from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.generators.pixels import Pixels
-from clipstill.synthesis.engine import SynthesisedGroup, Synthesiser, group_ranges
+from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser, group_ranges
 from clipstill.synthesis.settings import SynthesisSettings
+from synthesis_fixtures import TinyTeacher, units
 
 CPU = torch.device("cpu")
 SETTINGS = SynthesisSettings(steps=12, views=2, image_size=32, group_size=4, bn_weight=0.0)
 SEEDS, CLASSES = (21, 22, 23, 24), (0, 1, 2, 1)
-
-
-class TinyTeacher:
-    """Two convolutions with BatchNorm, random and frozen; texts are not asked of it."""
-
-    name = "tiny"
-    image_size = 32
-    dim = 6
-    logit_scale = 10.0
-    preprocess = Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    templates = "name"
-    statistics_networks: tuple[str, ...] = ()
-    provenance: Sequence[Provenance] = ()
-    weights_sha256 = ""
-
-    def __init__(self) -> None:
-        self.network = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 6, 5, stride=2), nn.GELU()
-        )
-        draw = generator_for("tiny teacher")
-        with torch.no_grad():
-            for tensor in self.network.parameters():
-                tensor.copy_(torch.randn(tensor.shape, generator=draw) * 0.3)
-        self.network.eval().requires_grad_(False)
-        self.image_parameters = sum(tensor.numel() for tensor in self.network.parameters())
-
-    def encode_image(self, x_N3HW: Tensor) -> Tensor:
-        return F.normalize(self.network(2 * x_N3HW - 1).mean((2, 3)), dim=-1)
-
-    def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        with statistics_gaps(self.network) as gaps:
-            feat_ND = self.encode_image(x_N3HW)
-        return feat_ND, torch.stack(gaps).mean()
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        raise AssertionError("synthesis asks for no texts")
-
-    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        raise AssertionError("synthesis asks for no texts")
-
-    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        raise AssertionError("synthesis asks for no texts")
-
-
-def units(count: int, name: str) -> Tensor:
-    return F.normalize(torch.randn(count, TinyTeacher.dim, generator=generator_for(name)), dim=-1)
 
 
 TARGETS = units(4, "targets")
@@ -77,7 +28,7 @@ def synthesiser(**changed: object) -> Synthesiser:
 
 
 def made(targets_ND: Tensor = TARGETS, **changed: object) -> SynthesisedGroup:
-    return synthesiser(**changed).group(SEEDS, CLASSES, targets_ND)
+    return synthesiser(**changed).group(Order(0, SEEDS, CLASSES, targets_ND))
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
@@ -93,9 +44,9 @@ def test_a_group_of_four_is_four_groups_of_one() -> None:
     together = made()
     engine = synthesiser()
     for n in range(4):
-        alone = engine.group(SEEDS[n : n + 1], CLASSES[n : n + 1], TARGETS[n : n + 1])
+        alone = engine.group(Order(0, SEEDS[n : n + 1], CLASSES[n : n + 1], TARGETS[n : n + 1]))
         # Convolutions over batches of different sizes round differently; one grey level is the most that is left.
-        assert largest_difference(together.images_NHW3[n], alone.images_NHW3[0]) <= 1
+        assert largest_difference(together.images_MHW3[n], alone.images_MHW3[0]) <= 1
         assert together.losses[n] == pytest.approx(alone.losses[0], abs=1e-3)
         assert together.scores[n] == pytest.approx(alone.scores[0], abs=1e-3)
 
@@ -104,23 +55,23 @@ def test_neighbours_target_does_not_move_an_image() -> None:
     other = TARGETS.clone()
     other[0] = -other[0]
     first, second = made(), made(other)
-    assert np.array_equal(first.images_NHW3[1:], second.images_NHW3[1:])
-    assert not np.array_equal(first.images_NHW3[0], second.images_NHW3[0])
+    assert np.array_equal(first.images_MHW3[1:], second.images_MHW3[1:])
+    assert not np.array_equal(first.images_MHW3[0], second.images_MHW3[0])
 
 
 def test_neighbours_do_move_an_image_where_statistics_couple_the_group() -> None:
     other = TARGETS.clone()
     other[0] = -other[0]
     first, second = made(bn_weight=2.0), made(other, bn_weight=2.0)
-    assert not np.array_equal(first.images_NHW3[1:], second.images_NHW3[1:])
+    assert not np.array_equal(first.images_MHW3[1:], second.images_MHW3[1:])
 
 
 def test_the_same_group_twice_is_equal_to_the_bit() -> None:
     engine = synthesiser(bn_weight=2.0)
-    first = engine.group(SEEDS, CLASSES, TARGETS)
-    engine.group(SEEDS[::-1], CLASSES[::-1], TARGETS)
-    second = engine.group(SEEDS, CLASSES, TARGETS)
-    assert np.array_equal(first.images_NHW3, second.images_NHW3)
+    first = engine.group(Order(0, SEEDS, CLASSES, TARGETS))
+    engine.group(Order(0, SEEDS[::-1], CLASSES[::-1], TARGETS))
+    second = engine.group(Order(0, SEEDS, CLASSES, TARGETS))
+    assert np.array_equal(first.images_MHW3, second.images_MHW3)
     assert first.losses == second.losses
     assert first.history == second.history
 
@@ -134,7 +85,7 @@ def test_the_loss_goes_down(terms: dict[str, float]) -> None:
 
 def test_statistics_pull_the_group_to_those_of_the_teacher() -> None:
     def gap(group: SynthesisedGroup) -> float:
-        x_N3HW = torch.from_numpy(group.images_NHW3).permute(0, 3, 1, 2).float() / 255
+        x_N3HW = torch.from_numpy(group.images_MHW3).permute(0, 3, 1, 2).float() / 255
         return float(TinyTeacher().encode_image_with_statistics(x_N3HW)[1])
 
     assert gap(made(steps=30, bn_weight=5.0)) < 0.8 * gap(made(steps=30))
@@ -142,9 +93,9 @@ def test_statistics_pull_the_group_to_those_of_the_teacher() -> None:
 
 def test_scores_are_the_teachers_probabilities_of_the_stored_pictures() -> None:
     group = made()
-    assert group.images_NHW3.dtype == np.uint8
-    assert group.images_NHW3.shape == (4, 32, 32, 3)
-    x_N3HW = torch.from_numpy(group.images_NHW3).permute(0, 3, 1, 2).float() / 255
+    assert group.images_MHW3.dtype == np.uint8
+    assert group.images_MHW3.shape == (4, 32, 32, 3)
+    x_N3HW = torch.from_numpy(group.images_MHW3).permute(0, 3, 1, 2).float() / 255
     logits_NC = 10.0 * TinyTeacher().encode_image(x_N3HW) @ units(3, "classes").T
     expected = [float(torch.softmax(row, 0)[label]) for row, label in zip(logits_NC, CLASSES, strict=True)]
     assert group.scores == pytest.approx(expected, abs=1e-4)
@@ -197,14 +148,15 @@ def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:
 
     def drawn(generators: list[Pixels], number: int) -> SynthesisedGroup:
         settings = replace(SETTINGS, tv_weight=1.0)
-        return Synthesiser(TinyTeacher(), generators, vectors, settings, CPU).group(SEEDS, CLASSES, TARGETS, number)
+        engine = Synthesiser(TinyTeacher(), generators, vectors, settings, CPU)
+        return engine.group(Order(number, SEEDS, CLASSES, TARGETS))
 
     both = [drawn([Pixels(CPU), Other(CPU)], number) for number in range(3)]
     assert [group.generator for group in both] == ["pixels", "other", "pixels"]
-    assert np.array_equal(both[0].images_NHW3, drawn([Pixels(CPU)], 0).images_NHW3)
-    assert np.array_equal(both[0].images_NHW3, both[2].images_NHW3)
+    assert np.array_equal(both[0].images_MHW3, drawn([Pixels(CPU)], 0).images_MHW3)
+    assert np.array_equal(both[0].images_MHW3, both[2].images_MHW3)
     # The factors are what the other generator differs by.
     settings = replace(SETTINGS, lr=SETTINGS.lr * 3, tv_weight=0.0)
-    alone = Synthesiser(TinyTeacher(), [Pixels(CPU)], vectors, settings, CPU).group(SEEDS, CLASSES, TARGETS)
-    assert np.array_equal(both[1].images_NHW3, alone.images_NHW3)
-    assert not np.array_equal(both[1].images_NHW3, both[0].images_NHW3)
+    alone = Synthesiser(TinyTeacher(), [Pixels(CPU)], vectors, settings, CPU).group(Order(0, SEEDS, CLASSES, TARGETS))
+    assert np.array_equal(both[1].images_MHW3, alone.images_MHW3)
+    assert not np.array_equal(both[1].images_MHW3, both[0].images_MHW3)

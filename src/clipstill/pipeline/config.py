@@ -6,6 +6,7 @@ that ``--set synthesis.steps=40`` says the same as the Python constructor.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from clipstill.core.config import Config
 from clipstill.distillation.settings import DistilSettings
 from clipstill.synthesis.settings import SynthesisSettings
+from clipstill.text.settings import PromptSettings
 
 
 class TeacherSection(Config):
@@ -29,20 +31,47 @@ class TeacherSection(Config):
 
 
 class PromptsSection(Config):
-    """Which images are made.
+    """Which images are made; the other fields and their ranges: ``clipstill.text.settings.PromptSettings``.
 
     Attributes:
         strategy: see ``clipstill list prompts``.
         styles: ``default`` for the built-in sixteen, a text file, or a list of words.
         templates: sentences around a class name, whose mean is its class vector: ``auto`` for the set that suits the
-            teacher, ``plain``, ``name``, or a list.
+            teacher, the name of a set (``plain``, ``name``, or a data set's such as ``oxford_pets``), or a list.
         images_per_class: synthetic images a class.
+        bank: soft tokens that an earlier run learned, a ``bank.safetensors`` or its folder, instead of learning them;
+            their number is the bank's.
     """
 
     strategy: str
     styles: str | list[str]
     templates: str | list[str]
     images_per_class: int = Field(ge=1)
+    bank: Path | None
+    template: str
+    mix_styles: int
+    mix_concentration: float
+    pseudo_styles: int
+    tokens: int
+    sigma: float | Literal["auto"]
+    steps: int
+    lr: float
+    temperature: float
+    noise: float
+    dropout: float
+    content_weight: float
+    content_temperature: float
+    order: Literal["joint", "sequential"]
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        """Ask the part itself, which knows the ranges, before any work starts."""
+        self.settings()
+        return self
+
+    def settings(self) -> PromptSettings:
+        """The same for the part."""
+        return PromptSettings(**{each.name: getattr(self, each.name) for each in fields(PromptSettings)})
 
 
 class GeneratorSection(Config):
@@ -62,7 +91,13 @@ class SynthesisSection(Config):
     lr: float
     views: int
     image_size: int
+    coarse_share: float
     group_size: int
+    slots: int
+    settle_margin: float
+    settle_patience: int
+    precision: Literal["fp32", "bf16"]
+    compile: bool
     text_weight: float
     class_weight: float
     bn_weight: float
@@ -73,6 +108,7 @@ class SynthesisSection(Config):
     crop_min: float
     degrees: float
     light: float
+    noise: float
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:

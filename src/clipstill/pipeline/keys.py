@@ -15,6 +15,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.images import ImageFolder
 from clipstill.pipeline.config import RunConfig
+from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
 
 CLASS_VECTORS = "class_vectors"
@@ -29,13 +30,16 @@ STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, EVALUATION, BUNDLE, REPORT
 # Raised by one where a stage's code changes what it makes from equal settings.
 CODE_VERSIONS = {
     CLASS_VECTORS: 1,
-    PROMPTS: 1,
-    SURROGATE: 1,
+    PROMPTS: 2,
+    SURROGATE: 2,
     STUDENT: 1,
     EVALUATION: 1,
     BUNDLE: 1,
     REPORT: 1,
 }
+
+# Settings of the synthesis that change how quickly images come out, and not which.
+_SPEED_ONLY = ("compile",)
 
 
 def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dict[str, str]:
@@ -50,15 +54,19 @@ def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dic
     weights = {"assets": _assets_digest(), "file": _named_file_digest(config.teacher.name.partition("/")[2])}
     prompts = dict(settings["prompts"])
     templates = prompts.pop("templates")
+    # A bank counts by its content, wherever it lies.
+    del prompts["bank"]
     vectors = add(CLASS_VECTORS, teacher=settings["teacher"], weights=weights, templates=templates, task=task.to_json())
     prompt = add(
         PROMPTS,
         class_vectors=vectors,
         prompts=prompts,
         styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
+        bank=None if config.prompts.bank is None else [sha256_file(file) for file in bank_files(config.prompts.bank)],
         seed=config.seed,
     )
-    surrogate = add(SURROGATE, prompts=prompt, generator=settings["generator"], synthesis=settings["synthesis"])
+    synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
+    surrogate = add(SURROGATE, prompts=prompt, generator=settings["generator"], synthesis=synthesis)
     student = add(
         STUDENT,
         surrogate=surrogate,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
-from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE, styles_of
-from clipstill.pipeline.stages import group_events, read_evaluation
+from clipstill.pipeline.keys import CLASS_VECTORS, PROMPTS, STUDENT, SURROGATE
+from clipstill.pipeline.stages import read_evaluation, read_style_names, synthesis_histories
 from clipstill.pipeline.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _pictures(bench: Workbench) -> tuple[Picture, ...]:
     from clipstill.surrogate.dataset import SurrogateSet
 
     made = SurrogateSet.open(bench.run.stage(SURROGATE))
-    styles = styles_of(bench.config)
+    styles = read_style_names(bench.run.stage(PROMPTS))
     first: dict[tuple[int, int], int] = {}
     for position, record in enumerate(made.records):
         if record.class_id < _MOST_CLASSES:
@@ -80,16 +80,15 @@ def _pictures(bench: Workbench) -> tuple[Picture, ...]:
     for position in first.values():
         record = made.records[position]
         pixels_HW3 = made.images[position].permute(1, 2, 0).contiguous().numpy()
-        style = "" if bench.config.prompts.strategy == "plain" else styles[record.style_id]
         name = bench.task.names[record.class_id]
-        pictures.append(Picture(name, style, picture_uri(pixels_HW3), record.score, record.prompt))
+        pictures.append(Picture(name, styles[record.style_id], picture_uri(pixels_HW3), record.score, record.prompt))
     return tuple(pictures)
 
 
 def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
     from clipstill.report.data import Chart
 
-    synthesis = _mean_over_groups([event.get("history") or [] for event in group_events(bench)])
+    synthesis = _mean_over_groups(synthesis_histories(bench))
     series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
     if series:
         yield Chart("Synthesis: mean loss of the images", "step", series[:6])

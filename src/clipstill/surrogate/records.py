@@ -22,6 +22,9 @@ class ImageRecord:
         loss: last value of its own objective.
         score: the teacher's probability of its class, in [0, 1].
         image_size: side in pixels.
+        generator: that drew it.
+        steps: that its optimisation took.
+        codes: codebook indices, row by row, where the generator has a codebook: with it they are the image.
     """
 
     class_id: int
@@ -32,6 +35,9 @@ class ImageRecord:
     loss: float
     score: float
     image_size: int
+    generator: str
+    steps: int
+    codes: list[int] | None = None
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys.

@@ -9,7 +9,7 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,17 @@ class ShardWriter:
         """Numbers of the groups that are safe: receipt of this key, and a shard of the size that it names."""
         return {int(name.removesuffix(".tar").removeprefix("shard-")) for name in self._receipts()}
 
-    def write_group(self, group_id: int, images_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord]) -> None:
+    def facts(self) -> list[dict[str, Any]]:
+        """What was told of each committed group when it was written, in the order of the groups."""
+        return [dict(receipt.get("facts", {})) for receipt in self._receipts().values()]
+
+    def write_group(
+        self,
+        group_id: int,
+        images_NHW3: NDArray[np.uint8],
+        records: Sequence[ImageRecord],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Commit one group, in the order of its members. Writing a group twice leaves it once.
 
         Args:
@@ -84,7 +94,8 @@ class ShardWriter:
             raise disk_error(error, shard) from error
         with atomic_path(shard) as temporary:
             temporary.write_bytes(data)
-        write_json(receipt, {"key": self.key, "images": len(records), "size": len(data), "sha256": sha256_file(shard)})
+        told = {"key": self.key, "images": len(records), "size": len(data), "sha256": sha256_file(shard)}
+        write_json(receipt, {**told, "facts": dict(facts or {})})
 
     def finish(self, info: dict[str, Any] | None = None) -> Manifest:
         """Make the folder a surrogate set of the groups committed so far.

@@ -5,13 +5,14 @@ members of a group is only the distance of their common feature statistics from 
 asked for. The same group comes out whatever else is computed before, after or beside it. Where there are several
 generators they take turns, a group each: what one draws badly, another may draw well.
 
-Shapes: N images, V views, C classes, D teacher dimensions, H x W pixels.
+Shapes: N images, S of them at work, V views, C classes, D teacher dimensions, H x W pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,9 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipstill.core.protocols import BatchNormTeacher, Generator, Teacher
+from clipstill.core.errors import ConfigError
+from clipstill.core.progress import say
+from clipstill.core.protocols import BatchNormTeacher, Generator, Sampler, Teacher
+from clipstill.synthesis.inversion import Inversion, Losses, Story
 from clipstill.synthesis.natural import NaturalNetwork
-from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
+from clipstill.synthesis.objectives import class_consistency, class_margin, spherical_distance, total_variation
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.synthesis.views import ViewSchedule
 
@@ -30,23 +34,53 @@ _SMALLEST_TURN = 8
 # History entries a group; enough for a smooth curve, and small in the run's story.
 _HISTORY_POINTS = 20
 
+# Told of the members and images at work, once a step.
+Watch = Callable[[Sequence[int], Tensor], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The images of one group that are to be made.
+
+    Attributes:
+        number: of the group, from 0; says which generator's turn it is.
+        seeds: one an image.
+        class_ids: class of each image.
+        targets_ND: unit vector that each image is drawn towards.
+        texts: what each target says; only samplers read it.
+    """
+
+    number: int
+    seeds: Sequence[int]
+    class_ids: Sequence[int]
+    targets_ND: Tensor
+    texts: Sequence[str] = ()
+
 
 @dataclass(frozen=True)
 class SynthesisedGroup:
-    """What came out of one group.
+    """What came out of one group; M <= N images, those that could not be made are left out.
 
     Attributes:
         generator: name of the generator that drew it.
-        images_NHW3: uint8.
+        members: position of each image in the order.
+        images_MHW3: uint8.
         losses: last value of each image's own objective.
         scores: the teacher's probability of each image's class on the finished image, in [0, 1].
+        steps: that each image took.
+        codes: codebook indices of each image, row by row; None where its generator has no codebook.
+        restarts: how often images began again because they were no numbers any more.
         history: means over the group: step, text, class, natural, loss.
     """
 
     generator: str
-    images_NHW3: Any
+    members: list[int]
+    images_MHW3: Any
     losses: list[float]
     scores: list[float]
+    steps: list[int]
+    codes: list[list[int]] | None
+    restarts: int
     history: list[dict[str, float]]
 
 
@@ -80,19 +114,28 @@ class Synthesiser:
     def __init__(
         self,
         teacher: Teacher,
-        generators: Sequence[Generator],
+        generators: Sequence[Generator | Sampler],
         class_vectors_CD: Tensor,
         settings: SynthesisSettings,
         device: torch.device,
     ) -> None:
         self._teacher, self._generators, self._settings, self._device = teacher, generators, settings, device
         self._class_vectors_CD = class_vectors_CD.to(device)
+        self._scale = float(teacher.logit_scale)
         names = settings.natural_networks if settings.natural_weight > 0 else ()
         with_statistics = teacher if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else None
         self._teacher_with_statistics: BatchNormTeacher | None = with_statistics
         # What the teacher's own statistics say already is not computed twice.
         known = () if with_statistics is None else with_statistics.statistics_networks
         self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
+        self._encode = torch.compile(teacher.encode_image) if settings.compile else teacher.encode_image
+        # Lowered where the memory does not hold as many.
+        self._slots = settings.slots or settings.group_size
+
+    @property
+    def coupled(self) -> bool:
+        """Whether common statistics couple the images of a group."""
+        return self._teacher_with_statistics is not None or bool(self._natural)
 
     @property
     def provenance(self) -> list[Any]:
@@ -100,84 +143,190 @@ class Synthesiser:
         drawn = [part for generator in self._generators for part in generator.provenance]
         return [*drawn, *(network.provenance for network in self._natural)]
 
-    def group(
-        self, seeds: Sequence[int], class_ids: Sequence[int], targets_ND: Tensor, number: int = 0
-    ) -> SynthesisedGroup:
+    def group(self, order: Order, watch: Watch | None = None) -> SynthesisedGroup:
         """Make one group of images.
 
         Args:
-            seeds: one an image.
-            class_ids: class of each image.
-            targets_ND: unit vector of each image's text.
-            number: of the group, from 0; says whose turn it is.
-        """
-        settings = self._settings
-        generator = self._generators[number % len(self._generators)]
-        lr, tv_weight = settings.lr * generator.lr_factor, settings.tv_weight * generator.tv_factor
-        class_N = torch.tensor(class_ids, device=self._device)
-        targets_ND = targets_ND.to(self._device)
-        latents = [latent.requires_grad_(True) for latent in generator.init(seeds, settings.image_size)]
-        optimiser = torch.optim.Adam(latents, lr=lr, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps, eta_min=lr / 10)
-        views = ViewSchedule(seeds, settings.steps, settings.views, settings.crop_min, settings.degrees, settings.light)
-        history: list[dict[str, float]] = []
-        every = max(1, settings.steps // _HISTORY_POINTS)
-        loss_N = targets_ND.new_zeros(len(seeds))
-        for step in range(settings.steps):
-            x_N3HW = generator.decode(latents)
-            feat_NVD, gap = self._see(views(x_N3HW, step), len(seeds))
-            text_N = spherical_distance(feat_NVD, targets_ND)
-            class_loss_N = class_consistency(
-                feat_NVD, self._class_vectors_CD, class_N, float(self._teacher.logit_scale)
-            )
-            loss_N = settings.text_weight * text_N + settings.class_weight * class_loss_N
-            if tv_weight > 0:
-                loss_N = loss_N + tv_weight * total_variation(x_N3HW)
-            if settings.prior_weight > 0:
-                loss_N = loss_N + settings.prior_weight * generator.prior(latents)
-            # Summed, not averaged: an image's step does not depend on how many neighbours it has.
-            total = loss_N.sum() + len(seeds) * gap
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            generator.project_(latents)
-            if step % every == 0 or step == settings.steps - 1:
-                means = {"text": text_N, "class": class_loss_N, "natural": gap, "loss": total / len(seeds)}
-                history.append({"step": step, **{name: float(value.detach().mean()) for name, value in means.items()}})
-        return self._finished(generator, latents, class_N, loss_N.detach(), history)
+            order: what is to be made.
+            watch: called once a step with the members and images at work.
 
-    def _see(self, views_M3HW: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        """Features of the views (N, V, D), and the weighted distance of their statistics from natural ones."""
+        Raises:
+            ConfigError: no image of the group could be made.
+            torch.OutOfMemoryError: not even one image at a time fits, or the group is coupled and does not fit whole.
+        """
+        generator = self._generators[order.number % len(self._generators)]
+        if isinstance(generator, Sampler):
+            return self._sampled(generator, order, watch)
+        while True:
+            try:
+                return self._inverted(generator, order, watch)
+            except torch.OutOfMemoryError:
+                slots = min(self._slots, len(order.seeds))
+                if self.coupled or slots == 1:
+                    raise
+                self._slots = slots // 2
+            # Outside of the handler, whose traceback holds the tensors that were too many.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            say(f"surrogate: {slots} images at once do not fit into the memory, going on with {self._slots}")
+
+    def _inverted(self, generator: Generator, order: Order, watch: Watch | None) -> SynthesisedGroup:
         settings = self._settings
-        gap = views_M3HW.new_zeros(())
-        if self._teacher_with_statistics is not None:
-            feat_MD, teacher_gap = self._teacher_with_statistics.encode_image_with_statistics(views_M3HW)
-            gap = gap + settings.bn_weight * teacher_gap
-        else:
-            feat_MD = self._teacher.encode_image(views_M3HW)
-        for network in self._natural:
-            gap = gap + settings.natural_weight * network.gap(views_M3HW)
-        return feat_MD.view(images, settings.views, -1), gap
+        resolutions = settings.resolutions(generator.stride)
+        views = ViewSchedule(
+            order.seeds,
+            settings.steps,
+            settings.views,
+            settings.crop_min,
+            settings.degrees,
+            settings.light,
+            settings.noise,
+            self._device,
+        )
+        decode = torch.compile(generator.decode) if settings.compile else generator.decode
+        story = Story.of(len(order.seeds))
+        latents = generator.init(order.seeds, resolutions[0][0])
+        for number, (size, start, stop) in enumerate(resolutions):
+            if number > 0:
+                latents = generator.resize(latents, size)
+                generator.project_(latents)
+            inversion = Inversion(
+                generator,
+                self._score(generator, order),
+                views,
+                order.seeds,
+                settings,
+                self._in_precision(decode),
+                size,
+                start,
+                stop,
+                len(order.seeds) if self.coupled else self._slots,
+                self.coupled,
+                watch,
+            )
+            latents = inversion.run(latents, story)
+        return self._finished(generator, latents, order, story)
+
+    def _score(self, generator: Generator, order: Order) -> Callable[..., Losses]:
+        """What the teacher makes of images of this group."""
+        settings = self._settings
+        tv_weight = settings.tv_weight * generator.tv_factor
+        class_N = torch.tensor(order.class_ids, device=self._device)
+        targets_ND = order.targets_ND.to(self._device)
+
+        def score(views_M3HW: Tensor, x_S3HW: Tensor, latents: Sequence[Tensor], members_S: Tensor) -> Losses:
+            feat_SVD, gap = self._see(views_M3HW, len(members_S))
+            text_S = spherical_distance(feat_SVD, targets_ND[members_S])
+            class_S = class_consistency(feat_SVD, self._class_vectors_CD, class_N[members_S], self._scale)
+            own_S = settings.text_weight * text_S + settings.class_weight * class_S
+            if tv_weight > 0:
+                own_S = own_S + tv_weight * total_variation(x_S3HW)
+            if settings.prior_weight > 0:
+                own_S = own_S + settings.prior_weight * generator.prior(latents)
+            margin_S = class_margin(feat_SVD, self._class_vectors_CD, class_N[members_S], self._scale)
+            return Losses(own_S, {"text": text_S, "class": class_S}, margin_S, gap)
+
+        return score
+
+    def _see(self, views_M3HW: Tensor, images: int) -> tuple[Tensor, Tensor | None]:
+        """Features of the views (S, V, D), and the weighted distance of their statistics from natural ones."""
+        settings = self._settings
+        gaps = []
+        with self._autocast():
+            if self._teacher_with_statistics is not None:
+                feat_MD, gap = self._teacher_with_statistics.encode_image_with_statistics(views_M3HW)
+                gaps.append(settings.bn_weight * gap)
+            else:
+                feat_MD = self._encode(views_M3HW)
+            gaps += [settings.natural_weight * network.gap(views_M3HW) for network in self._natural]
+        return feat_MD.float().view(images, settings.views, -1), torch.stack(gaps).sum() if gaps else None
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        enabled = self._settings.precision == "bf16"
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _in_precision(self, decode: Callable[[Sequence[Tensor]], Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+        def decoded(latents: Sequence[Tensor]) -> Tensor:
+            with self._autocast():
+                return decode(latents).float()
+
+        return decoded
 
     @torch.no_grad()
-    def _finished(
-        self,
-        generator: Generator,
-        latents: list[Tensor],
-        class_N: Tensor,
-        loss_N: Tensor,
-        history: list[dict[str, float]],
-    ) -> SynthesisedGroup:
-        images = (generator.decode(latents) * 255).round().clamp(0, 255).to(torch.uint8)
-        # Scored as stored, after rounding, so that the number belongs to the file.
-        feat_ND = self._teacher.encode_image(images.float() / 255)
-        probabilities_NC = (float(self._teacher.logit_scale) * feat_ND @ self._class_vectors_CD.T).softmax(1)
-        scores = probabilities_NC.gather(1, class_N[:, None])[:, 0]
+    def _finished(self, generator: Generator, latents: list[Tensor], order: Order, story: Story) -> SynthesisedGroup:
+        members = [member for member in range(len(order.seeds)) if member not in story.dropped]
+        if not members:
+            raise ConfigError(
+                f"no image of group {order.number} could be made: their latents stopped being numbers, "
+                f"{story.restarts[0]} times over. Lower synthesis.lr, or set synthesis.precision to fp32."
+            )
+        parts, codes = [], []
+        for start in range(0, len(members), self._slots):
+            chosen = [latent[members[start : start + self._slots]] for latent in latents]
+            parts.append((generator.decode(chosen) * 255).round().clamp(0, 255).to(torch.uint8))
+            indices = generator.codes(chosen)
+            if indices is not None:
+                codes += indices.flatten(1).tolist()
+        images_M3HW = torch.cat(parts)
         return SynthesisedGroup(
             generator.name,
-            images.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
-            [round(value, 6) for value in loss_N.tolist()],
-            [round(value, 6) for value in scores.tolist()],
-            history,
+            members,
+            images_M3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            [round(story.losses[member], 6) for member in members],
+            self._scores(images_M3HW, [order.class_ids[member] for member in members]),
+            [story.steps[member] for member in members],
+            codes or None,
+            sum(story.restarts),
+            _history(story),
         )
+
+    @torch.no_grad()
+    def _sampled(self, sampler: Sampler, order: Order, watch: Watch | None) -> SynthesisedGroup:
+        """Images that a model drew by itself, judged as if they had been inverted."""
+        members = list(range(len(order.seeds)))
+        x_N3HW = sampler.sample(order.texts, order.seeds, self._settings.image_size).to(self._device)
+        if watch is not None:
+            watch(members, x_N3HW)
+        images_N3HW = (x_N3HW * 255).round().clamp(0, 255).to(torch.uint8)
+        feat_N1D = self._encode(images_N3HW.float() / 255)[:, None]
+        class_N = torch.tensor(order.class_ids, device=self._device)
+        loss_N = self._settings.text_weight * spherical_distance(feat_N1D, order.targets_ND.to(self._device))
+        loss_N = loss_N + self._settings.class_weight * class_consistency(
+            feat_N1D, self._class_vectors_CD, class_N, self._scale
+        )
+        return SynthesisedGroup(
+            sampler.name,
+            members,
+            images_N3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            [round(value, 6) for value in loss_N.tolist()],
+            self._scores(images_N3HW, order.class_ids),
+            [0] * len(members),
+            None,
+            0,
+            [],
+        )
+
+    def _scores(self, images_N3HW: Tensor, class_ids: Sequence[int]) -> list[float]:
+        """Of images as stored, after rounding, so that the number belongs to the file."""
+        scores = []
+        for start in range(0, len(images_N3HW), self._slots):
+            feat_ND = self._teacher.encode_image(images_N3HW[start : start + self._slots].float() / 255)
+            share_NC = (self._scale * feat_ND @ self._class_vectors_CD.T).softmax(1)
+            own = class_ids[start : start + self._slots]
+            scores += [round(float(share_C[class_id]), 6) for share_C, class_id in zip(share_NC, own, strict=True)]
+        return scores
+
+
+def _history(story: Story) -> list[dict[str, float]]:
+    """Means over the images that took a step, at some of the steps."""
+    counts = story.counts.tolist()
+    taken = [step for step, count in enumerate(counts) if count > 0]
+    if not taken:
+        return []
+    every = max(1, len(counts) // _HISTORY_POINTS)
+    sums = {name: total.tolist() for name, total in story.sums.items()}
+    return [
+        {"step": step, **{name: total[step] / counts[step] for name, total in sums.items()}}
+        for step in taken
+        if step % every == 0 or step == taken[-1]
+    ]

@@ -18,8 +18,9 @@ _NEAREST = 1e-12
 def spherical_distance(feat_NVD: Tensor, target_ND: Tensor) -> Tensor:
     """Half the squared angle between each image's views and its target.
 
-    The printed form of the paper (arcsin of the whole chord, squared) is undefined for angles over 60 degrees, and so
-    for every real pair of image and text; this is the form of all public loops of the kind:
+    The target is a text's vector (image-text matching), or a class prototype made of example images (image-image
+    matching). The printed form of the paper (arcsin of the whole chord, squared) is undefined for angles over 60
+    degrees, and so for every real pair of image and text; this is the form of all public loops of the kind:
     ``2 * arcsin(chord / 2) ** 2 == angle ** 2 / 2``.
 
     Args:
@@ -29,7 +30,7 @@ def spherical_distance(feat_NVD: Tensor, target_ND: Tensor) -> Tensor:
     Returns:
         loss_N in [0, pi ** 2 / 2], the mean over views, with a finite gradient at 0 and at 180 degrees.
 
-    Source: Wei et al., ICLR 2025, image-text matching.
+    Source: Wei et al., ICLR 2025, image-text matching and image-based customisation.
     """
     chord_NV = ((feat_NVD - target_ND[:, None]).square().sum(-1) + _NEAREST).sqrt()
     return (2 * torch.arcsin((chord_NV / 2).clamp(max=_FARTHEST)).square()).mean(1)
@@ -54,6 +55,24 @@ def class_consistency(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tenso
     logits_NVC = logit_scale * feat_NVD @ class_vectors_CD.T
     target_NV = class_N[:, None].expand(logits_NVC.shape[:2])
     return F.cross_entropy(logits_NVC.flatten(0, 1), target_NV.flatten(), reduction="none").view_as(target_NV).mean(1)
+
+
+def class_margin(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tensor, logit_scale: float) -> Tensor:
+    """How far the teacher's probability of the image's class leads that of the likeliest other class.
+
+    Args:
+        feat_NVD: unit vectors of the views.
+        class_vectors_CD: unit vectors of the classes, at least two.
+        class_N: class of each image.
+        logit_scale: of the teacher, above 0.
+
+    Returns:
+        margin_N in [-1, 1], the mean over views, without gradient.
+    """
+    with torch.no_grad():
+        share_NC = (logit_scale * feat_NVD @ class_vectors_CD.T).softmax(-1).mean(1)
+        own_N = share_NC.gather(1, class_N[:, None])[:, 0]
+        return own_N - share_NC.scatter(1, class_N[:, None], -1.0).amax(1)
 
 
 def total_variation(x_N3HW: Tensor) -> Tensor:
