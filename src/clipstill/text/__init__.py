@@ -5,7 +5,11 @@ from clipstill.core.registry import Registry
 prompt_strategies = Registry(
     "prompt",
     {
-        "styles": "clipstill.text.prompts:styled_prompts",
         "plain": "clipstill.text.prompts:plain_prompts",
+        "styles": "clipstill.text.prompts:styled_prompts",
+        "mix": "clipstill.text.mixing:mixed_prompts",
+        "sdd": "clipstill.text.dictionary:sdd_prompts",
+        "random": "clipstill.text.pseudo_styles:random_prompts",
+        "contrastive": "clipstill.text.pseudo_styles:contrastive_prompts",
     },
 )
