@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ResourceError, UnknownNameError, did_you_mean
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
@@ -80,8 +81,7 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
     import torch
 
     path = lite_path(size)
-    # weights_only reads tensors without running code from the file; the hash was checked before.
-    tensors = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    tensors = list(read_state(path).values())
     # The meta device builds the names and shapes without allocating or initialising 5 million parameters.
     with torch.device("meta"):
         expected = timm.create_model(LITE[size].timm_name).state_dict()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from clipstill.core.batchnorm import statistics_gaps
+from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
@@ -222,7 +223,7 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
     source = _parse(rest)
     published = get_pretrained_cfg(source.architecture, source.tag) if source.tag else _usual_cfg(source.architecture)
     path = source.file or _fetch(source, published)
-    state = _read_state(path)
+    state = read_state(path)
     config = open_clip.get_model_config(source.architecture)
     quick = bool(config.get("quick_gelu", False))
     if (
@@ -314,27 +315,6 @@ def _fetch(source: _Source, published: dict[str, Any]) -> Path:
             f"cannot get the weights of openclip:{source.label} ({reason}). Check the connection, or give a local "
             f"file: openclip:{source.architecture}/PATH."
         ) from error
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint. Nothing in the file is ever executed."""
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            raw: Any = load_file(path)
-        else:
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged, a TorchScript archive, or a pickle that wants to run code
-        raise DataError(
-            f"{path} is not a plain file of tensors ({type(error).__name__}), and code in weight files is never run. "
-            "Save the model's state dict as .safetensors and name that file."
-        ) from None
-    state = raw.get("state_dict", raw) if isinstance(raw, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise DataError(f"{path} holds no state dict. Save the model's state dict as .safetensors and name that file.")
-    # Data-parallel training leaves a prefix.
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def _load_state(model: Any, state: dict[str, Any], source: _Source, path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Weights that the user imported: one folder a name, with the tensors and what is known of them.
+
+```
+~/.cache/clipstill/weights/     or the folder in CLIPSTILL_WEIGHTS
+  vqgan-f16-16384/
+    model.safetensors
+    config.json                 kind, architecture, licence, source, hashes; written last: without it there is no entry
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipstill.core.errors import ArtifactError, ConfigError
+from clipstill.core.files import atomic_path, read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENVIRONMENT = "CLIPSTILL_WEIGHTS"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+UNKNOWN = "unknown"
+# No slash, for a name is a folder's; no plus, for that joins the names of generators.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """What ``config.json`` says of the weights beside it.
+
+    Attributes:
+        kind: which part reads them, such as ``"vqgan"``.
+        architecture: sizes, as JSON values; the part of that kind knows them.
+        licence: SPDX identifier or a plain name; ``"unknown"`` where nobody said.
+        source: where the user got the file.
+        trained_on: which pictures, as its publisher says; ``"unknown"`` where nobody said.
+        foreign_sha256: of the file that was imported.
+        sha256: of ``model.safetensors``.
+    """
+
+    kind: str
+    architecture: dict[str, Any] = field(hash=False)
+    licence: str = UNKNOWN
+    source: str = UNKNOWN
+    trained_on: str = UNKNOWN
+    foreign_sha256: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """One entry.
+
+    Attributes:
+        name: of the entry, and of its folder.
+        folder: where it lies.
+        facts: what is known of it.
+    """
+
+    name: str
+    folder: Path
+    facts: WeightsFacts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, on the CPU.
+
+        Raises:
+            ArtifactError: the file is missing, or is not the one that was imported.
+        """
+        from safetensors.torch import load_file
+
+        path = self.folder / WEIGHTS_FILE
+        if not path.is_file() or sha256_file(path) != self.facts.sha256:
+            raise ArtifactError(
+                f"{path} is missing or was altered (its sha256 differs from {CONFIG_FILE}). Delete {self.folder} and "
+                f"import the weights again: clipstill weights import FILE --name {self.name}"
+            )
+        return load_file(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Name, folder and facts as plain values."""
+        return {"name": self.name, "folder": str(self.folder), **dataclasses.asdict(self.facts)}
+
+
+def weights_folder() -> Path:
+    """Where imported weights lie: the folder in ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "clipstill" / "weights"
+
+
+def stored_weights(kind: str | None = None) -> list[StoredWeights]:
+    """All complete entries, by name.
+
+    Args:
+        kind: of these alone; all where None.
+
+    Raises:
+        ArtifactError: an entry is damaged.
+    """
+    folder = weights_folder()
+    if not folder.is_dir():
+        return []
+    entries = [open_weights(each) for each in sorted(folder.iterdir()) if (each / CONFIG_FILE).is_file()]
+    return [entry for entry in entries if kind is None or entry.facts.kind == kind]
+
+
+def open_weights(folder: Path) -> StoredWeights:
+    """One entry by its folder, inside the store or elsewhere.
+
+    Raises:
+        ArtifactError: ``config.json`` is missing, malformed, or of something else.
+    """
+    raw = read_json(folder / CONFIG_FILE)
+    try:
+        facts = WeightsFacts(**raw)
+        complete = isinstance(facts.architecture, dict) and all(
+            isinstance(value, str) for name, value in raw.items() if name != "architecture"
+        )
+    except TypeError:
+        complete = False
+    if not complete:
+        raise ArtifactError(
+            f"{folder / CONFIG_FILE} does not describe imported weights. Name a folder that 'clipstill weights import' "
+            "made, or delete this one and import again."
+        )
+    return StoredWeights(folder.resolve().name, folder, facts)
+
+
+def store_weights(name: str, tensors: Mapping[str, Tensor], facts: WeightsFacts) -> StoredWeights:
+    """Write an entry. The same weights under the same name again change the facts at most.
+
+    Args:
+        name: letters, digits, ``.``, ``_`` and ``-``.
+        tensors: what to keep.
+        facts: all but ``sha256``, which is that of the file written here.
+
+    Raises:
+        ConfigError: the name cannot be one, or is taken by other weights.
+        ArtifactError: the entry of that name is damaged.
+        ResourceError: the disk is full or not writable.
+    """
+    from safetensors.torch import save_file
+
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"weights cannot be named '{name}'. Use letters, digits, '.', '_' and '-', a letter or digit first."
+        )
+    folder = weights_folder() / name
+    path = folder / WEIGHTS_FILE
+    old = open_weights(folder).facts if (folder / CONFIG_FILE).is_file() else None
+    if old is not None and old.foreign_sha256 != facts.foreign_sha256:
+        raise ConfigError(
+            f"other weights are named '{name}' already (from {old.source}). Choose another name with --name, or delete "
+            f"{folder}."
+        )
+    if old is None or not path.is_file() or sha256_file(path) != old.sha256:
+        with atomic_path(path) as temporary:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    facts = dataclasses.replace(facts, sha256=sha256_file(path))
+    if facts != old:
+        write_json(folder / CONFIG_FILE, dataclasses.asdict(facts))
+    return StoredWeights(name, folder, facts)
