@@ -33,6 +33,7 @@ class CardData:
         latency_ms: median for one picture on one core.
         parity_difference: largest difference of a logit between the trained model and ``model.onnx``.
         parity_agreement: share of pictures on which both name the same class.
+        examples: example images that were given beside the class names.
         run: free facts of the run (seed, versions, device, commit).
     """
 
@@ -47,6 +48,7 @@ class CardData:
     latency_ms: float
     parity_difference: float
     parity_agreement: float
+    examples: int = 0
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +72,7 @@ def model_card(data: CardData) -> str:
             f"> {SYNTHETIC_MARK}",
             "",
             f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given "
-            f"{len(data.labels)} class names and no labelled photo.",
+            f"{len(data.labels)} class names and {_given(data.examples)}.",
             "",
             "## Use",
             "",
@@ -102,6 +104,12 @@ def model_card(data: CardData) -> str:
     )
 
 
+def _given(examples: int) -> str:
+    if examples == 0:
+        return "no labelled photo"
+    return "one example image" if examples == 1 else f"{examples} example images"
+
+
 def _facts(data: CardData) -> list[str]:
     size, crop = data.preprocess.size, data.preprocess.crop_fraction
     fit = "short side" if crop == 1.0 else f"short side to {round(size / crop)} px, centre"
@@ -129,7 +137,7 @@ def _quality(data: CardData) -> list[str]:
     lines = [
         f"Measured on {found['n']} photos of {len(data.labels)} classes; none of them was used for training.",
         "",
-        "| | student | teacher by names alone | chance |",
+        f"| | student | teacher by names{' and examples' if data.examples else ' alone'} | chance |",
         "|---|---|---|---|",
         f"| top-1 | {found['student_top1']:.1%} | {found['teacher_top1']:.1%} | {found['chance']:.1%} |",
     ]

@@ -1,13 +1,13 @@
 """Teachers: CLIP-like dual encoders, found by name.
 
 Every factory has the same call: ``factory(rest, device, precision) -> Teacher``, where ``rest`` is what follows the
-family's colon (an empty string for plain names).
+family's colon (an empty string for plain names). Several teach together where their names are joined by ``+``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
@@ -29,11 +29,23 @@ teachers = Registry(
 )
 
 
+def resolve_teachers(names: str) -> list[tuple[Callable[..., Any], str]]:
+    """What makes each teacher, and the rest of its name, without loading one.
+
+    Args:
+        names: one, or several joined by ``+``.
+
+    Raises:
+        UnknownNameError: no such teacher.
+    """
+    return [teachers.resolve(name.strip()) for name in names.split("+")]
+
+
 def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Teacher:
     """Load a teacher, frozen and in evaluation mode.
 
     Args:
-        name: of the registry, such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``.
+        name: of the registry, such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; several joined by ``+``.
         device: where both towers go.
         precision: of the towers' weights; features are float32 whatever it is.
 
@@ -45,9 +57,12 @@ def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Te
         raise ConfigError(f"teacher.precision is '{precision}'; it must be one of {', '.join(PRECISIONS)}.")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("teacher.precision is fp16, which needs a GPU. Use bf16 or fp32 on the CPU.")
-    factory, rest = teachers.resolve(name)
-    teacher: Teacher = factory(rest, device, precision)
-    return teacher
+    found: list[Teacher] = [factory(rest, device, precision) for factory, rest in resolve_teachers(name)]
+    if len(found) == 1:
+        return found[0]
+    from clipstill.teachers.ensemble import ensemble
+
+    return ensemble(found)
 
 
 def class_vectors(teacher: Teacher, texts_per_class: Sequence[Sequence[str]]) -> Tensor:

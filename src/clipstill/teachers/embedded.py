@@ -19,7 +19,6 @@ classes, D = dimensions of the joint space.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -37,6 +36,7 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.teachers.joint import join
 from clipstill.teachers.minilm import DIM, MiniLM
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -133,7 +133,7 @@ class Alignment(nn.Module):
         """Pooled features and ImageNet logits -> unit vectors (N, D)."""
         names_NE = self.names_of(imagenet_NK)
         centred_NF = feat_NF - self.feature_mean_F
-        return _join([names_NE, F.normalize(centred_NF, dim=-1), self.pictures_of(centred_NF, names_NE)], SHARES)
+        return join([names_NE, F.normalize(centred_NF, dim=-1), self.pictures_of(centred_NF, names_NE)], SHARES)
 
     def names_of(self, imagenet_NK: Tensor) -> Tensor:
         """ImageNet logits -> unit vectors of the first head."""
@@ -151,7 +151,7 @@ class Alignment(nn.Module):
         centred_ME = self._words[0].centre(text_ME)
         weights_MF = self._words[0].classes(centred_ME) @ self._unit_classifier_KF
         learned_MD = F.normalize(self.from_text(centred_ME), dim=-1)
-        return _join([centred_ME, F.normalize(weights_MF, dim=-1), learned_MD], SHARES)
+        return join([centred_ME, F.normalize(weights_MF, dim=-1), learned_MD], SHARES)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Also moves what is not in the state dict."""
@@ -159,12 +159,6 @@ class Alignment(nn.Module):
         self._unit_classifier_KF = fn(self._unit_classifier_KF)
         self._words[0]._apply(fn)  # type: ignore[no-untyped-call]
         return self
-
-
-def _join(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Unit vectors -> one unit vector, so that cosines become the parts' cosines, each by its share; they sum to 1."""
-    parts = [math.sqrt(share) * vector for vector, share in zip(vectors, shares, strict=True)]
-    return torch.cat(parts, dim=-1)
 
 
 class _Tower:
@@ -260,7 +254,7 @@ class EmbeddedTeacher:
         96 px cost.
         """
         x_N3HW = (x_N3HW - self._mean) / self._std
-        return _join([tower.encode_image(x_N3HW) for tower in self._towers], self._shares)
+        return join([tower.encode_image(x_N3HW) for tower in self._towers], self._shares)
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics.
@@ -286,7 +280,7 @@ class EmbeddedTeacher:
         return self._from_text(self._text.encode_embeddings(embeddings_MLE, position))
 
     def _from_text(self, text_ME: Tensor) -> Tensor:
-        return _join([tower.alignment.encode_text(text_ME) for tower in self._towers], self._shares)
+        return join([tower.alignment.encode_text(text_ME) for tower in self._towers], self._shares)
 
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:

@@ -1,0 +1,103 @@
+"""Several teachers at once: ``embedded-m+openclip:ViT-B-32/openai``.
+
+The vectors of all of them stand side by side, so that every cosine is the mean of theirs: what inversion, class vectors
+and soft labels ask of one teacher they ask of all.
+
+Shapes: N images, M texts, L tokens, D dimensions of all teachers together, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipstill.core.errors import ConfigError
+from clipstill.core.files import sha256_json
+from clipstill.core.protocols import BatchNormTeacher, Provenance, Teacher
+from clipstill.teachers.joint import join
+
+
+class Ensemble:
+    """Teachers with equal shares.
+
+    Args:
+        teachers: at least two, on one device. Photos are cut as the first one wants them, class names are put into the
+            sentences that suit the first one, and the largest input size counts.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        self._teachers = list(teachers)
+        self._shares = [1 / len(teachers)] * len(teachers)
+        self.name = "+".join(teacher.name for teacher in teachers)
+        self.image_size = max(teacher.image_size for teacher in teachers)
+        self.dim = sum(teacher.dim for teacher in teachers)
+        self.logit_scale = sum(teacher.logit_scale for teacher in teachers) / len(teachers)
+        self.preprocess = max((teacher.preprocess for teacher in teachers), key=lambda preprocess: preprocess.size)
+        self.templates = teachers[0].templates
+        self.image_parameters = sum(teacher.image_parameters for teacher in teachers)
+        self.provenance: Sequence[Provenance] = list(
+            dict.fromkeys(part for teacher in teachers for part in teacher.provenance)
+        )
+        self.weights_sha256 = sha256_json([teacher.weights_sha256 for teacher in teachers])
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D), differentiable to the pixels; each teacher normalises by itself."""
+        return join([teacher.encode_image(x_N3HW) for teacher in self._teachers], self._shares)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> unit vectors (M, D), float32."""
+        return join([teacher.encode_text(texts) for teacher in self._teachers], self._shares)
+
+    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Refused: each text tower has tokens of its own.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the teachers of {self.name} have no common tokens, so that prompts cannot be learned. Name one teacher, "
+            "or choose a prompt strategy of plain words: styles, mix or plain."
+        )
+
+    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
+        """Refused, as ``embed_tokens``.
+
+        Raises:
+            ConfigError: always.
+        """
+        del embeddings_MLE, position
+        raise ConfigError(f"the teachers of {self.name} have no common tokens. Name one teacher.")
+
+
+class BatchNormEnsemble(Ensemble):
+    """Teachers of which some carry BatchNorm statistics."""
+
+    @property
+    def statistics_networks(self) -> tuple[str, ...]:
+        """The packaged networks whose statistics these are, of all teachers."""
+        named = [name for teacher in self._with_statistics for name in teacher.statistics_networks]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def _with_statistics(self) -> list[BatchNormTeacher]:
+        return [teacher for teacher in self._teachers if isinstance(teacher, BatchNormTeacher)]
+
+    def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (N, D), and the distance from stored statistics: the mean over the teachers that have some."""
+        vectors, gaps = [], []
+        for teacher in self._teachers:
+            if isinstance(teacher, BatchNormTeacher):
+                vector_ND, gap = teacher.encode_image_with_statistics(x_N3HW)
+                gaps.append(gap)
+            else:
+                vector_ND = teacher.encode_image(x_N3HW)
+            vectors.append(vector_ND)
+        return join(vectors, self._shares), torch.stack(gaps).mean()
+
+
+def ensemble(teachers: Sequence[Teacher]) -> Ensemble:
+    """Put teachers together, with statistics where one of them has some."""
+    kind = BatchNormEnsemble if any(isinstance(teacher, BatchNormTeacher) for teacher in teachers) else Ensemble
+    return kind(teachers)

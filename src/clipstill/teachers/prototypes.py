@@ -1,0 +1,98 @@
+"""Class vectors from example images, and what becomes of the texts beside them.
+
+Images and texts of a dual encoder lie apart from each other: two images of different classes are often nearer to each
+other than an image is to its own text. Where some classes have examples and others have not, the texts are moved by the
+mean difference between the two, so that all class vectors lie where the images are.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+# Neither a text that counts nor an example: the text then has to do.
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class ExampleVectors:
+    """What example images say of the classes.
+
+    Attributes:
+        prototypes_CD: unit vectors; rows of zeros where a class has no example.
+        count_C: examples of each class.
+        shift_D: from where the texts lie to where the images lie.
+    """
+
+    prototypes_CD: Tensor
+    count_C: Tensor
+    shift_D: Tensor
+
+    @property
+    def has_C(self) -> Tensor:
+        """Which classes have examples."""
+        return self.count_C > 0
+
+
+def prototypes(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> ExampleVectors:
+    """The mean of each class's example vectors, normalised again; their order does not matter.
+
+    Args:
+        feat_ND: unit vectors of the examples, at least one.
+        class_ids: class of each.
+        text_CD: unit vectors of the classes' texts.
+
+    Source: Wei et al., ICLR 2025, image-based customisation; the shift is ours.
+    """
+    class_N = torch.tensor(class_ids, device=feat_ND.device)
+    count_C = torch.bincount(class_N, minlength=len(text_CD))
+    # In double precision, so that another order of the examples does not show in the sum.
+    sums_CD = torch.zeros(text_CD.shape, dtype=torch.float64, device=feat_ND.device)
+    sums_CD.index_add_(0, class_N, feat_ND.double())
+    prototypes_CD = normalize(sums_CD, dim=-1).float()
+    has_C = count_C > 0
+    shift_D = (prototypes_CD[has_C] - text_CD[has_C]).mean(0)
+    return ExampleVectors(prototypes_CD, count_C, shift_D)
+
+
+def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_count: float) -> Tensor:
+    """One unit vector a class: examples and text together where there are examples, else the text alone.
+
+    Args:
+        text_CD: unit vectors of the classes' texts.
+        examples: of some or all classes.
+        text_count: how many examples the text counts for, at least 0: the more examples a class has, the less its text
+            says. 0 is the prototype alone, as published.
+    """
+    moved_CD = normalize(text_CD + examples.shift_D, dim=-1)
+    share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(_LEAST))[:, None].float()
+    return normalize(share_C1 * examples.prototypes_CD + (1 - share_C1) * moved_CD, dim=-1)
+
+
+def targets_with_examples(
+    target_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor, examples: ExampleVectors, style_share: float
+) -> Tensor:
+    """What each synthetic image is drawn towards: the prototype of its class, or its text where there is no example.
+
+    Args:
+        target_ND: unit vectors of the images' own texts.
+        class_ids: class of each image.
+        text_CD: unit vectors of the classes' texts.
+        examples: of some or all classes.
+        style_share: how far the prototype is moved by what the image's text says beyond its class, in [0, 1]: 0 is the
+            prototype for every image of a class, as published; 1 moves it as far as the text moves from its class.
+
+    Returns:
+        unit vectors (N, D).
+    """
+    class_N = torch.tensor(class_ids, device=target_ND.device)
+    beyond_ND = target_ND - text_CD[class_N]
+    from_examples_ND = normalize(examples.prototypes_CD[class_N] + style_share * beyond_ND, dim=-1)
+    from_text_ND = normalize(target_ND + examples.shift_D, dim=-1)
+    return torch.where(examples.has_C[class_N][:, None], from_examples_ND, from_text_ND)

@@ -1,0 +1,89 @@
+"""What examples make of class vectors and targets."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clipstill.core.seeds import generator_for
+from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, targets_with_examples
+
+DIM = 12
+
+
+def units(count: int, name: str) -> Tensor:
+    return normalize(torch.randn(count, DIM, generator=generator_for(name)), dim=-1)
+
+
+TEXT, FEATURES, CLASSES = units(4, "texts"), units(5, "examples"), [0, 0, 2, 2, 2]
+
+
+def test_a_prototype_is_the_direction_of_the_mean() -> None:
+    found = prototypes(FEATURES, CLASSES, TEXT)
+    torch.testing.assert_close(found.prototypes_CD[0], normalize(FEATURES[:2].mean(0), dim=0))
+    torch.testing.assert_close(found.prototypes_CD[2], normalize(FEATURES[2:].mean(0), dim=0))
+    assert found.count_C.tolist() == [2, 0, 3, 0]
+
+
+def test_prototypes_ignore_the_order_of_the_examples() -> None:
+    order = [4, 1, 3, 0, 2]
+    shuffled = prototypes(FEATURES[order], [CLASSES[i] for i in order], TEXT)
+    found = prototypes(FEATURES, CLASSES, TEXT)
+    torch.testing.assert_close(shuffled.prototypes_CD, found.prototypes_CD, rtol=0, atol=1e-7)
+
+
+def test_one_example_a_class_is_its_own_prototype() -> None:
+    found = prototypes(FEATURES[:4], [0, 1, 2, 3], TEXT)
+    torch.testing.assert_close(class_vectors_with_examples(TEXT, found, 0.0), FEATURES[:4])
+
+
+def test_classes_without_examples_fall_back_to_their_moved_text() -> None:
+    found = prototypes(FEATURES, CLASSES, TEXT)
+    vectors = class_vectors_with_examples(TEXT, found, 3.0)
+    shift = ((found.prototypes_CD - TEXT)[[0, 2]]).mean(0)
+    torch.testing.assert_close(vectors[[1, 3]], normalize(TEXT[[1, 3]] + shift, dim=-1))
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(4))
+
+
+def test_the_more_examples_the_less_the_text_says() -> None:
+    def share(examples: int) -> Tensor:
+        found = prototypes(FEATURES[:1].expand(examples, -1), [0] * examples, TEXT[:1])
+        # One class: its moved text is its prototype, so the text is put back where it was.
+        found = replace(found, shift_D=torch.zeros(DIM))
+        return class_vectors_with_examples(TEXT[:1], found, 3.0)[0]
+
+    torch.testing.assert_close(share(1), normalize(0.25 * FEATURES[0] + 0.75 * TEXT[0], dim=0))
+    torch.testing.assert_close(share(3), normalize(FEATURES[0] + TEXT[0], dim=0))
+
+
+def test_where_images_lie_where_their_texts_lie_nothing_moves() -> None:
+    found = prototypes(TEXT, [0, 1, 2, 3], TEXT)
+    torch.testing.assert_close(class_vectors_with_examples(TEXT, found, 1.0), TEXT)
+    targets = targets_with_examples(TEXT, [0, 1, 2, 3], TEXT, found, 1.0)
+    torch.testing.assert_close(targets, TEXT)
+
+
+@pytest.mark.parametrize("style_share", [0.0, 1.0])
+def test_targets_are_prototypes_moved_by_their_style(style_share: float) -> None:
+    found = prototypes(FEATURES, CLASSES, TEXT)
+    styled, class_ids = units(3, "styled"), [0, 2, 1]
+    targets = targets_with_examples(styled, class_ids, TEXT, found, style_share)
+    beyond = styled - TEXT[class_ids]
+    expected = normalize(found.prototypes_CD[class_ids] + style_share * beyond, dim=-1)
+    torch.testing.assert_close(targets[:2], expected[:2])
+    torch.testing.assert_close(targets[2], normalize(styled[2] + found.shift_D, dim=0))
+
+
+def test_a_gap_between_images_and_texts_does_not_decide_between_classes() -> None:
+    """All images lie far from all texts; only some classes have examples."""
+    gap = 3 * units(1, "gap")
+    class_centres = units(4, "centres")
+    text = normalize(class_centres - gap, dim=-1)
+    images = normalize(class_centres + gap, dim=-1)
+    found = prototypes(images[:2], [0, 1], text)
+    mixed = class_vectors_with_examples(text, found, 0.0)
+    assert (images @ mixed.T).argmax(1).tolist() == [0, 1, 2, 3]
+    unmoved = torch.cat([images[:2], text[2:]])
+    assert (images @ unmoved.T).argmax(1).tolist() != [0, 1, 2, 3]  # what the shift is for
