@@ -21,6 +21,7 @@ def customize(
     classes: str | Sequence[str] | Path,
     out: str | Path | None = None,
     images: str | Path | None = None,
+    examples: str | Path | None = None,
     teacher: str | None = None,
     generator: str | None = None,
     student: str | None = None,
@@ -37,6 +38,7 @@ def customize(
         classes: names, a comma-separated text, or a ``.txt`` or ``.yaml`` file.
         out: the run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
         images: real photos to measure on, one sub-folder a class.
+        examples: a few example images of some or all classes, one sub-folder a class.
         teacher: such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; the recipe's where None.
         generator: such as ``"pixels"``; joined by ``+``, several take turns; the recipe's where None.
         student: the recipe's where None.
@@ -64,6 +66,7 @@ def customize(
             recipe=recipe,
             overrides=overrides,
             images=images,
+            examples=examples,
             teacher=teacher,
             generator=generator,
             student=student,
@@ -81,9 +84,12 @@ def run(
     config_file: Path | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     images: str | Path | None = None,
+    examples: str | Path | None = None,
     teacher: str | None = None,
     generator: str | None = None,
     student: str | None = None,
+    launcher: str | None = None,
+    address: str | None = None,
     seed: int | None = None,
     device: str | None = None,
 ) -> RunResult:
@@ -100,7 +106,10 @@ def run(
         ("teacher", "name"): teacher,
         ("generator", "name"): generator,
         ("student", "name"): student,
+        ("launch", "launcher"): launcher,
+        ("launch", "address"): address,
         ("evaluation", "images"): None if images is None else str(Path(images).resolve()),
+        ("examples", "images"): None if examples is None else str(Path(examples).resolve()),
     }
     for (section, key), value in named.items():
         if value is not None:

@@ -33,12 +33,24 @@ def run(
         Path | None, typer.Option("--out", "-o", help="The run folder; named after the classes if left out.")
     ] = None,
     images: ImagesOption = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            "--examples", help="Example images of some or all classes: one sub-folder a class, one or more each."
+        ),
+    ] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")] = None,
     generator: Annotated[
         str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
     ] = None,
     student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
     recipe: RecipeOption = "default",
+    launcher: Annotated[
+        str | None, typer.Option("--launcher", help="Who makes the images: local, or ray (see --address).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of the Ray cluster, such as ray://head:10001; its own if left out.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")
     ] = None,
@@ -51,13 +63,16 @@ def run(
     """Make a classifier from class names.
 
     Synthetic images, student, measurement, ONNX bundle and report land in one folder. The same command goes on where it
-    was interrupted, and does nothing where all is done.
+    was interrupted, and does nothing where all is done. Under torchrun every rank makes a share of the images:
+
+    torchrun --nproc-per-node 8 -m clipstill run --classes classes.txt
     """
     set_quiet(quiet)
     from clipstill.text.task import parse_task
 
     task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
     from clipstill import api
+    from clipstill.pipeline.launch import rank
 
     result = api.run(
         task,
@@ -66,13 +81,17 @@ def run(
         config_file=config,
         overrides=set_ or [],
         images=images,
+        examples=examples,
         teacher=teacher,
         generator=generator,
         student=student,
+        launcher=launcher,
+        address=address,
         seed=seed,
         device=device,
     )
-    show(result, as_json)
+    if rank() == 0:
+        show(result, as_json)
 
 
 def show(result: RunResult, as_json: bool) -> None:

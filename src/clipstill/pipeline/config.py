@@ -30,6 +30,24 @@ class TeacherSection(Config):
     precision: Literal["fp32", "bf16", "fp16"]
 
 
+class ExamplesSection(Config):
+    """Example images of the classes, where there are any: image-based customisation.
+
+    Attributes:
+        images: a folder with one sub-folder a class; classes without one fall back to their text.
+        per_class: most examples a class that are used; null for all.
+        text_count: how many examples a class's text counts for in its class vector; 0 is the prototype alone.
+        style_share: how far a prompt's style moves the prototype that its image is drawn towards, in [0, 1].
+        teach_share: of what the student is taught on, how much is the examples themselves, in [0, 0.9].
+    """
+
+    images: Path | None
+    per_class: int | None = Field(ge=1)
+    text_count: float = Field(ge=0)
+    style_share: float = Field(ge=0, le=1)
+    teach_share: float = Field(ge=0, le=0.9)
+
+
 class PromptsSection(Config):
     """Which images are made; the other fields and their ranges: ``clipstill.text.settings.PromptSettings``.
 
@@ -119,6 +137,26 @@ class SynthesisSection(Config):
     def settings(self) -> SynthesisSettings:
         """The same for the part."""
         return SynthesisSettings(**self.model_dump())
+
+
+class LaunchSection(Config):
+    """Where synthetic images are made. It changes how long that takes, and no image.
+
+    Under ``torchrun`` each rank makes its share by itself, whatever stands here.
+
+    Attributes:
+        launcher: ``local`` for this process, ``ray`` for tasks on a Ray cluster.
+        address: of the cluster; null finds the one that this machine belongs to, or starts one here.
+        workers: most tasks at once; 0 takes as many as the cluster holds.
+        retries: how often a group is begun again whose worker was lost.
+        storage: an address that fsspec knows, where tasks leave what they made; null sends it back through Ray.
+    """
+
+    launcher: Literal["local", "ray"]
+    address: str | None
+    workers: int = Field(ge=0)
+    retries: int = Field(ge=0)
+    storage: str | None
 
 
 class CurationSection(Config):
@@ -215,9 +253,11 @@ class RunConfig(Config):
     device: str
     threads: int = Field(ge=0)
     teacher: TeacherSection
+    examples: ExamplesSection
     prompts: PromptsSection
     generator: GeneratorSection
     synthesis: SynthesisSection
+    launch: LaunchSection
     curation: CurationSection
     student: StudentSection
     distillation: DistillationSection

@@ -29,10 +29,10 @@ STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, EVALUATION, BUNDLE, REPORT
 
 # Raised by one where a stage's code changes what it makes from equal settings.
 CODE_VERSIONS = {
-    CLASS_VECTORS: 1,
+    CLASS_VECTORS: 2,
     PROMPTS: 2,
     SURROGATE: 2,
-    STUDENT: 1,
+    STUDENT: 2,
     EVALUATION: 1,
     BUNDLE: 1,
     REPORT: 1,
@@ -42,7 +42,9 @@ CODE_VERSIONS = {
 _SPEED_ONLY = ("compile",)
 
 
-def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dict[str, str]:
+def stage_keys(
+    config: RunConfig, task: Task, photos: ImageFolder | None, examples: ImageFolder | None = None
+) -> dict[str, str]:
     """The key of every stage of a run, in the order of work; ``evaluation`` only where there are photos."""
     keys: dict[str, str] = {}
 
@@ -51,12 +53,19 @@ def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dic
         return keys[stage]
 
     settings = config.model_dump(mode="json")
-    weights = {"assets": _assets_digest(), "file": _named_file_digest(config.teacher.name.partition("/")[2])}
+    weights = {"assets": _assets_digest(), "files": _weights_digest(config.teacher.name)}
     prompts = dict(settings["prompts"])
     templates = prompts.pop("templates")
     # A bank counts by its content, wherever it lies.
     del prompts["bank"]
-    vectors = add(CLASS_VECTORS, teacher=settings["teacher"], weights=weights, templates=templates, task=task.to_json())
+    vectors = add(
+        CLASS_VECTORS,
+        teacher=settings["teacher"],
+        weights=weights,
+        templates=templates,
+        task=task.to_json(),
+        examples=None if examples is None else [_photos_digest(examples), config.examples.text_count],
+    )
     prompt = add(
         PROMPTS,
         class_vectors=vectors,
@@ -64,9 +73,11 @@ def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dic
         styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
         bank=None if config.prompts.bank is None else [sha256_file(file) for file in bank_files(config.prompts.bank)],
         seed=config.seed,
+        style_share=None if examples is None else config.examples.style_share,
     )
     synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
-    surrogate = add(SURROGATE, prompts=prompt, generator=settings["generator"], synthesis=synthesis)
+    generator = {**settings["generator"], "files": _weights_digest(config.generator.name)}
+    surrogate = add(SURROGATE, prompts=prompt, generator=generator, synthesis=synthesis)
     student = add(
         STUDENT,
         surrogate=surrogate,
@@ -74,6 +85,7 @@ def stage_keys(config: RunConfig, task: Task, photos: ImageFolder | None) -> dic
         student=settings["student"],
         init=_named_file_digest(config.student.init),
         distillation=settings["distillation"],
+        teach_share=None if examples is None else config.examples.teach_share,
     )
     before = student
     if photos is not None:
@@ -124,6 +136,24 @@ def _named_file_digest(name: str) -> str | None:
         raise ConfigError(
             f"the file {path} cannot be read ({error.strerror or error}). Check its permissions."
         ) from None
+
+
+def _weights_digest(names: str) -> list[str]:
+    """Hashes of local weights that a part's name leads to: a file, or the safetensors of a folder."""
+    digests = []
+    for name in names.split("+"):
+        rest = name.partition(":")[2]
+        # open_clip's names hold an architecture before the path.
+        for text in (rest, rest.partition("/")[2]):
+            path = Path(text)
+            if text and path.is_dir():
+                digests += [sha256_file(file) for file in sorted(path.rglob("*.safetensors"))]
+                break
+            digest = _named_file_digest(text)
+            if digest is not None:
+                digests.append(digest)
+                break
+    return digests
 
 
 def _assets_digest() -> str:

@@ -7,19 +7,20 @@ gives the same student, bit for bit on the CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from clipstill.core.device import make_deterministic, usable_cores
-from clipstill.core.errors import ArtifactError
+from clipstill.core.device import make_deterministic
+from clipstill.core.errors import ArtifactError, DataError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
 from clipstill.core.images import ImageFolder
-from clipstill.core.progress import say, span
-from clipstill.pipeline import stages
+from clipstill.core.progress import say, set_quiet, span
+from clipstill.core.seeds import seed_for
+from clipstill.pipeline import launch, stages
 from clipstill.pipeline.config import RunConfig
 from clipstill.pipeline.keys import (
     BUNDLE,
@@ -107,18 +108,21 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
     Raises:
         UnknownNameError: no such teacher, generator, student or prompt strategy.
         ConfigError: a setting cannot be used.
-        DataError: the photo folder is missing, empty, or fits none of the classes.
+        DataError: a folder of photos or examples is missing, empty, or fits none of the classes.
         ArtifactError: ``out`` holds something else.
         ResourceError: the disk is full, another process works in ``out``, or the device is missing.
         ExportError: the exported model does not behave as the student.
     """
     photos = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
-    keys = stage_keys(config, task, photos)
+    examples = examples_of(config, task)
+    keys = stage_keys(config, task, photos, examples)
     if not _looks_done(out, keys):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
-    with RunFolder(out, config.threads or usable_cores()) as folder:
-        bench = Workbench(config, task, folder, keys, photos)
+    if launch.rank() > 0:
+        return _assisted(config, task, keys, out)
+    with RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
+        bench = Workbench(config, task, folder, keys, photos, examples)
         write_text(
             out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         )
@@ -126,10 +130,55 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
         folder.event("start", keys=keys)
         skipped = tuple(stage for stage in keys if not _do(bench, stage))
         folder.event("end", skipped=skipped)
-        result = _result(bench, skipped)
+        result = _result(out, task, keys, skipped)
     if result.up_to_date:
         say(f"nothing to do: {out} is up to date")
     return result
+
+
+def _assisted(config: RunConfig, task: Task, keys: dict[str, str], out: Path) -> RunResult:
+    """Make this rank's share of the images, and wait for what the first rank makes of all of them."""
+    set_quiet(True)  # The first rank speaks for all.
+    stages.assist(config, keys, out)
+    for stage, key in keys.items():
+        launch.wait_for_manifest(_place(out, stage), key)
+    return _result(out, task, keys, ())
+
+
+def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
+    """The example images of a run, where it has any.
+
+    Raises:
+        DataError: the folder is missing, empty, or fits none of the classes.
+    """
+    section = config.examples
+    if section.images is None:
+        return None
+    folder = ImageFolder.open(section.images, task.names)
+    if section.per_class is not None:
+        folder = limited(folder, section.per_class, config.seed)
+    measured = config.evaluation.images
+    if measured is not None:
+        within = Path(measured).resolve()
+        both = [path for path, _ in folder.items if path.resolve().is_relative_to(within)]
+        if both:
+            raise DataError(
+                f"{both[0]} is an example and would be measured on too, which flatters the student. Keep the examples "
+                f"out of {measured}."
+            )
+    return folder
+
+
+def limited(folder: ImageFolder, per_class: int, seed: int) -> ImageFolder:
+    """At most so many pictures of each class, drawn by the seed; those of a smaller number are among them."""
+    order = sorted(folder.items, key=lambda item: seed_for(seed, str(item[0].relative_to(folder.path))))
+    taken: dict[int, int] = {}
+    chosen = []
+    for path, label in order:
+        taken[label] = taken.get(label, 0) + 1
+        if taken[label] <= per_class:
+            chosen.append((path, label))
+    return replace(folder, items=sorted(chosen, key=lambda item: (item[1], item[0])))
 
 
 def check_names(config: RunConfig) -> None:
@@ -142,10 +191,10 @@ def check_names(config: RunConfig) -> None:
     from clipstill.core.device import pick_device
     from clipstill.generators import resolve_generators
     from clipstill.students import students
-    from clipstill.teachers import teachers
+    from clipstill.teachers import resolve_teachers
     from clipstill.text import prompt_strategies
 
-    teachers.resolve(config.teacher.name)
+    resolve_teachers(config.teacher.name)
     resolve_generators(config.generator.name)
     students.resolve(config.student.name)
     prompt_strategies.resolve(config.prompts.strategy)
@@ -179,7 +228,7 @@ def _do(bench: Workbench, stage: str) -> bool:
     if stage == BUNDLE:
         stages.make_bundle(bench, folder)
     elif stage == REPORT:
-        make_report(bench, _seconds(bench))
+        make_report(bench, _seconds(bench.run.path, bench.keys))
         commit_manifest(folder, key, [REPORT_FILE])
     else:
         _IN_STAGES[stage](bench, folder)
@@ -210,35 +259,36 @@ def _is_complete(bench: Workbench, stage: str, folder: Path, key: str) -> bool:
         return False
 
 
-def _seconds(bench: Workbench) -> dict[str, float]:
+def _seconds(out: Path, keys: Mapping[str, str]) -> dict[str, float]:
     """Seconds of work a stage: from its manifest where the stage counts itself, else from the story."""
     told = {
         event["key"]: float(event["seconds"])
-        for event in read_events(bench.run.path)
+        for event in read_events(out)
         if event.get("event") == "done" and "key" in event
     }
     counted: dict[str, float] = {}
-    for stage, key in bench.keys.items():
-        manifest = read_manifest(_place(bench.run.path, stage)) if stage in _IN_STAGES else None
+    for stage, key in keys.items():
+        manifest = read_manifest(_place(out, stage)) if stage in _IN_STAGES else None
         own = manifest.info.get("seconds") if manifest is not None and manifest.key == key else None
         if own is not None or key in told:
             counted[stage] = float(own) if own is not None else told[key]
     return counted
 
 
-def _result(bench: Workbench, skipped: tuple[str, ...]) -> RunResult:
-    bundle = bench.run.path / BUNDLE_FOLDER
+def _result(out: Path, task: Task, keys: Mapping[str, str], skipped: tuple[str, ...]) -> RunResult:
+    bundle = out / BUNDLE_FOLDER
     export = read_json(bundle / "metrics.json")["export"]
+    measured = EVALUATION in keys
     return RunResult(
-        out=bench.run.path,
+        out=out,
         bundle=bundle,
-        report=bench.run.path / REPORT_FILE,
-        classes=bench.task.names,
-        evaluation=stages.read_evaluation(bench),
+        report=out / REPORT_FILE,
+        classes=task.names,
+        evaluation=dict(read_json(_place(out, EVALUATION) / stages.RESULT_FILE)) if measured else None,
         parameters=int(export["parameters"]),
         onnx_bytes=int(export["onnx_bytes"]),
         latency_ms=float(export["latency_ms"]),
-        seconds=_seconds(bench),
+        seconds=_seconds(out, keys),
         skipped=skipped,
-        up_to_date=set(skipped) == set(bench.keys),
+        up_to_date=set(skipped) == set(keys),
     )

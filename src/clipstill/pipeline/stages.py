@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from clipstill.core.errors import ArtifactError
+from clipstill.core.errors import ArtifactError, DataError
 from clipstill.core.files import commit_manifest, read_json, write_bytes, write_json, write_text
-from clipstill.core.images import iterate
+from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
+from clipstill.pipeline import launch
 from clipstill.pipeline.keys import (
     BUNDLE,
     CLASS_VECTORS,
@@ -27,11 +28,12 @@ from clipstill.pipeline.keys import (
     styles_of,
     templates_of,
 )
-from clipstill.pipeline.run_folder import read_events
+from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.pipeline.workbench import (
     HISTORY_FILE,
     STUDENT_FILE,
     TEACHER_FILE,
+    TEXT_VECTORS_NAME,
     VECTORS_FILE,
     VECTORS_NAME,
     Workbench,
@@ -42,19 +44,18 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from clipstill.surrogate.records import ImageRecord
-    from clipstill.synthesis.engine import SynthesisedGroup
-    from clipstill.text.prompts import Prompt
-
-Item = TypeVar("Item")
+    from clipstill.pipeline.config import RunConfig
+    from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
+    from clipstill.surrogate.shards import ShardWriter
+    from clipstill.text.prompts import Prompt, PromptSet
 
 PROMPTS_FILE = "prompts.jsonl"
 TARGETS_FILE = "targets.safetensors"
 TARGETS_NAME = "targets"
+DIVERSITY_FILE = "diversity.json"
+STYLES_FILE = "styles.json"
 RESULT_FILE = "evaluation.json"
-GROUP_EVENT = "group"
-# Texts are short; this many at once keep the text tower busy and its memory small.
-_TEXTS_AT_ONCE = 256
+PREVIEW_FILE = "preview.png"
 
 
 def make_class_vectors(bench: Workbench, folder: Path) -> None:
@@ -65,8 +66,12 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
     start = time.monotonic()
     teacher = bench.teacher
     templates = templates_of(bench.config, teacher.templates)
-    vectors_CD = class_vectors(teacher, class_texts(bench.task, templates))
-    _write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: vectors_CD})
+    text_CD = class_vectors(teacher, class_texts(bench.task, templates)).cpu()
+    tensors = {VECTORS_NAME: text_CD, TEXT_VECTORS_NAME: text_CD}
+    told: dict[str, Any] = {}
+    if bench.examples is not None:
+        tensors, told = _with_examples(bench, bench.examples, text_CD)
+    _write_tensors(folder / VECTORS_FILE, tensors)
     write_json(
         folder / TEACHER_FILE,
         {
@@ -79,26 +84,86 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
             "weights_sha256": teacher.weights_sha256,
             "preprocess": asdict(teacher.preprocess),
             "provenance": as_json(teacher.provenance),
+            **told,
         },
     )
     _commit(bench, CLASS_VECTORS, folder, [VECTORS_FILE, TEACHER_FILE], start)
 
 
-def make_prompts(bench: Workbench, folder: Path) -> None:
-    """Task and styles -> one prompt an image with its seed, and the teacher's vector of its text."""
+def _with_examples(bench: Workbench, folder: ImageFolder, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Vectors of classes with example images, and how many examples each class has."""
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
+
+    feat_ND, labels = _encoded(bench, folder)
+    found = prototypes(feat_ND, labels, text_CD)
+    count = {name: int(number) for name, number in zip(bench.task.names, found.count_C, strict=True)}
+    without = [name for name, number in count.items() if number == 0]
+    say(
+        f"class vectors: {len(labels)} examples of {len(count) - len(without)} classes"
+        + (f"; by text alone: {', '.join(without[:8])}{' and more' if len(without) > 8 else ''}" if without else "")
+    )
+    tensors = {
+        VECTORS_NAME: class_vectors_with_examples(text_CD, found, bench.config.examples.text_count),
+        TEXT_VECTORS_NAME: text_CD,
+        "prototypes": found.prototypes_CD,
+        "counts": found.count_C,
+        "shift": found.shift_D,
+    }
+    return tensors, {"examples": count}
+
+
+def _encoded(bench: Workbench, folder: ImageFolder) -> tuple[Tensor, list[int]]:
+    """The teacher's vectors of example images (N, D), on the CPU, and their classes."""
     import torch
 
+    preprocess, batch = bench.teacher.preprocess, bench.config.evaluation.batch
+    parts, labels = [], []
+    with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
+        for images_NHW3, of_batch, _ in iterate(
+            folder, preprocess.size, preprocess.crop_fraction, batch, lambda path, reason: say(f"skipped: {reason}")
+        ):
+            x_N3HW = torch.from_numpy(images_NHW3).to(bench.device).permute(0, 3, 1, 2).float() / 255
+            parts.append(bench.teacher.encode_image(x_N3HW).cpu())
+            labels += of_batch
+            bar.advance(len(of_batch))
+    if not labels:
+        raise DataError(f"none of the {len(folder.items)} examples in {folder.path} could be read. Check the files.")
+    return torch.cat(parts), labels
+
+
+def make_prompts(bench: Workbench, folder: Path) -> None:
+    """Task and styles -> one prompt an image with its seed, and its vector in the teacher's space."""
     from clipstill.text import prompt_strategies
+    from clipstill.text.bank import read_bank
+    from clipstill.text.diversity import diversity
+    from clipstill.text.prompts import PromptRequest
 
     start = time.monotonic()
     section = bench.config.prompts
     strategy, _ = prompt_strategies.resolve(section.strategy)
-    prompts: list[Prompt] = strategy(bench.task, styles_of(bench.config), section.images_per_class, bench.config.seed)
-    texts = list(dict.fromkeys(prompt.text for prompt in prompts))
-    vectors = [bench.teacher.encode_text(part).float().cpu() for part in _chunks(texts, _TEXTS_AT_ONCE)]
-    write_text(folder / PROMPTS_FILE, "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in prompts))
-    _write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: torch.cat(vectors)})
-    _commit(bench, PROMPTS, folder, [PROMPTS_FILE, TARGETS_FILE], start)
+    request = PromptRequest(
+        task=bench.task,
+        styles=styles_of(bench.config),
+        per_class=section.images_per_class,
+        seed=bench.config.seed,
+        teacher=bench.teacher,
+        class_vectors_CD=bench.text_vectors_CD,
+        settings=section.settings(),
+        bank=None if section.bank is None else read_bank(section.bank),
+    )
+    made: PromptSet = strategy(request)
+    class_ids, style_ids = [one.class_id for one in made.prompts], [one.style_id for one in made.prompts]
+    measured = diversity(made.targets_ND, class_ids, style_ids, bench.text_vectors_CD)
+    say(f"prompts: {len(made.prompts)} by '{section.strategy}', {measured.line()}")
+    lines = [json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in made.prompts]
+    write_text(folder / PROMPTS_FILE, "".join(lines))
+    _write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: bench.towards_examples(made.targets_ND, class_ids)})
+    write_json(folder / DIVERSITY_FILE, {"strategy": section.strategy, "classes": bench.task.names, **asdict(measured)})
+    write_json(folder / STYLES_FILE, made.style_names)
+    files = [PROMPTS_FILE, TARGETS_FILE, DIVERSITY_FILE, STYLES_FILE]
+    if made.bank is not None:
+        files += made.bank.write(folder)
+    _commit(bench, PROMPTS, folder, files, start)
 
 
 def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
@@ -107,7 +172,7 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     Raises:
         ArtifactError: the files are malformed.
     """
-    import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from clipstill.text.prompts import Prompt
@@ -115,93 +180,118 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     try:
         lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()
         prompts = [Prompt(**json.loads(line)) for line in lines]
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+        targets_ND = load_file(folder / TARGETS_FILE)[TARGETS_NAME]
+    except (OSError, TypeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"the prompts in {folder} cannot be read ({error}). Delete it and run again.") from None
+    if len(prompts) != len(targets_ND):
         raise ArtifactError(
-            f"{folder / PROMPTS_FILE} cannot be read ({error}). Delete {folder} and run again."
-        ) from None
-    row = {text: number for number, text in enumerate(dict.fromkeys(prompt.text for prompt in prompts))}
-    targets = load_file(folder / TARGETS_FILE)[TARGETS_NAME]
-    return prompts, targets[torch.tensor([row[prompt.text] for prompt in prompts])]
+            f"{folder} holds {len(prompts)} prompts and {len(targets_ND)} vectors. Delete it and run again."
+        )
+    return prompts, targets_ND
+
+
+def read_style_names(folder: Path) -> tuple[str, ...]:
+    """The name of each style id, as the stage of prompts stored them; empty where images have no style.
+
+    Raises:
+        ArtifactError: the file is malformed.
+    """
+    return tuple(str(name) for name in read_json(folder / STYLES_FILE))
 
 
 def make_surrogate(bench: Workbench, folder: Path) -> None:
     """Prompts -> synthetic images, group by group; groups that are committed are never made again."""
+    from clipstill.pipeline.synthesis_work import Worker
+    from clipstill.surrogate.dataset import SurrogateSet
+    from clipstill.surrogate.preview import MOST_IMAGES, write_grid
     from clipstill.surrogate.shards import ShardWriter
-    from clipstill.synthesis.engine import Synthesiser, group_ranges
 
-    settings = bench.config.synthesis.settings()
-    synthesiser = Synthesiser(bench.teacher, bench.generators, bench.class_vectors_CD, settings, bench.device)
-    prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
-    writer = ShardWriter(folder, bench.keys[SURROGATE])
-    done = writer.committed()
-    groups = group_ranges(len(prompts), settings.group_size, len(bench.generators))
-    ready = sum(len(group) for number, group in enumerate(groups) if number in done)
+    work = synthesis_work(bench)
+    worker = Worker(work, bench.teacher, bench.generators, bench.device)
+    shards = ShardWriter(folder, work.key)
+    done, groups = shards.committed(), work.groups
+    missing = [number for number in range(len(groups)) if number not in done]
+    ready = sum(len(groups[number]) for number in done)
     if ready:
-        say(f"surrogate: {ready} of {len(prompts)} images are there already, going on")
-    with Progress("synthesis", total=len(prompts), unit="img", done=ready) as bar:
-        for number, group in enumerate(groups):
-            if number in done:
-                continue
-            start = time.monotonic()
-            members = [prompts[i] for i in group]
-            made = synthesiser.group(
-                [prompt.seed for prompt in members],
-                [prompt.class_id for prompt in members],
-                targets_ND[group[0] : group[-1] + 1],
-                number,
-            )
-            records = _records(members, made, settings.image_size)
-            writer.write_group(number, made.images_NHW3, records)
-            bench.run.event(
-                GROUP_EVENT,
-                stage=SURROGATE,
-                key=bench.keys[SURROGATE],
-                group=number,
-                images=len(records),
-                generator=made.generator,
-                seconds=round(time.monotonic() - start, 3),
-                history=made.history,
-            )
-            bar.advance(len(group), loss=sum(made.losses) / len(made.losses))
-    writer.finish({"seconds": round(sum(_group_seconds(bench)), 3), "provenance": as_json(synthesiser.provenance)})
+        say(f"surrogate: {ready} of {len(work.prompts)} images are there already, going on")
+    with Progress("synthesis", total=len(work.prompts), unit="img", done=ready) as bar:
+
+        def on_done(number: int, loss: float) -> None:
+            bar.advance(len(groups[number]), loss=loss)
+
+        if bench.config.launch.launcher == "ray" and launch.world() == 1:
+            launch.make_by_ray(work, missing, shards, bench.config.launch, bench.run.threads, on_done)
+        else:
+            own = launch.share(missing)
+            make_groups(worker, own, shards, on_done, bench.run.path / PREVIEW_FILE)
+            launch.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
+    facts = shards.facts()
+    dropped, restarts = (sum(int(told[name]) for told in facts) for name in ("dropped", "restarts"))
+    if dropped or restarts:
+        say(f"surrogate: {restarts} times an image began again, {dropped} images could not be made")
+    seconds = round(sum(float(told["seconds"]) for told in facts), 3)
+    info = {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": as_json(worker.provenance)}
+    shards.finish(info)
+    # What was at work last gives way to what came out.
+    made = SurrogateSet.open(folder)
+    write_grid(bench.run.path / PREVIEW_FILE, made.images[:MOST_IMAGES].permute(0, 2, 3, 1).numpy())
 
 
-def _records(prompts: Sequence[Prompt], made: SynthesisedGroup, image_size: int) -> list[ImageRecord]:
-    """What is known of each image of a group."""
-    from clipstill.surrogate.records import ImageRecord
+def make_groups(
+    worker: Worker, groups: Sequence[int], shards: ShardWriter, on_done: Callable[[int, float], None], preview: Path
+) -> None:
+    """Make groups in this process, and write each one while the next is at work."""
+    from clipstill.surrogate.background import BackgroundWriter
+    from clipstill.surrogate.preview import Preview
 
-    return [
-        ImageRecord(
-            class_id=prompt.class_id,
-            style_id=prompt.style_id,
-            index=prompt.index,
-            seed=prompt.seed,
-            prompt=prompt.text,
-            loss=loss,
-            score=score,
-            image_size=image_size,
-        )
-        for prompt, loss, score in zip(prompts, made.losses, made.scores, strict=True)
-    ]
+    with BackgroundWriter() as writer:
+        watch = Preview(preview, writer.submit)
+        for number in groups:
+            made = worker.make(number, watch)
+            writer.submit(shards.write_group, number, made.images_NHW3, made.records, made.facts)
+            on_done(number, made.loss)
 
 
-def _group_seconds(bench: Workbench) -> Iterable[float]:
-    """Seconds of each group, the last time it was made, over all processes that worked on the set."""
-    return {event["group"]: float(event["seconds"]) for event in group_events(bench)}.values()
+def synthesis_work(bench: Workbench) -> SynthesisWork:
+    """What the stages before left for the synthesis."""
+    from clipstill.pipeline.synthesis_work import SynthesisWork
+
+    prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
+    return SynthesisWork(bench.keys[SURROGATE], bench.config, prompts, targets_ND, bench.class_vectors_CD)
 
 
-def group_events(bench: Workbench) -> list[dict[str, Any]]:
-    """What the story says of the groups of this surrogate set."""
-    return [
-        event
-        for event in read_events(bench.run.path)
-        if event.get("event") == GROUP_EVENT and event.get("key") == bench.keys[SURROGATE]
-    ]
+def assist(config: RunConfig, keys: Mapping[str, str], out: Path) -> None:
+    """What a rank of torchrun other than the first does: its share of the synthesis, in the run folder of the first."""
+    from safetensors.torch import load_file
+
+    from clipstill.core.device import make_deterministic, pick_device
+    from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
+    from clipstill.surrogate.shards import ShardWriter
+
+    stages, key = out / STAGES_FOLDER, keys[SURROGATE]
+    make_deterministic(launch.wait_for_stage(out, SURROGATE, key))
+    prompts, targets_ND = read_prompts(stages / PROMPTS)
+    vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
+    work = SynthesisWork(key, config, prompts, targets_ND, vectors_CD)
+    shards = ShardWriter(stages / SURROGATE, key)
+    done = shards.committed()
+    own = launch.share([number for number in range(len(work.groups)) if number not in done])
+    if own:
+        worker = Worker.load(work, pick_device(launch.local_device(config.device)))
+        make_groups(worker, own, shards, lambda number, loss: None, out / f"preview-{launch.rank()}.png")
+
+
+def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
+    """How the losses of each group went."""
+    from clipstill.surrogate.shards import ShardWriter
+
+    return [told["history"] for told in ShardWriter(bench.run.stage(SURROGATE), bench.keys[SURROGATE]).facts()]
 
 
 def make_student(bench: Workbench, folder: Path) -> None:
     """Synthetic images -> a trained student."""
     from clipstill.distillation.trainer import distil
+    from clipstill.pipeline.teaching import TeachingSet
     from clipstill.students import load_student
     from clipstill.surrogate.curation import keep_mask
     from clipstill.surrogate.dataset import SurrogateSet
@@ -211,7 +301,11 @@ def make_student(bench: Workbench, folder: Path) -> None:
     work = folder / "work"
     made = SurrogateSet.open(bench.run.stage(SURROGATE))
     chosen = made.keep(keep_mask(made, config.curation.min_score))
-    say(f"student: {len(chosen)} of {len(made)} synthetic images teach")
+    teaching = TeachingSet.of(chosen, bench.examples, config.examples.teach_share, config.student.image_size)
+    say(
+        f"student: {len(chosen)} of {len(made)} synthetic images teach"
+        + (f", and {teaching.examples} examples {teaching.repeats} times over" if teaching.examples else "")
+    )
     student = load_student(
         config.student.name, len(bench.task.names), config.student.init, config.student.image_size, config.seed
     )
@@ -219,9 +313,9 @@ def make_student(bench: Workbench, folder: Path) -> None:
         student,
         bench.teacher,
         bench.class_vectors_CD.to(bench.device),
-        chosen.images,
-        chosen.class_id,
-        chosen.style_id,
+        teaching.images_N3HW,
+        teaching.class_id_N,
+        teaching.style_id_N,
         config.distillation.settings(config.seed),
         work,
         bench.device,
@@ -238,6 +332,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
             "held_out_count": result.held_out_count,
             "images": len(chosen),
             "images_made": len(made),
+            "examples": teaching.examples,
             "provenance": as_json(student.provenance),
         },
     )
@@ -303,6 +398,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
             latency_ms=facts.latency_ms,
             parity_difference=facts.parity.max_difference,
             parity_agreement=facts.parity.top1_agreement,
+            examples=0 if bench.examples is None else len(bench.examples.items),
             run=bench.facts(),
         )
         return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
@@ -336,8 +432,3 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     # Cloned, because safetensors refuses tensors that share memory or lie channels-last.
     write_bytes(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))
-
-
-def _chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -64,6 +64,11 @@ class MadeGroup:
     records: list[ImageRecord]
     facts: Mapping[str, Any]
 
+    @property
+    def loss(self) -> float:
+        """Mean over the images."""
+        return sum(record.loss for record in self.records) / len(self.records)
+
 
 class Worker:
     """Makes groups, with models that are loaded once.
@@ -84,6 +89,20 @@ class Worker:
         self._synthesiser = Synthesiser(
             teacher, generators, work.class_vectors_CD, work.config.synthesis.settings(), device
         )
+
+    @classmethod
+    def load(cls, work: SynthesisWork, device: Any) -> Worker:
+        """A worker with models of its own.
+
+        Raises:
+            ClipstillError: a model cannot be loaded.
+        """
+        from clipstill.generators import load_generators
+        from clipstill.teachers import load_teacher
+
+        section = work.config.teacher
+        teacher = load_teacher(section.name, device, section.precision)
+        return cls(work, teacher, load_generators(work.config.generator.name, device), device)
 
     @property
     def provenance(self) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import platform
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Provenance
 from clipstill.pipeline.config import RunConfig
 from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE
+from clipstill.pipeline.launch import local_device
 from clipstill.pipeline.run_folder import RunFolder
 from clipstill.text.task import Task
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 VECTORS_FILE = "class_vectors.safetensors"
 VECTORS_NAME = "class_vectors"
+TEXT_VECTORS_NAME = "text_vectors"
 TEACHER_FILE = "teacher.json"
 STUDENT_FILE = "student.safetensors"
 HISTORY_FILE = "history.json"
@@ -42,6 +45,7 @@ class Workbench:
         run: the open run folder.
         keys: the key of each stage.
         photos: real photos to measure on, where there are any.
+        examples: example images of the classes, where there are any.
     """
 
     config: RunConfig
@@ -49,13 +53,14 @@ class Workbench:
     run: RunFolder
     keys: dict[str, str]
     photos: ImageFolder | None
+    examples: ImageFolder | None = None
 
     @cached_property
     def device(self) -> torch.device:
         """Where models run."""
         from clipstill.core.device import pick_device
 
-        return pick_device(self.config.device)
+        return pick_device(local_device(self.config.device))
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -72,11 +77,32 @@ class Workbench:
         return load_generators(self.config.generator.name, self.device)
 
     @cached_property
-    def class_vectors_CD(self) -> Tensor:
+    def _vectors(self) -> dict[str, Tensor]:
         """What the stage of class vectors stored, on the CPU."""
         from safetensors.torch import load_file
 
-        return load_file(self.run.stage(CLASS_VECTORS) / VECTORS_FILE)[VECTORS_NAME]
+        return load_file(self.run.stage(CLASS_VECTORS) / VECTORS_FILE)
+
+    @property
+    def class_vectors_CD(self) -> Tensor:
+        """What the teacher tells the classes apart by."""
+        return self._vectors[VECTORS_NAME]
+
+    @property
+    def text_vectors_CD(self) -> Tensor:
+        """The same from texts alone; what prompts are measured by."""
+        return self._vectors[TEXT_VECTORS_NAME]
+
+    def towards_examples(self, targets_ND: Tensor, class_ids: Sequence[int]) -> Tensor:
+        """Targets of texts -> targets of image mode; the same ones where there are no examples."""
+        if self.examples is None:
+            return targets_ND
+        from clipstill.teachers.prototypes import ExampleVectors, targets_with_examples
+
+        stored = self._vectors
+        found = ExampleVectors(stored["prototypes"], stored["counts"], stored["shift"])
+        share = self.config.examples.style_share
+        return targets_with_examples(targets_ND, class_ids, self.text_vectors_CD, found, share)
 
     @cached_property
     def student(self) -> Student:

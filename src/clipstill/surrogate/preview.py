@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipstill.core.files import atomic_path
 
-_MOST_IMAGES = 64
+MOST_IMAGES = 64
 _GAP = 2
 
 
@@ -39,7 +39,7 @@ class Preview:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every_s
-        shown_NHW3 = (x_N3HW[:_MOST_IMAGES] * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        shown_NHW3 = (x_N3HW[:MOST_IMAGES] * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         self._submit(write_grid, self._path, shown_NHW3)
 
 

@@ -9,6 +9,7 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,10 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.files import (
     MANIFEST,
     Manifest,
-    atomic_path,
     commit_manifest,
     disk_error,
     read_json,
-    sha256_file,
+    write_bytes,
     write_json,
 )
 from clipstill.surrogate.records import ImageRecord
@@ -34,6 +34,19 @@ from clipstill.surrogate.tarball import tar_bytes
 def shard_name(group_id: int) -> str:
     """File name of a group's shard."""
     return f"shard-{group_id:05d}.tar"
+
+
+def receipt_of(key: str, images: int, data: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside a shard and vouches for it.
+
+    Args:
+        key: of the surrogate set.
+        images: in the shard.
+        data: of the shard.
+        facts: what else is to be known of the group.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    return {"key": key, "images": images, "size": len(data), "sha256": digest, "facts": dict(facts)}
 
 
 class ShardWriter:
@@ -83,19 +96,29 @@ class ShardWriter:
             raise ArtifactError(
                 f"group {group_id}: {len(images_NHW3)} images and {len(records)} records; give one each."
             )
-        shard = self.folder / shard_name(group_id)
-        receipt = shard.with_suffix(".json")
         data = tar_bytes(images_NHW3, records)
+        self.adopt(group_id, data, receipt_of(self.key, len(records), data, facts or {}))
+
+    def adopt(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
+        """Commit a shard that was made elsewhere.
+
+        Args:
+            group_id: from 0, without gaps over the whole set.
+            data: of the shard.
+            receipt: that belongs to it, see ``receipt_of``.
+
+        Raises:
+            ResourceError: the disk is full or not writable; committed groups stay.
+        """
+        shard = self.folder / shard_name(group_id)
         # From here the folder is incomplete, and an old receipt must not vouch for a new shard.
         try:
             (self.folder / MANIFEST).unlink(missing_ok=True)
-            receipt.unlink(missing_ok=True)
+            shard.with_suffix(".json").unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, shard) from error
-        with atomic_path(shard) as temporary:
-            temporary.write_bytes(data)
-        told = {"key": self.key, "images": len(records), "size": len(data), "sha256": sha256_file(shard)}
-        write_json(receipt, {**told, "facts": dict(facts or {})})
+        write_bytes(shard, data)
+        write_json(shard.with_suffix(".json"), receipt)
 
     def finish(self, info: dict[str, Any] | None = None) -> Manifest:
         """Make the folder a surrogate set of the groups committed so far.
