@@ -1,0 +1,157 @@
+"""What each prompt strategy and objective does for the student: the ablations of both data-free systems, one table.
+
+    python benchmarks/ablation.py --classes "dog,elephant,..." --out runs/ablation --photos photo=DIR art=DIR \
+        --set synthesis.image_size=64
+
+Every row is a full run for every seed. A run that is done is not made again, so the command may be interrupted, and
+started several times side by side: each process takes a run that no other one is at. When all runs are there the table
+is printed as Markdown, and ``--json FILE`` keeps the numbers; ``grids/`` in the output folder shows the first images of
+each row at the first seed, a line of the grid for each class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from quality import Run, score
+
+from clipstill import api
+from clipstill.core.errors import ResourceError
+from clipstill.core.files import read_json, write_json
+from clipstill.core.progress import set_quiet
+from clipstill.students import load_student
+from clipstill.surrogate.preview import write_grid
+from clipstill.text.task import parse_task
+
+# Name -> prompt strategy, weight of class consistency. The first five rows are Wei et al.'s (ICLR 2025, Table 1), the
+# next three Xuan et al.'s strategies (ACM MM 2023), whose loss has no class term; the last one is our default.
+ROWS: dict[str, tuple[str, float]] = {
+    "baseline prompt": ("plain", 0.0),
+    "styles": ("styles", 0.0),
+    "SDD": ("sdd", 0.0),
+    "CCM": ("plain", 1.0),
+    "SDD + CCM": ("sdd", 1.0),
+    "Mix": ("mix", 0.0),
+    "Random": ("random", 0.0),
+    "Contrastive": ("contrastive", 0.0),
+    "styles + CCM": ("styles", 1.0),
+}
+RESULT = "ablation.json"
+# Images a class in the grids.
+_COLUMNS = 8
+
+
+def folder_of(out: Path, row: str, seed: int) -> Path:
+    return out / f"{row.lower().replace(' + ', '-').replace(' ', '-')}-{seed}"
+
+
+def make(row: str, seed: int, args: argparse.Namespace, photos: dict[str, Path]) -> None:
+    """One run and what its student does; nothing where it is there."""
+    folder = folder_of(args.out, row, seed)
+    strategy, class_weight = ROWS[row]
+    overrides = [*args.set, f"prompts.strategy={strategy}", f"synthesis.class_weight={class_weight}"]
+    start = time.monotonic()
+    task = parse_task(args.classes)
+    api.run(task, folder, recipe=args.recipe, overrides=overrides, seed=seed)
+    run = Run(folder)
+    section = run.config["student"]
+    weights = folder / "stages" / "student" / "student.safetensors"
+    student = load_student(section["name"], len(run.labels), weights, section["image_size"], seed).eval()
+    diversity = read_json(folder / "stages" / "prompts" / "diversity.json")
+    write_json(
+        folder / RESULT,
+        {
+            "row": row,
+            "seed": seed,
+            "photos": score(run, run.teacher(), student, photos),
+            "degrees": diversity["within_class"] or 0.0,
+            "prompt_accuracy": diversity["class_accuracy"],
+            "seconds": round(time.monotonic() - start, 1),
+        },
+    )
+
+
+def grid(out: Path, row: str, seed: int) -> None:
+    """The first images of each class, a line a class."""
+    made = Run(folder_of(out, row, seed)).surrogate()
+    images = []
+    classes = sorted({record.class_id for record in made.records})[:_COLUMNS]
+    for class_id in classes:
+        of_class = [n for n, record in enumerate(made.records) if record.class_id == class_id][: len(classes)]
+        images += [made.images[n] for n in of_class]
+    import torch
+
+    write_grid(
+        out / "grids" / f"{folder_of(out, row, seed).name}.png", torch.stack(images).permute(0, 2, 3, 1).numpy()
+    )
+
+
+def table(results: list[dict[str, Any]], photos: list[str]) -> str:
+    """Markdown: mean and standard deviation of the students' top-1 over the seeds."""
+    lines = [
+        "| row | prompts' angle | " + " | ".join(photos) + " | mean |",
+        "|---|---:|" + "---:|" * (len(photos) + 1),
+    ]
+    teacher = results[0]["photos"]
+    cells = [f"{teacher[name]['teacher']:.1f}" for name in photos]
+    mean = statistics.mean(teacher[name]["teacher"] for name in photos)
+    lines.append("| teacher | | " + " | ".join(cells) + f" | {mean:.1f} |")
+    for row in ROWS:
+        found = [result for result in results if result["row"] == row]
+        if not found:
+            continue
+        columns = [[result["photos"][name]["student"] for result in found] for name in photos]
+        columns.append([statistics.mean(values) for values in zip(*columns, strict=True)])
+        angle = statistics.mean(result["degrees"] for result in found)
+        shown = [f"{statistics.mean(column):.1f} ± {_spread(column):.1f}" for column in columns]
+        lines.append(f"| {row} | {angle:.0f}° | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", required=True, help="names, or a file of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--photos", nargs="+", required=True, metavar="NAME=DIR")
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all rows share")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
+    set_quiet(True)
+    cells = [(row, seed) for seed in args.seeds for row in args.rows]
+    for row, seed in cells:
+        if (folder_of(args.out, row, seed) / RESULT).exists():
+            continue
+        try:
+            make(row, seed, args, photos)
+            print(f"{row}, seed {seed}: done", file=sys.stderr, flush=True)
+        except ResourceError as error:
+            if "another clipstill process" not in str(error):
+                raise
+    done = [cell for cell in cells if (folder_of(args.out, *cell) / RESULT).exists()]
+    if len(done) < len(cells):
+        print(f"{len(cells) - len(done)} runs are still at work elsewhere", file=sys.stderr)
+    results = [read_json(folder_of(args.out, *cell) / RESULT) for cell in done]
+    for row in args.rows:
+        if (row, args.seeds[0]) in done:
+            grid(args.out, row, args.seeds[0])
+    if args.json:
+        write_json(args.json, results)
+    print(table(results, list(photos)))
+
+
+if __name__ == "__main__":
+    main()

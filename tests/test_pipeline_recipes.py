@@ -1,0 +1,58 @@
+"""Shipped recipes can be run, also where their published parts are not at hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipstill.core.files import read_json
+from clipstill.pipeline.keys import stage_keys
+from clipstill.pipeline.recipes import load_config, recipe_names
+from clipstill.pipeline.run import run
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.text.task import parse_task
+
+TASK = parse_task("dog,guitar")
+TINY = (
+    "threads=1",
+    "device=cpu",
+    "teacher.name=embedded-s",
+    "generator.name=pixels",
+    "prompts.images_per_class=4",
+    "prompts.steps=2",
+    "synthesis.steps=3",
+    "synthesis.views=1",
+    "synthesis.image_size=64",
+    "student.name=lite0",
+    "student.init=pretrained",
+    "student.image_size=64",
+    "distillation.steps=2",
+    "distillation.head_steps=2",
+    "distillation.batch=4",
+    "distillation.views=1",
+    "distillation.warmup_steps=1",
+    "distillation.lr=0.001",  # two steps of what is meant for thousands throw a student out
+)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_is_complete_and_has_keys_of_its_own(recipe: str) -> None:
+    config = load_config(recipe)
+    keys = stage_keys(config, TASK, None)
+    assert keys["student"] != stage_keys(load_config(), TASK, None)["student"] or recipe == "default"
+
+
+@pytest.mark.parametrize("recipe", ["ovc", "dfkd-vlfm", "deepinversion"])
+def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        run(load_config(recipe, overrides=TINY), TASK, tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
+    stages = tmp_path / "run" / "stages"
+    assert len(SurrogateSet.open(stages / "surrogate")) == 8
+    strategy = {"ovc": "sdd", "dfkd-vlfm": "contrastive", "deepinversion": "plain"}[recipe]
+    diversity = read_json(stages / "prompts" / "diversity.json")
+    assert diversity["strategy"] == strategy
+    assert (diversity["within_class"] > 1) == (recipe != "deepinversion")
