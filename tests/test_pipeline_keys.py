@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from clipstill.core.images import ImageFolder
 from clipstill.pipeline.keys import STAGES, stage_keys
@@ -82,3 +84,30 @@ def test_style_file_counts_by_its_content(tmp_path: Path) -> None:
         styles.write_text(content)
         keys.append(stage_keys(config, TASK, None)["prompts"])
     assert keys[0] != keys[1]
+
+
+def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path) -> None:
+    file = tmp_path / "decoder.safetensors"
+
+    def surrogate_key(value: float) -> str:
+        save_file({"weight": torch.full((2,), value)}, file)
+        return stage_keys(load_config(overrides=[f"generator.name=vqgan:{file}+pixels"]), TASK, None)["surrogate"]
+
+    assert surrogate_key(0.0) == surrogate_key(0.0)
+    assert surrogate_key(0.0) != surrogate_key(1.0)
+
+
+def test_examples_touch_class_vectors_and_all_that_follows(tmp_path: Path) -> None:
+    examples = photo_folder(tmp_path / "examples")
+    without, given = (stage_keys(load_config(), TASK, None, folder) for folder in (None, examples))
+    assert all(without[stage] != given[stage] for stage in given)
+    changed = stage_keys(load_config(overrides=["examples.teach_share=0.1"]), TASK, None, examples)
+    assert [stage for stage in given if given[stage] != changed[stage]] == ["student", "bundle", "report"]
+
+
+def test_where_images_are_made_touches_nothing() -> None:
+    here, there = (
+        stage_keys(load_config(overrides=overrides), TASK, None)
+        for overrides in ([], ["launch.launcher=ray", "launch.workers=3", "synthesis.compile=true"])
+    )
+    assert here == there

@@ -14,6 +14,7 @@ from typing import Any
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.weights_store import stored_weights
 from clipstill.pipeline.config import RunConfig
 from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
@@ -139,10 +140,11 @@ def _named_file_digest(name: str) -> str | None:
 
 
 def _weights_digest(names: str) -> list[str]:
-    """Hashes of local weights that a part's name leads to: a file, or the safetensors of a folder."""
+    """Hashes of the weights on this machine that parts' names lead to: a file, a folder, or what was imported."""
     digests = []
     for name in names.split("+"):
-        rest = name.partition(":")[2]
+        kind, _, rest = name.strip().partition(":")
+        digests += [stored.facts.sha256 for stored in stored_weights(kind) if rest in ("", stored.name)]
         # open_clip's names hold an architecture before the path.
         for text in (rest, rest.partition("/")[2]):
             path = Path(text)
