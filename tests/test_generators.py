@@ -1,4 +1,4 @@
-"""What every generator promises. The embedded one is tested with random weights: its shape is what counts here."""
+"""What every generator promises. Those with weights are tested with random ones: their shape is what counts here."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import vqgan_fixtures
 from clipstill.core.errors import ArtifactError, UnknownNameError
 from clipstill.core.protocols import Generator
 from clipstill.core.seeds import generator_for
@@ -27,9 +28,17 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedGenerator:
     return EmbeddedGenerator(CPU, path)
 
 
-@pytest.fixture(params=["pixels", "embedded"])
-def generator(request: pytest.FixtureRequest, embedded: EmbeddedGenerator) -> Generator:
-    return embedded if request.param == "embedded" else load_generators(request.param, CPU)[0]
+@pytest.fixture(scope="module")
+def vqgan(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    path = tmp_path_factory.mktemp("weights") / "vqgan.safetensors"
+    save_file(vqgan_fixtures.random_state(vqgan_fixtures.decoder(vqgan_fixtures.TINY)), path)
+    return load_generators(f"vqgan:{path}", CPU)[0]
+
+
+@pytest.fixture(params=["pixels", "embedded", "vqgan"])
+def generator(request: pytest.FixtureRequest, embedded: EmbeddedGenerator, vqgan: Generator) -> Generator:
+    drawn = {"embedded": embedded, "vqgan": vqgan}
+    return drawn[request.param] if request.param in drawn else load_generators(request.param, CPU)[0]
 
 
 def test_every_generator_keeps_its_protocol(generator: Generator) -> None:

@@ -33,3 +33,17 @@ def embedded_generator(out: OutOption, cache: CacheOption = CACHE) -> None:
     from clipstill.building.embedded_generator import build_generator
 
     build_generator(out, cache)
+
+
+@build_app.command("latent-prior")
+def latent_prior(
+    out: OutOption,
+    cache: CacheOption = CACHE,
+    autoencoder: Annotated[
+        str, typer.Option("--autoencoder", help="Decoder file with its encoder beside it, folder, or hub repository.")
+    ] = "",
+) -> None:
+    """Get the packages, measure latents of photographs for the generator tiny-autoencoder, write licences."""
+    from clipstill.building.latent_prior import build_latent_prior
+
+    build_latent_prior(out, cache, autoencoder)

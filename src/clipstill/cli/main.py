@@ -21,6 +21,7 @@ from clipstill.cli.evaluate import evaluate
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
+from clipstill.cli.weights import weights_app
 from clipstill.core.errors import ClipstillError
 
 INTERRUPTED = 130
@@ -40,6 +41,7 @@ app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 app.add_typer(build_app, name="build")
+app.add_typer(weights_app, name="weights")
 
 
 def _version(wanted: bool) -> None:

@@ -1,7 +1,7 @@
 """Generators: frozen differentiable maps from latents to images, found by name.
 
-Every factory has the same call: ``factory(rest, device) -> Generator``. Several take turns where their names are joined
-by ``+``.
+Every factory has the same call: ``factory(rest, device) -> Generator``, or ``-> Sampler`` for models that draw from texts
+by themselves. Several take turns where their names are joined by ``+``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.protocols import Generator
+from clipstill.core.protocols import Generator, Sampler
 from clipstill.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -20,6 +20,13 @@ generators = Registry(
     {
         "pixels": "clipstill.generators.pixels:load_pixels",
         "embedded": "clipstill.generators.embedded:load_embedded",
+        "vqgan": "clipstill.generators.vqgan:load_vqgan",
+        "tiny-autoencoder": "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder",
+    },
+    prefixes={
+        "vqgan": "clipstill.generators.vqgan:load_vqgan",
+        "tiny-autoencoder": "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder",
+        "text-to-image": "clipstill.generators.text_to_image:load_text_to_image",
     },
 )
 
@@ -36,7 +43,7 @@ def resolve_generators(names: str) -> list[tuple[Callable[..., Any], str]]:
     return [generators.resolve(name.strip()) for name in names.split("+")]
 
 
-def load_generators(names: str, device: torch.device) -> list[Generator]:
+def load_generators(names: str, device: torch.device) -> list[Generator | Sampler]:
     """Load generators, frozen, in the order of their names.
 
     Raises:

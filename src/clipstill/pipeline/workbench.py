@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from clipstill.core.protocols import Generator, Teacher
+    from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.students.student import Student
 
 VECTORS_FILE = "class_vectors.safetensors"
@@ -70,7 +70,7 @@ class Workbench:
         return load_teacher(self.config.teacher.name, self.device, self.config.teacher.precision)
 
     @cached_property
-    def generators(self) -> list[Generator]:
+    def generators(self) -> list[Generator | Sampler]:
         """The generators that take turns, loaded on first use."""
         from clipstill.generators import load_generators
 
