@@ -135,6 +135,16 @@ def test_bundle_was_checked_on_the_photos_of_the_run(whole: Path) -> None:
     assert json.loads((whole / "bundle" / "parity.json").read_text())["pictures"] == "given"
 
 
+def test_manifest_and_report_tell_what_became_of_the_images(whole: Path) -> None:
+    surrogate = whole / "stages" / "surrogate"
+    classes = json.loads((surrogate / "curation.json").read_text())["classes"]
+    assert [(each["name"], each["made"], each["not_made"]) for each in classes] == [("dog", 4, 0), ("guitar", 4, 0)]
+    assert all(1 <= each["effective_number"] <= 4 for each in classes)
+    assert "curation.json" in json.loads((surrogate / "MANIFEST.json").read_text())["files"]
+    assert [each["kept"] for each in json.loads((whole / "stages" / "student" / "kept.json").read_text())] == [4, 4]
+    assert "How different the images are" in (whole / "report.html").read_text()
+
+
 def test_class_vectors_are_of_the_sentences_that_suit_the_teacher(whole: Path) -> None:
     facts = json.loads((whole / "stages" / "class_vectors" / "teacher.json").read_text())
     assert facts["templates"] == ["{class}"]

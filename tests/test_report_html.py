@@ -14,12 +14,13 @@ import pytest
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.protocols import Provenance
-from clipstill.report.data import Baseline, Chart, Picture, ReportData, Series, Stage, picture_uri
+from clipstill.report.data import Baseline, Chart, Curated, Picture, ReportData, Series, Stage, picture_uri
 from clipstill.report.html import (
     Mistake,
     class_bars,
     confusion_rows,
     duration,
+    least_diverse_first,
     mistakes,
     picture_grid,
     render,
@@ -52,6 +53,10 @@ def sample(**changes: Any) -> ReportData:
             "teacher": {"top1": 0.88, "top5": None, "ece": 0.04, "per_class": [0.9, 0.95, 0.8], "confusion": CONFUSION},
         },
         pictures=tuple(Picture(name, style, URI, 0.9, f"a {name}") for name in LABELS for style in ("photo", "neon")),
+        curation=(
+            Curated("dog", 16, 0, 0, 15, 1, 0, 0, 0.91, 9.4),
+            Curated("guitar", 23, 1, 8, 19, 0, 4, 6, 0.8, 7.25, 3.5),
+        ),
         charts=(Chart("Distillation loss", "step", (Series("train", ((0, 2.0), (10, 1.0), (20, 0.5))),)),),
         baselines=(Baseline("Noise", 0.19, "the same steps on noise"),),
         stages=(Stage("class_vectors", 1.2, reused=True), Stage("surrogate", 412.0, detail="840 images")),
@@ -142,14 +147,20 @@ def test_names_prompts_and_settings_are_escaped() -> None:
 
 def test_page_without_measurement_says_so() -> None:
     bare = sample(
-        evaluation=None, pictures=(), charts=(), baselines=(), stages=(), settings={}, provenance=(), environment={},
-        parity={}, teacher_bytes=None, teacher_parameters=None,
+        evaluation=None, pictures=(), curation=(), charts=(), baselines=(), stages=(), settings={}, provenance=(),
+        environment={}, parity={}, teacher_bytes=None, teacher_parameters=None,
     )  # fmt: skip
     text = Reader(render(bare)).text
     assert "was not measured" in text
     assert "No real photos were given" in text
     assert "%" not in text
-    for part in ("What the teacher imagined", "Class by class", "Against simpler ways", "How it was learned"):
+    for part in (
+        "What the teacher imagined",
+        "How different the images are",
+        "Class by class",
+        "Against simpler ways",
+        "How it was learned",
+    ):
         assert part not in text
 
 
@@ -217,6 +228,36 @@ def test_grid_limits_the_classes_it_shows() -> None:
     names = [f"class {index}" for index in range(30)]
     grid = picture_grid([Picture(name, "", URI, 1) for name in names], names)
     assert (len(grid.rows), grid.classes_left_out) == (12, 18)
+
+
+def rows_of(page: str, title: str) -> list[list[str]]:
+    """The cells of the table under a title, without marks."""
+    section = page.split(f"<h2>{title}</h2>")[1].split("</section>")[0]
+    body = section.split("<tbody>")[1]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in body.split("</tr>")[:-1]]
+    return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+
+
+def test_curation_is_told_class_by_class_the_least_diverse_first() -> None:
+    assert rows_of(render(sample()), "How different the images are") == [
+        ["guitar", "7.2 3.5 before", "23 8 in further styles", "1", "-", "4 6 pairs", "19", "80.0%"],
+        ["dog", "9.4", "16", "-", "1", "-", "15", "91.0%"],
+    ]
+
+
+def test_a_class_of_no_image_has_no_score_and_comes_first() -> None:
+    empty = Curated("house", 0, 16, 0, 0, 0, 0, 0, None, 0.0)
+    data = sample(curation=(*sample().curation, empty))
+    assert least_diverse_first(data.curation)[0] is empty
+    assert rows_of(render(data), "How different the images are")[0] == ["house", "0.0", "0", "16", "-", "-", "0", "-"]
+
+
+def test_curation_shows_the_classes_that_need_a_look() -> None:
+    many = tuple(Curated(f"class {i}", 9, 0, 0, 9, 0, 0, 0, 0.9, 50 - i / 10) for i in range(50))
+    page = render(sample(curation=many))
+    rows = rows_of(page, "How different the images are")
+    assert (len(rows), rows[0][0]) == (40, "class 49")
+    assert "10 more diverse classes are not shown" in page
 
 
 def test_confusion_rows_are_shares_of_the_true_class() -> None:

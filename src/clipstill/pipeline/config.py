@@ -146,10 +146,13 @@ class LaunchSection(Config):
 
     Attributes:
         launcher: ``local`` for this process, ``ray`` for tasks on a Ray cluster.
-        address: of the cluster; null finds the one that this machine belongs to, or starts one here.
-        workers: most tasks at once; 0 takes as many as the cluster holds.
+        address: of the cluster, ``ray://HOST:PORT`` from outside of it; null takes ``RAY_ADDRESS``, or the cluster that
+            ``ray start`` made this machine part of, or starts one here that ends with the run.
+        workers: most tasks at once; 0 takes as many as the cluster holds. A task takes as many CPUs as the run has
+            ``threads``, or a GPU.
         retries: how often a group is begun again whose worker was lost.
-        storage: an address that fsspec knows, where tasks leave what they made; null sends it back through Ray.
+        storage: an address that fsspec knows, where tasks leave what they made, and from where the next call gathers it
+            where this one is lost; null sends it back through Ray.
     """
 
     launcher: Literal["local", "ray"]
@@ -164,9 +167,17 @@ class CurationSection(Config):
 
     Attributes:
         min_score: share of the median score of its class that an image must reach; 0 keeps all.
+        duplicate_cosine: from this cosine of the teacher's vectors on, seen from the middle of the set, two images of
+            a class are nearly the same, and only the better one teaches; 1 keeps all.
+        least_diversity: share of the median class's effective number of images below which a class gets further images
+            in styles that it has not been asked for; 0 for none.
+        top_up: further images of such a class.
     """
 
     min_score: float = Field(ge=0, le=1)
+    duplicate_cosine: float = Field(gt=0, le=1)
+    least_diversity: float = Field(ge=0, le=1)
+    top_up: int = Field(ge=1)
 
 
 class StudentSection(Config):

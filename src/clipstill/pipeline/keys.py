@@ -32,11 +32,11 @@ STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, EVALUATION, BUNDLE, REPORT
 CODE_VERSIONS = {
     CLASS_VECTORS: 2,
     PROMPTS: 2,
-    SURROGATE: 2,
-    STUDENT: 2,
+    SURROGATE: 3,
+    STUDENT: 3,
     EVALUATION: 1,
     BUNDLE: 1,
-    REPORT: 1,
+    REPORT: 2,
 }
 
 # Settings of the synthesis that change how quickly images come out, and not which.
@@ -78,11 +78,19 @@ def stage_keys(
     )
     synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
     generator = {**settings["generator"], "files": _weights_digest(config.generator.name)}
-    surrogate = add(SURROGATE, prompts=prompt, generator=generator, synthesis=synthesis)
+    curation = settings["curation"]
+    further = {name: curation.pop(name) for name in ("least_diversity", "top_up")}
+    surrogate = add(
+        SURROGATE,
+        prompts=prompt,
+        generator=generator,
+        synthesis=synthesis,
+        further=further if further["least_diversity"] > 0 else None,
+    )
     student = add(
         STUDENT,
         surrogate=surrogate,
-        curation=settings["curation"],
+        curation=curation,
         student=settings["student"],
         init=_named_file_digest(config.student.init),
         distillation=settings["distillation"],

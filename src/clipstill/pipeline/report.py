@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
-from clipstill.pipeline.keys import CLASS_VECTORS, PROMPTS, STUDENT, SURROGATE
-from clipstill.pipeline.stages import read_evaluation, read_style_names, synthesis_histories
+from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE
+from clipstill.pipeline.stages import CURATION_FILE, KEPT_FILE, read_evaluation, synthesis_histories
 from clipstill.pipeline.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
 
 if TYPE_CHECKING:
-    from clipstill.report.data import Chart, Picture, Series
+    from clipstill.report.data import Chart, Curated, Picture, Series
 
 REPORT_FILE = "report.html"
 # A page of a thousand classes would be of no use; the grid shows the first of them.
@@ -53,6 +53,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         parity=read_json(bundle / "parity.json"),
         evaluation=evaluation,
         pictures=_pictures(bench),
+        curation=_curation(bench),
         charts=tuple(_charts(bench, training["history"])),
         stages=tuple(Stage(name, value, detail=details.get(name, "")) for name, value in seconds.items()),
         settings=bench.config.model_dump(mode="json"),
@@ -71,7 +72,7 @@ def _pictures(bench: Workbench) -> tuple[Picture, ...]:
     from clipstill.surrogate.dataset import SurrogateSet
 
     made = SurrogateSet.open(bench.run.stage(SURROGATE))
-    styles = read_style_names(bench.run.stage(PROMPTS))
+    styles = read_json(bench.run.stage(SURROGATE) / CURATION_FILE)["styles"]
     first: dict[tuple[int, int], int] = {}
     for position, record in enumerate(made.records):
         if record.class_id < _MOST_CLASSES:
@@ -83,6 +84,17 @@ def _pictures(bench: Workbench) -> tuple[Picture, ...]:
         name = bench.task.names[record.class_id]
         pictures.append(Picture(name, styles[record.style_id], picture_uri(pixels_HW3), record.score, record.prompt))
     return tuple(pictures)
+
+
+def _curation(bench: Workbench) -> tuple[Curated, ...]:
+    """What was made of each class, and what of it taught."""
+    from clipstill.report.data import Curated
+
+    made = read_json(bench.run.stage(SURROGATE) / CURATION_FILE)["classes"]
+    kept = read_json(bench.run.stage(STUDENT) / KEPT_FILE)
+    return tuple(
+        Curated(class_name=each.pop("name"), **each, **of_class) for each, of_class in zip(made, kept, strict=True)
+    )
 
 
 def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:

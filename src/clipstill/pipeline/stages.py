@@ -9,11 +9,11 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.errors import ArtifactError, ConfigError, DataError
 from clipstill.core.files import commit_manifest, read_json, write_bytes, write_json, write_text
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from clipstill.pipeline.config import RunConfig
     from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
     from clipstill.surrogate.shards import ShardWriter
-    from clipstill.text.prompts import Prompt, PromptSet
+    from clipstill.text.prompts import Prompt, PromptRequest, PromptSet
 
 PROMPTS_FILE = "prompts.jsonl"
 TARGETS_FILE = "targets.safetensors"
@@ -56,6 +56,8 @@ DIVERSITY_FILE = "diversity.json"
 STYLES_FILE = "styles.json"
 RESULT_FILE = "evaluation.json"
 PREVIEW_FILE = "preview.png"
+CURATION_FILE = "curation.json"
+KEPT_FILE = "kept.json"
 
 
 def make_class_vectors(bench: Workbench, folder: Path) -> None:
@@ -136,22 +138,12 @@ def make_prompts(bench: Workbench, folder: Path) -> None:
     from clipstill.text import prompt_strategies
     from clipstill.text.bank import read_bank
     from clipstill.text.diversity import diversity
-    from clipstill.text.prompts import PromptRequest
 
     start = time.monotonic()
     section = bench.config.prompts
     strategy, _ = prompt_strategies.resolve(section.strategy)
-    request = PromptRequest(
-        task=bench.task,
-        styles=styles_of(bench.config),
-        per_class=section.images_per_class,
-        seed=bench.config.seed,
-        teacher=bench.teacher,
-        class_vectors_CD=bench.text_vectors_CD,
-        settings=section.settings(),
-        bank=None if section.bank is None else read_bank(section.bank),
-    )
-    made: PromptSet = strategy(request)
+    bank = None if section.bank is None else read_bank(section.bank)
+    made: PromptSet = strategy(replace(prompt_request(bench), bank=bank))
     class_ids, style_ids = [one.class_id for one in made.prompts], [one.style_id for one in made.prompts]
     measured = diversity(made.targets_ND, class_ids, style_ids, bench.text_vectors_CD)
     say(f"prompts: {len(made.prompts)} by '{section.strategy}', {measured.line()}")
@@ -164,6 +156,22 @@ def make_prompts(bench: Workbench, folder: Path) -> None:
     if made.bank is not None:
         files += made.bank.write(folder)
     _commit(bench, PROMPTS, folder, files, start)
+
+
+def prompt_request(bench: Workbench) -> PromptRequest:
+    """What prompts of this run are made from, but for a bank."""
+    from clipstill.text.prompts import PromptRequest
+
+    section = bench.config.prompts
+    return PromptRequest(
+        task=bench.task,
+        styles=styles_of(bench.config),
+        per_class=section.images_per_class,
+        seed=bench.config.seed,
+        teacher=bench.teacher,
+        class_vectors_CD=bench.text_vectors_CD,
+        settings=section.settings(),
+    )
 
 
 def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
@@ -209,46 +217,88 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
     work = synthesis_work(bench)
     worker = Worker(work, bench.teacher, bench.generators, bench.device)
     shards = ShardWriter(folder, work.key)
-    done, groups = shards.committed(), work.groups
+    groups = work.groups
+    # Further images of an earlier start are counted below.
+    done = shards.committed() & set(range(len(groups)))
     missing = [number for number in range(len(groups)) if number not in done]
     ready = sum(len(groups[number]) for number in done)
     if ready:
         say(f"surrogate: {ready} of {len(work.prompts)} images are there already, going on")
     with Progress("synthesis", total=len(work.prompts), unit="img", done=ready) as bar:
 
-        def on_done(number: int, loss: float) -> None:
-            bar.advance(len(groups[number]), loss=loss)
+        def on_done(number: int, loss: float | None) -> None:
+            bar.advance(len(groups[number]), **({} if loss is None else {"loss": loss}))
 
         if bench.config.launch.launcher == "ray" and launch.world() == 1:
             launch.make_by_ray(work, missing, shards, bench.config.launch, bench.run.threads, on_done)
         else:
+            launch.offer(work.key, missing, bench.run.threads)
             own = launch.share(missing)
             make_groups(worker, own, shards, on_done, bench.run.path / PREVIEW_FILE)
             launch.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
+    _diversify(bench, work, shards)
     facts = shards.facts()
     dropped, restarts = (sum(int(told[name]) for told in facts) for name in ("dropped", "restarts"))
     if dropped or restarts:
         say(f"surrogate: {restarts} times an image began again, {dropped} images could not be made")
     seconds = round(sum(float(told["seconds"]) for told in facts), 3)
     info = {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": as_json(worker.provenance)}
-    shards.finish(info)
+    shards.finish(info, [CURATION_FILE])
     # What was at work last gives way to what came out.
     made = SurrogateSet.open(folder)
     write_grid(bench.run.path / PREVIEW_FILE, made.images[:MOST_IMAGES].permute(0, 2, 3, 1).numpy())
 
 
+def _diversify(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> None:
+    """Measure what was made, make further images of look-alikes, and write down what came out, class by class."""
+    from clipstill.pipeline.curating import curation_facts, curation_line, extended
+
+    made = shards.read(len(work.groups))
+    style_names = read_style_names(bench.run.stage(PROMPTS))
+    asked = extended(work, made, bench.config.curation, prompt_request(bench), style_names, bench.towards_examples)
+    if asked.work.further:
+        _make_further(bench, asked.work, shards)
+        made = shards.read(len(asked.work.groups))
+    facts = curation_facts(made, asked, bench.task.names)
+    say(f"surrogate: {curation_line(facts)}")
+    write_json(shards.folder / CURATION_FILE, facts)
+
+
+def _make_further(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> None:
+    """Make the further images of classes whose first ones look alike: few, so this process makes them by itself."""
+    from clipstill.pipeline.synthesis_work import Worker
+
+    groups, done = work.groups, shards.committed()
+    further = [number for number, group in enumerate(groups) if group.stop > len(work.prompts) - work.further]
+    missing = [number for number in further if number not in done]
+    ready = sum(len(groups[number]) for number in further if number in done)
+    with Progress("further images", total=work.further, unit="img", done=ready) as bar:
+
+        def on_done(number: int, loss: float) -> None:
+            bar.advance(len(groups[number]), loss=loss)
+
+        if missing:
+            worker = Worker(work, bench.teacher, bench.generators, bench.device)
+            make_groups(worker, missing, shards, on_done, bench.run.path / PREVIEW_FILE)
+
+
 def make_groups(
-    worker: Worker, groups: Sequence[int], shards: ShardWriter, on_done: Callable[[int, float], None], preview: Path
+    worker: Worker,
+    groups: Sequence[int],
+    shards: ShardWriter,
+    on_done: Callable[[int, float], None],
+    preview: Path | None,
 ) -> None:
     """Make groups in this process, and write each one while the next is at work."""
     from clipstill.surrogate.background import BackgroundWriter
     from clipstill.surrogate.preview import Preview
 
     with BackgroundWriter() as writer:
-        watch = Preview(preview, writer.submit)
+        watch = None if preview is None else Preview(preview, writer.submit)
         for number in groups:
             made = worker.make(number, watch)
-            writer.submit(shards.write_group, number, made.images_NHW3, made.records, made.facts)
+            facts = {**made.facts, "worker": launch.worker_name()}
+            writer.submit(shards.write_group, number, made.images_NHW3, made.records, facts, made.features_ND)
             on_done(number, made.loss)
 
 
@@ -260,8 +310,13 @@ def synthesis_work(bench: Workbench) -> SynthesisWork:
     return SynthesisWork(bench.keys[SURROGATE], bench.config, prompts, targets_ND, bench.class_vectors_CD)
 
 
-def assist(config: RunConfig, keys: Mapping[str, str], out: Path) -> None:
-    """What a rank of torchrun other than the first does: its share of the synthesis, in the run folder of the first."""
+def assist(config: RunConfig, keys: Mapping[str, str], out: Path, offer: launch.Offer) -> None:
+    """What a rank of torchrun other than the first does: its share of the synthesis, in the run folder of the first.
+
+    Raises:
+        ConfigError: this rank would make other images than the first.
+        ResourceError: this machine does not see the run folder of the first rank.
+    """
     from safetensors.torch import load_file
 
     from clipstill.core.device import make_deterministic, pick_device
@@ -269,16 +324,21 @@ def assist(config: RunConfig, keys: Mapping[str, str], out: Path) -> None:
     from clipstill.surrogate.shards import ShardWriter
 
     stages, key = out / STAGES_FOLDER, keys[SURROGATE]
-    make_deterministic(launch.wait_for_stage(out, SURROGATE, key))
+    if offer.key != key:
+        raise ConfigError(
+            f"rank {launch.rank()} would make other images than the first rank: settings, class names or weights "
+            f"differ. Give all ranks the same command, version and files."
+        )
+    for stage in (CLASS_VECTORS, PROMPTS):
+        launch.wait_for_manifest(stages / stage, keys[stage])
+    make_deterministic(offer.threads)
     prompts, targets_ND = read_prompts(stages / PROMPTS)
     vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
     work = SynthesisWork(key, config, prompts, targets_ND, vectors_CD)
-    shards = ShardWriter(stages / SURROGATE, key)
-    done = shards.committed()
-    own = launch.share([number for number in range(len(work.groups)) if number not in done])
+    own = launch.share(offer.groups)
     if own:
         worker = Worker.load(work, pick_device(launch.local_device(config.device)))
-        make_groups(worker, own, shards, lambda number, loss: None, out / f"preview-{launch.rank()}.png")
+        make_groups(worker, own, ShardWriter(stages / SURROGATE, key), lambda number, loss: None, None)
 
 
 def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
@@ -291,19 +351,24 @@ def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
 def make_student(bench: Workbench, folder: Path) -> None:
     """Synthetic images -> a trained student."""
     from clipstill.distillation.trainer import distil
+    from clipstill.pipeline.curating import kept_facts
     from clipstill.pipeline.teaching import TeachingSet
     from clipstill.students import load_student
-    from clipstill.surrogate.curation import keep_mask
+    from clipstill.surrogate.curation import curate
     from clipstill.surrogate.dataset import SurrogateSet
 
     start = time.monotonic()
     config = bench.config
     work = folder / "work"
     made = SurrogateSet.open(bench.run.stage(SURROGATE))
-    chosen = made.keep(keep_mask(made, config.curation.min_score))
-    teaching = TeachingSet.of(chosen, bench.examples, config.examples.teach_share, config.student.image_size)
+    curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
+    chosen = made.keep(curation.keep_N)
+    styles = len(read_style_names(bench.run.stage(PROMPTS)))
+    teaching = TeachingSet.of(chosen, bench.examples, config.examples.teach_share, config.student.image_size, styles)
+    low, same = int(curation.low_score_N.sum()), int(curation.duplicate_N.sum())
     say(
         f"student: {len(chosen)} of {len(made)} synthetic images teach"
+        + (f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else "")
         + (f", and {teaching.examples} examples {teaching.repeats} times over" if teaching.examples else "")
     )
     student = load_student(
@@ -336,7 +401,8 @@ def make_student(bench: Workbench, folder: Path) -> None:
             "provenance": as_json(student.provenance),
         },
     )
-    _commit(bench, STUDENT, folder, [STUDENT_FILE, HISTORY_FILE], start)
+    write_json(folder / KEPT_FILE, kept_facts(made, curation, len(bench.task.names)))
+    _commit(bench, STUDENT, folder, [STUDENT_FILE, HISTORY_FILE, KEPT_FILE], start)
     # Checkpoints and cached features served to go on after a kill; the student is safe now.
     shutil.rmtree(work, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clipstill.pipeline.config import RunConfig
@@ -15,6 +15,8 @@ from clipstill.surrogate.records import ImageRecord
 from clipstill.text.prompts import Prompt
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from clipstill.core.protocols import Generator, Sampler, Teacher
@@ -30,6 +32,7 @@ class SynthesisWork:
         prompts: one an image.
         targets_ND: unit vector that each image is drawn towards.
         class_vectors_CD: unit vectors.
+        further: how many of the prompts, the last ones, ask for further images of classes whose first ones look alike.
     """
 
     key: str
@@ -37,15 +40,32 @@ class SynthesisWork:
     prompts: Sequence[Prompt]
     targets_ND: Tensor
     class_vectors_CD: Tensor
+    further: int = 0
 
     @property
     def groups(self) -> list[range]:
-        """Which prompts make up each group; the same for whoever asks."""
+        """Which prompts make up each group; the same for whoever asks. Further images have groups of their own."""
         from clipstill.generators import resolve_generators
         from clipstill.synthesis.engine import group_ranges
 
-        turns = len(resolve_generators(self.config.generator.name))
-        return group_ranges(len(self.prompts), self.config.synthesis.group_size, turns)
+        turns, size = len(resolve_generators(self.config.generator.name)), self.config.synthesis.group_size
+        first = len(self.prompts) - self.further
+        groups = group_ranges(first, size, turns)
+        if self.further:
+            added = group_ranges(self.further, size, turns)
+            groups += [range(first + group.start, first + group.stop) for group in added]
+        return groups
+
+    def with_further(self, prompts: Sequence[Prompt], targets_ND: Tensor) -> SynthesisWork:
+        """The same work and more; the groups that there were keep their numbers and members."""
+        import torch
+
+        return replace(
+            self,
+            prompts=[*self.prompts, *prompts],
+            targets_ND=torch.cat([self.targets_ND, targets_ND]),
+            further=self.further + len(prompts),
+        )
 
 
 @dataclass(frozen=True)
@@ -57,12 +77,14 @@ class MadeGroup:
         images_NHW3: uint8.
         records: one an image.
         facts: generator, seconds, images that were left out, images that began again, and the history of the losses.
+        features_ND: float16, the teacher's unit vectors of the images.
     """
 
     number: int
     images_NHW3: Any
     records: list[ImageRecord]
     facts: Mapping[str, Any]
+    features_ND: NDArray[np.float16]
 
     @property
     def loss(self) -> float:
@@ -155,4 +177,4 @@ class Worker:
             "restarts": made.restarts,
             "history": made.history,
         }
-        return MadeGroup(number, made.images_MHW3, records, facts)
+        return MadeGroup(number, made.images_MHW3, records, facts, made.features_MD)

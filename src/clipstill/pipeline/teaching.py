@@ -40,7 +40,9 @@ class TeachingSet:
     repeats: int
 
     @classmethod
-    def of(cls, made: SurrogateSet, folder: ImageFolder | None, share: float, student_size: int) -> TeachingSet:
+    def of(
+        cls, made: SurrogateSet, folder: ImageFolder | None, share: float, student_size: int, styles: int
+    ) -> TeachingSet:
         """Put synthetic images and examples together.
 
         Args:
@@ -48,9 +50,12 @@ class TeachingSet:
             folder: examples; None where there are none.
             share: of the examples in the whole, in [0, 1).
             student_size: side in pixels that the student sees; examples are not stored below it.
+            styles: that all classes have. A style that only some classes have tells little when it is held out: it
+                goes with one that all have.
         """
+        style_id_N = made.style_id % max(1, styles)
         if folder is None or share == 0:
-            return cls(made.images, made.class_id, made.style_id, 0, 0)
+            return cls(made.images, made.class_id, style_id_N, 0, 0)
         size = max(made.images.shape[-1], student_size)
         examples_M3HW = _read(folder, size)
         repeats = max(1, round(len(made) * share / (1 - share) / len(examples_M3HW)))
@@ -58,7 +63,7 @@ class TeachingSet:
         return cls(
             torch.cat([_resized(made.images, size), examples_M3HW.repeat(repeats, 1, 1, 1)]),
             torch.cat([made.class_id, outside_M]),
-            torch.cat([made.style_id, outside_M]),
+            torch.cat([style_id_N, outside_M]),
             len(examples_M3HW),
             repeats,
         )

@@ -35,6 +35,37 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Curated:
+    """The synthetic images of one class.
+
+    Attributes:
+        class_name: what they show.
+        made: how many there are.
+        not_made: how many the synthesis gave up.
+        topped_up: how many of those made are in further styles, because the others looked too much alike.
+        kept: how many taught the student.
+        low_score: left out because the teacher liked them too little.
+        duplicates: left out because a better one looks the same.
+        duplicate_pairs: pairs that look the same.
+        mean_score: of the teacher, in [0, 1]; None where no image was made.
+        effective_number: how many entirely different images would be as diverse.
+        effective_number_before: the same without the images in further styles; None where there are none.
+    """
+
+    class_name: str
+    made: int
+    not_made: int
+    topped_up: int
+    kept: int
+    low_score: int
+    duplicates: int
+    duplicate_pairs: int
+    mean_score: float | None
+    effective_number: float
+    effective_number_before: float | None = None
+
+
+@dataclass(frozen=True)
 class Series:
     """One line of a chart: (x, y) points, x ascending."""
 
@@ -101,6 +132,7 @@ class ReportData:
         parity: ``Parity.to_json()`` of the export.
         evaluation: ``evaluation.compare``'s result; None where no photos were given.
         pictures: synthetic images, in the order of their index.
+        curation: what became of the synthetic images, one entry a class.
         charts: losses and scores over the steps.
         baselines: other ways to the same classifier.
         stages: what was run.
@@ -123,6 +155,7 @@ class ReportData:
     parity: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] | None = None
     pictures: tuple[Picture, ...] = ()
+    curation: tuple[Curated, ...] = ()
     charts: tuple[Chart, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     stages: tuple[Stage, ...] = ()
@@ -150,6 +183,7 @@ class ReportData:
                     **raw,
                     "labels": tuple(raw["labels"]),
                     "pictures": tuple(Picture(**each) for each in raw.get("pictures", ())),
+                    "curation": tuple(Curated(**each) for each in raw.get("curation", ())),
                     "charts": tuple(_chart(each) for each in raw.get("charts", ())),
                     "baselines": tuple(Baseline(**each) for each in raw.get("baselines", ())),
                     "stages": tuple(Stage(**each) for each in raw.get("stages", ())),

@@ -13,13 +13,14 @@ from typing import Any
 
 from clipstill.core.files import write_text
 from clipstill.report.card import per_class
-from clipstill.report.data import Picture, ReportData
+from clipstill.report.data import Curated, Picture, ReportData
 from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict
 from clipstill.report.line_chart import line_chart
 
 MOST_GRID_CLASSES = 12
 MOST_GRID_COLUMNS = 9
 MOST_BARS = 40
+MOST_CURATED = 40
 MOST_CONFUSION = 25
 MOST_CHIPS = 60
 
@@ -90,6 +91,8 @@ def render(data: ReportData) -> str:
         found=data.evaluation,
         ratio=_ratio(data),
         grid=picture_grid(data.pictures, data.labels),
+        curated=least_diverse_first(data.curation)[:MOST_CURATED],
+        curated_left_out=max(0, len(data.curation) - MOST_CURATED),
         bars=bars[:MOST_BARS],
         bars_left_out=max(0, len(bars) - MOST_BARS),
         confusion=confusion_rows(student, data.labels),
@@ -149,6 +152,11 @@ def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
         classes_left_out=max(0, len(classes) - MOST_GRID_CLASSES),
         styles_left_out=len(styles) - len(shown),
     )
+
+
+def least_diverse_first(curation: Sequence[Curated]) -> list[Curated]:
+    """The classes in the order in which a reader should look at them."""
+    return sorted(curation, key=lambda each: each.effective_number)
 
 
 def class_bars(data: ReportData) -> list[Bar]:

@@ -1,1 +1,1 @@
-"""The synthetic images on disk: records, shards, the set read back, curation."""
+"""The synthetic images on disk: records, shards, the set read back, diversity, curation."""

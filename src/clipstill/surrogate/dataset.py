@@ -1,6 +1,6 @@
 """A complete surrogate set, read back for distillation and reports.
 
-Shapes: N images, H x W pixels.
+Shapes: N images, H x W pixels, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.surrogate.records import ImageRecord
-from clipstill.surrogate.tarball import read_pictures, read_shard
+from clipstill.surrogate.tarball import read_features, read_pictures, read_shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +47,20 @@ class SurrogateSet:
         if manifest is None:
             raise ArtifactError(f"{folder} holds no complete surrogate set. Run the command that makes it again.")
         verify_files(folder, manifest)
+        return cls.read([folder / name for name in sorted(manifest.files) if name.endswith(".tar")])
+
+    @classmethod
+    def read(cls, shards: Sequence[Path]) -> SurrogateSet:
+        """The images of some shards, in their order; what they hold is not checked against anything.
+
+        Raises:
+            ArtifactError: a file is not a shard.
+        """
         members: list[tuple[Path, str]] = []
         records: list[ImageRecord] = []
-        for shard in sorted(name for name in manifest.files if name.endswith(".tar")):
-            for picture, record in read_shard(folder / shard):
-                members.append((folder / shard, picture))
+        for shard in shards:
+            for picture, record in read_shard(shard):
+                members.append((shard, picture))
                 records.append(record)
         return cls(members, records)
 
@@ -77,6 +86,22 @@ class SurrogateSet:
             found = ", ".join(f"{height} x {width}" for height, width, _ in shapes) or "none"
             raise ArtifactError(f"a surrogate set needs pictures of one size; found: {found}. Make it again.")
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+    @cached_property
+    def features_ND(self) -> Tensor:
+        """What the teacher sees in each image: unit vectors, float16, read once and kept in memory.
+
+        Raises:
+            ArtifactError: the set was written without.
+        """
+        import torch
+
+        vectors = [
+            vector
+            for shard, of_shard in groupby(self.members, key=lambda member: member[0])
+            for vector in read_features(shard, [name for _, name in of_shard])
+        ]
+        return torch.from_numpy(np.stack(vectors))
 
     @cached_property
     def class_id(self) -> Tensor:

@@ -4,7 +4,7 @@ The group is the unit of work and of commitment. ``shard-00012.tar`` appears who
 ``shard-00012.json`` (size, sha256, key) stands beside it; whatever is killed in between is made again and gives the
 same bytes. When all groups are there, the folder's manifest makes it a surrogate set.
 
-Shapes: N images, H x W pixels.
+Shapes: N images, H x W pixels, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from clipstill.core.files import (
     commit_manifest,
     disk_error,
     read_json,
+    sha256_file,
     write_bytes,
     write_json,
 )
+from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.records import ImageRecord
 from clipstill.surrogate.tarball import tar_bytes
 
@@ -47,6 +49,10 @@ def receipt_of(key: str, images: int, data: bytes, facts: Mapping[str, Any]) -> 
     """
     digest = hashlib.sha256(data).hexdigest()
     return {"key": key, "images": images, "size": len(data), "sha256": digest, "facts": dict(facts)}
+
+
+def _missing(shard: Path) -> ArtifactError:
+    return ArtifactError(f"{shard} is missing. Run the same command again: it makes what is missing.")
 
 
 class ShardWriter:
@@ -75,6 +81,7 @@ class ShardWriter:
         images_NHW3: NDArray[np.uint8],
         records: Sequence[ImageRecord],
         facts: Mapping[str, Any] | None = None,
+        features_ND: NDArray[np.float16] | None = None,
     ) -> None:
         """Commit one group, in the order of its members. Writing a group twice leaves it once.
 
@@ -82,6 +89,8 @@ class ShardWriter:
             group_id: from 0, without gaps over the whole set.
             images_NHW3: RGB, 0 to 255.
             records: one an image.
+            facts: what else is to be known of the group.
+            features_ND: the teacher's unit vectors of the images; None leaves the set without.
 
         Raises:
             ArtifactError: images and records do not belong together, or an image diverged.
@@ -96,7 +105,12 @@ class ShardWriter:
             raise ArtifactError(
                 f"group {group_id}: {len(images_NHW3)} images and {len(records)} records; give one each."
             )
-        data = tar_bytes(images_NHW3, records)
+        if features_ND is not None and (len(features_ND) != len(records) or features_ND.dtype != np.float16):
+            raise ArtifactError(
+                f"group {group_id}: features are {features_ND.dtype} of shape {features_ND.shape}; "
+                f"float16 ({len(records)}, D) is needed."
+            )
+        data = tar_bytes(images_NHW3, records, features_ND)
         self.adopt(group_id, data, receipt_of(self.key, len(records), data, facts or {}))
 
     def adopt(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
@@ -120,11 +134,12 @@ class ShardWriter:
         write_bytes(shard, data)
         write_json(shard.with_suffix(".json"), receipt)
 
-    def finish(self, info: dict[str, Any] | None = None) -> Manifest:
+    def finish(self, info: dict[str, Any] | None = None, beside: Sequence[str] = ()) -> Manifest:
         """Make the folder a surrogate set of the groups committed so far.
 
         Args:
             info: facts for the manifest beside the counts of images and groups.
+            beside: names of other files in the folder that belong to the set.
 
         Raises:
             ArtifactError: there is no group, one is missing, or a shard is not what its receipt says.
@@ -133,21 +148,39 @@ class ShardWriter:
         expected = [shard_name(number) for number in range(len(receipts))]
         if not receipts or sorted(receipts) != expected:
             missing = sorted({*expected, shard_name(0)} - set(receipts))[0]
-            raise ArtifactError(
-                f"{self.folder / missing} is missing. Run the same command again: it makes what is missing."
-            )
+            raise _missing(self.folder / missing)
         files = [name for shard in expected for name in (shard, shard.replace(".tar", ".json"))]
         counts = {"groups": len(expected), "images": sum(int(receipt["images"]) for receipt in receipts.values())}
-        manifest = commit_manifest(self.folder, self.key, files, {**(info or {}), **counts})
+        manifest = commit_manifest(self.folder, self.key, [*files, *beside], {**(info or {}), **counts})
         for shard, receipt in receipts.items():
             if manifest.files[shard] != receipt["sha256"]:
                 (self.folder / MANIFEST).unlink()
-                (self.folder / shard).with_suffix(".json").unlink()
-                raise ArtifactError(
-                    f"{self.folder / shard} was altered after it was written. Run the same command again: "
-                    "it is made anew."
-                )
+                raise self._disowned(shard)
         return manifest
+
+    def read(self, groups: int) -> SurrogateSet:
+        """The images of the first groups, before the folder is a surrogate set.
+
+        Args:
+            groups: how many; all of them committed.
+
+        Raises:
+            ArtifactError: one is missing, or not what its receipt says.
+        """
+        receipts, expected = self._receipts(), [shard_name(number) for number in range(groups)]
+        for shard in expected:
+            if shard not in receipts:
+                raise _missing(self.folder / shard)
+            if sha256_file(self.folder / shard) != receipts[shard]["sha256"]:
+                raise self._disowned(shard)
+        return SurrogateSet.read([self.folder / shard for shard in expected])
+
+    def _disowned(self, shard: str) -> ArtifactError:
+        """Make a shard count no more; returns what to raise."""
+        (self.folder / shard).with_suffix(".json").unlink()
+        return ArtifactError(
+            f"{self.folder / shard} was altered after it was written. Run the same command again: it is made anew."
+        )
 
     def _receipts(self) -> dict[str, dict[str, Any]]:
         found = {}

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.surrogate.records import ImageRecord
-from clipstill.surrogate.shards import ShardWriter, receipt_of, shard_name
-from clipstill.surrogate.tarball import tar_bytes
+from clipstill.surrogate.shards import ShardWriter, shard_name
 
 
 class ShardStorage:
     """The shards of one surrogate set, below an address.
 
-    A shard counts once its receipt stands beside it; the receipt is written last. Two workers that make the same group
-    write the same bytes, so that neither has to know of the other.
+    ``shard-00012.json`` is the receipt of group 12, written last; the shard itself carries a part of its sha256 in its
+    name. So two workers may make the same group and need not know of each other: where their bytes are the same they
+    write the same file, and where a GPU made them differ, each receipt still has its own shard.
 
     Args:
         address: such as ``"file:///mnt/shared/run"``, ``"s3://bucket/run"`` or a plain path.
@@ -31,44 +30,44 @@ class ShardStorage:
     """
 
     def __init__(self, address: str, key: str) -> None:
-        self._address, self._key = address, key
-        try:
-            import fsspec
+        self.address, self._key = resolve_address(address), key
+        import fsspec
 
-            self._files, path = fsspec.core.url_to_fs(address)
+        try:
+            self._files, path = fsspec.core.url_to_fs(self.address)
             self._folder = f"{path.rstrip('/')}/{key[:16]}"
             self._files.makedirs(self._folder, exist_ok=True)
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # Each kind of storage has errors of its own, for missing credentials say.
             raise ResourceError(
-                f"the storage {address} cannot be used ({error}). Check the address, and install what fsspec needs for "
-                f"it, such as s3fs for s3://."
+                f"the storage {address} cannot be used ({error}). Check the address, and the credentials on "
+                f"{platform.node()}."
             ) from error
 
-    def write(
-        self,
-        group_id: int,
-        images_NHW3: NDArray[np.uint8],
-        records: Sequence[ImageRecord],
-        facts: Mapping[str, Any],
-    ) -> None:
+    def write(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
         """Leave one group there.
+
+        Args:
+            group_id: its number.
+            data: of the shard.
+            receipt: that belongs to it, see ``clipstill.surrogate.shards.receipt_of``.
 
         Raises:
             ResourceError: it cannot be written.
         """
-        data = tar_bytes(images_NHW3, records)
-        receipt = receipt_of(self._key, len(records), data, facts)
         try:
             for name, content in (
-                (shard_name(group_id), data),
-                (_receipt_name(group_id), json.dumps(receipt).encode()),
+                (_data_name(group_id, str(receipt["sha256"])), data),
+                (_receipt_name(group_id), json.dumps(dict(receipt)).encode()),
             ):
                 # A bucket shows whole files only; in a folder, the rename does that.
-                temporary = f"{self._folder}/.tmp-{hashlib.sha256(content).hexdigest()[:16]}-{name}"
+                temporary = f"{self._folder}/.tmp-{uuid.uuid4().hex}"
                 self._files.pipe_file(temporary, content)
                 self._files.mv(temporary, f"{self._folder}/{name}")
         except OSError as error:
-            raise ResourceError(f"{self._address} cannot be written ({error}). Check its permissions.") from error
+            raise ResourceError(
+                f"{self.address} cannot be written ({error}). Check its space and permissions, and run the same "
+                f"command again: it goes on where it stopped."
+            ) from error
 
     def gather(self, shards: ShardWriter, groups: Sequence[int]) -> list[int]:
         """Bring those of the groups that are there into a folder of this machine.
@@ -77,22 +76,65 @@ class ShardStorage:
             Numbers of the groups that were brought.
 
         Raises:
-            ArtifactError: a shard is not what its receipt says.
+            ArtifactError: a shard or a receipt is not what was written.
+            ResourceError: the storage cannot be read, or this machine not written.
         """
         brought = []
-        for group_id in groups:
-            try:
-                receipt = json.loads(self._files.cat_file(f"{self._folder}/{_receipt_name(group_id)}"))
-                data = self._files.cat_file(f"{self._folder}/{shard_name(group_id)}")
-            except FileNotFoundError:
-                continue
-            if receipt.get("key") != self._key or hashlib.sha256(data).hexdigest() != receipt.get("sha256"):
-                raise ArtifactError(
-                    f"{shard_name(group_id)} in {self._address} is not what its receipt says. Delete it and run again."
-                )
-            shards.adopt(group_id, data, receipt)
-            brought.append(group_id)
+        try:
+            self._files.invalidate_cache(self._folder)
+            there = {name.rpartition("/")[2] for name in self._files.ls(self._folder, detail=False)}
+            for group_id in groups:
+                if _receipt_name(group_id) in there:
+                    receipt, data = self._read(group_id)
+                    shards.adopt(group_id, data, receipt)
+                    brought.append(group_id)
+        except OSError as error:
+            raise ResourceError(
+                f"{self.address} cannot be read ({error}). Check it, and run the same command again: it goes on where "
+                f"it stopped."
+            ) from error
         return brought
+
+    def _read(self, group_id: int) -> tuple[dict[str, Any], bytes]:
+        place = f"{self._folder}/{_receipt_name(group_id)}"
+        try:
+            receipt = json.loads(self._files.cat_file(place))
+            data = self._files.cat_file(f"{self._folder}/{_data_name(group_id, receipt['sha256'])}")
+            if receipt["key"] == self._key and hashlib.sha256(data).hexdigest() == receipt["sha256"]:
+                return receipt, data
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            pass  # A receipt without its shard, or no receipt of ours.
+        raise ArtifactError(
+            f"{place} in the storage and its shard do not belong together. Delete {_receipt_name(group_id)} there and "
+            f"run the same command again: the group is made anew."
+        )
+
+
+def resolve_address(address: str) -> str:
+    """An address as every machine understands it: a plain path, which each would read in its own folder, is whole.
+
+    Raises:
+        ResourceError: fsspec, or what it needs for this kind of address, is not installed.
+    """
+    try:
+        import fsspec
+    except ImportError:
+        raise ResourceError("fsspec is not installed. Run: pip install 'clipstill[ray]'") from None
+    if "://" not in address and "::" not in address:
+        return Path(address).resolve().as_uri()
+    try:
+        for part in address.split("::"):
+            fsspec.get_filesystem_class(part.partition("://")[0])
+    except (ImportError, ValueError) as error:
+        raise ResourceError(
+            f"the storage {address} cannot be used ({error}). Check the address, and install what fsspec needs for it, "
+            f"such as s3fs for s3://."
+        ) from None
+    return address
+
+
+def _data_name(group_id: int, sha256: str) -> str:
+    return shard_name(group_id).replace(".tar", f"-{sha256[:16]}.tar")
 
 
 def _receipt_name(group_id: int) -> str:

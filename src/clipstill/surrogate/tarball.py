@@ -1,6 +1,9 @@
 """The bytes of one shard: a plain tar with ``000000.png`` and ``000000.json`` for each image.
 
-Shapes: N images, H x W pixels.
+What the teacher sees in the image lies beside them as ``000000.safetensors``: in the shard, so that it is committed,
+fetched and checked with the picture it belongs to.
+
+Shapes: N images, H x W pixels, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from clipstill.surrogate.records import ImageRecord
 
 # IPTC's term for pictures that a trained model made; the XMP packet is where image tools look for it.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+# Of the tensor in an image's safetensors.
+_FEATURE = "feature"
 _XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
@@ -56,6 +61,26 @@ def read_pictures(path: Path, names: Sequence[str]) -> Iterator[NDArray[np.uint8
                 ) from None
 
 
+def read_features(path: Path, names: Sequence[str]) -> Iterator[NDArray[np.float16]]:
+    """The teacher's unit vectors of pictures of a shard, by the names of the pictures, (D,) each.
+
+    Raises:
+        ArtifactError: one is missing or malformed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    with _open_tar(path) as tar:
+        for name in names:
+            member = name.replace(".png", ".safetensors")
+            try:
+                yield load(_member(tar, member, path))[_FEATURE]
+            except (SafetensorError, KeyError) as error:
+                raise ArtifactError(
+                    f"{member} of {path} cannot be read ({error}). Make the surrogate set again."
+                ) from None
+
+
 def _open_tar(path: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(path, "r:")
@@ -75,12 +100,19 @@ def _member(tar: tarfile.TarFile, name: str, path: Path) -> bytes:
     return stream.read()
 
 
-def tar_bytes(images_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord]) -> bytes:
-    """The same images and records give the same bytes: no clock, no user, plain ustar headers."""
+def tar_bytes(
+    images_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord], features_ND: NDArray[np.float16] | None = None
+) -> bytes:
+    """The same images, records and features give the same bytes: no clock, no user, plain ustar headers."""
+    from safetensors.numpy import save
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for position, (image_HW3, record) in enumerate(zip(images_NHW3, records, strict=True)):
-            for suffix, data in ((".png", _png_bytes(image_HW3)), (".json", record.to_json().encode())):
+            parts = {".png": _png_bytes(image_HW3), ".json": record.to_json().encode()}
+            if features_ND is not None:
+                parts[".safetensors"] = save({_FEATURE: np.ascontiguousarray(features_ND[position])})
+            for suffix, data in parts.items():
                 member = tarfile.TarInfo(f"{position:06d}{suffix}")  # mtime, uid and gid are 0 unless set
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

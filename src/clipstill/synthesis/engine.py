@@ -67,6 +67,7 @@ class SynthesisedGroup:
         images_MHW3: uint8.
         losses: last value of each image's own objective.
         scores: the teacher's probability of each image's class on the finished image, in [0, 1].
+        features_MD: float16, the teacher's unit vectors of the finished images.
         steps: that each image took.
         codes: codebook indices of each image, row by row; None where its generator has no codebook.
         restarts: how often images began again because they were no numbers any more.
@@ -78,6 +79,7 @@ class SynthesisedGroup:
     images_MHW3: Any
     losses: list[float]
     scores: list[float]
+    features_MD: Any
     steps: list[int]
     codes: list[list[int]] | None
     restarts: int
@@ -268,12 +270,14 @@ class Synthesiser:
             if indices is not None:
                 codes += indices.flatten(1).tolist()
         images_M3HW = torch.cat(parts)
+        feat_MD = self._features(images_M3HW)
         return SynthesisedGroup(
             generator.name,
             members,
             images_M3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
             [round(story.losses[member], 6) for member in members],
-            self._scores(images_M3HW, [order.class_ids[member] for member in members]),
+            self._scores(feat_MD, [order.class_ids[member] for member in members]),
+            feat_MD.half().cpu().numpy(),
             [story.steps[member] for member in members],
             codes or None,
             sum(story.restarts),
@@ -288,7 +292,8 @@ class Synthesiser:
         if watch is not None:
             watch(members, x_N3HW)
         images_N3HW = (x_N3HW * 255).round().clamp(0, 255).to(torch.uint8)
-        feat_N1D = self._encode(images_N3HW.float() / 255)[:, None]
+        feat_ND = self._features(images_N3HW)
+        feat_N1D = feat_ND[:, None]
         class_N = torch.tensor(order.class_ids, device=self._device)
         loss_N = self._settings.text_weight * spherical_distance(feat_N1D, order.targets_ND.to(self._device))
         loss_N = loss_N + self._settings.class_weight * class_consistency(
@@ -299,34 +304,34 @@ class Synthesiser:
             members,
             images_N3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
             [round(value, 6) for value in loss_N.tolist()],
-            self._scores(images_N3HW, order.class_ids),
+            self._scores(feat_ND, order.class_ids),
+            feat_ND.half().cpu().numpy(),
             [0] * len(members),
             None,
             0,
             [],
         )
 
-    def _scores(self, images_N3HW: Tensor, class_ids: Sequence[int]) -> list[float]:
-        """Of images as stored, after rounding, so that the number belongs to the file."""
-        scores = []
-        for start in range(0, len(images_N3HW), self._slots):
-            feat_ND = self._teacher.encode_image(images_N3HW[start : start + self._slots].float() / 255)
-            share_NC = (self._scale * feat_ND @ self._class_vectors_CD.T).softmax(1)
-            own = class_ids[start : start + self._slots]
-            scores += [round(float(share_C[class_id]), 6) for share_C, class_id in zip(share_NC, own, strict=True)]
-        return scores
+    def _features(self, images_N3HW: Tensor) -> Tensor:
+        """What the teacher sees in images as stored, after rounding, so that the numbers belong to the file."""
+        starts = range(0, len(images_N3HW), self._slots)
+        parts = [self._teacher.encode_image(images_N3HW[at : at + self._slots].float() / 255) for at in starts]
+        return torch.cat(parts)
+
+    def _scores(self, feat_ND: Tensor, class_ids: Sequence[int]) -> list[float]:
+        share_NC = (self._scale * feat_ND @ self._class_vectors_CD.T).softmax(1)
+        return [round(float(share_C[class_id]), 6) for share_C, class_id in zip(share_NC, class_ids, strict=True)]
 
 
 def _history(story: Story) -> list[dict[str, float]]:
     """Means over the images that took a step, at some of the steps."""
-    counts = story.counts.tolist()
-    taken = [step for step, count in enumerate(counts) if count > 0]
-    if not taken:
+    if story.table is None:
         return []
+    counts, *sums = story.table.tolist()
+    taken = [step for step, count in enumerate(counts) if count > 0]
     every = max(1, len(counts) // _HISTORY_POINTS)
-    sums = {name: total.tolist() for name, total in story.sums.items()}
     return [
-        {"step": step, **{name: total[step] / counts[step] for name, total in sums.items()}}
+        {"step": step, **{name: total[step] / counts[step] for name, total in zip(story.terms, sums, strict=True)}}
         for step in taken
         if step % every == 0 or step == taken[-1]
     ]

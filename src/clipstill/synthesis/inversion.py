@@ -72,16 +72,16 @@ class Story:
         steps: that each image took.
         restarts: how often each began again.
         dropped: images that could not be made.
-        sums: term -> its sum over images, by step.
-        counts: images that took each step.
+        terms: names of what is summed.
+        table: images that took each step, and below it the sum of each term over them, by step; on the device.
     """
 
     losses: list[float]
     steps: list[int]
     restarts: list[int]
     dropped: set[int] = field(default_factory=set)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: Tensor = field(default_factory=lambda: torch.zeros(0))
+    terms: list[str] = field(default_factory=list)
+    table: Tensor | None = None
 
     @classmethod
     def of(cls, images: int) -> Story:
@@ -128,7 +128,9 @@ class Inversion:
         # A coarse image has more to learn however sure the teacher is; and who leaves a coupled group changes it.
         self._may_settle = settings.settle_margin > 0 and stop == settings.steps and not coupled
         self._watch = watch
-        self._lr = settings.lr * generator.lr_factor
+        share_T = torch.arange(settings.steps, device=views.device) / settings.steps
+        lr_T = 0.1 + 0.9 * (1 + torch.cos(math.pi * share_T)) / 2
+        self._lr_T = settings.lr * generator.lr_factor * lr_T
 
     def run(self, latents: list[Tensor], story: Story) -> list[Tensor]:
         """Optimise the latents of the whole group; those of dropped members are of no use.
@@ -161,9 +163,7 @@ class Inversion:
 
     def _step(self, work: _Work, story: Story) -> list[int]:
         """One step of everything at work; the slots whose image is no number any more."""
-        settings, device = self._settings, work.latents[0].device
-        members_S = torch.tensor(work.members, device=device)
-        steps_S = torch.tensor(work.steps, device=device)
+        members_S, steps_S = work.members_S, work.steps_S
         latents = [latent.detach().requires_grad_(True) for latent in work.latents]
         x_S3HW = self._decode(latents)
         # A broken image would break the statistics that it shares with its neighbours: they see grey in its place.
@@ -179,14 +179,15 @@ class Inversion:
         for gradient in gradients:
             fine_S = fine_S & torch.isfinite(gradient).flatten(1).all(1)
         clean = [torch.where(fine_S.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0.0) for gradient in gradients]
-        share_S = steps_S / max(1, settings.steps)
-        lr_S = self._lr * work.slowness_S.to(device) * (0.1 + 0.9 * (1 + torch.cos(math.pi * share_S)) / 2)
-        work.adam.step_(work.latents, clean, lr_S)
+        work.adam.step_(work.latents, clean, work.slowness_S * self._lr_T[steps_S])
         self._generator.project_(work.latents)
         self._note(story, losses, steps_S, fine_S)
-        own, margin, fine = (tensor.detach().tolist() for tensor in (losses.own_S, losses.margin_S, fine_S))
+        work.advance()
+        # The one moment of a step at which the processor waits for the device.
+        own, margin, fine = torch.stack(
+            [losses.own_S.detach().float(), losses.margin_S.float(), fine_S.float()]
+        ).tolist()
         for slot, member in enumerate(work.members):
-            work.steps[slot] += 1
             story.losses[member] = own[slot]
             work.judge(slot, own[slot], margin[slot])
         if self._watch is not None:
@@ -194,18 +195,17 @@ class Inversion:
         return [slot for slot, is_fine in enumerate(fine) if not is_fine]
 
     def _note(self, story: Story, losses: Losses, steps_S: Tensor, fine_S: Tensor) -> None:
-        if len(story.counts) == 0:
-            story.counts = torch.zeros(self._settings.steps, device=steps_S.device)
         parts = dict(losses.parts)
         whole_S = losses.own_S
         if losses.gap is not None:
             parts["natural"] = losses.gap.expand_as(whole_S)
             whole_S = whole_S + losses.gap
         parts["loss"] = whole_S
-        story.counts.index_add_(0, steps_S, fine_S.float())
-        for name, value_S in parts.items():
-            total = story.sums.setdefault(name, torch.zeros_like(story.counts))
-            total.index_add_(0, steps_S, torch.where(fine_S, value_S.detach().float(), 0.0))
+        if story.table is None:
+            story.table = torch.zeros(len(parts) + 1, self._settings.steps, device=steps_S.device)
+            story.terms = list(parts)
+        value_PS = torch.stack([torch.ones_like(whole_S), *parts.values()]).detach().float()
+        story.table.index_add_(1, steps_S, torch.where(fine_S, value_PS, 0.0))
 
     def _begin_again(self, work: _Work, story: Story, failed: Sequence[int]) -> None:
         for slot in failed:
@@ -222,6 +222,7 @@ class Inversion:
                 work.steps[slot] = self._start
         if failed:
             work.adam.reset_(failed)
+            work.upload()
 
     def _is_done(self, work: _Work, slot: int, story: Story) -> bool:
         if work.steps[slot] >= self._stop:
@@ -238,6 +239,7 @@ class _Work:
         members: which image of the group is in each slot.
         latents: of them, first dimension S.
         steps: that each has behind it, coarser resolutions included.
+        members_S, steps_S: the same two on the device, sent there only when other images come in.
         slowness_S: factor of the step size, halved by each restart.
         adam: its moments.
     """
@@ -246,12 +248,22 @@ class _Work:
         self.members = list(members)
         self.latents = latents
         self.steps = [start] * len(members)
-        self.slowness_S = torch.ones(len(members))
+        self.slowness_S = torch.ones(len(members), device=latents[0].device)
         self.adam = SlotAdam(latents)
         self._means = [math.nan] * len(members)
         self._best = [math.inf] * len(members)
         self._since = [0] * len(members)
         self._margins = [-1.0] * len(members)
+        self.upload()
+
+    def upload(self) -> None:
+        """Send the device what changed by more than a step."""
+        self.members_S, self.steps_S = torch.tensor([self.members, self.steps], device=self.latents[0].device)
+
+    def advance(self) -> None:
+        """Everything at work has one more step behind it."""
+        self.steps = [step + 1 for step in self.steps]
+        self.steps_S = self.steps_S + 1
 
     def judge(self, slot: int, loss: float, margin: float) -> None:
         """Take note of one step of one image."""
@@ -282,8 +294,9 @@ class _Work:
             kept = [slot for slot in range(len(self.members)) if slot not in closed]
             rows = torch.tensor(kept, dtype=torch.long, device=self.latents[0].device)
             self.latents = [latent[rows] for latent in self.latents]
-            self.slowness_S = self.slowness_S[rows.cpu()]
+            self.slowness_S = self.slowness_S[rows]
             self.adam.keep(rows)
             for name in ("members", "steps", "_means", "_best", "_since", "_margins"):
                 values = getattr(self, name)
                 setattr(self, name, [values[slot] for slot in kept])
+        self.upload()

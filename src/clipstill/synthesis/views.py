@@ -2,7 +2,7 @@
 
 Each image draws from its own seed, so that neither its neighbours nor the size of its batch change what it sees.
 
-Shapes: N images of a group, S of them at work, V views, T steps, H x W pixels, K random numbers a view.
+Shapes: N images of a group, S of them at work, V views (M = S V), T steps, H x W pixels, F = H W, K numbers a view.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-from kornia.geometry.transform import warp_affine
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from clipstill.core.seeds import generator_for
 
@@ -47,12 +47,20 @@ class ViewSchedule:
         noise: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.views = views
+        self.views, self.device = views, torch.device(device)
         self._seeds = list(seeds)
-        self._crop_min, self._degrees, self._light, self._noise = crop_min, degrees, light, noise
-        self._draws_TNVK = self._drawn("views", steps, _DRAWS).to(device)
-        self._noise_draws_TNVK = self._drawn("noise", steps, _NOISE_DRAWS).to(device) if noise > 0 else None
-        self._fields_N3HW: Tensor | None = None
+        self._noise = noise
+        draws_TNVK = self._drawn("views", steps, _DRAWS)
+        parts = [
+            _maps(draws_TNVK[..., :5], crop_min, math.radians(degrees)).flatten(-2),
+            _tones(draws_TNVK[..., 5:], light),
+        ]
+        if noise > 0:
+            parts.append(self._drawn("noise", steps, _NOISE_DRAWS))
+        # All that a step asks for is looked up at once: one kernel, where it took fifty to make it.
+        self._numbers_TNVK = torch.cat(parts, dim=-1).to(device)
+        self._fields_N3F: Tensor | None = None
+        self._side = 0
 
     def _drawn(self, name: str, steps: int, numbers: int) -> Tensor:
         draws = [torch.rand(steps, self.views, numbers, generator=generator_for(seed, name)) for seed in self._seeds]
@@ -69,48 +77,64 @@ class ViewSchedule:
         Returns:
             (S * V, 3, H, W) in [0, 1], image by image.
         """
-        draws_MK = self._draws_TNVK[steps_S, members_S].flatten(0, 1)
-        x_M3HW = x_S3HW.repeat_interleave(self.views, dim=0)
-        height, side = x_S3HW.shape[-2:]
-        x_M3HW = warp_affine(
-            x_M3HW, self._matrices(draws_MK, side), (height, side), padding_mode="reflection", align_corners=False
-        )
-        light, contrast, colour = ((1 + self._light * (2 * draws_MK[:, k] - 1)).view(-1, 1, 1, 1) for k in (5, 6, 7))
-        grey = x_M3HW.mean(1, keepdim=True)
-        x_M3HW = (grey + (x_M3HW - grey) * colour) * light
-        middle = x_M3HW.mean((1, 2, 3), keepdim=True)
-        x_M3HW = (middle + (x_M3HW - middle) * contrast).clamp(0, 1)
-        return x_M3HW if self._noise_draws_TNVK is None else x_M3HW + self._noise_of(x_M3HW, members_S, steps_S)
+        numbers_MK = self._numbers_TNVK[steps_S, members_S].flatten(0, 1)
+        x_M3HW = x_S3HW if self.views == 1 else x_S3HW.repeat_interleave(self.views, dim=0)
+        grid_MHW2 = _grid(numbers_MK[:, :6].view(-1, 2, 3), *x_S3HW.shape[-2:])
+        x_M3HW = grid_sample(x_M3HW, grid_MHW2, padding_mode="reflection", align_corners=False)
+        own, grey, mean = (numbers_MK[:, k].view(-1, 1, 1, 1) for k in (6, 7, 8))
+        grey_M1HW = x_M3HW.mean(1, keepdim=True)
+        rest_M1HW = grey * grey_M1HW + mean * grey_M1HW.mean((2, 3), keepdim=True)
+        x_M3HW = torch.addcmul(rest_M1HW, own, x_M3HW).clamp(0, 1)
+        return x_M3HW if self._noise == 0 else self._noisy(x_M3HW, numbers_MK[:, 9:], members_S)
 
-    def _noise_of(self, x_M3HW: Tensor, members_S: Tensor, steps_S: Tensor) -> Tensor:
+    def _noisy(self, x_M3HW: Tensor, draws_MK: Tensor, members_S: Tensor) -> Tensor:
         """Each image has one field of noise, which every view sees shifted by another amount and of another strength.
 
         So that no batch has to draw as much noise as it has pixels at each step, and still each image's is its own.
         """
-        assert self._noise_draws_TNVK is not None
         shape = x_M3HW.shape[1:]
-        if self._fields_N3HW is None or self._fields_N3HW.shape[1:] != shape:
+        side = shape[-1]
+        if self._fields_N3F is None or side != self._side:
             fields = [torch.randn(shape, generator=generator_for(seed, "noise field")) for seed in self._seeds]
-            self._fields_N3HW = torch.stack(fields).to(x_M3HW.device)
-        draws_MK = self._noise_draws_TNVK[steps_S, members_S].flatten(0, 1)
-        fields_M3HW = self._fields_N3HW[members_S].repeat_interleave(self.views, dim=0)
-        rows, columns = (
-            (torch.arange(side, device=x_M3HW.device) + (draws_MK[:, k, None] * side).long()) % side
-            for k, side in ((1, shape[1]), (2, shape[2]))
-        )
-        view = torch.arange(len(x_M3HW), device=x_M3HW.device)[:, None, None, None]
-        channel = torch.arange(shape[0], device=x_M3HW.device)[None, :, None, None]
-        shifted = fields_M3HW[view, channel, rows[:, None, :, None], columns[:, None, None, :]]
-        return self._noise * draws_MK[:, 0].view(-1, 1, 1, 1) * shifted
+            self._fields_N3F, self._side = torch.stack(fields).flatten(2).to(x_M3HW.device), side
+        steps_L = torch.arange(side, device=x_M3HW.device)
+        rows_ML, columns_ML = ((steps_L + (draws_MK[:, k, None] * side).long()) % side for k in (1, 2))
+        place_MF = (rows_ML[:, :, None] * side + columns_ML[:, None]).flatten(1)
+        fields_M3F = self._fields_N3F[members_S]
+        if self.views > 1:
+            fields_M3F = fields_M3F.repeat_interleave(self.views, dim=0)
+        shifted_M3HW = fields_M3F.gather(2, place_MF[:, None].expand(-1, shape[0], -1)).view_as(x_M3HW)
+        return torch.addcmul(x_M3HW, self._noise * draws_MK[:, 0].view(-1, 1, 1, 1), shifted_M3HW)
 
-    def _matrices(self, draws_MK: Tensor, side: int) -> Tensor:
-        """Maps (M, 2, 3) from pixels of the image to pixels of the view: crop, turn, flip."""
-        share = self._crop_min + (1 - self._crop_min) * draws_MK[:, 0]
-        angle = math.radians(self._degrees) * (2 * draws_MK[:, 3] - 1)
-        flip = torch.where(draws_MK[:, 4] < 0.5, -1.0, 1.0)
-        cos, sin = torch.cos(angle) / share, torch.sin(angle) / share
-        half = (side - 1) / 2
-        centre = half + (2 * draws_MK[:, 1:3] - 1) * (side / 2) * (1 - share[:, None])
-        linear = torch.stack([torch.stack([cos * flip, -sin * flip], 1), torch.stack([sin, cos], 1)], 1)
-        shift = half - torch.einsum("mij,mj->mi", linear, centre)
-        return torch.cat([linear, shift[..., None]], dim=2)
+
+def _maps(draws_TNVK: Tensor, crop_min: float, most: float) -> Tensor:
+    """Matrices (T, N, V, 2, 3) from places in the view to places in the image, both from -1 to 1.
+
+    The inverse of a crop, a turn by up to ``most`` and a flip, in closed form: no solver, which would wait for the GPU.
+    """
+    zoom, across, down, turn, flip = draws_TNVK.unbind(-1)
+    share = crop_min + (1 - crop_min) * zoom
+    angle = most * (2 * turn - 1)
+    cos, sin = share * torch.cos(angle), share * torch.sin(angle)
+    mirrored = torch.where(flip < 0.5, -1.0, 1.0)
+    horizontal = [mirrored * cos, sin, (2 * across - 1) * (1 - share)]
+    vertical = [-mirrored * sin, cos, (2 * down - 1) * (1 - share)]
+    return torch.stack([torch.stack(horizontal, -1), torch.stack(vertical, -1)], -2)
+
+
+def _tones(draws_TNVK: Tensor, most: float) -> Tensor:
+    """How much of a pixel itself, of its grey and of the image's mean a view shows (T, N, V, 3).
+
+    Colour blends each pixel with its grey, light multiplies, contrast blends with the mean of what came out: a sum of
+    these three in the end.
+    """
+    light, contrast, colour = (1 + most * (2 * draws_TNVK - 1)).unbind(-1)
+    return torch.stack([contrast * light * colour, contrast * light * (1 - colour), light * (1 - contrast)], -1)
+
+
+def _grid(map_M23: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel of a view lies in its image (M, H, W, 2)."""
+    across_W, down_H = ((2 * torch.arange(side, device=map_M23.device) + 1) / side - 1 for side in (width, height))
+    by_column_M2W = map_M23[..., :1] * across_W
+    by_row_M2H = map_M23[..., 1:2] * down_H + map_M23[..., 2:]
+    return (by_column_M2W[:, :, None] + by_row_M2H[..., None]).permute(0, 2, 3, 1)

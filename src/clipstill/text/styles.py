@@ -26,6 +26,26 @@ STYLES = (
     "clay model",
 )
 
+# For classes whose images look alike: techniques, materials and light that the first sixteen do not name. Our choice.
+FURTHER_STYLES = (
+    "woodcut",
+    "pastel drawing",
+    "ink wash",
+    "stained glass",
+    "embroidery",
+    "paper cut",
+    "pixel art",
+    "low-poly model",
+    "wood carving",
+    "plush toy",
+    "graffiti",
+    "silhouette",
+    "wide shot",
+    "fog",
+    "golden hour",
+    "motion blur",
+)
+
 
 def load_styles(path: Path) -> tuple[str, ...]:
     """Read styles from a text file, one a line; blank lines and lines that start with ``#`` are skipped.
