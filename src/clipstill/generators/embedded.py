@@ -101,6 +101,8 @@ class EmbeddedGenerator:
         self._decoder = Decoder()
         self._decoder.load_state_dict(state)
         self._decoder.eval().requires_grad_(False).to(device)
+        # Its narrow convolutions take two thirds of the time in this layout.
+        self._decoder.to(memory_format=torch.channels_last)
         self.provenance = (
             Provenance("embedded generator", licence, f"clipstill assets/{weights.name}", sha256_file(weights)),
         )

@@ -211,6 +211,7 @@ def load_vqgan(rest: str, device: torch.device) -> Vqgan:
         licence, source, trained_on = UNKNOWN, str(found), UNKNOWN
     shape = shape_of(tensors, where)
     network = build_network(shape, select_tensors(tensors, shape, where)).to(device)
+    network.to(memory_format=torch.channels_last)
     title = f"VQGAN {shape.label} decoder, training pictures: {trained_on}"
     return Vqgan(
         network,
