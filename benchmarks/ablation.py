@@ -12,7 +12,6 @@ each row at the first seed, a line of the grid for each class.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -87,9 +86,7 @@ def grid(out: Path, row: str, seed: int) -> None:
         images += [made.images[n] for n in of_class]
     import torch
 
-    write_grid(
-        out / "grids" / f"{folder_of(out, row, seed).name}.png", torch.stack(images).permute(0, 2, 3, 1).numpy()
-    )
+    write_grid(out / "grids" / f"{folder_of(out, row, seed).name}.png", torch.stack(images).permute(0, 2, 3, 1).numpy())
 
 
 def table(results: list[dict[str, Any]], photos: list[str]) -> str:
@@ -150,7 +147,8 @@ def main() -> None:
             grid(args.out, row, args.seeds[0])
     if args.json:
         write_json(args.json, results)
-    print(table(results, list(photos)))
+    if results:
+        print(table(results, list(photos)))
 
 
 if __name__ == "__main__":

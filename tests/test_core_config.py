@@ -89,3 +89,8 @@ def test_merge_keeps_what_is_not_named_and_leaves_its_arguments_alone() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Outer().seed = 3  # type: ignore[misc]
+
+
+def test_a_template_in_braces_is_a_text_and_no_mapping() -> None:
+    assert apply_overrides({}, ["prompts.template={class}"]) == {"prompts": {"template": "{class}"}}
+    assert apply_overrides({}, ["a={b: 1}"]) == {"a": {"b": 1}}

@@ -10,7 +10,7 @@ import torch
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.pipeline.curating import kept_facts
-from clipstill.surrogate.curation import curate, keep_mask
+from clipstill.surrogate.curation import curate
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.records import ImageRecord
 from clipstill.surrogate.shards import ShardWriter
@@ -33,26 +33,26 @@ def seen(*images: tuple[int, float, int]) -> SurrogateSet:
 
 def test_an_image_far_below_its_own_class_is_dropped() -> None:
     surrogate = scored((0, 0.9), (0, 0.8), (0, 0.3), (1, 0.3), (1, 0.2), (1, 0.25))
-    assert keep_mask(surrogate, 0.5).tolist() == [True, True, False, True, True, True]
+    assert curate(surrogate, 0.5).keep_N.tolist() == [True, True, False, True, True, True]
 
 
 def test_zero_keeps_everything_and_one_keeps_the_better_half() -> None:
     surrogate = scored((0, 0.0), (0, 0.2), (0, 0.6), (0, 0.8))
-    assert keep_mask(surrogate, 0.0).all()
-    assert keep_mask(surrogate, 1.0).tolist() == [False, False, True, True]
+    assert curate(surrogate, 0.0).keep_N.all()
+    assert curate(surrogate, 1.0).keep_N.tolist() == [False, False, True, True]
 
 
 def test_at_least_half_of_every_class_stays() -> None:
     draw = np.random.default_rng(0)
     surrogate = scored(*[(int(draw.integers(3)), float(draw.random() ** 4)) for _ in range(60)])
-    kept = keep_mask(surrogate, 1.0)
+    kept = curate(surrogate, 1.0).keep_N
     for class_id in range(3):
         assert kept[surrogate.class_id == class_id].float().mean() >= 0.5
 
 
 def test_a_fraction_outside_its_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        keep_mask(scored((0, 1.0)), 1.5)
+        curate(scored((0, 1.0)), 1.5).keep_N
 
 
 def test_the_better_one_of_a_pair_stays() -> None:
@@ -61,7 +61,7 @@ def test_the_better_one_of_a_pair_stays() -> None:
     assert curation.keep_N.tolist() == [False, True, True, True, False, True, True]
     assert curation.duplicate_N.tolist() == [not kept for kept in curation.keep_N.tolist()]
     assert curation.pairs == {0: 1, 1: 1}
-    assert keep_mask(surrogate, 0.5, 1.0).all()
+    assert curate(surrogate, 0.5, 1.0).keep_N.all()
 
 
 def test_an_image_between_two_others_goes_and_they_stay() -> None:
@@ -84,13 +84,13 @@ def test_a_low_score_does_not_stand_for_its_better_twin() -> None:
 
 def test_of_nothing_but_duplicates_the_better_half_stays() -> None:
     surrogate = seen(*[(0, score, 1) for score in (0.5, 0.9, 0.6, 0.8, 0.7)], (1, 0.5, 2))
-    assert keep_mask(surrogate, 0.0, 0.9).tolist() == [False, True, False, True, True, True]
+    assert curate(surrogate, 0.0, 0.9).keep_N.tolist() == [False, True, False, True, True, True]
 
 
 def test_half_of_a_class_stays_whatever_is_asked_for() -> None:
     draw = np.random.default_rng(1)
     surrogate = seen(*[(int(draw.integers(3)), float(draw.random() ** 4), int(draw.integers(6))) for _ in range(60)])
-    kept = keep_mask(surrogate, 1.0, 0.1)
+    kept = curate(surrogate, 1.0, 0.1).keep_N
     for class_id in range(3):
         assert kept[surrogate.class_id == class_id].float().mean() >= 0.5
 
@@ -98,7 +98,7 @@ def test_half_of_a_class_stays_whatever_is_asked_for() -> None:
 @pytest.mark.parametrize("cosine", [0.0, 1.1])
 def test_a_cosine_outside_its_range_is_refused(cosine: float) -> None:
     with pytest.raises(ConfigError, match="duplicate_cosine"):
-        keep_mask(scored((0, 1.0)), 0.5, cosine)
+        curate(scored((0, 1.0)), 0.5, cosine).keep_N
 
 
 def test_what_was_left_out_is_counted_class_by_class() -> None:

@@ -168,6 +168,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             value: Any = yaml.load(raw, _Loader)  # noqa: S506 - _Loader is a SafeLoader
         except yaml.YAMLError as error:
             raise ConfigError(f"--set '{text}': the value is not valid YAML: {_yaml_problem(error)}.") from None
+        # "{class}" is a template; YAML takes it for a mapping to nothing.
+        value = raw.strip() if isinstance(value, dict) and set(value.values()) == {None} else value
         for key in reversed(keys):
             value = {key: value}
         result = merge(result, value)

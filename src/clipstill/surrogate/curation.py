@@ -73,11 +73,6 @@ def curate(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: fl
     return Curation(~(low_score_N | duplicate_N), low_score_N, duplicate_N, pairs)
 
 
-def keep_mask(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: float = 1.0) -> Tensor:
-    """The images that stay, bool (N,); see ``curate``."""
-    return curate(surrogate, min_score, duplicate_cosine).keep_N
-
-
 def _duplicates(surrogate: SurrogateSet, low_score_N: Tensor, cosine: float) -> tuple[Tensor, dict[int, int]]:
     import torch
 
