@@ -52,7 +52,7 @@ def test_at_least_half_of_every_class_stays() -> None:
 
 def test_a_fraction_outside_its_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        curate(scored((0, 1.0)), 1.5).keep_N
+        curate(scored((0, 1.0)), 1.5)
 
 
 def test_the_better_one_of_a_pair_stays() -> None:
@@ -98,7 +98,7 @@ def test_half_of_a_class_stays_whatever_is_asked_for() -> None:
 @pytest.mark.parametrize("cosine", [0.0, 1.1])
 def test_a_cosine_outside_its_range_is_refused(cosine: float) -> None:
     with pytest.raises(ConfigError, match="duplicate_cosine"):
-        curate(scored((0, 1.0)), 0.5, cosine).keep_N
+        curate(scored((0, 1.0)), 0.5, cosine)
 
 
 def test_what_was_left_out_is_counted_class_by_class() -> None:
