@@ -365,6 +365,8 @@ def make_student(bench: Workbench, folder: Path) -> None:
     chosen = made.keep(curation.keep_N)
     styles = len(read_style_names(bench.run.stage(PROMPTS)))
     teaching = TeachingSet.of(chosen, bench.examples, config.examples.teach_share, config.student.image_size, styles)
+    if bench.examples is not None and bench.examples.classes_without_images and config.examples.teach_share > 0:
+        say("student: the examples themselves do not teach, since some classes have none and would look like no photo")
     low, same = int(curation.low_score_N.sum()), int(curation.duplicate_N.sum())
     say(
         f"student: {len(chosen)} of {len(made)} synthetic images teach"

@@ -43,7 +43,9 @@ class TeachingSet:
     def of(
         cls, made: SurrogateSet, folder: ImageFolder | None, share: float, student_size: int, styles: int
     ) -> TeachingSet:
-        """Put synthetic images and examples together.
+        """Put synthetic images and examples together, where every class has examples.
+
+        Where some have none, examples would teach that all photos show the other classes.
 
         Args:
             made: synthetic images that teach.
@@ -54,7 +56,7 @@ class TeachingSet:
                 goes with one that all have.
         """
         style_id_N = made.style_id % max(1, styles)
-        if folder is None or share == 0:
+        if folder is None or share == 0 or folder.classes_without_images:
             return cls(made.images, made.class_id, style_id_N, 0, 0)
         size = max(made.images.shape[-1], student_size)
         examples_M3HW = _read(folder, size)

@@ -1,8 +1,8 @@
 """Class vectors from example images, and what becomes of the texts beside them.
 
 Images and texts of a dual encoder lie apart from each other: two images of different classes are often nearer to each
-other than an image is to its own text. Where some classes have examples and others have not, the texts are moved by the
-mean difference between the two, so that all class vectors lie where the images are.
+other than an image is to its own text. Where some classes have examples and others have not, prototypes and texts are
+brought together by the mean difference between the two; or else the classes with examples would take all images.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -62,17 +62,28 @@ def prototypes(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> Ex
 
 
 def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_count: float) -> Tensor:
-    """One unit vector a class: examples and text together where there are examples, else the text alone.
+    """One vector a class: examples and text together where there are examples, else the text alone.
+
+    Where every class has examples, these are unit vectors on the images' side. Where some have none, the others are
+    their texts, moved by what their own prototype says beyond the mean of all: no longer of one length, for made of one
+    length a class with examples lost 2 to 4 points in a hundred to its neighbours.
 
     Args:
         text_CD: unit vectors of the classes' texts.
         examples: of some or all classes.
         text_count: how many examples the text counts for, at least 0: the more examples a class has, the less its text
             says. 0 is the prototype alone, as published.
+
+    Returns:
+        vectors_CD, the longest of length 1.
     """
-    moved_CD = normalize(text_CD + examples.shift_D, dim=-1)
     share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(_LEAST))[:, None].float()
-    return normalize(share_C1 * examples.prototypes_CD + (1 - share_C1) * moved_CD, dim=-1)
+    if bool(examples.has_C.all()):
+        moved_CD = normalize(text_CD + examples.shift_D, dim=-1)
+        return normalize(share_C1 * examples.prototypes_CD + (1 - share_C1) * moved_CD, dim=-1)
+    beyond_CD = examples.prototypes_CD - examples.shift_D - text_CD
+    vectors_CD = text_CD + share_C1 * beyond_CD  # A share of 0 where there is no example.
+    return vectors_CD / vectors_CD.norm(dim=-1).max()
 
 
 def targets_with_examples(
