@@ -1,7 +1,7 @@
 """Generators: frozen differentiable maps from latents to images, found by name.
 
-Every factory has the same call: ``factory(rest, device)``. It gives a ``Generator``, or a ``Sampler`` where a model draws
-from texts by itself. Several take turns where their names are joined by ``+``.
+Every factory has the same call: ``factory(rest, device)``. It gives a ``Generator``, or a ``Sampler`` where a model
+draws from texts by itself. Several take turns where their names are joined by ``+``.
 """
 
 from __future__ import annotations
