@@ -83,8 +83,8 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
         return normalize(share_C1 * examples.prototypes_CD + (1 - share_C1) * moved_CD, dim=-1)
     beyond_CD = examples.prototypes_CD - examples.shift_D - text_CD
     vectors_CD = text_CD + share_C1 * beyond_CD  # A share of 0 where there is no example.
-    longest = torch.linalg.vector_norm(vectors_CD, dim=-1).max()
-    return vectors_CD / longest
+    scaled_CD: Tensor = vectors_CD / torch.linalg.vector_norm(vectors_CD, dim=-1).max()
+    return scaled_CD
 
 
 def targets_with_examples(
