@@ -49,7 +49,8 @@ def run(
         str | None, typer.Option("--launcher", help="Who makes the images: local, or ray (see --address).")
     ] = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="Of the Ray cluster, such as ray://head:10001; its own if left out.")
+        str | None,
+        typer.Option("--address", help="Of the Ray cluster, such as ray://head:10001; RAY_ADDRESS, or one of its own."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")

@@ -146,8 +146,8 @@ class LaunchSection(Config):
 
     Attributes:
         launcher: ``local`` for this process, ``ray`` for tasks on a Ray cluster.
-        address: of the cluster, ``ray://HOST:PORT`` from outside of it; null takes ``RAY_ADDRESS``, or the cluster that
-            ``ray start`` made this machine part of, or starts one here that ends with the run.
+        address: of the cluster: ``ray://HOST:PORT`` from outside, ``HOST:PORT`` or ``auto`` on one of its machines;
+            null takes ``RAY_ADDRESS`` where that is set, and else starts a cluster here that ends with the synthesis.
         workers: most tasks at once; 0 takes as many as the cluster holds. A task takes as many CPUs as the run has
             ``threads``, or a GPU.
         retries: how often a group is begun again whose worker was lost.

@@ -121,7 +121,7 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
         check_names(config)
     if launch.rank() > 0:
         return _assisted(config, task, keys, out)
-    with RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
+    with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
         bench = Workbench(config, task, folder, keys, photos, examples)
         write_text(
             out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -139,7 +139,8 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
 def _assisted(config: RunConfig, task: Task, keys: dict[str, str], out: Path) -> RunResult:
     """Make this rank's share of the images, and wait for what the first rank makes of all of them."""
     set_quiet(True)  # The first rank speaks for all.
-    stages.assist(config, keys, out)
+    for offer in launch.offers():
+        stages.assist(config, keys, out, offer)
     for stage, key in keys.items():
         launch.wait_for_manifest(_place(out, stage), key)
     return _result(out, task, keys, ())
@@ -187,6 +188,7 @@ def check_names(config: RunConfig) -> None:
     Raises:
         UnknownNameError: with the closest name.
         ConfigError: the device, styles or templates cannot be used.
+        ResourceError: the device, Ray or the storage of a Ray cluster is not there.
     """
     from clipstill.core.device import pick_device
     from clipstill.generators import resolve_generators
@@ -199,6 +201,7 @@ def check_names(config: RunConfig) -> None:
     students.resolve(config.student.name)
     prompt_strategies.resolve(config.prompts.strategy)
     pick_device(config.device)
+    launch.check_launcher(config.launch)
     styles_of(config)
     templates_of(config, suited="plain")  # Any: the teacher, which knows what suits it, is not loaded yet.
 
