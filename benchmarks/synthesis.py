@@ -463,7 +463,11 @@ def memory_of_images(device: torch.device, peaks: dict[int, int]) -> float | Non
     few, many = min(peaks), max(peaks)
     if device.type == "cuda":
         return peaks[many] / many / 2**20
-    return (peaks[many] - peaks[few]) / (many - few) / 2**20 if many > few and peaks[many] > peaks[few] else None
+    if many == few:
+        return None
+    rise = (peaks[many] - peaks[few]) / (many - few) / 2**20
+    # Less than an image's own gradients: an earlier generator of this process has raised the peak already.
+    return rise if rise > 1 else None
 
 
 def settling(args: argparse.Namespace, setup: Setup, generator: Any) -> dict[str, Any]:
