@@ -209,6 +209,8 @@ def read_style_names(folder: Path) -> tuple[str, ...]:
 
 def make_surrogate(bench: Workbench, folder: Path) -> None:
     """Prompts -> synthetic images, group by group; groups that are committed are never made again."""
+    import torch
+
     from clipstill.pipeline.synthesis_work import Worker
     from clipstill.surrogate.dataset import SurrogateSet
     from clipstill.surrogate.preview import MOST_IMAGES, write_grid
@@ -246,7 +248,9 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
     shards.finish(info, [CURATION_FILE])
     # What was at work last gives way to what came out.
     made = SurrogateSet.open(folder)
-    write_grid(bench.run.path / PREVIEW_FILE, made.images[:MOST_IMAGES].permute(0, 2, 3, 1).numpy())
+    # Only these are decoded: the whole set may take gigabytes.
+    shown = made.keep(torch.arange(len(made)) < MOST_IMAGES)
+    write_grid(bench.run.path / PREVIEW_FILE, shown.images.permute(0, 2, 3, 1).numpy())
 
 
 def _diversify(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> None:

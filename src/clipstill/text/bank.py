@@ -6,7 +6,7 @@ Shapes: C classes, n stored prompts a class, L soft tokens, E token width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.core.protocols import Teacher
+    from clipstill.text.prompts import PromptRequest
 
 BANK_FILE = "bank.safetensors"
 FACTS_FILE = "bank.json"
@@ -50,6 +51,30 @@ class Bank:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     losses: tuple[float, float] | None = None
+
+    @classmethod
+    def learned(
+        cls,
+        request: PromptRequest,
+        strategy: str,
+        template: str,
+        styles: tuple[str, ...],
+        tokens_CnLE: Tensor,
+        losses: Sequence[float],
+    ) -> Bank:
+        """What a strategy has just learned for a request; ``losses`` are those before each step."""
+        return cls(
+            tokens_CnLE=tokens_CnLE,
+            strategy=strategy,
+            teacher=request.teacher.name,
+            weights_sha256=request.teacher.weights_sha256,
+            template=template,
+            classes=tuple(request.task.names),
+            styles=styles,
+            seed=request.seed,
+            settings=asdict(request.settings),
+            losses=(losses[0], losses[-1]) if losses else None,
+        )
 
     def rows(self, names: Sequence[str]) -> Tensor:
         """The tokens of these classes, in this order.

@@ -5,7 +5,7 @@ Shapes: N images, C classes, n images a class, L soft tokens, E token width, D t
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -70,18 +70,7 @@ def _learn_bank(request: PromptRequest, template: str, styles: tuple[str, ...]) 
         f"{settings.steps} steps, sigma {sigma:.3g}"
     )
     tokens_CnLE, losses = learn_instances(request, template, styles, start_CnLE, sigma)
-    return Bank(
-        tokens_CnLE=tokens_CnLE,
-        strategy="sdd",
-        teacher=request.teacher.name,
-        weights_sha256=request.teacher.weights_sha256,
-        template=template,
-        classes=tuple(names),
-        styles=styles,
-        seed=request.seed,
-        settings=asdict(settings),
-        losses=(losses[0], losses[-1]) if losses else None,
-    )
+    return Bank.learned(request, "sdd", template, styles, tokens_CnLE, losses)
 
 
 def learn_instances(

@@ -10,7 +10,6 @@ Shapes: N prompts, C classes, n prompts a class, L soft tokens, E token width, D
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -133,18 +132,7 @@ def _learn_bank(request: PromptRequest, template: str) -> Bank:
     )
     learn_all = learn_joint if settings.order == "joint" else learn_sequential
     tokens_CnLE, losses = learn_all(request, template, start_CnLE, sigma)
-    return Bank(
-        tokens_CnLE=tokens_CnLE,
-        strategy="contrastive",
-        teacher=request.teacher.name,
-        weights_sha256=request.teacher.weights_sha256,
-        template=template,
-        classes=tuple(names),
-        styles=(),
-        seed=request.seed,
-        settings=asdict(settings),
-        losses=(losses[0], losses[-1]) if losses else None,
-    )
+    return Bank.learned(request, "contrastive", template, (), tokens_CnLE, losses)
 
 
 def learn_joint(request: PromptRequest, template: str, start_CnLE: Tensor, sigma: float) -> tuple[Tensor, list[float]]:
