@@ -48,14 +48,6 @@ def arguments(out: Path, examples: Path, *more: str) -> list[str]:
     return ["run", *names, "--out", str(out), "--quiet", "--json", *settings, *more]
 
 
-@pytest.fixture
-def own_torch_settings() -> object:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("own_torch_settings")
 def test_a_run_with_examples_is_drawn_towards_them_and_taught_by_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import clipstill
 from clipstill.cli.main import main
@@ -43,6 +42,7 @@ TINY = (
     "distillation.held_out_styles=1",
 )
 GROUPS = 6
+pytestmark = pytest.mark.usefixtures("own_torch_settings")
 PYTHONPATH = os.pathsep.join([str(Path(clipstill.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
@@ -70,14 +70,6 @@ def workers_of(out: Path) -> list[str]:
 
 def stopped(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_torch_settings() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from clipstill.core.files import read_json
 from clipstill.pipeline.keys import stage_keys
@@ -42,14 +41,10 @@ def test_every_recipe_is_complete_and_has_keys_of_its_own(recipe: str) -> None:
     assert keys["student"] != stage_keys(load_config(), TASK, None)["student"] or recipe == "default"
 
 
+@pytest.mark.usefixtures("own_torch_settings")
 @pytest.mark.parametrize("recipe", ["ovc", "dfkd-vlfm", "deepinversion"])
 def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    try:
-        run(load_config(recipe, overrides=TINY), TASK, tmp_path / "run")
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(False)
+    run(load_config(recipe, overrides=TINY), TASK, tmp_path / "run")
     stages = tmp_path / "run" / "stages"
     assert len(SurrogateSet.open(stages / "surrogate")) == 8
     strategy = {"ovc": "sdd", "dfkd-vlfm": "contrastive", "deepinversion": "plain"}[recipe]

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +34,7 @@ TINY = (
     "distillation.checkpoint_every=4",
 )
 CLASSES = "dog,guitar"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_torch_settings() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
 
 def arguments(out: Path, *more: str) -> list[str]:

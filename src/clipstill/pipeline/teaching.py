@@ -59,7 +59,7 @@ class TeachingSet:
         if folder is None or share == 0 or folder.classes_without_images:
             return cls(made.images, made.class_id, style_id_N, 0, 0)
         size = max(made.images.shape[-1], student_size)
-        examples_M3HW = _read(folder, size)
+        examples_M3HW = read_all(folder, size)
         repeats = max(1, round(len(made) * share / (1 - share) / len(examples_M3HW)))
         outside_M = torch.full((len(examples_M3HW) * repeats,), _NO_CLASS)
         return cls(
@@ -71,7 +71,7 @@ class TeachingSet:
         )
 
 
-def _read(folder: ImageFolder, size: int) -> Tensor:
+def read_all(folder: ImageFolder, size: int) -> Tensor:
     """All readable pictures: uint8 (N, 3, size, size). The stage of class vectors told of the others."""
     parts = [images_NHW3 for images_NHW3, _, _ in iterate(folder, size, 1.0, _AT_ONCE, lambda path, reason: None)]
     return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,156 @@
+"""What example images do for the student, and by which way: image-based customisation (Wei et al., ICLR 2025) measured.
+
+    python benchmarks/image_mode.py --train caltech101/train --test caltech101/test --out runs/image-mode \
+        --counts 0 1 2 5 --seeds 0 1 2 --set synthesis.image_size=64
+
+Classes are the sub-folders of ``--test``. For every seed, and every number of examples a class, drawn at random from
+``--train``, the table has top-1 on ``--test`` of the teacher and of three students:
+
+- ``inverted``: taught on synthetic images alone, which were drawn towards the examples;
+- ``and in the mix``: taught on those and on the examples, as a run does;
+- ``examples alone``: taught on the examples by the same teacher, with no synthetic image: what the synthesis must beat.
+
+0 examples are the text mode. Below the table stand the classes that gain most over text mode. A run that is done is not
+made again, so the command may be interrupted, and started several times side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from quality import Run, score
+
+from clipstill import api
+from clipstill.core.errors import ResourceError
+from clipstill.core.files import read_json, write_json
+from clipstill.core.images import ImageFolder
+from clipstill.core.progress import set_quiet
+from clipstill.pipeline.run import limited
+from clipstill.pipeline.teaching import read_all
+from clipstill.text.task import Task, parse_task
+
+RESULT = "image-mode.json"
+STUDENTS = ("inverted", "and in the mix", "examples alone")
+
+
+def folder_of(out: Path, count: int, seed: int) -> Path:
+    return out / f"{count}-{seed}"
+
+
+def make(count: int, seed: int, task: Task, args: argparse.Namespace) -> None:
+    """One run, and its students one after the other: they share the synthetic images."""
+    folder = folder_of(args.out, count, seed)
+    result: dict[str, Any] = {"count": count, "seed": seed, "students": {}, "per_class": {}}
+    examples = args.train if count else None
+    ways = {"inverted": 0.0, "and in the mix": args.teach_share} if count else {"inverted": 0.0}
+    for way, share in ways.items():
+        overrides = [*args.set, f"examples.teach_share={share}", f"examples.per_class={max(1, count)}"]
+        found = api.run(task, folder, overrides=overrides, seed=seed, images=args.test, examples=examples)
+        measured = found.evaluation or {}
+        result["teacher"] = round(100 * measured["teacher_top1"], 1)
+        result["students"][way] = round(100 * measured["student_top1"], 1)
+        result["per_class"][way] = measured["student"]["per_class"]
+    if count:
+        result["students"]["examples alone"] = _examples_alone(Run(folder), count, seed, args)
+    write_json(folder / RESULT, result)
+
+
+def _examples_alone(run: Run, count: int, seed: int, args: argparse.Namespace) -> float:
+    """Top-1 of the student that sees nothing but the examples of this run."""
+    section = run.config["student"]
+    images = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
+    outside = torch.full((len(images),), -1)
+    student = run.taught_on(
+        run.teacher(), images, outside, outside, run.settings, section["name"], section["init"], section["image_size"]
+    )
+    return float(score(run, run.teacher(), student, {"test": args.test})["test"]["student"])
+
+
+def table(results: list[dict[str, Any]], counts: list[int]) -> str:
+    """Markdown: mean and standard deviation over the seeds."""
+    lines = [f"| examples a class | teacher | {' | '.join(STUDENTS)} |", "|---:|" + "---:|" * (1 + len(STUDENTS))]
+    for count in counts:
+        found = [result for result in results if result["count"] == count]
+        if found:
+            cells = [_cell([result["teacher"] for result in found])]
+            for way in STUDENTS:
+                cells.append(_cell([result["students"][way] for result in found if way in result["students"]]))
+            lines.append(f"| {count} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gains(results: list[dict[str, Any]], names: tuple[str, ...], counts: list[int], most: int) -> str:
+    """The classes that gain most over text mode, in points of top-1, by the student of a run."""
+
+    def mean_of(count: int) -> list[float]:
+        rows = [
+            list(result["per_class"].values())[-1]  # of the last way: the examples are in the mix where there are any
+            for result in results
+            if result["count"] == count
+        ]
+        return [100 * statistics.mean(row[label] or 0.0 for row in rows) for label in range(len(names))]
+
+    lines = []
+    done = {result["count"] for result in results}
+    for count in (count for count in counts if count and {0, count} <= done):
+        text, image = mean_of(0), mean_of(count)
+        order = sorted(range(len(names)), key=lambda label: text[label] - image[label])
+        told = [f"{names[label]} {text[label]:.0f} -> {image[label]:.0f}" for label in order[:most]]
+        lost = [label for label in order if image[label] < text[label]]
+        worst = [f"{names[label]} {text[label]:.0f} -> {image[label]:.0f}" for label in reversed(lost[-3:])]
+        lines.append(f"{count}: {', '.join(told)}; {len(lost)} lose ({', '.join(worst) or 'none'})")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--counts", nargs="+", type=int, default=[0, 1, 2, 5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all runs share")
+    parser.add_argument("--teach-share", type=float, default=0.3, help="of the examples in the mix")
+    parser.add_argument("--most", type=int, default=10, help="classes that are named")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    task = parse_task(sorted(path.name for path in args.test.iterdir() if path.is_dir()))
+    set_quiet(True)
+    cells = [(count, seed) for seed in args.seeds for count in args.counts]
+    for count, seed in cells:
+        if (folder_of(args.out, count, seed) / RESULT).exists():
+            continue
+        try:
+            make(count, seed, task, args)
+            print(f"{count} examples, seed {seed}: done", file=sys.stderr, flush=True)
+        except ResourceError as error:
+            if "another clipstill process" not in str(error):
+                raise
+    results = [
+        read_json(folder_of(args.out, *cell) / RESULT)
+        for cell in cells
+        if (folder_of(args.out, *cell) / RESULT).exists()
+    ]
+    if len(results) < len(cells):
+        print(f"{len(cells) - len(results)} runs are still at work elsewhere", file=sys.stderr)
+    if args.json:
+        write_json(args.json, results)
+    if results:
+        print(table(results, args.counts))
+        print(f"\n{gains(results, task.names, args.counts, args.most)}")
+
+
+if __name__ == "__main__":
+    main()
