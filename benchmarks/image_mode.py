@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality import Run, score
+from quality import Run
 
 from clipstill import api
 from clipstill.core.errors import ResourceError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import set_quiet
+from clipstill.core.protocols import Preprocess
+from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.pipeline.run import limited
 from clipstill.pipeline.teaching import read_all
+from clipstill.students import load_student
 from clipstill.text.task import Task, parse_task
 
 RESULT = "image-mode.json"
@@ -45,30 +48,36 @@ def folder_of(out: Path, count: int, seed: int) -> Path:
 def make(count: int, seed: int, task: Task, args: argparse.Namespace) -> None:
     """One run, and its students one after the other: they share the synthetic images."""
     folder = folder_of(args.out, count, seed)
+    photos = ImageFolder.open(args.test, task.names)
     result: dict[str, Any] = {"count": count, "seed": seed, "students": {}, "per_class": {}}
+
+    def measure(way: str, predict: PredictLogits, preprocess: Preprocess) -> None:
+        found = evaluate(predict, photos, preprocess)
+        result["students"][way] = round(100 * found.top1, 1)
+        result["per_class"][way] = found.per_class
+
     examples = args.train if count else None
     ways = {"inverted": 0.0, "and in the mix": args.teach_share} if count else {"inverted": 0.0}
     for way, share in ways.items():
         overrides = [*args.set, f"examples.teach_share={share}", f"examples.per_class={max(1, count)}"]
-        found = api.run(task, folder, overrides=overrides, seed=seed, images=args.test, examples=examples)
-        measured = found.evaluation or {}
-        result["teacher"] = round(100 * measured["teacher_top1"], 1)
-        result["students"][way] = round(100 * measured["student_top1"], 1)
-        result["per_class"][way] = measured["student"]["per_class"]
-    if count:
-        result["students"]["examples alone"] = _examples_alone(Run(folder), count, seed, args)
-    write_json(folder / RESULT, result)
-
-
-def _examples_alone(run: Run, count: int, seed: int, args: argparse.Namespace) -> float:
-    """Top-1 of the student that sees nothing but the examples of this run."""
-    section = run.config["student"]
-    images = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
-    outside = torch.full((len(images),), -1)
-    student = run.taught_on(
-        run.teacher(), images, outside, outside, run.settings, section["name"], section["init"], section["image_size"]
+        api.run(task, folder, overrides=overrides, seed=seed, examples=examples)
+        run = Run(folder)
+        section = run.config["student"]
+        weights = folder / "stages" / "student" / "student.safetensors"
+        student = load_student(section["name"], len(run.labels), weights, section["image_size"], seed).eval()
+        measure(way, student_predictor(student), student.preprocess)
+    teacher = run.teacher()
+    result["teacher"] = round(
+        100 * evaluate(teacher_predictor(teacher, run.vectors), photos, teacher.preprocess).top1, 1
     )
-    return float(score(run, run.teacher(), student, {"test": args.test})["test"]["student"])
+    if count:
+        images = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
+        outside = torch.full((len(images),), -1)
+        student = run.taught_on(
+            teacher, images, outside, outside, run.settings, section["name"], section["init"], section["image_size"]
+        )
+        measure("examples alone", student_predictor(student), student.preprocess)
+    write_json(folder / RESULT, result)
 
 
 def table(results: list[dict[str, Any]], counts: list[int]) -> str:
@@ -89,7 +98,7 @@ def gains(results: list[dict[str, Any]], names: tuple[str, ...], counts: list[in
 
     def mean_of(count: int) -> list[float]:
         rows = [
-            list(result["per_class"].values())[-1]  # of the last way: the examples are in the mix where there are any
+            result["per_class"]["and in the mix" if count else "inverted"]
             for result in results
             if result["count"] == count
         ]
