@@ -6,7 +6,7 @@
 Every row is a full run for every seed. A run that is done is not made again, so the command may be interrupted, and
 started several times side by side: each process takes a run that no other one is at. When all runs are there the table
 is printed as Markdown, and ``--json FILE`` keeps the numbers; ``grids/`` in the output folder shows the first images of
-each row at the first seed, a line of the grid for each class.
+each row at the first seed, a line of the grid for each class, and ``grids.jpg`` all of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image, ImageDraw
 from quality import Run, score
 
 from clipstill import api
@@ -77,16 +79,26 @@ def make(row: str, seed: int, args: argparse.Namespace, photos: dict[str, Path])
 
 
 def grid(out: Path, row: str, seed: int) -> None:
-    """The first images of each class, a line a class."""
+    """The first images of each class, a line a class: as many classes as images of one, so that the grid is square."""
     made = Run(folder_of(out, row, seed)).surrogate()
-    images = []
-    classes = sorted({record.class_id for record in made.records})[:_COLUMNS]
-    for class_id in classes:
-        of_class = [n for n, record in enumerate(made.records) if record.class_id == class_id][: len(classes)]
-        images += [made.images[n] for n in of_class]
-    import torch
-
+    of_class: dict[int, list[int]] = {}
+    for number, record in enumerate(made.records):
+        of_class.setdefault(record.class_id, []).append(number)
+    side = min(_COLUMNS, len(of_class), *(len(numbers) for numbers in of_class.values()))
+    images = [made.images[number] for class_id in sorted(of_class)[:side] for number in of_class[class_id][:side]]
     write_grid(out / "grids" / f"{folder_of(out, row, seed).name}.png", torch.stack(images).permute(0, 2, 3, 1).numpy())
+
+
+def sheet(out: Path, rows: list[str], seed: int) -> None:
+    """All grids on one page, three in a line, each under its name."""
+    grids = [Image.open(out / "grids" / f"{folder_of(out, row, seed).name}.png").convert("RGB") for row in rows]
+    width, height = max(grid.width for grid in grids) + 12, max(grid.height for grid in grids) + 16
+    page = Image.new("RGB", (3 * width, -(-len(grids) // 3) * height), "white")
+    for number, (row, shown) in enumerate(zip(rows, grids, strict=True)):
+        left, top = number % 3 * width, number // 3 * height
+        ImageDraw.Draw(page).text((left, top), row, fill="black")
+        page.paste(shown, (left, top + 14))
+    page.save(out / "grids.jpg", quality=80)
 
 
 def table(results: list[dict[str, Any]], photos: list[str]) -> str:
@@ -142,9 +154,11 @@ def main() -> None:
     if len(done) < len(cells):
         print(f"{len(cells) - len(done)} runs are still at work elsewhere", file=sys.stderr)
     results = [read_json(folder_of(args.out, *cell) / RESULT) for cell in done]
-    for row in args.rows:
-        if (row, args.seeds[0]) in done:
-            grid(args.out, row, args.seeds[0])
+    drawn = [row for row in args.rows if (row, args.seeds[0]) in done]
+    for row in drawn:
+        grid(args.out, row, args.seeds[0])
+    if drawn:
+        sheet(args.out, drawn, args.seeds[0])
     if args.json:
         write_json(args.json, results)
     if results:
