@@ -15,7 +15,7 @@ from clipstill.pipeline.config import PromptsSection
 from clipstill.pipeline.recipes import load_config
 from clipstill.text import prompt_strategies
 from clipstill.text.mixing import dirichlet, mix, mixed_prompts, slerp
-from clipstill.text.prompts import nearer_class, plain_prompts, styled_prompts
+from clipstill.text.prompts import plain_prompts, styled_prompts
 from clipstill.text.settings import PromptSettings
 from clipstill.text.styles import STYLES, load_styles
 from clipstill.text.task import Task
@@ -147,18 +147,6 @@ def test_targets_of_styles_are_the_vectors_of_their_texts() -> None:
     assert torch.allclose(made.targets_ND, teacher.encode_text([prompt.text for prompt in made.prompts]), atol=1e-6)
 
 
-def test_a_share_of_the_style_lies_between_the_class_and_the_prompt() -> None:
-    made = styled_prompts(request(per_class=3))
-    class_ids = [prompt.class_id for prompt in made.prompts]
-    vectors = request(per_class=3).class_vectors_CD
-    assert torch.equal(nearer_class(made.targets_ND, class_ids, vectors, 1.0), made.targets_ND)
-    torch.testing.assert_close(nearer_class(made.targets_ND, class_ids, vectors, 0.0), vectors[class_ids])
-    half = nearer_class(made.targets_ND, class_ids, vectors, 0.5)
-    torch.testing.assert_close(torch.linalg.vector_norm(half, dim=-1), torch.ones(len(half)))
-    to_class, to_prompt = ((half * other).sum(-1) for other in (vectors[class_ids], made.targets_ND))
-    torch.testing.assert_close(to_class, to_prompt)
-
-
 def test_plain_prompts_have_one_text_a_class_and_different_seeds() -> None:
     made = plain_prompts(request(per_class=3))
     assert [prompt.text for prompt in made.prompts[:3]] == [
@@ -254,7 +242,7 @@ def test_the_strategies_are_found_by_name() -> None:
 
 
 def test_the_section_of_settings_carries_the_fields_of_its_part() -> None:
-    own = {"strategy", "styles", "templates", "images_per_class", "bank", "style_share"}
+    own = {"strategy", "styles", "templates", "images_per_class", "bank"}
     assert set(PromptsSection.model_fields) == own | {field.name for field in fields(PromptSettings)}
     settings = load_config(overrides=["prompts.tokens=3", "prompts.sigma=0.5"]).prompts.settings()
     assert (settings.tokens, settings.sigma) == (3, 0.5)

@@ -59,8 +59,6 @@ class PromptsSection(Config):
         images_per_class: synthetic images a class.
         bank: soft tokens that an earlier run learned, a ``bank.safetensors`` or its folder, instead of learning them;
             their number is the bank's.
-        style_share: of what a prompt says beyond its class, how much its image is drawn towards, in [0, 1]; where there
-            are examples, ``examples.style_share`` stands for it.
     """
 
     strategy: str
@@ -68,7 +66,6 @@ class PromptsSection(Config):
     templates: str | list[str]
     images_per_class: int = Field(ge=1)
     bank: Path | None
-    style_share: float = Field(ge=0, le=1)
     template: str
     mix_styles: int
     mix_concentration: float

@@ -46,7 +46,7 @@ def extended(
     section: CurationSection,
     request: PromptRequest,
     style_names: Sequence[str],
-    targets_of: Callable[[Tensor, Sequence[int]], Tensor],
+    towards_examples: Callable[[Tensor, Sequence[int]], Tensor],
 ) -> Extended:
     """Ask for further images of the classes that are far less diverse than the others.
 
@@ -58,7 +58,7 @@ def extended(
         section: how far below the others is far, and how many images are asked for.
         request: that the prompt strategy got.
         style_names: of the prompt strategy.
-        targets_of: vectors of prompts and their classes -> what their images are drawn towards.
+        towards_examples: moves targets of texts to where example images say.
     """
     from clipstill.surrogate.diversity import effective_numbers, look_alikes
     from clipstill.text.further import further_prompts
@@ -80,7 +80,7 @@ def extended(
     )
     if not further.prompts:
         return without
-    targets_ND = targets_of(further.targets_ND, [prompt.class_id for prompt in further.prompts])
+    targets_ND = towards_examples(further.targets_ND, [prompt.class_id for prompt in further.prompts])
     return Extended(
         work.with_further(further.prompts, targets_ND.to(work.targets_ND)),
         len(style_names),

@@ -149,7 +149,7 @@ def make_prompts(bench: Workbench, folder: Path) -> None:
     say(f"prompts: {len(made.prompts)} by '{section.strategy}', {measured.line()}")
     lines = [json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in made.prompts]
     write_text(folder / PROMPTS_FILE, "".join(lines))
-    _write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: bench.targets(made.targets_ND, class_ids)})
+    _write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: bench.towards_examples(made.targets_ND, class_ids)})
     write_json(folder / DIVERSITY_FILE, {"strategy": section.strategy, "classes": bench.task.names, **asdict(measured)})
     write_json(folder / STYLES_FILE, made.style_names)
     files = [PROMPTS_FILE, TARGETS_FILE, DIVERSITY_FILE, STYLES_FILE]
@@ -259,7 +259,7 @@ def _diversify(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> No
 
     made = shards.read(len(work.groups))
     style_names = read_style_names(bench.run.stage(PROMPTS))
-    asked = extended(work, made, bench.config.curation, prompt_request(bench), style_names, bench.targets)
+    asked = extended(work, made, bench.config.curation, prompt_request(bench), style_names, bench.towards_examples)
     if asked.work.further:
         _make_further(bench, asked.work, shards)
         made = shards.read(len(asked.work.groups))

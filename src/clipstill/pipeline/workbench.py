@@ -93,15 +93,10 @@ class Workbench:
         """The same from texts alone; what prompts are measured by."""
         return self._vectors[TEXT_VECTORS_NAME]
 
-    def targets(self, targets_ND: Tensor, class_ids: Sequence[int]) -> Tensor:
-        """Vectors of prompts -> what their images are drawn towards: their class, and a share of their style.
-
-        The class is its text, or in image mode its examples.
-        """
+    def towards_examples(self, targets_ND: Tensor, class_ids: Sequence[int]) -> Tensor:
+        """Targets of texts -> targets of image mode; the same ones where there are no examples."""
         if self.examples is None:
-            from clipstill.text.prompts import nearer_class
-
-            return nearer_class(targets_ND, class_ids, self.text_vectors_CD, self.config.prompts.style_share)
+            return targets_ND
         from clipstill.teachers.prototypes import ExampleVectors, targets_with_examples
 
         stored = self._vectors

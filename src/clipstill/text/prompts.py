@@ -160,26 +160,6 @@ def encode_texts(teacher: Teacher, prompts: Sequence[Prompt]) -> Tensor:
     return vectors[torch.tensor([row[prompt.text] for prompt in prompts])]
 
 
-def nearer_class(target_ND: Tensor, class_ids: Sequence[int], class_vectors_CD: Tensor, style_share: float) -> Tensor:
-    """Targets that keep a part of what their prompts say beyond their class.
-
-    Args:
-        target_ND: unit vectors of the prompts.
-        class_ids: class of each.
-        class_vectors_CD: unit vectors.
-        style_share: that part, in [0, 1]: 1 leaves the targets as they are, 0 is the class vector for every image.
-
-    Returns:
-        unit vectors (N, D).
-    """
-    from torch.nn.functional import normalize
-
-    if style_share == 1:
-        return target_ND
-    class_ND = class_vectors_CD[list(class_ids)]
-    return normalize(class_ND + style_share * (target_ND - class_ND), dim=-1)
-
-
 def check_count(request: PromptRequest) -> None:
     """Refuse to make no image.
 
