@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from cells import results_of
 from PIL import Image, ImageDraw
 from quality import Run, score
 
 from clipstill import api
-from clipstill.core.errors import ResourceError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import set_quiet
-from clipstill.students import load_student
 from clipstill.surrogate.preview import write_grid
 from clipstill.text.task import parse_task
 
@@ -61,9 +59,7 @@ def make(row: str, seed: int, args: argparse.Namespace, photos: dict[str, Path])
     task = parse_task(args.classes)
     api.run(task, folder, recipe=args.recipe, overrides=overrides, seed=seed)
     run = Run(folder)
-    section = run.config["student"]
-    weights = folder / "stages" / "student" / "student.safetensors"
-    student = load_student(section["name"], len(run.labels), weights, section["image_size"], seed).eval()
+    student = run.student()
     diversity = read_json(folder / "stages" / "prompts" / "diversity.json")
     write_json(
         folder / RESULT,
@@ -141,19 +137,12 @@ def main() -> None:
     photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
     set_quiet(True)
     cells = [(row, seed) for seed in args.seeds for row in args.rows]
-    for row, seed in cells:
-        if (folder_of(args.out, row, seed) / RESULT).exists():
-            continue
-        try:
-            make(row, seed, args, photos)
-            print(f"{row}, seed {seed}: done", file=sys.stderr, flush=True)
-        except ResourceError as error:
-            if "another clipstill process" not in str(error):
-                raise
-    done = [cell for cell in cells if (folder_of(args.out, *cell) / RESULT).exists()]
-    if len(done) < len(cells):
-        print(f"{len(cells) - len(done)} runs are still at work elsewhere", file=sys.stderr)
-    results = [read_json(folder_of(args.out, *cell) / RESULT) for cell in done]
+    results = results_of(
+        cells,
+        lambda row, seed: folder_of(args.out, row, seed) / RESULT,
+        lambda row, seed: make(row, seed, args, photos),
+    )
+    done = {(result["row"], result["seed"]) for result in results}
     drawn = [row for row in args.rows if (row, args.seeds[0]) in done]
     for row in drawn:
         grid(args.out, row, args.seeds[0])

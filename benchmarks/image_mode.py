@@ -18,23 +18,21 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from cells import results_of
 from quality import Run
 
 from clipstill import api
-from clipstill.core.errors import ResourceError
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.pipeline.run import limited
 from clipstill.pipeline.teaching import read_all
-from clipstill.students import load_student
 from clipstill.text.task import Task, parse_task
 
 RESULT = "image-mode.json"
@@ -62,15 +60,14 @@ def make(count: int, seed: int, task: Task, args: argparse.Namespace) -> None:
         overrides = [*args.set, f"examples.teach_share={share}", f"examples.per_class={max(1, count)}"]
         api.run(task, folder, overrides=overrides, seed=seed, examples=examples)
         run = Run(folder)
-        section = run.config["student"]
-        weights = folder / "stages" / "student" / "student.safetensors"
-        student = load_student(section["name"], len(run.labels), weights, section["image_size"], seed).eval()
+        student = run.student()
         measure(way, student_predictor(student), student.preprocess)
     teacher = run.teacher()
     result["teacher"] = round(
         100 * evaluate(teacher_predictor(teacher, run.vectors), photos, teacher.preprocess).top1, 1
     )
     if count:
+        section = run.config["student"]
         images = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
         outside = torch.full((len(images),), -1)
         student = run.taught_on(
@@ -138,22 +135,11 @@ def main() -> None:
     task = parse_task(sorted(path.name for path in args.test.iterdir() if path.is_dir()))
     set_quiet(True)
     cells = [(count, seed) for seed in args.seeds for count in args.counts]
-    for count, seed in cells:
-        if (folder_of(args.out, count, seed) / RESULT).exists():
-            continue
-        try:
-            make(count, seed, task, args)
-            print(f"{count} examples, seed {seed}: done", file=sys.stderr, flush=True)
-        except ResourceError as error:
-            if "another clipstill process" not in str(error):
-                raise
-    results = [
-        read_json(folder_of(args.out, *cell) / RESULT)
-        for cell in cells
-        if (folder_of(args.out, *cell) / RESULT).exists()
-    ]
-    if len(results) < len(cells):
-        print(f"{len(cells) - len(results)} runs are still at work elsewhere", file=sys.stderr)
+    results = results_of(
+        cells,
+        lambda count, seed: folder_of(args.out, count, seed) / RESULT,
+        lambda count, seed: make(count, seed, task, args),
+    )
     if args.json:
         write_json(args.json, results)
     if results:

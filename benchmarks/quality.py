@@ -33,6 +33,7 @@ from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.trainer import distil
 from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
 from clipstill.students import load_student
+from clipstill.students.student import Student
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.teachers import load_teacher
 
@@ -52,6 +53,11 @@ class Run:
 
     def teacher(self) -> Teacher:
         return _teacher(self.config["teacher"]["name"])
+
+    def student(self) -> Student:
+        """The one that ships."""
+        section, weights = self.config["student"], self.folder / "stages" / "student" / "student.safetensors"
+        return load_student(section["name"], len(self.labels), weights, section["image_size"], self.seed).eval()
 
     def surrogate(self) -> SurrogateSet:
         return SurrogateSet.open(self.folder / "stages" / "surrogate")
@@ -106,14 +112,7 @@ def measure(runs: list[Run], photos: dict[str, Path]) -> Any:
     """The shipped student of each run on each folder, with mean and spread over the runs."""
     rows = []
     for run in runs:
-        student = load_student(
-            run.config["student"]["name"],
-            len(run.labels),
-            run.folder / "stages" / "student" / "student.safetensors",
-            run.config["student"]["image_size"],
-            run.seed,
-        ).eval()
-        rows.append(score(run, run.teacher(), student, photos))
+        rows.append(score(run, run.teacher(), run.student(), photos))
     summary = {}
     for name in photos:
         ratios = [row[name]["ratio"] for row in rows]
