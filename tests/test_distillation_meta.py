@@ -1,0 +1,185 @@
+"""The meta gradient against finite differences, against autograd through the inner step, and in its limits."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from clipstill.core.seeds import generator_for
+from clipstill.distillation.losses import kd_loss
+from clipstill.distillation.meta import Loss, alignment, meta_gradient, split_styles
+from clipstill.distillation.randomness import borrowed_generator
+
+ALPHA = 0.3
+Two = tuple[nn.Module, dict[str, Tensor], list[Loss]]
+
+
+def net() -> nn.Module:
+    with borrowed_generator("net"):
+        return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def loss_on(part: str, module: nn.Module) -> Loss:
+    draw = generator_for("meta", part)
+    x_N4 = torch.randn((6, 4), generator=draw, dtype=torch.float64)
+    teacher_N3 = 3 * torch.randn((6, 3), generator=draw, dtype=torch.float64)
+    return lambda weights: kd_loss(functional_call(module, weights, x_N4), teacher_N3, 2.0).mean()
+
+
+@pytest.fixture
+def two() -> Two:
+    module = net()
+    return module, dict(module.named_parameters()), [loss_on("tr", module), loss_on("te", module)]
+
+
+def outer(weights: dict[str, Tensor], losses: list[Loss], alpha: float) -> Tensor:
+    """The outer loss as it is written."""
+    tr = losses[0](weights)
+    inner = torch.autograd.grad(tr, list(weights.values()), create_graph=True)
+    moved = {name: value - alpha * grad for (name, value), grad in zip(weights.items(), inner, strict=True)}
+    return tr + losses[1](moved)
+
+
+def test_exact_equals_finite_differences_of_the_outer_loss(
+    two: Two,
+) -> None:
+    _, weights, losses = two
+    found = meta_gradient("exact", weights, losses, ALPHA)
+    step = 1e-5
+    for name, value in weights.items():
+        for place in range(value.numel()):
+            ends = []
+            for sign in (1, -1):
+                moved = {key: each.detach().clone() for key, each in weights.items()}
+                moved[name].view(-1)[place] += sign * step
+                ends.append(outer({key: each.requires_grad_() for key, each in moved.items()}, losses, ALPHA).item())
+            expected = (ends[0] - ends[1]) / (2 * step)
+            assert found.gradient[name].view(-1)[place].item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_exact_equals_autograd_through_the_inner_step(two: Two) -> None:
+    _, weights, losses = two
+    expected = torch.autograd.grad(outer(weights, losses, ALPHA), list(weights.values()))
+    found = meta_gradient("exact", weights, losses, ALPHA)
+    for name, value in zip(weights, expected, strict=True):
+        torch.testing.assert_close(found.gradient[name], value)
+    assert sum(found.losses) == pytest.approx(outer(weights, losses, ALPHA).item())
+
+
+@pytest.mark.parametrize("mode", ["exact", "first_order", "reptile"])
+def test_without_an_inner_step_all_modes_are_plain_distillation(mode: str, two: Two) -> None:
+    module, weights, losses = two
+    found = meta_gradient(mode, weights, losses, 0.0)  # type: ignore[arg-type]
+    sum(loss(dict(module.named_parameters())) for loss in losses).backward()  # type: ignore[union-attr]
+    for name, value in module.named_parameters():
+        assert value.grad is not None
+        torch.testing.assert_close(found.gradient[name], value.grad)
+
+
+def test_the_first_term_of_the_expansion_rewards_gradients_that_agree(
+    two: Two,
+) -> None:
+    """(exact - plain) / alpha -> -grad(g_tr . g_te)."""
+    _, weights, losses = two
+    plain = meta_gradient("none", weights, losses, 0.0).gradient
+    first, second = (torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True) for loss in losses)
+    dot = torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
+    expected = dict(zip(weights, torch.autograd.grad(dot, list(weights.values())), strict=True))
+    small = 1e-5
+    exact = meta_gradient("exact", weights, losses, small).gradient
+    for name in weights:
+        torch.testing.assert_close((exact[name] - plain[name]) / small, -expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_first_order_is_exact_without_the_hessian(two: Two) -> None:
+    _, weights, losses = two
+    tr = meta_gradient("none", weights, losses[:1], 0.0).gradient
+    moved = {name: (value - ALPHA * tr[name]).detach() for name, value in weights.items()}
+    te = meta_gradient("none", moved, losses[1:], 0.0).gradient
+    found = meta_gradient("first_order", weights, losses, ALPHA)
+    for name in weights:
+        torch.testing.assert_close(found.gradient[name], tr[name] + te[name])
+    exact = meta_gradient("exact", weights, losses, ALPHA)
+    assert any(not torch.allclose(exact.gradient[name], found.gradient[name], rtol=1e-3) for name in weights)
+
+
+def test_reptile_sums_what_its_steps_went() -> None:
+    module = net()
+    losses = [loss_on(part, module) for part in "abc"]
+    weights = dict(module.named_parameters())
+    at = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
+    for loss in losses:
+        gradient = torch.autograd.grad(loss(at), list(at.values()))
+        at = {
+            name: (value - ALPHA * grad).detach().requires_grad_()
+            for (name, value), grad in zip(at.items(), gradient, strict=True)
+        }
+    found = meta_gradient("reptile", weights, losses, ALPHA)
+    for name, value in weights.items():
+        torch.testing.assert_close(ALPHA * found.gradient[name], (value - at[name]).detach())
+
+
+def test_shares_of_two_processes_add_up_to_one(two: Two) -> None:
+    """Every process with half of each group: what ``together`` gives each is the mean of both halves' parts."""
+    module, weights, _ = two
+    halves = [[loss_on(f"{part}{half}", module) for part in ("tr", "te")] for half in (0, 1)]
+
+    def mean_of(place: int) -> Loss:
+        return lambda at: (halves[0][place](at) + halves[1][place](at)) / 2
+
+    whole = meta_gradient("exact", weights, [mean_of(0), mean_of(1)], ALPHA)
+    # In lockstep: the parts of both processes at each exchange, found by running up to it with what is known so far.
+    known: list[dict[str, Tensor]] = []
+
+    class Reached(Exception):
+        pass
+
+    def parts_of(half: int, known: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        given = iter(known)
+        last: dict[str, Tensor] = {}
+
+        def together(own: dict[str, Tensor]) -> dict[str, Tensor]:
+            last.update(own)
+            try:
+                return next(given)
+            except StopIteration:
+                raise Reached from None
+
+        with contextlib.suppress(Reached):
+            meta_gradient("exact", weights, halves[half], ALPHA, together)
+        return last
+
+    for _ in range(3):
+        parts = [parts_of(half, known) for half in (0, 1)]
+        known.append({name: (parts[0][name] + parts[1][name]) / 2 for name in weights})
+    given = iter(known)
+    found = meta_gradient("exact", weights, halves[0], ALPHA, lambda own: next(given))
+    for name in weights:
+        torch.testing.assert_close(found.gradient[name], whole.gradient[name])
+
+
+def test_alignment_is_the_cosine_between_the_groups() -> None:
+    first, second = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([1.0, 1.0])}
+    assert alignment([first, second]) == pytest.approx(2**-0.5)
+    assert alignment([first, first]) == pytest.approx(1.0)
+    assert alignment([first]) is None
+    assert alignment([first, {"w": torch.zeros(2)}]) is None
+
+
+@pytest.mark.parametrize(("groups", "sizes"), [(2, [12, 4]), (4, [4, 4, 4, 4])])
+def test_style_subsets_are_disjoint_whole_and_drawn_anew(groups: int, sizes: list[int]) -> None:
+    drawn = [split_styles(range(16), groups, 0.25, 0, "meta", step) for step in range(20)]
+    for subsets in drawn:
+        assert [len(subset) for subset in subsets] == sizes
+        assert sorted(style for subset in subsets for style in subset) == list(range(16))
+    assert len({tuple(sorted(subsets[1])) for subsets in drawn}) > 10
+    assert split_styles(range(16), groups, 0.25, 0, "meta", 3) == drawn[3]
+
+
+def test_both_subsets_have_a_style_however_few_there_are() -> None:
+    assert [len(subset) for subset in split_styles([3, 5], 2, 0.01, 0)] == [1, 1]
+    assert [len(subset) for subset in split_styles([3, 5], 2, 0.99, 0)] == [1, 1]
