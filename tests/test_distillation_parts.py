@@ -157,7 +157,9 @@ def test_restored_optimiser_goes_on_to_the_bit(kind: str) -> None:
 
     def walk(module: nn.Module, optimiser: Optimiser, first: int, last: int) -> None:
         for step in range(first, last):
-            optimiser.step(module(random(2, 3, 4, 4) + step / 10).square().mean(), step)
+            loss = module(random(2, 3, 4, 4) + step / 10).square().mean()
+            gradients = torch.autograd.grad(loss, list(optimiser.named.values()))
+            optimiser.step(dict(zip(optimiser.named, gradients, strict=True)), step)
 
     settings = DistilSettings(optimiser="adamw" if kind == "adamw" else "sgd", lr=1e-2, head_lr=1e-2)
     straight, broken, resumed = network(), network(), network()

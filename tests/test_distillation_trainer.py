@@ -17,6 +17,7 @@ from torch.nn import functional
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.feature_cache import FeatureCache
+from clipstill.distillation.learner import statistics_kept
 from clipstill.distillation.recentre import fit_recentre
 from clipstill.distillation.trainer import CHECKPOINT, DistilResult, DistilSettings, distil
 from clipstill.students import load_student
@@ -253,3 +254,55 @@ def test_malformed_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="29 class ids"):
         distil(new_student(), ColourTeacher(), torch.eye(3), images, class_id[:29], style_id, SMALL, tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("meta", ["first_order", "exact", "reptile"])
+@pytest.mark.parametrize("mode", list(MODES))
+def test_meta_distillation_learns_and_goes_on_after_a_stop_in_every_phase(
+    mode: str, meta: Literal["first_order", "exact", "reptile"], tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(MODES[mode], meta=meta, meta_groups=3, loss="ce+kd", feature_weight=0.5)
+    teacher = ColourTeacher()
+    expected, straight = train(tmp_path / "straight", settings, teacher)
+    assert all(-1 <= entry["alignment"] <= 1 for entry in straight.history if entry["step"] > 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
+    student, _ = train(tmp_path / "cut", settings)
+    assert_same_weights(student, expected)
+
+
+def test_meta_distillation_without_styles_is_refused(tmp_path: Path) -> None:
+    images, class_id, _ = pictures()
+    settings = dataclasses.replace(SMALL, meta="exact")
+    with pytest.raises(ConfigError, match="two styles"):
+        distil(
+            new_student(),
+            ColourTeacher(),
+            torch.eye(3),
+            images,
+            class_id,
+            torch.zeros_like(class_id),
+            settings,
+            tmp_path,
+        )
+
+
+def test_statistics_do_not_move_at_weights_that_only_a_try_has() -> None:
+    """With a second group that is tried aside, running statistics are those of the first group alone."""
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).train()
+    x_N3 = torch.randn(8, 3, generator=generator_for("statistics"))
+    module(x_N3)
+    before = module[0].running_mean.clone()  # type: ignore[union-attr, operator]
+    with statistics_kept(module):
+        tried = module(x_N3 + 5)
+    assert torch.equal(module[0].running_mean, before)  # type: ignore[arg-type]
+    torch.testing.assert_close(tried, functional.batch_norm(x_N3, None, None, training=True), atol=1e-4, rtol=1e-4)
+    assert module[0].momentum == 0.1
+
+
+@pytest.mark.parametrize("loss", ["kd", "ce", "ce+kd"])
+def test_every_loss_teaches_the_classes(loss: Literal["kd", "ce", "ce+kd"], tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, loss=loss, steps=60, feature_weight=0.1)
+    _, result = train(tmp_path, settings)
+    assert result.best_agreement is not None
+    assert result.best_agreement > 0.6

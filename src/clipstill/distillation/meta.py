@@ -22,15 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from clipstill.core.seeds import generator_for
-
-MetaMode = Literal["none", "first_order", "exact", "reptile"]
-MODES: tuple[MetaMode, ...] = ("none", "first_order", "exact", "reptile")
+from clipstill.distillation.settings import MetaMode
 
 Weights = dict[str, Tensor]
 # Weights by name -> mean loss of one group of pictures, a scalar with gradient to the weights.

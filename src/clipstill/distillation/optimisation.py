@@ -39,7 +39,7 @@ class Optimiser:
         self.named = {name: value for name, value in module.named_parameters() if value.requires_grad}
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, value in self.named.items():
-            groups.setdefault((not name.startswith("backbone."), value.ndim > 1), []).append(value)
+            groups.setdefault((".backbone." not in f".{name}", value.ndim > 1), []).append(value)
         described = [
             {
                 "params": values,
@@ -54,14 +54,15 @@ class Optimiser:
         else:
             self.torch = torch.optim.SGD(described, lr=settings.lr, momentum=0.9, nesterov=True)
 
-    def step(self, loss: Tensor, step: int) -> None:
-        """Go one step down the gradient of ``loss``; ``step`` counts from 0."""
+    def step(self, gradient: Mapping[str, Tensor], step: int) -> None:
+        """Go one step down a gradient, given by weight's name; ``step`` counts from 0."""
         share = rate(step, self.steps, self.settings.warmup_steps)
         for group in self.torch.param_groups:
             group["lr"] = group["peak"] * share
-        self.torch.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for name, value in self.named.items():
+            value.grad = gradient[name]
         self.torch.step()
+        self.torch.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """``weight name/field`` -> tensor."""

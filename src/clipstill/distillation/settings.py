@@ -7,6 +7,8 @@ from typing import Literal
 
 from clipstill.core.errors import ConfigError
 
+MetaMode = Literal["none", "first_order", "exact", "reptile"]
+
 
 @dataclass(frozen=True)
 class DistilSettings:
@@ -26,7 +28,15 @@ class DistilSettings:
         head_steps: steps of a first phase that trains the head alone, by the same cache, before ``"bn"`` or ``"none"``
             goes on; 0 leaves it out. Not used with ``freeze="backbone"``.
         views: augmented passes over the pictures that are cached for the head.
+        loss: ``"kd"``, the teacher's soft labels; ``"ce"``, hard ones: the class that a picture was made for, or the
+            teacher's answer where it was made for none; ``"ce+kd"``, the sum.
         temperature: of the soft labels, above 0.
+        feature_weight: of the loss between features and the teacher's vectors; 0 leaves it out.
+        meta: over styles: ``"none"``, or how the gradient of the outer loss is computed: ``"first_order"``, ``"exact"``
+            or ``"reptile"``. It needs two styles or more.
+        meta_alpha: size of the inner step; 0 for the head's learning rate of the moment.
+        meta_test_share: of the styles that a step is tried on, in (0, 1).
+        meta_groups: inner steps of ``"reptile"``, each on styles of its own.
         ema: decay of the moving average of the weights, which is what is validated and kept; 0 keeps the raw weights.
         crop_min: least share of the area that a random crop keeps, in (0, 1].
         jitter: strength of the changes of brightness, contrast and saturation, in [0, 1]; a fifth of it for the hue.
@@ -53,7 +63,13 @@ class DistilSettings:
     freeze: Literal["backbone", "bn", "none"] = "backbone"
     head_steps: int = 0
     views: int = 4
+    loss: Literal["kd", "ce", "ce+kd"] = "kd"
     temperature: float = 2.0
+    feature_weight: float = 0.0
+    meta: MetaMode = "none"
+    meta_alpha: float = 0.0
+    meta_test_share: float = 0.25
+    meta_groups: int = 4
     ema: float = 0.99
     crop_min: float = 0.3
     jitter: float = 0.3
@@ -82,7 +98,9 @@ class DistilSettings:
                 raise ConfigError(f"distillation.{name} is {value}. It must lie between {least:g} and {most:g}.")
 
 
-_CHOICES = {
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "loss": ("kd", "ce", "ce+kd"),
+    "meta": ("none", "first_order", "exact", "reptile"),
     "optimiser": ("adamw", "sgd"),
     "freeze": ("backbone", "bn", "none"),
     "keep": ("agreement", "loss", "last"),
@@ -100,6 +118,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "head_steps": (0, _MANY),
     "views": (1, 1_000),
     "temperature": (0.01, 100),
+    "feature_weight": (0, 1_000),
+    "meta_alpha": (0, 100),
+    "meta_test_share": (0.01, 0.99),
+    "meta_groups": (2, 1_000),
     "ema": (0, 0.99999),
     "crop_min": (0.01, 1),
     "jitter": (0, 1),

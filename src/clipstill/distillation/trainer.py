@@ -12,21 +12,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
+from clipstill.core.seeds import generator_for
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, tensor_digest, with_prefix
 from clipstill.distillation.feature_cache import FeatureCache, Pass
 from clipstill.distillation.holdout import held_out_mask
-from clipstill.distillation.losses import agreement, kd_loss
+from clipstill.distillation.learner import Learner, new_projector, statistics_kept
+from clipstill.distillation.losses import agreement, feature_loss, hard_loss, kd_loss
+from clipstill.distillation.meta import Loss, Weights, meta_gradient, split_styles
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate
 from clipstill.distillation.randomness import SampleOrder, borrowed_generator
 from clipstill.distillation.recentre import Recentre, fit_recentre
@@ -50,7 +56,8 @@ class DistilResult:
 
     Attributes:
         history: one entry a validation: phase, step, loss (mean since the entry before; None at step 0), lr (share of
-            the peak), agreement and held_out_loss (None where nothing was held out).
+            the peak), agreement and held_out_loss (None where nothing was held out), alignment (mean cosine between the
+            gradients of different styles; None without meta distillation).
         best_phase: ``"head"`` or ``"all"``.
         best_step: step of that phase whose weights were kept.
         best_agreement: with the teacher on held-out pictures, in [0, 1]; None where nothing was held out.
@@ -123,23 +130,51 @@ def _check_pictures(images_N3HW: Tensor, class_id_N: Tensor, style_id_N: Tensor)
         )
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures of one pass, and what is to be learned of them.
+
+    Attributes:
+        inputs: views (B, 3, S, S), or cached features (B, F).
+        teacher_BD: unit vectors.
+        teacher_BC: logits.
+        class_B: class that a picture was made for, -1 where there is none.
+        group_B: of the re-centring.
+    """
+
+    inputs: Tensor
+    teacher_BD: Tensor
+    teacher_BC: Tensor
+    class_B: Tensor
+    group_B: Tensor
+
+
 @dataclass
 class _Phase:
     """One stretch of training.
 
     Attributes:
         name: ``"head"`` or ``"all"``.
-        module: what is trained and averaged.
+        learner: what is trained and averaged.
         steps: its length.
-        batch_logits: step -> student's and teacher's logits (B, C) of its batch, with gradient to ``module``.
-        held_out_logits: a copy of ``module`` -> both logits of the held-out pictures; None where there are none.
+        style_M: style of each row that can be drawn, -1 where it has none.
+        batch: rows, and names of the draw -> a batch.
+        held_out: batches of the held-out pictures; empty where there are none.
     """
 
     name: str
-    module: nn.Module
+    learner: Learner
     steps: int
-    batch_logits: Callable[[int], tuple[Tensor, Tensor]]
-    held_out_logits: Callable[[nn.Module], tuple[Tensor, Tensor]] | None
+    style_M: Tensor
+    batch: Callable[[Tensor, tuple[int, ...]], _Batch]
+    held_out: Callable[[], Iterator[_Batch]]
+
+
+class _Told(NamedTuple):
+    """What a step has to say."""
+
+    loss: float
+    alignment: float | None
 
 
 class _Run:
@@ -168,12 +203,13 @@ class _Run:
         held_N = held_out_mask(class_id_N, style_id_N, settings.held_out_styles, settings.seed)
         self.train_images, self.held_images = images_N3HW[~held_N], images_N3HW[held_N]
         # Pictures with a class and pictures of anything have different statistics, so they are re-centred apart.
-        self.train_group = (class_id_N[~held_N] < 0).long()
+        self.train_class, self.train_style = class_id_N[~held_N], style_id_N[~held_N]
+        self.train_group = (self.train_class < 0).long()
         if len(self.train_images) < 2:
             raise DataError(f"{len(self.train_images)} pictures are left to train on. Make more images a class.")
         self.key = sha256_json(
             {
-                "format": 1,
+                "format": 2,
                 "settings": dataclasses.asdict(settings),
                 "pictures": tensor_digest({"images": images_N3HW, "class": class_id_N, "style": style_id_N}),
                 "student": tensor_digest(student.state_dict()),
@@ -242,29 +278,41 @@ class _Run:
     def _teacher_logits(self, teacher_ND: Tensor) -> Tensor:
         return float(self.teacher.logit_scale) * teacher_ND @ self.class_vectors.T
 
+    def _learner(self, whole: nn.Module) -> Learner:
+        projector = None
+        if self.settings.feature_weight > 0:
+            features, dimensions = self.student.head.in_features, self.class_vectors.shape[1]
+            projector = new_projector(features, dimensions, self.settings.seed)
+        return Learner(whole, projector, self.recentre).to(self.device)
+
     def _head_phase(self, steps: int) -> _Phase:
         """The head on cached features; the backbone's part of the work is done before the first step."""
         self.student.freeze_backbone(True)
-        passes = self.train_cache.augmented(self.settings.views)
-        group_N = self.train_group.to(self.device)
-        feat_MF, logits_MC = self._cached(passes, group_N)
-        order = SampleOrder(len(feat_MF), self.settings.batch, self.settings.seed, HEAD)
+        whole = self._cached(self.train_cache.augmented(self.settings.views), self.train_class, self.train_group)
 
-        def batch_logits(step: int) -> tuple[Tensor, Tensor]:
-            chosen_B = order.indices(step).to(self.device)
-            return self.student.head(feat_MF[chosen_B]), logits_MC[chosen_B]
+        def batch(chosen_B: Tensor, drawn: tuple[int, ...]) -> _Batch:
+            chosen_B = chosen_B.to(self.device)
+            return _Batch(*(getattr(whole, field.name)[chosen_B] for field in dataclasses.fields(_Batch)))
 
-        if len(self.held_images) == 0:
-            return _Phase(HEAD, self.student.head, steps, batch_logits, None)
-        held_group_N = torch.zeros(len(self.held_images), dtype=torch.long, device=self.device)
-        held_NF, held_NC = self._cached([self._cache(self.held_images).plain()], held_group_N)
-        return _Phase(HEAD, self.student.head, steps, batch_logits, lambda head: (head(held_NF), held_NC))
+        def held_out() -> Iterator[_Batch]:
+            if len(self.held_images):
+                outside = torch.full((len(self.held_images),), -1)
+                yield self._cached([self._cache(self.held_images).plain()], outside, torch.zeros_like(outside))
 
-    def _cached(self, passes: list[Pass], group_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Re-centred features and teacher logits of all passes, one after another."""
-        feats = [self._shifted(one.student_NF.to(self.device), group_N) for one in passes]
-        logits = [self._teacher_logits(one.teacher_ND.to(self.device)) for one in passes]
-        return torch.cat(feats), torch.cat(logits)
+        styles = self.train_style.repeat(self.settings.views)
+        return _Phase(HEAD, self._learner(self.student.head), steps, styles, batch, held_out)
+
+    def _cached(self, passes: list[Pass], class_N: Tensor, group_N: Tensor) -> _Batch:
+        """All passes, one after another, with re-centred features."""
+        group_N = group_N.to(self.device)
+        teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)
+        return _Batch(
+            inputs=torch.cat([self._shifted(one.student_NF.to(self.device), group_N) for one in passes]),
+            teacher_BD=teacher_MD,
+            teacher_BC=self._teacher_logits(teacher_MD),
+            class_B=class_N.repeat(len(passes)).to(self.device),
+            group_B=group_N.repeat(len(passes)),
+        )
 
     def _all_phase(self, steps: int) -> _Phase:
         """All weights, on views that are drawn for each step."""
@@ -273,98 +321,165 @@ class _Run:
         views = Views(
             self.student.preprocess.size, self.settings.crop_min, self.settings.jitter, self.settings.grayscale
         )
-        order = SampleOrder(len(self.train_images), self.settings.batch, self.settings.seed, ALL)
 
-        def batch_logits(step: int) -> tuple[Tensor, Tensor]:
-            chosen_B = order.indices(step)
-            x_B3HW = views(to_unit(self.train_images[chosen_B], self.device), self.settings.seed, ALL, step)
+        @torch.no_grad()
+        def batch(chosen_B: Tensor, drawn: tuple[int, ...]) -> _Batch:
+            x_B3HW = views(to_unit(self.train_images[chosen_B], self.device), self.settings.seed, ALL, *drawn)
             x_B3HW = self._laid_out(x_B3HW)
-            with torch.no_grad():
-                teacher_BC = self._teacher_logits(self.teacher.encode_image(x_B3HW))
-            feat_BF = self._shifted(self.student.features(x_B3HW), self.train_group[chosen_B].to(self.device))
-            return self.student.head(feat_BF), teacher_BC
+            teacher_BD = self.teacher.encode_image(x_B3HW)
+            return _Batch(
+                inputs=x_B3HW,
+                teacher_BD=teacher_BD,
+                teacher_BC=self._teacher_logits(teacher_BD),
+                class_B=self.train_class[chosen_B].to(self.device),
+                group_B=self.train_group[chosen_B].to(self.device),
+            )
 
-        return _Phase(ALL, self.student, steps, batch_logits, self._held_out_student())
+        return _Phase(ALL, self._learner(self.student), steps, self.train_style, batch, self._held_out_views)
 
-    def _held_out_student(self) -> Callable[[nn.Module], tuple[Tensor, Tensor]] | None:
+    def _held_out_views(self) -> Iterator[_Batch]:
         if len(self.held_images) == 0:
-            return None
+            return
         # The cache's teacher part; its student part is of the weights before training.
-        held_NC = self._teacher_logits(self._cache(self.held_images).plain().teacher_ND.to(self.device))
-
-        def held_out_logits(module: nn.Module) -> tuple[Tensor, Tensor]:
-            student = cast("Student", module)
-            parts = []
-            for start in range(0, len(self.held_images), self.settings.batch):
-                x_B3HW = to_unit(self.held_images[start : start + self.settings.batch], self.device)
-                x_B3HW = self._laid_out(plain_view(x_B3HW, self.student.preprocess.size))
-                group_B = torch.zeros(len(x_B3HW), dtype=torch.long, device=self.device)
-                parts.append(student.head(self._shifted(student.features(x_B3HW), group_B)))
-            return torch.cat(parts), held_NC
-
-        return held_out_logits
+        teacher_ND = self._cache(self.held_images).plain().teacher_ND.to(self.device)
+        for start in range(0, len(self.held_images), self.settings.batch):
+            x_B3HW = to_unit(self.held_images[start : start + self.settings.batch], self.device)
+            teacher_BD = teacher_ND[start : start + self.settings.batch]
+            outside = torch.full((len(x_B3HW),), -1, device=self.device)
+            yield _Batch(
+                inputs=self._laid_out(plain_view(x_B3HW, self.student.preprocess.size)),
+                teacher_BD=teacher_BD,
+                teacher_BC=self._teacher_logits(teacher_BD),
+                class_B=outside,
+                group_B=torch.zeros_like(outside),
+            )
 
     def _laid_out(self, x_N3HW: Tensor) -> Tensor:
         return x_N3HW.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else x_N3HW
 
     def _train(self, phase: _Phase, saved: Saved | None) -> None:
         """Train one phase from its start or from a stored state; its module ends with the best weights."""
-        optimiser = Optimiser(phase.module, self.settings, phase.steps)
-        average = MovingAverage(phase.module, self.settings.ema)
+        optimiser = Optimiser(phase.learner, self.settings, phase.steps)
+        average = MovingAverage(phase.learner, self.settings.ema)
         if saved is None:
             start = 0
-            best = _copy(phase.module)
+            best = _copy(phase.learner)
             if phase.name == ALL:
                 # The weights that come in are a candidate too: tuning must beat the head alone.
-                best = self._validated(phase, average.module, best, 0, None)
+                best = self._validated(phase, average.module, best, 0, [])
         else:
             start = int(saved.facts["step"])
-            phase.module.load_state_dict(saved.group("module"))
+            phase.learner.load_state_dict(saved.group("module"))
             average.module.load_state_dict(saved.group("average"))
             optimiser.restore(saved.group("optimiser"))
             best = saved.group("best")
-        losses: list[float] = []
+        order = SampleOrder(len(phase.style_M), self.settings.batch, self.settings.seed, phase.name)
+        told: list[_Told] = []
         title = "student's head" if phase.name == HEAD else "student"
         with Progress(title, total=phase.steps, unit="step", done=start) as bar:
             for step in range(start, phase.steps):
-                losses.append(self._step(phase, optimiser, average, step))
-                bar.advance(1, loss=losses[-1])
+                told.append(self._step(phase, optimiser, average, order, step))
+                bar.advance(1, loss=told[-1].loss)
                 done = step + 1
                 if done % self.settings.checkpoint_every == 0 or done == phase.steps:
-                    best = self._validated(phase, average.module, best, done, sum(losses) / len(losses))
-                    losses = []
+                    best = self._validated(phase, average.module, best, done, told)
+                    told = []
                     self._save(phase, optimiser, average, best, done)
-        phase.module.load_state_dict(best)
+        phase.learner.load_state_dict(best)
 
-    def _step(self, phase: _Phase, optimiser: Optimiser, average: MovingAverage, step: int) -> float:
-        self.student.train()
+    def _step(
+        self, phase: _Phase, optimiser: Optimiser, average: MovingAverage, order: SampleOrder, step: int
+    ) -> _Told:
+        phase.learner.train()
+        rows = self._style_groups(phase, step) or [order.indices(step)]
         # A student's own dropout draws from the global generator, hence the loan.
         with borrowed_generator(self.settings.seed, "step", phase.name, step):
-            student_BC, teacher_BC = phase.batch_logits(step)
-            loss = kd_loss(student_BC, teacher_BC, self.settings.temperature).mean()
-        value = float(loss.detach())
+            losses = [
+                self._loss_on(phase, rows[place], (step, place)[: 1 + (place > 0)], place > 0)
+                for place in range(len(rows))
+            ]
+            alpha = self.settings.meta_alpha or self.settings.head_lr * rate(
+                step, phase.steps, self.settings.warmup_steps
+            )
+            found = meta_gradient(self.settings.meta, optimiser.named, losses, alpha)
+        value = sum(found.losses) / len(found.losses)
         if not math.isfinite(value):
             raise ConfigError(
                 f"the distillation loss is {value} at step {step} of phase '{phase.name}'. Lower distillation.lr or "
                 f"distillation.head_lr."
             )
-        optimiser.step(loss, step)
-        average.update(phase.module, step)
-        return value
+        optimiser.step(found.gradient, step)
+        average.update(phase.learner, step)
+        return _Told(value, found.alignment)
+
+    def _style_groups(self, phase: _Phase, step: int) -> list[Tensor]:
+        """Rows of each group of styles; none without meta distillation. Pictures without a style go with the first."""
+        if self.settings.meta == "none":
+            return []
+        styles = torch.unique(phase.style_M[phase.style_M >= 0]).tolist()
+        groups = min(len(styles), self.settings.meta_groups if self.settings.meta == "reptile" else 2)
+        if groups < 2:
+            raise ConfigError(
+                f"meta distillation needs pictures of two styles or more, and there is {len(styles)}. Choose a prompt "
+                f"strategy with styles, or set distillation.meta to 'none'."
+            )
+        parts = (self.settings.seed, "meta", phase.name, step)
+        subsets = split_styles(styles, groups, self.settings.meta_test_share, *parts)
+        subsets[0].append(-1)
+        rows = []
+        for place, subset in enumerate(subsets):
+            pool = torch.isin(phase.style_M, torch.tensor(subset)).nonzero().flatten()
+            size = max(2, round(self.settings.batch * len(pool) / len(phase.style_M)))
+            order = torch.randperm(len(pool), generator=generator_for(*parts, place))
+            rows.append(pool[order[:size]])
+        return rows
+
+    def _loss_on(self, phase: _Phase, rows: Tensor, drawn: tuple[int, ...], aside: bool) -> Loss:
+        """Weights -> the mean loss of some rows; ``aside``: at weights that only a try has."""
+        batch = phase.batch(rows, drawn)
+
+        def loss(weights: Weights) -> Tensor:
+            with statistics_kept(phase.learner) if aside else nullcontext():
+                logits_BC, feat_BD = functional_call(phase.learner, weights, (batch.inputs, batch.group_B))
+            return self._loss(logits_BC, feat_BD, batch).mean()
+
+        return loss
+
+    def _loss(self, logits_BC: Tensor, feat_BD: Tensor | None, batch: _Batch) -> Tensor:
+        loss_B = torch.zeros_like(batch.class_B, dtype=logits_BC.dtype)
+        if self.settings.loss != "ce":
+            loss_B = loss_B + kd_loss(logits_BC, batch.teacher_BC, self.settings.temperature)
+        if self.settings.loss != "kd":
+            label_B = torch.where(batch.class_B >= 0, batch.class_B, batch.teacher_BC.argmax(1))
+            loss_B = loss_B + hard_loss(logits_BC, label_B)
+        if feat_BD is not None:
+            loss_B = loss_B + self.settings.feature_weight * feature_loss(feat_BD, batch.teacher_BD)
+        return loss_B
 
     @torch.no_grad()
     def _validated(
-        self, phase: _Phase, candidate: nn.Module, best: dict[str, Tensor], step: int, loss: float | None
+        self, phase: _Phase, candidate: nn.Module, best: dict[str, Tensor], step: int, told: list[_Told]
     ) -> dict[str, Tensor]:
         """Record a validation and return the weights to keep, as ``settings.keep`` says."""
+        candidate.eval()
+        pairs = [(candidate(batch.inputs, batch.group_B)[0], batch.teacher_BC) for batch in phase.held_out()]
         agrees = held_out_loss = None
-        if phase.held_out_logits is not None:
-            candidate.eval()
-            student_NC, teacher_NC = phase.held_out_logits(candidate)
+        if pairs:
+            student_NC, teacher_NC = (torch.cat(part) for part in zip(*pairs, strict=True))
             agrees = agreement(student_NC, teacher_NC)
             held_out_loss = float(kd_loss(student_NC, teacher_NC, self.settings.temperature).mean())
-        entry = {"phase": phase.name, "step": step, "loss": loss, "agreement": agrees, "held_out_loss": held_out_loss}
-        self.history.append({**entry, "lr": rate(step, phase.steps, self.settings.warmup_steps)})
+        aligned = [each.alignment for each in told if each.alignment is not None]
+        self.history.append(
+            {
+                "phase": phase.name,
+                "step": step,
+                "loss": fmean(each.loss for each in told) if told else None,
+                "agreement": agrees,
+                "held_out_loss": held_out_loss,
+                "alignment": fmean(aligned) if aligned else None,
+                "lr": rate(step, phase.steps, self.settings.warmup_steps),
+            }
+        )
         if self._is_better(agrees, held_out_loss):
             self.best = {"phase": phase.name, "step": step, "agreement": agrees, "held_out_loss": held_out_loss}
             return _copy(candidate)
@@ -382,7 +497,7 @@ class _Run:
         self, phase: _Phase, optimiser: Optimiser, average: MovingAverage, best: dict[str, Tensor], step: int
     ) -> None:
         tensors = {
-            **with_prefix("module", phase.module.state_dict()),
+            **with_prefix("module", phase.learner.state_dict()),
             **with_prefix("average", average.module.state_dict()),
             **with_prefix("best", best),
             **with_prefix("optimiser", optimiser.state()),

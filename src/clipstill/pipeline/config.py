@@ -207,7 +207,13 @@ class DistillationSection(Config):
     freeze: Literal["backbone", "bn", "none"]
     head_steps: int
     views: int
+    loss: Literal["kd", "ce", "ce+kd"]
     temperature: float
+    feature_weight: float
+    meta: Literal["none", "first_order", "exact", "reptile"]
+    meta_alpha: float
+    meta_test_share: float
+    meta_groups: int
     ema: float
     crop_min: float
     jitter: float
