@@ -136,3 +136,27 @@ def test_bad_requests_are_one_line_errors() -> None:
         load_student("lite0", classes=1)
     with pytest.raises(ConfigError, match="neither"):
         load_student("lite0", classes=3, init="no/such/file.safetensors")
+
+
+def test_a_head_of_class_vectors_answers_by_cosines_and_takes_another_class_without_training(tmp_path: Path) -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(4, 6, generator=generator_for("vectors")), dim=-1)
+    student = load_student(SMALL, classes=3, init="scratch")
+    with pytest.raises(ConfigError, match="linear head"):
+        student.embed(torch.rand(1, 3, 32, 32))
+    student.use_class_vectors(vectors[:3], 20.0, seed=3)
+    images = torch.rand(2, 3, 32, 32, generator=generator_for("images"))
+    logits = student(images)
+    torch.testing.assert_close(logits, 20 * student.embed(images) @ vectors[:3].T)
+    torch.testing.assert_close(torch.linalg.vector_norm(student.embed(images), dim=-1), torch.ones(2))
+    assert not any("class_vectors" in name for name, _ in student.named_parameters())
+
+    path = tmp_path / "student.safetensors"
+    save_file(student.state_dict(), path)
+    back = load_student(SMALL, classes=3, init=path, seed=9)
+    assert torch.equal(back(images), logits)
+    back.use_class_vectors(vectors, 1.0)
+    torch.testing.assert_close(back(images)[:, :3], logits)
+    torch.testing.assert_close(back(images)[:, 3], 20 * student.embed(images) @ vectors[3])
+    with pytest.raises(ConfigError, match="same teacher"):
+        back.use_class_vectors(vectors[:, :5], 1.0)
+    assert isinstance(load_student(SMALL, classes=2, init=path).head, torch.nn.Linear)

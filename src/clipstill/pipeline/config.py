@@ -186,11 +186,14 @@ class StudentSection(Config):
     Attributes:
         name: see ``clipstill list students``.
         init: ``pretrained``, ``scratch`` or a checkpoint file.
+        head: ``linear``, or ``class-vectors``: a projector into the teacher's space and the class vectors as they are, so
+            that a class can be added after training.
         image_size: side of its input in pixels.
     """
 
     name: str
     init: str
+    head: Literal["linear", "class-vectors"]
     image_size: int = Field(ge=32, le=1024)
 
 

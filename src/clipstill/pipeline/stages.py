@@ -380,6 +380,8 @@ def make_student(bench: Workbench, folder: Path) -> None:
     student = load_student(
         config.student.name, len(bench.task.names), config.student.init, config.student.image_size, config.seed
     )
+    if config.student.head == "class-vectors":
+        student.use_class_vectors(bench.class_vectors_CD, float(bench.teacher.logit_scale), config.seed)
     result = distil(
         student,
         bench.teacher,

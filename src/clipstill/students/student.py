@@ -1,4 +1,4 @@
-"""A student: normalisation, backbone, pooled features, linear head, in one module that takes images in [0, 1].
+"""A student: normalisation, backbone, pooled features, a head, in one module that takes images in [0, 1].
 
 Shapes: N images, C classes, F features, H x W pixels.
 """
@@ -11,8 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
+from clipstill.students.class_vectors_head import ClassVectorsHead
 from clipstill.students.natural_statistics import natural_feature_statistics
 
 
@@ -48,15 +50,16 @@ class Student(nn.Module):
         self.provenance = tuple(provenance)
         self.backbone = backbone
         # Made without values, since the usual initialisation would draw from torch's global generator.
-        self.head = nn.Linear(feature_count, classes, device="meta").to_empty(device="cpu")
+        head = nn.Linear(feature_count, classes, device="meta").to_empty(device="cpu")
+        self.head: nn.Linear | ClassVectorsHead = head
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
         self._backbone_frozen = False
         self._statistics_frozen = False
         with torch.no_grad():
             # Near zero, so that the first gradients into a pretrained backbone are small.
-            self.head.weight.normal_(0.0, 0.01, generator=generator_for(seed, "student head"))
-            self.head.bias.zero_()
+            head.weight.normal_(0.0, 0.01, generator=generator_for(seed, "student head"))
+            head.bias.zero_()
 
     def features(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1], sides of 32 pixels or more -> what the head sees, (N, F)."""
@@ -72,6 +75,34 @@ class Student(nn.Module):
         """Images in [0, 1], sides of 32 pixels or more -> logits (N, C)."""
         logits_NC: Tensor = self.head(self.features(x_N3HW))
         return logits_NC
+
+    def use_class_vectors(self, class_vectors_CD: Tensor, scale: float, seed: int = 0) -> None:
+        """Answer by class vectors in the teacher's space, instead of by a linear layer of its own.
+
+        A student that already does keeps its projector: it then tells other classes apart, without training.
+
+        Args:
+            class_vectors_CD: one a class.
+            scale: the teacher's logit scale.
+            seed: of the projector, where there is none yet.
+
+        Raises:
+            ConfigError: vectors of another teacher's space.
+        """
+        if isinstance(self.head, ClassVectorsHead):
+            self.head = self.head.with_vectors(class_vectors_CD)
+        else:
+            self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, seed)
+
+    def embed(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D) in the teacher's space.
+
+        Raises:
+            ConfigError: the student has a linear head.
+        """
+        if not isinstance(self.head, ClassVectorsHead):
+            raise ConfigError("a student with a linear head has no vectors. Train it with student.head=class-vectors.")
+        return self.head.embed(self.features(x_N3HW))
 
     def freeze_backbone(self, frozen: bool) -> None:
         """Take the backbone out of training, its BatchNorm statistics included, or put it back."""

@@ -179,7 +179,10 @@ def _load_file_weights(student: Student, state: dict[str, Tensor], path: Path) -
             f"Give the file of the same architecture."
         )
     student.backbone.load_state_dict(backbone, strict=True)
-    weight, bias = state.get("head.weight"), state.get("head.bias")
-    fits = weight is not None and bias is not None and weight.shape == student.head.weight.shape
-    if own and fits:
-        student.head.load_state_dict({"weight": weight, "bias": bias}, strict=True)
+    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+    vectors_CD = head.get("class_vectors")
+    if own and vectors_CD is not None and len(vectors_CD) == student.head.out_features:
+        student.use_class_vectors(vectors_CD, float(head["scale"]))
+        student.head.load_state_dict(head, strict=True)
+    elif own and "weight" in head and head["weight"].shape == student.head.state_dict()["weight"].shape:
+        student.head.load_state_dict(head, strict=True)
