@@ -18,7 +18,7 @@ from torch import Tensor
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
 from clipstill.distillation.checkpoint import load_state, save_state, tensor_digest
-from clipstill.distillation.views import Views, plain_view, to_unit
+from clipstill.distillation.views import Views, plain_view, to_unit, views_of
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
@@ -37,10 +37,12 @@ class Pass:
     Attributes:
         student_NF: pooled features.
         teacher_ND: unit vectors.
+        mixed_N: which views show a second picture too.
     """
 
     student_NF: Tensor
     teacher_ND: Tensor
+    mixed_N: Tensor
 
 
 class FeatureCache:
@@ -72,12 +74,12 @@ class FeatureCache:
         self.size = student.preprocess.size
         self.key = sha256_json(
             {
-                "format": 1,
+                "format": 2,
                 "images": tensor_digest({"images": images_N3HW}),
                 "backbone": tensor_digest(student.backbone.state_dict()),
                 "normalisation": [student.preprocess.mean, student.preprocess.std, self.size],
                 "teacher": [teacher.name, teacher.weights_sha256],
-                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.seed],
+                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.mix, settings.seed],
                 "device": device.type,
             }
         )
@@ -89,35 +91,38 @@ class FeatureCache:
 
     def augmented(self, passes: int) -> list[Pass]:
         """``passes`` random views of each picture; the first ones are the same however many are asked for."""
-        views = Views(self.size, self.settings.crop_min, self.settings.jitter, self.settings.grayscale)
+        views = views_of(self.settings, self.size)
         return [self._pass(f"{number:03d}", views, number, passes) for number in range(passes)]
 
     def _pass(self, name: str, views: Views | None, number: int, passes: int) -> Pass:
         path = self.folder / f"{self.key[:16]}-{name}.safetensors"
         saved = load_state(path)
         if saved is not None and saved.facts.get("key") == self.key:
-            return Pass(saved.tensors["student"], saved.tensors["teacher"])
+            return Pass(saved.tensors["student"], saved.tensors["teacher"], saved.tensors["mixed"])
         title = "features" if views is None else f"features, pass {number + 1} of {passes}"
         computed = self._compute(views, number, title)
-        save_state(path, {"student": computed.student_NF, "teacher": computed.teacher_ND}, {"key": self.key})
+        tensors = {"student": computed.student_NF, "teacher": computed.teacher_ND, "mixed": computed.mixed_N}
+        save_state(path, tensors, {"key": self.key})
         return computed
 
     @torch.no_grad()
     def _compute(self, views: Views | None, number: int, title: str) -> Pass:
         was_training = self.student.training
         self.student.eval()
-        student_parts, teacher_parts = [], []
+        student_parts, teacher_parts, mixed_parts = [], [], []
         with Progress(title, total=len(self.images), unit="img") as bar:
             for start in range(0, len(self.images), CHUNK):
                 x_N3HW = to_unit(self.images[start : start + CHUNK], self.device)
+                mixed_N = torch.zeros(len(x_N3HW), dtype=torch.bool)
                 if views is None:
                     x_N3HW = plain_view(x_N3HW, self.size)
                 else:
-                    x_N3HW = views(x_N3HW, self.settings.seed, "cache", number, start)
+                    x_N3HW, mixed_N = views(x_N3HW, self.settings.seed, "cache", number, start)
                 if self.settings.channels_last:
                     x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 student_parts.append(self.student.features(x_N3HW).float().cpu())
                 teacher_parts.append(self.teacher.encode_image(x_N3HW).float().cpu())
+                mixed_parts.append(mixed_N.cpu())
                 bar.advance(len(x_N3HW))
         self.student.train(was_training)
-        return Pass(torch.cat(student_parts), torch.cat(teacher_parts))
+        return Pass(torch.cat(student_parts), torch.cat(teacher_parts), torch.cat(mixed_parts))

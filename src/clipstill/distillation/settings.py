@@ -41,6 +41,7 @@ class DistilSettings:
         crop_min: least share of the area that a random crop keeps, in (0, 1].
         jitter: strength of the changes of brightness, contrast and saturation, in [0, 1]; a fifth of it for the hue.
         grayscale: share of views that lose their colours, in [0, 1].
+        mix: share of views that are mixed with another picture: blended, or with a part of it pasted in; in [0, 1].
         keep: which validated weights are the result: most ``"agreement"`` with the teacher on held-out pictures (at
             equal agreement the least loss), least ``"loss"`` on them, or the ``"last"``.
         held_out_styles: styles that are not trained on and choose the best checkpoint. Where there are not more styles
@@ -74,6 +75,7 @@ class DistilSettings:
     crop_min: float = 0.3
     jitter: float = 0.3
     grayscale: float = 0.0
+    mix: float = 0.0
     keep: Literal["agreement", "loss", "last"] = "agreement"
     held_out_styles: int = 2
     feature_recentre: Literal["off", "mean", "mean_std"] = "off"
@@ -126,6 +128,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "crop_min": (0.01, 1),
     "jitter": (0, 1),
     "grayscale": (0, 1),
+    "mix": (0, 1),
     "held_out_styles": (0, 1_000),
     "checkpoint_every": (1, _MANY),
 }

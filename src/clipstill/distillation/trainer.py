@@ -37,7 +37,7 @@ from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate
 from clipstill.distillation.randomness import SampleOrder, borrowed_generator
 from clipstill.distillation.recentre import Recentre, fit_recentre
 from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.views import Views, plain_view, to_unit
+from clipstill.distillation.views import plain_view, to_unit, views_of
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
@@ -310,7 +310,9 @@ class _Run:
             inputs=torch.cat([self._shifted(one.student_NF.to(self.device), group_N) for one in passes]),
             teacher_BD=teacher_MD,
             teacher_BC=self._teacher_logits(teacher_MD),
-            class_B=class_N.repeat(len(passes)).to(self.device),
+            class_B=class_N.repeat(len(passes))
+            .masked_fill(torch.cat([one.mixed_N for one in passes]), -1)
+            .to(self.device),
             group_B=group_N.repeat(len(passes)),
         )
 
@@ -318,20 +320,19 @@ class _Run:
         """All weights, on views that are drawn for each step."""
         self.student.freeze_backbone(False)
         self.student.freeze_statistics(self.settings.freeze == "bn")
-        views = Views(
-            self.student.preprocess.size, self.settings.crop_min, self.settings.jitter, self.settings.grayscale
-        )
+        views = views_of(self.settings, self.student.preprocess.size)
 
         @torch.no_grad()
         def batch(chosen_B: Tensor, drawn: tuple[int, ...]) -> _Batch:
-            x_B3HW = views(to_unit(self.train_images[chosen_B], self.device), self.settings.seed, ALL, *drawn)
+            pictures_B3HW = to_unit(self.train_images[chosen_B], self.device)
+            x_B3HW, mixed_B = views(pictures_B3HW, self.settings.seed, ALL, *drawn)
             x_B3HW = self._laid_out(x_B3HW)
             teacher_BD = self.teacher.encode_image(x_B3HW)
             return _Batch(
                 inputs=x_B3HW,
                 teacher_BD=teacher_BD,
                 teacher_BC=self._teacher_logits(teacher_BD),
-                class_B=self.train_class[chosen_B].to(self.device),
+                class_B=self.train_class[chosen_B].to(self.device).masked_fill(mixed_B, -1),
                 group_B=self.train_group[chosen_B].to(self.device),
             )
 

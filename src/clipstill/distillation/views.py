@@ -5,28 +5,49 @@ Shapes: N images, H x W pixels, S x S pixels of a view. Everything stays in [0, 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from kornia import augmentation
 from torch import Tensor
 from torch.nn import functional
 
 from clipstill.distillation.randomness import borrowed_generator
+from clipstill.distillation.settings import DistilSettings
+
+
+class Drawn(NamedTuple):
+    """One view of each picture.
+
+    Attributes:
+        x_N3SS: in [0, 1], without gradient.
+        mixed_N: which of them show a second picture too; they have no class but what the teacher says.
+    """
+
+    x_N3SS: Tensor
+    mixed_N: Tensor
 
 
 class Views:
-    """Random colour change, crop with resize, and mirror image, drawn for each picture by itself.
+    """Random colour change, crop with resize, and mirror image, drawn for each picture by itself; some are then mixed.
 
     Colours change before the crop: that is at the size of the synthetic pictures, which is the smaller one.
+
+    Source: of the mixing, Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019. Their labels are mixed as the
+    pictures are; here the teacher looks at what came out (Beyer et al., Knowledge distillation: a good teacher is
+    patient and consistent, CVPR 2022).
 
     Args:
         size: S, side of a view in pixels.
         crop_min: least share of the area that a crop keeps, in (0, 1].
         jitter: strength for brightness, contrast and saturation; a fifth of it for the hue.
         grayscale: probability of losing the colours.
+        mix: probability of being mixed with another picture of the same call: blended, or with a part of it pasted in.
     """
 
-    def __init__(self, size: int, crop_min: float, jitter: float, grayscale: float) -> None:
+    def __init__(self, size: int, crop_min: float, jitter: float, grayscale: float, mix: float = 0.0) -> None:
         self.size = size
+        self.mix = mix
         self._colours: list[torch.nn.Module] = []
         if jitter > 0:
             self._colours.append(augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5))
@@ -34,29 +55,40 @@ class Views:
             self._colours.append(augmentation.RandomGrayscale(p=grayscale))
         self._crop = augmentation.RandomResizedCrop((size, size), scale=(crop_min, 1.0))
         self._flip = augmentation.RandomHorizontalFlip(p=0.5)
+        self._blend = augmentation.RandomMixUpV2(p=1.0, data_keys=["input"])
+        self._paste = augmentation.RandomCutMixV2(p=1.0, data_keys=["input"], use_correct_lambda=True)
 
-    def __call__(self, x_N3HW: Tensor, *seed_parts: int | str) -> Tensor:
+    def __call__(self, x_N3HW: Tensor, *seed_parts: int | str) -> Drawn:
         """Draw one view of each picture.
 
         Args:
             x_N3HW: pictures in [0, 1].
             seed_parts: name the draw; the same parts give the same views, whatever was drawn before.
-
-        Returns:
-            (N, 3, S, S) in [0, 1], without gradient.
         """
         with torch.no_grad(), borrowed_generator("views", *seed_parts):
             for change in self._colours:
                 x_N3HW = change(x_N3HW)
             boxes_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long().tolist()
             view_N3SS = torch.cat([self._resized(x_N3HW[i : i + 1], box) for i, box in enumerate(boxes_N42)])
-            flipped: Tensor = self._flip(view_N3SS)
-            return flipped.clamp(0.0, 1.0)
+            return self._mixed(self._flip(view_N3SS).clamp(0.0, 1.0))
+
+    def _mixed(self, x_N3SS: Tensor) -> Drawn:
+        if self.mix == 0 or len(x_N3SS) < 2:
+            return Drawn(x_N3SS, torch.zeros(len(x_N3SS), dtype=torch.bool, device=x_N3SS.device))
+        draw_N = torch.rand(len(x_N3SS)).to(x_N3SS.device)
+        blended, pasted = (draw_N < self.mix / 2)[:, None, None, None], (draw_N < self.mix)[:, None, None, None]
+        mixed_N3SS = torch.where(blended, self._blend(x_N3SS), torch.where(pasted, self._paste(x_N3SS), x_N3SS))
+        return Drawn(mixed_N3SS, draw_N < self.mix)
 
     def _resized(self, x_13HW: Tensor, corners: list[list[int]]) -> Tensor:
         # Kornia's own resize has no antialias, which shifts features where a crop is larger than the view.
         (left, top), _, (right, bottom), _ = corners
         return plain_view(x_13HW[:, :, top : bottom + 1, left : right + 1], self.size)
+
+
+def views_of(settings: DistilSettings, size: int) -> Views:
+    """The views that settings ask for, for a student that sees ``size`` pixels a side."""
+    return Views(size, settings.crop_min, settings.jitter, settings.grayscale, settings.mix)
 
 
 def plain_view(x_N3HW: Tensor, size: int) -> Tensor:

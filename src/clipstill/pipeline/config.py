@@ -186,8 +186,8 @@ class StudentSection(Config):
     Attributes:
         name: see ``clipstill list students``.
         init: ``pretrained``, ``scratch`` or a checkpoint file.
-        head: ``linear``, or ``class-vectors``: a projector into the teacher's space and the class vectors as they are, so
-            that a class can be added after training.
+        head: ``linear``, or ``class-vectors``: a projector into the teacher's space and the class vectors as they are,
+            so that a class can be added after training.
         image_size: side of its input in pixels.
     """
 
@@ -221,6 +221,7 @@ class DistillationSection(Config):
     crop_min: float
     jitter: float
     grayscale: float
+    mix: float
     keep: Literal["agreement", "loss", "last"]
     held_out_styles: int
     feature_recentre: Literal["off", "mean", "mean_std"]
