@@ -160,3 +160,17 @@ def test_a_head_of_class_vectors_answers_by_cosines_and_takes_another_class_with
     with pytest.raises(ConfigError, match="same teacher"):
         back.use_class_vectors(vectors[:, :5], 1.0)
     assert isinstance(load_student(SMALL, classes=2, init=path).head, torch.nn.Linear)
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3-small", "mobilenetv4-small", "lite0", "vit-tiny"])
+def test_students_that_people_deploy_answer_at_every_size(name: str, size: int) -> None:
+    student = load_student(name, classes=3, init="scratch", image_size=size)
+    assert student.preprocess.size == size
+    with torch.no_grad():
+        assert student(torch.rand(2, 3, size, size)).shape == (2, 3)
+
+
+def test_a_transformer_says_which_sizes_it_takes() -> None:
+    with pytest.raises(ConfigError, match="multiple of 16"):
+        load_student("vit-tiny", classes=3, init="scratch", image_size=72)

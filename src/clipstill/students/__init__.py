@@ -19,8 +19,10 @@ students = Registry(
         "lite0": "clipstill.students.timm_student:lite0",
         "lite2": "clipstill.students.timm_student:lite2",
         "mobilenetv3-small": "clipstill.students.timm_student:mobilenetv3_small",
+        "mobilenetv4-small": "clipstill.students.timm_student:mobilenetv4_small",
         "resnet10t": "clipstill.students.timm_student:resnet10t",
         "resnet18": "clipstill.students.timm_student:resnet18",
+        "vit-tiny": "clipstill.students.timm_student:vit_tiny",
     },
     prefixes={"timm": "clipstill.students.timm_student:load_timm"},
 )

@@ -30,7 +30,7 @@ _SMALLEST = 32
 def load_timm(
     rest: str, classes: int, init: str | Path = "pretrained", image_size: int | None = None, seed: int = 0
 ) -> Student:
-    """``timm:ARCHITECTURE``: any convolutional network of timm; its pretrained weights may come from the hub."""
+    """``timm:ARCHITECTURE``: any network of timm; its pretrained weights may come from the hub."""
     return _build(f"timm:{rest}", rest, classes, init, image_size, seed, remote=True)
 
 
@@ -47,6 +47,16 @@ def lite2(rest: str, classes: int, init: str | Path, image_size: int | None, see
 def mobilenetv3_small(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
     """MobileNetV3-Small, 1.5 million parameters without the head."""
     return _build("mobilenetv3-small", "mobilenetv3_small_100", classes, init, image_size, seed)
+
+
+def mobilenetv4_small(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
+    """MobileNetV4-Conv-Small, 2.5 million parameters without the head."""
+    return _build("mobilenetv4-small", "mobilenetv4_conv_small", classes, init, image_size, seed)
+
+
+def vit_tiny(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
+    """ViT-Tiny with patches of 16 pixels, 5.5 million parameters without the head; sides are multiples of 16."""
+    return _build("vit-tiny", "vit_tiny_patch16_224", classes, init, image_size, seed)
 
 
 def resnet10t(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
@@ -78,9 +88,9 @@ def _build(
             f"no installed package carries pretrained weights of '{name}'. Set student.init to 'scratch' or to a "
             f"safetensors file, choose lite0 or lite2, or name the hub's model: timm:{architecture}."
         )
-    backbone = _create(architecture, seed, from_hub)
+    backbone = _create(architecture, seed, from_hub, image_size)
     preprocess = _preprocess(backbone, architecture, image_size)
-    feature_count = _feature_count(backbone)
+    feature_count = _feature_count(backbone, preprocess.size)
     provenance: list[Provenance] = []
     whole: dict[str, Tensor] = {}
     if from_hub:
@@ -98,17 +108,22 @@ def _build(
     return student.eval()
 
 
-def _create(architecture: str, seed: int, from_hub: bool) -> nn.Module:
+def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None) -> nn.Module:
     """Weights are drawn from torch's global generator; it is borrowed, so that nobody else's numbers change."""
     if not timm.is_model(architecture):
         raise UnknownNameError(
             f"timm {timm.__version__} has no architecture '{architecture}'."
             f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
         )
+    facts = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    # Transformers are built for one size, and have a position of their own for each patch.
+    sized: dict[str, Any] = {}
+    if image_size is not None and getattr(facts, "fixed_input_size", False):
+        sized = {"img_size": image_size}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "student", architecture))
         try:
-            backbone: nn.Module = timm.create_model(architecture, pretrained=from_hub, num_classes=0)
+            backbone: nn.Module = timm.create_model(architecture, pretrained=from_hub, num_classes=0, **sized)
         except Exception as error:  # The hub's client raises many kinds: connection, HTTP status, missing weights.
             if not from_hub:
                 raise
@@ -117,6 +132,9 @@ def _create(architecture: str, seed: int, from_hub: bool) -> nn.Module:
                 f"the pretrained weights of timm:{architecture} cannot be fetched ({reason}). "
                 f"Check the network, or set student.init to 'scratch' or to a safetensors file."
             ) from None
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    if sized and patch is not None and image_size is not None and image_size % int(patch[0]):
+        raise ConfigError(f"student.image_size is {image_size}; '{architecture}' wants a multiple of {int(patch[0])}.")
     return backbone
 
 
@@ -131,12 +149,12 @@ def _preprocess(backbone: nn.Module, architecture: str, image_size: int | None) 
     )
 
 
-def _feature_count(backbone: nn.Module) -> int:
+def _feature_count(backbone: nn.Module, size: int) -> int:
     """Asked of the network itself: ``num_features`` differs from it where a layer follows the pooling."""
     was_training = backbone.training
     backbone.eval()
     with torch.no_grad():
-        count = int(backbone(torch.zeros(1, 3, 64, 64)).shape[1])
+        count = int(backbone(torch.zeros(1, 3, size, size)).shape[1])
     backbone.train(was_training)
     return count
 
