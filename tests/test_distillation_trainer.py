@@ -306,3 +306,17 @@ def test_every_loss_teaches_the_classes(loss: Literal["kd", "ce", "ce+kd"], tmp_
     _, result = train(tmp_path, settings)
     assert result.best_agreement is not None
     assert result.best_agreement > 0.6
+
+
+def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:
+    images, class_id, style_id = pictures()
+    settings = dataclasses.replace(MODES["none"], loss="ce", held_out_styles=0, jitter=0.0, lr=3e-2, steps=80)
+    student = new_student()
+    distil(student, None, torch.eye(3), images, class_id, style_id, settings, tmp_path / "run")
+    with torch.no_grad():
+        found = student(images.float() / 255).argmax(1)
+    assert float((found == class_id).float().mean()) > 0.8
+    for change in ({"loss": "kd"}, {"mix": 0.5}, {"held_out_styles": 1}):
+        unfit = dataclasses.replace(settings, **change)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="without a teacher"):
+            distil(student, None, torch.eye(3), images, class_id, style_id, unfit, tmp_path / "no")

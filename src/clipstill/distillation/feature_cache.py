@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -21,9 +21,20 @@ from clipstill.distillation.checkpoint import load_state, save_state, tensor_dig
 from clipstill.distillation.views import Views, plain_view, to_unit, views_of
 
 if TYPE_CHECKING:
-    from clipstill.core.protocols import Teacher
     from clipstill.distillation.settings import DistilSettings
     from clipstill.students.student import Student
+
+
+class ImageTeacher(Protocol):
+    """As much of a teacher as the trainer asks."""
+
+    name: str
+    weights_sha256: str
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D)."""
+        ...
+
 
 FOLDER = "features"
 # Images a forward pass. Not the batch of training, so that changing that one leaves the cache valid.
@@ -60,7 +71,7 @@ class FeatureCache:
     def __init__(
         self,
         student: Student,
-        teacher: Teacher,
+        teacher: ImageTeacher,
         images_N3HW: Tensor,
         settings: DistilSettings,
         folder: Path,

@@ -79,7 +79,7 @@ class DistilResult:
 
 def distil(
     student: Student,
-    teacher: Teacher,
+    teacher: Teacher | None,
     class_vectors_CD: Tensor,
     images_N3HW: Tensor,
     class_id_N: Tensor,
@@ -92,7 +92,7 @@ def distil(
 
     Args:
         student: as built; a state left in ``folder`` by an equal call is gone on from.
-        teacher: on ``device``.
+        teacher: on ``device``; None where the pictures' classes are all that is taught (``loss="ce"``, no mixing).
         class_vectors_CD: unit vectors, one a class.
         images_N3HW: uint8 pictures, synthetic or any others.
         class_id_N: class a picture was made for; -1 for pictures of anything. Labels are not trained on: the teacher's
@@ -104,7 +104,8 @@ def distil(
 
     Raises:
         DataError: the pictures do not have the shape or type, or fewer than two are left to train on.
-        ConfigError: a setting that this student cannot follow, or a loss that is no number any more.
+        ConfigError: a setting that this student cannot follow, one that asks for a teacher where there is none, or a
+            loss that is no number any more.
         ArtifactError: the stored state is damaged.
         ResourceError: the disk is full.
 
@@ -114,8 +115,30 @@ def distil(
         0.94
     """
     _check_pictures(images_N3HW, class_id_N, style_id_N)
-    run = _Run(student, teacher, class_vectors_CD, images_N3HW, class_id_N, style_id_N, settings, folder, device)
+    if teacher is None:
+        asked = settings.mix > 0 or settings.feature_weight > 0 or settings.held_out_styles > 0
+        if asked or settings.loss != "ce" or bool((class_id_N < 0).any()):
+            raise ConfigError(
+                "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', and mix, "
+                "feature_weight and held_out_styles to 0, and give each picture a class."
+            )
+    asked_of = teacher or _NoTeacher(class_vectors_CD.shape[1])
+    run = _Run(student, asked_of, class_vectors_CD, images_N3HW, class_id_N, style_id_N, settings, folder, device)
     return run.finish()
+
+
+class _NoTeacher:
+    """Stands where nobody is asked: every picture looks the same to it."""
+
+    name = "none"
+    weights_sha256 = "none"
+    logit_scale = 1.0
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        return x_N3HW.new_zeros((len(x_N3HW), self.dimensions))
 
 
 def _check_pictures(images_N3HW: Tensor, class_id_N: Tensor, style_id_N: Tensor) -> None:
@@ -183,7 +206,7 @@ class _Run:
     def __init__(
         self,
         student: Student,
-        teacher: Teacher,
+        teacher: Teacher | _NoTeacher,
         class_vectors_CD: Tensor,
         images_N3HW: Tensor,
         class_id_N: Tensor,
