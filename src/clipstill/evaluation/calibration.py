@@ -1,0 +1,71 @@
+"""Scores that mean what they say: one temperature over all logits.
+
+Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipstill.core.errors import DataError
+from clipstill.evaluation.metrics import Floats, softmax
+
+# A factor of a hundred to both sides of 1: beyond it, the logits say nothing, or the targets are one class for sure.
+_LEAST, _MOST = 0.01, 100.0
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_PRECISION = 1e-4
+
+
+def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
+    """The temperature at which ``softmax(logits / T)`` is nearest the targets, by cross-entropy.
+
+    Args:
+        logits_NC: any real numbers.
+        target_NC: probabilities: the teacher's answer for synthetic images, one-hot labels for real ones.
+
+    Returns:
+        T in [0.01, 100]. The loss is convex in 1 / T, so there is one best.
+
+    Raises:
+        DataError: no image, or shapes that differ.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017; soft targets are ours.
+    """
+    if len(logits_NC) == 0 or logits_NC.shape != target_NC.shape:
+        raise DataError(f"a temperature needs targets for its logits; got {logits_NC.shape} and {target_NC.shape}.")
+
+    def loss(log_inverse: float) -> float:
+        probability_NC = softmax(logits_NC * math.exp(log_inverse))
+        return float(-(target_NC * np.log(np.maximum(probability_NC, 1e-300))).sum(axis=1).mean())
+
+    low, high = -math.log(_MOST), -math.log(_LEAST)
+    while high - low > _PRECISION:
+        first, second = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        if loss(first) <= loss(second):
+            high = second
+        else:
+            low = first
+    return math.exp(-(low + high) / 2)
+
+
+def auroc(score_inside_N: Floats, score_outside_M: Floats) -> float:
+    """How well a score tells pictures of the classes from others: the chance that one inside has the higher score.
+
+    Returns:
+        In [0, 1]; 0.5 is guessing. Equal scores count half.
+
+    Raises:
+        DataError: one side has no picture.
+
+    Source: the Mann-Whitney statistic; Hendrycks and Gimpel, ICLR 2017, for its use here.
+    """
+    inside_N, outside_M = np.asarray(score_inside_N, dtype=np.float64), np.asarray(score_outside_M, dtype=np.float64)
+    if len(inside_N) == 0 or len(outside_M) == 0:
+        raise DataError("AUROC needs pictures of the classes, and pictures of something else.")
+    ordered_M: NDArray[np.float64] = np.sort(outside_M)
+    below_N = np.searchsorted(ordered_M, inside_N, side="left")
+    up_to_N = np.searchsorted(ordered_M, inside_N, side="right")
+    return float((below_N + up_to_N).mean() / 2 / len(outside_M))
