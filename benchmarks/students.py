@@ -1,0 +1,157 @@
+"""What each way of teaching does for the student: losses, meta distillation, heads, starts. One table each.
+
+    python benchmarks/students.py RUN... --photos photo=DIR art=DIR --tables losses meta --out runs/students
+
+RUNs are folders that ``clipstill run`` made, one a seed: their teacher, class vectors and synthetic images are used, so
+that all rows differ in the teaching alone. Rows: ``losses`` are those of Wei et al. (ICLR 2025), Table 1; ``meta`` also
+has the time of a step and the process's highest memory. A student that is there is not taught again, so the command
+may be interrupted, and started several times side by side for different tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quality import CPU, Run, score
+
+from clipstill.core.files import read_json, write_json
+from clipstill.core.progress import set_quiet
+from clipstill.core.protocols import Teacher
+from clipstill.distillation.trainer import distil
+from clipstill.students import load_student
+from clipstill.students.student import Student
+
+# Row -> what differs: settings of distillation, and those of the student under "student.".
+TABLES: dict[str, dict[str, dict[str, Any]]] = {
+    "losses": {
+        "CE": {"loss": "ce"},
+        "KD": {},
+        "CE + KD": {"loss": "ce+kd"},
+        "meta CE + KD": {"loss": "ce+kd", "meta": "exact"},
+        "meta KD": {"meta": "exact"},
+        "KD + features": {"feature_weight": 1.0},
+    },
+    "meta": {
+        "none": {},
+        "first order": {"meta": "first_order"},
+        "exact": {"meta": "exact"},
+        "reptile": {"meta": "reptile"},
+    },
+    # The same with all weights in training, where a step is dear.
+    "meta-all": {
+        "none": {"freeze": "bn", "head_steps": 300},
+        "first order": {"freeze": "bn", "head_steps": 300, "meta": "first_order"},
+        "exact": {"freeze": "bn", "head_steps": 300, "meta": "exact"},
+        "reptile": {"freeze": "bn", "head_steps": 300, "meta": "reptile"},
+    },
+    "heads": {
+        "linear": {},
+        "class vectors": {"student.head": "class-vectors"},
+    },
+    "starts": {
+        "pretrained, head alone": {},
+        "pretrained, all weights, BN kept": {"freeze": "bn", "head_steps": 300},
+        "pretrained, all weights": {"freeze": "none", "head_steps": 300},
+        "scratch": {"student.init": "scratch", "freeze": "none", "lr": 2e-3, "head_lr": 2e-3, "crop_min": 0.5},
+    },
+    "mixing": {
+        "none": {},
+        "half of the views": {"mix": 0.5},
+        "three times the views": {"views": 12},
+        "both": {"views": 12, "mix": 0.5},
+    },
+}
+
+
+def teach(run: Run, changes: dict[str, Any], steps: dict[str, int], photos: dict[str, Path], work: Path) -> Any:
+    """One student, and what it does."""
+    section = {**run.config["student"], **{k.partition(".")[2]: v for k, v in changes.items() if "." in k}}
+    settings = replace(run.settings, **{k: v for k, v in changes.items() if "." not in k})
+    if settings.freeze != "backbone" and "all" in steps:
+        settings = replace(settings, steps=steps["all"])
+    elif "head" in steps:
+        settings = replace(settings, steps=steps["head"])
+    teacher, made = run.teacher(), run.surrogate()
+    images = (made.images, made.class_id, made.style_id)
+    if settings.freeze == "backbone":
+        # The cache of features is made first, so that the time is that of the steps.
+        once = replace(settings, steps=1)
+        distil(built(run, section, teacher), teacher, run.vectors, *images, once, work, CPU)
+    student = built(run, section, teacher)
+    start = time.monotonic()
+    result = distil(student, teacher, run.vectors, *images, settings, work, CPU)
+    seconds = time.monotonic() - start
+    aligned = [entry["alignment"] for entry in result.history if entry["alignment"] is not None]
+    return {
+        "photos": score(run, teacher, student, photos),
+        "agreement": result.best_agreement,
+        "alignment": statistics.mean(aligned) if aligned else None,
+        "ms_step": round(1000 * seconds / (settings.steps + settings.head_steps), 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def built(run: Run, section: dict[str, Any], teacher: Teacher) -> Student:
+    """A student as a run would start with it."""
+    student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], run.seed)
+    if section.get("head") == "class-vectors":
+        student.use_class_vectors(run.vectors, float(teacher.logit_scale), run.seed)
+    return student
+
+
+def table(rows: dict[str, list[dict[str, Any]]], photos: list[str]) -> str:
+    """Markdown: mean and standard deviation over the runs."""
+    lines = [
+        f"| row | {' | '.join(photos)} | mean | alignment | ms a step |",
+        "|---|" + "---:|" * (len(photos) + 3),
+    ]
+    for row, found in rows.items():
+        columns = [[one["photos"][name]["student"] for one in found] for name in photos]
+        columns.append([statistics.mean(values) for values in zip(*columns, strict=True)])
+        cells = [f"{statistics.mean(each):.1f} ± {_spread(each):.1f}" for each in columns]
+        aligned = [one["alignment"] for one in found if one["alignment"] is not None]
+        told = f"{statistics.mean(aligned):.2f}" if aligned else ""
+        speed = statistics.median(one["ms_step"] for one in found)
+        lines.append(f"| {row} | {' | '.join(cells)} | {told} | {speed:.1f} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--photos", nargs="+", required=True, metavar="NAME=DIR")
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--head-steps", type=int, help="of heads alone, instead of the runs' own")
+    parser.add_argument("--all-steps", type=int, help="of all weights, instead of the runs' own")
+    args = parser.parse_args()
+    photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
+    steps = {name: value for name, value in (("head", args.head_steps), ("all", args.all_steps)) if value}
+    set_quiet(True)
+    for name in args.tables:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row, changes in TABLES[name].items():
+            for run in map(Run, args.runs):
+                place = args.out / f"{name}-{row.lower().replace(' ', '-').replace(',', '')}-{run.folder.name}.json"
+                if not place.exists():
+                    write_json(
+                        place, teach(run, changes, steps, photos, args.out / "work" / f"{name}-{run.folder.name}")
+                    )
+                    print(f"{name}: {row}, {run.folder.name}: done", file=sys.stderr, flush=True)
+                rows.setdefault(row, []).append(read_json(place))
+        print(f"\n{name}\n\n{table(rows, list(photos))}")
+
+
+if __name__ == "__main__":
+    main()
