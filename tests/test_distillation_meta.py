@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.distillation.losses import kd_loss
 from clipstill.distillation.meta import Loss, alignment, meta_gradient, split_styles
 from clipstill.distillation.randomness import borrowed_generator
+from clipstill.distillation.settings import MetaMode
 
 ALPHA = 0.3
 Two = tuple[nn.Module, dict[str, Tensor], list[Loss]]
@@ -28,6 +31,15 @@ def loss_on(part: str, module: nn.Module) -> Loss:
     x_N4 = torch.randn((6, 4), generator=draw, dtype=torch.float64)
     teacher_N3 = 3 * torch.randn((6, 3), generator=draw, dtype=torch.float64)
     return lambda weights: kd_loss(functional_call(module, weights, x_N4), teacher_N3, 2.0).mean()
+
+
+def one_part(losses: Sequence[Loss]) -> list[list[Loss]]:
+    return [[loss] for loss in losses]
+
+
+def half_of(loss: Loss) -> Loss:
+    """A half's share of its group's mean."""
+    return lambda weights: loss(weights) / 2
 
 
 @pytest.fixture
@@ -48,7 +60,7 @@ def test_exact_equals_finite_differences_of_the_outer_loss(
     two: Two,
 ) -> None:
     _, weights, losses = two
-    found = meta_gradient("exact", weights, losses, ALPHA)
+    found = meta_gradient("exact", weights, one_part(losses), ALPHA)
     step = 1e-5
     for name, value in weights.items():
         for place in range(value.numel()):
@@ -64,7 +76,7 @@ def test_exact_equals_finite_differences_of_the_outer_loss(
 def test_exact_equals_autograd_through_the_inner_step(two: Two) -> None:
     _, weights, losses = two
     expected = torch.autograd.grad(outer(weights, losses, ALPHA), list(weights.values()))
-    found = meta_gradient("exact", weights, losses, ALPHA)
+    found = meta_gradient("exact", weights, one_part(losses), ALPHA)
     for name, value in zip(weights, expected, strict=True):
         torch.testing.assert_close(found.gradient[name], value)
     assert sum(found.losses) == pytest.approx(outer(weights, losses, ALPHA).item())
@@ -73,7 +85,7 @@ def test_exact_equals_autograd_through_the_inner_step(two: Two) -> None:
 @pytest.mark.parametrize("mode", ["exact", "first_order", "reptile"])
 def test_without_an_inner_step_all_modes_are_plain_distillation(mode: str, two: Two) -> None:
     module, weights, losses = two
-    found = meta_gradient(mode, weights, losses, 0.0)  # type: ignore[arg-type]
+    found = meta_gradient(mode, weights, one_part(losses), 0.0)  # type: ignore[arg-type]
     sum(loss(dict(module.named_parameters())) for loss in losses).backward()  # type: ignore[union-attr]
     for name, value in module.named_parameters():
         assert value.grad is not None
@@ -85,25 +97,25 @@ def test_the_first_term_of_the_expansion_rewards_gradients_that_agree(
 ) -> None:
     """(exact - plain) / alpha -> -grad(g_tr . g_te)."""
     _, weights, losses = two
-    plain = meta_gradient("none", weights, losses, 0.0).gradient
+    plain = meta_gradient("none", weights, one_part(losses), 0.0).gradient
     first, second = (torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True) for loss in losses)
     dot = torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
     expected = dict(zip(weights, torch.autograd.grad(dot, list(weights.values())), strict=True))
     small = 1e-5
-    exact = meta_gradient("exact", weights, losses, small).gradient
+    exact = meta_gradient("exact", weights, one_part(losses), small).gradient
     for name in weights:
         torch.testing.assert_close((exact[name] - plain[name]) / small, -expected[name], atol=1e-3, rtol=1e-3)
 
 
 def test_first_order_is_exact_without_the_hessian(two: Two) -> None:
     _, weights, losses = two
-    tr = meta_gradient("none", weights, losses[:1], 0.0).gradient
+    tr = meta_gradient("none", weights, one_part(losses[:1]), 0.0).gradient
     moved = {name: (value - ALPHA * tr[name]).detach() for name, value in weights.items()}
-    te = meta_gradient("none", moved, losses[1:], 0.0).gradient
-    found = meta_gradient("first_order", weights, losses, ALPHA)
+    te = meta_gradient("none", moved, one_part(losses[1:]), 0.0).gradient
+    found = meta_gradient("first_order", weights, one_part(losses), ALPHA)
     for name in weights:
         torch.testing.assert_close(found.gradient[name], tr[name] + te[name])
-    exact = meta_gradient("exact", weights, losses, ALPHA)
+    exact = meta_gradient("exact", weights, one_part(losses), ALPHA)
     assert any(not torch.allclose(exact.gradient[name], found.gradient[name], rtol=1e-3) for name in weights)
 
 
@@ -118,48 +130,45 @@ def test_reptile_sums_what_its_steps_went() -> None:
             name: (value - ALPHA * grad).detach().requires_grad_()
             for (name, value), grad in zip(at.items(), gradient, strict=True)
         }
-    found = meta_gradient("reptile", weights, losses, ALPHA)
+    found = meta_gradient("reptile", weights, one_part(losses), ALPHA)
     for name, value in weights.items():
         torch.testing.assert_close(ALPHA * found.gradient[name], (value - at[name]).detach())
 
 
-def test_shares_of_two_processes_add_up_to_one(two: Two) -> None:
-    """Every process with half of each group: what ``together`` gives each is the mean of both halves' parts."""
+@pytest.mark.parametrize("mode", ["none", "exact", "first_order"])
+def test_parts_of_a_group_add_up_to_the_whole(mode: MetaMode, two: Two) -> None:
     module, weights, _ = two
-    halves = [[loss_on(f"{part}{half}", module) for part in ("tr", "te")] for half in (0, 1)]
-
-    def mean_of(place: int) -> Loss:
-        return lambda at: (halves[0][place](at) + halves[1][place](at)) / 2
-
-    whole = meta_gradient("exact", weights, [mean_of(0), mean_of(1)], ALPHA)
-    # In lockstep: the parts of both processes at each exchange, found by running up to it with what is known so far.
-    known: list[dict[str, Tensor]] = []
-
-    class Reached(Exception):
-        pass
-
-    def parts_of(half: int, known: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        given = iter(known)
-        last: dict[str, Tensor] = {}
-
-        def together(own: dict[str, Tensor]) -> dict[str, Tensor]:
-            last.update(own)
-            try:
-                return next(given)
-            except StopIteration:
-                raise Reached from None
-
-        with contextlib.suppress(Reached):
-            meta_gradient("exact", weights, halves[half], ALPHA, together)
-        return last
-
-    for _ in range(3):
-        parts = [parts_of(half, known) for half in (0, 1)]
-        known.append({name: (parts[0][name] + parts[1][name]) / 2 for name in weights})
-    given = iter(known)
-    found = meta_gradient("exact", weights, halves[0], ALPHA, lambda own: next(given))
+    halves = [[half_of(loss_on(f"{part}{half}", module)) for half in (0, 1)] for part in ("tr", "te")]
+    whole = [[lambda at, parts=parts: parts[0](at) + parts[1](at)] for parts in halves]
+    expected = meta_gradient(mode, weights, whole, ALPHA)
+    found = meta_gradient(mode, weights, halves, ALPHA)
+    assert found.losses == pytest.approx(expected.losses)
     for name in weights:
-        torch.testing.assert_close(found.gradient[name], whole.gradient[name])
+        torch.testing.assert_close(found.gradient[name], expected.gradient[name])
+
+
+def test_processes_with_a_share_of_each_group_get_the_gradient_of_all(two: Two) -> None:
+    """Two threads as two processes: ``together`` waits for the other one's part and adds it."""
+    module, weights, _ = two
+    halves = [[half_of(loss_on(f"{part}{half}", module)) for half in (0, 1)] for part in ("tr", "te")]
+    expected = meta_gradient("exact", weights, halves, ALPHA).gradient
+    barrier = threading.Barrier(2, timeout=60)
+    given: list[dict[str, Tensor]] = [{}, {}]
+
+    def process(rank: int) -> dict[str, Tensor]:
+        def together(own: dict[str, Tensor]) -> dict[str, Tensor]:
+            given[rank] = own
+            barrier.wait()
+            whole = {name: given[0][name] + given[1][name] for name in own}
+            barrier.wait()
+            return whole
+
+        return meta_gradient("exact", weights, [[parts[rank]] for parts in halves], ALPHA, together).gradient
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(process, (0, 1)):
+            for name in weights:
+                torch.testing.assert_close(found[name], expected[name])
 
 
 def test_alignment_is_the_cosine_between_the_groups() -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.seeds import generator_for
+from clipstill.distillation import trainer
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.learner import statistics_kept
 from clipstill.distillation.recentre import fit_recentre
@@ -320,3 +321,37 @@ def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:
         unfit = dataclasses.replace(settings, **change)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="without a teacher"):
             distil(student, None, torch.eye(3), images, class_id, style_id, unfit, tmp_path / "no")
+
+
+@pytest.mark.parametrize("meta", ["none", "exact"])
+def test_a_batch_in_parts_teaches_what_a_whole_one_does(meta: Literal["none", "exact"], tmp_path: Path) -> None:
+    settings = dataclasses.replace(MODES["bn"], meta=meta)
+    whole, _ = train(tmp_path / "whole", settings)
+    parts, _ = train(tmp_path / "parts", dataclasses.replace(settings, accumulate=3))
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[key], value, atol=2e-5, rtol=1e-4)
+
+
+def test_half_precision_teaches_nearly_the_same(tmp_path: Path) -> None:
+    settings = dataclasses.replace(MODES["none"], optimiser="adamw", lr=3e-3, steps=40, checkpoint_every=10)
+    _, result = train(tmp_path, dataclasses.replace(settings, precision="bf16"))
+    assert result.best_agreement is not None
+    assert result.best_agreement > 0.7
+
+
+def test_minutes_take_the_place_of_steps_and_a_resumed_run_keeps_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(clock)))
+    settings = dataclasses.replace(MODES["none"], minutes=1.0, steps=5_000, checkpoint_every=10)
+    teacher = ColourTeacher()
+    expected, straight = train(tmp_path / "straight", settings, teacher)
+    steps = straight.history[-1]["step"]
+    assert 20 <= steps < 5_000
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
+    student, resumed = train(tmp_path / "cut", settings)
+    assert resumed.resumed_step > 0
+    assert resumed.history[-1]["step"] == steps
+    assert_same_weights(student, expected)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
+from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import load_state, save_state, tensor_digest
 from clipstill.distillation.views import Views, plain_view, to_unit, views_of
 
@@ -107,10 +109,22 @@ class FeatureCache:
 
     def _pass(self, name: str, views: Views | None, number: int, passes: int) -> Pass:
         path = self.folder / f"{self.key[:16]}-{name}.safetensors"
-        saved = load_state(path)
-        if saved is not None and saved.facts.get("key") == self.key:
-            return Pass(saved.tensors["student"], saved.tensors["teacher"], saved.tensors["mixed"])
         title = "features" if views is None else f"features, pass {number + 1} of {passes}"
+        # One process computes for all.
+        found = self._stored(path) or self._computed(path, views, number, title) if parallel.share()[0] == 0 else None
+        parallel.wait()
+        found = found or self._stored(path)
+        if found is None:
+            raise ArtifactError(f"{path} is not of this run. Give the processes one folder that all of them see.")
+        return found
+
+    def _stored(self, path: Path) -> Pass | None:
+        saved = load_state(path)
+        if saved is None or saved.facts.get("key") != self.key:
+            return None
+        return Pass(saved.tensors["student"], saved.tensors["teacher"], saved.tensors["mixed"])
+
+    def _computed(self, path: Path, views: Views | None, number: int, title: str) -> Pass:
         computed = self._compute(views, number, title)
         tensors = {"student": computed.student_NF, "teacher": computed.teacher_ND, "mixed": computed.mixed_N}
         save_state(path, tensors, {"key": self.key})

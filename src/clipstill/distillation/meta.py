@@ -10,8 +10,8 @@ Its gradient, with H the Hessian of L(X_tr) and v = grad L(X_te; theta_c), is
 
     grad L(X_tr; theta) + v - alpha * H v
 
-which is how it is computed here: three plain backward passes, none of which goes through another one's graph, so that
-several processes can each take their share of the images and add up.
+which is how it is computed here: three plain backward passes, none of which goes through the inner step, so that a
+group may come in parts, from several processes too, whose gradients are added up.
 
 Source: Wei et al., ICLR 2025, meta knowledge distillation and its first-order expansion
 g_tr + g_te - alpha * grad(g_tr . g_te) + O(alpha^2); Li et al., Learning to Generalize, AAAI 2018 (MLDG); Nichol et
@@ -30,9 +30,9 @@ from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import MetaMode
 
 Weights = dict[str, Tensor]
-# Weights by name -> mean loss of one group of pictures, a scalar with gradient to the weights.
+# Weights by name -> a part's share of its group's mean loss: its pictures' losses over the number of the whole group's.
 Loss = Callable[[Weights], Tensor]
-# Gradients of this process -> the mean over all processes.
+# Gradients of this process's pictures -> those of all processes' pictures, summed.
 Together = Callable[[Weights], Weights]
 
 
@@ -41,7 +41,7 @@ class MetaGradient:
     """One step's direction.
 
     Attributes:
-        losses: of each group, at the weights that the group was tried with.
+        losses: of each group, at the weights that it was tried with; of this process's pictures.
         gradient: of the outer loss, by weight's name.
         alignment: mean cosine between the gradients of different groups; None where there is one group, or a gradient
             is zero.
@@ -70,7 +70,11 @@ def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_pa
 
 
 def meta_gradient(
-    mode: MetaMode, weights: Mapping[str, Tensor], losses: Sequence[Loss], alpha: float, together: Together = dict
+    mode: MetaMode,
+    weights: Mapping[str, Tensor],
+    groups: Sequence[Sequence[Loss]],
+    alpha: float,
+    together: Together = dict,
 ) -> MetaGradient:
     """The gradient of the outer loss.
 
@@ -79,39 +83,46 @@ def meta_gradient(
             leaves its Hessian out; ``"reptile"`` takes one inner step a group, one after the other, and sums what they
             went, which needs no more than first order for any number of groups.
         weights: that are trained, by name; they are not changed.
-        losses: one a group; X_tr and X_te in this order. ``"exact"`` and ``"first_order"`` take two.
+        groups: X_tr and X_te in this order, each in parts that go through memory one after the other. ``"exact"`` and
+            ``"first_order"`` take two groups. An ``"exact"`` group in several parts goes through the network once more.
         alpha: size of the inner step, at least 0.
-        together: averages gradients over processes.
+        together: sums gradients over processes.
     """
     start: Weights = {name: value.detach().requires_grad_() for name, value in weights.items()}
     if mode == "exact":
-        return _exact(start, losses, alpha, together)
+        return _exact(start, groups, alpha, together)
     at, values, gradients = start, [], []
-    for loss in losses:
-        value = loss(at)
-        gradients.append(together(_gradient(value, at)))
-        values.append(float(value.detach()))
+    for parts in groups:
+        value, gradient = _summed(parts, at)
+        gradients.append(together(gradient))
+        values.append(value)
         if mode != "none":
             at = _moved(at, gradients[-1], alpha)
     return MetaGradient(tuple(values), _sum(gradients), alignment(gradients))
 
 
-def _exact(start: Weights, losses: Sequence[Loss], alpha: float, together: Together) -> MetaGradient:
-    loss_tr, loss_te = losses
-    value_tr = loss_tr(start)
-    own = dict(zip(start, _backward(value_tr, list(start.values()), create_graph=True), strict=True))
-    tr = together({name: value.detach() for name, value in own.items()})
+def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float, together: Together) -> MetaGradient:
+    parts_tr, parts_te = groups
+    if len(parts_tr) == 1:
+        loss = parts_tr[0](start)
+        own, value_tr = [_gradient(loss, start, create_graph=True)], float(loss.detach())
+        tr = together({name: each.detach() for name, each in own[0].items()})
+    else:
+        value_tr, gradient = _summed(parts_tr, start)
+        own, tr = [], together(gradient)
     at = _moved(start, tr, alpha)
-    value_te = loss_te(at)
-    te = together(_gradient(value_te, at))
-    # H v as the gradient of g . v: v comes from all processes, H from this one's pictures.
-    product = torch.stack([(own[name] * te[name]).sum() for name in start]).sum()
-    if product.requires_grad:
-        curved = together(dict(zip(start, _backward(product, list(start.values())), strict=True)))
-    else:  # The loss is linear in the weights.
-        curved = {name: torch.zeros_like(value) for name, value in start.items()}
+    value_te, gradient = _summed(parts_te, at)
+    te = together(gradient)
+    curved = {name: torch.zeros_like(value) for name, value in start.items()}
+    for place, part in enumerate(parts_tr):
+        graph = own[place] if own else _gradient(part(start), start, create_graph=True)
+        # H v as the gradient of g . v: v comes from all pictures, H from this part's.
+        product = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
+        if product.requires_grad:  # Else the loss is linear in the weights.
+            curved = _sum([curved, _gradient(product, start)])
+    curved = together(curved)
     whole = {name: tr[name] + te[name] - alpha * curved[name] for name in start}
-    return MetaGradient((float(value_tr.detach()), float(value_te.detach())), whole, alignment([tr, te]))
+    return MetaGradient((value_tr, value_te), whole, alignment([tr, te]))
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
@@ -131,13 +142,22 @@ def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
     return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
 
 
-def _gradient(value: Tensor, at: Weights) -> Weights:
-    return dict(zip(at, _backward(value, list(at.values())), strict=True))
+def _summed(parts: Sequence[Loss], at: Weights) -> tuple[float, Weights]:
+    """Value and gradient of a group, part by part."""
+    values, gradients = [], []
+    for part in parts:
+        value = part(at)
+        values.append(float(value.detach()))
+        gradients.append(_gradient(value, at))
+    return sum(values), _sum(gradients)
 
 
-def _backward(value: Tensor, to: list[Tensor], create_graph: bool = False) -> list[Tensor]:
-    found = torch.autograd.grad(value, to, create_graph=create_graph, allow_unused=True)
-    return [torch.zeros_like(each) if grad is None else grad for grad, each in zip(found, to, strict=True)]
+def _gradient(value: Tensor, at: Weights, create_graph: bool = False) -> Weights:
+    found = torch.autograd.grad(value, list(at.values()), create_graph=create_graph, allow_unused=True)
+    return {
+        name: torch.zeros_like(each) if grad is None else grad
+        for (name, each), grad in zip(at.items(), found, strict=True)
+    }
 
 
 def _moved(at: Weights, gradient: Weights, alpha: float) -> Weights:

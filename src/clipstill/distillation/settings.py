@@ -16,7 +16,11 @@ class DistilSettings:
 
     Attributes:
         steps: optimiser steps of the main phase.
-        batch: images a step.
+        minutes: that teaching may take, features included, instead of ``steps``: the time of the first steps tells how
+            many there will be; 0 goes by ``steps``.
+        batch: images a step, of all processes together.
+        accumulate: parts of a batch that go through memory one after the other.
+        precision: ``"fp32"``, or ``"bf16"`` for the student's passes; weights and losses stay in fp32.
         lr: peak learning rate of the backbone.
         head_lr: peak learning rate of the head, in every phase.
         weight_decay: decoupled; not on biases and BatchNorm.
@@ -55,7 +59,10 @@ class DistilSettings:
     """
 
     steps: int = 1000
+    minutes: float = 0.0
     batch: int = 64
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
     lr: float = 1e-4
     head_lr: float = 3e-3
     weight_decay: float = 1e-4
@@ -102,6 +109,7 @@ class DistilSettings:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("kd", "ce", "ce+kd"),
+    "precision": ("fp32", "bf16"),
     "meta": ("none", "first_order", "exact", "reptile"),
     "optimiser": ("adamw", "sgd"),
     "freeze": ("backbone", "bn", "none"),
@@ -113,6 +121,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, _MANY),
     # BatchNorm with live statistics has none to take from a single image.
     "batch": (2, 65_536),
+    "minutes": (0, _MANY),
+    "accumulate": (1, 65_536),
     "lr": (0, 10),
     "head_lr": (0, 10),
     "weight_decay": (0, 1),

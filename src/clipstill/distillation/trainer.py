@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
+from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, tensor_digest, with_prefix
 from clipstill.distillation.feature_cache import FeatureCache, Pass
 from clipstill.distillation.holdout import held_out_mask
@@ -48,6 +50,8 @@ __all__ = ["CHECKPOINT", "WEIGHTS", "DistilResult", "DistilSettings", "distil"]
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "student.safetensors"
 HEAD, ALL = "head", "all"
+# Steps whose time tells how many there will be, where minutes are given.
+_TIMED_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,10 @@ class _Batch:
     class_B: Tensor
     group_B: Tensor
 
+    def part(self, chosen: slice | Tensor) -> _Batch:
+        """Some of them."""
+        return _Batch(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
 
 @dataclass
 class _Phase:
@@ -181,7 +189,8 @@ class _Phase:
         learner: what is trained and averaged.
         steps: its length.
         style_M: style of each row that can be drawn, -1 where it has none.
-        batch: rows, and names of the draw -> a batch.
+        batch: rows, names of the draw, and which of the rows are wanted -> a batch. Views are drawn for all rows, so
+            that they do not depend on how many processes share them.
         held_out: batches of the held-out pictures; empty where there are none.
     """
 
@@ -189,7 +198,7 @@ class _Phase:
     learner: Learner
     steps: int
     style_M: Tensor
-    batch: Callable[[Tensor, tuple[int, ...]], _Batch]
+    batch: Callable[[Tensor, tuple[int, ...], slice], _Batch]
     held_out: Callable[[], Iterator[_Batch]]
 
 
@@ -215,6 +224,7 @@ class _Run:
         folder: Path,
         device: torch.device | str,
     ) -> None:
+        self.began = time.monotonic()
         self.settings = settings
         self.folder = folder
         self.device = torch.device(device)
@@ -232,7 +242,7 @@ class _Run:
             raise DataError(f"{len(self.train_images)} pictures are left to train on. Make more images a class.")
         self.key = sha256_json(
             {
-                "format": 2,
+                "format": 3,
                 "settings": dataclasses.asdict(settings),
                 "pictures": tensor_digest({"images": images_N3HW, "class": class_id_N, "style": style_id_N}),
                 "student": tensor_digest(student.state_dict()),
@@ -248,6 +258,7 @@ class _Run:
 
     def finish(self) -> DistilResult:
         """Run the phases that are left and keep the best weights."""
+        parallel.wait()
         saved = load_state(self.folder / CHECKPOINT)
         if saved is not None and saved.facts.get("key") != self.key:
             # Of other settings or pictures: of no use here, and the next checkpoint takes its place.
@@ -265,7 +276,9 @@ class _Run:
         self.student.freeze_backbone(False)
         self.student.freeze_statistics(False)
         self.student.eval()
-        save_state(self.folder / WEIGHTS, self.student.state_dict(), {"key": self.key})
+        if parallel.share()[0] == 0:
+            save_state(self.folder / WEIGHTS, self.student.state_dict(), {"key": self.key})
+        parallel.wait()
         return DistilResult(
             history=self.history,
             best_phase=self.best["phase"],
@@ -313,9 +326,8 @@ class _Run:
         self.student.freeze_backbone(True)
         whole = self._cached(self.train_cache.augmented(self.settings.views), self.train_class, self.train_group)
 
-        def batch(chosen_B: Tensor, drawn: tuple[int, ...]) -> _Batch:
-            chosen_B = chosen_B.to(self.device)
-            return _Batch(*(getattr(whole, field.name)[chosen_B] for field in dataclasses.fields(_Batch)))
+        def batch(chosen_B: Tensor, drawn: tuple[int, ...], own: slice) -> _Batch:
+            return whole.part(chosen_B[own].to(self.device))
 
         def held_out() -> Iterator[_Batch]:
             if len(self.held_images):
@@ -346,10 +358,10 @@ class _Run:
         views = views_of(self.settings, self.student.preprocess.size)
 
         @torch.no_grad()
-        def batch(chosen_B: Tensor, drawn: tuple[int, ...]) -> _Batch:
+        def batch(chosen_B: Tensor, drawn: tuple[int, ...], own: slice) -> _Batch:
             pictures_B3HW = to_unit(self.train_images[chosen_B], self.device)
             x_B3HW, mixed_B = views(pictures_B3HW, self.settings.seed, ALL, *drawn)
-            x_B3HW = self._laid_out(x_B3HW)
+            chosen_B, mixed_B, x_B3HW = chosen_B[own], mixed_B[own], self._laid_out(x_B3HW[own])
             teacher_BD = self.teacher.encode_image(x_B3HW)
             return _Batch(
                 inputs=x_B3HW,
@@ -397,19 +409,33 @@ class _Run:
             average.module.load_state_dict(saved.group("average"))
             optimiser.restore(saved.group("optimiser"))
             best = saved.group("best")
+            phase.steps = optimiser.steps = int(saved.facts["steps"])
         order = SampleOrder(len(phase.style_M), self.settings.batch, self.settings.seed, phase.name)
         told: list[_Told] = []
         title = "student's head" if phase.name == HEAD else "student"
+        began, step = time.monotonic(), start
+        # The last phase goes on for as long as the minutes allow.
+        timed = self.settings.minutes == 0 or phase.name != self._plan()[-1][0] or (saved and saved.facts["timed"])
         with Progress(title, total=phase.steps, unit="step", done=start) as bar:
-            for step in range(start, phase.steps):
+            while step < phase.steps:
                 told.append(self._step(phase, optimiser, average, order, step))
                 bar.advance(1, loss=told[-1].loss)
-                done = step + 1
-                if done % self.settings.checkpoint_every == 0 or done == phase.steps:
-                    best = self._validated(phase, average.module, best, done, told)
+                step += 1
+                if not timed and step == start + _TIMED_STEPS:
+                    timed = True
+                    phase.steps = optimiser.steps = self._affordable(step, (time.monotonic() - began) / _TIMED_STEPS)
+                    bar.total = phase.steps
+                if step % self.settings.checkpoint_every == 0 or step == phase.steps:
+                    parallel.average_statistics(phase.learner)
+                    best = self._validated(phase, average.module, best, step, told)
                     told = []
-                    self._save(phase, optimiser, average, best, done)
+                    self._save(phase, optimiser, average, best, step, bool(timed))
         phase.learner.load_state_dict(best)
+
+    def _affordable(self, step: int, seconds_a_step: float) -> int:
+        """Steps that fit into the minutes, of which some are gone; all processes go by the slowest one's answer."""
+        left = self.settings.minutes * 60 - (time.monotonic() - self.began)
+        return parallel.least(step + max(_TIMED_STEPS, int(left / seconds_a_step)))
 
     def _step(
         self, phase: _Phase, optimiser: Optimiser, average: MovingAverage, order: SampleOrder, step: int
@@ -417,16 +443,15 @@ class _Run:
         phase.learner.train()
         rows = self._style_groups(phase, step) or [order.indices(step)]
         # A student's own dropout draws from the global generator, hence the loan.
-        with borrowed_generator(self.settings.seed, "step", phase.name, step):
-            losses = [
-                self._loss_on(phase, rows[place], (step, place)[: 1 + (place > 0)], place > 0)
+        with borrowed_generator(self.settings.seed, "step", phase.name, step, parallel.share()[0]):
+            groups = [
+                self._parts(phase, rows[place], (step, place)[: 1 + (place > 0)], place > 0)
                 for place in range(len(rows))
             ]
-            alpha = self.settings.meta_alpha or self.settings.head_lr * rate(
-                step, phase.steps, self.settings.warmup_steps
-            )
-            found = meta_gradient(self.settings.meta, optimiser.named, losses, alpha)
-        value = sum(found.losses) / len(found.losses)
+            share_of_peak = rate(step, phase.steps, self.settings.warmup_steps)
+            alpha = self.settings.meta_alpha or self.settings.head_lr * share_of_peak
+            found = meta_gradient(self.settings.meta, optimiser.named, groups, alpha, parallel.summed)
+        value = parallel.total(sum(found.losses)) / len(found.losses)
         if not math.isfinite(value):
             raise ConfigError(
                 f"the distillation loss is {value} at step {step} of phase '{phase.name}'. Lower distillation.lr or "
@@ -458,16 +483,27 @@ class _Run:
             rows.append(pool[order[:size]])
         return rows
 
-    def _loss_on(self, phase: _Phase, rows: Tensor, drawn: tuple[int, ...], aside: bool) -> Loss:
-        """Weights -> the mean loss of some rows; ``aside``: at weights that only a try has."""
-        batch = phase.batch(rows, drawn)
+    def _parts(self, phase: _Phase, rows: Tensor, drawn: tuple[int, ...], aside: bool) -> list[Loss]:
+        """This process's share of a group, in parts of a step; ``aside``: at weights that only a try has."""
+        rank, processes = parallel.share()
+        own = phase.batch(rows, drawn, slice(rank, None, processes))
+        parts = min(self.settings.accumulate, len(own.inputs))
+        batches = [own.part(slice(part, None, parts)) for part in range(parts)]
 
-        def loss(weights: Weights) -> Tensor:
-            with statistics_kept(phase.learner) if aside else nullcontext():
-                logits_BC, feat_BD = functional_call(phase.learner, weights, (batch.inputs, batch.group_B))
-            return self._loss(logits_BC, feat_BD, batch).mean()
+        def loss_on(batch: _Batch) -> Loss:
+            def loss(weights: Weights) -> Tensor:
+                kept = statistics_kept(phase.learner) if aside else nullcontext()
+                with kept, self._autocast():
+                    logits_BC, feat_BD = functional_call(phase.learner, weights, (batch.inputs, batch.group_B))
+                feat_BD = None if feat_BD is None else feat_BD.float()
+                return self._loss(logits_BC.float(), feat_BD, batch).sum() / len(rows)
 
-        return loss
+            return loss
+
+        return [loss_on(batch) for batch in batches]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     def _loss(self, logits_BC: Tensor, feat_BD: Tensor | None, batch: _Batch) -> Tensor:
         loss_B = torch.zeros_like(batch.class_B, dtype=logits_BC.dtype)
@@ -518,7 +554,13 @@ class _Run:
         return bool(agrees > known or (agrees == known and held_out_loss < known_loss))
 
     def _save(
-        self, phase: _Phase, optimiser: Optimiser, average: MovingAverage, best: dict[str, Tensor], step: int
+        self,
+        phase: _Phase,
+        optimiser: Optimiser,
+        average: MovingAverage,
+        best: dict[str, Tensor],
+        step: int,
+        timed: bool,
     ) -> None:
         tensors = {
             **with_prefix("module", phase.learner.state_dict()),
@@ -526,8 +568,17 @@ class _Run:
             **with_prefix("best", best),
             **with_prefix("optimiser", optimiser.state()),
         }
-        facts = {"key": self.key, "phase": phase.name, "step": step, "best": self.best, "history": self.history}
-        save_state(self.folder / CHECKPOINT, tensors, facts)
+        facts = {
+            "key": self.key,
+            "phase": phase.name,
+            "step": step,
+            "steps": phase.steps,
+            "timed": timed,
+            "best": self.best,
+            "history": self.history,
+        }
+        if parallel.share()[0] == 0:
+            save_state(self.folder / CHECKPOINT, tensors, facts)
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

@@ -201,7 +201,10 @@ class DistillationSection(Config):
     """How the student is taught; fields and ranges are those of ``clipstill.distillation.settings.DistilSettings``."""
 
     steps: int
+    minutes: float
     batch: int
+    accumulate: int
+    precision: Literal["fp32", "bf16"]
     lr: float
     head_lr: float
     weight_decay: float
