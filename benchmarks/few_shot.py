@@ -1,0 +1,100 @@
+"""Few-shot fine-tuning: the distilled student, the same network with ImageNet's weights, and from scratch, over k photos.
+
+    python benchmarks/few_shot.py RUN... --train pacs/train/art_painting --test pacs/test/art_painting --out runs/few-shot
+
+RUNs are folders that ``clipstill run`` made for the classes of the photos, one a seed. Of every class, k photos of
+``--train`` are drawn by the seed, the same for all starts; the labels are all that is taught. The curve that Xuan et
+al. (ACM MM 2023, Fig. 5) show; how they tuned is not known, so all starts get the same steps and rate of the head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from quality import CPU, Run
+
+from clipstill.core.files import read_json, write_json
+from clipstill.core.images import ImageFolder
+from clipstill.core.progress import set_quiet
+from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.trainer import distil
+from clipstill.evaluation.evaluate import evaluate, student_predictor
+from clipstill.pipeline.run import limited
+from clipstill.pipeline.teaching import read_all
+from clipstill.students import load_student
+
+# Start -> init and what is trained. A backbone that has seen pictures is kept: a few photos would only spoil it.
+STARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "distilled": ("student", {"freeze": "backbone"}),
+    "ImageNet": ("pretrained", {"freeze": "backbone"}),
+    "scratch": ("scratch", {"freeze": "none", "lr": 1e-3, "head_lr": 1e-3}),
+}
+
+
+def tuned(run: Run, start: str, shots: int, args: argparse.Namespace, work: Path) -> float:
+    """Top-1 in percent after tuning; with 0 shots, as the student is."""
+    init, changes = STARTS[start]
+    weights = run.folder / "stages" / "student" / "student.safetensors"
+    section = run.config["student"]
+    student = load_student(
+        section["name"], len(run.labels), weights if init == "student" else init, section["image_size"], run.seed
+    )
+    if shots:
+        chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
+        images, labels = read_all(chosen, section["image_size"]), torch.tensor([label for _, label in chosen.items])
+        settings = DistilSettings(
+            loss="ce",
+            steps=args.steps,
+            batch=32,
+            views=args.views,
+            head_lr=args.head_lr,
+            held_out_styles=0,
+            seed=run.seed,
+        )
+        styles = torch.zeros_like(labels)
+        distil(student, None, run.vectors, images, labels, styles, replace(settings, **changes), work, CPU)
+    student.eval()
+    photos = ImageFolder.open(args.test, run.labels)
+    return round(100 * evaluate(student_predictor(student), photos, student.preprocess).top1, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 2, 4, 8, 16])
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--views", type=int, default=8, help="augmented passes over the photos")
+    parser.add_argument("--head-lr", type=float, default=1e-3)
+    args = parser.parse_args()
+    set_quiet(True)
+    lines = [f"| photos a class | {' | '.join(args.starts)} |", "|---:|" + "---:|" * len(args.starts)]
+    for shots in args.shots:
+        cells = []
+        for start in args.starts:
+            found = []
+            for run in map(Run, args.runs):
+                if not shots and start != "distilled":
+                    continue
+                place = args.out / f"{start.lower()}-{shots}-{run.folder.name}.json"
+                if not place.exists():
+                    write_json(place, {"top1": tuned(run, start, shots, args, args.out / "work" / place.stem)})
+                    print(f"{start}, {shots} photos, {run.folder.name}: done", file=sys.stderr, flush=True)
+                found.append(read_json(place)["top1"])
+            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.1f}{spread}" if found else "")
+        lines.append(f"| {shots} | {' | '.join(cells)} |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
