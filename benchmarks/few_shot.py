@@ -1,6 +1,6 @@
-"""Few-shot fine-tuning: the distilled student, the same network with ImageNet's weights, and from scratch, over k photos.
+"""Few-shot fine-tuning: the distilled student, the same network with ImageNet's weights, and from scratch.
 
-    python benchmarks/few_shot.py RUN... --train pacs/train/art_painting --test pacs/test/art_painting --out runs/few-shot
+    python benchmarks/few_shot.py RUN... --train pacs/train/photo --test pacs/test/photo --out runs/few-shot
 
 RUNs are folders that ``clipstill run`` made for the classes of the photos, one a seed. Of every class, k photos of
 ``--train`` are drawn by the seed, the same for all starts; the labels are all that is taught. The curve that Xuan et

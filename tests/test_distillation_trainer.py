@@ -355,3 +355,19 @@ def test_minutes_take_the_place_of_steps_and_a_resumed_run_keeps_their_number(
     assert resumed.resumed_step > 0
     assert resumed.history[-1]["step"] == steps
     assert_same_weights(student, expected)
+
+
+def test_the_teacher_is_asked_once_about_a_view_that_comes_again(tmp_path: Path) -> None:
+    """Two passes of three batches, walked through four times; the answers serve another rate, and a resumed run."""
+    settings = dataclasses.replace(MODES["none"], labels="cached", views=2, steps=24, checkpoint_every=5)
+    teacher = ColourTeacher()
+    expected, _ = train(tmp_path / "straight", settings, teacher)
+    held_out = 1
+    assert teacher.done == held_out + 2 * 2, "23 pictures are two whole batches of 8 a pass"
+    again = ColourTeacher()
+    train(tmp_path / "straight", dataclasses.replace(settings, lr=1e-4), again)
+    assert again.done == 0
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
+    student, _ = train(tmp_path / "cut", settings)
+    assert_same_weights(student, expected)

@@ -31,7 +31,9 @@ class DistilSettings:
             from scratch.
         head_steps: steps of a first phase that trains the head alone, by the same cache, before ``"bn"`` or ``"none"``
             goes on; 0 leaves it out. Not used with ``freeze="backbone"``.
-        views: augmented passes over the pictures that are cached for the head.
+        views: augmented passes over the pictures that are cached for the head, or by ``labels="cached"``.
+        labels: ``"online"`` draws new views at every step and asks the teacher about them; ``"cached"`` draws ``views``
+            passes, which then come again with the answers that the teacher gave. The head alone always does the latter.
         loss: ``"kd"``, the teacher's soft labels; ``"ce"``, hard ones: the class that a picture was made for, or the
             teacher's answer where it was made for none; ``"ce+kd"``, the sum.
         temperature: of the soft labels, above 0.
@@ -71,6 +73,7 @@ class DistilSettings:
     freeze: Literal["backbone", "bn", "none"] = "backbone"
     head_steps: int = 0
     views: int = 4
+    labels: Literal["online", "cached"] = "online"
     loss: Literal["kd", "ce", "ce+kd"] = "kd"
     temperature: float = 2.0
     feature_weight: float = 0.0
@@ -108,6 +111,7 @@ class DistilSettings:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "labels": ("online", "cached"),
     "loss": ("kd", "ce", "ce+kd"),
     "precision": ("fp32", "bf16"),
     "meta": ("none", "first_order", "exact", "reptile"),

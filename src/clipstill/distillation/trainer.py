@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,7 @@ from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, tensor_digest, with_prefix
 from clipstill.distillation.feature_cache import FeatureCache, Pass
 from clipstill.distillation.holdout import held_out_mask
+from clipstill.distillation.label_cache import LabelCache
 from clipstill.distillation.learner import Learner, new_projector, statistics_kept
 from clipstill.distillation.losses import agreement, feature_loss, hard_loss, kd_loss
 from clipstill.distillation.meta import Loss, Weights, meta_gradient, split_styles
@@ -192,14 +194,16 @@ class _Phase:
         batch: rows, names of the draw, and which of the rows are wanted -> a batch. Views are drawn for all rows, so
             that they do not depend on how many processes share them.
         held_out: batches of the held-out pictures; empty where there are none.
+        labels: the teacher's answers to views that come again; None where it is asked at every step.
     """
 
     name: str
     learner: Learner
     steps: int
     style_M: Tensor
-    batch: Callable[[Tensor, tuple[int, ...], slice], _Batch]
+    batch: Callable[[Tensor, tuple[int | str, ...], slice], _Batch]
     held_out: Callable[[], Iterator[_Batch]]
+    labels: LabelCache | None = None
 
 
 class _Told(NamedTuple):
@@ -326,7 +330,7 @@ class _Run:
         self.student.freeze_backbone(True)
         whole = self._cached(self.train_cache.augmented(self.settings.views), self.train_class, self.train_group)
 
-        def batch(chosen_B: Tensor, drawn: tuple[int, ...], own: slice) -> _Batch:
+        def batch(chosen_B: Tensor, drawn: tuple[int | str, ...], own: slice) -> _Batch:
             return whole.part(chosen_B[own].to(self.device))
 
         def held_out() -> Iterator[_Batch]:
@@ -357,12 +361,18 @@ class _Run:
         self.student.freeze_statistics(self.settings.freeze == "bn")
         views = views_of(self.settings, self.student.preprocess.size)
 
+        labels = self._label_cache()
+
         @torch.no_grad()
-        def batch(chosen_B: Tensor, drawn: tuple[int, ...], own: slice) -> _Batch:
+        def batch(chosen_B: Tensor, drawn: tuple[int | str, ...], own: slice) -> _Batch:
             pictures_B3HW = to_unit(self.train_images[chosen_B], self.device)
             x_B3HW, mixed_B = views(pictures_B3HW, self.settings.seed, ALL, *drawn)
             chosen_B, mixed_B, x_B3HW = chosen_B[own], mixed_B[own], self._laid_out(x_B3HW[own])
-            teacher_BD = self.teacher.encode_image(x_B3HW)
+            teacher_BD = None if labels is None else labels.answers(drawn)
+            if teacher_BD is None:
+                teacher_BD = self.teacher.encode_image(x_B3HW)
+                if labels is not None:
+                    labels.keep(drawn, teacher_BD)
             return _Batch(
                 inputs=x_B3HW,
                 teacher_BD=teacher_BD,
@@ -371,13 +381,24 @@ class _Run:
                 group_B=self.train_group[chosen_B].to(self.device),
             )
 
-        return _Phase(ALL, self._learner(self.student), steps, self.train_style, batch, self._held_out_views)
+        learner = self._learner(self.student)
+        teacher_ND = self.class_vectors[:0]
+        if len(self.held_images):
+            # The cache's teacher part; its student part is of the weights before training.
+            teacher_ND = self._cache(self.held_images).plain().teacher_ND.to(self.device)
+        held_out = partial(self._held_out_views, teacher_ND)
+        return _Phase(ALL, learner, steps, self.train_style, batch, held_out, labels)
 
-    def _held_out_views(self) -> Iterator[_Batch]:
-        if len(self.held_images) == 0:
-            return
-        # The cache's teacher part; its student part is of the weights before training.
-        teacher_ND = self._cache(self.held_images).plain().teacher_ND.to(self.device)
+    def _label_cache(self) -> LabelCache | None:
+        """For meta distillation there is none: its groups are never the same again."""
+        settings = self.settings
+        if settings.labels == "online" or settings.meta != "none":
+            return None
+        rank, processes = parallel.share()
+        parts = [self.train_cache.key, settings.batch, rank, processes]
+        return LabelCache(self.folder, parts, len(self.train_images), settings.batch, settings.views, settings.seed)
+
+    def _held_out_views(self, teacher_ND: Tensor) -> Iterator[_Batch]:
         for start in range(0, len(self.held_images), self.settings.batch):
             x_B3HW = to_unit(self.held_images[start : start + self.settings.batch], self.device)
             teacher_BD = teacher_ND[start : start + self.settings.batch]
@@ -441,11 +462,16 @@ class _Run:
         self, phase: _Phase, optimiser: Optimiser, average: MovingAverage, order: SampleOrder, step: int
     ) -> _Told:
         phase.learner.train()
-        rows = self._style_groups(phase, step) or [order.indices(step)]
+        rows = self._style_groups(phase, step)
+        drawn: tuple[int | str, ...] = (step,)
+        if not rows and phase.labels is not None:
+            row, drawn = phase.labels.rows(step)
+            rows = [row]
+        rows = rows or [order.indices(step)]
         # A student's own dropout draws from the global generator, hence the loan.
         with borrowed_generator(self.settings.seed, "step", phase.name, step, parallel.share()[0]):
             groups = [
-                self._parts(phase, rows[place], (step, place)[: 1 + (place > 0)], place > 0)
+                self._parts(phase, rows[place], (*drawn, place) if place else drawn, place > 0)
                 for place in range(len(rows))
             ]
             share_of_peak = rate(step, phase.steps, self.settings.warmup_steps)
@@ -483,7 +509,7 @@ class _Run:
             rows.append(pool[order[:size]])
         return rows
 
-    def _parts(self, phase: _Phase, rows: Tensor, drawn: tuple[int, ...], aside: bool) -> list[Loss]:
+    def _parts(self, phase: _Phase, rows: Tensor, drawn: tuple[int | str, ...], aside: bool) -> list[Loss]:
         """This process's share of a group, in parts of a step; ``aside``: at weights that only a try has."""
         rank, processes = parallel.share()
         own = phase.batch(rows, drawn, slice(rank, None, processes))

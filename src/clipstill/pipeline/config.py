@@ -213,6 +213,7 @@ class DistillationSection(Config):
     freeze: Literal["backbone", "bn", "none"]
     head_steps: int
     views: int
+    labels: Literal["online", "cached"]
     loss: Literal["kd", "ce", "ce+kd"]
     temperature: float
     feature_weight: float
