@@ -4,18 +4,22 @@
 
 RUNs are folders that ``clipstill run`` made, one a seed: their teacher, class vectors and synthetic images are used, so
 that all rows differ in the teaching alone. Rows: ``losses`` are those of Wei et al. (ICLR 2025), Table 1; ``meta`` also
-has the time of a step and the process's highest memory. A student that is there is not taught again, so the command
-may be interrupted, and started several times side by side for different tables.
+has the time of a step and the highest memory of a process that did nothing else. A student that is there is not taught
+again, also where another table has the same row, so the command may be interrupted; started side by side for different
+runs, it shares the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +74,10 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def teach(run: Run, changes: dict[str, Any], steps: dict[str, int], photos: dict[str, Path], work: Path) -> Any:
+def teach(folder: Path, changes: dict[str, Any], steps: dict[str, int], photos: dict[str, Path], work: Path) -> Any:
     """One student, and what it does."""
+    set_quiet(True)
+    run = Run(folder)
     section = {**run.config["student"], **{k.partition(".")[2]: v for k, v in changes.items() if "." in k}}
     settings = replace(run.settings, **{k: v for k, v in changes.items() if "." not in k})
     if settings.freeze != "backbone" and "all" in steps:
@@ -98,6 +104,11 @@ def teach(run: Run, changes: dict[str, Any], steps: dict[str, int], photos: dict
     }
 
 
+def slug(changes: dict[str, Any]) -> str:
+    """The same for the same changes, whatever the row is called."""
+    return "-".join(re.sub("[^a-z0-9.]+", "-", f"{name} {value}") for name, value in changes.items()) or "as-it-is"
+
+
 def built(run: Run, section: dict[str, Any], teacher: Teacher) -> Student:
     """A student as a run would start with it."""
     student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], run.seed)
@@ -109,8 +120,8 @@ def built(run: Run, section: dict[str, Any], teacher: Teacher) -> Student:
 def table(rows: dict[str, list[dict[str, Any]]], photos: list[str]) -> str:
     """Markdown: mean and standard deviation over the runs."""
     lines = [
-        f"| row | {' | '.join(photos)} | mean | alignment | ms a step |",
-        "|---|" + "---:|" * (len(photos) + 3),
+        f"| row | {' | '.join(photos)} | mean | alignment | ms a step | MB |",
+        "|---|" + "---:|" * (len(photos) + 4),
     ]
     for row, found in rows.items():
         columns = [[one["photos"][name]["student"] for one in found] for name in photos]
@@ -119,7 +130,8 @@ def table(rows: dict[str, list[dict[str, Any]]], photos: list[str]) -> str:
         aligned = [one["alignment"] for one in found if one["alignment"] is not None]
         told = f"{statistics.mean(aligned):.2f}" if aligned else ""
         speed = statistics.median(one["ms_step"] for one in found)
-        lines.append(f"| {row} | {' | '.join(cells)} | {told} | {speed:.1f} |")
+        memory = statistics.median(one["peak_mb"] for one in found)
+        lines.append(f"| {row} | {' | '.join(cells)} | {told} | {speed:.1f} | {memory:.0f} |")
     return "\n".join(lines)
 
 
@@ -138,17 +150,17 @@ def main() -> None:
     args = parser.parse_args()
     photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
     steps = {name: value for name, value in (("head", args.head_steps), ("all", args.all_steps)) if value}
-    set_quiet(True)
     for name in args.tables:
         rows: dict[str, list[dict[str, Any]]] = {}
         for row, changes in TABLES[name].items():
-            for run in map(Run, args.runs):
-                place = args.out / f"{name}-{row.lower().replace(' ', '-').replace(',', '')}-{run.folder.name}.json"
+            for folder in args.runs:
+                place = args.out / f"{slug(changes)}-{folder.name}.json"
                 if not place.exists():
-                    write_json(
-                        place, teach(run, changes, steps, photos, args.out / "work" / f"{name}-{run.folder.name}")
-                    )
-                    print(f"{name}: {row}, {run.folder.name}: done", file=sys.stderr, flush=True)
+                    # A process of its own, so that its highest memory is this row's.
+                    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+                        work = args.out / "work" / folder.name
+                        write_json(place, alone.submit(teach, folder, changes, steps, photos, work).result())
+                    print(f"{name}: {row}, {folder.name}: done", file=sys.stderr, flush=True)
                 rows.setdefault(row, []).append(read_json(place))
         print(f"\n{name}\n\n{table(rows, list(photos))}")
 
