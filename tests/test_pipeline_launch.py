@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import clipstill
 from clipstill.cli.main import main
@@ -22,6 +24,8 @@ from clipstill.core.files import read_json, sha256_file
 from clipstill.core.progress import set_quiet
 from clipstill.pipeline import launch
 from clipstill.pipeline import run as run_module
+from clipstill.pipeline.workbench import STUDENT_FILE
+from clipstill.students import load_student
 
 TINY = (
     "threads=1",
@@ -36,7 +40,7 @@ TINY = (
     "student.init=scratch",
     "student.image_size=32",
     "distillation.steps=2",
-    "distillation.batch=2",
+    "distillation.batch=4",
     "distillation.views=1",
     "distillation.freeze=none",
     "distillation.held_out_styles=1",
@@ -155,6 +159,21 @@ def test_two_ranks_make_a_damaged_set_again_and_neither_waits_for_what_was_there
     assert workers_of(out) == [first, second] * (GROUPS // 2)
     assert done.stdout.count("report.html") == 1
     assert done.stderr.count("surrogate: at work") == 1
+
+
+def test_two_ranks_teach_the_student_that_one_process_teaches(tmp_path: Path) -> None:
+    # Statistics of BatchNorm as they are: those of half a batch are others than those of the whole.
+    settings = ("--set", "distillation.freeze=bn", "--set", "prompts.images_per_class=4", "--set", "distillation.ema=0")
+    assert main([*arguments(tmp_path / "one", *settings), "--quiet"]) == 0
+    done = torchrun("-m", "clipstill", *arguments(tmp_path / "two", *settings))
+    assert done.returncode == 0, done.stderr
+    alone, together = (load_file(tmp_path / name / "stages" / "student" / STUDENT_FILE) for name in ("one", "two"))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-4, msg=name)
+    untaught = load_student("timm:test_efficientnet", 2, "scratch", 32, 3).state_dict()
+    moved = [name for name, value in untaught.items() if not torch.equal(value, alone[name])]
+    assert "head.weight" in moved
+    assert len(moved) > 10
 
 
 def test_variables_of_another_launcher_make_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,12 +88,16 @@ def run(
     teacher: str | None = None,
     generator: str | None = None,
     student: str | None = None,
+    budget: str | None = None,
+    meta: str | None = None,
     launcher: str | None = None,
     address: str | None = None,
     seed: int | None = None,
     device: str | None = None,
 ) -> RunResult:
     """As ``customize``, with a parsed task, a settings file, and everything that the run measured as its result.
+
+    ``budget`` is the time to teach the student, such as ``"10min"``; ``meta`` the kind of meta distillation.
 
     Raises:
         ClipstillError: one of its kinds.
@@ -106,6 +110,8 @@ def run(
         ("teacher", "name"): teacher,
         ("generator", "name"): generator,
         ("student", "name"): student,
+        ("distillation", "minutes"): budget,
+        ("distillation", "meta"): meta,
         ("launch", "launcher"): launcher,
         ("launch", "address"): address,
         ("evaluation", "images"): None if images is None else str(Path(images).resolve()),

@@ -44,6 +44,14 @@ def run(
         str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
     ] = None,
     student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Time to teach the student, such as 10min, instead of a number of steps."),
+    ] = None,
+    meta: Annotated[
+        str | None,
+        typer.Option("--meta", help="Meta distillation over styles: none, first_order, exact or reptile."),
+    ] = None,
     recipe: RecipeOption = "default",
     launcher: Annotated[
         str | None, typer.Option("--launcher", help="Who makes the images: local, or ray (see --address).")
@@ -86,6 +94,8 @@ def run(
         teacher=teacher,
         generator=generator,
         student=student,
+        budget=budget,
+        meta=meta,
         launcher=launcher,
         address=address,
         seed=seed,

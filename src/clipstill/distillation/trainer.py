@@ -229,6 +229,12 @@ class _Run:
         device: torch.device | str,
     ) -> None:
         self.began = time.monotonic()
+        processes = parallel.share()[1]
+        if settings.batch < 2 * processes:
+            raise ConfigError(
+                f"distillation.batch is {settings.batch}, which leaves {processes} processes less than two pictures "
+                f"each. Set it to {2 * processes} or more."
+            )
         self.settings = settings
         self.folder = folder
         self.device = torch.device(device)

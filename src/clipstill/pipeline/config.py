@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from clipstill.core.config import Config
+from clipstill.core.duration import minutes_of
 from clipstill.distillation.settings import DistilSettings
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.settings import PromptSettings
@@ -198,10 +199,14 @@ class StudentSection(Config):
 
 
 class DistillationSection(Config):
-    """How the student is taught; fields and ranges are those of ``clipstill.distillation.settings.DistilSettings``."""
+    """How the student is taught; fields and ranges are those of ``clipstill.distillation.settings.DistilSettings``.
+
+    Attributes:
+        minutes: a number, or a text such as ``10min`` or ``1h30min``.
+    """
 
     steps: int
-    minutes: float
+    minutes: Annotated[float, BeforeValidator(minutes_of)]
     batch: int
     accumulate: int
     precision: Literal["fp32", "bf16"]

@@ -1,5 +1,7 @@
 """Who makes the groups of a surrogate set: this process, the ranks of torchrun, or tasks on a Ray cluster.
 
+Ranks also teach together, where all weights of a student are in training.
+
 A group's images follow from its seeds alone, and a committed group is never made again. So nobody coordinates: ranks
 take every n-th group, tasks take any, what a lost worker left undone another one makes, and the same set comes out,
 bit for bit where the workers have the same threads, the same torch and the same kind of processor.
@@ -21,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +98,13 @@ class Offer:
     """What the first rank asks the others to help with.
 
     Attributes:
-        key: of the surrogate set.
-        groups: numbers of all that are missing.
+        stage: that is at work.
+        key: of what it makes.
+        groups: numbers of all that are missing, in the synthesis; none where all ranks do the same.
         threads: that the run works with.
     """
 
+    stage: str
     key: str
     groups: list[int]
     threads: int
@@ -132,10 +136,33 @@ def leading() -> Iterator[None]:
             _store().set(next(_told), json.dumps({"fine": fine}))
 
 
-def offer(key: str, groups: Sequence[int], threads: int) -> None:
-    """Let the other ranks make their share of these groups."""
+def offer(asked: Offer) -> None:
+    """Let the other ranks do their share."""
     if world() > 1:
-        _store().set(next(_told), json.dumps({"key": key, "groups": list(groups), "threads": threads}))
+        _store().set(next(_told), json.dumps(asdict(asked)))
+
+
+_meetings = itertools.count()
+
+
+@contextmanager
+def together(wanted: bool) -> Iterator[None]:
+    """While it lasts, all ranks are one group of ``torch.distributed``, where that is ``wanted``."""
+    if not wanted:
+        yield
+        return
+    import torch
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    # Numbers travel between processors by gloo, and between GPUs by what is made for them.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store = PrefixStore(f"clipstill/together/{next(_meetings)}", _store())
+    distributed.init_process_group(backend, store=store, rank=rank(), world_size=world())
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def offers() -> Iterator[Offer]:

@@ -114,6 +114,9 @@ def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable
         if agreement.points:
             title = f"Distillation ({phase}): agreement with the teacher on held-out images"
             yield Chart(title, "step", (agreement,), percent=True)
+        alignment = _series(entries, "alignment")
+        if alignment.points:
+            yield Chart(f"Distillation ({phase}): cosine between gradients of different styles", "step", (alignment,))
 
 
 def _mean_over_groups(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:

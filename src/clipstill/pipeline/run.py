@@ -120,7 +120,7 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
     if launch.rank() > 0:
-        return _assisted(config, task, keys, out)
+        return _assisted(config, task, keys, out, examples)
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
         bench = Workbench(config, task, folder, keys, photos, examples)
         write_text(
@@ -136,11 +136,13 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
     return result
 
 
-def _assisted(config: RunConfig, task: Task, keys: dict[str, str], out: Path) -> RunResult:
-    """Make this rank's share of the images, and wait for what the first rank makes of all of them."""
+def _assisted(
+    config: RunConfig, task: Task, keys: dict[str, str], out: Path, examples: ImageFolder | None
+) -> RunResult:
+    """Do this rank's share of what ranks share, and wait for what the first rank makes of it."""
     set_quiet(True)  # The first rank speaks for all.
     for offer in launch.offers():
-        stages.assist(config, keys, out, offer)
+        stages.assist(config, keys, out, examples, offer)
     for stage, key in keys.items():
         launch.wait_for_manifest(_place(out, stage), key)
     return _result(out, task, keys, ())

@@ -42,6 +42,7 @@ from clipstill.pipeline.workbench import (
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from clipstill.pipeline.config import RunConfig
@@ -58,6 +59,7 @@ RESULT_FILE = "evaluation.json"
 PREVIEW_FILE = "preview.png"
 CURATION_FILE = "curation.json"
 KEPT_FILE = "kept.json"
+WORK_FOLDER = "work"
 
 
 def make_class_vectors(bench: Workbench, folder: Path) -> None:
@@ -234,7 +236,7 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
         if bench.config.launch.launcher == "ray" and launch.world() == 1:
             launch.make_by_ray(work, missing, shards, bench.config.launch, bench.run.threads, on_done)
         else:
-            launch.offer(work.key, missing, bench.run.threads)
+            launch.offer(launch.Offer(SURROGATE, work.key, missing, bench.run.threads))
             own = launch.share(missing)
             make_groups(worker, own, shards, on_done, bench.run.path / PREVIEW_FILE)
             launch.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
@@ -314,35 +316,59 @@ def synthesis_work(bench: Workbench) -> SynthesisWork:
     return SynthesisWork(bench.keys[SURROGATE], bench.config, prompts, targets_ND, bench.class_vectors_CD)
 
 
-def assist(config: RunConfig, keys: Mapping[str, str], out: Path, offer: launch.Offer) -> None:
-    """What a rank of torchrun other than the first does: its share of the synthesis, in the run folder of the first.
+def assist(
+    config: RunConfig, keys: Mapping[str, str], out: Path, examples: ImageFolder | None, offer: launch.Offer
+) -> None:
+    """What a rank of torchrun other than the first does: its share of a stage, in the run folder of the first.
 
     Raises:
-        ConfigError: this rank would make other images than the first.
+        ConfigError: this rank would make something else than the first.
         ResourceError: this machine does not see the run folder of the first rank.
     """
     from safetensors.torch import load_file
 
     from clipstill.core.device import make_deterministic, pick_device
+
+    stages = out / STAGES_FOLDER
+    if offer.key != keys[offer.stage]:
+        raise ConfigError(
+            f"rank {launch.rank()} would make another {offer.stage} than the first rank: settings, class names or "
+            f"weights differ. Give all ranks the same command, version and files."
+        )
+    needed = (CLASS_VECTORS, PROMPTS) if offer.stage == SURROGATE else (CLASS_VECTORS, PROMPTS, SURROGATE)
+    for stage in needed:
+        launch.wait_for_manifest(stages / stage, keys[stage])
+    make_deterministic(offer.threads)
+    vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
+    device = pick_device(launch.local_device(config.device))
+    if offer.stage == SURROGATE:
+        _assist_synthesis(config, stages, offer, vectors_CD, device)
+    else:
+        _assist_teaching(config, stages, examples, vectors_CD, device)
+
+
+def _assist_synthesis(
+    config: RunConfig, stages: Path, offer: launch.Offer, vectors_CD: Tensor, device: torch.device
+) -> None:
     from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
     from clipstill.surrogate.shards import ShardWriter
 
-    stages, key = out / STAGES_FOLDER, keys[SURROGATE]
-    if offer.key != key:
-        raise ConfigError(
-            f"rank {launch.rank()} would make other images than the first rank: settings, class names or weights "
-            f"differ. Give all ranks the same command, version and files."
-        )
-    for stage in (CLASS_VECTORS, PROMPTS):
-        launch.wait_for_manifest(stages / stage, keys[stage])
-    make_deterministic(offer.threads)
-    prompts, targets_ND = read_prompts(stages / PROMPTS)
-    vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
-    work = SynthesisWork(key, config, prompts, targets_ND, vectors_CD)
     own = launch.share(offer.groups)
     if own:
-        worker = Worker.load(work, pick_device(launch.local_device(config.device)))
-        make_groups(worker, own, ShardWriter(stages / SURROGATE, key), lambda number, loss: None, None)
+        prompts, targets_ND = read_prompts(stages / PROMPTS)
+        worker = Worker.load(SynthesisWork(offer.key, config, prompts, targets_ND, vectors_CD), device)
+        make_groups(worker, own, ShardWriter(stages / SURROGATE, offer.key), lambda number, loss: None, None)
+
+
+def _assist_teaching(
+    config: RunConfig, stages: Path, examples: ImageFolder | None, vectors_CD: Tensor, device: torch.device
+) -> None:
+    from clipstill.pipeline.teaching import Lesson, teach
+    from clipstill.teachers import load_teacher
+
+    lesson = Lesson.of(config, stages / SURROGATE, examples, len(read_style_names(stages / PROMPTS)))
+    teacher = load_teacher(config.teacher.name, device, config.teacher.precision)
+    teach(config, lesson, teacher, vectors_CD, stages / STUDENT / WORK_FOLDER, device)
 
 
 def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
@@ -354,45 +380,26 @@ def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
 
 def make_student(bench: Workbench, folder: Path) -> None:
     """Synthetic images -> a trained student."""
-    from clipstill.distillation.trainer import distil
     from clipstill.pipeline.curating import kept_facts
-    from clipstill.pipeline.teaching import TeachingSet
-    from clipstill.students import load_student
-    from clipstill.surrogate.curation import curate
-    from clipstill.surrogate.dataset import SurrogateSet
+    from clipstill.pipeline.teaching import Lesson, shares_teaching, teach
 
     start = time.monotonic()
     config = bench.config
-    work = folder / "work"
-    made = SurrogateSet.open(bench.run.stage(SURROGATE))
-    curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
-    chosen = made.keep(curation.keep_N)
+    work = folder / WORK_FOLDER
     styles = len(read_style_names(bench.run.stage(PROMPTS)))
-    teaching = TeachingSet.of(chosen, bench.examples, config.examples.teach_share, config.student.image_size, styles)
+    lesson = Lesson.of(config, bench.run.stage(SURROGATE), bench.examples, styles)
     if bench.examples is not None and bench.examples.classes_without_images and config.examples.teach_share > 0:
         say("student: the examples themselves do not teach, since some classes have none and would look like no photo")
-    low, same = int(curation.low_score_N.sum()), int(curation.duplicate_N.sum())
+    made, curation, teaching = lesson.made, lesson.curation, lesson.teaching
+    low, same, kept = (int(each.sum()) for each in (curation.low_score_N, curation.duplicate_N, curation.keep_N))
     say(
-        f"student: {len(chosen)} of {len(made)} synthetic images teach"
+        f"student: {kept} of {len(made)} synthetic images teach"
         + (f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else "")
         + (f", and {teaching.examples} examples {teaching.repeats} times over" if teaching.examples else "")
     )
-    student = load_student(
-        config.student.name, len(bench.task.names), config.student.init, config.student.image_size, config.seed
-    )
-    if config.student.head == "class-vectors":
-        student.use_class_vectors(bench.class_vectors_CD, float(bench.teacher.logit_scale), config.seed)
-    result = distil(
-        student,
-        bench.teacher,
-        bench.class_vectors_CD.to(bench.device),
-        teaching.images_N3HW,
-        teaching.class_id_N,
-        teaching.style_id_N,
-        config.distillation.settings(config.seed),
-        work,
-        bench.device,
-    )
+    if shares_teaching(config):
+        launch.offer(launch.Offer(STUDENT, bench.keys[STUDENT], [], bench.run.threads))
+    student, result = teach(config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device)
     _write_tensors(folder / STUDENT_FILE, student.state_dict())
     write_json(
         folder / HISTORY_FILE,
@@ -403,7 +410,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
             "best_agreement": result.best_agreement,
             "train_count": result.train_count,
             "held_out_count": result.held_out_count,
-            "images": len(chosen),
+            "images": kept,
             "images_made": len(made),
             "examples": teaching.examples,
             "provenance": as_json(student.provenance),

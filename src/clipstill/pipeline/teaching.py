@@ -1,11 +1,13 @@
-"""What the student is taught on: synthetic images, and the examples among them.
+"""What the student is taught on, synthetic images with the examples among them, and how that is done.
 
-Shapes: N images, H x W pixels.
+Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +15,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.distillation.trainer import DistilResult, distil
+from clipstill.pipeline import launch
+from clipstill.students import load_student
+from clipstill.surrogate.curation import Curation, curate
 from clipstill.surrogate.dataset import SurrogateSet
+
+if TYPE_CHECKING:
+    from clipstill.core.protocols import Teacher
+    from clipstill.pipeline.config import RunConfig
+    from clipstill.students.student import Student
 
 # Pictures that are no synthetic image of a class: the trainer neither holds them out nor takes their statistics for
 # those of the others.
@@ -69,6 +80,69 @@ class TeachingSet:
             len(examples_M3HW),
             repeats,
         )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one run teaches.
+
+    Attributes:
+        made: all synthetic images.
+        curation: which of them teach.
+        teaching: what is taught on.
+    """
+
+    made: SurrogateSet
+    curation: Curation
+    teaching: TeachingSet
+
+    @classmethod
+    def of(cls, config: RunConfig, surrogate: Path, examples: ImageFolder | None, styles: int) -> Lesson:
+        """Read and choose.
+
+        Args:
+            config: of the run.
+            surrogate: the finished stage.
+            examples: of the classes, where there are any.
+            styles: that all classes have.
+        """
+        made = SurrogateSet.open(surrogate)
+        curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
+        chosen = made.keep(curation.keep_N)
+        share, size = config.examples.teach_share, config.student.image_size
+        return cls(made, curation, TeachingSet.of(chosen, examples, share, size, styles))
+
+
+def teach(
+    config: RunConfig, lesson: Lesson, teacher: Teacher, class_vectors_CD: Tensor, work: Path, device: torch.device
+) -> tuple[Student, DistilResult]:
+    """A new student, taught; it is on ``device``, in evaluation mode.
+
+    Under torchrun all ranks call this at once, with equal arguments, and teach one student.
+    """
+    section, classes = config.student, len(class_vectors_CD)
+    student = load_student(section.name, classes, section.init, section.image_size, config.seed)
+    if section.head == "class-vectors":
+        student.use_class_vectors(class_vectors_CD, float(teacher.logit_scale), config.seed)
+    teaching = lesson.teaching
+    with launch.together(shares_teaching(config)):
+        result = distil(
+            student,
+            teacher,
+            class_vectors_CD.to(device),
+            teaching.images_N3HW,
+            teaching.class_id_N,
+            teaching.style_id_N,
+            config.distillation.settings(config.seed),
+            work,
+            device,
+        )
+    return student, result
+
+
+def shares_teaching(config: RunConfig) -> bool:
+    """Whether the ranks of torchrun teach together: a head on cached features is taught sooner than they have met."""
+    return launch.world() > 1 and config.distillation.freeze != "backbone"
 
 
 def read_all(folder: ImageFolder, size: int) -> Tensor:

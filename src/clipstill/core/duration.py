@@ -1,0 +1,30 @@
+"""How long something may take, as people write it."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from clipstill.core.errors import ConfigError
+
+_MINUTES = {"s": 1 / 60, "sec": 1 / 60, "min": 1.0, "m": 1.0, "": 1.0, "h": 60.0}
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
+
+
+def minutes_of(value: object) -> float:
+    """``"10min"``, ``"90 s"``, ``"1h30min"`` or a number of minutes -> minutes.
+
+    Raises:
+        ConfigError: it reads like nothing of that kind.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    text = value.lower() if isinstance(value, str) else ""
+    total, place = 0.0, 0
+    while part := _PART.match(text, place):
+        if part[2] not in _MINUTES:
+            break
+        total, place = total + float(part[1]) * _MINUTES[part[2]], part.end()
+    if not text.strip() or place != len(text):
+        raise ConfigError(f"'{value}' is no duration. Write it like 10min, 90s or 1h30min.")
+    return total
