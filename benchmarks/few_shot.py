@@ -47,7 +47,7 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace, work: Path
     )
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
-        images, labels = read_all(chosen, section["image_size"]), torch.tensor([label for _, label in chosen.items])
+        images, labels = read_all(chosen, section["image_size"])
         settings = DistilSettings(
             loss="ce",
             steps=args.steps,

@@ -68,7 +68,7 @@ def make(count: int, seed: int, task: Task, args: argparse.Namespace) -> None:
     )
     if count:
         section = run.config["student"]
-        images = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
+        images, _ = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
         outside = torch.full((len(images),), -1)
         student = run.taught_on(
             teacher, images, outside, outside, run.settings, section["name"], section["init"], section["image_size"]

@@ -262,7 +262,8 @@ def test_malformed_pictures_are_refused(tmp_path: Path) -> None:
 def test_meta_distillation_learns_and_goes_on_after_a_stop_in_every_phase(
     mode: str, meta: Literal["first_order", "exact", "reptile"], tmp_path: Path
 ) -> None:
-    settings = dataclasses.replace(MODES[mode], meta=meta, meta_groups=3, loss="ce+kd", feature_weight=0.5)
+    matched = 0.0 if mode == "backbone" else 0.5
+    settings = dataclasses.replace(MODES[mode], meta=meta, meta_groups=3, loss="ce+kd", feature_weight=matched)
     teacher = ColourTeacher()
     expected, straight = train(tmp_path / "straight", settings, teacher)
     assert all(-1 <= entry["alignment"] <= 1 for entry in straight.history if entry["step"] > 0)
@@ -303,10 +304,15 @@ def test_statistics_do_not_move_at_weights_that_only_a_try_has() -> None:
 
 @pytest.mark.parametrize("loss", ["kd", "ce", "ce+kd"])
 def test_every_loss_teaches_the_classes(loss: Literal["kd", "ce", "ce+kd"], tmp_path: Path) -> None:
-    settings = dataclasses.replace(SMALL, loss=loss, steps=60, feature_weight=0.1)
+    settings = dataclasses.replace(SMALL, loss=loss, steps=60)
     _, result = train(tmp_path, settings)
     assert result.best_agreement is not None
     assert result.best_agreement > 0.6
+
+
+def test_features_of_a_frozen_backbone_are_not_matched_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="frozen"):
+        train(tmp_path, dataclasses.replace(SMALL, feature_weight=0.1))
 
 
 def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:

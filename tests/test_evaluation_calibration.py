@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipstill.core.errors import DataError
-from clipstill.evaluation.calibration import auroc, fit_temperature
+from clipstill.evaluation.calibration import auroc, expected_accuracy, fit_temperature, refusal_threshold
 from clipstill.evaluation.metrics import ece, softmax
 
 LOGITS = np.random.default_rng(0).normal(size=(4000, 5)) * 4
@@ -51,3 +51,38 @@ def test_auroc_is_the_chance_of_the_right_order() -> None:
     assert auroc(outside, inside) == pytest.approx(1 - expected)
     with pytest.raises(DataError, match="AUROC"):
         auroc(inside, outside[:0])
+
+
+def test_the_expected_accuracy_is_what_the_teacher_believes_of_the_students_answers() -> None:
+    teacher = np.array([[0.9, 0.1], [0.4, 0.6]])
+    assert expected_accuracy(np.array([[5.0, 1.0], [1.0, 2.0]]), teacher) == pytest.approx((0.9 + 0.6) / 2)
+    assert expected_accuracy(np.array([[1.0, 5.0], [1.0, 2.0]]), teacher) == pytest.approx((0.1 + 0.6) / 2)
+    with pytest.raises(DataError, match="estimate"):
+        expected_accuracy(np.zeros((0, 2)), teacher[:0])
+
+
+def test_a_calibrated_teacher_that_is_copied_is_expected_as_good_as_it_is() -> None:
+    probability = softmax(LOGITS / 3)
+    draw = np.random.default_rng(3).random((len(LOGITS), 1))
+    labels = (probability.cumsum(axis=1) < draw).sum(axis=1)
+    measured = (LOGITS.argmax(axis=1) == labels).mean()
+    assert expected_accuracy(LOGITS, probability) == pytest.approx(measured, abs=0.03)
+
+
+def test_the_threshold_lies_between_what_can_be_told_apart() -> None:
+    assert refusal_threshold(np.array([0.6, 0.9]), np.array([0.1, 0.4])) == pytest.approx(0.5)
+    # Nothing can be told: refuse nothing.
+    assert refusal_threshold(np.array([0.3, 0.3]), np.array([0.3])) == pytest.approx(0.3)
+
+
+def test_no_other_threshold_judges_more_pictures_right() -> None:
+    draw = np.random.default_rng(4)
+    inside, outside = draw.normal(1, 1, 200), draw.normal(0, 1, 90)
+    found = refusal_threshold(inside, outside)
+
+    def right(cut: float) -> float:
+        return float((inside >= cut).mean() + (outside < cut).mean())
+
+    assert right(found) >= max(right(cut) for cut in np.linspace(-4, 5, 2000)) - 1e-12
+    with pytest.raises(DataError, match="threshold"):
+        refusal_threshold(inside, outside[:0])

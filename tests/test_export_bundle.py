@@ -157,7 +157,8 @@ def test_bundle_holds_every_file_that_the_design_names(tmp_path: Path) -> None:
     assert manifest is not None
     assert (manifest.key, manifest.info["kind"]) == ("abc", "bundle")
     verify_files(folder, manifest)
-    assert json.loads((folder / "labels.json").read_text()) == {"labels": list(LABELS), "temperature": 1.0}
+    expected = {"labels": list(LABELS), "temperature": 1.0, "refusal_threshold": None}
+    assert json.loads((folder / "labels.json").read_text()) == expected
     assert json.loads((folder / "preprocess.json").read_text())["size"] == PREPROCESS.size
     assert json.loads((folder / "parity.json").read_text())["max_difference"] == facts.parity.max_difference
     assert json.loads((folder / "metrics.json").read_text())["export"]["onnx_bytes"] == facts.onnx_bytes

@@ -6,7 +6,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipstill.core.images import ImageFolder
-from clipstill.pipeline.keys import STAGES, stage_keys
+from clipstill.pipeline.keys import NEAR_MISSES, STAGES, stage_keys
 from clipstill.pipeline.recipes import load_config
 from clipstill.text.task import parse_task
 
@@ -38,6 +38,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("prompts.templates=name", "class_vectors"),
         ("prompts.images_per_class=7", "prompts"),
         ("seed=1", "prompts"),
+        ("refusal.images=3", "near_misses"),
         ("synthesis.steps=3", "surrogate"),
         ("generator.name=other", "surrogate"),
         ("curation.min_score=0.1", "student"),
@@ -49,7 +50,12 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
     ],
 )
 def test_a_setting_touches_its_stage_and_the_later_ones_only(tmp_path: Path, override: str, first: str) -> None:
-    assert changed(tmp_path, override) == list(STAGES[STAGES.index(first) :])
+    later = list(STAGES[STAGES.index(first) :])
+    # Near misses have prompts of their own, and are the same whatever images the classes get.
+    own = ("prompts.images_per_class", "curation.least_diversity")
+    assert changed(tmp_path, override) == [
+        stage for stage in later if stage != NEAR_MISSES or override.split("=")[0] not in own
+    ]
 
 
 @pytest.mark.parametrize("override", ["device=cpu", "threads=1", "evaluation.batch=4"])
@@ -104,7 +110,12 @@ def test_examples_touch_class_vectors_and_all_that_follows(tmp_path: Path) -> No
     without, given = (stage_keys(load_config(), TASK, None, folder) for folder in (None, examples))
     assert all(without[stage] != given[stage] for stage in given)
     changed = stage_keys(load_config(overrides=["examples.teach_share=0.1"]), TASK, None, examples)
-    assert [stage for stage in given if given[stage] != changed[stage]] == ["student", "bundle", "report"]
+    assert [stage for stage in given if given[stage] != changed[stage]] == [
+        "student",
+        "calibration",
+        "bundle",
+        "report",
+    ]
 
 
 def test_where_images_are_made_touches_nothing() -> None:

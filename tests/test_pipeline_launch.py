@@ -36,6 +36,7 @@ TINY = (
     "synthesis.image_size=32",
     "synthesis.group_size=2",
     "curation.min_score=0",
+    "refusal.near_misses=0",
     "student.name=timm:test_efficientnet",
     "student.init=scratch",
     "student.image_size=32",

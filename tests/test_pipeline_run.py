@@ -26,6 +26,7 @@ TINY = (
     "synthesis.image_size=64",
     "synthesis.group_size=2",
     "curation.min_score=0",
+    "refusal.near_misses=0",
     "student.image_size=64",
     "distillation.steps=12",
     "distillation.batch=4",

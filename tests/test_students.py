@@ -174,3 +174,41 @@ def test_students_that_people_deploy_answer_at_every_size(name: str, size: int) 
 def test_a_transformer_says_which_sizes_it_takes() -> None:
     with pytest.raises(ConfigError, match="multiple of 16"):
         load_student("vit-tiny", classes=3, init="scratch", image_size=72)
+
+
+@pytest.mark.parametrize("head", ["linear", "class-vectors"])
+def test_things_set_apart_take_their_share_and_leave_the_classes_among_themselves(head: str, tmp_path: Path) -> None:
+    student = load_student(SMALL, 5, "scratch", 48, seed=1)
+    if head == "class-vectors":
+        vectors = torch.nn.functional.normalize(torch.randn(5, 6, generator=generator_for(head)), dim=1)
+        student.use_class_vectors(vectors, 10.0)
+    x = images(4)
+    with torch.no_grad():
+        whole = student(x)
+        student.set_apart(2)
+        answer = student(x)
+    assert student.class_count == 3
+    assert answer.shape == (4, 3)
+    torch.testing.assert_close(answer.softmax(1), whole[:, :3].softmax(1))
+    torch.testing.assert_close(answer.exp(), whole.softmax(1)[:, :3])
+    save_file(student.state_dict(), tmp_path / "student.safetensors")
+    before = torch.random.get_rng_state()
+    again = load_student(SMALL, 3, tmp_path / "student.safetensors", 48)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), answer)
+        again.set_apart(0)
+        torch.testing.assert_close(again(x), whole)
+
+
+def test_a_class_added_by_its_vector_leaves_the_things_set_apart() -> None:
+    student = load_student(SMALL, 5, "scratch", 48, seed=1)
+    vectors = torch.nn.functional.normalize(torch.randn(6, 6, generator=generator_for("added")), dim=1)
+    student.use_class_vectors(vectors[:5], 10.0)
+    student.set_apart(2)
+    student.use_class_vectors(torch.cat([vectors[:3], vectors[5:]]), 10.0)
+    assert student.class_count == 4
+    expected = torch.cat([vectors[:3], vectors[5:], vectors[3:5]])
+    with torch.no_grad():
+        logits = 10 * student.embed(images(2)) @ expected.T
+        torch.testing.assert_close(student(images(2)).exp(), logits.softmax(1)[:, :4])

@@ -33,7 +33,9 @@ def evaluate(
         ("photos", f"{result['n']} of {len(result['classes'])} classes, {len(result['skipped'])} files skipped"),
         ("teacher top-1", percent(result["teacher_top1"])),
         ("student top-1", f"{percent(result['student_top1'])} (chance {percent(result['chance'])})"),
-        ("student ECE", f"{student['ece']:.3f}"),
+        ("student ECE", f"{student['ece']:.3f} (without temperature {student['ece_uncalibrated']:.3f})"),
     ]
+    if student["accepted"] is not None:
+        rows.append(("answered", f"{percent(student['accepted'])}; for the others it says none of these"))
     rows += [(f"  {name}", percent(score)) for name, score in zip(result["classes"], student["per_class"], strict=True)]
     print_table(rows)

@@ -18,6 +18,7 @@ from clipstill.cli.build import build_app
 from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
+from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
@@ -35,6 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run)
+app.command("fine-tune")(fine_tune)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("list")(list_parts)

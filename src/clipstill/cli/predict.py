@@ -30,7 +30,7 @@ def predict(
     failures: list[str] = []
     for photo in photos:
         try:
-            found = classifier.predict(photo, top=top)
+            (found,) = classifier.answer([photo], top=top)
         except DataError as error:
             failures.append(str(error))
             answers.append({"photo": str(photo), "error": str(error)})
@@ -38,10 +38,15 @@ def predict(
                 print(f"skipped: {error}", file=sys.stderr)
             continue
         answers.append(
-            {"photo": str(photo), "predictions": [{"label": each.label, "score": each.score} for each in found]}
+            {
+                "photo": str(photo),
+                "refused": found.refused,
+                "predictions": [{"label": each.label, "score": each.score} for each in found.predictions],
+            }
         )
         if not as_json:
-            print(f"{photo}: " + ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in found))
+            named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in found.predictions)
+            print(f"{photo}: " + (f"none of these (most like {named})" if found.refused else named))
     if as_json:
         print_json(answers)
     if failures:

@@ -114,14 +114,19 @@ def show(result: RunResult, as_json: bool) -> None:
 
     rows = [("classes", f"{len(result.classes)}: {_shortened(', '.join(result.classes))}")]
     measured = result.evaluation
+    expected = percent(result.calibration["expected_top1"])
     if measured is not None:
         photos = f"on {measured['n']} real photos" if measured["n"] != 1 else "on one real photo"
         rows += [
             ("teacher top-1", f"{percent(measured['teacher_top1'])} {photos}"),
-            ("student top-1", f"{percent(measured['student_top1'])} (chance {percent(measured['chance'])})"),
+            (
+                "student top-1",
+                f"{percent(measured['student_top1'])} (chance {percent(measured['chance'])}; expected without photos "
+                f"{expected})",
+            ),
         ]
     else:
-        rows.append(("quality", "not measured: give real photos with --images DIR"))
+        rows.append(("quality", f"about {expected} top-1 expected; measure it: give real photos with --images DIR"))
     rows += [
         ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
         ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.recentre import Recentre
-from clipstill.students.student import Student
+
+if TYPE_CHECKING:
+    from clipstill.students.student import Student
 
 
 class Learner(nn.Module):
@@ -21,12 +24,16 @@ class Learner(nn.Module):
 
     Args:
         whole: a student, which takes views in [0, 1]; or a head, which takes features.
+        takes_views: which of the two it is.
         projector: features -> the teacher's space; None where they are not matched.
         recentre: of a whole student's features; a head gets them re-centred.
     """
 
-    def __init__(self, whole: Student | nn.Module, projector: nn.Linear | None, recentre: Recentre | None) -> None:
+    def __init__(
+        self, whole: nn.Module, takes_views: bool, projector: nn.Linear | None, recentre: Recentre | None
+    ) -> None:
         super().__init__()
+        self._takes_views = takes_views
         self.whole = whole
         self.projector = projector
         self._recentre = recentre
@@ -39,8 +46,9 @@ class Learner(nn.Module):
             group_N: of each picture, for the re-centring.
         """
         feat_NF, head = inputs, self.whole
-        if isinstance(self.whole, Student):
-            feat_NF, head = self.whole.features(inputs), self.whole.head
+        if self._takes_views:
+            student = cast("Student", self.whole)
+            feat_NF, head = student.features(inputs), student.head
             if self._recentre is not None:
                 feat_NF = self._recentre(feat_NF, group_N)
         return head(feat_NF), None if self.projector is None else self.projector(feat_NF)

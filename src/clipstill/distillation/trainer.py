@@ -128,6 +128,11 @@ def distil(
                 "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', and mix, "
                 "feature_weight and held_out_styles to 0, and give each picture a class."
             )
+    if settings.feature_weight > 0 and settings.freeze == "backbone":
+        raise ConfigError(
+            "distillation.feature_weight moves the backbone's features, and the backbone is frozen. Set it to 0, or "
+            "distillation.freeze to 'bn' or 'none'."
+        )
     asked_of = teacher or _NoTeacher(class_vectors_CD.shape[1])
     run = _Run(student, asked_of, class_vectors_CD, images_N3HW, class_id_N, style_id_N, settings, folder, device)
     return run.finish()
@@ -329,7 +334,7 @@ class _Run:
         if self.settings.feature_weight > 0:
             features, dimensions = self.student.head.in_features, self.class_vectors.shape[1]
             projector = new_projector(features, dimensions, self.settings.seed)
-        return Learner(whole, projector, self.recentre).to(self.device)
+        return Learner(whole, whole is self.student, projector, self.recentre).to(self.device)
 
     def _head_phase(self, steps: int) -> _Phase:
         """The head on cached features; the backbone's part of the work is done before the first step."""

@@ -1,4 +1,4 @@
-"""Scores that mean what they say: one temperature over all logits.
+"""Scores that mean what they say: a temperature over all logits, what they promise, and when not to answer.
 
 Shapes: N images, C classes.
 """
@@ -49,6 +49,52 @@ def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
         else:
             low = first
     return math.exp(-(low + high) / 2)
+
+
+def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> float:
+    """How often a student is right, as far as its teacher believes it: no label is used.
+
+    The mean of the probability that the teacher gives the class which the student names. A student that disagrees loses
+    by it, and so does a task that the teacher finds hard.
+
+    Args:
+        student_NC: logits.
+        teacher_probability_NC: for the same images.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        DataError: no image, or shapes that differ.
+
+    Source: ours; that mean confidence estimates accuracy: Hendrycks and Gimpel, ICLR 2017.
+    """
+    if len(student_NC) == 0 or student_NC.shape != teacher_probability_NC.shape:
+        raise DataError(
+            f"an estimate needs both models' answers; got {student_NC.shape} and {teacher_probability_NC.shape}."
+        )
+    return float(teacher_probability_NC[np.arange(len(student_NC)), student_NC.argmax(axis=1)].mean())
+
+
+def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats) -> float:
+    """The score at which most pictures are judged right, both sides counting the same: refuse what lies below it.
+
+    Returns:
+        The middle between two scores that occur; of equally good ones the lowest, which refuses least.
+
+    Raises:
+        DataError: one side has no picture.
+
+    Source: Youden, Cancer 1950.
+    """
+    if len(score_inside_N) == 0 or len(score_outside_M) == 0:
+        raise DataError("a threshold of refusal needs pictures of the classes, and pictures of something else.")
+    inside_N, outside_M = np.sort(score_inside_N), np.sort(score_outside_M)
+    values = np.unique(np.concatenate([inside_N, outside_M]))
+    cuts = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2])
+    accepted = 1 - np.searchsorted(inside_N, cuts, side="left") / len(inside_N)
+    refused = np.searchsorted(outside_M, cuts, side="left") / len(outside_M)
+    return float(cuts[np.argmax(accepted + refused)])
 
 
 def auroc(score_inside_N: Floats, score_outside_M: Floats) -> float:

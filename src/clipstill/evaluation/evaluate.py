@@ -42,6 +42,8 @@ class EvaluationResult:
         per_class: top-1 of each class; None for classes without images.
         confusion: counts, a row for each true class, a column for each predicted one.
         ece: expected calibration error over 15 bins.
+        ece_uncalibrated: the same without the temperature.
+        accepted: share of the images on which the classifier does not refuse to answer; None where it never does.
         skipped: (file, reason) of those that could not be read.
     """
 
@@ -52,6 +54,8 @@ class EvaluationResult:
     per_class: list[float | None]
     confusion: list[list[int]]
     ece: float
+    ece_uncalibrated: float
+    accepted: float | None
     skipped: list[tuple[str, str]]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +74,8 @@ def evaluate(
     batch: int = BATCH,
     title: str = "evaluation",
     tell_skipped: bool = True,
+    temperature: float = 1.0,
+    threshold: float | None = None,
 ) -> EvaluationResult:
     """Run a classifier over a folder.
 
@@ -80,6 +86,8 @@ def evaluate(
         batch: images a call.
         title: of the progress display.
         tell_skipped: name the files that cannot be read while at it; they are in the result in any case.
+        temperature: logits are divided by it before they are probabilities.
+        threshold: of the exponential of the highest logit, below which the classifier refuses to answer.
 
     Raises:
         DataError: none of the images could be read, or the classifier has another number of classes.
@@ -114,7 +122,9 @@ def evaluate(
         top5=metrics.top5(logits_NC, labels_N),
         per_class=metrics.per_class(logits_NC, labels_N),
         confusion=metrics.confusion(logits_NC, labels_N).tolist(),
-        ece=metrics.ece(logits_NC, labels_N) or 0.0,
+        ece=metrics.ece(logits_NC / temperature, labels_N) or 0.0,
+        ece_uncalibrated=metrics.ece(logits_NC, labels_N) or 0.0,
+        accepted=None if threshold is None else float((np.exp(logits_NC.max(axis=1)) >= threshold).mean()),
         skipped=[(str(path), reason) for path, reason in skipped],
     )
 
@@ -126,8 +136,12 @@ def compare(
     folder: ImageFolder,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
+    temperature: float = 1.0,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     """Teacher by names alone, and student, on the same images, each with its own preprocessing.
+
+    ``temperature`` and ``threshold`` are the student's, as in ``evaluate``.
 
     Returns:
         JSON values: ``n``, ``classes``, ``teacher_top1``, ``student_top1``, ``chance``, ``skipped``, and the full
@@ -141,7 +155,14 @@ def compare(
     )
     # Whether a file can be read is the same for both, so it is told once.
     by_student = evaluate(
-        student_predictor(student, device), folder, student.preprocess, batch, "evaluation, student", tell_skipped=False
+        student_predictor(student, device),
+        folder,
+        student.preprocess,
+        batch,
+        "evaluation, student",
+        tell_skipped=False,
+        temperature=temperature,
+        threshold=threshold,
     )
     return {
         "n": by_student.n,

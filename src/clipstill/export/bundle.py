@@ -32,6 +32,8 @@ from clipstill.export.parity import Parity, check_parity
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+METRICS_FILE = "metrics.json"
+
 
 @dataclass(frozen=True)
 class ExportFacts:
@@ -65,6 +67,8 @@ class BundleContent:
         evaluation: measured on real photos; None where none were given.
         parity_images_NHW3: uint8 pictures for the parity gate; smooth ones are made where None.
         temperature: logits are divided by it before they become probabilities.
+        refusal_threshold: of the exponential of the highest logit; below it, the answer is "none of these". None for a
+            student that always answers.
         info: free facts for the manifest (seed, versions, device, commit, names of teacher and student).
     """
 
@@ -76,6 +80,7 @@ class BundleContent:
     evaluation: Mapping[str, Any] | None = None
     parity_images_NHW3: np.ndarray | None = None
     temperature: float = 1.0
+    refusal_threshold: float | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -150,11 +155,18 @@ def _fill(
         latency_ms=latency_one_core(model),
         parity=parity,
     )
-    write_json(folder / "labels.json", {"labels": list(content.labels), "temperature": content.temperature})
+    write_json(
+        folder / "labels.json",
+        {
+            "labels": list(content.labels),
+            "temperature": content.temperature,
+            "refusal_threshold": content.refusal_threshold,
+        },
+    )
     write_json(folder / "preprocess.json", _preprocess_json(content.preprocess))
     write_json(folder / "parity.json", parity.to_json())
     write_json(
-        folder / "metrics.json",
+        folder / METRICS_FILE,
         {
             "evaluation": dict(content.evaluation) if content.evaluation is not None else None,
             "export": {name: value for name, value in asdict(facts).items() if name != "parity"},

@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from clipstill.core.config import Config
 from clipstill.core.duration import minutes_of
+from clipstill.core.errors import ConfigError
 from clipstill.distillation.settings import DistilSettings
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.settings import PromptSettings
@@ -181,6 +182,31 @@ class CurationSection(Config):
     top_up: int = Field(ge=1)
 
 
+class RefusalSection(Config):
+    """How the student learns to say "none of these".
+
+    Attributes:
+        near_misses: things that the classes are easily taken for: ``auto`` for words that lie near the classes, about
+            as many as there are classes; another number of them; a list of names; 0 for a student that always answers.
+        images: synthetic images of each.
+    """
+
+    near_misses: Literal["auto"] | int | list[str]
+    images: int = Field(ge=1)
+
+    @field_validator("near_misses")
+    @classmethod
+    def _not_negative(cls, value: str | int | list[str]) -> str | int | list[str]:
+        if isinstance(value, int) and value < 0:
+            raise ConfigError(f"refusal.near_misses is {value}. Give auto, a number of at least 0, or names.")
+        return value
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are any near misses."""
+        return self.near_misses not in (0, [])
+
+
 class StudentSection(Config):
     """Which student.
 
@@ -289,6 +315,7 @@ class RunConfig(Config):
     synthesis: SynthesisSection
     launch: LaunchSection
     curation: CurationSection
+    refusal: RefusalSection
     student: StudentSection
     distillation: DistillationSection
     evaluation: EvaluationSection

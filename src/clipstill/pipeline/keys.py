@@ -22,21 +22,25 @@ from clipstill.text.task import Task
 CLASS_VECTORS = "class_vectors"
 PROMPTS = "prompts"
 SURROGATE = "surrogate"
+NEAR_MISSES = "near_misses"
 STUDENT = "student"
+CALIBRATION = "calibration"
 EVALUATION = "evaluation"
 BUNDLE = "bundle"
 REPORT = "report"
-STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, EVALUATION, BUNDLE, REPORT)
+STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, NEAR_MISSES, STUDENT, CALIBRATION, EVALUATION, BUNDLE, REPORT)
 
 # Raised by one where a stage's code changes what it makes from equal settings.
 CODE_VERSIONS = {
     CLASS_VECTORS: 2,
     PROMPTS: 2,
     SURROGATE: 3,
-    STUDENT: 3,
-    EVALUATION: 1,
-    BUNDLE: 1,
-    REPORT: 2,
+    NEAR_MISSES: 1,
+    STUDENT: 4,
+    CALIBRATION: 1,
+    EVALUATION: 2,
+    BUNDLE: 2,
+    REPORT: 3,
 }
 
 # Settings of the synthesis that change how quickly images come out, and not which.
@@ -46,7 +50,10 @@ _SPEED_ONLY = ("compile",)
 def stage_keys(
     config: RunConfig, task: Task, photos: ImageFolder | None, examples: ImageFolder | None = None
 ) -> dict[str, str]:
-    """The key of every stage of a run, in the order of work; ``evaluation`` only where there are photos."""
+    """The key of every stage of a run, in the order of work.
+
+    ``near_misses`` only where the student may refuse, ``evaluation`` only where there are photos.
+    """
     keys: dict[str, str] = {}
 
     def add(stage: str, **parts: Any) -> str:
@@ -87,18 +94,32 @@ def stage_keys(
         synthesis=synthesis,
         further=further if further["least_diversity"] > 0 else None,
     )
+    near = None
+    if config.refusal.wanted:
+        near = add(
+            NEAR_MISSES,
+            class_vectors=vectors,
+            templates=templates,
+            refusal=settings["refusal"],
+            prompts={name: prompts[name] for name in ("styles", "tokens")},
+            styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
+            seed=config.seed,
+            generator=generator,
+            synthesis=synthesis,
+        )
     student = add(
         STUDENT,
         surrogate=surrogate,
+        near_misses=near,
         curation=curation,
         student=settings["student"],
         init=_named_file_digest(config.student.init),
         distillation=settings["distillation"],
         teach_share=None if examples is None else config.examples.teach_share,
     )
-    before = student
+    before = add(CALIBRATION, student=student)
     if photos is not None:
-        before = add(EVALUATION, student=student, photos=_photos_digest(photos))
+        before = add(EVALUATION, calibration=before, photos=_photos_digest(photos))
     bundle = add(BUNDLE, before=before, export=settings["export"])
     add(REPORT, bundle=bundle)
     return keys

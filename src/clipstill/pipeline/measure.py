@@ -37,7 +37,7 @@ def measure_bundle(path: Path, images: Path, device: str = "auto", batch: int = 
     """
     bundle = load_bundle(path)
     folder = ImageFolder.open(images, bundle.labels)
-    student = evaluate(bundle.logits, folder, bundle.preprocess, batch, "evaluation, student")
+    student = measure_student(bundle, folder, batch, "evaluation, student")
     teacher = _measure_teacher(bundle, folder, device, batch)
     return {
         "n": student.n,
@@ -49,6 +49,19 @@ def measure_bundle(path: Path, images: Path, device: str = "auto", batch: int = 
         "student": student.to_json(),
         "skipped": student.to_json()["skipped"],
     }
+
+
+def measure_student(bundle: Bundle, folder: ImageFolder, batch: int, title: str) -> EvaluationResult:
+    """The exported student, with its temperature and its threshold of refusal."""
+    return evaluate(
+        bundle.logits,
+        folder,
+        bundle.preprocess,
+        batch,
+        title,
+        temperature=bundle.temperature,
+        threshold=bundle.refusal_threshold,
+    )
 
 
 def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batch: int) -> EvaluationResult | None:

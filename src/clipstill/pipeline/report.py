@@ -52,6 +52,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         teacher_bytes=tower * (4 if bench.config.teacher.precision == "fp32" else 2),
         parity=read_json(bundle / "parity.json"),
         evaluation=evaluation,
+        calibration=bench.calibration,
         examples=0 if bench.examples is None else len(bench.examples.items),
         pictures=_pictures(bench),
         curation=_curation(bench),

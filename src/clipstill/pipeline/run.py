@@ -21,11 +21,14 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
 from clipstill.core.seeds import seed_for
 from clipstill.pipeline import launch, stages
+from clipstill.pipeline.calibrating import make_calibration
 from clipstill.pipeline.config import RunConfig
 from clipstill.pipeline.keys import (
     BUNDLE,
+    CALIBRATION,
     CLASS_VECTORS,
     EVALUATION,
+    NEAR_MISSES,
     PROMPTS,
     REPORT,
     STUDENT,
@@ -34,9 +37,10 @@ from clipstill.pipeline.keys import (
     styles_of,
     templates_of,
 )
+from clipstill.pipeline.near_misses import make_near_misses
 from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
-from clipstill.pipeline.workbench import Workbench
+from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
 from clipstill.text.task import Task
 
 CONFIG_FILE = "config.yaml"
@@ -47,7 +51,9 @@ _IN_STAGES: dict[str, Callable[[Workbench, Path], None]] = {
     CLASS_VECTORS: stages.make_class_vectors,
     PROMPTS: stages.make_prompts,
     SURROGATE: stages.make_surrogate,
+    NEAR_MISSES: make_near_misses,
     STUDENT: stages.make_student,
+    CALIBRATION: make_calibration,
     EVALUATION: stages.make_evaluation,
 }
 
@@ -63,6 +69,8 @@ class RunResult:
         classes: the class names.
         evaluation: teacher and student on real photos (``n``, ``classes``, ``teacher_top1``, ``student_top1``,
             ``chance`` and more); None where no photos were given.
+        calibration: what is known of the scores without a photo: ``expected_top1``, ``temperature``, ``refusal`` and
+            more.
         parameters: of the student.
         onnx_bytes: size of the exported model.
         latency_ms: median for one picture on one core.
@@ -76,6 +84,7 @@ class RunResult:
     report: Path
     classes: tuple[str, ...]
     evaluation: dict[str, Any] | None
+    calibration: dict[str, Any]
     parameters: int
     onnx_bytes: int
     latency_ms: float
@@ -160,16 +169,24 @@ def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
     folder = ImageFolder.open(section.images, task.names)
     if section.per_class is not None:
         folder = limited(folder, section.per_class, config.seed)
-    measured = config.evaluation.images
-    if measured is not None:
-        within = Path(measured).resolve()
-        both = [path for path, _ in folder.items if path.resolve().is_relative_to(within)]
-        if both:
-            raise DataError(
-                f"{both[0]} is an example and would be measured on too, which flatters the student. Keep the examples "
-                f"out of {measured}."
-            )
+    if config.evaluation.images is not None:
+        refuse_overlap(folder, config.evaluation.images)
     return folder
+
+
+def refuse_overlap(examples: ImageFolder, images: Path) -> None:
+    """Keep what is taught out of what is measured.
+
+    Raises:
+        DataError: an example lies below ``images``.
+    """
+    within = images.resolve()
+    both = [path for path, _ in examples.items if path.resolve().is_relative_to(within)]
+    if both:
+        raise DataError(
+            f"{both[0]} is an example and would be measured on too, which flatters the student. Keep the examples out "
+            f"of {images}."
+        )
 
 
 def limited(folder: ImageFolder, per_class: int, seed: int) -> ImageFolder:
@@ -290,6 +307,7 @@ def _result(out: Path, task: Task, keys: Mapping[str, str], skipped: tuple[str, 
         report=out / REPORT_FILE,
         classes=task.names,
         evaluation=dict(read_json(_place(out, EVALUATION) / stages.RESULT_FILE)) if measured else None,
+        calibration=dict(read_json(_place(out, CALIBRATION) / CALIBRATION_FILE)),
         parameters=int(export["parameters"]),
         onnx_bytes=int(export["onnx_bytes"]),
         latency_ms=float(export["latency_ms"]),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError
-from clipstill.core.files import commit_manifest, read_json, write_bytes, write_json, write_text
+from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
 from clipstill.pipeline import launch
@@ -22,6 +22,7 @@ from clipstill.pipeline.keys import (
     BUNDLE,
     CLASS_VECTORS,
     EVALUATION,
+    NEAR_MISSES,
     PROMPTS,
     STUDENT,
     SURROGATE,
@@ -38,6 +39,8 @@ from clipstill.pipeline.workbench import (
     VECTORS_NAME,
     Workbench,
     as_json,
+    commit,
+    write_tensors,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +78,7 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
     told: dict[str, Any] = {}
     if bench.examples is not None:
         tensors, told = _with_examples(bench, bench.examples, text_CD)
-    _write_tensors(folder / VECTORS_FILE, tensors)
+    write_tensors(folder / VECTORS_FILE, tensors)
     write_json(
         folder / TEACHER_FILE,
         {
@@ -91,7 +94,7 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
             **told,
         },
     )
-    _commit(bench, CLASS_VECTORS, folder, [VECTORS_FILE, TEACHER_FILE], start)
+    commit(bench, CLASS_VECTORS, folder, [VECTORS_FILE, TEACHER_FILE], start)
 
 
 def _with_examples(bench: Workbench, folder: ImageFolder, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -151,13 +154,13 @@ def make_prompts(bench: Workbench, folder: Path) -> None:
     say(f"prompts: {len(made.prompts)} by '{section.strategy}', {measured.line()}")
     lines = [json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in made.prompts]
     write_text(folder / PROMPTS_FILE, "".join(lines))
-    _write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: bench.towards_examples(made.targets_ND, class_ids)})
+    write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: bench.towards_examples(made.targets_ND, class_ids)})
     write_json(folder / DIVERSITY_FILE, {"strategy": section.strategy, "classes": bench.task.names, **asdict(measured)})
     write_json(folder / STYLES_FILE, made.style_names)
     files = [PROMPTS_FILE, TARGETS_FILE, DIVERSITY_FILE, STYLES_FILE]
     if made.bank is not None:
         files += made.bank.write(folder)
-    _commit(bench, PROMPTS, folder, files, start)
+    commit(bench, PROMPTS, folder, files, start)
 
 
 def prompt_request(bench: Workbench) -> PromptRequest:
@@ -335,8 +338,7 @@ def assist(
             f"rank {launch.rank()} would make another {offer.stage} than the first rank: settings, class names or "
             f"weights differ. Give all ranks the same command, version and files."
         )
-    needed = (CLASS_VECTORS, PROMPTS) if offer.stage == SURROGATE else (CLASS_VECTORS, PROMPTS, SURROGATE)
-    for stage in needed:
+    for stage in list(keys)[: list(keys).index(offer.stage)]:
         launch.wait_for_manifest(stages / stage, keys[stage])
     make_deterministic(offer.threads)
     vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
@@ -363,10 +365,12 @@ def _assist_synthesis(
 def _assist_teaching(
     config: RunConfig, stages: Path, examples: ImageFolder | None, vectors_CD: Tensor, device: torch.device
 ) -> None:
+    from clipstill.pipeline.near_misses import NearMisses
     from clipstill.pipeline.teaching import Lesson, teach
     from clipstill.teachers import load_teacher
 
-    lesson = Lesson.of(config, stages / SURROGATE, examples, len(read_style_names(stages / PROMPTS)))
+    near = NearMisses.open(stages / NEAR_MISSES) if config.refusal.wanted else None
+    lesson = Lesson.of(config, stages / SURROGATE, examples, len(read_style_names(stages / PROMPTS)), near)
     teacher = load_teacher(config.teacher.name, device, config.teacher.precision)
     teach(config, lesson, teacher, vectors_CD, stages / STUDENT / WORK_FOLDER, device)
 
@@ -381,13 +385,15 @@ def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
 def make_student(bench: Workbench, folder: Path) -> None:
     """Synthetic images -> a trained student."""
     from clipstill.pipeline.curating import kept_facts
+    from clipstill.pipeline.near_misses import NearMisses
     from clipstill.pipeline.teaching import Lesson, shares_teaching, teach
 
     start = time.monotonic()
     config = bench.config
     work = folder / WORK_FOLDER
     styles = len(read_style_names(bench.run.stage(PROMPTS)))
-    lesson = Lesson.of(config, bench.run.stage(SURROGATE), bench.examples, styles)
+    near = NearMisses.open(bench.run.stage(NEAR_MISSES)) if NEAR_MISSES in bench.keys else None
+    lesson = Lesson.of(config, bench.run.stage(SURROGATE), bench.examples, styles, near)
     if bench.examples is not None and bench.examples.classes_without_images and config.examples.teach_share > 0:
         say("student: the examples themselves do not teach, since some classes have none and would look like no photo")
     made, curation, teaching = lesson.made, lesson.curation, lesson.teaching
@@ -396,11 +402,12 @@ def make_student(bench: Workbench, folder: Path) -> None:
         f"student: {kept} of {len(made)} synthetic images teach"
         + (f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else "")
         + (f", and {teaching.examples} examples {teaching.repeats} times over" if teaching.examples else "")
+        + (f", beside {teaching.others} images of near misses" if teaching.others else "")
     )
     if shares_teaching(config):
         launch.offer(launch.Offer(STUDENT, bench.keys[STUDENT], [], bench.run.threads))
     student, result = teach(config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device)
-    _write_tensors(folder / STUDENT_FILE, student.state_dict())
+    write_tensors(folder / STUDENT_FILE, student.state_dict())
     write_json(
         folder / HISTORY_FILE,
         {
@@ -417,7 +424,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
         },
     )
     write_json(folder / KEPT_FILE, kept_facts(made, curation, len(bench.task.names)))
-    _commit(bench, STUDENT, folder, [STUDENT_FILE, HISTORY_FILE, KEPT_FILE], start)
+    commit(bench, STUDENT, folder, [STUDENT_FILE, HISTORY_FILE, KEPT_FILE], start)
     # Checkpoints and cached features served to go on after a kill; the student is safe now.
     shutil.rmtree(work, ignore_errors=True)
 
@@ -435,10 +442,12 @@ def make_evaluation(bench: Workbench, folder: Path) -> None:
         bench.photos,
         bench.device,
         bench.config.evaluation.batch,
+        bench.calibration["temperature"],
+        bench.refusal_threshold,
     )
     bench.student.cpu()  # Where the export expects it.
     write_json(folder / RESULT_FILE, result)
-    _commit(bench, EVALUATION, folder, [RESULT_FILE], start)
+    commit(bench, EVALUATION, folder, [RESULT_FILE], start)
 
 
 def _first_photos(bench: Workbench) -> np.ndarray | None:
@@ -480,6 +489,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
             parity_difference=facts.parity.max_difference,
             parity_agreement=facts.parity.top1_agreement,
             examples=0 if bench.examples is None else len(bench.examples.items),
+            calibration=bench.calibration,
             run=bench.facts(),
         )
         return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
@@ -492,6 +502,8 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         provenance=provenance,
         evaluation=evaluation,
         parity_images_NHW3=_first_photos(bench),
+        temperature=bench.calibration["temperature"],
+        refusal_threshold=bench.refusal_threshold,
         info=bench.facts(),
     )
     write_bundle(folder, content, texts, bench.keys[BUNDLE], bench.config.export.tolerance)
@@ -502,14 +514,3 @@ def read_evaluation(bench: Workbench) -> dict[str, Any] | None:
     if bench.photos is None:
         return None
     return dict(read_json(bench.run.stage(EVALUATION) / RESULT_FILE))
-
-
-def _commit(bench: Workbench, stage: str, folder: Path, files: list[str], start: float) -> None:
-    commit_manifest(folder, bench.keys[stage], files, {"seconds": round(time.monotonic() - start, 3)})
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    # Cloned, because safetensors refuses tensors that share memory or lie channels-last.
-    write_bytes(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))

@@ -5,7 +5,7 @@ Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.pipeline import launch
@@ -24,6 +25,7 @@ from clipstill.surrogate.dataset import SurrogateSet
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.pipeline.config import RunConfig
+    from clipstill.pipeline.near_misses import NearMisses
     from clipstill.students.student import Student
 
 # Pictures that are no synthetic image of a class: the trainer neither holds them out nor takes their statistics for
@@ -42,6 +44,7 @@ class TeachingSet:
         style_id_N: style of a synthetic image, -1 for an example.
         examples: different examples among the pictures.
         repeats: how often each of them is there.
+        others: images of near misses, whose class ids follow those of the classes.
     """
 
     images_N3HW: Tensor
@@ -49,6 +52,7 @@ class TeachingSet:
     style_id_N: Tensor
     examples: int
     repeats: int
+    others: int = 0
 
     @classmethod
     def of(
@@ -70,7 +74,7 @@ class TeachingSet:
         if folder is None or share == 0 or folder.classes_without_images:
             return cls(made.images, made.class_id, style_id_N, 0, 0)
         size = max(made.images.shape[-1], student_size)
-        examples_M3HW = read_all(folder, size)
+        examples_M3HW, _ = read_all(folder, size)
         repeats = max(1, round(len(made) * share / (1 - share) / len(examples_M3HW)))
         outside_M = torch.full((len(examples_M3HW) * repeats,), _NO_CLASS)
         return cls(
@@ -79,6 +83,21 @@ class TeachingSet:
             torch.cat([style_id_N, outside_M]),
             len(examples_M3HW),
             repeats,
+        )
+
+    def with_others(self, made: SurrogateSet, styles: int) -> TeachingSet:
+        """The same and images of near misses.
+
+        Args:
+            made: those images.
+            styles: that all classes have.
+        """
+        return replace(
+            self,
+            images_N3HW=torch.cat([self.images_N3HW, _resized(made.images, self.images_N3HW.shape[-1])]),
+            class_id_N=torch.cat([self.class_id_N, made.class_id]),
+            style_id_N=torch.cat([self.style_id_N, made.style_id % max(1, styles)]),
+            others=len(made),
         )
 
 
@@ -90,14 +109,23 @@ class Lesson:
         made: all synthetic images.
         curation: which of them teach.
         teaching: what is taught on.
+        other_vectors_MD: of the near misses among it; None without.
     """
 
     made: SurrogateSet
     curation: Curation
     teaching: TeachingSet
+    other_vectors_MD: Tensor | None = None
 
     @classmethod
-    def of(cls, config: RunConfig, surrogate: Path, examples: ImageFolder | None, styles: int) -> Lesson:
+    def of(
+        cls,
+        config: RunConfig,
+        surrogate: Path,
+        examples: ImageFolder | None,
+        styles: int,
+        near: NearMisses | None = None,
+    ) -> Lesson:
         """Read and choose.
 
         Args:
@@ -105,12 +133,16 @@ class Lesson:
             surrogate: the finished stage.
             examples: of the classes, where there are any.
             styles: that all classes have.
+            near: the near misses, where the run has any.
         """
         made = SurrogateSet.open(surrogate)
         curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
         chosen = made.keep(curation.keep_N)
         share, size = config.examples.teach_share, config.student.image_size
-        return cls(made, curation, TeachingSet.of(chosen, examples, share, size, styles))
+        teaching = TeachingSet.of(chosen, examples, share, size, styles)
+        if near is None:
+            return cls(made, curation, teaching)
+        return cls(made, curation, teaching.with_others(near.part(kept=False), styles), near.vectors_MD[: near.taught])
 
 
 def teach(
@@ -118,8 +150,13 @@ def teach(
 ) -> tuple[Student, DistilResult]:
     """A new student, taught; it is on ``device``, in evaluation mode.
 
-    Under torchrun all ranks call this at once, with equal arguments, and teach one student.
+    Near misses are outputs of their own in training, and set apart after it. Under torchrun all ranks call this at
+    once, with equal arguments, and teach one student.
     """
+    others = 0
+    if lesson.other_vectors_MD is not None:
+        others = len(lesson.other_vectors_MD)
+        class_vectors_CD = torch.cat([class_vectors_CD, lesson.other_vectors_MD])
     section, classes = config.student, len(class_vectors_CD)
     student = load_student(section.name, classes, section.init, section.image_size, config.seed)
     if section.head == "class-vectors":
@@ -137,6 +174,7 @@ def teach(
             work,
             device,
         )
+    student.set_apart(others)
     return student, result
 
 
@@ -145,10 +183,16 @@ def shares_teaching(config: RunConfig) -> bool:
     return launch.world() > 1 and config.distillation.freeze != "backbone"
 
 
-def read_all(folder: ImageFolder, size: int) -> Tensor:
-    """All readable pictures: uint8 (N, 3, size, size). The stage of class vectors told of the others."""
-    parts = [images_NHW3 for images_NHW3, _, _ in iterate(folder, size, 1.0, _AT_ONCE, lambda path, reason: None)]
-    return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).contiguous()
+def read_all(folder: ImageFolder, size: int) -> tuple[Tensor, Tensor]:
+    """All readable pictures, uint8 (N, 3, size, size), and their classes (N,). Others are told of where they are first
+    read.
+    """
+    parts = [(pixels, labels) for pixels, labels, _ in iterate(folder, size, 1.0, _AT_ONCE, lambda path, reason: None)]
+    if not parts:
+        raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
+    images_NHW3 = np.concatenate([pixels for pixels, _ in parts])
+    labels_N = torch.tensor([label for _, labels in parts for label in labels])
+    return torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).contiguous(), labels_N
 
 
 def _resized(images_N3HW: Tensor, size: int) -> Tensor:

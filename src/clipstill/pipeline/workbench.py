@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import platform
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clipstill
-from clipstill.core.files import read_json, read_manifest
+from clipstill.core.files import commit_manifest, read_json, read_manifest, write_bytes
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Provenance
 from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE
+from clipstill.pipeline.keys import CALIBRATION, CLASS_VECTORS, STUDENT, SURROGATE
 from clipstill.pipeline.launch import local_device
 from clipstill.pipeline.run_folder import RunFolder
 from clipstill.text.task import Task
@@ -33,6 +34,7 @@ TEXT_VECTORS_NAME = "text_vectors"
 TEACHER_FILE = "teacher.json"
 STUDENT_FILE = "student.safetensors"
 HISTORY_FILE = "history.json"
+CALIBRATION_FILE = "calibration.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,17 @@ class Workbench:
         )
         return student.eval()
 
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        """What the stage of calibration found."""
+        return dict(read_json(self.run.stage(CALIBRATION) / CALIBRATION_FILE))
+
+    @property
+    def refusal_threshold(self) -> float | None:
+        """Of the student that ships; None where it always answers."""
+        refusal = self.calibration["refusal"]
+        return None if refusal is None else float(refusal["threshold"])
+
     def provenance(self) -> list[Provenance]:
         """Weights that the student comes from and that taught it, as the stages recorded them."""
         surrogate = read_manifest(self.run.stage(SURROGATE))
@@ -178,3 +191,16 @@ def _torch_version() -> str:
     import torch
 
     return str(torch.__version__)
+
+
+def commit(bench: Workbench, stage: str, folder: Path, files: list[str], start: float) -> None:
+    """Complete a stage that began at ``start``, as ``time.monotonic`` counts."""
+    commit_manifest(folder, bench.keys[stage], files, {"seconds": round(time.monotonic() - start, 3)})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """One safetensors file, whole or not at all."""
+    from safetensors.torch import save
+
+    # Cloned, because safetensors refuses tensors that share memory or lie channels-last.
+    write_bytes(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))

@@ -34,6 +34,8 @@ class CardData:
         parity_difference: largest difference of a logit between the trained model and ``model.onnx``.
         parity_agreement: share of pictures on which both name the same class.
         examples: example images that were given beside the class names.
+        fine_tuned_on: labelled photos that the finished student was then tuned on.
+        calibration: what is known of the scores without a photo; None where that is not known of this model.
         run: free facts of the run (seed, versions, device, commit).
     """
 
@@ -49,6 +51,8 @@ class CardData:
     parity_difference: float
     parity_agreement: float
     examples: int = 0
+    fine_tuned_on: int = 0
+    calibration: Mapping[str, Any] | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -72,7 +76,8 @@ def model_card(data: CardData) -> str:
             f"> {SYNTHETIC_MARK}",
             "",
             f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given "
-            f"{len(data.labels)} class names and {_given(data.examples)}.",
+            f"{len(data.labels)} class names and {_given(data.examples)}."
+            + (f" It was then tuned on {data.fine_tuned_on} labelled photos." if data.fine_tuned_on else ""),
             "",
             "## Use",
             "",
@@ -90,9 +95,8 @@ def model_card(data: CardData) -> str:
             "",
             "## Limits",
             "",
-            "- It always answers with one of its classes, also for a photo that shows none of them.",
+            *_limits(data.calibration),
             "- It inherits what its teacher believes about these words, biases among them.",
-            "- Scores are not calibrated; choose a threshold on photos of your own.",
             "- Do not use it where a wrong answer harms a person, nor to recognise or judge people.",
             "",
             "## Licence",
@@ -102,6 +106,24 @@ def model_card(data: CardData) -> str:
             *_run(data),
         ]
     )
+
+
+def _limits(calibration: Mapping[str, Any] | None) -> list[str]:
+    refusal = (calibration or {}).get("refusal")
+    lines = ["- It always answers with one of its classes, also for a photo that shows none of them."]
+    if refusal is not None:
+        lines = [
+            '- It says "none of these" by what it learned of synthetic near misses: it still takes some photos of '
+            "other things for its classes, and refuses some of its own."
+        ]
+    if calibration is None:
+        return [*lines, "- What its scores are worth was not measured; choose a threshold on photos of your own."]
+    expected, source = calibration["expected_top1"], calibration["temperature_fitted_on"]
+    return [
+        *lines,
+        f"- Its scores were scaled on {source}; about {expected:.0%} of its answers for photos of the classes are "
+        f"expected to be right. That is an estimate, which may be off by ten points and more.",
+    ]
 
 
 def _given(examples: int) -> str:
@@ -133,18 +155,20 @@ def _quality(data: CardData) -> list[str]:
             "Not measured: no real photos were given. Measure before you rely on it:",
             "`clipstill evaluate BUNDLE --images DIR`",
         ]
-    student, teacher = found.get("student", {}), found.get("teacher", {})
+    student, teacher = found.get("student") or {}, found.get("teacher") or {}
+    rows = [("top-1", found["student_top1"], found.get("teacher_top1"), ".1%", f"{found['chance']:.1%}")]
+    rows.append(("top-5", student.get("top5"), teacher.get("top5"), ".1%", ""))
+    rows.append(("calibration error (ECE)", student.get("ece"), teacher.get("ece"), ".3f", ""))
     lines = [
         f"Measured on {found['n']} photos of {len(data.labels)} classes; none of them was used for training.",
         "",
         f"| | student | teacher by names{' and examples' if data.examples else ' alone'} | chance |",
         "|---|---|---|---|",
-        f"| top-1 | {found['student_top1']:.1%} | {found['teacher_top1']:.1%} | {found['chance']:.1%} |",
     ]
-    if student.get("top5") is not None and teacher.get("top5") is not None:
-        lines.append(f"| top-5 | {student['top5']:.1%} | {teacher['top5']:.1%} | |")
-    if student.get("ece") is not None and teacher.get("ece") is not None:
-        lines.append(f"| calibration error (ECE) | {student['ece']:.3f} | {teacher['ece']:.3f} | |")
+    for name, own, by_teacher, form, chance in rows:
+        if own is not None:
+            other = "not measured" if by_teacher is None else format(by_teacher, form)
+            lines.append(f"| {name} | {own:{form}} | {other} | {chance} |")
     classes = per_class(student, data.labels)
     if classes:
         lines += ["", "| class | student top-1 |", "|---|---|"]

@@ -131,6 +131,7 @@ class ReportData:
         latency_ms: of the exported model, one picture on one core.
         parity: ``Parity.to_json()`` of the export.
         evaluation: ``evaluation.compare``'s result; None where no photos were given.
+        calibration: what is known of the scores without a photo; None where nothing is.
         examples: example images that were given beside the class names.
         pictures: synthetic images, in the order of their index.
         curation: what became of the synthetic images, one entry a class.
@@ -155,6 +156,7 @@ class ReportData:
     teacher_parameters: int | None = None
     parity: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
     examples: int = 0
     pictures: tuple[Picture, ...] = ()
     curation: tuple[Curated, ...] = ()

@@ -112,7 +112,10 @@ def summary(data: ReportData) -> str:
     """The result in one or two sentences."""
     found = data.evaluation
     if not found:
-        return "The classifier is ready. How good it is on real photos was not measured: none were given."
+        text = "The classifier is ready. How good it is on real photos was not measured: none were given."
+        if data.calibration:
+            text += f" About {100 * data.calibration['expected_top1']:.0f}% of its answers are expected to be right."
+        return text
     text = (
         f"On {found['n']:,} real photos the student names {100 * found['student_top1']:.1f}% right, "
         f"its teacher {100 * found['teacher_top1']:.1f}%; guessing would reach {100 * found['chance']:.1f}%."

@@ -35,6 +35,20 @@ class Prediction:
     score: float
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a photo shows.
+
+    Attributes:
+        predictions: best class first.
+        refused: the photo shows none of the classes, as far as the model can tell; the predictions are then what it
+            resembles most. Always False for a model that was not taught to refuse.
+    """
+
+    predictions: list[Prediction]
+    refused: bool
+
+
 class Bundle:
     """An image classifier. Made by ``load_bundle``.
 
@@ -43,6 +57,8 @@ class Bundle:
         labels: class names, in the order of the logits.
         preprocess: what happens to a photo before the model sees it (the normalisation lies inside the model).
         temperature: logits are divided by it before they become probabilities.
+        refusal_threshold: of the exponential of the highest logit, below which a photo shows none of the classes; None
+            for a model that always answers.
         info: what the manifest says of the making.
     """
 
@@ -52,6 +68,7 @@ class Bundle:
         labels: Sequence[str],
         preprocess: Preprocess,
         temperature: float,
+        refusal_threshold: float | None,
         session: Any,
         info: dict[str, Any],
     ) -> None:
@@ -59,6 +76,7 @@ class Bundle:
         self.labels = tuple(labels)
         self.preprocess = preprocess
         self.temperature = temperature
+        self.refusal_threshold = refusal_threshold
         self.info = info
         self._session = session
         self._input = session.get_inputs()[0].name
@@ -103,6 +121,12 @@ class Bundle:
         exponent_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
         return np.asarray(exponent_NC / exponent_NC.sum(axis=1, keepdims=True))
 
+    def refused(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Which images show none of the classes: bool (N,)."""
+        if self.refusal_threshold is None:
+            return np.zeros(len(logits_NC), dtype=bool)
+        return np.asarray(np.exp(logits_NC.astype(np.float64).max(axis=1)) < self.refusal_threshold)
+
     # A str is a sequence of str to the type checker; at run time it is one path.
     @overload
     def predict(self, photo: Photo, top: int | None = None) -> list[Prediction]: ...  # type: ignore[overload-overlap]
@@ -124,18 +148,24 @@ class Bundle:
             DataError: a photo cannot be read (it is named).
         """
         if isinstance(photo, str | Path | Image.Image):
-            return self._predict([photo], top)[0]
-        return self._predict(photo, top)
+            return self.answer([photo], top)[0].predictions
+        return [each.predictions for each in self.answer(photo, top)]
 
-    def _predict(self, photos: Sequence[Photo], top: int | None) -> list[list[Prediction]]:
+    def answer(self, photos: Sequence[Photo], top: int | None = None) -> list[Answer]:
+        """As ``predict`` for several photos, and whether each shows any of the classes at all.
+
+        Raises:
+            DataError: a photo cannot be read (it is named).
+        """
         if top is not None and top < 1:
             raise DataError(f"top is {top}. Ask for at least one class.")
-        found: list[list[Prediction]] = []
+        found: list[Answer] = []
         for start in range(0, len(photos), BATCH):
             pixels_NHW3 = np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]])
-            for score_C in self.probabilities(self.logits(pixels_NHW3)):
+            logits_NC = self.logits(pixels_NHW3)
+            for score_C, refused in zip(self.probabilities(logits_NC), self.refused(logits_NC), strict=True):
                 order = np.argsort(-score_C, kind="stable")[:top]
-                found.append([Prediction(self.labels[i], float(score_C[i])) for i in order])
+                found.append(Answer([Prediction(self.labels[i], float(score_C[i])) for i in order], bool(refused)))
         return found
 
 
@@ -157,26 +187,30 @@ def load_bundle(folder: str | Path, threads: int = 0) -> Bundle:
     if manifest is None or not all(name in manifest.files for name in NEEDED):
         raise ArtifactError(f"{folder} is not a clipstill bundle. Name a folder made by 'clipstill run' (RUN/bundle).")
     verify_files(folder, manifest)
-    names, temperature = _read_labels(folder / LABELS)
+    names, temperature, threshold = _read_labels(folder / LABELS)
     return Bundle(
         folder=folder,
         labels=names,
         preprocess=_read_preprocess(folder / PREPROCESS),
         temperature=temperature,
+        refusal_threshold=threshold,
         session=_open(folder / MODEL, threads),
         info=manifest.info,
     )
 
 
-def _read_labels(path: Path) -> tuple[list[str], float]:
+def _read_labels(path: Path) -> tuple[list[str], float, float | None]:
     raw = read_json(path)
     try:
         names, temperature = [str(name) for name in raw["labels"]], float(raw["temperature"])
-    except (TypeError, KeyError, ValueError):
+        # Bundles of earlier versions always answer.
+        threshold = raw.get("refusal_threshold")
+        threshold = None if threshold is None else float(threshold)
+    except (TypeError, KeyError, ValueError, AttributeError):
         raise ArtifactError(f"{path} does not hold labels and a temperature. Make the bundle again.") from None
     if not names or not temperature > 0:
         raise ArtifactError(f"{path} holds no label, or a temperature that is not above 0. Make the bundle again.")
-    return names, temperature
+    return names, temperature, threshold
 
 
 def _read_preprocess(path: Path) -> Preprocess:

@@ -1,0 +1,142 @@
+"""What a student's scores are worth, found without a photo: temperature, threshold of refusal, expected quality.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipstill.core.files import write_json
+from clipstill.core.progress import say
+from clipstill.pipeline.keys import CALIBRATION, NEAR_MISSES, PROMPTS, SURROGATE
+from clipstill.pipeline.near_misses import NearMisses
+from clipstill.pipeline.stages import read_style_names
+from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench, commit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Floats = NDArray[np.floating]
+
+# Random views of each image beside the plain one.
+_VIEWS = 2
+_AT_ONCE = 64
+# With fewer photos, a temperature follows from chance.
+_LEAST_EXAMPLES = 30
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Logits of both models for the same views."""
+
+    student_NC: Floats
+    teacher_NC: Floats
+
+
+def make_calibration(bench: Workbench, folder: Path) -> None:
+    """Synthetic images, and examples where there are any -> what is to be known of the student's scores."""
+    from clipstill.distillation.holdout import held_out_mask
+    from clipstill.evaluation.calibration import expected_accuracy, fit_temperature
+    from clipstill.evaluation.metrics import softmax
+    from clipstill.pipeline.teaching import Lesson
+
+    start = time.monotonic()
+    config, classes = bench.config, len(bench.task.names)
+    styles = len(read_style_names(bench.run.stage(PROMPTS)))
+    lesson = Lesson.of(config, bench.run.stage(SURROGATE), None, styles)
+    teaching = lesson.teaching
+    plain = _answers(bench, teaching.images_N3HW, None)
+    views = [_answers(bench, teaching.images_N3HW, number) for number in range(_VIEWS)]
+    every = _Answers(
+        np.concatenate([plain.student_NC, *(each.student_NC for each in views)]),
+        np.concatenate([plain.teacher_NC, *(each.teacher_NC for each in views)]),
+    )
+    settings = config.distillation
+    held_N = held_out_mask(teaching.class_id_N, teaching.style_id_N, settings.held_out_styles, config.seed).numpy()
+    temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), "synthetic images"
+    if bench.examples is not None:
+        logits_NC, label_N = _of_examples(bench)
+        if len(label_N) >= _LEAST_EXAMPLES:
+            temperature, fitted_on = fit_temperature(logits_NC, np.eye(classes)[label_N]), f"{len(label_N)} examples"
+    told: dict[str, Any] = {
+        "temperature": temperature,
+        "temperature_fitted_on": fitted_on,
+        "expected_top1": expected_accuracy(every.student_NC, softmax(every.teacher_NC)),
+        "agreement": {
+            "held_out_styles": _agreement(plain.student_NC[held_N], plain.teacher_NC[held_N]),
+            "views": _agreement(
+                np.concatenate([each.student_NC for each in views]), np.concatenate([each.teacher_NC for each in views])
+            ),
+        },
+        "refusal": _refusal(bench, every) if NEAR_MISSES in bench.keys else None,
+    }
+    bench.student.cpu()  # Where the export expects it.
+    say(f"calibration: top-1 on photos of the classes is expected to be about {100 * told['expected_top1']:.0f} %")
+    write_json(folder / CALIBRATION_FILE, told)
+    commit(bench, CALIBRATION, folder, [CALIBRATION_FILE], start)
+
+
+def _refusal(bench: Workbench, inside: _Answers) -> dict[str, Any]:
+    """The threshold between images of the classes and those of near misses that the student has never seen."""
+    from clipstill.evaluation.calibration import auroc, refusal_threshold
+
+    near = NearMisses.open(bench.run.stage(NEAR_MISSES))
+    kept = near.part(kept=True)
+    parts = [_answers(bench, kept.images, number).student_NC for number in (None, *range(_VIEWS))]
+    inside_N, outside_N = (np.exp(logits_NC.max(axis=1)) for logits_NC in (inside.student_NC, np.concatenate(parts)))
+    threshold = refusal_threshold(inside_N, outside_N)
+    return {
+        "threshold": threshold,
+        "taught_on": list(near.names[: near.taught]),
+        "fitted_on": list(near.names[near.taught :]),
+        "synthetic_auroc": auroc(inside_N, outside_N),
+        "synthetic_accepted": float((inside_N >= threshold).mean()),
+        "synthetic_refused": float((outside_N < threshold).mean()),
+    }
+
+
+def _answers(bench: Workbench, images_N3HW: Tensor, view: int | None) -> _Answers:
+    """Of both models to plain images, or to a random view of each, without mixing."""
+    import torch
+
+    from clipstill.distillation.views import plain_view, to_unit, views_of
+
+    student = bench.student.to(bench.device).eval()
+    size = student.preprocess.size
+    views = views_of(replace(bench.config.distillation.settings(bench.config.seed), mix=0.0), size)
+    vectors_CD = bench.class_vectors_CD.to(bench.device)
+    by_student, by_teacher = [], []
+    with torch.no_grad():
+        for start in range(0, len(images_N3HW), _AT_ONCE):
+            x_N3HW = to_unit(images_N3HW[start : start + _AT_ONCE], bench.device)
+            if view is None:
+                x_N3HW = plain_view(x_N3HW, size)
+            else:
+                x_N3HW = views(x_N3HW, bench.config.seed, "calibration", view, start).x_N3SS
+            by_student.append(student(x_N3HW).float().cpu().numpy())
+            logits_NC = float(bench.teacher.logit_scale) * bench.teacher.encode_image(x_N3HW) @ vectors_CD.T
+            by_teacher.append(logits_NC.float().cpu().numpy())
+    return _Answers(np.concatenate(by_student), np.concatenate(by_teacher))
+
+
+def _of_examples(bench: Workbench) -> tuple[Floats, NDArray[np.int64]]:
+    """The student's logits for the examples, and their classes."""
+    from clipstill.evaluation.evaluate import student_predictor
+    from clipstill.pipeline.teaching import read_all
+
+    assert bench.examples is not None
+    images_N3HW, label_N = read_all(bench.examples, bench.student.preprocess.size)
+    predict = student_predictor(bench.student, bench.device)
+    return predict(images_N3HW.permute(0, 2, 3, 1).numpy()), label_N.numpy()
+
+
+def _agreement(student_NC: Floats, teacher_NC: Floats) -> float | None:
+    """Share of equal answers; None without an image."""
+    return float((student_NC.argmax(axis=1) == teacher_NC.argmax(axis=1)).mean()) if len(student_NC) else None

@@ -1,0 +1,218 @@
+"""Few-shot fine-tuning: a finished student, a few labelled photos of its classes, a new bundle.
+
+Shapes: N photos, C classes, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from clipstill.core.device import make_deterministic, pick_device
+from clipstill.core.errors import DataError
+from clipstill.core.files import read_json
+from clipstill.core.images import ImageFolder
+from clipstill.core.progress import say
+from clipstill.core.protocols import Provenance
+from clipstill.distillation.trainer import distil
+from clipstill.evaluation.calibration import fit_temperature
+from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
+from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, write_bundle
+from clipstill.pipeline import launch
+from clipstill.pipeline.measure import measure_student
+from clipstill.pipeline.run import limited, refuse_overlap
+from clipstill.pipeline.teaching import read_all
+from clipstill.pipeline.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
+from clipstill.report.card import CardData, model_card
+from clipstill.report.licences import licence_ledger
+from clipstill.runtime import Bundle, load_bundle
+from clipstill.students import load_student
+
+if TYPE_CHECKING:
+    from clipstill.distillation.settings import DistilSettings
+    from clipstill.pipeline.config import RunConfig
+    from clipstill.students.student import Student
+
+# Half of the photos each; with one photo of a class there is nothing to leave out.
+_FOLDS = 2
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came out.
+
+    Attributes:
+        out: the new bundle.
+        classes: their names.
+        examples: photos that were taught.
+        temperature: of the scores.
+        before: the student on other photos before tuning; None where none were given.
+        after: the same after it.
+    """
+
+    out: Path
+    classes: tuple[str, ...]
+    examples: int
+    temperature: float
+    before: EvaluationResult | None
+    after: EvaluationResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        measured = {"before": self.before, "after": self.after}
+        return {
+            **asdict(self),
+            "out": str(self.out),
+            "classes": list(self.classes),
+            **{name: None if each is None else each.to_json() for name, each in measured.items()},
+        }
+
+
+def fine_tune(
+    source: Path, examples: Path, out: Path, config: RunConfig, per_class: int | None = None, images: Path | None = None
+) -> FineTuned:
+    """Teach a finished student the labels of a few photos, and write the result as a bundle.
+
+    Args:
+        source: a bundle or a run folder.
+        examples: labelled photos, one sub-folder a class; every class has some.
+        out: the new bundle; absent, empty, or an earlier bundle, which is replaced at the end.
+        config: of which ``distillation``, ``seed``, ``device``, ``threads`` and ``export`` are used.
+        per_class: most photos of a class that are taught, drawn by the seed; None for all.
+        images: other labelled photos, on which both students are measured.
+
+    Raises:
+        ArtifactError: no bundle, or an altered one; or ``out`` holds something else.
+        DataError: a folder of photos is missing or empty, a class has no photo, or photos are in both folders.
+        ConfigError: a setting cannot be used.
+        ExportError: the exported model does not behave as the student.
+
+    Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
+    """
+    bundle = load_bundle(source)
+    folder = _shown(examples, bundle.labels, per_class, config.seed)
+    photos = None if images is None else ImageFolder.open(images, bundle.labels)
+    if images is not None:
+        refuse_overlap(folder, images)
+    make_deterministic(config.threads or launch.threads_of_this_process())
+    before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
+    name, size = str(bundle.info.get("student", "")), bundle.preprocess.size
+    settings = config.distillation.settings(config.seed)
+
+    def fresh() -> Student:
+        return load_student(name, len(bundle.labels), bundle.folder / STUDENT_FILE, size, config.seed)
+
+    images_N3SS, label_N = read_all(folder, size)
+    missing = set(range(len(bundle.labels))) - set(label_N.tolist())
+    if missing:
+        raise DataError(f"no photo of '{bundle.labels[min(missing)]}' in {examples} could be read. Check the files.")
+    device = pick_device(config.device)
+    student = fresh()
+    _teach(student, images_N3SS, label_N, settings, device)
+    temperature = _temperature(fresh, images_N3SS, label_N, settings, device) or bundle.temperature
+    after = None
+    if photos is not None:
+        predict, fit = student_predictor(student), student.preprocess
+        after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, bundle.refusal_threshold)
+    content, texts = _content(bundle, student.cpu(), temperature, after, label_N)
+    write_bundle(out, content, texts, tolerance=config.export.tolerance)
+    return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
+
+
+def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:
+    folder = ImageFolder.open(examples, labels)
+    if folder.classes_without_images:
+        raise DataError(
+            f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is shown some "
+            f"of its classes forgets the others: add photos, or give these to clipstill run --examples."
+        )
+    return folder if per_class is None else limited(folder, per_class, seed)
+
+
+def _teach(
+    student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
+) -> None:
+    no_vectors_CD, no_style_N = torch.zeros(student.head.out_features, 1), torch.zeros_like(label_N)
+    # A photo of a class shows none of the other things either, which is worth learning too.
+    others = student.head.out_features - student.class_count
+    student.set_apart(0)
+    with tempfile.TemporaryDirectory() as work:
+        distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device)
+    student.set_apart(others)
+
+
+def _temperature(
+    fresh: Callable[[], Student], images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
+) -> float | None:
+    """Fitted on photos that a student of the other half of them has not seen; None where a class has but one photo."""
+    if int(torch.bincount(label_N).min()) < _FOLDS:
+        return None
+    say("calibration: on each half of the photos, by a student of the other half")
+    seen: Counter[int] = Counter()
+    fold = []
+    for label in label_N.tolist():
+        fold.append(seen[label] % _FOLDS)
+        seen[label] += 1
+    fold_N = torch.tensor(fold)
+    logits, targets = [], []
+    for number in range(_FOLDS):
+        student, aside_N = fresh(), fold_N == number
+        _teach(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
+        predict = student_predictor(student, device)
+        logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
+        targets.append(np.eye(student.class_count)[label_N[aside_N].numpy()])
+    return fit_temperature(np.concatenate(logits), np.concatenate(targets))
+
+
+def _content(
+    bundle: Bundle, student: Student, temperature: float, after: EvaluationResult | None, label_N: Tensor
+) -> tuple[BundleContent, Callable[[ExportFacts], dict[str, str]]]:
+    """What goes into the new bundle, and its texts."""
+    provenance = [Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]]
+    count = len(label_N)
+    info = {**bundle.info, "fine_tuned_on": count}
+    evaluation: dict[str, Any] | None = None
+    if after is not None:
+        # The teacher has no part in this.
+        evaluation = {"n": after.n, "classes": list(bundle.labels), "chance": 1 / len(bundle.labels)}
+        evaluation |= {"student_top1": after.top1, "student": after.to_json(), "teacher_top1": None, "teacher": None}
+
+    def texts(facts: ExportFacts) -> dict[str, str]:
+        card = CardData(
+            labels=bundle.labels,
+            teacher=str(info.get("teacher", "")),
+            student=str(info.get("student", "")),
+            preprocess=bundle.preprocess,
+            provenance=provenance,
+            evaluation=evaluation,
+            parameters=facts.parameters,
+            onnx_bytes=facts.onnx_bytes,
+            latency_ms=facts.latency_ms,
+            parity_difference=facts.parity.max_difference,
+            parity_agreement=facts.parity.top1_agreement,
+            fine_tuned_on=count,
+            run={name: value for name, value in info.items() if name != "kind"},
+        )
+        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
+
+    content = BundleContent(
+        student=student,
+        labels=bundle.labels,
+        class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
+        preprocess=bundle.preprocess,
+        provenance=provenance,
+        evaluation=evaluation,
+        temperature=temperature,
+        refusal_threshold=bundle.refusal_threshold,
+        info=info,
+    )
+    return content, texts

@@ -1,0 +1,156 @@
+"""Images of what the classes are easily taken for: what "none of these" is learned from, and measured on.
+
+Of the near misses, the first half teaches: the student learns to tell them from the classes. The other half is kept,
+and sets the threshold below which an answer is refused: as photos of anything else, the student has never seen them.
+
+Shapes: N images, C classes, M near misses, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipstill.core.errors import ConfigError
+from clipstill.core.files import read_json, write_json
+from clipstill.core.progress import Progress, say
+from clipstill.pipeline.keys import NEAR_MISSES, styles_of, templates_of
+from clipstill.pipeline.workbench import Workbench, write_tensors
+from clipstill.text.task import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clipstill.surrogate.dataset import SurrogateSet
+
+NAMES_FILE = "near_misses.json"
+VECTORS_FILE = "near_misses.safetensors"
+VECTORS_NAME = "vectors"
+# Beyond it, more of them cost images and tell little new.
+_MOST = 32
+# A softmax needs two.
+_LEAST = 2
+
+
+@dataclass(frozen=True)
+class NearMisses:
+    """A finished stage, read.
+
+    Attributes:
+        names: what they are called; those that teach first.
+        taught: how many teach.
+        classes: C.
+        vectors_MD: unit vectors on the CPU.
+        made: images; class C + m is near miss m.
+    """
+
+    names: tuple[str, ...]
+    taught: int
+    classes: int
+    vectors_MD: Tensor
+    made: SurrogateSet
+
+    @classmethod
+    def open(cls, folder: Path) -> NearMisses:
+        """Read a stage's folder.
+
+        Raises:
+            ArtifactError: it is not complete.
+        """
+        from safetensors.torch import load_file
+
+        from clipstill.surrogate.dataset import SurrogateSet
+
+        told = read_json(folder / NAMES_FILE)
+        vectors_MD = load_file(folder / VECTORS_FILE)[VECTORS_NAME]
+        made = SurrogateSet.open(folder)
+        return cls(tuple(told["names"]), int(told["taught"]), int(told["classes"]), vectors_MD, made)
+
+    def part(self, kept: bool) -> SurrogateSet:
+        """The images that teach, or those that are kept for the threshold."""
+        is_kept_N: Tensor = self.made.class_id >= self.classes + self.taught
+        return self.made.keep(is_kept_N if kept else ~is_kept_N)
+
+
+def make_near_misses(bench: Workbench, folder: Path) -> None:
+    """Choose near misses of the classes and make a few images of each, as those of the classes are made.
+
+    Raises:
+        ConfigError: fewer than two words are far enough from the classes, or names are given that are classes.
+    """
+    import torch
+
+    from clipstill.pipeline.stages import make_groups
+    from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
+    from clipstill.surrogate.shards import ShardWriter
+    from clipstill.teachers import class_vectors
+    from clipstill.text.prompts import PromptRequest, styled_prompts
+    from clipstill.text.templates import class_texts
+
+    start = time.monotonic()
+    config, classes = bench.config, len(bench.task.names)
+    templates = templates_of(config, bench.teacher.templates)
+
+    def vectors(names: tuple[str, ...]) -> Tensor:
+        return class_vectors(bench.teacher, class_texts(_task(names), templates)).cpu()
+
+    names = _names(bench, vectors)
+    vectors_MD = vectors(names)
+    say(f"near misses: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
+    made = styled_prompts(
+        PromptRequest(
+            task=_task(names),
+            styles=styles_of(config),
+            per_class=config.refusal.images,
+            seed=config.seed,
+            teacher=bench.teacher,
+            class_vectors_CD=vectors_MD,
+            settings=replace(config.prompts.settings(), template="default"),
+        )
+    )
+    prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in made.prompts]
+    all_vectors_D = torch.cat([bench.class_vectors_CD, vectors_MD])
+    work = SynthesisWork(bench.keys[NEAR_MISSES], config, prompts, made.targets_ND, all_vectors_D)
+    shards, groups = ShardWriter(folder, work.key), work.groups
+    missing = sorted(set(range(len(groups))) - shards.committed())
+    ready = len(prompts) - sum(len(groups[number]) for number in missing)
+    with Progress("near misses", total=len(prompts), unit="img", done=ready) as bar:
+
+        def on_done(number: int, loss: float) -> None:
+            bar.advance(len(groups[number]), loss=loss)
+
+        # Few, so this process makes them by itself.
+        if missing:
+            make_groups(Worker(work, bench.teacher, bench.generators, bench.device), missing, shards, on_done, None)
+    write_json(folder / NAMES_FILE, {"names": names, "taught": (len(names) + 1) // 2, "classes": classes})
+    write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: vectors_MD})
+    shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE, VECTORS_FILE])
+
+
+def _names(bench: Workbench, vectors: Callable[[tuple[str, ...]], Tensor]) -> tuple[str, ...]:
+    """As given, or chosen; every second one first, so that those that teach belong to all classes."""
+    from clipstill.text.near_misses import KINDS, WORDS, choose_near_misses
+
+    wanted = bench.config.refusal.near_misses
+    if isinstance(wanted, list):
+        given = _task((*bench.task.names, *wanted)).names[len(bench.task.names) :]
+        if len(given) < _LEAST:
+            raise ConfigError(f"refusal.near_misses names {len(given)}. Give at least {_LEAST}, a number, or auto.")
+        return given
+    count = min(_MOST, max(4, len(bench.task.names))) if wanted == "auto" else wanted
+    chosen = choose_near_misses(
+        bench.task.names, bench.text_vectors_CD, vectors(WORDS), vectors(KINDS), max(_LEAST, count)
+    )
+    if len(chosen) < _LEAST:
+        raise ConfigError(
+            "hardly any word is no other name of one of the classes. Name things that are none of them by "
+            "refusal.near_misses, such as --set 'refusal.near_misses=[tree, car]', or set it to 0."
+        )
+    return (*chosen[0::2], *chosen[1::2])
+
+
+def _task(names: tuple[str, ...]) -> Task:
+    return Task(names, ("",) * len(names))
