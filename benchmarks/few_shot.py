@@ -4,7 +4,7 @@
 
 RUNs are folders that ``clipstill run`` made for the classes of the photos, one a seed. Of every class, k photos of
 ``--train`` are drawn by the seed, the same for all starts; the labels are all that is taught. The curve that Xuan et
-al. (ACM MM 2023, Fig. 5) show; how they tuned is not known, so all starts get the same steps and rate of the head.
+al. (ACM MM 2023, Fig. 5) show; how they tuned is not known, so all starts get the steps of ``clipstill fine-tune``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from quality import CPU, Run
+from students import top1
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import set_quiet
-from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.trainer import distil
-from clipstill.evaluation.evaluate import evaluate, student_predictor
+from clipstill.pipeline.fine_tuning import teach_labels
+from clipstill.pipeline.recipes import load_config
 from clipstill.pipeline.run import limited
 from clipstill.pipeline.teaching import read_all
 from clipstill.students import load_student
@@ -37,7 +36,7 @@ STARTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tuned(run: Run, start: str, shots: int, args: argparse.Namespace, work: Path) -> float:
+def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     """Top-1 in percent after tuning; with 0 shots, as the student is."""
     init, changes = STARTS[start]
     weights = run.folder / "stages" / "student" / "student.safetensors"
@@ -47,21 +46,9 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace, work: Path
     )
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
-        images, labels = read_all(chosen, section["image_size"])
-        settings = DistilSettings(
-            loss="ce",
-            steps=args.steps,
-            batch=32,
-            views=args.views,
-            head_lr=args.head_lr,
-            held_out_styles=0,
-            seed=run.seed,
-        )
-        styles = torch.zeros_like(labels)
-        distil(student, None, run.vectors, images, labels, styles, replace(settings, **changes), work, CPU)
-    student.eval()
-    photos = ImageFolder.open(args.test, run.labels)
-    return round(100 * evaluate(student_predictor(student), photos, student.preprocess).top1, 1)
+        settings = load_config("fine-tune").distillation.settings(run.seed)
+        teach_labels(student, *read_all(chosen, section["image_size"]), replace(settings, **changes), CPU)
+    return top1(student.eval(), ImageFolder.open(args.test, run.labels), args.out / "work")
 
 
 def main() -> None:
@@ -72,9 +59,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 2, 4, 8, 16])
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--views", type=int, default=8, help="augmented passes over the photos")
-    parser.add_argument("--head-lr", type=float, default=1e-3)
     args = parser.parse_args()
     set_quiet(True)
     lines = [f"| photos a class | {' | '.join(args.starts)} |", "|---:|" + "---:|" * len(args.starts)]
@@ -87,7 +71,7 @@ def main() -> None:
                     continue
                 place = args.out / f"{start.lower()}-{shots}-{run.folder.name}.json"
                 if not place.exists():
-                    write_json(place, {"top1": tuned(run, start, shots, args, args.out / "work" / place.stem)})
+                    write_json(place, {"top1": tuned(run, start, shots, args)})
                     print(f"{start}, {shots} photos, {run.folder.name}: done", file=sys.stderr, flush=True)
                 found.append(read_json(place)["top1"])
             spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""

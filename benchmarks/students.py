@@ -125,7 +125,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {})
         saved = load_state(place)
         assert saved is not None
-    right_N = student.head(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
+    right_N = student.answer(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
     return round(100 * float(right_N.float().mean()), 1)
 
 

@@ -117,7 +117,7 @@ def fine_tune(
         raise DataError(f"no photo of '{bundle.labels[min(missing)]}' in {examples} could be read. Check the files.")
     device = pick_device(config.device)
     student = fresh()
-    _teach(student, images_N3SS, label_N, settings, device)
+    teach_labels(student, images_N3SS, label_N, settings, device)
     temperature = _temperature(fresh, images_N3SS, label_N, settings, device) or bundle.temperature
     after = None
     if photos is not None:
@@ -138,9 +138,18 @@ def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed:
     return folder if per_class is None else limited(folder, per_class, seed)
 
 
-def _teach(
+def teach_labels(
     student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
 ) -> None:
+    """Teach a student what photos show, in place.
+
+    Args:
+        student: its classes are those of the labels.
+        images_N3SS: uint8.
+        label_N: class of each photo.
+        settings: of a lesson without a teacher.
+        device: where to work; the student ends there.
+    """
     no_vectors_CD, no_style_N = torch.zeros(student.head.out_features, 1), torch.zeros_like(label_N)
     # A photo of a class shows none of the other things either, which is worth learning too.
     others = student.head.out_features - student.class_count
@@ -166,7 +175,7 @@ def _temperature(
     logits, targets = [], []
     for number in range(_FOLDS):
         student, aside_N = fresh(), fold_N == number
-        _teach(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
+        teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
         predict = student_predictor(student, device)
         logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.class_count)[label_N[aside_N].numpy()])

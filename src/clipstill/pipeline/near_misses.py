@@ -19,11 +19,12 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import Progress, say
 from clipstill.pipeline.keys import NEAR_MISSES, styles_of, templates_of
 from clipstill.pipeline.workbench import Workbench, write_tensors
-from clipstill.text.task import Task
+from clipstill.text.task import Task, parse_task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clipstill.pipeline.config import RunConfig
     from clipstill.surrogate.dataset import SurrogateSet
 
 NAMES_FILE = "near_misses.json"
@@ -79,7 +80,7 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
     """Choose near misses of the classes and make a few images of each, as those of the classes are made.
 
     Raises:
-        ConfigError: fewer than two words are far enough from the classes, or names are given that are classes.
+        ConfigError: fewer than two words are far enough from the classes.
     """
     import torch
 
@@ -130,16 +131,27 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE, VECTORS_FILE])
 
 
+def check_near_misses(config: RunConfig, task: Task) -> None:
+    """Find out before any work starts whether names that are given can be near misses.
+
+    Raises:
+        ConfigError: there are too few.
+        TaskError: one is a class, or there twice.
+    """
+    given = config.refusal.near_misses
+    if isinstance(given, list) and given:
+        if len(given) < _LEAST:
+            raise ConfigError(f"refusal.near_misses names {len(given)}. Give at least {_LEAST}, a number, or auto.")
+        parse_task([*task.names, *given])
+
+
 def _names(bench: Workbench, vectors: Callable[[tuple[str, ...]], Tensor]) -> tuple[str, ...]:
     """As given, or chosen; every second one first, so that those that teach belong to all classes."""
     from clipstill.text.near_misses import KINDS, WORDS, choose_near_misses
 
     wanted = bench.config.refusal.near_misses
     if isinstance(wanted, list):
-        given = _task((*bench.task.names, *wanted)).names[len(bench.task.names) :]
-        if len(given) < _LEAST:
-            raise ConfigError(f"refusal.near_misses names {len(given)}. Give at least {_LEAST}, a number, or auto.")
-        return given
+        return tuple(wanted)
     count = min(_MOST, max(4, len(bench.task.names))) if wanted == "auto" else wanted
     chosen = choose_near_misses(
         bench.task.names, bench.text_vectors_CD, vectors(WORDS), vectors(KINDS), max(_LEAST, count)

@@ -37,7 +37,7 @@ from clipstill.pipeline.keys import (
     styles_of,
     templates_of,
 )
-from clipstill.pipeline.near_misses import make_near_misses
+from clipstill.pipeline.near_misses import check_near_misses, make_near_misses
 from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
@@ -128,6 +128,7 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
     if not _looks_done(out, keys):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
+        check_near_misses(config, task)
     if launch.rank() > 0:
         return _assisted(config, task, keys, out, examples)
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:

@@ -1,0 +1,175 @@
+"""What a run says of its own scores, how it refuses, and what a few labelled photos change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from clipstill.cli.main import main
+from clipstill.core.files import read_json
+from clipstill.core.seeds import generator_for
+from clipstill.evaluation.metrics import softmax
+from clipstill.pipeline.near_misses import NearMisses
+from clipstill.runtime import load_bundle
+
+TINY = (
+    "threads=1",
+    "device=cpu",
+    "prompts.images_per_class=4",
+    "prompts.styles=[photo, sketch]",
+    "synthesis.steps=2",
+    "synthesis.image_size=32",
+    "synthesis.group_size=2",
+    "curation.min_score=0",
+    "refusal.near_misses=[tree, car, cup]",
+    "refusal.images=2",
+    "student.name=timm:test_efficientnet",
+    "student.init=scratch",
+    "student.image_size=32",
+    "distillation.steps=6",
+    "distillation.batch=4",
+    "distillation.views=1",
+    "distillation.held_out_styles=1",
+)
+CLASSES = ("dog", "guitar")
+pytestmark = pytest.mark.usefixtures("own_torch_settings")
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    names = ["--classes", ",".join(CLASSES), "--teacher", "embedded-s", "--generator", "pixels", "--seed", "3"]
+    return ["run", *names, "--out", str(out), "--quiet", *settings, *more]
+
+
+def photo_folder(folder: Path, each: int) -> Path:
+    """Noise of one colour a class: a student can learn it."""
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for index in range(each):
+            pixels = torch.randint(0, 90, (40, 40, 3), generator=generator_for(name, index), dtype=torch.uint8)
+            pixels[..., 2 * number] += 150
+            Image.fromarray(pixels.numpy()).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trust") / "run"
+    assert main(arguments(out)) == 0
+    return out
+
+
+def test_near_misses_teach_and_others_set_the_threshold(done: Path) -> None:
+    near = NearMisses.open(done / "stages" / "near_misses")
+    assert (near.names, near.taught) == (("tree", "car", "cup"), 2)
+    assert (len(near.part(kept=False)), len(near.part(kept=True))) == (4, 2)
+    assert sorted(set(near.made.class_id.tolist())) == [2, 3, 4]
+    student = load_file(done / "stages" / "student" / "student.safetensors")
+    assert len(student["head.weight"]) == len(CLASSES) + 2
+    assert int(student["others"]) == 2
+    refusal = read_json(done / "stages" / "calibration" / "calibration.json")["refusal"]
+    assert (refusal["taught_on"], refusal["fitted_on"]) == (["tree", "car"], ["cup"])
+
+
+def test_the_bundle_carries_what_was_found(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read_json(done / "stages" / "calibration" / "calibration.json")
+    bundle = load_bundle(done)
+    assert bundle.temperature == found["temperature"]
+    assert bundle.refusal_threshold == found["refusal"]["threshold"]
+    assert 0 <= found["expected_top1"] <= 1
+    # Among the classes, the exponentials leave a share for other things.
+    logits = bundle.logits(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
+    assert (np.exp(logits).sum(axis=1) < 1).all()
+    np.testing.assert_allclose(bundle.probabilities(logits), softmax(logits / found["temperature"]), atol=1e-5)
+    assert "none of these" in (done / "bundle" / "card.md").read_text()
+    report = (done / "report.html").read_text()
+    assert "What its scores are worth" in report
+    assert "tree, car" in report
+
+
+def test_photos_below_the_threshold_are_none_of_these(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photo_folder(tmp_path / "photos", 1) / "dog" / "0.png"
+    bundle = load_bundle(done)
+    score = float(np.exp(bundle.logits(bundle.pixels(photo)[None]).max()))
+    for threshold, refused in ((score + 0.01, True), (score - 0.01, False)):
+        bundle.refusal_threshold = threshold
+        (answer,) = bundle.answer([photo], top=1)
+        assert answer.refused is refused
+        assert answer.predictions == bundle.predict(photo, top=1)
+    bundle.refusal_threshold = None
+    assert not bundle.answer([photo])[0].refused
+    assert main(["predict", str(done), str(photo), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)[0]
+    assert told["refused"] is (score < load_bundle(done).refusal_threshold)
+    assert main(["predict", str(done), str(photo)]) == 0
+    assert ("none of these (most like" in capsys.readouterr().out) is told["refused"]
+
+
+def test_a_run_that_was_cut_makes_no_near_miss_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([part for part in arguments(done) if part != "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert "near_misses: done already, skipped" in told
+    assert "calibration: done already, skipped" in told
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("-1", "at least 0"), ("[tree]", "Give at least 2"), ("[tree, dog]", "dog")],
+)
+def test_near_misses_that_cannot_be_are_told_in_one_line(
+    value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path / "run", "--set", f"refusal.near_misses={value}")) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in told
+
+
+def test_a_budget_is_minutes_and_nonsense_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(tmp_path / "run", "--budget", "soon")) == 2
+    assert "10min, 90s or 1h30min" in capsys.readouterr().err
+
+
+def test_a_few_labelled_photos_tune_a_finished_student(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples, photos = photo_folder(tmp_path / "examples", 4), photo_folder(tmp_path / "photos", 6)
+    out = tmp_path / "tuned"
+    command = ["fine-tune", str(done), "--examples", str(examples), "--out", str(out), "--quiet", "--json"]
+    more = ["--images", str(photos), "--per-class", "3", "--seed", "1"]
+    assert main([*command, *more, "--set", "distillation.steps=60", "--set", "distillation.head_lr=0.05"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["examples"] == 6
+    assert told["after"]["top1"] >= max(0.9, told["before"]["top1"])
+    tuned = load_bundle(out)
+    assert tuned.labels == CLASSES
+    assert tuned.temperature == pytest.approx(told["temperature"])
+    assert tuned.refusal_threshold == load_bundle(done).refusal_threshold
+    assert tuned.info["fine_tuned_on"] == 6
+    assert tuned.predict(photos / "dog" / "0.png", top=1)[0].label == "dog"
+    assert "tuned on 6 labelled photos" in (out / "card.md").read_text()
+    before, after = (load_file(each / "student.safetensors") for each in (done / "bundle", out))
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {"head.weight", "head.bias"}
+    assert main(["evaluate", str(out), "--images", str(photos), "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["student_top1"] == told["after"]["top1"]
+
+
+def test_fine_tuning_says_what_is_missing(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = photo_folder(tmp_path / "examples", 1)
+    command = ["fine-tune", str(done), "--examples", str(examples), "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "tuned"), "--images", str(examples)]) == 2
+    assert "flatters" in capsys.readouterr().err
+    assert main([*command, "--out", str(examples)]) == 2
+    assert "no part of a bundle" in capsys.readouterr().err
+    (examples / "guitar" / "0.png").unlink()
+    assert main([*command, "--out", str(tmp_path / "tuned")]) == 2
+    assert "no photo of guitar" in capsys.readouterr().err
+    assert not (tmp_path / "tuned").exists()
