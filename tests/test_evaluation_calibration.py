@@ -86,3 +86,11 @@ def test_no_other_threshold_judges_more_pictures_right() -> None:
     assert right(found) >= max(right(cut) for cut in np.linspace(-4, 5, 2000)) - 1e-12
     with pytest.raises(DataError, match="threshold"):
         refusal_threshold(inside, outside[:0])
+
+
+def test_the_threshold_keeps_to_what_may_be_refused() -> None:
+    draw = np.random.default_rng(5)
+    inside, outside = draw.normal(0.5, 1, 500), draw.normal(0, 1, 500)
+    assert (inside < refusal_threshold(inside, outside)).mean() > 0.2
+    assert 0.05 < (inside < refusal_threshold(inside, outside, 0.1)).mean() <= 0.1
+    assert (inside < refusal_threshold(inside, outside, 0.0)).mean() == 0

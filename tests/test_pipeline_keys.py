@@ -46,6 +46,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("curation.least_diversity=0.5", "surrogate"),
         ("distillation.steps=3", "student"),
         ("student.name=resnet18", "student"),
+        ("refusal.most_refused=0.2", "calibration"),
         ("export.tolerance=0.1", "bundle"),
     ],
 )

@@ -76,8 +76,13 @@ def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> flo
     return float(teacher_probability_NC[np.arange(len(student_NC)), student_NC.argmax(axis=1)].mean())
 
 
-def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats) -> float:
+def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refused: float = 1.0) -> float:
     """The score at which most pictures are judged right, both sides counting the same: refuse what lies below it.
+
+    Args:
+        score_inside_N: of pictures of the classes.
+        score_outside_M: of pictures of something else.
+        most_refused: share of the pictures of the classes that may be refused, in [0, 1].
 
     Returns:
         The middle between two scores that occur; of equally good ones the lowest, which refuses least.
@@ -85,16 +90,17 @@ def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats) -> float:
     Raises:
         DataError: one side has no picture.
 
-    Source: Youden, Cancer 1950.
+    Source: Youden, Cancer 1950; the bound is ours.
     """
     if len(score_inside_N) == 0 or len(score_outside_M) == 0:
         raise DataError("a threshold of refusal needs pictures of the classes, and pictures of something else.")
     inside_N, outside_M = np.sort(score_inside_N), np.sort(score_outside_M)
     values = np.unique(np.concatenate([inside_N, outside_M]))
     cuts = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2])
-    accepted = 1 - np.searchsorted(inside_N, cuts, side="left") / len(inside_N)
+    lost = np.searchsorted(inside_N, cuts, side="left") / len(inside_N)
     refused = np.searchsorted(outside_M, cuts, side="left") / len(outside_M)
-    return float(cuts[np.argmax(accepted + refused)])
+    allowed = lost <= most_refused
+    return float(cuts[allowed][np.argmax((refused - lost)[allowed])])
 
 
 def auroc(score_inside_N: Floats, score_outside_M: Floats) -> float:

@@ -91,7 +91,7 @@ def _refusal(bench: Workbench, inside: _Answers) -> dict[str, Any]:
     kept = near.part(kept=True)
     parts = [_answers(bench, kept.images, number).student_NC for number in (None, *range(_VIEWS))]
     inside_N, outside_N = (np.exp(logits_NC.max(axis=1)) for logits_NC in (inside.student_NC, np.concatenate(parts)))
-    threshold = refusal_threshold(inside_N, outside_N)
+    threshold = refusal_threshold(inside_N, outside_N, bench.config.refusal.most_refused)
     return {
         "threshold": threshold,
         "taught_on": list(near.names[: near.taught]),

@@ -189,10 +189,12 @@ class RefusalSection(Config):
         near_misses: things that the classes are easily taken for: ``auto`` for words that lie near the classes, about
             as many as there are classes; another number of them; a list of names; 0 for a student that always answers.
         images: synthetic images of each.
+        most_refused: share of the synthetic images of the classes that the threshold may refuse, in [0, 1].
     """
 
     near_misses: Literal["auto"] | int | list[str]
     images: int = Field(ge=1)
+    most_refused: float = Field(ge=0, le=1)
 
     @field_validator("near_misses")
     @classmethod

@@ -94,13 +94,14 @@ def stage_keys(
         synthesis=synthesis,
         further=further if further["least_diversity"] > 0 else None,
     )
-    near = None
+    refusal, near = dict(settings["refusal"]), None
+    most_refused = refusal.pop("most_refused")
     if config.refusal.wanted:
         near = add(
             NEAR_MISSES,
             class_vectors=vectors,
             templates=templates,
-            refusal=settings["refusal"],
+            refusal=refusal,
             prompts={name: prompts[name] for name in ("styles", "tokens")},
             styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
             seed=config.seed,
@@ -117,7 +118,7 @@ def stage_keys(
         distillation=settings["distillation"],
         teach_share=None if examples is None else config.examples.teach_share,
     )
-    before = add(CALIBRATION, student=student)
+    before = add(CALIBRATION, student=student, most_refused=most_refused if near else None)
     if photos is not None:
         before = add(EVALUATION, calibration=before, photos=_photos_digest(photos))
     bundle = add(BUNDLE, before=before, export=settings["export"])
