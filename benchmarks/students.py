@@ -68,6 +68,12 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "pretrained, all weights": {"freeze": "none", "head_steps": 300},
         "scratch": {"student.init": "scratch", "freeze": "none", "lr": 2e-3, "head_lr": 2e-3, "crop_min": 0.5},
     },
+    # Which weights are kept, without a label.
+    "choice": {
+        "agreement on two held-out styles": {},
+        "loss on them": {"keep": "loss"},
+        "the last, nothing held out": {"keep": "last", "held_out_styles": 0},
+    },
     "mixing": {
         "none": {},
         "half of the views": {"mix": 0.5},
@@ -125,7 +131,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {})
         saved = load_state(place)
         assert saved is not None
-    right_N = student.answer(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
+    right_N = student.head(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
     return round(100 * float(right_N.float().mean()), 1)
 
 

@@ -73,12 +73,10 @@ def trust(run: Path, args: argparse.Namespace) -> dict[str, Any]:
         temperature = fit_temperature(shown_NC, np.eye(len(bundle.labels))[shown_N])
         found["ECE by examples"] = ece(logits_NC / temperature, label_N)
     outside_MC = left_out(bundle, args.photos, args.others)
-    inside_N, outside_M = (np.exp(each.astype(np.float64).max(axis=1)) for each in (logits_NC, outside_MC))
-    alone_N, alone_M = softmax(logits_NC).max(axis=1), softmax(outside_MC).max(axis=1)
-    found |= {"AUROC of the softmax alone": auroc(alone_N, alone_M)}
+    inside_N, outside_M = (bundle.probabilities(each).max(axis=1) for each in (logits_NC, outside_MC))
+    found |= {"AUROC": auroc(inside_N, outside_M)}
     if bundle.refusal_threshold is not None:
         found |= {
-            "AUROC": auroc(inside_N, outside_M),
             "answered": float((~bundle.refused(logits_NC)).mean()),
             "left out, refused": float(bundle.refused(outside_MC).mean()),
         }

@@ -87,7 +87,7 @@ def evaluate(
         title: of the progress display.
         tell_skipped: name the files that cannot be read while at it; they are in the result in any case.
         temperature: logits are divided by it before they are probabilities.
-        threshold: of the exponential of the highest logit, below which the classifier refuses to answer.
+        threshold: of the highest probability, below which the classifier refuses to answer.
 
     Raises:
         DataError: none of the images could be read, or the classifier has another number of classes.
@@ -124,7 +124,9 @@ def evaluate(
         confusion=metrics.confusion(logits_NC, labels_N).tolist(),
         ece=metrics.ece(logits_NC / temperature, labels_N) or 0.0,
         ece_uncalibrated=metrics.ece(logits_NC, labels_N) or 0.0,
-        accepted=None if threshold is None else float((np.exp(logits_NC.max(axis=1)) >= threshold).mean()),
+        accepted=None
+        if threshold is None
+        else float((metrics.softmax(logits_NC / temperature).max(axis=1) >= threshold).mean()),
         skipped=[(str(path), reason) for path, reason in skipped],
     )
 

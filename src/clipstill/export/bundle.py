@@ -67,8 +67,8 @@ class BundleContent:
         evaluation: measured on real photos; None where none were given.
         parity_images_NHW3: uint8 pictures for the parity gate; smooth ones are made where None.
         temperature: logits are divided by it before they become probabilities.
-        refusal_threshold: of the exponential of the highest logit; below it, the answer is "none of these". None for a
-            student that always answers.
+        refusal_threshold: of the highest probability; below it, the answer is "none of these". None for a student that
+            always answers.
         info: free facts for the manifest (seed, versions, device, commit, names of teacher and student).
     """
 

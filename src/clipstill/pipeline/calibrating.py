@@ -75,7 +75,7 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
                 np.concatenate([each.student_NC for each in views]), np.concatenate([each.teacher_NC for each in views])
             ),
         },
-        "refusal": _refusal(bench, every) if NEAR_MISSES in bench.keys else None,
+        "refusal": _refusal(bench, every, temperature) if NEAR_MISSES in bench.keys else None,
     }
     bench.student.cpu()  # Where the export expects it.
     say(f"calibration: top-1 on photos of the classes is expected to be about {100 * told['expected_top1']:.0f} %")
@@ -83,14 +83,17 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
     commit(bench, CALIBRATION, folder, [CALIBRATION_FILE], start)
 
 
-def _refusal(bench: Workbench, inside: _Answers) -> dict[str, Any]:
+def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str, Any]:
     """The threshold between images of the classes and those of near misses that the student has never seen."""
     from clipstill.evaluation.calibration import auroc, refusal_threshold
+    from clipstill.evaluation.metrics import softmax
 
     near = NearMisses.open(bench.run.stage(NEAR_MISSES))
     kept = near.part(kept=True)
     parts = [_answers(bench, kept.images, number).student_NC for number in (None, *range(_VIEWS))]
-    inside_N, outside_N = (np.exp(logits_NC.max(axis=1)) for logits_NC in (inside.student_NC, np.concatenate(parts)))
+    inside_N, outside_N = (
+        softmax(logits_NC / temperature).max(axis=1) for logits_NC in (inside.student_NC, np.concatenate(parts))
+    )
     threshold = refusal_threshold(inside_N, outside_N, bench.config.refusal.most_refused)
     return {
         "threshold": threshold,

@@ -151,12 +151,8 @@ def teach_labels(
         device: where to work; the student ends there.
     """
     no_vectors_CD, no_style_N = torch.zeros(student.head.out_features, 1), torch.zeros_like(label_N)
-    # A photo of a class shows none of the other things either, which is worth learning too.
-    others = student.head.out_features - student.class_count
-    student.set_apart(0)
     with tempfile.TemporaryDirectory() as work:
         distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device)
-    student.set_apart(others)
 
 
 def _temperature(
@@ -178,7 +174,7 @@ def _temperature(
         teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
         predict = student_predictor(student, device)
         logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
-        targets.append(np.eye(student.class_count)[label_N[aside_N].numpy()])
+        targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
     return fit_temperature(np.concatenate(logits), np.concatenate(targets))
 
 

@@ -1,7 +1,8 @@
 """Images of what the classes are easily taken for: what "none of these" is learned from, and measured on.
 
-Of the near misses, the first half teaches: the student learns to tell them from the classes. The other half is kept,
-and sets the threshold below which an answer is refused: as photos of anything else, the student has never seen them.
+Of the near misses, the first half teaches: the student sees what the teacher says of things that are no class,
+which is little for sure. The other half is kept, and sets the threshold below which an answer is refused: as photos of
+anything else, the student has never seen them.
 
 Shapes: N images, C classes, M near misses, D teacher dimensions.
 """
@@ -18,7 +19,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import Progress, say
 from clipstill.pipeline.keys import NEAR_MISSES, styles_of, templates_of
-from clipstill.pipeline.workbench import Workbench, write_tensors
+from clipstill.pipeline.workbench import Workbench
 from clipstill.text.task import Task, parse_task
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from clipstill.surrogate.dataset import SurrogateSet
 
 NAMES_FILE = "near_misses.json"
-VECTORS_FILE = "near_misses.safetensors"
-VECTORS_NAME = "vectors"
 # Beyond it, more of them cost images and tell little new.
 _MOST = 32
 # A softmax needs two.
@@ -44,14 +43,12 @@ class NearMisses:
         names: what they are called; those that teach first.
         taught: how many teach.
         classes: C.
-        vectors_MD: unit vectors on the CPU.
         made: images; class C + m is near miss m.
     """
 
     names: tuple[str, ...]
     taught: int
     classes: int
-    vectors_MD: Tensor
     made: SurrogateSet
 
     @classmethod
@@ -61,14 +58,10 @@ class NearMisses:
         Raises:
             ArtifactError: it is not complete.
         """
-        from safetensors.torch import load_file
-
         from clipstill.surrogate.dataset import SurrogateSet
 
         told = read_json(folder / NAMES_FILE)
-        vectors_MD = load_file(folder / VECTORS_FILE)[VECTORS_NAME]
-        made = SurrogateSet.open(folder)
-        return cls(tuple(told["names"]), int(told["taught"]), int(told["classes"]), vectors_MD, made)
+        return cls(tuple(told["names"]), int(told["taught"]), int(told["classes"]), SurrogateSet.open(folder))
 
     def part(self, kept: bool) -> SurrogateSet:
         """The images that teach, or those that are kept for the threshold."""
@@ -127,8 +120,7 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
         if missing:
             make_groups(Worker(work, bench.teacher, bench.generators, bench.device), missing, shards, on_done, None)
     write_json(folder / NAMES_FILE, {"names": names, "taught": (len(names) + 1) // 2, "classes": classes})
-    write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: vectors_MD})
-    shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE, VECTORS_FILE])
+    shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
 
 
 def check_near_misses(config: RunConfig, task: Task) -> None:

@@ -420,6 +420,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
             "images": kept,
             "images_made": len(made),
             "examples": teaching.examples,
+            "near_misses": teaching.others,
             "provenance": as_json(student.provenance),
         },
     )

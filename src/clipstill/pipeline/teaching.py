@@ -40,11 +40,11 @@ class TeachingSet:
 
     Attributes:
         images_N3HW: uint8.
-        class_id_N: class of a synthetic image, -1 for an example. No label is taught: the teacher's answer is.
-        style_id_N: style of a synthetic image, -1 for an example.
+        class_id_N: class of a synthetic image, -1 for the others. No label is taught: the teacher's answer is.
+        style_id_N: style of a synthetic image, -1 for the others.
         examples: different examples among the pictures.
         repeats: how often each of them is there.
-        others: images of near misses, whose class ids follow those of the classes.
+        others: images of near misses.
     """
 
     images_N3HW: Tensor
@@ -85,18 +85,14 @@ class TeachingSet:
             repeats,
         )
 
-    def with_others(self, made: SurrogateSet, styles: int) -> TeachingSet:
-        """The same and images of near misses.
-
-        Args:
-            made: those images.
-            styles: that all classes have.
-        """
+    def with_others(self, made: SurrogateSet) -> TeachingSet:
+        """The same and images of near misses, of which the student learns what the teacher says of them."""
+        outside_M = torch.full((len(made),), _NO_CLASS)
         return replace(
             self,
             images_N3HW=torch.cat([self.images_N3HW, _resized(made.images, self.images_N3HW.shape[-1])]),
-            class_id_N=torch.cat([self.class_id_N, made.class_id]),
-            style_id_N=torch.cat([self.style_id_N, made.style_id % max(1, styles)]),
+            class_id_N=torch.cat([self.class_id_N, outside_M]),
+            style_id_N=torch.cat([self.style_id_N, outside_M]),
             others=len(made),
         )
 
@@ -109,13 +105,11 @@ class Lesson:
         made: all synthetic images.
         curation: which of them teach.
         teaching: what is taught on.
-        other_vectors_MD: of the near misses among it; None without.
     """
 
     made: SurrogateSet
     curation: Curation
     teaching: TeachingSet
-    other_vectors_MD: Tensor | None = None
 
     @classmethod
     def of(
@@ -142,7 +136,7 @@ class Lesson:
         teaching = TeachingSet.of(chosen, examples, share, size, styles)
         if near is None:
             return cls(made, curation, teaching)
-        return cls(made, curation, teaching.with_others(near.part(kept=False), styles), near.vectors_MD[: near.taught])
+        return cls(made, curation, teaching.with_others(near.part(kept=False)))
 
 
 def teach(
@@ -150,13 +144,8 @@ def teach(
 ) -> tuple[Student, DistilResult]:
     """A new student, taught; it is on ``device``, in evaluation mode.
 
-    Near misses are outputs of their own in training, and set apart after it. Under torchrun all ranks call this at
-    once, with equal arguments, and teach one student.
+    Under torchrun all ranks call this at once, with equal arguments, and teach one student.
     """
-    others = 0
-    if lesson.other_vectors_MD is not None:
-        others = len(lesson.other_vectors_MD)
-        class_vectors_CD = torch.cat([class_vectors_CD, lesson.other_vectors_MD])
     section, classes = config.student, len(class_vectors_CD)
     student = load_student(section.name, classes, section.init, section.image_size, config.seed)
     if section.head == "class-vectors":
@@ -174,7 +163,6 @@ def teach(
             work,
             device,
         )
-    student.set_apart(others)
     return student, result
 
 

@@ -57,8 +57,8 @@ class Bundle:
         labels: class names, in the order of the logits.
         preprocess: what happens to a photo before the model sees it (the normalisation lies inside the model).
         temperature: logits are divided by it before they become probabilities.
-        refusal_threshold: of the exponential of the highest logit, below which a photo shows none of the classes; None
-            for a model that always answers.
+        refusal_threshold: of the highest score, below which a photo shows none of the classes; None for a model that
+            always answers.
         info: what the manifest says of the making.
     """
 
@@ -125,7 +125,7 @@ class Bundle:
         """Which images show none of the classes: bool (N,)."""
         if self.refusal_threshold is None:
             return np.zeros(len(logits_NC), dtype=bool)
-        return np.asarray(np.exp(logits_NC.astype(np.float64).max(axis=1)) < self.refusal_threshold)
+        return np.asarray(self.probabilities(logits_NC).max(axis=1) < self.refusal_threshold)
 
     # A str is a sequence of str to the type checker; at run time it is one path.
     @overload

@@ -50,12 +50,8 @@ class ClassVectorsHead(nn.Module):
         """Features -> logits (N, C)."""
         return self.scale * self.embed(feat_NF) @ self.class_vectors.T
 
-    def with_vectors(self, class_vectors_CD: Tensor, kept: int = 0) -> ClassVectorsHead:
+    def with_vectors(self, class_vectors_CD: Tensor) -> ClassVectorsHead:
         """The same projector over other classes.
-
-        Args:
-            class_vectors_CD: theirs.
-            kept: how many of the present vectors, the last ones, stay after them.
 
         Raises:
             ConfigError: vectors of another space.
@@ -65,8 +61,6 @@ class ClassVectorsHead(nn.Module):
                 f"class vectors of shape {tuple(class_vectors_CD.shape)} do not fit a student that was taught with "
                 f"vectors of {self.class_vectors.shape[1]} numbers. Make them with the same teacher."
             )
-        kept_MD = self.class_vectors[len(self.class_vectors) - kept :]
-        vectors_CD = torch.cat([class_vectors_CD.to(kept_MD), kept_MD])
-        other = ClassVectorsHead(self.in_features, vectors_CD, float(self.scale))
+        other = ClassVectorsHead(self.in_features, class_vectors_CD, float(self.scale))
         other.projector.load_state_dict(self.projector.state_dict())
         return other.to(self.projector.weight.device)

@@ -33,7 +33,6 @@ class Student(nn.Module):
 
     mean: Tensor
     std: Tensor
-    others: Tensor | None
 
     def __init__(
         self,
@@ -55,8 +54,6 @@ class Student(nn.Module):
         self.head: nn.Linear | ClassVectorsHead = head
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("others", None)
-        self._other_count = 0
         self._backbone_frozen = False
         self._statistics_frozen = False
         with torch.no_grad():
@@ -75,35 +72,9 @@ class Student(nn.Module):
         return forward_features((x_N3HW - self.mean) / self.std)
 
     def forward(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1], sides of 32 pixels or more -> logits (N, C).
-
-        After ``set_apart`` they are logarithms: of how likely the image shows the class, and none of the other things.
-        """
-        return self.answer(self.features(x_N3HW))
-
-    def answer(self, feat_NF: Tensor) -> Tensor:
-        """Features -> logits (N, C), as ``forward`` gives them."""
-        logits_NC: Tensor = self.head(feat_NF)
-        if self._other_count == 0:
-            return logits_NC
-        return logits_NC[:, : -self._other_count] - logits_NC.logsumexp(dim=1, keepdim=True)
-
-    @property
-    def class_count(self) -> int:
-        """C."""
-        return self.head.out_features - self._other_count
-
-    def set_apart(self, others: int) -> None:
-        """Take the head's last outputs for things that are none of the classes, and answer for the classes alone.
-
-        What the classes have among themselves stays: a softmax over them gives the same. But the exponentials no longer
-        sum to 1 where the image may show one of the others, which is how "none of these" is known.
-
-        Args:
-            others: how many of the outputs, at least 1; 0 answers for all of them again.
-        """
-        self._other_count = others
-        self.others = torch.tensor(others) if others else None
+        """Images in [0, 1], sides of 32 pixels or more -> logits (N, C)."""
+        logits_NC: Tensor = self.head(self.features(x_N3HW))
+        return logits_NC
 
     def use_class_vectors(self, class_vectors_CD: Tensor, scale: float, seed: int = 0) -> None:
         """Answer by class vectors in the teacher's space, instead of by a linear layer of its own.
@@ -111,7 +82,7 @@ class Student(nn.Module):
         A student that already does keeps its projector: it then tells other classes apart, without training.
 
         Args:
-            class_vectors_CD: one a class; those of things that were set apart stay.
+            class_vectors_CD: one a class.
             scale: the teacher's logit scale.
             seed: of the projector, where there is none yet.
 
@@ -119,7 +90,7 @@ class Student(nn.Module):
             ConfigError: vectors of another teacher's space.
         """
         if isinstance(self.head, ClassVectorsHead):
-            self.head = self.head.with_vectors(class_vectors_CD, self._other_count)
+            self.head = self.head.with_vectors(class_vectors_CD)
         else:
             self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, seed)
 

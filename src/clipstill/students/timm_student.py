@@ -198,14 +198,9 @@ def _load_file_weights(student: Student, state: dict[str, Tensor], path: Path) -
         )
     student.backbone.load_state_dict(backbone, strict=True)
     head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
-    others = int(state["others"]) if own and "others" in state else 0
-    vectors_CD, classes = head.get("class_vectors"), student.head.out_features
-    if own and vectors_CD is not None and len(vectors_CD) == classes + others:
+    vectors_CD = head.get("class_vectors")
+    if own and vectors_CD is not None and len(vectors_CD) == student.head.out_features:
         student.use_class_vectors(vectors_CD, float(head["scale"]))
         student.head.load_state_dict(head, strict=True)
-        student.set_apart(others)
-    elif own and "weight" in head and len(head["weight"]) == classes + others:
-        # Made without values, since the usual initialisation would draw from torch's global generator.
-        student.head = nn.Linear(student.head.in_features, classes + others, device="meta").to_empty(device="cpu")
+    elif own and "weight" in head and head["weight"].shape == student.head.state_dict()["weight"].shape:
         student.head.load_state_dict(head, strict=True)
-        student.set_apart(others)
