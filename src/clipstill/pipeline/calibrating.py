@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipstill.core.files import write_json
+from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
 from clipstill.pipeline.keys import CALIBRATION, NEAR_MISSES, PROMPTS, SURROGATE
-from clipstill.pipeline.near_misses import NearMisses
+from clipstill.pipeline.near_misses import NAMES_FILE
 from clipstill.pipeline.stages import read_style_names
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench, commit
 
@@ -84,21 +84,21 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
 
 
 def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str, Any]:
-    """The threshold between images of the classes and those of near misses that the student has never seen."""
+    """The threshold between images of the classes and those of near misses."""
     from clipstill.evaluation.calibration import auroc, refusal_threshold
     from clipstill.evaluation.metrics import softmax
+    from clipstill.surrogate.dataset import SurrogateSet
 
-    near = NearMisses.open(bench.run.stage(NEAR_MISSES))
-    kept = near.part(kept=True)
-    parts = [_answers(bench, kept.images, number).student_NC for number in (None, *range(_VIEWS))]
+    folder = bench.run.stage(NEAR_MISSES)
+    near = SurrogateSet.open(folder)
+    parts = [_answers(bench, near.images, number).student_NC for number in (None, *range(_VIEWS))]
     inside_N, outside_N = (
         softmax(logits_NC / temperature).max(axis=1) for logits_NC in (inside.student_NC, np.concatenate(parts))
     )
     threshold = refusal_threshold(inside_N, outside_N, bench.config.refusal.most_refused)
     return {
         "threshold": threshold,
-        "taught_on": list(near.names[: near.taught]),
-        "fitted_on": list(near.names[near.taught :]),
+        "near_misses": read_json(folder / NAMES_FILE),
         "synthetic_auroc": auroc(inside_N, outside_N),
         "synthetic_accepted": float((inside_N >= threshold).mean()),
         "synthetic_refused": float((outside_N < threshold).mean()),

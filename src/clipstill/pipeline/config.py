@@ -183,11 +183,12 @@ class CurationSection(Config):
 
 
 class RefusalSection(Config):
-    """How the student learns to say "none of these".
+    """When the student says "none of these".
 
     Attributes:
-        near_misses: things that the classes are easily taken for: ``auto`` for words that lie near the classes, about
-            as many as there are classes; another number of them; a list of names; 0 for a student that always answers.
+        near_misses: things that the classes are easily taken for, which set the threshold: ``auto`` for words that lie
+            near the classes, about as many as there are classes; another number of them; a list of names; 0 for a
+            student that always answers.
         images: synthetic images of each.
         most_refused: share of the synthetic images of the classes that the threshold may refuse, in [0, 1].
     """

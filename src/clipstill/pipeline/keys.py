@@ -22,21 +22,21 @@ from clipstill.text.task import Task
 CLASS_VECTORS = "class_vectors"
 PROMPTS = "prompts"
 SURROGATE = "surrogate"
-NEAR_MISSES = "near_misses"
 STUDENT = "student"
+NEAR_MISSES = "near_misses"
 CALIBRATION = "calibration"
 EVALUATION = "evaluation"
 BUNDLE = "bundle"
 REPORT = "report"
-STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, NEAR_MISSES, STUDENT, CALIBRATION, EVALUATION, BUNDLE, REPORT)
+STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, NEAR_MISSES, CALIBRATION, EVALUATION, BUNDLE, REPORT)
 
 # Raised by one where a stage's code changes what it makes from equal settings.
 CODE_VERSIONS = {
     CLASS_VECTORS: 2,
     PROMPTS: 2,
     SURROGATE: 3,
-    NEAR_MISSES: 1,
     STUDENT: 4,
+    NEAR_MISSES: 1,
     CALIBRATION: 1,
     EVALUATION: 2,
     BUNDLE: 2,
@@ -94,6 +94,15 @@ def stage_keys(
         synthesis=synthesis,
         further=further if further["least_diversity"] > 0 else None,
     )
+    student = add(
+        STUDENT,
+        surrogate=surrogate,
+        curation=curation,
+        student=settings["student"],
+        init=_named_file_digest(config.student.init),
+        distillation=settings["distillation"],
+        teach_share=None if examples is None else config.examples.teach_share,
+    )
     refusal, near = dict(settings["refusal"]), None
     most_refused = refusal.pop("most_refused")
     if config.refusal.wanted:
@@ -108,17 +117,7 @@ def stage_keys(
             generator=generator,
             synthesis=synthesis,
         )
-    student = add(
-        STUDENT,
-        surrogate=surrogate,
-        near_misses=near,
-        curation=curation,
-        student=settings["student"],
-        init=_named_file_digest(config.student.init),
-        distillation=settings["distillation"],
-        teach_share=None if examples is None else config.examples.teach_share,
-    )
-    before = add(CALIBRATION, student=student, most_refused=most_refused if near else None)
+    before = add(CALIBRATION, student=student, near_misses=near, most_refused=most_refused if near else None)
     if photos is not None:
         before = add(EVALUATION, calibration=before, photos=_photos_digest(photos))
     bundle = add(BUNDLE, before=before, export=settings["export"])

@@ -1,22 +1,20 @@
-"""Images of what the classes are easily taken for: what "none of these" is learned from, and measured on.
+"""Images of what the classes are easily taken for: below which score "none of these" is said is learned from them.
 
-Of the near misses, the first half teaches: the student sees what the teacher says of things that are no class,
-which is little for sure. The other half is kept, and sets the threshold below which an answer is refused: as photos of
-anything else, the student has never seen them.
+The student is not taught on them: as photos of anything else, it has never seen them.
 
-Shapes: N images, C classes, M near misses, D teacher dimensions.
+Shapes: M near misses, D teacher dimensions.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import write_json
 from clipstill.core.progress import Progress, say
 from clipstill.pipeline.keys import NEAR_MISSES, styles_of, templates_of
 from clipstill.pipeline.workbench import Workbench
@@ -26,47 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.pipeline.config import RunConfig
-    from clipstill.surrogate.dataset import SurrogateSet
 
 NAMES_FILE = "near_misses.json"
 # Beyond it, more of them cost images and tell little new.
 _MOST = 32
 # A softmax needs two.
 _LEAST = 2
-
-
-@dataclass(frozen=True)
-class NearMisses:
-    """A finished stage, read.
-
-    Attributes:
-        names: what they are called; those that teach first.
-        taught: how many teach.
-        classes: C.
-        made: images; class C + m is near miss m.
-    """
-
-    names: tuple[str, ...]
-    taught: int
-    classes: int
-    made: SurrogateSet
-
-    @classmethod
-    def open(cls, folder: Path) -> NearMisses:
-        """Read a stage's folder.
-
-        Raises:
-            ArtifactError: it is not complete.
-        """
-        from clipstill.surrogate.dataset import SurrogateSet
-
-        told = read_json(folder / NAMES_FILE)
-        return cls(tuple(told["names"]), int(told["taught"]), int(told["classes"]), SurrogateSet.open(folder))
-
-    def part(self, kept: bool) -> SurrogateSet:
-        """The images that teach, or those that are kept for the threshold."""
-        is_kept_N: Tensor = self.made.class_id >= self.classes + self.taught
-        return self.made.keep(is_kept_N if kept else ~is_kept_N)
 
 
 def make_near_misses(bench: Workbench, folder: Path) -> None:
@@ -119,7 +82,7 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
         # Few, so this process makes them by itself.
         if missing:
             make_groups(Worker(work, bench.teacher, bench.generators, bench.device), missing, shards, on_done, None)
-    write_json(folder / NAMES_FILE, {"names": names, "taught": (len(names) + 1) // 2, "classes": classes})
+    write_json(folder / NAMES_FILE, names)
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
 
 
@@ -138,7 +101,7 @@ def check_near_misses(config: RunConfig, task: Task) -> None:
 
 
 def _names(bench: Workbench, vectors: Callable[[tuple[str, ...]], Tensor]) -> tuple[str, ...]:
-    """As given, or chosen; every second one first, so that those that teach belong to all classes."""
+    """As given, or chosen."""
     from clipstill.text.near_misses import KINDS, WORDS, choose_near_misses
 
     wanted = bench.config.refusal.near_misses
@@ -153,7 +116,7 @@ def _names(bench: Workbench, vectors: Callable[[tuple[str, ...]], Tensor]) -> tu
             "hardly any word is no other name of one of the classes. Name things that are none of them by "
             "refusal.near_misses, such as --set 'refusal.near_misses=[tree, car]', or set it to 0."
         )
-    return (*chosen[0::2], *chosen[1::2])
+    return tuple(chosen)
 
 
 def _task(names: tuple[str, ...]) -> Task:

@@ -51,8 +51,8 @@ _IN_STAGES: dict[str, Callable[[Workbench, Path], None]] = {
     CLASS_VECTORS: stages.make_class_vectors,
     PROMPTS: stages.make_prompts,
     SURROGATE: stages.make_surrogate,
-    NEAR_MISSES: make_near_misses,
     STUDENT: stages.make_student,
+    NEAR_MISSES: make_near_misses,
     CALIBRATION: make_calibration,
     EVALUATION: stages.make_evaluation,
 }

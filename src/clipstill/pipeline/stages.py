@@ -22,7 +22,6 @@ from clipstill.pipeline.keys import (
     BUNDLE,
     CLASS_VECTORS,
     EVALUATION,
-    NEAR_MISSES,
     PROMPTS,
     STUDENT,
     SURROGATE,
@@ -365,12 +364,10 @@ def _assist_synthesis(
 def _assist_teaching(
     config: RunConfig, stages: Path, examples: ImageFolder | None, vectors_CD: Tensor, device: torch.device
 ) -> None:
-    from clipstill.pipeline.near_misses import NearMisses
     from clipstill.pipeline.teaching import Lesson, teach
     from clipstill.teachers import load_teacher
 
-    near = NearMisses.open(stages / NEAR_MISSES) if config.refusal.wanted else None
-    lesson = Lesson.of(config, stages / SURROGATE, examples, len(read_style_names(stages / PROMPTS)), near)
+    lesson = Lesson.of(config, stages / SURROGATE, examples, len(read_style_names(stages / PROMPTS)))
     teacher = load_teacher(config.teacher.name, device, config.teacher.precision)
     teach(config, lesson, teacher, vectors_CD, stages / STUDENT / WORK_FOLDER, device)
 
@@ -385,15 +382,13 @@ def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
 def make_student(bench: Workbench, folder: Path) -> None:
     """Synthetic images -> a trained student."""
     from clipstill.pipeline.curating import kept_facts
-    from clipstill.pipeline.near_misses import NearMisses
     from clipstill.pipeline.teaching import Lesson, shares_teaching, teach
 
     start = time.monotonic()
     config = bench.config
     work = folder / WORK_FOLDER
     styles = len(read_style_names(bench.run.stage(PROMPTS)))
-    near = NearMisses.open(bench.run.stage(NEAR_MISSES)) if NEAR_MISSES in bench.keys else None
-    lesson = Lesson.of(config, bench.run.stage(SURROGATE), bench.examples, styles, near)
+    lesson = Lesson.of(config, bench.run.stage(SURROGATE), bench.examples, styles)
     if bench.examples is not None and bench.examples.classes_without_images and config.examples.teach_share > 0:
         say("student: the examples themselves do not teach, since some classes have none and would look like no photo")
     made, curation, teaching = lesson.made, lesson.curation, lesson.teaching
@@ -402,7 +397,6 @@ def make_student(bench: Workbench, folder: Path) -> None:
         f"student: {kept} of {len(made)} synthetic images teach"
         + (f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else "")
         + (f", and {teaching.examples} examples {teaching.repeats} times over" if teaching.examples else "")
-        + (f", beside {teaching.others} images of near misses" if teaching.others else "")
     )
     if shares_teaching(config):
         launch.offer(launch.Offer(STUDENT, bench.keys[STUDENT], [], bench.run.threads))
@@ -420,7 +414,6 @@ def make_student(bench: Workbench, folder: Path) -> None:
             "images": kept,
             "images_made": len(made),
             "examples": teaching.examples,
-            "near_misses": teaching.others,
             "provenance": as_json(student.provenance),
         },
     )

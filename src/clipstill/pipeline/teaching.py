@@ -5,7 +5,7 @@ Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ from clipstill.surrogate.dataset import SurrogateSet
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.pipeline.config import RunConfig
-    from clipstill.pipeline.near_misses import NearMisses
     from clipstill.students.student import Student
 
 # Pictures that are no synthetic image of a class: the trainer neither holds them out nor takes their statistics for
@@ -40,11 +39,10 @@ class TeachingSet:
 
     Attributes:
         images_N3HW: uint8.
-        class_id_N: class of a synthetic image, -1 for the others. No label is taught: the teacher's answer is.
-        style_id_N: style of a synthetic image, -1 for the others.
+        class_id_N: class of a synthetic image, -1 for an example. No label is taught: the teacher's answer is.
+        style_id_N: style of a synthetic image, -1 for an example.
         examples: different examples among the pictures.
         repeats: how often each of them is there.
-        others: images of near misses.
     """
 
     images_N3HW: Tensor
@@ -52,7 +50,6 @@ class TeachingSet:
     style_id_N: Tensor
     examples: int
     repeats: int
-    others: int = 0
 
     @classmethod
     def of(
@@ -85,17 +82,6 @@ class TeachingSet:
             repeats,
         )
 
-    def with_others(self, made: SurrogateSet) -> TeachingSet:
-        """The same and images of near misses, of which the student learns what the teacher says of them."""
-        outside_M = torch.full((len(made),), _NO_CLASS)
-        return replace(
-            self,
-            images_N3HW=torch.cat([self.images_N3HW, _resized(made.images, self.images_N3HW.shape[-1])]),
-            class_id_N=torch.cat([self.class_id_N, outside_M]),
-            style_id_N=torch.cat([self.style_id_N, outside_M]),
-            others=len(made),
-        )
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -112,14 +98,7 @@ class Lesson:
     teaching: TeachingSet
 
     @classmethod
-    def of(
-        cls,
-        config: RunConfig,
-        surrogate: Path,
-        examples: ImageFolder | None,
-        styles: int,
-        near: NearMisses | None = None,
-    ) -> Lesson:
+    def of(cls, config: RunConfig, surrogate: Path, examples: ImageFolder | None, styles: int) -> Lesson:
         """Read and choose.
 
         Args:
@@ -127,16 +106,12 @@ class Lesson:
             surrogate: the finished stage.
             examples: of the classes, where there are any.
             styles: that all classes have.
-            near: the near misses, where the run has any.
         """
         made = SurrogateSet.open(surrogate)
         curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
         chosen = made.keep(curation.keep_N)
         share, size = config.examples.teach_share, config.student.image_size
-        teaching = TeachingSet.of(chosen, examples, share, size, styles)
-        if near is None:
-            return cls(made, curation, teaching)
-        return cls(made, curation, teaching.with_others(near.part(kept=False)))
+        return cls(made, curation, TeachingSet.of(chosen, examples, share, size, styles))
 
 
 def teach(

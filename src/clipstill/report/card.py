@@ -113,8 +113,8 @@ def _limits(calibration: Mapping[str, Any] | None) -> list[str]:
     lines = ["- It always answers with one of its classes, also for a photo that shows none of them."]
     if refusal is not None:
         lines = [
-            '- It says "none of these" by what it learned of synthetic near misses: it still takes some photos of '
-            "other things for its classes, and refuses some of its own."
+            '- It says "none of these" below a score that was set on synthetic near misses: it still takes some photos '
+            "of other things for its classes, and refuses some of its own."
         ]
     if calibration is None:
         return [*lines, "- What its scores are worth was not measured; choose a threshold on photos of your own."]
