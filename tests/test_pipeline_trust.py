@@ -116,6 +116,18 @@ def test_a_run_that_was_cut_makes_no_near_miss_again(done: Path, capsys: pytest.
     assert "calibration: done already, skipped" in told
 
 
+def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ("--meta", "first_order", "--set", "distillation.held_out_styles=0", "--set", "refusal.near_misses=0")
+    assert main(arguments(out, *more)) == 0
+    history = read_json(out / "stages" / "student" / "history.json")["history"]
+    assert all(-1 <= entry["alignment"] <= 1 for entry in history if entry["step"] > 0)
+    report = (out / "report.html").read_text()
+    assert "cosine between gradients of different styles" in report
+    assert "none of these" not in report
+    assert load_bundle(out).refusal_threshold is None
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [("-1", "at least 0"), ("[tree]", "Give at least 2"), ("[tree, dog]", "dog")],
