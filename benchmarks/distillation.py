@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
@@ -201,14 +202,19 @@ def main() -> None:
     def bare(asked: Teacher | None, batches: Iterator[Tensor]) -> float:
         return seconds_a_step(bare_step(copy.deepcopy(fresh), asked, vectors, settings, batches), args.steps, device)
 
+    rows: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        rows = {
-            "step alone": bare(None, same()),
-            "ours, cached": ours("cached"),
-            "step and teacher": bare(teacher, same()),
-            "ours, online": ours("online"),
-            "plain loop": bare(teacher, plain(Path(folder))),
+        measure: dict[str, Callable[[], float]] = {
+            "step alone": lambda: bare(None, same()),
+            "ours, cached": lambda: ours("cached"),
+            "step and teacher": lambda: bare(teacher, same()),
+            "ours, online": lambda: ours("online"),
+            "plain loop": lambda: bare(teacher, plain(Path(folder))),
         }
+        # In turns, and the best of each: other work on the machine comes and goes.
+        for _ in range(args.rounds):
+            for row, seconds_of in measure.items():
+                rows[row] = min(rows.get(row, float("inf")), seconds_of())
     print("| row | images a second | of the step beside it |\n|---|---:|---:|")
     for row, seconds in rows.items():
         beside = rows["step alone" if row in ("step alone", "ours, cached") else "step and teacher"]

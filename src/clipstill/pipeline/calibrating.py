@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 # Random views of each image beside the plain one.
 _VIEWS = 2
 _AT_ONCE = 64
-# With fewer photos, a temperature follows from chance.
-_LEAST_EXAMPLES = 30
+# With fewer photos, a temperature follows from chance: with 35 it was worse than without any (docs/distillation.md).
+_LEAST_EXAMPLES = 100
 
 
 @dataclass(frozen=True)
