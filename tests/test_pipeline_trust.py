@@ -159,12 +159,17 @@ def test_a_few_labelled_photos_tune_a_finished_student(
     tuned = load_bundle(out)
     assert tuned.labels == CLASSES
     assert tuned.temperature == pytest.approx(told["temperature"])
-    assert tuned.refusal_threshold == load_bundle(done).refusal_threshold
+    before = load_bundle(done).refusal_threshold
+    assert before is not None
+    assert tuned.refusal_threshold is not None
+    assert tuned.refusal_threshold <= before
+    assert told["after"]["accepted"] > 0.5
+    assert "none of these" in (out / "card.md").read_text()
     assert tuned.info["fine_tuned_on"] == 6
     assert tuned.predict(photos / "dog" / "0.png", top=1)[0].label == "dog"
     assert "tuned on 6 labelled photos" in (out / "card.md").read_text()
-    before, after = (load_file(each / "student.safetensors") for each in (done / "bundle", out))
-    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    untuned, weights = (load_file(each / "student.safetensors") for each in (done / "bundle", out))
+    moved = {name for name, value in untuned.items() if not torch.equal(value, weights[name])}
     assert moved == {"head.weight", "head.bias"}
     assert main(["evaluate", str(out), "--images", str(photos), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["student_top1"] == told["after"]["top1"]

@@ -26,6 +26,7 @@ from clipstill.core.protocols import Provenance
 from clipstill.distillation.trainer import distil
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
+from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, write_bundle
 from clipstill.pipeline import launch
 from clipstill.pipeline.measure import measure_student
@@ -118,12 +119,12 @@ def fine_tune(
     device = pick_device(config.device)
     student = fresh()
     teach_labels(student, images_N3SS, label_N, settings, device)
-    temperature = _temperature(fresh, images_N3SS, label_N, settings, device) or bundle.temperature
+    temperature, threshold = _calibrated(bundle, fresh, images_N3SS, label_N, config, device)
     after = None
     if photos is not None:
         predict, fit = student_predictor(student), student.preprocess
-        after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, bundle.refusal_threshold)
-    content, texts = _content(bundle, student.cpu(), temperature, after, label_N)
+        after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, threshold)
+    content, texts = _content(bundle, student.cpu(), temperature, threshold, after, label_N)
     write_bundle(out, content, texts, tolerance=config.export.tolerance)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
 
@@ -155,13 +156,22 @@ def teach_labels(
         distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device)
 
 
-def _temperature(
-    fresh: Callable[[], Student], images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
-) -> float | None:
-    """Fitted on photos that a student of the other half of them has not seen; None where a class has but one photo."""
+def _calibrated(
+    bundle: Bundle,
+    fresh: Callable[[], Student],
+    images_N3SS: Tensor,
+    label_N: Tensor,
+    config: RunConfig,
+    device: torch.device,
+) -> tuple[float, float | None]:
+    """Temperature and threshold of refusal, by photos that a student of the other half of them has not seen.
+
+    Where a class has but one photo, they stay as they were.
+    """
     if int(torch.bincount(label_N).min()) < _FOLDS:
-        return None
+        return bundle.temperature, bundle.refusal_threshold
     say("calibration: on each half of the photos, by a student of the other half")
+    settings = config.distillation.settings(config.seed)
     seen: Counter[int] = Counter()
     fold = []
     for label in label_N.tolist():
@@ -175,11 +185,22 @@ def _temperature(
         predict = student_predictor(student, device)
         logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
-    return fit_temperature(np.concatenate(logits), np.concatenate(targets))
+    logits_NC = np.concatenate(logits)
+    temperature, threshold = fit_temperature(logits_NC, np.concatenate(targets)), bundle.refusal_threshold
+    if threshold is not None:
+        # What other things score now is not known; of its own classes it shall still refuse no more than before.
+        score_N = softmax(logits_NC / temperature).max(axis=1)
+        threshold = min(threshold, float(np.quantile(score_N, config.refusal.most_refused)))
+    return temperature, threshold
 
 
 def _content(
-    bundle: Bundle, student: Student, temperature: float, after: EvaluationResult | None, label_N: Tensor
+    bundle: Bundle,
+    student: Student,
+    temperature: float,
+    threshold: float | None,
+    after: EvaluationResult | None,
+    label_N: Tensor,
 ) -> tuple[BundleContent, Callable[[ExportFacts], dict[str, str]]]:
     """What goes into the new bundle, and its texts."""
     provenance = [Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]]
@@ -205,6 +226,7 @@ def _content(
             parity_difference=facts.parity.max_difference,
             parity_agreement=facts.parity.top1_agreement,
             fine_tuned_on=count,
+            refuses=threshold is not None,
             run={name: value for name, value in info.items() if name != "kind"},
         )
         return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
@@ -217,7 +239,7 @@ def _content(
         provenance=provenance,
         evaluation=evaluation,
         temperature=temperature,
-        refusal_threshold=bundle.refusal_threshold,
+        refusal_threshold=threshold,
         info=info,
     )
     return content, texts

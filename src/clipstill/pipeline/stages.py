@@ -484,6 +484,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
             parity_agreement=facts.parity.top1_agreement,
             examples=0 if bench.examples is None else len(bench.examples.items),
             calibration=bench.calibration,
+            refuses=bench.refusal_threshold is not None,
             run=bench.facts(),
         )
         return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}

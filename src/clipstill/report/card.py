@@ -36,6 +36,7 @@ class CardData:
         examples: example images that were given beside the class names.
         fine_tuned_on: labelled photos that the finished student was then tuned on.
         calibration: what is known of the scores without a photo; None where that is not known of this model.
+        refuses: whether it says "none of these".
         run: free facts of the run (seed, versions, device, commit).
     """
 
@@ -53,6 +54,7 @@ class CardData:
     examples: int = 0
     fine_tuned_on: int = 0
     calibration: Mapping[str, Any] | None = None
+    refuses: bool = False
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -95,7 +97,7 @@ def model_card(data: CardData) -> str:
             "",
             "## Limits",
             "",
-            *_limits(data.calibration),
+            *_limits(data.calibration, data.refuses),
             "- It inherits what its teacher believes about these words, biases among them.",
             "- Do not use it where a wrong answer harms a person, nor to recognise or judge people.",
             "",
@@ -108,10 +110,9 @@ def model_card(data: CardData) -> str:
     )
 
 
-def _limits(calibration: Mapping[str, Any] | None) -> list[str]:
-    refusal = (calibration or {}).get("refusal")
+def _limits(calibration: Mapping[str, Any] | None, refuses: bool) -> list[str]:
     lines = ["- It always answers with one of its classes, also for a photo that shows none of them."]
-    if refusal is not None:
+    if refuses:
         lines = [
             '- It says "none of these" below a score that was set on synthetic near misses: it still takes some photos '
             "of other things for its classes, and refuses some of its own."
