@@ -6,6 +6,7 @@ Shapes: N images, C classes, D teacher dimensions.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,12 @@ class _Answers:
     teacher_NC: Floats
 
 
+def _joined(parts: Sequence[_Answers]) -> _Answers:
+    return _Answers(
+        np.concatenate([part.student_NC for part in parts]), np.concatenate([part.teacher_NC for part in parts])
+    )
+
+
 def make_calibration(bench: Workbench, folder: Path) -> None:
     """Synthetic images, and examples where there are any -> what is to be known of the student's scores."""
     from clipstill.distillation.holdout import held_out_mask
@@ -53,11 +60,8 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
     lesson = Lesson.of(config, bench.run.stage(SURROGATE), None, styles)
     teaching = lesson.teaching
     plain = _answers(bench, teaching.images_N3HW, None)
-    views = [_answers(bench, teaching.images_N3HW, number) for number in range(_VIEWS)]
-    every = _Answers(
-        np.concatenate([plain.student_NC, *(each.student_NC for each in views)]),
-        np.concatenate([plain.teacher_NC, *(each.teacher_NC for each in views)]),
-    )
+    views = _joined([_answers(bench, teaching.images_N3HW, number) for number in range(_VIEWS)])
+    every = _joined([plain, views])
     settings = config.distillation
     held_N = held_out_mask(teaching.class_id_N, teaching.style_id_N, settings.held_out_styles, config.seed).numpy()
     temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), "synthetic images"
@@ -68,12 +72,11 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
     told: dict[str, Any] = {
         "temperature": temperature,
         "temperature_fitted_on": fitted_on,
-        "expected_top1": expected_accuracy(every.student_NC, softmax(every.teacher_NC)),
+        # By views: the images themselves were drawn until the teacher was sure of them.
+        "expected_top1": expected_accuracy(views.student_NC, softmax(views.teacher_NC)),
         "agreement": {
             "held_out_styles": _agreement(plain.student_NC[held_N], plain.teacher_NC[held_N]),
-            "views": _agreement(
-                np.concatenate([each.student_NC for each in views]), np.concatenate([each.teacher_NC for each in views])
-            ),
+            "views": _agreement(views.student_NC, views.teacher_NC),
         },
         "refusal": _refusal(bench, every, temperature) if NEAR_MISSES in bench.keys else None,
     }
