@@ -5,6 +5,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from clipstill.core.progress import set_quiet
+
+
+@pytest.fixture(autouse=True)
+def not_quiet() -> Iterator[None]:
+    """A command with --quiet silences the whole process; the next test hears again."""
+    yield
+    set_quiet(False)
+
 
 @pytest.fixture(scope="module")
 def own_torch_settings() -> Iterator[None]:

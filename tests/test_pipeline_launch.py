@@ -21,7 +21,6 @@ import clipstill
 from clipstill.cli.main import main
 from clipstill.core.errors import ResourceError
 from clipstill.core.files import read_json, sha256_file
-from clipstill.core.progress import set_quiet
 from clipstill.pipeline import launch
 from clipstill.pipeline import run as run_module
 from clipstill.pipeline.workbench import STUDENT_FILE
@@ -358,7 +357,6 @@ def test_the_error_of_a_task_arrives_in_one_line(
 
 
 def test_tasks_never_ask_for_more_than_a_machine_has(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    set_quiet(False)
     wide = launch._Place.of(cluster.ray, "cpu", threads=64)
     assert (wide.cpus, wide.slots(cluster.ray)) == (2, 1)
     assert "--set threads=2" in capsys.readouterr().err
@@ -369,7 +367,6 @@ def test_tasks_never_ask_for_more_than_a_machine_has(cluster: Cluster, capsys: p
 def test_a_cluster_without_gpus_does_not_keep_a_run_waiting_for_ever(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_quiet(False)
     place = launch._Place.of(cluster.ray, "cuda", threads=1)
     place.check(cluster.ray, waited_s=30)
     assert "no machine of Ray has 1 CPUs and 1 GPU, waiting for one" in capsys.readouterr().err
