@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import write_json
-from clipstill.core.progress import Progress, say
+from clipstill.core.progress import say
 from clipstill.pipeline.keys import NEAR_MISSES, styles_of, templates_of
 from clipstill.pipeline.workbench import Workbench
 from clipstill.text.task import Task, parse_task
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAMES_FILE = "near_misses.json"
 # Beyond it, more of them cost images and tell little new.
 _MOST = 32
-# A softmax needs two.
+# One word alone would set the threshold by what it happens to look like.
 _LEAST = 2
 
 
@@ -40,8 +40,8 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
     """
     import torch
 
-    from clipstill.pipeline.stages import make_groups
-    from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
+    from clipstill.pipeline.stages import make_alone
+    from clipstill.pipeline.synthesis_work import SynthesisWork
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.teachers import class_vectors
     from clipstill.text.prompts import PromptRequest, styled_prompts
@@ -71,17 +71,8 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
     prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in made.prompts]
     all_vectors_D = torch.cat([bench.class_vectors_CD, vectors_MD])
     work = SynthesisWork(bench.keys[NEAR_MISSES], config, prompts, made.targets_ND, all_vectors_D)
-    shards, groups = ShardWriter(folder, work.key), work.groups
-    missing = sorted(set(range(len(groups))) - shards.committed())
-    ready = len(prompts) - sum(len(groups[number]) for number in missing)
-    with Progress("near misses", total=len(prompts), unit="img", done=ready) as bar:
-
-        def on_done(number: int, loss: float) -> None:
-            bar.advance(len(groups[number]), loss=loss)
-
-        # Few, so this process makes them by itself.
-        if missing:
-            make_groups(Worker(work, bench.teacher, bench.generators, bench.device), missing, shards, on_done, None)
+    shards = ShardWriter(folder, work.key)
+    make_alone(bench, work, shards, range(len(work.groups)), "near misses", None)
     write_json(folder / NAMES_FILE, names)
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
 

@@ -273,21 +273,28 @@ def _diversify(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> No
 
 
 def _make_further(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> None:
-    """Make the further images of classes whose first ones look alike: few, so this process makes them by itself."""
+    """Make the further images of classes whose first ones look alike."""
+    further = [number for number, group in enumerate(work.groups) if group.stop > len(work.prompts) - work.further]
+    make_alone(bench, work, shards, further, "further images", bench.run.path / PREVIEW_FILE)
+
+
+def make_alone(
+    bench: Workbench, work: SynthesisWork, shards: ShardWriter, numbers: Sequence[int], title: str, preview: Path | None
+) -> None:
+    """Make what is missing of some groups: few, so this process makes them by itself."""
     from clipstill.pipeline.synthesis_work import Worker
 
     groups, done = work.groups, shards.committed()
-    further = [number for number, group in enumerate(groups) if group.stop > len(work.prompts) - work.further]
-    missing = [number for number in further if number not in done]
-    ready = sum(len(groups[number]) for number in further if number in done)
-    with Progress("further images", total=work.further, unit="img", done=ready) as bar:
+    missing = [number for number in numbers if number not in done]
+    ready = sum(len(groups[number]) for number in numbers if number in done)
+    with Progress(title, total=sum(len(groups[number]) for number in numbers), unit="img", done=ready) as bar:
 
         def on_done(number: int, loss: float) -> None:
             bar.advance(len(groups[number]), loss=loss)
 
         if missing:
             worker = Worker(work, bench.teacher, bench.generators, bench.device)
-            make_groups(worker, missing, shards, on_done, bench.run.path / PREVIEW_FILE)
+            make_groups(worker, missing, shards, on_done, preview)
 
 
 def make_groups(
