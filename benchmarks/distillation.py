@@ -84,6 +84,8 @@ def bare_step(
     """One step as any loop would write it; without a teacher, its answers are those to the first batch."""
     device = vectors.device
     module: nn.Module = student.to(device).train()
+    if settings.channels_last:  # As in a run, where it is half of the speed on a CPU.
+        module = module.to(memory_format=torch.channels_last)
     optimiser, average = Optimiser(module, settings, 10_000), MovingAverage(module, settings.ema)
     known = torch.randn(settings.batch, vectors.shape[1], generator=generator_for("answers")).to(device)
     count = iter(range(1_000_000))
