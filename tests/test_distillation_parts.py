@@ -17,7 +17,7 @@ from clipstill.distillation.losses import agreement, kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.views import Views, plain_view
+from clipstill.distillation.views import Views, crops, plain_view
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -107,6 +107,17 @@ def test_crops_cover_at_least_the_least_area() -> None:
     widths = view_N3SS.amax((1, 2, 3)) - view_N3SS.amin((1, 2, 3))
     # Area 0.8 at a ratio of 3 / 4 is the narrowest crop.
     assert float(widths.min()) > math.sqrt(0.8 * 3 / 4) - 0.06
+
+
+@pytest.mark.parametrize("size", [12, 32, 90])
+def test_crops_of_all_pictures_are_those_that_torch_makes_of_each(size: int) -> None:
+    x_N3HW = random(3, 3, 40, 52)
+    first_N2, end_N2 = torch.tensor([[0, 0], [7, 3], [30, 39]]), torch.tensor([[52, 40], [20, 31], [31, 40]])
+    by_itself = [
+        plain_view(x_N3HW[i : i + 1, :, top:bottom, left:right], size)
+        for i, ((left, top), (right, bottom)) in enumerate(zip(first_N2.tolist(), end_N2.tolist(), strict=True))
+    ]
+    torch.testing.assert_close(crops(x_N3HW, first_N2, end_N2, size), torch.cat(by_itself), atol=1e-5, rtol=0)
 
 
 def test_plain_view_of_the_right_size_is_the_picture() -> None:

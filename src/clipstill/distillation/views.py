@@ -68,8 +68,8 @@ class Views:
         with torch.no_grad(), borrowed_generator("views", *seed_parts):
             for change in self._colours:
                 x_N3HW = change(x_N3HW)
-            boxes_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long().tolist()
-            view_N3SS = torch.cat([self._resized(x_N3HW[i : i + 1], box) for i, box in enumerate(boxes_N42)])
+            corners_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long()
+            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size)
             return self._mixed(self._flip(view_N3SS).clamp(0.0, 1.0))
 
     def _mixed(self, x_N3SS: Tensor) -> Drawn:
@@ -79,11 +79,6 @@ class Views:
         blended, pasted = (draw_N < self.mix / 2)[:, None, None, None], (draw_N < self.mix)[:, None, None, None]
         mixed_N3SS = torch.where(blended, self._blend(x_N3SS), torch.where(pasted, self._paste(x_N3SS), x_N3SS))
         return Drawn(mixed_N3SS, draw_N < self.mix)
-
-    def _resized(self, x_13HW: Tensor, corners: list[list[int]]) -> Tensor:
-        # Kornia's own resize has no antialias, which shifts features where a crop is larger than the view.
-        (left, top), _, (right, bottom), _ = corners
-        return plain_view(x_13HW[:, :, top : bottom + 1, left : right + 1], self.size)
 
 
 def views_of(settings: DistilSettings, size: int) -> Views:
@@ -96,6 +91,36 @@ def plain_view(x_N3HW: Tensor, size: int) -> Tensor:
     if x_N3HW.shape[-2:] == (size, size):
         return x_N3HW
     return functional.interpolate(x_N3HW, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int) -> Tensor:
+    """Another part of each picture at ``size`` x ``size``, as ``plain_view`` would make of each by itself.
+
+    All in two products of matrices: a loop over pictures is what a GPU would wait for. Kornia's own resize has no
+    antialias, which shifts features where a crop is larger than the view.
+
+    Args:
+        x_N3HW: pictures.
+        first_N2: the column and row of each part's first pixel.
+        end_N2: those after its last one.
+        size: S.
+    """
+    first_N2, end_N2 = first_N2.to(x_N3HW.device), end_N2.to(x_N3HW.device)
+    across_NSW = _resampling(first_N2[:, 0], end_N2[:, 0], x_N3HW.shape[3], size)
+    down_NSH = _resampling(first_N2[:, 1], end_N2[:, 1], x_N3HW.shape[2], size)
+    return down_NSH[:, None] @ x_N3HW @ across_NSW[:, None].mT
+
+
+def _resampling(first_N: Tensor, end_N: Tensor, pixels: int, size: int) -> Tensor:
+    """What each of P pixels gives to each of S, (N, S, P): a triangle as wide as a new pixel, or an old one."""
+    first_N11, end_N11 = first_N[:, None, None].float(), end_N[:, None, None].float()
+    scale_N11 = (end_N11 - first_N11) / size
+    new_S1 = torch.arange(size, device=first_N.device)[:, None] + 0.5
+    old_P = torch.arange(pixels, device=first_N.device) + 0.5
+    distance_NSP = (old_P - (first_N11 + scale_N11 * new_S1)).abs()
+    weight_NSP = (1 - distance_NSP / scale_N11.clamp(min=1)).clamp(min=0)
+    weight_NSP = weight_NSP * ((old_P > first_N11) & (old_P < end_N11))
+    return weight_NSP / weight_NSP.sum(2, keepdim=True)
 
 
 def to_unit(images_N3HW: Tensor, device: torch.device) -> Tensor:
