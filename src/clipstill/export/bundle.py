@@ -53,6 +53,16 @@ class ExportFacts:
     latency_ms: float
     parity: Parity
 
+    def on_card(self) -> dict[str, Any]:
+        """Those that a model card tells, by the names of its fields."""
+        return {
+            "parameters": self.parameters,
+            "onnx_bytes": self.onnx_bytes,
+            "latency_ms": self.latency_ms,
+            "parity_difference": self.parity.max_difference,
+            "parity_agreement": self.parity.top1_agreement,
+        }
+
 
 @dataclass(frozen=True)
 class BundleContent:

@@ -123,9 +123,12 @@ class Bundle:
 
     def refused(self, logits_NC: np.ndarray) -> np.ndarray:
         """Which images show none of the classes: bool (N,)."""
+        return self._too_low(self.probabilities(logits_NC))
+
+    def _too_low(self, score_NC: np.ndarray) -> np.ndarray:
         if self.refusal_threshold is None:
-            return np.zeros(len(logits_NC), dtype=bool)
-        return np.asarray(self.probabilities(logits_NC).max(axis=1) < self.refusal_threshold)
+            return np.zeros(len(score_NC), dtype=bool)
+        return np.asarray(score_NC.max(axis=1) < self.refusal_threshold)
 
     # A str is a sequence of str to the type checker; at run time it is one path.
     @overload
@@ -162,8 +165,8 @@ class Bundle:
         found: list[Answer] = []
         for start in range(0, len(photos), BATCH):
             pixels_NHW3 = np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]])
-            logits_NC = self.logits(pixels_NHW3)
-            for score_C, refused in zip(self.probabilities(logits_NC), self.refused(logits_NC), strict=True):
+            score_NC = self.probabilities(self.logits(pixels_NHW3))
+            for score_C, refused in zip(score_NC, self._too_low(score_NC), strict=True):
                 order = np.argsort(-score_C, kind="stable")[:top]
                 found.append(Answer([Prediction(self.labels[i], float(score_C[i])) for i in order], bool(refused)))
         return found
