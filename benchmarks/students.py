@@ -50,12 +50,12 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "exact": {"meta": "exact"},
         "reptile": {"meta": "reptile"},
     },
-    # The same with all weights in training, where a step is dear.
+    # The same with all weights in training, where a step is dear: for its time and memory, after few steps.
     "meta-all": {
-        "none": {"freeze": "bn", "head_steps": 300},
-        "first order": {"freeze": "bn", "head_steps": 300, "meta": "first_order"},
-        "exact": {"freeze": "bn", "head_steps": 300, "meta": "exact"},
-        "reptile": {"freeze": "bn", "head_steps": 300, "meta": "reptile"},
+        "none": {"freeze": "bn"},
+        "first order": {"freeze": "bn", "meta": "first_order"},
+        "exact": {"freeze": "bn", "meta": "exact"},
+        "reptile": {"freeze": "bn", "meta": "reptile"},
     },
     "heads": {
         "linear": {},
