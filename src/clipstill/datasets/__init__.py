@@ -1,0 +1,45 @@
+"""Labelled data sets with their splits, as the literature uses them, and one's own as folders or tables.
+
+``open_dataset`` reads all of them: ``caltech101:ROOT`` and the other ten layouts of CoOp (``clipstill.datasets.coop``),
+a folder that holds ``train/CLASS`` and ``test/CLASS``, or a CSV file with the columns path, class and split.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipstill.core.errors import DataError, UnknownNameError, did_you_mean
+from clipstill.datasets.coop import LAYOUTS, open_layout
+from clipstill.datasets.own import open_csv, open_folders
+from clipstill.datasets.split import Dataset, Item
+
+__all__ = ["Dataset", "Item", "open_dataset"]
+
+
+def open_dataset(where: str | Path) -> Dataset:
+    """Read a data set's lists; no image is opened.
+
+    Args:
+        where: ``LAYOUT:ROOT`` for a layout of CoOp below the folder ROOT, a folder with ``train`` and ``test``, or a
+            ``.csv`` file.
+
+    Raises:
+        DataError: nothing is there, a file is missing or malformed, or a class has no name.
+        UnknownNameError: no such layout.
+    """
+    layout, colon, root = str(where).partition(":")
+    # A drive letter ("C:\photos") is one letter; no layout's name is.
+    if colon and len(layout) > 1:
+        if layout not in LAYOUTS:
+            known = ", ".join(LAYOUTS)
+            raise UnknownNameError(f"no data set layout '{layout}'.{did_you_mean(layout, LAYOUTS)} There are: {known}.")
+        return open_layout(layout, Path(root))
+    path = Path(where)
+    if path.suffix.lower() == ".csv":
+        return open_csv(path)
+    if path.is_dir():
+        return open_folders(path)
+    raise DataError(
+        f"there is no data set {path}. Give a folder with train and test, a .csv file, or LAYOUT:ROOT (layouts: "
+        f"{', '.join(LAYOUTS)})."
+    )

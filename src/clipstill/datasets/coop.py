@@ -1,0 +1,178 @@
+"""The eleven data sets of CoOp, laid out and split as its authors publish them.
+
+Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022; its ``DATASETS.md`` says where the images
+and the split files come from. Their few-shot lists are pickles and are not read: see ``Dataset.few``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipstill.core.errors import DataError
+from clipstill.core.images import IMAGE_SUFFIXES
+from clipstill.datasets.split import Dataset, in_order
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set lies.
+
+    Attributes:
+        folder: below the root.
+        images: below ``folder``; the split file's paths begin there.
+        split: the split file, below ``folder``; empty for data sets that come with lists of another form.
+        names: class names that are written otherwise in prompts.
+        dropped: classes that are left out.
+    """
+
+    folder: str
+    images: str
+    split: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+
+
+# Names are those of the template sets in clipstill.text.templates.
+LAYOUTS = {
+    "imagenet": Layout("imagenet", "images"),
+    "caltech101": Layout(
+        "caltech-101",
+        "101_ObjectCategories",
+        "split_zhou_Caltech101.json",
+        names={"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"},
+        dropped=frozenset({"BACKGROUND_Google", "Faces_easy"}),
+    ),
+    "oxford_pets": Layout("oxford_pets", "images", "split_zhou_OxfordPets.json"),
+    "stanford_cars": Layout("stanford_cars", "", "split_zhou_StanfordCars.json"),
+    "oxford_flowers": Layout("oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json"),
+    "food101": Layout("food-101", "images", "split_zhou_Food101.json"),
+    "fgvc_aircraft": Layout("fgvc_aircraft", "images"),
+    "sun397": Layout("sun397", "SUN397", "split_zhou_SUN397.json"),
+    "dtd": Layout("dtd", "images", "split_zhou_DescribableTextures.json"),
+    "eurosat": Layout(
+        "eurosat",
+        "2750",
+        "split_zhou_EuroSAT.json",
+        names={
+            "AnnualCrop": "Annual Crop Land",
+            "Forest": "Forest",
+            "HerbaceousVegetation": "Herbaceous Vegetation Land",
+            "Highway": "Highway or Road",
+            "Industrial": "Industrial Buildings",
+            "Pasture": "Pasture Land",
+            "PermanentCrop": "Permanent Crop Land",
+            "Residential": "Residential Buildings",
+            "River": "River",
+            "SeaLake": "Sea or Lake",
+        },
+    ),
+    "ucf101": Layout("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json"),
+}
+
+
+def open_layout(name: str, root: Path) -> Dataset:
+    """Read the lists of a data set below ``root``; a link to it may lie there.
+
+    Raises:
+        DataError: a folder or a list is missing or malformed.
+    """
+    layout = LAYOUTS[name]
+    folder = root / layout.folder
+    if not folder.is_dir():
+        raise DataError(f"data set {name}: there is no folder {folder}. Lay it out as CoOp's DATASETS.md says.")
+    if name == "imagenet":
+        return _imagenet(name, folder)
+    if name == "fgvc_aircraft":
+        return _aircraft(name, folder)
+    return _from_split(name, layout, folder)
+
+
+def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
+    path = folder / layout.split
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        parts = {
+            part: [
+                (folder / layout.images / _below(place, path), int(label), str(class_name))
+                for place, label, class_name in stored[part]
+                if class_name not in layout.dropped
+            ]
+            for part in ("train", "val", "test")
+        }
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}). It is the data set's split file; CoOp's DATASETS.md says where "
+            f"to get it."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{path} is no split file: it needs lists train, val and test of [path, label, class name]. Fetch it again."
+        ) from None
+    named = {
+        part: [(place, label, _spoken(layout.names.get(class_name, class_name))) for place, label, class_name in items]
+        for part, items in parts.items()
+    }
+    return in_order(name, _without_gaps(named))
+
+
+def _below(place: object, split: Path) -> Path:
+    """A path of a split file, which must not leave the data set's folder."""
+    path = Path(str(place))
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{split} names {path}, which lies outside of the data set. Fetch it again.")
+    return path
+
+
+def _spoken(class_name: str) -> str:
+    return " ".join(class_name.replace("_", " ").split())
+
+
+def _without_gaps(parts: dict[str, list[tuple[Path, int, str]]]) -> dict[str, list[tuple[Path, int, str]]]:
+    """Labels closed up where classes were dropped; their order stays."""
+    labels = sorted({label for items in parts.values() for _, label, _ in items})
+    place = {label: at for at, label in enumerate(labels)}
+    return {part: [(path, place[label], name) for path, label, name in items] for part, items in parts.items()}
+
+
+def _imagenet(name: str, folder: Path) -> Dataset:
+    """Folders of WordNet ids; their names in ``classnames.txt``. The validation set is what is measured on."""
+    names = dict(line.split(" ", 1) for line in _lines(name, folder / "classnames.txt"))
+    parts: dict[str, list[tuple[Path, int, str]]] = {}
+    for part, below in (("train", "train"), ("test", "val")):
+        images = folder / "images" / below
+        if not images.is_dir():
+            raise DataError(f"data set {name}: there is no folder {images}. Lay it out as CoOp's DATASETS.md says.")
+        items = parts.setdefault(part, [])
+        for label, entry in enumerate(sorted(entry for entry in images.iterdir() if entry.is_dir())):
+            if entry.name not in names:
+                raise DataError(f"{folder / 'classnames.txt'} has no name for the folder {entry.name}. Add its line.")
+            files = sorted(file for file in entry.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            items += [(file, label, names[entry.name]) for file in files]
+    return in_order(name, parts)
+
+
+def _aircraft(name: str, folder: Path) -> Dataset:
+    """Lists of image number and variant."""
+    labels = {variant: label for label, variant in enumerate(_lines(name, folder / "variants.txt"))}
+    parts: dict[str, list[tuple[Path, int, str]]] = {}
+    for part in ("train", "val", "test"):
+        path = folder / f"images_variant_{part}.txt"
+        items = parts.setdefault(part, [])
+        for line in _lines(name, path):
+            number, _, variant = line.partition(" ")
+            if variant not in labels:
+                raise DataError(f"{path} names the variant '{variant}', which is not in variants.txt. Fetch it again.")
+            items.append((folder / "images" / f"{number}.jpg", labels[variant], variant))
+    return in_order(name, parts)
+
+
+def _lines(name: str, path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(
+            f"data set {name}: {path} cannot be read ({error.strerror}). CoOp's DATASETS.md says where to get it."
+        ) from None

@@ -1,0 +1,105 @@
+"""A data set as lists of files: what is trained on, what is chosen by, what is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from clipstill.core.errors import DataError
+from clipstill.core.images import ImageFolder
+from clipstill.core.seeds import generator_for
+
+Item = tuple[Path, int]
+Half = Literal["base", "novel"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files with labels; a label is a position in ``classes``.
+
+    Attributes:
+        name: of the layout, or of the folder.
+        classes: names, in the order of the labels.
+        train: to learn from.
+        val: to choose by; empty where the data set has none.
+        test: to measure on.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+
+    def half(self, which: Half) -> Dataset:
+        """Base or novel classes alone, labels counted from 0 again.
+
+        Base is the first half of the labels, rounded up: of 101 classes, 51.
+
+        Source: Zhou et al., CVPR 2022 (CoCoOp), the base-to-novel protocol.
+        """
+        kept = half_of(len(self.classes), which)
+        return self._among(kept)
+
+    def few(self, shots: int, seed: int) -> Dataset:
+        """The same with ``shots`` training files a class, all of a class that has no more; ``val`` gets at most four.
+
+        Drawn for each class by itself, so that the same files come whatever other classes there are. CoOp's own draws
+        are kept in pickles that depend on Python's generator; these are others.
+        """
+        return replace(self, train=self._drawn(self.train, shots, seed), val=self._drawn(self.val, min(shots, 4), seed))
+
+    def folder(self, split: Literal["train", "val", "test"]) -> ImageFolder:
+        """One split as what evaluation and training read."""
+        return ImageFolder(Path(self.name), self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
+
+    def _among(self, kept: range) -> Dataset:
+        def of(items: Sequence[Item]) -> tuple[Item, ...]:
+            return tuple((path, label - kept.start) for path, label in items if label in kept)
+
+        names = tuple(self.classes[label] for label in kept)
+        return Dataset(self.name, names, of(self.train), of(self.val), of(self.test))
+
+    def _drawn(self, items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
+        import torch
+
+        by_label: dict[int, list[Item]] = {}
+        for item in items:
+            by_label.setdefault(item[1], []).append(item)
+        chosen: list[Item] = []
+        for label, found in sorted(by_label.items()):
+            draw = generator_for(seed, "shots", self.classes[label])
+            chosen += [found[i] for i in torch.randperm(len(found), generator=draw)[:shots].tolist()]
+        return tuple(chosen)
+
+
+def half_of(count: int, which: Half) -> range:
+    """Labels of a half of ``count`` classes."""
+    middle = (count + 1) // 2
+    return range(middle) if which == "base" else range(middle, count)
+
+
+def in_order(name: str, parts: dict[str, list[tuple[Path, int, str]]]) -> Dataset:
+    """A data set from files, labels and class names, whose labels must be 0 to C - 1 and have one name each.
+
+    Raises:
+        DataError: they do not.
+    """
+    names: dict[int, str] = {}
+    for items in parts.values():
+        for _, label, class_name in items:
+            if names.setdefault(label, class_name) != class_name:
+                raise DataError(
+                    f"data set {name}: label {label} is called '{names[label]}' and '{class_name}'. Mend its split "
+                    f"file."
+                )
+    if sorted(names) != list(range(len(names))) or len(names) < 2:
+        raise DataError(
+            f"data set {name}: there are {len(names)} labels, {min(names, default=0)} to {max(names, default=0)}; there "
+            f"must be two or more, from 0 on and without a gap. Mend its split file."
+        )
+    files = {part: tuple((path, label) for path, label, _ in items) for part, items in parts.items()}
+    classes = tuple(names[label] for label in range(len(names)))
+    return Dataset(name, classes, files["train"], files.get("val", ()), files["test"])

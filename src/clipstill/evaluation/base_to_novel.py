@@ -1,0 +1,51 @@
+"""The base-to-novel protocol: two accuracies a seed, and their harmonic mean.
+
+Labels are those of each half, counted from 0, and only the vectors of the half's classes compete. The harmonic mean is
+taken of the accuracies' means over seeds, as in Zhou et al., CVPR 2022 (CoCoOp), not as the mean of harmonic means.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """2 B N / (B + N), in the unit of its arguments; 0 where both are."""
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+@dataclass(frozen=True)
+class BaseToNovel:
+    """What one method reached, a number a seed, in percent.
+
+    Attributes:
+        base: top-1 on the classes of the first half.
+        novel: on those of the second.
+        transductive: whether unlabelled images of the novel classes were trained on; without that word the numbers
+            cannot be compared with methods that never see one.
+    """
+
+    base: tuple[float, ...]
+    novel: tuple[float, ...]
+    transductive: bool
+
+    @property
+    def harmonic(self) -> float:
+        """Of the means over seeds."""
+        return harmonic_mean(statistics.fmean(self.base), statistics.fmean(self.novel))
+
+
+def table(rows: Mapping[str, BaseToNovel]) -> str:
+    """Markdown, a line a method: mean and standard deviation over seeds, and the harmonic mean of the means."""
+    lines = ["| method | base | novel | HM | saw novel images |", "|---|---:|---:|---:|---|"]
+    for name, row in rows.items():
+        seen = "yes, unlabelled" if row.transductive else "no"
+        lines.append(f"| {name} | {_told(row.base)} | {_told(row.novel)} | {row.harmonic:.2f} | {seen} |")
+    return "\n".join(lines)
+
+
+def _told(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
