@@ -30,7 +30,8 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
-from clipstill.distillation.checkpoint import load_state, save_state, tensor_digest
+from clipstill.core.tensors import tensor_digest
+from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.trainer import distil
 from clipstill.students import load_student
 from clipstill.students.student import Student

@@ -11,7 +11,8 @@ from torch import nn
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.seeds import generator_for
-from clipstill.distillation.checkpoint import load_state, save_state, tensor_digest
+from clipstill.core.tensors import tensor_digest
+from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.holdout import held_out_mask
 from clipstill.distillation.losses import agreement, kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate

@@ -97,8 +97,8 @@ def in_order(name: str, parts: dict[str, list[tuple[Path, int, str]]]) -> Datase
                 )
     if sorted(names) != list(range(len(names))) or len(names) < 2:
         raise DataError(
-            f"data set {name}: there are {len(names)} labels, {min(names, default=0)} to {max(names, default=0)}; there "
-            f"must be two or more, from 0 on and without a gap. Mend its split file."
+            f"data set {name} has {len(names)} labels, {min(names, default=0)} to {max(names, default=0)}; there must "
+            f"be two or more, from 0 on and without a gap. Mend its split file."
         )
     files = {part: tuple((path, label) for path, label, _ in items) for part, items in parts.items()}
     classes = tuple(names[label] for label in range(len(names)))

@@ -5,14 +5,12 @@ One file and one rename: a kill at any moment leaves the last whole state.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -67,13 +65,3 @@ def load_state(path: Path) -> Saved | None:
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``{"a": x}`` -> ``{"prefix.a": x}``."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hex sha256 of names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -18,8 +18,9 @@ from torch import Tensor
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
+from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
-from clipstill.distillation.checkpoint import load_state, save_state, tensor_digest
+from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.views import Views, plain_view, to_unit, views_of
 
 if TYPE_CHECKING:

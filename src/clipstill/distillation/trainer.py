@@ -29,8 +29,9 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
+from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
-from clipstill.distillation.checkpoint import Saved, load_state, save_state, tensor_digest, with_prefix
+from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
 from clipstill.distillation.feature_cache import FeatureCache, Pass
 from clipstill.distillation.holdout import held_out_mask
 from clipstill.distillation.label_cache import LabelCache

@@ -28,6 +28,7 @@ from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.teachers.deep_prompts import projected
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256
@@ -103,7 +104,7 @@ class OpenClipTeacher:
         self._model = model.eval().requires_grad_(False)
         self.image_parameters = sum(tensor.numel() for tensor in self._model.visual.parameters())
         self._tokenizer = tokenizer
-        self._dtype = _DTYPES[precision]
+        self.dtype = _DTYPES[precision]
         # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.
         self.logit_scale = float(self._model.logit_scale.detach().float().exp())
         self._device = self._model.logit_scale.device
@@ -112,8 +113,16 @@ class OpenClipTeacher:
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] of any size -> unit vectors (N, D), float32, differentiable to the pixels."""
+        return normalize(self._model.encode_image(self.prepared(x_N3HW)).float(), dim=-1)
+
+    def prepared(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] of any size -> what the image tower takes: its size, normalised, its precision."""
         x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
-        return normalize(self._model.encode_image(x_N3HW.to(self._dtype)).float(), dim=-1)
+        return x_N3HW.to(self.dtype)
+
+    def image_tower(self) -> Any:
+        """open_clip's module that turns ``prepared`` images into vectors, not of unit length."""
+        return self._model.visual
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -134,7 +143,7 @@ class OpenClipTeacher:
         Raises:
             ConfigError: this text tower has no token embeddings that can be learned.
         """
-        tower = self._text_tower()
+        tower = self.text_tower()
         ids_ML = self._tokenizer(list(texts)).to(self._device)
         return tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
 
@@ -148,24 +157,20 @@ class OpenClipTeacher:
         Raises:
             ConfigError: too many tokens, or a text tower without learnable ones.
         """
-        tower = self._text_tower()
+        tower = self.text_tower()
         length = embeddings_MLE.shape[1]
         if length > len(tower.positional_embedding):
             raise ConfigError(
                 f"{length} tokens exceed the {len(tower.positional_embedding)} of {self.name}. "
                 "Use fewer soft tokens or cut the padding at the end."
             )
-        x_MLE = embeddings_MLE.to(self._device, self._dtype) + tower.positional_embedding[:length].to(self._dtype)
+        x_MLE = embeddings_MLE.to(self._device, self.dtype) + tower.positional_embedding[:length].to(self.dtype)
         mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
         x_MLE = tower.ln_final(tower.transformer(x_MLE, attn_mask=mask))
         x_ME = x_MLE[torch.arange(len(x_MLE), device=self._device), position.to(self._device)]
-        if isinstance(tower.text_projection, nn.Linear):
-            x_ME = tower.text_projection(x_ME)
-        elif tower.text_projection is not None:
-            x_ME = x_ME @ tower.text_projection
-        return normalize(x_ME.float(), dim=-1)
+        return normalize(projected(tower, x_ME).float(), dim=-1)
 
-    def _text_tower(self) -> Any:
+    def text_tower(self) -> Any:
         """The module with token embeddings: plain CLIP keeps them at its top level."""
         tower = getattr(self._model, "text", self._model)
         if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
@@ -173,7 +178,7 @@ class OpenClipTeacher:
         return tower
 
     def _read_position(self, ids_ML: Tensor) -> Tensor:
-        tower = self._text_tower()
+        tower = self.text_tower()
         pool = getattr(tower, "text_pool_type", None) or tower.pool_type
         if pool == "argmax":
             return ids_ML.argmax(dim=-1)

@@ -1,0 +1,233 @@
+"""Teachers with learned prompts: their own weights stay as they are, a few thousand numbers beside them are trained.
+
+A prompted teacher is a teacher: images go through its prompts, and ``class_vectors`` makes the vectors of any classes.
+No class is stored in it, so that it serves other classes than those it was trained with.
+
+Shapes: N images, C classes, P prompt tokens, E token width, R rank, D dimensions, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from clipstill.core.errors import ArtifactError, ConfigError
+from clipstill.core.files import atomic_path, sha256_json
+from clipstill.core.protocols import Teacher
+from clipstill.core.seeds import generator_for
+from clipstill.core.tensors import tensor_digest
+from clipstill.teachers.deep_prompts import TextPrompts, VisualPrompts
+from clipstill.teachers.embedded import EmbeddedTeacher
+from clipstill.teachers.openclip import OpenClipTeacher
+
+__all__ = ["PromptedTeacher", "load_prompts", "prompted", "save_prompts"]
+
+_FORMAT = "1"
+
+
+class PromptedTeacher(nn.Module):
+    """What both kinds share; the parameters of the module are what is learned.
+
+    Args:
+        base: the teacher; it is no part of the module's parameters.
+        facts: what the prompts were made with, for the file.
+
+    Attributes:
+        base: the same, unchanged: its own vectors are the zero-shot ones.
+    """
+
+    def __init__(self, base: Teacher, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.base = base
+        self.facts = dict(facts)
+        self.name = base.name
+        self.image_size = base.image_size
+        self.dim = base.dim
+        self.logit_scale = base.logit_scale
+        self.preprocess = base.preprocess
+        self.templates = base.templates
+        self.image_parameters = base.image_parameters
+        self.provenance = base.provenance
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the base's weights and of the prompts as they are now."""
+        return sha256_json([self.base.weights_sha256, tensor_digest(dict(self.named_parameters()))])
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D), float32, differentiable to the prompts and to the pixels."""
+        raise NotImplementedError
+
+    def class_vectors(self, names: Sequence[str]) -> Tensor:
+        """Unit vectors (C, D), float32, differentiable to the prompts."""
+        raise NotImplementedError
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Plain texts -> unit vectors (M, D): as the base sees them."""
+        return self.base.encode_text(texts)
+
+    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As the base does."""
+        return self.base.embed_tokens(texts)
+
+    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
+        """As the base does."""
+        return self.base.encode_tokens(embeddings_MLE, position)
+
+
+class PromptedOpenClip(PromptedTeacher):
+    """Deep prompts in both towers of a CLIP with a vision transformer.
+
+    Source: Li et al., PromptKD, CVPR 2024; Khattak et al., PromptSRC, ICCV 2023 (its independent prompts).
+
+    Args:
+        base: the teacher.
+        count: P, of both towers.
+        visual_depth: layers of the image tower that get prompts.
+        text_depth: layers of the text tower that do.
+        words: the first layer's text prompts start as these, if they are P tokens; else at random.
+        seed: of what is random.
+
+    Raises:
+        ConfigError: the towers do not take such prompts.
+    """
+
+    base: OpenClipTeacher
+
+    def __init__(
+        self, base: OpenClipTeacher, count: int, visual_depth: int, text_depth: int, words: str, seed: int
+    ) -> None:
+        facts = {"count": count, "visual_depth": visual_depth, "text_depth": text_depth, "words": words}
+        super().__init__(base, facts)
+        # Between the start and the end of the text lie its tokens.
+        embedded_1LE, position_1 = base.embed_tokens([words])
+        first_PE = embedded_1LE[0, 1 : int(position_1[0])]
+        if len(first_PE) != count:
+            draw = generator_for(seed, "text prompts", 0)
+            first_PE = 0.02 * torch.randn(count, embedded_1LE.shape[2], generator=draw).to(embedded_1LE.device)
+        self.text_prompts = TextPrompts(base.text_tower(), first_PE, text_depth, seed)
+        self.visual_prompts = VisualPrompts(base.image_tower(), count, visual_depth, seed).to(embedded_1LE.device)
+        # One token each, whatever it is: its place is what counts.
+        self._holders = " ".join(["x"] * count)
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        return normalize(self.visual_prompts(self.base.image_tower(), self.base.prepared(x_N3HW)).float(), dim=-1)
+
+    def class_vectors(self, names: Sequence[str]) -> Tensor:
+        texts = [f"{self._holders} {' '.join(name.replace('_', ' ').split())}." for name in names]
+        embeddings_CLE, position_C = self.base.embed_tokens(texts)
+        embeddings_CLE = embeddings_CLE.to(self.base.dtype)
+        return normalize(self.text_prompts(self.base.text_tower(), embeddings_CLE, position_C).float(), dim=-1)
+
+
+class PromptedEmbedded(PromptedTeacher):
+    """Soft tokens before the class name, and a projection after the image towers that starts as no change at all.
+
+    An extension of clipstill: convolutional towers have no tokens to learn.
+
+    Args:
+        base: the teacher.
+        words: the soft tokens start as these; one at least.
+        rank: R, of the projection.
+        seed: of what is random.
+    """
+
+    base: EmbeddedTeacher
+
+    def __init__(self, base: EmbeddedTeacher, words: str, rank: int, seed: int) -> None:
+        super().__init__(base, {"words": words, "rank": rank})
+        embedded_1LE, mask_1L = base.embed_tokens([words])
+        # Without the marks of start and end.
+        first_PE = embedded_1LE[0, 1 : int(mask_1L[0].sum()) - 1]
+        if not len(first_PE):
+            raise ConfigError("soft tokens need words to start as. Set prompt_teacher.words.")
+        self.text_tokens_PE = nn.Parameter(first_PE.detach().float().clone())
+        draw = generator_for(seed, "image projection")
+        into_RD = torch.randn(rank, base.dim, generator=draw) / base.dim**0.5
+        self.image_into_RD = nn.Parameter(into_RD.to(first_PE.device))
+        self.image_out_DR = nn.Parameter(torch.zeros(base.dim, rank, device=first_PE.device))
+
+    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        return self.project(self.base.encode_image(x_N3HW))
+
+    def project(self, vectors_ND: Tensor) -> Tensor:
+        """The base's unit vectors of images -> its own."""
+        return normalize(vectors_ND + vectors_ND @ self.image_into_RD.T @ self.image_out_DR.T, dim=-1)
+
+    def class_vectors(self, names: Sequence[str]) -> Tensor:
+        spoken = [" ".join(name.replace("_", " ").split()) for name in names]
+        embeddings_CLE, mask_CL = self.base.embed_tokens(spoken)
+        soft_CPE = self.text_tokens_PE.expand(len(names), -1, -1)
+        with_soft = torch.cat([embeddings_CLE[:, :1], soft_CPE, embeddings_CLE[:, 1:]], 1)
+        with_mask = torch.cat([mask_CL[:, :1].expand(-1, 1 + soft_CPE.shape[1]), mask_CL[:, 1:]], 1)
+        return self.base.encode_tokens(with_soft, with_mask)
+
+
+def prompted(
+    base: Teacher,
+    *,
+    count: int = 4,
+    visual_depth: int = 9,
+    text_depth: int = 9,
+    words: str = "a photo of a",
+    rank: int = 64,
+    seed: int = 0,
+) -> PromptedTeacher:
+    """A teacher with prompts as they start.
+
+    Args:
+        base: a teacher of open_clip, or an embedded one.
+        count: of open_clip's prompt tokens a layer.
+        visual_depth: of open_clip's image tower.
+        text_depth: of open_clip's text tower.
+        words: that text prompts start as.
+        rank: of an embedded teacher's projection.
+        seed: of what is random.
+
+    Raises:
+        ConfigError: a teacher of another kind, or one whose towers do not take prompts.
+    """
+    if isinstance(base, EmbeddedTeacher):
+        return PromptedEmbedded(base, words, rank, seed)
+    if isinstance(base, OpenClipTeacher):
+        return PromptedOpenClip(base, count, visual_depth, text_depth, words, seed)
+    raise ConfigError(f"the teacher {base.name} takes no prompts. Choose an embedded one or one of open_clip.")
+
+
+def save_prompts(teacher: PromptedTeacher, path: Path) -> None:
+    """Write what was learned, and what it belongs to."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in teacher.named_parameters()}
+    facts = {name: str(value) for name, value in teacher.facts.items()}
+    about = {"format": _FORMAT, "teacher": teacher.name, "teacher_sha256": teacher.base.weights_sha256, **facts}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, about)
+
+
+def load_prompts(base: Teacher, path: Path) -> PromptedTeacher:
+    """A teacher with the prompts that ``save_prompts`` wrote, for whatever classes.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another teacher.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            about = dict(stored.metadata() or {})
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} holds no prompts ({error}). Train the teacher again.") from None
+    if about.get("format") != _FORMAT or about.get("teacher_sha256") != base.weights_sha256:
+        raise ArtifactError(
+            f"{path} holds prompts of the teacher {about.get('teacher', 'unknown')}, whose weights are not those of "
+            f"{base.name}. Name that teacher, or train prompts for this one."
+        )
+    numbers = {name: int(about[name]) for name in ("count", "visual_depth", "text_depth", "rank") if name in about}
+    teacher = prompted(base, words=about["words"], **numbers)
+    teacher.load_state_dict(tensors)
+    return teacher
