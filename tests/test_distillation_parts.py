@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.seeds import generator_for
@@ -18,7 +19,7 @@ from clipstill.distillation.losses import agreement, kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.views import Views, crops, plain_view
+from clipstill.distillation.views import Kernel, Views, crops, plain_view
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -111,14 +112,15 @@ def test_crops_cover_at_least_the_least_area() -> None:
 
 
 @pytest.mark.parametrize("size", [12, 32, 90])
-def test_crops_of_all_pictures_are_those_that_torch_makes_of_each(size: int) -> None:
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+def test_crops_of_all_pictures_are_those_that_torch_makes_of_each(size: int, kernel: Kernel) -> None:
     x_N3HW = random(3, 3, 40, 52)
     first_N2, end_N2 = torch.tensor([[0, 0], [7, 3], [30, 39]]), torch.tensor([[52, 40], [20, 31], [31, 40]])
     by_itself = [
-        plain_view(x_N3HW[i : i + 1, :, top:bottom, left:right], size)
+        interpolate(x_N3HW[i : i + 1, :, top:bottom, left:right], (size, size), mode=kernel, antialias=True)
         for i, ((left, top), (right, bottom)) in enumerate(zip(first_N2.tolist(), end_N2.tolist(), strict=True))
     ]
-    torch.testing.assert_close(crops(x_N3HW, first_N2, end_N2, size), torch.cat(by_itself), atol=1e-5, rtol=0)
+    torch.testing.assert_close(crops(x_N3HW, first_N2, end_N2, size, kernel), torch.cat(by_itself), atol=1e-5, rtol=0)
 
 
 def test_plain_view_of_the_right_size_is_the_picture() -> None:

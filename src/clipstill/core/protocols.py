@@ -6,9 +6,9 @@ every model normalises by itself, so that nobody passes normalised tensors aroun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +105,41 @@ class BatchNormTeacher(Teacher, Protocol):
         The distance is a scalar, the mean over layers of the relative gap of means and of standard deviations. It
         couples the images of the batch.
         """
+        ...
+
+
+@runtime_checkable
+class PromptedTeacher(Teacher, Protocol):
+    """A teacher with prompts to learn, which are its parameters; the weights of its towers are none of them.
+
+    Attributes:
+        learns_after_towers: whether images pass through the frozen tower first and meet what is learned then, so that
+            the tower's part can be computed once.
+    """
+
+    learns_after_towers: bool
+
+    def class_vectors(self, names: Sequence[str]) -> Tensor:
+        """Unit vectors (C, D), float32, differentiable to the prompts."""
+        ...
+
+    def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
+        """Unit vectors (C, D), float32, without any prompt: what the teacher knew before."""
+        ...
+
+    def plain_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D), float32, without any prompt."""
+        ...
+
+    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
+        """As ``encode_image``, where the same images' ``plain_image`` is known already.
+
+        ``x_N3HW`` is not looked at where the teacher learns after its towers.
+        """
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """What is learned."""
         ...
 
 

@@ -5,7 +5,7 @@ Shapes: N images, H x W pixels, S x S pixels of a view. Everything stays in [0, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from kornia import augmentation
@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import DistilSettings
+
+Kernel = Literal["bilinear", "bicubic"]
 
 
 class Drawn(NamedTuple):
@@ -43,11 +45,21 @@ class Views:
         jitter: strength for brightness, contrast and saturation; a fifth of it for the hue.
         grayscale: probability of losing the colours.
         mix: probability of being mixed with another picture of the same call: blended, or with a part of it pasted in.
+        kernel: of the resize; CLIP was trained with ``"bicubic"`` views.
     """
 
-    def __init__(self, size: int, crop_min: float, jitter: float, grayscale: float, mix: float = 0.0) -> None:
+    def __init__(
+        self,
+        size: int,
+        crop_min: float,
+        jitter: float,
+        grayscale: float,
+        mix: float = 0.0,
+        kernel: Kernel = "bilinear",
+    ) -> None:
         self.size = size
         self.mix = mix
+        self.kernel: Kernel = kernel
         self._colours: list[torch.nn.Module] = []
         if jitter > 0:
             self._colours.append(augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5))
@@ -69,7 +81,7 @@ class Views:
             for change in self._colours:
                 x_N3HW = change(x_N3HW)
             corners_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long()
-            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size)
+            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size, self.kernel)
             return self._mixed(self._flip(view_N3SS).clamp(0.0, 1.0))
 
     def _mixed(self, x_N3SS: Tensor) -> Drawn:
@@ -93,8 +105,8 @@ def plain_view(x_N3HW: Tensor, size: int) -> Tensor:
     return functional.interpolate(x_N3HW, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int) -> Tensor:
-    """Another part of each picture at ``size`` x ``size``, as ``plain_view`` would make of each by itself.
+def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int, kernel: Kernel = "bilinear") -> Tensor:
+    """Another part of each picture at ``size`` x ``size``, as torch's own resize with antialias makes of each.
 
     All in two products of matrices: a loop over pictures is what a GPU would wait for. Kornia's own resize has no
     antialias, which shifts features where a crop is larger than the view.
@@ -104,23 +116,31 @@ def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int) -> Tensor
         first_N2: the column and row of each part's first pixel.
         end_N2: those after its last one.
         size: S.
+        kernel: of the resize.
     """
     first_N2, end_N2 = first_N2.to(x_N3HW.device), end_N2.to(x_N3HW.device)
-    across_NSW = _resampling(first_N2[:, 0], end_N2[:, 0], x_N3HW.shape[3], size)
-    down_NSH = _resampling(first_N2[:, 1], end_N2[:, 1], x_N3HW.shape[2], size)
+    across_NSW = _resampling(first_N2[:, 0], end_N2[:, 0], x_N3HW.shape[3], size, kernel)
+    down_NSH = _resampling(first_N2[:, 1], end_N2[:, 1], x_N3HW.shape[2], size, kernel)
     return down_NSH[:, None] @ x_N3HW @ across_NSW[:, None].mT
 
 
-def _resampling(first_N: Tensor, end_N: Tensor, pixels: int, size: int) -> Tensor:
-    """What each of P pixels gives to each of S, (N, S, P): a triangle as wide as a new pixel, or an old one."""
+def _resampling(first_N: Tensor, end_N: Tensor, pixels: int, size: int, kernel: Kernel) -> Tensor:
+    """What each of P pixels gives to each of S, (N, S, P): a kernel as wide as a new pixel asks, or an old one."""
     first_N11, end_N11 = first_N[:, None, None].float(), end_N[:, None, None].float()
     scale_N11 = (end_N11 - first_N11) / size
     new_S1 = torch.arange(size, device=first_N.device)[:, None] + 0.5
     old_P = torch.arange(pixels, device=first_N.device) + 0.5
-    distance_NSP = (old_P - (first_N11 + scale_N11 * new_S1)).abs()
-    weight_NSP = (1 - distance_NSP / scale_N11.clamp(min=1)).clamp(min=0)
+    distance_NSP = (old_P - (first_N11 + scale_N11 * new_S1)).abs() / scale_N11.clamp(min=1)
+    weight_NSP = _cubic(distance_NSP) if kernel == "bicubic" else (1 - distance_NSP).clamp(min=0)
     weight_NSP = weight_NSP * ((old_P > first_N11) & (old_P < end_N11))
     return weight_NSP / weight_NSP.sum(2, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution with a = -0.5, as Pillow has it and torch where it is asked for antialias."""
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def to_unit(images_N3HW: Tensor, device: torch.device) -> Tensor:

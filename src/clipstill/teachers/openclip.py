@@ -127,10 +127,15 @@ class OpenClipTeacher:
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit vectors (M, D), float32, no gradient. What exceeds the model's token limit is cut off."""
+        return normalize(self.text_vectors(texts), dim=-1)
+
+    @torch.no_grad()
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """As ``encode_text``, of the length that the tower gives them."""
         parts = []
         for start in range(0, len(texts), TEXT_BATCH):
             ids_ML = self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._device)
-            parts.append(normalize(self._model.encode_text(ids_ML).float(), dim=-1))
+            parts.append(self._model.encode_text(ids_ML).float())
         return torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self._device)
 
     @torch.no_grad()

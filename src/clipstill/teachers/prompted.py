@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -61,6 +62,8 @@ class PromptedTeacher(nn.Module):
         """Of the base's weights and of the prompts as they are now."""
         return sha256_json([self.base.weights_sha256, tensor_digest(dict(self.named_parameters()))])
 
+    learns_after_towers = False
+
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D), float32, differentiable to the prompts and to the pixels."""
         raise NotImplementedError
@@ -68,6 +71,20 @@ class PromptedTeacher(nn.Module):
     def class_vectors(self, names: Sequence[str]) -> Tensor:
         """Unit vectors (C, D), float32, differentiable to the prompts."""
         raise NotImplementedError
+
+    def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
+        """Unit vectors (C, D), float32, without any prompt: what the teacher knew before."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def plain_image(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> unit vectors (N, D), float32, without any prompt."""
+        return self.base.encode_image(x_N3HW)
+
+    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
+        """As ``encode_image``; ``plain_ND`` spares the way through the towers where nothing is learned in them."""
+        del plain_ND
+        return self.encode_image(x_N3HW)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Plain texts -> unit vectors (M, D): as the base sees them."""
@@ -121,10 +138,21 @@ class PromptedOpenClip(PromptedTeacher):
         return normalize(self.visual_prompts(self.base.image_tower(), self.base.prepared(x_N3HW)).float(), dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
-        texts = [f"{self._holders} {' '.join(name.replace('_', ' ').split())}." for name in names]
+        texts = [f"{self._holders} {_spoken(name)}." for name in names]
         embeddings_CLE, position_C = self.base.embed_tokens(texts)
         embeddings_CLE = embeddings_CLE.to(self.base.dtype)
         return normalize(self.text_prompts(self.base.text_tower(), embeddings_CLE, position_C).float(), dim=-1)
+
+    def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
+        """The mean over the ImageNet sentences of CLIP's authors, of vectors whose length was not changed.
+
+        Khattak et al. (PromptSRC, ICCV 2023) take sixty sentences; these are the eighty that open_clip carries.
+        """
+        means = []
+        for name in names:
+            vectors_MD = self.base.text_vectors([sentence(_spoken(name)) for sentence in OPENAI_IMAGENET_TEMPLATES])
+            means.append(vectors_MD.mean(0))
+        return normalize(torch.stack(means), dim=-1)
 
 
 class PromptedEmbedded(PromptedTeacher):
@@ -140,6 +168,7 @@ class PromptedEmbedded(PromptedTeacher):
     """
 
     base: EmbeddedTeacher
+    learns_after_towers = True
 
     def __init__(self, base: EmbeddedTeacher, words: str, rank: int, seed: int) -> None:
         super().__init__(base, {"words": words, "rank": rank})
@@ -157,13 +186,19 @@ class PromptedEmbedded(PromptedTeacher):
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         return self.project(self.base.encode_image(x_N3HW))
 
+    def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
+        return self.base.encode_text([_spoken(name) for name in names])
+
+    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
+        del x_N3HW
+        return self.project(plain_ND)
+
     def project(self, vectors_ND: Tensor) -> Tensor:
         """The base's unit vectors of images -> its own."""
         return normalize(vectors_ND + vectors_ND @ self.image_into_RD.T @ self.image_out_DR.T, dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
-        spoken = [" ".join(name.replace("_", " ").split()) for name in names]
-        embeddings_CLE, mask_CL = self.base.embed_tokens(spoken)
+        embeddings_CLE, mask_CL = self.base.embed_tokens([_spoken(name) for name in names])
         soft_CPE = self.text_tokens_PE.expand(len(names), -1, -1)
         with_soft = torch.cat([embeddings_CLE[:, :1], soft_CPE, embeddings_CLE[:, 1:]], 1)
         with_mask = torch.cat([mask_CL[:, :1].expand(-1, 1 + soft_CPE.shape[1]), mask_CL[:, 1:]], 1)
@@ -231,3 +266,7 @@ def load_prompts(base: Teacher, path: Path) -> PromptedTeacher:
     teacher = prompted(base, words=about["words"], **numbers)
     teacher.load_state_dict(tensors)
     return teacher
+
+
+def _spoken(name: str) -> str:
+    return " ".join(name.replace("_", " ").split())

@@ -1,0 +1,170 @@
+"""Learning a teacher's prompts: the loss against closed forms, the schedule, the average, resume, and that it does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.seeds import generator_for
+from clipstill.distillation import prompt_tuning
+from clipstill.distillation.prompt_tuning import (
+    PromptTuningSettings,
+    average_shares,
+    epoch_rate,
+    regulated_loss,
+    tune_prompts,
+)
+from clipstill.teachers.prompted import PromptedTeacher, prompted
+from openclip_fixtures import architectures, loaded, pictures  # noqa: F401
+
+NAMES = ["dog", "cat", "sea horse"]
+SETTINGS = PromptTuningSettings(epochs=3, batch=4, lr=0.05, average_mean=2.0)
+
+
+def units(*shape: int) -> Tensor:
+    return normalize(torch.randn(*shape, generator=generator_for("units", *shape)), dim=-1)
+
+
+def clip(tmp_path: Path) -> PromptedTeacher:
+    return prompted(loaded(tmp_path)[1], visual_depth=2, text_depth=2)
+
+
+def examples() -> tuple[Tensor, Tensor]:
+    """Three classes that differ by colour."""
+    images = torch.randint(0, 60, (9, 3, 40, 40), generator=generator_for("examples"), dtype=torch.uint8)
+    labels = torch.arange(9) % 3
+    for image, label in zip(images, labels, strict=True):
+        image[label] += 150
+    return images, labels
+
+
+def test_each_term_is_its_closed_form() -> None:
+    image, text, plain, plain_text, label = (
+        units(2, 4),
+        units(3, 4),
+        units(5, 4)[:2],
+        units(6, 4)[:3],
+        torch.tensor([2, 0]),
+    )
+    terms = regulated_loss(image, text, plain, plain_text, label, scale=10.0)
+    p = torch.softmax(10 * plain @ plain_text.T, 1).double()
+    q = torch.softmax(10 * image @ text.T, 1).double()
+    assert float(terms["cross_entropy"]) == pytest.approx(float(-(q[0, 2].log() + q[1, 0].log()) / 2), rel=1e-5)
+    assert float(terms["text"]) == pytest.approx(float((text - plain_text).abs().sum() / 12), rel=1e-5)
+    assert float(terms["image"]) == pytest.approx(float((image - plain).abs().sum() / 8), rel=1e-5)
+    assert float(terms["logits"]) == pytest.approx(float((p * (p / q).log()).sum() / 6), rel=1e-4)
+
+
+def test_unprompted_vectors_cost_nothing_but_their_errors() -> None:
+    terms = regulated_loss(units(2, 4), units(3, 4), units(2, 4), units(3, 4), torch.tensor([0, 1]), 10.0)
+    assert [float(terms[name]) for name in ("text", "image", "logits")] == [0, 0, 0]
+
+
+def test_the_rate_is_small_for_an_epoch_and_ends_at_2_4_percent_of_its_peak() -> None:
+    settings = PromptTuningSettings()
+    rates = [epoch_rate(epoch, settings) for epoch in range(20)]
+    assert rates[:2] == [1e-5, 0.005]
+    assert rates[-1] / 0.005 == pytest.approx(0.024, abs=5e-4)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_the_average_is_a_gaussian_over_epochs_that_sums_to_one() -> None:
+    shares = average_shares(PromptTuningSettings())
+    assert sum(shares) == pytest.approx(1)
+    assert shares[14] / shares[15] == pytest.approx(math.exp(0.5))
+    assert average_shares(PromptTuningSettings(average_mean=0))[-2:] == [0, 1]
+    assert sum(average_shares(PromptTuningSettings(epochs=2, average_mean=90.0))) == pytest.approx(1)
+
+
+def test_prompts_learn_and_everything_else_keeps_its_bits(tmp_path: Path) -> None:
+    teacher = clip(tmp_path)
+    frozen = {name: value.clone() for name, value in teacher.base._model.state_dict().items()}
+    start = {name: value.detach().clone() for name, value in teacher.named_parameters()}
+    settings = replace(SETTINGS, epochs=25, average_mean=23.0)
+    history = tune_prompts(teacher, NAMES, *examples(), settings, tmp_path / "work")
+    assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
+    assert all(not torch.equal(value, start[name]) for name, value in teacher.named_parameters())
+    assert all(torch.equal(value, frozen[name]) for name, value in teacher.base._model.state_dict().items())
+
+
+def test_the_result_is_the_average_of_what_the_epochs_ended_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+    save = prompt_tuning.save_state
+
+    def keep(path: Path, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
+        seen.append({name: value.clone() for name, value in tensors.items() if name.startswith("learned.")})
+        save(path, tensors, facts)
+
+    monkeypatch.setattr(prompt_tuning, "save_state", keep)
+    teacher = clip(tmp_path)
+    tune_prompts(teacher, NAMES, *examples(), SETTINGS, tmp_path / "work")
+    shares = average_shares(SETTINGS)
+    for name, value in teacher.named_parameters():
+        expected = sum(share * each[f"learned.{name}"] for share, each in zip(shares, seen, strict=True))
+        assert torch.allclose(value, torch.as_tensor(expected), atol=1e-7)
+
+
+def test_a_killed_tuning_goes_on_and_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = clip(tmp_path)
+    tune_prompts(whole, NAMES, *examples(), SETTINGS, tmp_path / "whole")
+    killed, save = clip(tmp_path), prompt_tuning.save_state
+
+    def and_die(*args: object) -> None:
+        save(*args)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prompt_tuning, "save_state", and_die)
+    with pytest.raises(KeyboardInterrupt):
+        tune_prompts(killed, NAMES, *examples(), SETTINGS, tmp_path / "killed")
+    monkeypatch.setattr(prompt_tuning, "save_state", save)
+    again = clip(tmp_path)
+    history = tune_prompts(again, NAMES, *examples(), SETTINGS, tmp_path / "killed")
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    expected = dict(whole.named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in again.named_parameters())
+
+
+def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
+    from clipstill.teachers import load_teacher
+
+    teacher = prompted(load_teacher("embedded-s", torch.device("cpu")), words="a", rank=4)
+    asked: list[int] = []
+    encode = teacher.plain_image
+
+    def counted(x_N3HW: Tensor) -> Tensor:
+        asked.append(len(x_N3HW))
+        return encode(x_N3HW)
+
+    teacher.plain_image = counted  # type: ignore[method-assign]
+    settings = replace(SETTINGS, views=2, epochs=6, average_mean=6.0)
+    history = tune_prompts(teacher, NAMES, *examples(), settings, tmp_path)
+    assert sum(asked) == 2 * 9
+    assert history[-1]["loss"] < history[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"crop_min": 1.5}, "crop_min is 1.5"),
+        ({"average_std": 0.0}, "average_std is 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"prompt_teacher.{message}"):
+        PromptTuningSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_labels_must_be_of_the_classes(tmp_path: Path) -> None:
+    images, labels = examples()
+    with pytest.raises(DataError, match="2 classes. Give at least one image"):
+        tune_prompts(clip(tmp_path), NAMES[:2], images, labels, SETTINGS, tmp_path)
