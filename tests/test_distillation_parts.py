@@ -16,7 +16,7 @@ from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.holdout import held_out_mask
 from clipstill.distillation.losses import agreement, kd_loss
-from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate
+from clipstill.distillation.optimisation import MovingAverage, Optimiser, epoch_rate, learned_state, rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.views import Kernel, Views, crops, plain_view
@@ -121,6 +121,37 @@ def test_crops_of_all_pictures_are_those_that_torch_makes_of_each(size: int, ker
         for i, ((left, top), (right, bottom)) in enumerate(zip(first_N2.tolist(), end_N2.tolist(), strict=True))
     ]
     torch.testing.assert_close(crops(x_N3HW, first_N2, end_N2, size, kernel), torch.cat(by_itself), atol=1e-5, rtol=0)
+
+
+def test_the_published_schedule_goes_by_epochs_and_ends_at_2_4_percent_of_its_peak() -> None:
+    shares = [epoch_rate(epoch, 20, first=0.002) for epoch in range(20)]
+    assert shares[:2] == [0.002, 1.0]
+    assert shares[-1] == pytest.approx(0.024, abs=5e-4)
+    assert shares[1:] == sorted(shares[1:], reverse=True)
+    by_step = Optimiser(nn.Linear(2, 2), DistilSettings(schedule="epochs", epochs=20), steps=60)
+    assert [by_step.rate(step) for step in range(60)] == [share for share in shares for _ in range(3)]
+    with pytest.raises(ConfigError, match="Set how many there are"):
+        DistilSettings(schedule="epochs")
+
+
+def test_momentum_is_sgd_without_nesterovs_step() -> None:
+    module = nn.Linear(2, 1, bias=False)
+    start, gradient = module.weight.detach().clone(), {"weight": torch.tensor([[1.0, -2.0]])}
+    settings = DistilSettings(optimiser="momentum", head_lr=0.1, weight_decay=0.0, warmup_steps=0)
+    optimiser = Optimiser(module, settings, steps=1_000_000)
+    optimiser.step(gradient, 0)
+    optimiser.step(gradient, 1)
+    # 1, then 0.9 of it and the new one.
+    torch.testing.assert_close(module.weight.detach(), start - 0.1 * (1 + 1.9) * gradient["weight"])
+
+
+def test_a_moving_average_shares_what_does_not_train() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[0].requires_grad_(False)
+    average = MovingAverage(module, 0.5)
+    assert average.module[0].weight is module[0].weight
+    assert average.module[1].weight is not module[1].weight
+    assert set(learned_state(module)) == {"1.weight", "1.bias"}
 
 
 def test_plain_view_of_the_right_size_is_the_picture() -> None:

@@ -17,7 +17,6 @@ from clipstill.distillation import prompt_tuning
 from clipstill.distillation.prompt_tuning import (
     PromptTuningSettings,
     average_shares,
-    epoch_rate,
     regulated_loss,
     tune_prompts,
 )
@@ -65,14 +64,6 @@ def test_each_term_is_its_closed_form() -> None:
 def test_unprompted_vectors_cost_nothing_but_their_errors() -> None:
     terms = regulated_loss(units(2, 4), units(3, 4), units(2, 4), units(3, 4), torch.tensor([0, 1]), 10.0)
     assert [float(terms[name]) for name in ("text", "image", "logits")] == [0, 0, 0]
-
-
-def test_the_rate_is_small_for_an_epoch_and_ends_at_2_4_percent_of_its_peak() -> None:
-    settings = PromptTuningSettings()
-    rates = [epoch_rate(epoch, settings) for epoch in range(20)]
-    assert rates[:2] == [1e-5, 0.005]
-    assert rates[-1] / 0.005 == pytest.approx(0.024, abs=5e-4)
-    assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
 def test_the_average_is_a_gaussian_over_epochs_that_sums_to_one() -> None:

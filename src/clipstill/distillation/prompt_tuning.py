@@ -24,6 +24,7 @@ from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state, with_prefix
+from clipstill.distillation.optimisation import epoch_rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.views import Views, to_unit
 
@@ -173,9 +174,9 @@ class _Tuning:
         total, done = settings.epochs * steps, len(history) * steps
         with Progress("teacher's prompts", total=total, unit="step", done=done) as bar:
             for epoch in range(len(history), settings.epochs):
-                share = epoch_rate(epoch, settings)
+                lr = settings.lr * epoch_rate(epoch, settings.epochs, settings.warmup_lr / max(settings.lr, 1e-12))
                 for group in optimiser.param_groups:
-                    group["lr"] = share
+                    group["lr"] = lr
                 told = []
                 order = SampleOrder(len(self.images), settings.batch, settings.seed, "prompts")
                 for step in range(epoch * steps, (epoch + 1) * steps):
@@ -184,7 +185,7 @@ class _Tuning:
                 for name, value in self.learned.items():
                     average[name] += share_E[epoch] * value.detach().float()
                 history.append(
-                    {"epoch": epoch + 1, "lr": share} | {name: fmean(each[name] for each in told) for name in told[0]}
+                    {"epoch": epoch + 1, "lr": lr} | {name: fmean(each[name] for each in told) for name in told[0]}
                 )
                 self._save(optimiser, average, history)
         for name, value in self.learned.items():
@@ -273,16 +274,6 @@ def regulated_loss(
         "logits": divergence / logits_BC.numel(),
         "accuracy": (logits_BC.argmax(1) == label_B).float().mean().detach(),
     }
-
-
-def epoch_rate(epoch: int, settings: PromptTuningSettings) -> float:
-    """Learning rate of an epoch, counted from 0.
-
-    Of twenty epochs the last has 2.4 % of the peak: the cosine's own count begins after the first epoch.
-    """
-    if epoch == 0 and settings.epochs > 1:
-        return settings.warmup_lr
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * max(0, epoch - 1) / settings.epochs))
 
 
 def average_shares(settings: PromptTuningSettings) -> list[float]:

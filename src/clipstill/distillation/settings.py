@@ -18,14 +18,18 @@ class DistilSettings:
         steps: optimiser steps of the main phase.
         minutes: that teaching may take, features included, instead of ``steps``: the time of the first steps tells how
             many there will be; 0 goes by ``steps``.
+        epochs: passes over the pictures, which then decide the number of steps; 0 goes by ``steps``.
         batch: images a step, of all processes together.
         accumulate: parts of a batch that go through memory one after the other.
         precision: ``"fp32"``, or ``"bf16"`` for the student's passes; weights and losses stay in fp32.
         lr: peak learning rate of the backbone.
         head_lr: peak learning rate of the head, in every phase.
         weight_decay: decoupled; not on biases and BatchNorm.
-        optimiser: ``"adamw"``, or ``"sgd"`` (momentum 0.9, Nesterov).
-        warmup_steps: steps of linear rise at the start of each phase; a cosine to zero follows.
+        optimiser: ``"adamw"``, ``"sgd"`` (momentum 0.9, Nesterov) or ``"momentum"`` (the same without Nesterov's step).
+        schedule: ``"steps"`` rises over ``warmup_steps`` and falls to zero as a cosine does; ``"epochs"``, which needs
+            ``epochs``, keeps a five-hundredth of the peak for one epoch and falls by whole epochs then, as PromptKD
+            does (Li et al., CVPR 2024).
+        warmup_steps: steps of linear rise at the start of each phase.
         freeze: ``"backbone"`` trains the head alone on cached features of augmented views, which are computed once;
             ``"bn"`` tunes all weights and keeps BatchNorm's statistics; ``"none"`` trains everything, for students
             from scratch.
@@ -37,6 +41,9 @@ class DistilSettings:
         loss: ``"kd"``, the teacher's soft labels; ``"ce"``, hard ones: the class that a picture was made for, or the
             teacher's answer where it was made for none; ``"ce+kd"``, the sum.
         temperature: of the soft labels, above 0.
+        kd_weight: of the soft labels' loss.
+        kd_per_class: divide that loss by the number of classes, as PromptKD's code does: its weights of 200 and 1000
+            are two and ten for a hundred classes, and a hundred for ten.
         feature_weight: of the loss between features and the teacher's vectors; 0 leaves it out.
         meta: over styles: ``"none"``, or how the gradient of the outer loss is computed: ``"first_order"``, ``"exact"``
             or ``"reptile"``. It needs two styles or more.
@@ -47,6 +54,7 @@ class DistilSettings:
         crop_min: least share of the area that a random crop keeps, in (0, 1].
         jitter: strength of the changes of brightness, contrast and saturation, in [0, 1]; a fifth of it for the hue.
         grayscale: share of views that lose their colours, in [0, 1].
+        kernel: of the views' resize, with antialias: ``"bilinear"``, or ``"bicubic"``, which CLIP learned from.
         mix: share of views that are mixed with another picture: blended, or with a part of it pasted in; in [0, 1].
         keep: which validated weights are the result: most ``"agreement"`` with the teacher on held-out pictures (at
             equal agreement the least loss), least ``"loss"`` on them, or the ``"last"``.
@@ -62,13 +70,15 @@ class DistilSettings:
 
     steps: int = 1000
     minutes: float = 0.0
+    epochs: int = 0
     batch: int = 64
     accumulate: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     lr: float = 1e-4
     head_lr: float = 3e-3
     weight_decay: float = 1e-4
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd", "momentum"] = "adamw"
+    schedule: Literal["steps", "epochs"] = "steps"
     warmup_steps: int = 20
     freeze: Literal["backbone", "bn", "none"] = "backbone"
     head_steps: int = 0
@@ -76,6 +86,8 @@ class DistilSettings:
     labels: Literal["online", "cached"] = "online"
     loss: Literal["kd", "ce", "ce+kd"] = "kd"
     temperature: float = 2.0
+    kd_weight: float = 1.0
+    kd_per_class: bool = False
     feature_weight: float = 0.0
     meta: MetaMode = "none"
     meta_alpha: float = 0.0
@@ -85,6 +97,7 @@ class DistilSettings:
     crop_min: float = 0.3
     jitter: float = 0.3
     grayscale: float = 0.0
+    kernel: Literal["bilinear", "bicubic"] = "bilinear"
     mix: float = 0.0
     keep: Literal["agreement", "loss", "last"] = "agreement"
     held_out_styles: int = 2
@@ -108,6 +121,10 @@ class DistilSettings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ConfigError(f"distillation.{name} is {value}. It must lie between {least:g} and {most:g}.")
+        if self.schedule == "epochs" and self.epochs == 0:
+            raise ConfigError("distillation.schedule is 'epochs' and distillation.epochs is 0. Set how many there are.")
+        if self.epochs and self.minutes:
+            raise ConfigError("both distillation.epochs and distillation.minutes are set. Set one of them to 0.")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -115,7 +132,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("kd", "ce", "ce+kd"),
     "precision": ("fp32", "bf16"),
     "meta": ("none", "first_order", "exact", "reptile"),
-    "optimiser": ("adamw", "sgd"),
+    "optimiser": ("adamw", "sgd", "momentum"),
+    "schedule": ("steps", "epochs"),
+    "kernel": ("bilinear", "bicubic"),
     "freeze": ("backbone", "bn", "none"),
     "keep": ("agreement", "loss", "last"),
     "feature_recentre": ("off", "mean", "mean_std"),
@@ -123,6 +142,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _MANY = 10_000_000
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, _MANY),
+    "epochs": (0, _MANY),
+    "kd_weight": (0, _MANY),
     # BatchNorm with live statistics has none to take from a single image.
     "batch": (2, 65_536),
     "minutes": (0, _MANY),

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -38,7 +38,7 @@ from clipstill.distillation.label_cache import LabelCache
 from clipstill.distillation.learner import Learner, new_projector, statistics_kept
 from clipstill.distillation.losses import agreement, feature_loss, hard_loss, kd_loss
 from clipstill.distillation.meta import Loss, Weights, meta_gradient, split_styles
-from clipstill.distillation.optimisation import MovingAverage, Optimiser, rate
+from clipstill.distillation.optimisation import MovingAverage, Optimiser, learned_state
 from clipstill.distillation.randomness import SampleOrder, borrowed_generator
 from clipstill.distillation.recentre import Recentre, fit_recentre
 from clipstill.distillation.settings import DistilSettings
@@ -241,7 +241,6 @@ class _Run:
                 f"distillation.batch is {settings.batch}, which leaves {processes} processes less than two pictures "
                 f"each. Set it to {2 * processes} or more."
             )
-        self.settings = settings
         self.folder = folder
         self.device = torch.device(device)
         self.student = student.to(self.device)
@@ -254,11 +253,14 @@ class _Run:
         # Pictures with a class and pictures of anything have different statistics, so they are re-centred apart.
         self.train_class, self.train_style = class_id_N[~held_N], style_id_N[~held_N]
         self.train_group = (self.train_class < 0).long()
+        if settings.epochs:
+            settings = replace(settings, steps=settings.epochs * math.ceil(len(self.train_images) / settings.batch))
+        self.settings = settings
         if len(self.train_images) < 2:
             raise DataError(f"{len(self.train_images)} pictures are left to train on. Make more images a class.")
         self.key = sha256_json(
             {
-                "format": 3,
+                "format": 4,
                 "settings": dataclasses.asdict(settings),
                 "pictures": tensor_digest({"images": images_N3HW, "class": class_id_N, "style": style_id_N}),
                 "student": tensor_digest(student.state_dict()),
@@ -432,14 +434,14 @@ class _Run:
         average = MovingAverage(phase.learner, self.settings.ema)
         if saved is None:
             start = 0
-            best = _copy(phase.learner)
+            best = _copy(learned_state(phase.learner))
             if phase.name == ALL:
                 # The weights that come in are a candidate too: tuning must beat the head alone.
-                best = self._validated(phase, average.module, best, 0, [])
+                best = self._validated(phase, average, optimiser, best, 0, [])
         else:
             start = int(saved.facts["step"])
-            phase.learner.load_state_dict(saved.group("module"))
-            average.module.load_state_dict(saved.group("average"))
+            phase.learner.load_state_dict(saved.group("module"), strict=False)
+            average.module.load_state_dict(saved.group("average"), strict=False)
             optimiser.restore(saved.group("optimiser"))
             best = saved.group("best")
             phase.steps = optimiser.steps = int(saved.facts["steps"])
@@ -460,10 +462,10 @@ class _Run:
                     bar.total = phase.steps
                 if step % self.settings.checkpoint_every == 0 or step == phase.steps:
                     parallel.average_statistics(phase.learner)
-                    best = self._validated(phase, average.module, best, step, told)
+                    best = self._validated(phase, average, optimiser, best, step, told)
                     told = []
                     self._save(phase, optimiser, average, best, step, bool(timed))
-        phase.learner.load_state_dict(best)
+        phase.learner.load_state_dict(best, strict=False)
 
     def _affordable(self, step: int, seconds_a_step: float) -> int:
         """Steps that fit into the minutes, of which some are gone; all processes go by the slowest one's answer."""
@@ -486,7 +488,7 @@ class _Run:
                 self._parts(phase, rows[place], (*drawn, place) if place else drawn, place > 0)
                 for place in range(len(rows))
             ]
-            share_of_peak = rate(step, phase.steps, self.settings.warmup_steps)
+            share_of_peak = optimiser.rate(step)
             alpha = self.settings.meta_alpha or self.settings.head_lr * share_of_peak
             found = meta_gradient(self.settings.meta, optimiser.named, groups, alpha, parallel.summed)
         value = parallel.total(sum(found.losses)) / len(found.losses)
@@ -546,7 +548,9 @@ class _Run:
     def _loss(self, logits_BC: Tensor, feat_BD: Tensor | None, batch: _Batch) -> Tensor:
         loss_B = torch.zeros_like(batch.class_B, dtype=logits_BC.dtype)
         if self.settings.loss != "ce":
-            loss_B = loss_B + kd_loss(logits_BC, batch.teacher_BC, self.settings.temperature)
+            share = 1 / logits_BC.shape[1] if self.settings.kd_per_class else 1
+            loss = kd_loss(logits_BC, batch.teacher_BC, self.settings.temperature)
+            loss_B = loss_B + self.settings.kd_weight * share * loss
         if self.settings.loss != "kd":
             label_B = torch.where(batch.class_B >= 0, batch.class_B, batch.teacher_BC.argmax(1))
             loss_B = loss_B + hard_loss(logits_BC, label_B)
@@ -556,10 +560,16 @@ class _Run:
 
     @torch.no_grad()
     def _validated(
-        self, phase: _Phase, candidate: nn.Module, best: dict[str, Tensor], step: int, told: list[_Told]
+        self,
+        phase: _Phase,
+        average: MovingAverage,
+        optimiser: Optimiser,
+        best: dict[str, Tensor],
+        step: int,
+        told: list[_Told],
     ) -> dict[str, Tensor]:
         """Record a validation and return the weights to keep, as ``settings.keep`` says."""
-        candidate.eval()
+        candidate = average.module.eval()
         pairs = [(candidate(batch.inputs, batch.group_B)[0], batch.teacher_BC) for batch in phase.held_out()]
         agrees = held_out_loss = None
         if pairs:
@@ -575,12 +585,13 @@ class _Run:
                 "agreement": agrees,
                 "held_out_loss": held_out_loss,
                 "alignment": fmean(aligned) if aligned else None,
-                "lr": rate(step, phase.steps, self.settings.warmup_steps),
+                "lr": optimiser.rate(step),
             }
         )
         if self._is_better(agrees, held_out_loss):
             self.best = {"phase": phase.name, "step": step, "agreement": agrees, "held_out_loss": held_out_loss}
-            return _copy(candidate)
+            own = candidate.state_dict()
+            return _copy({name: own[name] for name in learned_state(phase.learner)})
         return best
 
     def _is_better(self, agrees: float | None, held_out_loss: float | None) -> bool:
@@ -600,9 +611,10 @@ class _Run:
         step: int,
         timed: bool,
     ) -> None:
+        learned, own = learned_state(phase.learner), average.module.state_dict()
         tensors = {
-            **with_prefix("module", phase.learner.state_dict()),
-            **with_prefix("average", average.module.state_dict()),
+            **with_prefix("module", learned),
+            **with_prefix("average", {name: own[name] for name in learned}),
             **with_prefix("best", best),
             **with_prefix("optimiser", optimiser.state()),
         }
@@ -619,5 +631,5 @@ class _Run:
             save_state(self.folder / CHECKPOINT, tensors, facts)
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}

@@ -95,7 +95,7 @@ class Views:
 
 def views_of(settings: DistilSettings, size: int) -> Views:
     """The views that settings ask for, for a student that sees ``size`` pixels a side."""
-    return Views(size, settings.crop_min, settings.jitter, settings.grayscale, settings.mix)
+    return Views(size, settings.crop_min, settings.jitter, settings.grayscale, settings.mix, settings.kernel)
 
 
 def plain_view(x_N3HW: Tensor, size: int) -> Tensor:

@@ -236,13 +236,15 @@ class DistillationSection(Config):
 
     steps: int
     minutes: Annotated[float, BeforeValidator(minutes_of)]
+    epochs: int
     batch: int
     accumulate: int
     precision: Literal["fp32", "bf16"]
     lr: float
     head_lr: float
     weight_decay: float
-    optimiser: Literal["adamw", "sgd"]
+    optimiser: Literal["adamw", "sgd", "momentum"]
+    schedule: Literal["steps", "epochs"]
     warmup_steps: int
     freeze: Literal["backbone", "bn", "none"]
     head_steps: int
@@ -250,6 +252,8 @@ class DistillationSection(Config):
     labels: Literal["online", "cached"]
     loss: Literal["kd", "ce", "ce+kd"]
     temperature: float
+    kd_weight: float
+    kd_per_class: bool
     feature_weight: float
     meta: Literal["none", "first_order", "exact", "reptile"]
     meta_alpha: float
@@ -259,6 +263,7 @@ class DistillationSection(Config):
     crop_min: float
     jitter: float
     grayscale: float
+    kernel: Literal["bilinear", "bicubic"]
     mix: float
     keep: Literal["agreement", "loss", "last"]
     held_out_styles: int

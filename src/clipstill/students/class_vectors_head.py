@@ -7,6 +7,8 @@ Shapes: N images, C classes, F features, D teacher dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -18,29 +20,30 @@ from clipstill.core.seeds import generator_for
 class ClassVectorsHead(nn.Module):
     """``scale * cos(projector(features), class vector)``.
 
+    Source of the projector of several layers: Li et al., PromptKD, CVPR 2024 (two layers of 1 x 1 convolutions with
+    BatchNorm and ReLU between them; on pooled features a convolution of 1 x 1 is a linear layer).
+
     Args:
         feature_count: F.
         class_vectors_CD: unit vectors, or as long as examples made them; they are kept, and not trained.
-        scale: of the cosines: the teacher's own.
+        scale: of the cosines: the teacher's own, or the student's, where it has been a CLIP itself.
         seed: of the projector's weights.
+        layers: of the projector, at least 1; all but the first have D inputs.
     """
 
     class_vectors: Tensor
     scale: Tensor
 
-    def __init__(self, feature_count: int, class_vectors_CD: Tensor, scale: float, seed: int = 0) -> None:
+    def __init__(
+        self, feature_count: int, class_vectors_CD: Tensor, scale: float, seed: int = 0, layers: int = 1
+    ) -> None:
         super().__init__()
         self.in_features = feature_count
         self.out_features = len(class_vectors_CD)
-        dimensions = class_vectors_CD.shape[1]
-        # Made without values, since the usual initialisation would draw from torch's global generator.
-        self.projector = nn.Linear(feature_count, dimensions, device="meta").to_empty(device="cpu")
+        self.layers = layers
+        self.projector = _projector(feature_count, class_vectors_CD.shape[1], layers, seed)
         self.register_buffer("class_vectors", class_vectors_CD.detach().clone().float())
         self.register_buffer("scale", torch.tensor(float(scale)))
-        with torch.no_grad():
-            draw = generator_for(seed, "student projector")
-            self.projector.weight.normal_(0.0, feature_count**-0.5, generator=draw)
-            self.projector.bias.zero_()
 
     def embed(self, feat_NF: Tensor) -> Tensor:
         """Features -> unit vectors (N, D) in the teacher's space."""
@@ -61,6 +64,26 @@ class ClassVectorsHead(nn.Module):
                 f"class vectors of shape {tuple(class_vectors_CD.shape)} do not fit a student that was taught with "
                 f"vectors of {self.class_vectors.shape[1]} numbers. Make them with the same teacher."
             )
-        other = ClassVectorsHead(self.in_features, class_vectors_CD, float(self.scale))
+        other = ClassVectorsHead(self.in_features, class_vectors_CD, float(self.scale), layers=self.layers)
         other.projector.load_state_dict(self.projector.state_dict())
-        return other.to(self.projector.weight.device)
+        return other.to(self.class_vectors.device)
+
+
+def projector_layers(head_state: Mapping[str, Tensor]) -> int:
+    """How many layers the projector has whose weights these are."""
+    return sum(name.startswith("projector.") and value.ndim == 2 for name, value in head_state.items())
+
+
+def _projector(inputs: int, outputs: int, layers: int, seed: int) -> nn.Module:
+    made: list[nn.Module] = []
+    for layer in range(layers):
+        # Made without values, since the usual initialisation would draw from torch's global generator.
+        linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+        parts = ("student projector", layer) if layer else ("student projector",)
+        with torch.no_grad():
+            linear.weight.normal_(0.0, inputs**-0.5, generator=generator_for(seed, *parts))
+            linear.bias.zero_()
+        made += [nn.BatchNorm1d(outputs), nn.ReLU()] if layer else []
+        made.append(linear)
+        inputs = outputs
+    return made[0] if layers == 1 else nn.Sequential(*made)

@@ -253,8 +253,15 @@ class EmbeddedTeacher:
         The towers are convolutional and see images up to their own size as they are: synthesis at 96 px costs what
         96 px cost.
         """
-        x_N3HW = (x_N3HW - self._mean) / self._std
+        return self.of_normalised((x_N3HW - self._mean) / self._std)
+
+    def of_normalised(self, x_N3HW: Tensor) -> Tensor:
+        """As ``encode_image``, of images that are normalised already."""
         return join([tower.encode_image(x_N3HW) for tower in self._towers], self._shares)
+
+    def image_towers(self) -> Sequence[Any]:
+        """Each with its ``network`` and its ``alignment``."""
+        return self._towers
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics.
