@@ -14,12 +14,8 @@ from torch.nn.functional import normalize
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import prompt_tuning
-from clipstill.distillation.prompt_tuning import (
-    PromptTuningSettings,
-    average_shares,
-    regulated_loss,
-    tune_prompts,
-)
+from clipstill.distillation.prompt_settings import PromptTuningSettings
+from clipstill.distillation.prompt_tuning import average_shares, regulated_loss, tune_prompts
 from clipstill.teachers.prompted import PromptedTeacher, prompted
 from openclip_fixtures import architectures, loaded, pictures  # noqa: F401
 

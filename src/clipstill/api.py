@@ -22,6 +22,7 @@ def customize(
     out: str | Path | None = None,
     images: str | Path | None = None,
     examples: str | Path | None = None,
+    unlabelled: str | Path | None = None,
     teacher: str | None = None,
     generator: str | None = None,
     student: str | None = None,
@@ -39,6 +40,7 @@ def customize(
         out: the run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
         images: real photos to measure on, one sub-folder a class.
         examples: a few example images of some or all classes, one sub-folder a class.
+        unlabelled: a folder of photos without labels, which teach beside the synthetic images.
         teacher: such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; the recipe's where None.
         generator: such as ``"pixels"``; joined by ``+``, several take turns; the recipe's where None.
         student: the recipe's where None.
@@ -67,6 +69,7 @@ def customize(
             overrides=overrides,
             images=images,
             examples=examples,
+            unlabelled=unlabelled,
             teacher=teacher,
             generator=generator,
             student=student,
@@ -85,6 +88,7 @@ def run(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     images: str | Path | None = None,
     examples: str | Path | None = None,
+    unlabelled: str | Path | None = None,
     teacher: str | None = None,
     generator: str | None = None,
     student: str | None = None,
@@ -116,6 +120,7 @@ def run(
         ("launch", "address"): address,
         ("evaluation", "images"): None if images is None else str(Path(images).resolve()),
         ("examples", "images"): None if examples is None else str(Path(examples).resolve()),
+        ("unlabelled", "images"): None if unlabelled is None else str(Path(unlabelled).resolve()),
     }
     for (section, key), value in named.items():
         if value is not None:

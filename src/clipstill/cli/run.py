@@ -39,6 +39,10 @@ def run(
             "--examples", help="Example images of some or all classes: one sub-folder a class, one or more each."
         ),
     ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option("--unlabelled", help="Photos without labels, which teach too; sub-folders may be named anyhow."),
+    ] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")] = None,
     generator: Annotated[
         str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
@@ -91,6 +95,7 @@ def run(
         overrides=set_ or [],
         images=images,
         examples=examples,
+        unlabelled=unlabelled,
         teacher=teacher,
         generator=generator,
         student=student,

@@ -172,6 +172,25 @@ class ImageFolder:
             )
         return found
 
+    @classmethod
+    def without_labels(cls, path: Path | str) -> ImageFolder:
+        """List all pictures of a folder and its sub-folders; the label of each is -1.
+
+        Raises:
+            DataError: no such folder, or no picture in it.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"there is no image folder {path}. Give a folder of photos.")
+        found = cls(path, ())
+        try:
+            found._collect(path, -1)
+        except OSError as error:
+            raise DataError(f"{path} cannot be listed ({error.strerror or error}). Check its permissions.") from None
+        if not found.items:
+            raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
+        return found
+
     def _collect(self, folder: Path, label: int) -> None:
         for file in sorted(folder.rglob("*")):
             if file.name.startswith(".") or not file.is_file():

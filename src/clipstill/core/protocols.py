@@ -58,7 +58,6 @@ class Teacher(Protocol):
         templates: the set of sentences around a class name that suits its text tower, see ``clipstill.text.templates``.
         image_parameters: numbers in the image tower.
         provenance: of all its weights.
-        weights_sha256: of all its weights together.
     """
 
     name: str
@@ -69,7 +68,11 @@ class Teacher(Protocol):
     templates: str
     image_parameters: int
     provenance: Sequence[Provenance]
-    weights_sha256: str
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of all its weights together."""
+        ...
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] of any size -> unit vectors (N, D), float32, differentiable to the pixels."""

@@ -32,7 +32,11 @@ class ImageTeacher(Protocol):
     """As much of a teacher as the trainer asks."""
 
     name: str
-    weights_sha256: str
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of its weights."""
+        ...
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D)."""

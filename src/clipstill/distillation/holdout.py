@@ -14,8 +14,9 @@ _EVERY = 10
 def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:
     """Choose the pictures to hold out.
 
-    Whole styles are held out, so that agreement on them tells of unseen looks. Pictures without a class are never held
-    out, and neither are styles if none would be left; then every tenth picture of a class is.
+    Whole styles are held out, so that agreement on them tells of unseen looks. Pictures without a class are held out
+    only where no picture has one, every tenth. Styles are not held out if none would be left; then every tenth picture
+    of a class is.
 
     Args:
         class_id_N: class of each picture, -1 where it has none.
@@ -30,6 +31,9 @@ def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int
     if styles == 0:
         return mask_N
     has_class_N = class_id_N >= 0
+    if not bool(has_class_N.any()):
+        mask_N[_EVERY - 1 :: _EVERY] = True
+        return mask_N
     present = torch.unique(style_id_N[has_class_N])
     if len(present) > styles:
         order = torch.randperm(len(present), generator=generator_for(seed, "held-out styles"))

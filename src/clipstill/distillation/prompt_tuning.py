@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
+from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.views import Views, to_unit
 
@@ -33,59 +34,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "prompts-checkpoint.safetensors"
 _AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class PromptTuningSettings:
-    """How prompts are learned. The values are PromptSRC's for a ViT-L/14.
-
-    Attributes:
-        epochs: passes over the images.
-        batch: images a step.
-        lr: peak learning rate of SGD with momentum 0.9.
-        warmup_lr: of the whole first epoch.
-        weight_decay: of everything that is learned.
-        text_weight: of the mean absolute difference between prompted and plain class vectors.
-        image_weight: of that between prompted and plain vectors of images.
-        logit_weight: of the divergence of the prompted logits from the plain ones.
-        average_mean: epoch around which weights are averaged, by a Gaussian; 0 keeps the last epoch's.
-        average_std: of that Gaussian, in epochs.
-        crop_min: least share of the area that a random crop keeps.
-        views: passes of crops whose plain vectors are kept, where what is learned comes after the towers; they then
-            come again.
-        seed: of order and views.
-    """
-
-    epochs: int = 20
-    batch: int = 8
-    lr: float = 0.005
-    warmup_lr: float = 1e-5
-    weight_decay: float = 5e-4
-    text_weight: float = 25.0
-    image_weight: float = 10.0
-    logit_weight: float = 1.0
-    average_mean: float = 15.0
-    average_std: float = 1.0
-    crop_min: float = 0.08
-    views: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot be trained with.
-
-        Raises:
-            ConfigError: names the setting.
-        """
-        for name in ("epochs", "batch", "views"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"prompt_teacher.{name} is {getattr(self, name)}. It must be at least 1.")
-        for name in ("lr", "warmup_lr", "weight_decay", "text_weight", "image_weight", "logit_weight", "average_mean"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"prompt_teacher.{name} is {getattr(self, name)}. It must not be negative.")
-        if self.average_std <= 0:
-            raise ConfigError(f"prompt_teacher.average_std is {self.average_std}. It must be above 0.")
-        if not 0 < self.crop_min <= 1:
-            raise ConfigError(f"prompt_teacher.crop_min is {self.crop_min}. It must lie above 0 and not above 1.")
 
 
 def tune_prompts(

@@ -15,9 +15,8 @@ import numpy as np
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
-from clipstill.pipeline.keys import CALIBRATION, NEAR_MISSES, PROMPTS, SURROGATE
+from clipstill.pipeline.keys import CALIBRATION, NEAR_MISSES, SURROGATE
 from clipstill.pipeline.near_misses import NAMES_FILE
-from clipstill.pipeline.stages import read_style_names
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench, commit
 
 if TYPE_CHECKING:
@@ -48,23 +47,20 @@ def _joined(parts: Sequence[_Answers]) -> _Answers:
 
 
 def make_calibration(bench: Workbench, folder: Path) -> None:
-    """Synthetic images, and examples where there are any -> what is to be known of the student's scores."""
+    """What was taught without labels, and examples where there are any -> what the student's scores are worth."""
     from clipstill.distillation.holdout import held_out_mask
     from clipstill.evaluation.calibration import expected_accuracy, fit_temperature
     from clipstill.evaluation.metrics import softmax
-    from clipstill.pipeline.teaching import Lesson
 
     start = time.monotonic()
     config, classes = bench.config, len(bench.task.names)
-    styles = len(read_style_names(bench.run.stage(PROMPTS)))
-    lesson = Lesson.of(config, bench.run.stage(SURROGATE), None, styles)
-    teaching = lesson.teaching
+    teaching = bench.lesson(with_examples=False).teaching
     plain = _answers(bench, teaching.images_N3HW, None)
     views = _joined([_answers(bench, teaching.images_N3HW, number) for number in range(_VIEWS)])
     every = _joined([plain, views])
     settings = config.distillation
     held_N = held_out_mask(teaching.class_id_N, teaching.style_id_N, settings.held_out_styles, config.seed).numpy()
-    temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), "synthetic images"
+    temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), _what(bench)
     if bench.examples is not None:
         logits_NC, label_N = _of_examples(bench)
         if len(label_N) >= _LEAST_EXAMPLES:
@@ -84,6 +80,12 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
     say(f"calibration: top-1 on photos of the classes is expected to be about {100 * told['expected_top1']:.0f} %")
     write_json(folder / CALIBRATION_FILE, told)
     commit(bench, CALIBRATION, folder, [CALIBRATION_FILE], start)
+
+
+def _what(bench: Workbench) -> str:
+    """What is taught without a label."""
+    kinds = [("synthetic images", SURROGATE in bench.keys), ("unlabelled photos", bench.unlabelled is not None)]
+    return " and ".join(name for name, there in kinds if there)
 
 
 def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from clipstill.core.config import Config
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
+from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.settings import DistilSettings
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.settings import PromptSettings
@@ -50,6 +51,62 @@ class ExamplesSection(Config):
     teach_share: float = Field(ge=0, le=0.9)
 
 
+class UnlabelledSection(Config):
+    """Photos of the domain without labels, where there are any.
+
+    Attributes:
+        images: a folder; sub-folders are walked through, and their names say nothing.
+        limit: most photos that are used, drawn by the seed; null for all.
+    """
+
+    images: Path | None
+    limit: int | None = Field(ge=1)
+
+
+class PromptTeacherSection(Config):
+    """Prompts that the teacher learns from examples before it teaches; ``clipstill.distillation.prompt_tuning``.
+
+    Attributes:
+        method: ``none``, ``regularised`` (PromptSRC, which needs examples), or ``auto``: regularised where there are
+            examples.
+        count: prompt tokens a layer, of CLIP's towers.
+        visual_depth: layers of CLIP's image tower that get prompts.
+        text_depth: layers of CLIP's text tower that get prompts.
+        words: what the text prompts start as; ``auto`` for "a photo of a" with CLIP and "a" with embedded teachers.
+        rank: of an embedded teacher's projection.
+    """
+
+    method: Literal["none", "regularised", "auto"]
+    count: int = Field(ge=1)
+    visual_depth: int = Field(ge=1)
+    text_depth: int = Field(ge=1)
+    words: str
+    rank: int = Field(ge=1)
+    epochs: int
+    batch: int
+    lr: float
+    warmup_lr: float
+    weight_decay: float
+    text_weight: float
+    image_weight: float
+    logit_weight: float
+    average_mean: float
+    average_std: float
+    crop_min: float
+    views: int
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        """Ask the part itself, which knows the ranges, before any work starts."""
+        self.settings(seed=0)
+        return self
+
+    def settings(self, seed: int) -> PromptTuningSettings:
+        """The same for the part."""
+        own = {each.name: getattr(self, each.name) for each in fields(PromptTuningSettings) if each.name != "seed"}
+        return PromptTuningSettings(**own, seed=seed)
+
+
 class PromptsSection(Config):
     """Which images are made; the other fields and their ranges: ``clipstill.text.settings.PromptSettings``.
 
@@ -58,7 +115,7 @@ class PromptsSection(Config):
         styles: ``default`` for the built-in sixteen, a text file, or a list of words.
         templates: sentences around a class name, whose mean is its class vector: ``auto`` for the set that suits the
             teacher, the name of a set (``plain``, ``name``, or a data set's such as ``oxford_pets``), or a list.
-        images_per_class: synthetic images a class.
+        images_per_class: synthetic images a class; 0 where unlabelled photos stand for all of them.
         bank: soft tokens that an earlier run learned, a ``bank.safetensors`` or its folder, instead of learning them;
             their number is the bank's.
     """
@@ -66,7 +123,7 @@ class PromptsSection(Config):
     strategy: str
     styles: str | list[str]
     templates: str | list[str]
-    images_per_class: int = Field(ge=1)
+    images_per_class: int = Field(ge=0)
     bank: Path | None
     template: str
     mix_styles: int
@@ -214,16 +271,23 @@ class StudentSection(Config):
     """Which student.
 
     Attributes:
-        name: see ``clipstill list students``.
+        name: see ``clipstill list students``; or ``tower:`` and a teacher's name, for its image tower.
         init: ``pretrained``, ``scratch`` or a checkpoint file.
         head: ``linear``, or ``class-vectors``: a projector into the teacher's space and the class vectors as they are,
             so that a class can be added after training.
+        projector_layers: of the head of class vectors.
+        prompts: of a tower: learned tokens in each of the first layers of CLIP's, or the width in pixels of a learned
+            frame around what an embedded one sees; 0 for none.
+        prompt_depth: layers of CLIP's tower that get prompts.
         image_size: side of its input in pixels.
     """
 
     name: str
     init: str
     head: Literal["linear", "class-vectors"]
+    projector_layers: int = Field(ge=1, le=3)
+    prompts: int = Field(ge=0)
+    prompt_depth: int = Field(ge=1)
     image_size: int = Field(ge=32, le=1024)
 
 
@@ -318,6 +382,8 @@ class RunConfig(Config):
     threads: int = Field(ge=0)
     teacher: TeacherSection
     examples: ExamplesSection
+    unlabelled: UnlabelledSection
+    prompt_teacher: PromptTeacherSection
     prompts: PromptsSection
     generator: GeneratorSection
     synthesis: SynthesisSection
@@ -328,3 +394,31 @@ class RunConfig(Config):
     distillation: DistillationSection
     evaluation: EvaluationSection
     export: ExportSection
+
+    def check_together(self) -> None:
+        """Look for sections that do not fit each other; while settings are put together, they need not yet.
+
+        Raises:
+            ConfigError: nothing is there to teach by, or something is asked of what is not there.
+        """
+        if self.prompts.images_per_class == 0:
+            if self.unlabelled.images is None:
+                raise ConfigError(
+                    "prompts.images_per_class is 0 and there are no unlabelled photos, so nothing is left to teach by. "
+                    "Give photos (--unlabelled DIR), or ask for images."
+                )
+            if self.refusal.wanted:
+                raise ConfigError(
+                    "refusal.near_misses needs synthetic images, and prompts.images_per_class is 0. Set one of them "
+                    "otherwise."
+                )
+        if self.prompt_teacher.method == "regularised" and self.examples.images is None:
+            raise ConfigError(
+                "prompt_teacher.method is regularised, which learns from labelled examples, and there are none. Give "
+                "some (--examples DIR), or set it to none."
+            )
+
+    @property
+    def teacher_learns(self) -> bool:
+        """Whether the teacher gets prompts from the examples."""
+        return self.prompt_teacher.method != "none" and self.examples.images is not None

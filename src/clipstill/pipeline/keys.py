@@ -19,6 +19,7 @@ from clipstill.pipeline.config import RunConfig
 from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
 
+TEACHER_PROMPTS = "teacher_prompts"
 CLASS_VECTORS = "class_vectors"
 PROMPTS = "prompts"
 SURROGATE = "surrogate"
@@ -28,10 +29,22 @@ CALIBRATION = "calibration"
 EVALUATION = "evaluation"
 BUNDLE = "bundle"
 REPORT = "report"
-STAGES = (CLASS_VECTORS, PROMPTS, SURROGATE, STUDENT, NEAR_MISSES, CALIBRATION, EVALUATION, BUNDLE, REPORT)
+STAGES = (
+    TEACHER_PROMPTS,
+    CLASS_VECTORS,
+    PROMPTS,
+    SURROGATE,
+    STUDENT,
+    NEAR_MISSES,
+    CALIBRATION,
+    EVALUATION,
+    BUNDLE,
+    REPORT,
+)
 
 # Raised by one where a stage's code changes what it makes from equal settings.
 CODE_VERSIONS = {
+    TEACHER_PROMPTS: 1,
     CLASS_VECTORS: 2,
     PROMPTS: 2,
     SURROGATE: 3,
@@ -48,10 +61,15 @@ _SPEED_ONLY = ("compile",)
 
 
 def stage_keys(
-    config: RunConfig, task: Task, photos: ImageFolder | None, examples: ImageFolder | None = None
+    config: RunConfig,
+    task: Task,
+    photos: ImageFolder | None,
+    examples: ImageFolder | None = None,
+    unlabelled: ImageFolder | None = None,
 ) -> dict[str, str]:
     """The key of every stage of a run, in the order of work.
 
+    ``teacher_prompts`` only where the teacher learns, ``prompts`` and ``surrogate`` only where images are made,
     ``near_misses`` only where the student may refuse, ``evaluation`` only where there are photos.
     """
     keys: dict[str, str] = {}
@@ -66,40 +84,60 @@ def stage_keys(
     templates = prompts.pop("templates")
     # A bank counts by its content, wherever it lies.
     del prompts["bank"]
+    learned = None
+    if config.teacher_learns:
+        assert examples is not None
+        learned = add(
+            TEACHER_PROMPTS,
+            teacher=settings["teacher"],
+            weights=weights,
+            how=settings["prompt_teacher"],
+            names=list(task.names),
+            examples=_photos_digest(examples),
+            seed=config.seed,
+        )
     vectors = add(
         CLASS_VECTORS,
+        learned=learned,
         teacher=settings["teacher"],
         weights=weights,
         templates=templates,
         task=task.to_json(),
         examples=None if examples is None else [_photos_digest(examples), config.examples.text_count],
     )
-    prompt = add(
-        PROMPTS,
-        class_vectors=vectors,
-        prompts=prompts,
-        styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
-        bank=None if config.prompts.bank is None else [sha256_file(file) for file in bank_files(config.prompts.bank)],
-        seed=config.seed,
-        style_share=None if examples is None else config.examples.style_share,
-    )
+    styles = _named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None
     synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
     generator = {**settings["generator"], "files": _weights_digest(config.generator.name)}
     curation = settings["curation"]
     further = {name: curation.pop(name) for name in ("least_diversity", "top_up")}
-    surrogate = add(
-        SURROGATE,
-        prompts=prompt,
-        generator=generator,
-        synthesis=synthesis,
-        further=further if further["least_diversity"] > 0 else None,
-    )
+    surrogate = None
+    if prompts["images_per_class"] > 0:
+        bank = config.prompts.bank
+        prompt = add(
+            PROMPTS,
+            class_vectors=vectors,
+            prompts=prompts,
+            styles=styles,
+            bank=None if bank is None else [sha256_file(file) for file in bank_files(bank)],
+            seed=config.seed,
+            style_share=None if examples is None else config.examples.style_share,
+        )
+        surrogate = add(
+            SURROGATE,
+            prompts=prompt,
+            generator=generator,
+            synthesis=synthesis,
+            further=further if further["least_diversity"] > 0 else None,
+        )
     student = add(
         STUDENT,
         surrogate=surrogate,
         curation=curation,
         student=settings["student"],
         init=_named_file_digest(config.student.init),
+        tower=_weights_digest(config.student.name.partition(":")[2]),
+        class_vectors=vectors,
+        unlabelled=None if unlabelled is None else [_photos_digest(unlabelled), config.seed],
         distillation=settings["distillation"],
         teach_share=None if examples is None else config.examples.teach_share,
     )
@@ -112,7 +150,7 @@ def stage_keys(
             templates=templates,
             refusal=refusal,
             prompts={name: prompts[name] for name in ("styles", "tokens")},
-            styles=_named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None,
+            styles=styles,
             seed=config.seed,
             generator=generator,
             synthesis=synthesis,

@@ -49,10 +49,10 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
 
     start = time.monotonic()
     config, classes = bench.config, len(bench.task.names)
-    templates = templates_of(config, bench.teacher.templates)
+    templates = templates_of(config, bench.plain_teacher.templates)
 
     def vectors(names: tuple[str, ...]) -> Tensor:
-        return class_vectors(bench.teacher, class_texts(_task(names), templates)).cpu()
+        return class_vectors(bench.plain_teacher, class_texts(_task(names), templates)).cpu()
 
     names = _names(bench, vectors)
     vectors_MD = vectors(names)
@@ -63,13 +63,13 @@ def make_near_misses(bench: Workbench, folder: Path) -> None:
             styles=styles_of(config),
             per_class=config.refusal.images,
             seed=config.seed,
-            teacher=bench.teacher,
+            teacher=bench.plain_teacher,
             class_vectors_CD=vectors_MD,
             settings=replace(config.prompts.settings(), template="default"),
         )
     )
     prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in made.prompts]
-    all_vectors_D = torch.cat([bench.class_vectors_CD, vectors_MD])
+    all_vectors_D = torch.cat([bench.drawn_vectors_CD, vectors_MD])
     work = SynthesisWork(bench.keys[NEAR_MISSES], config, prompts, made.targets_ND, all_vectors_D)
     shards = ShardWriter(folder, work.key)
     make_alone(bench, work, shards, range(len(work.groups)), "near misses", None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
-from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE
+from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE, TEACHER_PROMPTS
 from clipstill.pipeline.stages import CURATION_FILE, KEPT_FILE, read_evaluation, synthesis_histories
 from clipstill.pipeline.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
 
@@ -20,6 +20,7 @@ REPORT_FILE = "report.html"
 # A page of a thousand classes would be of no use; the grid shows the first of them.
 _MOST_CLASSES = 40
 _PHOTOS_FOR_TRUST = 100
+_PROMPT_LOSSES = ("loss", "cross_entropy")
 
 
 def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
@@ -39,6 +40,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
     tower = int(read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["image_parameters"])
     details = {
         SURROGATE: f"{training['images_made']} images, {training['images']} kept",
+        TEACHER_PROMPTS: "learned from examples",
         STUDENT: f"best at step {training['best_step']} ({training['best_phase']})",
     }
     data = ReportData(
@@ -54,6 +56,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         evaluation=evaluation,
         calibration=bench.calibration,
         examples=0 if bench.examples is None else len(bench.examples.items),
+        unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),
         pictures=_pictures(bench),
         curation=_curation(bench),
         charts=tuple(_charts(bench, training["history"])),
@@ -73,6 +76,8 @@ def _pictures(bench: Workbench) -> tuple[Picture, ...]:
     from clipstill.report.data import Picture, picture_uri
     from clipstill.surrogate.dataset import SurrogateSet
 
+    if SURROGATE not in bench.keys:
+        return ()
     made = SurrogateSet.open(bench.run.stage(SURROGATE))
     styles = read_json(bench.run.stage(SURROGATE) / CURATION_FILE)["styles"]
     first: dict[tuple[int, int], int] = {}
@@ -92,6 +97,8 @@ def _curation(bench: Workbench) -> tuple[Curated, ...]:
     """What was made of each class, and what of it taught."""
     from clipstill.report.data import Curated
 
+    if SURROGATE not in bench.keys:
+        return ()
     made = read_json(bench.run.stage(SURROGATE) / CURATION_FILE)["classes"]
     kept = read_json(bench.run.stage(STUDENT) / KEPT_FILE)
     return tuple(
@@ -102,7 +109,12 @@ def _curation(bench: Workbench) -> tuple[Curated, ...]:
 def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
     from clipstill.report.data import Chart
 
-    synthesis = _mean_over_groups(synthesis_histories(bench))
+    if TEACHER_PROMPTS in bench.keys:
+        learned = read_json(bench.run.stage(TEACHER_PROMPTS) / HISTORY_FILE)["history"]
+        yield Chart(
+            "The teacher's prompts: loss", "epoch", tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES)
+        )
+    synthesis = _mean_over_groups(synthesis_histories(bench)) if SURROGATE in bench.keys else []
     series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
     if series:
         yield Chart("Synthesis: mean loss of the images", "step", series[:6])
@@ -139,10 +151,10 @@ def _numbers(history: Sequence[Mapping[str, float]]) -> list[str]:
     return [name for name in dict.fromkeys(name for entry in history for name in entry) if name != "step"]
 
 
-def _series(history: Sequence[Mapping[str, Any]], name: str) -> Series:
+def _series(history: Sequence[Mapping[str, Any]], name: str, x: str = "step") -> Series:
     from clipstill.report.data import Series
 
-    points = ((float(entry["step"]), entry.get(name)) for entry in history)
+    points = ((float(entry[x]), entry.get(name)) for entry in history)
     return Series(name.replace("_", " "), tuple((step, float(value)) for step, value in points if value is not None))
 
 

@@ -33,6 +33,7 @@ from clipstill.pipeline.keys import (
     REPORT,
     STUDENT,
     SURROGATE,
+    TEACHER_PROMPTS,
     stage_keys,
     styles_of,
     templates_of,
@@ -48,6 +49,7 @@ TASK_FILE = "task.json"
 BUNDLE_FOLDER = "bundle"
 
 _IN_STAGES: dict[str, Callable[[Workbench, Path], None]] = {
+    TEACHER_PROMPTS: stages.make_teacher_prompts,
     CLASS_VECTORS: stages.make_class_vectors,
     PROMPTS: stages.make_prompts,
     SURROGATE: stages.make_surrogate,
@@ -122,17 +124,19 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
         ResourceError: the disk is full, another process works in ``out``, or the device is missing.
         ExportError: the exported model does not behave as the student.
     """
+    config.check_together()
     photos = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
     examples = examples_of(config, task)
-    keys = stage_keys(config, task, photos, examples)
+    unlabelled = unlabelled_of(config)
+    keys = stage_keys(config, task, photos, examples, unlabelled)
     if not _looks_done(out, keys):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
     if launch.rank() > 0:
-        return _assisted(config, task, keys, out, examples)
+        return _assisted(Workbench(config, task, RunFolder.of_another(out), keys, photos, examples, unlabelled))
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
-        bench = Workbench(config, task, folder, keys, photos, examples)
+        bench = Workbench(config, task, folder, keys, photos, examples, unlabelled)
         write_text(
             out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         )
@@ -146,16 +150,14 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
     return result
 
 
-def _assisted(
-    config: RunConfig, task: Task, keys: dict[str, str], out: Path, examples: ImageFolder | None
-) -> RunResult:
+def _assisted(bench: Workbench) -> RunResult:
     """Do this rank's share of what ranks share, and wait for what the first rank makes of it."""
     set_quiet(True)  # The first rank speaks for all.
     for offer in launch.offers():
-        stages.assist(config, keys, out, examples, offer)
-    for stage, key in keys.items():
-        launch.wait_for_manifest(_place(out, stage), key)
-    return _result(out, task, keys, ())
+        stages.assist(bench, offer)
+    for stage, key in bench.keys.items():
+        launch.wait_for_manifest(_place(bench.run.path, stage), key)
+    return _result(bench.run.path, bench.task, bench.keys, ())
 
 
 def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
@@ -175,6 +177,23 @@ def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
     return folder
 
 
+def unlabelled_of(config: RunConfig) -> ImageFolder | None:
+    """The unlabelled photos of a run, where it has any.
+
+    Raises:
+        DataError: the folder is missing or empty.
+    """
+    section = config.unlabelled
+    if section.images is None:
+        return None
+    folder = ImageFolder.without_labels(section.images)
+    if section.limit is not None:
+        folder = limited(folder, section.limit, config.seed)
+    if config.evaluation.images is not None:
+        refuse_overlap(folder, config.evaluation.images)
+    return folder
+
+
 def refuse_overlap(examples: ImageFolder, images: Path) -> None:
     """Keep what is taught out of what is measured.
 
@@ -185,7 +204,7 @@ def refuse_overlap(examples: ImageFolder, images: Path) -> None:
     both = [path for path, _ in examples.items if path.resolve().is_relative_to(within)]
     if both:
         raise DataError(
-            f"{both[0]} is an example and would be measured on too, which flatters the student. Keep the examples out "
+            f"{both[0]} would be taught by and measured on too, which flatters the student. Keep what is taught by out "
             f"of {images}."
         )
 
@@ -212,13 +231,13 @@ def check_names(config: RunConfig) -> None:
     """
     from clipstill.core.device import pick_device
     from clipstill.generators import resolve_generators
-    from clipstill.students import students
+    from clipstill.pipeline.new_student import check_student_name
     from clipstill.teachers import resolve_teachers
     from clipstill.text import prompt_strategies
 
     resolve_teachers(config.teacher.name)
     resolve_generators(config.generator.name)
-    students.resolve(config.student.name)
+    check_student_name(config.student.name)
     prompt_strategies.resolve(config.prompts.strategy)
     pick_device(config.device)
     launch.check_launcher(config.launch)

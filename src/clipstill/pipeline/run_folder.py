@@ -64,6 +64,13 @@ class RunFolder:
             self._lock.close()
             raise
 
+    @classmethod
+    def of_another(cls, path: Path) -> RunFolder:
+        """One that another process holds and writes: all that may be asked of it is where its stages lie."""
+        seen = cls.__new__(cls)
+        seen.path = path
+        return seen
+
     def __enter__(self) -> RunFolder:
         return self
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,30 +25,32 @@ from clipstill.pipeline.keys import (
     PROMPTS,
     STUDENT,
     SURROGATE,
+    TEACHER_PROMPTS,
     styles_of,
     templates_of,
 )
-from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.pipeline.workbench import (
     HISTORY_FILE,
     STUDENT_FILE,
+    STYLES_FILE,
     TEACHER_FILE,
+    TEACHER_PROMPTS_FILE,
     TEXT_VECTORS_NAME,
     VECTORS_FILE,
     VECTORS_NAME,
     Workbench,
     as_json,
     commit,
+    read_style_names,
     write_tensors,
 )
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
-    from clipstill.pipeline.config import RunConfig
     from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
+    from clipstill.pipeline.teaching import Lesson
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.text.prompts import Prompt, PromptRequest, PromptSet
 
@@ -56,16 +58,54 @@ PROMPTS_FILE = "prompts.jsonl"
 TARGETS_FILE = "targets.safetensors"
 TARGETS_NAME = "targets"
 DIVERSITY_FILE = "diversity.json"
-STYLES_FILE = "styles.json"
 RESULT_FILE = "evaluation.json"
 PREVIEW_FILE = "preview.png"
 CURATION_FILE = "curation.json"
 KEPT_FILE = "kept.json"
 WORK_FOLDER = "work"
+_ROOM_FOR_CROPS = 8 / 7
+
+
+def make_teacher_prompts(bench: Workbench, folder: Path) -> None:
+    """Examples -> prompts by which the teacher tells their classes apart."""
+    from clipstill.distillation.prompt_tuning import tune_prompts
+    from clipstill.pipeline.teaching import read_all
+    from clipstill.teachers.embedded import EmbeddedTeacher
+    from clipstill.teachers.prompted import prompted, save_prompts
+
+    start = time.monotonic()
+    assert bench.examples is not None
+    section, plain = bench.config.prompt_teacher, bench.plain_teacher
+    words = section.words
+    if words == "auto":
+        words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
+    teacher = prompted(
+        plain,
+        count=section.count,
+        visual_depth=section.visual_depth,
+        text_depth=section.text_depth,
+        words=words,
+        rank=section.rank,
+        seed=bench.config.seed,
+    )
+    # More than the teacher sees at once, for the crops to cut from.
+    images_N3HW, label_N = read_all(bench.examples, round(plain.image_size * _ROOM_FOR_CROPS))
+    shown = sorted(set(label_N.tolist()))
+    names = [bench.task.names[label] for label in shown]
+    say(f"teacher_prompts: {len(label_N)} examples of {len(names)} of {len(bench.task.names)} classes")
+    place = {label: at for at, label in enumerate(shown)}
+    own_N = label_N.clone().apply_(place.__getitem__)
+    settings, work = section.settings(bench.config.seed), folder / WORK_FOLDER
+    history = tune_prompts(teacher, names, images_N3HW, own_N, settings, work, bench.device)
+    save_prompts(teacher, folder / TEACHER_PROMPTS_FILE)
+    write_json(folder / HISTORY_FILE, {"history": history, "classes": names, "examples": len(label_N)})
+    commit(bench, TEACHER_PROMPTS, folder, [TEACHER_PROMPTS_FILE, HISTORY_FILE], start)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def make_class_vectors(bench: Workbench, folder: Path) -> None:
     """Class names -> one unit vector a class, and what is to be known of the teacher."""
+    from clipstill.core.protocols import PromptedTeacher
     from clipstill.teachers import class_vectors
     from clipstill.text.templates import class_texts
 
@@ -75,7 +115,10 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
     text_CD = class_vectors(teacher, class_texts(bench.task, templates)).cpu()
     tensors = {VECTORS_NAME: text_CD, TEXT_VECTORS_NAME: text_CD}
     told: dict[str, Any] = {}
-    if bench.examples is not None:
+    if isinstance(teacher, PromptedTeacher):
+        # After its prompts are loaded, once: they are what the student is taught by, and what it ships with.
+        tensors[VECTORS_NAME] = teacher.class_vectors(bench.task.names).detach().cpu()
+    elif bench.examples is not None:
         tensors, told = _with_examples(bench, bench.examples, text_CD)
     write_tensors(folder / VECTORS_FILE, tensors)
     write_json(
@@ -172,7 +215,7 @@ def prompt_request(bench: Workbench) -> PromptRequest:
         styles=styles_of(bench.config),
         per_class=section.images_per_class,
         seed=bench.config.seed,
-        teacher=bench.teacher,
+        teacher=bench.plain_teacher,
         class_vectors_CD=bench.text_vectors_CD,
         settings=section.settings(),
     )
@@ -202,15 +245,6 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     return prompts, targets_ND
 
 
-def read_style_names(folder: Path) -> tuple[str, ...]:
-    """The name of each style id, as the stage of prompts stored them; empty where images have no style.
-
-    Raises:
-        ArtifactError: the file is malformed.
-    """
-    return tuple(str(name) for name in read_json(folder / STYLES_FILE))
-
-
 def make_surrogate(bench: Workbench, folder: Path) -> None:
     """Prompts -> synthetic images, group by group; groups that are committed are never made again."""
     import torch
@@ -221,7 +255,7 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
     from clipstill.surrogate.shards import ShardWriter
 
     work = synthesis_work(bench)
-    worker = Worker(work, bench.teacher, bench.generators, bench.device)
+    worker = Worker(work, bench.plain_teacher, bench.generators, bench.device)
     shards = ShardWriter(folder, work.key)
     groups = work.groups
     # Further images of an earlier start are counted below.
@@ -293,7 +327,7 @@ def make_alone(
             bar.advance(len(groups[number]), loss=loss)
 
         if missing:
-            worker = Worker(work, bench.teacher, bench.generators, bench.device)
+            worker = Worker(work, bench.plain_teacher, bench.generators, bench.device)
             make_groups(worker, missing, shards, on_done, preview)
 
 
@@ -322,61 +356,49 @@ def synthesis_work(bench: Workbench) -> SynthesisWork:
     from clipstill.pipeline.synthesis_work import SynthesisWork
 
     prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
-    return SynthesisWork(bench.keys[SURROGATE], bench.config, prompts, targets_ND, bench.class_vectors_CD)
+    return SynthesisWork(bench.keys[SURROGATE], bench.config, prompts, targets_ND, bench.drawn_vectors_CD)
 
 
-def assist(
-    config: RunConfig, keys: Mapping[str, str], out: Path, examples: ImageFolder | None, offer: launch.Offer
-) -> None:
+def assist(bench: Workbench, offer: launch.Offer) -> None:
     """What a rank of torchrun other than the first does: its share of a stage, in the run folder of the first.
+
+    Args:
+        bench: of this rank; its folder is not held by it.
+        offer: of the first rank.
 
     Raises:
         ConfigError: this rank would make something else than the first.
         ResourceError: this machine does not see the run folder of the first rank.
     """
-    from safetensors.torch import load_file
+    from clipstill.core.device import make_deterministic
 
-    from clipstill.core.device import make_deterministic, pick_device
-
-    stages = out / STAGES_FOLDER
+    keys = bench.keys
     if offer.key != keys[offer.stage]:
         raise ConfigError(
             f"rank {launch.rank()} would make another {offer.stage} than the first rank: settings, class names or "
             f"weights differ. Give all ranks the same command, version and files."
         )
     for stage in list(keys)[: list(keys).index(offer.stage)]:
-        launch.wait_for_manifest(stages / stage, keys[stage])
+        launch.wait_for_manifest(bench.run.stage(stage), keys[stage])
     make_deterministic(offer.threads)
-    vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
-    device = pick_device(launch.local_device(config.device))
     if offer.stage == SURROGATE:
-        _assist_synthesis(config, stages, offer, vectors_CD, device)
+        _assist_synthesis(bench, offer)
     else:
-        _assist_teaching(config, stages, examples, vectors_CD, device)
+        from clipstill.pipeline.teaching import teach
+
+        work = bench.run.stage(STUDENT) / WORK_FOLDER
+        lesson = bench.lesson(with_examples=True)
+        teach(bench.config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device)
 
 
-def _assist_synthesis(
-    config: RunConfig, stages: Path, offer: launch.Offer, vectors_CD: Tensor, device: torch.device
-) -> None:
-    from clipstill.pipeline.synthesis_work import SynthesisWork, Worker
+def _assist_synthesis(bench: Workbench, offer: launch.Offer) -> None:
+    from clipstill.pipeline.synthesis_work import Worker
     from clipstill.surrogate.shards import ShardWriter
 
     own = launch.share(offer.groups)
     if own:
-        prompts, targets_ND = read_prompts(stages / PROMPTS)
-        worker = Worker.load(SynthesisWork(offer.key, config, prompts, targets_ND, vectors_CD), device)
-        make_groups(worker, own, ShardWriter(stages / SURROGATE, offer.key), lambda number, loss: None, None)
-
-
-def _assist_teaching(
-    config: RunConfig, stages: Path, examples: ImageFolder | None, vectors_CD: Tensor, device: torch.device
-) -> None:
-    from clipstill.pipeline.teaching import Lesson, teach
-    from clipstill.teachers import load_teacher
-
-    lesson = Lesson.of(config, stages / SURROGATE, examples, len(read_style_names(stages / PROMPTS)))
-    teacher = load_teacher(config.teacher.name, device, config.teacher.precision)
-    teach(config, lesson, teacher, vectors_CD, stages / STUDENT / WORK_FOLDER, device)
+        worker = Worker.load(synthesis_work(bench), bench.device)
+        make_groups(worker, own, ShardWriter(bench.run.stage(SURROGATE), offer.key), lambda number, loss: None, None)
 
 
 def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
@@ -389,22 +411,17 @@ def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
 def make_student(bench: Workbench, folder: Path) -> None:
     """Synthetic images -> a trained student."""
     from clipstill.pipeline.curating import kept_facts
-    from clipstill.pipeline.teaching import Lesson, shares_teaching, teach
+    from clipstill.pipeline.teaching import shares_teaching, teach
 
     start = time.monotonic()
     config = bench.config
     work = folder / WORK_FOLDER
-    styles = len(read_style_names(bench.run.stage(PROMPTS)))
-    lesson = Lesson.of(config, bench.run.stage(SURROGATE), bench.examples, styles)
+    lesson = bench.lesson(with_examples=True)
     if bench.examples is not None and bench.examples.classes_without_images and config.examples.teach_share > 0:
         say("student: the examples themselves do not teach, since some classes have none and would look like no photo")
     made, curation, teaching = lesson.made, lesson.curation, lesson.teaching
-    low, same, kept = (int(each.sum()) for each in (curation.low_score_N, curation.duplicate_N, curation.keep_N))
-    say(
-        f"student: {kept} of {len(made)} synthetic images teach"
-        + (f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else "")
-        + (f", and {teaching.examples} examples {teaching.repeats} times over" if teaching.examples else "")
-    )
+    kept = 0 if curation is None else int(curation.keep_N.sum())
+    say(f"student: {_told(lesson)}")
     if shares_teaching(config):
         launch.offer(launch.Offer(STUDENT, bench.keys[STUDENT], [], bench.run.threads))
     student, result = teach(config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device)
@@ -419,15 +436,34 @@ def make_student(bench: Workbench, folder: Path) -> None:
             "train_count": result.train_count,
             "held_out_count": result.held_out_count,
             "images": kept,
-            "images_made": len(made),
+            "images_made": 0 if made is None else len(made),
             "examples": teaching.examples,
+            "unlabelled": teaching.unlabelled,
             "provenance": as_json(student.provenance),
         },
     )
-    write_json(folder / KEPT_FILE, kept_facts(made, curation, len(bench.task.names)))
-    commit(bench, STUDENT, folder, [STUDENT_FILE, HISTORY_FILE, KEPT_FILE], start)
+    files = [STUDENT_FILE, HISTORY_FILE]
+    if made is not None and curation is not None:
+        write_json(folder / KEPT_FILE, kept_facts(made, curation, len(bench.task.names)))
+        files.append(KEPT_FILE)
+    commit(bench, STUDENT, folder, files, start)
     # Checkpoints and cached features served to go on after a kill; the student is safe now.
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _told(lesson: Lesson) -> str:
+    """What teaches, in a line."""
+    made, curation, teaching = lesson.made, lesson.curation, lesson.teaching
+    parts = []
+    if made is not None and curation is not None:
+        low, same, kept = (int(each.sum()) for each in (curation.low_score_N, curation.duplicate_N, curation.keep_N))
+        left_out = f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else ""
+        parts.append(f"{kept} of {len(made)} synthetic images{left_out}")
+    if teaching.unlabelled:
+        parts.append(f"{teaching.unlabelled} unlabelled photos")
+    if teaching.examples:
+        parts.append(f"{teaching.examples} examples {teaching.repeats} times over")
+    return " and ".join(parts) + " teach"
 
 
 def make_evaluation(bench: Workbench, folder: Path) -> None:
@@ -486,6 +522,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
             evaluation=evaluation,
             **facts.on_card(),
             examples=0 if bench.examples is None else len(bench.examples.items),
+            unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),
             calibration=bench.calibration,
             refuses=bench.refusal_threshold is not None,
             run=bench.facts(),

@@ -5,7 +5,7 @@ Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.pipeline import launch
-from clipstill.students import load_student
+from clipstill.pipeline.new_student import new_student
 from clipstill.surrogate.curation import Curation, curate
 from clipstill.surrogate.dataset import SurrogateSet
 
@@ -39,47 +39,69 @@ class TeachingSet:
 
     Attributes:
         images_N3HW: uint8.
-        class_id_N: class of a synthetic image, -1 for an example. No label is taught: the teacher's answer is.
-        style_id_N: style of a synthetic image, -1 for an example.
+        class_id_N: class of a synthetic image, -1 for a photo. No label is taught: the teacher's answer is.
+        style_id_N: style of a synthetic image, -1 for a photo.
         examples: different examples among the pictures.
         repeats: how often each of them is there.
+        unlabelled: photos without labels among the pictures.
     """
 
     images_N3HW: Tensor
     class_id_N: Tensor
     style_id_N: Tensor
-    examples: int
-    repeats: int
+    examples: int = 0
+    repeats: int = 0
+    unlabelled: int = 0
 
     @classmethod
     def of(
-        cls, made: SurrogateSet, folder: ImageFolder | None, share: float, student_size: int, styles: int
+        cls,
+        made: SurrogateSet | None,
+        folder: ImageFolder | None,
+        unlabelled: ImageFolder | None,
+        share: float,
+        student_size: int,
+        styles: int,
     ) -> TeachingSet:
-        """Put synthetic images and examples together, where every class has examples.
+        """Put synthetic images and photos together; examples only where every class has some.
 
         Where some have none, examples would teach that all photos show the other classes.
 
         Args:
-            made: synthetic images that teach.
+            made: synthetic images that teach; None where there are none.
             folder: examples; None where there are none.
+            unlabelled: other photos; None where there are none.
             share: of the examples in the whole, in [0, 1).
-            student_size: side in pixels that the student sees; examples are not stored below it.
+            student_size: side in pixels that the student sees; photos are not stored below it.
             styles: that all classes have. A style that only some classes have tells little when it is held out: it
                 goes with one that all have.
         """
-        style_id_N = made.style_id % max(1, styles)
-        if folder is None or share == 0 or folder.classes_without_images:
-            return cls(made.images, made.class_id, style_id_N, 0, 0)
-        size = max(made.images.shape[-1], student_size)
-        examples_M3HW, _ = read_all(folder, size)
-        repeats = max(1, round(len(made) * share / (1 - share) / len(examples_M3HW)))
-        outside_M = torch.full((len(examples_M3HW) * repeats,), _NO_CLASS)
-        return cls(
-            torch.cat([_resized(made.images, size), examples_M3HW.repeat(repeats, 1, 1, 1)]),
-            torch.cat([made.class_id, outside_M]),
-            torch.cat([style_id_N, outside_M]),
-            len(examples_M3HW),
-            repeats,
+        with_examples = folder is not None and share > 0 and not folder.classes_without_images
+        with_photos = with_examples or unlabelled is not None
+        size = max(student_size, 0 if made is None else made.images.shape[-1])
+        whole = cls(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), torch.zeros(0).long())
+        if made is not None:
+            images_N3HW = _resized(made.images, size) if with_photos else made.images
+            whole = cls(images_N3HW, made.class_id, made.style_id % max(1, styles))
+        if unlabelled is not None:
+            photos_M3HW, _ = read_all(unlabelled, size)
+            whole = replace(whole._with(photos_M3HW), unlabelled=len(photos_M3HW))
+        if with_examples:
+            assert folder is not None
+            examples_M3HW, _ = read_all(folder, size)
+            repeats = max(1, round(len(whole.images_N3HW) * share / (1 - share) / len(examples_M3HW)))
+            repeated = whole._with(examples_M3HW.repeat(repeats, 1, 1, 1))
+            whole = replace(repeated, examples=len(examples_M3HW), repeats=repeats)
+        return whole
+
+    def _with(self, photos_M3HW: Tensor) -> TeachingSet:
+        """And further pictures, of which neither class nor style is known."""
+        outside_M = torch.full((len(photos_M3HW),), _NO_CLASS)
+        return replace(
+            self,
+            images_N3HW=torch.cat([self.images_N3HW, photos_M3HW]),
+            class_id_N=torch.cat([self.class_id_N, outside_M]),
+            style_id_N=torch.cat([self.style_id_N, outside_M]),
         )
 
 
@@ -88,30 +110,40 @@ class Lesson:
     """What one run teaches.
 
     Attributes:
-        made: all synthetic images.
+        made: all synthetic images; None where there are none.
         curation: which of them teach.
         teaching: what is taught on.
     """
 
-    made: SurrogateSet
-    curation: Curation
+    made: SurrogateSet | None
+    curation: Curation | None
     teaching: TeachingSet
 
     @classmethod
-    def of(cls, config: RunConfig, surrogate: Path, examples: ImageFolder | None, styles: int) -> Lesson:
+    def of(
+        cls,
+        config: RunConfig,
+        surrogate: Path | None,
+        examples: ImageFolder | None,
+        unlabelled: ImageFolder | None,
+        styles: int,
+    ) -> Lesson:
         """Read and choose.
 
         Args:
             config: of the run.
-            surrogate: the finished stage.
+            surrogate: the finished stage; None where there are no synthetic images.
             examples: of the classes, where there are any.
+            unlabelled: other photos, where there are any.
             styles: that all classes have.
         """
-        made = SurrogateSet.open(surrogate)
-        curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
-        chosen = made.keep(curation.keep_N)
+        made = curation = chosen = None
+        if surrogate is not None:
+            made = SurrogateSet.open(surrogate)
+            curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
+            chosen = made.keep(curation.keep_N)
         share, size = config.examples.teach_share, config.student.image_size
-        return cls(made, curation, TeachingSet.of(chosen, examples, share, size, styles))
+        return cls(made, curation, TeachingSet.of(chosen, examples, unlabelled, share, size, styles))
 
 
 def teach(
@@ -122,9 +154,10 @@ def teach(
     Under torchrun all ranks call this at once, with equal arguments, and teach one student.
     """
     section, classes = config.student, len(class_vectors_CD)
-    student = load_student(section.name, classes, section.init, section.image_size, config.seed)
+    student = new_student(section, classes, section.init, config.seed)
     if section.head == "class-vectors":
-        student.use_class_vectors(class_vectors_CD, float(teacher.logit_scale), config.seed)
+        scale = float(student.logit_scale or teacher.logit_scale)
+        student.use_class_vectors(class_vectors_CD, scale, config.seed, section.projector_layers)
     teaching = lesson.teaching
     with launch.together(shares_teaching(config)):
         result = distil(

@@ -16,7 +16,7 @@ from clipstill.core.files import commit_manifest, read_json, read_manifest, writ
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Provenance
 from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.keys import CALIBRATION, CLASS_VECTORS, STUDENT, SURROGATE
+from clipstill.pipeline.keys import CALIBRATION, CLASS_VECTORS, PROMPTS, STUDENT, SURROGATE, TEACHER_PROMPTS
 from clipstill.pipeline.launch import local_device
 from clipstill.pipeline.run_folder import RunFolder
 from clipstill.text.task import Task
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.core.protocols import Generator, Sampler, Teacher
+    from clipstill.pipeline.teaching import Lesson
     from clipstill.students.student import Student
 
 VECTORS_FILE = "class_vectors.safetensors"
@@ -35,6 +36,8 @@ TEACHER_FILE = "teacher.json"
 STUDENT_FILE = "student.safetensors"
 HISTORY_FILE = "history.json"
 CALIBRATION_FILE = "calibration.json"
+TEACHER_PROMPTS_FILE = "prompts.safetensors"
+STYLES_FILE = "styles.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Workbench:
         keys: the key of each stage.
         photos: real photos to measure on, where there are any.
         examples: example images of the classes, where there are any.
+        unlabelled: photos without labels, where there are any.
     """
 
     config: RunConfig
@@ -56,6 +60,7 @@ class Workbench:
     keys: dict[str, str]
     photos: ImageFolder | None
     examples: ImageFolder | None = None
+    unlabelled: ImageFolder | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -65,11 +70,20 @@ class Workbench:
         return pick_device(local_device(self.config.device))
 
     @cached_property
-    def teacher(self) -> Teacher:
-        """The teacher, loaded on first use."""
+    def plain_teacher(self) -> Teacher:
+        """The teacher without any prompts, loaded on first use: what images are made by."""
         from clipstill.teachers import load_teacher
 
         return load_teacher(self.config.teacher.name, self.device, self.config.teacher.precision)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """What the student learns from: the teacher, with its prompts where it has learned some."""
+        if TEACHER_PROMPTS not in self.keys:
+            return self.plain_teacher
+        from clipstill.teachers.prompted import load_prompts
+
+        return load_prompts(self.plain_teacher, self.run.stage(TEACHER_PROMPTS) / TEACHER_PROMPTS_FILE)
 
     @cached_property
     def generators(self) -> list[Generator | Sampler]:
@@ -95,9 +109,14 @@ class Workbench:
         """The same from texts alone; what prompts are measured by."""
         return self._vectors[TEXT_VECTORS_NAME]
 
+    @property
+    def drawn_vectors_CD(self) -> Tensor:
+        """What images are drawn towards: those of the teacher without prompts, which sees the images that are made."""
+        return self.text_vectors_CD if TEACHER_PROMPTS in self.keys else self.class_vectors_CD
+
     def towards_examples(self, targets_ND: Tensor, class_ids: Sequence[int]) -> Tensor:
-        """Targets of texts -> targets of image mode; the same ones where there are no examples."""
-        if self.examples is None:
+        """Targets of texts -> targets of image mode; the same ones without examples, or where prompts learn by them."""
+        if self.examples is None or TEACHER_PROMPTS in self.keys:
             return targets_ND
         from clipstill.teachers.prototypes import ExampleVectors, targets_with_examples
 
@@ -109,17 +128,23 @@ class Workbench:
     @cached_property
     def student(self) -> Student:
         """The trained student, on the CPU."""
-        from clipstill.students import load_student
+        from clipstill.pipeline.new_student import new_student
 
-        section = self.config.student
-        student = load_student(
-            section.name,
-            len(self.task.names),
-            self.run.stage(STUDENT) / STUDENT_FILE,
-            section.image_size,
-            self.config.seed,
-        )
-        return student.eval()
+        stored = self.run.stage(STUDENT) / STUDENT_FILE
+        return new_student(self.config.student, len(self.task.names), stored, self.config.seed).eval()
+
+    def lesson(self, with_examples: bool) -> Lesson:
+        """What is taught, with the examples among it or without."""
+        from clipstill.pipeline.teaching import Lesson
+
+        examples = self.examples if with_examples else None
+        surrogate = self.run.stage(SURROGATE) if SURROGATE in self.keys else None
+        return Lesson.of(self.config, surrogate, examples, self.unlabelled, len(self.style_names))
+
+    @property
+    def style_names(self) -> tuple[str, ...]:
+        """Of the synthetic images; empty where they have none, or where there are none."""
+        return read_style_names(self.run.stage(PROMPTS)) if PROMPTS in self.keys else ()
 
     @cached_property
     def calibration(self) -> dict[str, Any]:
@@ -134,7 +159,7 @@ class Workbench:
 
     def provenance(self) -> list[Provenance]:
         """Weights that the student comes from and that taught it, as the stages recorded them."""
-        surrogate = read_manifest(self.run.stage(SURROGATE))
+        surrogate = read_manifest(self.run.stage(SURROGATE)) if SURROGATE in self.keys else None
         stored = [
             *read_json(self.run.stage(CLASS_VECTORS) / TEACHER_FILE)["provenance"],
             *(surrogate.info.get("provenance", []) if surrogate is not None else []),
@@ -159,7 +184,17 @@ class Workbench:
             "student": self.config.student.name,
             "student_init": self.config.student.init,
             "images_per_class": self.config.prompts.images_per_class,
+            "unlabelled": 0 if self.unlabelled is None else len(self.unlabelled.items),
         }
+
+
+def read_style_names(folder: Path) -> tuple[str, ...]:
+    """The name of each style id, as the stage of prompts stored them; empty where images have no style.
+
+    Raises:
+        ArtifactError: the file is malformed.
+    """
+    return tuple(str(name) for name in read_json(folder / STYLES_FILE))
 
 
 def as_json(provenance: Any) -> list[dict[str, str]]:

@@ -34,6 +34,7 @@ class CardData:
         parity_difference: largest difference of a logit between the trained model and ``model.onnx``.
         parity_agreement: share of pictures on which both name the same class.
         examples: example images that were given beside the class names.
+        unlabelled: photos without labels that were.
         fine_tuned_on: labelled photos that the finished student was then tuned on.
         calibration: what is known of the scores without a photo; None where that is not known of this model.
         refuses: whether it says "none of these".
@@ -52,6 +53,7 @@ class CardData:
     parity_difference: float
     parity_agreement: float
     examples: int = 0
+    unlabelled: int = 0
     fine_tuned_on: int = 0
     calibration: Mapping[str, Any] | None = None
     refuses: bool = False
@@ -78,7 +80,7 @@ def model_card(data: CardData) -> str:
             f"> {SYNTHETIC_MARK}",
             "",
             f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given "
-            f"{len(data.labels)} class names and {_given(data.examples)}."
+            f"{len(data.labels)} class names and {_given(data.examples, data.unlabelled)}."
             + (f" It was then tuned on {data.fine_tuned_on} labelled photos." if data.fine_tuned_on else ""),
             "",
             "## Use",
@@ -127,10 +129,10 @@ def _limits(calibration: Mapping[str, Any] | None, refuses: bool) -> list[str]:
     ]
 
 
-def _given(examples: int) -> str:
-    if examples == 0:
-        return "no labelled photo"
-    return "one example image" if examples == 1 else f"{examples} example images"
+def _given(examples: int, unlabelled: int) -> str:
+    kinds = (("example image", examples), ("unlabelled photo", unlabelled))
+    parts = [f"one {name}" if count == 1 else f"{count} {name}s" for name, count in kinds if count]
+    return " and ".join(parts) or "no labelled photo"
 
 
 def _facts(data: CardData) -> list[str]:

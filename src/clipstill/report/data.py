@@ -133,6 +133,7 @@ class ReportData:
         evaluation: ``evaluation.compare``'s result; None where no photos were given.
         calibration: what is known of the scores without a photo; None where nothing is.
         examples: example images that were given beside the class names.
+        unlabelled: photos without labels that were.
         pictures: synthetic images, in the order of their index.
         curation: what became of the synthetic images, one entry a class.
         charts: losses and scores over the steps.
@@ -158,6 +159,7 @@ class ReportData:
     evaluation: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
     examples: int = 0
+    unlabelled: int = 0
     pictures: tuple[Picture, ...] = ()
     curation: tuple[Curated, ...] = ()
     charts: tuple[Chart, ...] = ()

@@ -33,6 +33,8 @@ class Student(nn.Module):
 
     mean: Tensor
     std: Tensor
+    # Of a backbone that has been a CLIP's image tower; others take their teacher's.
+    logit_scale: float | None = None
 
     def __init__(
         self,

@@ -93,7 +93,6 @@ def _build(
     preprocess = _preprocess(backbone, architecture, image_size)
     feature_count = _feature_count(backbone, preprocess.size)
     provenance: list[Provenance] = []
-    whole: dict[str, Tensor] = {}
     if from_hub:
         provenance.append(_hub_provenance(backbone, architecture))
     elif init == "pretrained":
@@ -101,11 +100,11 @@ def _build(
         backbone.load_state_dict(_without_classifier(lite_state_dict(size), backbone), strict=True)
         provenance.append(lite_provenance(size))
     elif init != "scratch":
-        whole, digest = _read(Path(init)), sha256_file(Path(init))
+        digest = sha256_file(_existing(Path(init)))
         provenance.append(Provenance(f"{name} weights given by the user", "not stated", str(init), digest))
     student = Student(name, backbone, feature_count, classes, preprocess, provenance, seed)
-    if whole:
-        _load_file_weights(student, whole, Path(init))
+    if init not in ("pretrained", "scratch"):
+        load_weights(student, Path(init))
     return student.eval()
 
 
@@ -169,13 +168,17 @@ def _hub_provenance(backbone: nn.Module, architecture: str) -> Provenance:
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
+def _existing(path: Path) -> Path:
+    if not path.is_file():
         raise ConfigError(
             f"student.init is '{path}', which is neither 'pretrained', 'scratch' nor an existing file. Check the path."
-        ) from None
+        )
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(_existing(path))
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read as safetensors ({error}). Convert the weights first.") from None
 
@@ -185,8 +188,16 @@ def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[s
     return {key: value for key, value in state.items() if key in wanted}
 
 
-def _load_file_weights(student: Student, state: dict[str, Tensor], path: Path) -> None:
-    """A whole student keeps its head where the number of classes is the same; a timm network gives its backbone."""
+def load_weights(student: Student, path: Path) -> None:
+    """Put a file's weights into a student.
+
+    A whole student keeps its head where the number of classes is the same; a timm network gives its backbone.
+
+    Raises:
+        ConfigError: there is no such file.
+        ArtifactError: it holds no weights, or those of something else.
+    """
+    state = _read(path)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     wanted = student.backbone.state_dict()
     backbone = own or _without_classifier(state, student.backbone)

@@ -14,8 +14,6 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.students.student import Student
 
-PREFIX = "tower:"
-
 
 class TowerStudent(Student):
     """As ``Student``, where ``freeze_backbone(False)`` sets the backbone's prompts free and nothing else of it.
@@ -28,6 +26,7 @@ class TowerStudent(Student):
         preprocess: size, mean and standard deviation.
         provenance: of the tower's weights.
         seed: of the head's weights.
+        logit_scale: that the tower was trained with; a head of class vectors keeps it.
     """
 
     def __init__(
@@ -38,6 +37,7 @@ class TowerStudent(Student):
         preprocess: Preprocess,
         provenance: Sequence[Provenance] = (),
         seed: int = 0,
+        logit_scale: float | None = None,
     ) -> None:
         if classes < 2:
             raise ConfigError(f"a student needs at least 2 classes, not {classes}. Name more classes.")
@@ -46,6 +46,7 @@ class TowerStudent(Student):
             features = int(backbone(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[1])
         self._prompts = [value for value in backbone.parameters() if value.requires_grad]
         super().__init__(name, backbone, features, classes, preprocess, provenance, seed)
+        self.logit_scale = logit_scale
 
     def freeze_backbone(self, frozen: bool) -> None:
         """Take the prompts out of training, or put them back; the tower itself never trains."""
