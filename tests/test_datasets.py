@@ -88,7 +88,7 @@ def test_folders_and_tables_say_the_same(tmp_path: Path) -> None:
 
 def test_the_first_half_of_101_classes_is_51_and_novel_labels_start_at_0() -> None:
     files = tuple((Path(f"{label}.png"), label) for label in range(101))
-    whole = Dataset("all", tuple(f"class {label}" for label in range(101)), files, (), files)
+    whole = Dataset("all", Path(), tuple(f"class {label}" for label in range(101)), files, (), files)
     base, novel = whole.half("base"), whole.half("novel")
     assert (len(base.classes), len(novel.classes)) == (51, 50)
     assert [label for _, label in novel.test] == list(range(50))
@@ -98,7 +98,7 @@ def test_the_first_half_of_101_classes_is_51_and_novel_labels_start_at_0() -> No
 
 def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
     files = tuple((Path(f"{label}-{i}.png"), label) for label in range(4) for i in range(9 if label else 2))
-    whole = Dataset("all", ("a", "b", "c", "d"), files, files, files)
+    whole = Dataset("all", Path(), ("a", "b", "c", "d"), files, files, files)
     few = whole.few(5, seed=1)
     assert [sum(label == each for _, label in few.train) for each in range(4)] == [2, 5, 5, 5]
     assert [sum(label == each for _, label in few.val) for each in range(4)] == [2, 4, 4, 4]
@@ -118,9 +118,10 @@ def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
         ("{}/empty", "has no folder 'train'"),
         ("{}/short.csv", "no column 'split'"),
         ("{}/odd.csv", "line 3: each row needs a path, a class and a split"),
+        ("{}/away.csv", "lies outside of its folder"),
         ("{}/half.csv", "no row whose split is 'test'"),
         ("food101:{}", "is no split file"),
-        ("sun397:{}", "lies outside of the data set"),
+        ("sun397:{}", "lies outside of its folder"),
         ("ucf101:{}", "label 0 is called 'a' and 'b'"),
         ("stanford_cars:{}", "cannot be read"),
         ("oxford_pets:{}", "two or more"),
@@ -130,6 +131,7 @@ def test_what_cannot_be_read_is_told_in_a_line(where: str, message: str, tmp_pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "short.csv").write_text("path,class\na.png,dog\n")
     (tmp_path / "odd.csv").write_text("path,class,split\na.png,dog,train\nb.png,dog,somewhere\n")
+    (tmp_path / "away.csv").write_text("path,class,split\n/etc/a.png,dog,train\n")
     (tmp_path / "half.csv").write_text("path,class,split\na.png,dog,train\n")
     (tmp_path / "food-101").mkdir()
     (tmp_path / "food-101" / "split_zhou_Food101.json").write_text('{"train": []}')

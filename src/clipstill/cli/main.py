@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import typer
 
 import clipstill
+from clipstill.cli.base_to_novel import base_to_novel
 from clipstill.cli.build import build_app
 from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("fine-tune")(fine_tune)
+app.command("base-to-novel")(base_to_novel)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("list")(list_parts)

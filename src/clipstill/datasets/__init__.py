@@ -11,9 +11,9 @@ from pathlib import Path
 from clipstill.core.errors import DataError, UnknownNameError, did_you_mean
 from clipstill.datasets.coop import LAYOUTS, open_layout
 from clipstill.datasets.own import open_csv, open_folders
-from clipstill.datasets.split import Dataset, Item
+from clipstill.datasets.split import Dataset, Item, without_labels
 
-__all__ = ["Dataset", "Item", "open_dataset"]
+__all__ = ["Dataset", "Item", "open_dataset", "without_labels"]
 
 
 def open_dataset(where: str | Path) -> Dataset:

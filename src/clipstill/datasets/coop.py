@@ -96,7 +96,7 @@ def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
         stored = json.loads(path.read_text("utf-8"))
         parts = {
             part: [
-                (folder / layout.images / _below(place, path), int(label), str(class_name))
+                (folder / layout.images / below(place, path), int(label), str(class_name))
                 for place, label, class_name in stored[part]
                 if class_name not in layout.dropped
             ]
@@ -115,14 +115,18 @@ def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
         part: [(place, label, _spoken(layout.names.get(class_name, class_name))) for place, label, class_name in items]
         for part, items in parts.items()
     }
-    return in_order(name, _without_gaps(named))
+    return in_order(name, folder, _without_gaps(named))
 
 
-def _below(place: object, split: Path) -> Path:
-    """A path of a split file, which must not leave the data set's folder."""
+def below(place: object, split: Path) -> Path:
+    """A path that a list names, which must not leave the data set's folder.
+
+    Raises:
+        DataError: it does.
+    """
     path = Path(str(place))
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{split} names {path}, which lies outside of the data set. Fetch it again.")
+        raise DataError(f"{split} names {path}, which lies outside of its folder. Name files below it.")
     return path
 
 
@@ -151,7 +155,7 @@ def _imagenet(name: str, folder: Path) -> Dataset:
                 raise DataError(f"{folder / 'classnames.txt'} has no name for the folder {entry.name}. Add its line.")
             files = sorted(file for file in entry.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
             items += [(file, label, names[entry.name]) for file in files]
-    return in_order(name, parts)
+    return in_order(name, folder, parts)
 
 
 def _aircraft(name: str, folder: Path) -> Dataset:
@@ -166,7 +170,7 @@ def _aircraft(name: str, folder: Path) -> Dataset:
             if variant not in labels:
                 raise DataError(f"{path} names the variant '{variant}', which is not in variants.txt. Fetch it again.")
             items.append((folder / "images" / f"{number}.jpg", labels[variant], variant))
-    return in_order(name, parts)
+    return in_order(name, folder, parts)
 
 
 def _lines(name: str, path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
+from clipstill.datasets.coop import below
 from clipstill.datasets.split import Dataset, in_order
 
 _COLUMNS = ("path", "class", "split")
@@ -30,7 +31,7 @@ def open_folders(folder: Path) -> Dataset:
         for part in _SPLITS
         if (place := folder / part).is_dir()
     }
-    return in_order(folder.name, parts)
+    return in_order(folder.name, folder, parts)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -63,8 +64,8 @@ def open_csv(path: Path) -> Dataset:
             raise DataError(
                 f"{path}, line {number}: each row needs a path, a class and a split, one of {', '.join(_SPLITS)}."
             )
-        parts[row["split"]].append((path.parent / row["path"], names.index(row["class"]), row["class"]))
+        parts[row["split"]].append((path.parent / below(row["path"], path), names.index(row["class"]), row["class"]))
     for needed in ("train", "test"):
         if not parts[needed]:
             raise DataError(f"{path} has no row whose split is '{needed}'. Add some.")
-    return in_order(path.stem, parts)
+    return in_order(path.stem, path.parent, parts)

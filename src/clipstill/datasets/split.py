@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
@@ -13,6 +13,7 @@ from clipstill.core.seeds import generator_for
 
 Item = tuple[Path, int]
 Half = Literal["base", "novel"]
+HALVES: tuple[Half, ...] = get_args(Half)
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Dataset:
 
     Attributes:
         name: of the layout, or of the folder.
+        root: a folder above all files.
         classes: names, in the order of the labels.
         train: to learn from.
         val: to choose by; empty where the data set has none.
@@ -28,6 +30,7 @@ class Dataset:
     """
 
     name: str
+    root: Path
     classes: tuple[str, ...]
     train: tuple[Item, ...]
     val: tuple[Item, ...]
@@ -53,14 +56,14 @@ class Dataset:
 
     def folder(self, split: Literal["train", "val", "test"]) -> ImageFolder:
         """One split as what evaluation and training read."""
-        return ImageFolder(Path(self.name), self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
+        return ImageFolder(self.root, self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
 
     def _among(self, kept: range) -> Dataset:
         def of(items: Sequence[Item]) -> tuple[Item, ...]:
             return tuple((path, label - kept.start) for path, label in items if label in kept)
 
         names = tuple(self.classes[label] for label in kept)
-        return Dataset(self.name, names, of(self.train), of(self.val), of(self.test))
+        return Dataset(self.name, self.root, names, of(self.train), of(self.val), of(self.test))
 
     def _drawn(self, items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
         import torch
@@ -75,13 +78,18 @@ class Dataset:
         return tuple(chosen)
 
 
+def without_labels(folder: ImageFolder) -> ImageFolder:
+    """The same files as unlabelled photos."""
+    return ImageFolder(folder.path, (), sorted((path, -1) for path, _ in folder.items))
+
+
 def half_of(count: int, which: Half) -> range:
     """Labels of a half of ``count`` classes."""
     middle = (count + 1) // 2
     return range(middle) if which == "base" else range(middle, count)
 
 
-def in_order(name: str, parts: dict[str, list[tuple[Path, int, str]]]) -> Dataset:
+def in_order(name: str, root: Path, parts: dict[str, list[tuple[Path, int, str]]]) -> Dataset:
     """A data set from files, labels and class names, whose labels must be 0 to C - 1 and have one name each.
 
     Raises:
@@ -102,4 +110,4 @@ def in_order(name: str, parts: dict[str, list[tuple[Path, int, str]]]) -> Datase
         )
     files = {part: tuple((path, label) for path, label, _ in items) for part, items in parts.items()}
     classes = tuple(names[label] for label in range(len(names)))
-    return Dataset(name, classes, files["train"], files.get("val", ()), files["test"])
+    return Dataset(name, root, classes, files["train"], files.get("val", ()), files["test"])

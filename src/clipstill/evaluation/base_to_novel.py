@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def harmonic_mean(base: float, novel: float) -> float:
@@ -35,6 +36,15 @@ class BaseToNovel:
     def harmonic(self) -> float:
         """Of the means over seeds."""
         return harmonic_mean(statistics.fmean(self.base), statistics.fmean(self.novel))
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "base": list(self.base),
+            "novel": list(self.novel),
+            "harmonic_mean": self.harmonic,
+            "transductive": self.transductive,
+        }
 
 
 def table(rows: Mapping[str, BaseToNovel]) -> str:

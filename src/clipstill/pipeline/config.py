@@ -70,18 +70,18 @@ class PromptTeacherSection(Config):
         method: ``none``, ``regularised`` (PromptSRC, which needs examples), or ``auto``: regularised where there are
             examples.
         count: prompt tokens a layer, of CLIP's towers.
-        visual_depth: layers of CLIP's image tower that get prompts.
+        visual_depth: layers of CLIP's image tower that get prompts; 0 for none.
         text_depth: layers of CLIP's text tower that get prompts.
         words: what the text prompts start as; ``auto`` for "a photo of a" with CLIP and "a" with embedded teachers.
-        rank: of an embedded teacher's projection.
+        rank: of an embedded teacher's projection; 0 for none.
     """
 
     method: Literal["none", "regularised", "auto"]
     count: int = Field(ge=1)
-    visual_depth: int = Field(ge=1)
+    visual_depth: int = Field(ge=0)
     text_depth: int = Field(ge=1)
     words: str
-    rank: int = Field(ge=1)
+    rank: int = Field(ge=0)
     epochs: int
     batch: int
     lr: float

@@ -108,13 +108,29 @@ class RunResult:
         }
 
 
-def run(config: RunConfig, task: Task, out: Path) -> RunResult:
+@dataclass(frozen=True)
+class Photos:
+    """The real photos of a run, where they are not folders of the settings.
+
+    Attributes:
+        measured: labelled, to measure on.
+        examples: labelled, to learn from.
+        unlabelled: to learn from.
+    """
+
+    measured: ImageFolder | None
+    examples: ImageFolder | None
+    unlabelled: ImageFolder | None
+
+
+def run(config: RunConfig, task: Task, out: Path, photos: Photos | None = None) -> RunResult:
     """Do, or finish, or find done, the whole job in a folder.
 
     Args:
         config: all settings.
         task: at least two classes.
         out: an absent or empty folder, or one of an earlier run; its other stages are kept.
+        photos: lists of files, instead of the folders that the settings name.
 
     Raises:
         UnknownNameError: no such teacher, generator, student or prompt strategy.
@@ -125,18 +141,22 @@ def run(config: RunConfig, task: Task, out: Path) -> RunResult:
         ExportError: the exported model does not behave as the student.
     """
     config.check_together()
-    photos = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
-    examples = examples_of(config, task)
-    unlabelled = unlabelled_of(config)
-    keys = stage_keys(config, task, photos, examples, unlabelled)
+    if photos is None:
+        measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
+        photos = Photos(measured, examples_of(config, task), unlabelled_of(config))
+    keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled)
     if not _looks_done(out, keys):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
+
+    def bench_in(folder: RunFolder) -> Workbench:
+        return Workbench(config, task, folder, keys, photos.measured, photos.examples, photos.unlabelled)
+
     if launch.rank() > 0:
-        return _assisted(Workbench(config, task, RunFolder.of_another(out), keys, photos, examples, unlabelled))
+        return _assisted(bench_in(RunFolder.of_another(out)))
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
-        bench = Workbench(config, task, folder, keys, photos, examples, unlabelled)
+        bench = bench_in(folder)
         write_text(
             out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         )

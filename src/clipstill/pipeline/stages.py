@@ -63,42 +63,21 @@ PREVIEW_FILE = "preview.png"
 CURATION_FILE = "curation.json"
 KEPT_FILE = "kept.json"
 WORK_FOLDER = "work"
-_ROOM_FOR_CROPS = 8 / 7
 
 
 def make_teacher_prompts(bench: Workbench, folder: Path) -> None:
     """Examples -> prompts by which the teacher tells their classes apart."""
-    from clipstill.distillation.prompt_tuning import tune_prompts
-    from clipstill.pipeline.teaching import read_all
-    from clipstill.teachers.embedded import EmbeddedTeacher
-    from clipstill.teachers.prompted import prompted, save_prompts
+    from clipstill.pipeline.prompt_teacher import learn_prompts
+    from clipstill.teachers.prompted import save_prompts
 
     start = time.monotonic()
     assert bench.examples is not None
-    section, plain = bench.config.prompt_teacher, bench.plain_teacher
-    words = section.words
-    if words == "auto":
-        words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
-    teacher = prompted(
-        plain,
-        count=section.count,
-        visual_depth=section.visual_depth,
-        text_depth=section.text_depth,
-        words=words,
-        rank=section.rank,
-        seed=bench.config.seed,
+    config, work = bench.config, folder / WORK_FOLDER
+    teacher, told = learn_prompts(
+        bench.plain_teacher, config.prompt_teacher, bench.examples, config.seed, work, bench.device
     )
-    # More than the teacher sees at once, for the crops to cut from.
-    images_N3HW, label_N = read_all(bench.examples, round(plain.image_size * _ROOM_FOR_CROPS))
-    shown = sorted(set(label_N.tolist()))
-    names = [bench.task.names[label] for label in shown]
-    say(f"teacher_prompts: {len(label_N)} examples of {len(names)} of {len(bench.task.names)} classes")
-    place = {label: at for at, label in enumerate(shown)}
-    own_N = label_N.clone().apply_(place.__getitem__)
-    settings, work = section.settings(bench.config.seed), folder / WORK_FOLDER
-    history = tune_prompts(teacher, names, images_N3HW, own_N, settings, work, bench.device)
     save_prompts(teacher, folder / TEACHER_PROMPTS_FILE)
-    write_json(folder / HISTORY_FILE, {"history": history, "classes": names, "examples": len(label_N)})
+    write_json(folder / HISTORY_FILE, told)
     commit(bench, TEACHER_PROMPTS, folder, [TEACHER_PROMPTS_FILE, HISTORY_FILE], start)
     shutil.rmtree(work, ignore_errors=True)
 

@@ -107,8 +107,8 @@ class PromptedOpenClip(PromptedTeacher):
     Args:
         base: the teacher.
         count: P, of both towers.
-        visual_depth: layers of the image tower that get prompts.
-        text_depth: layers of the text tower that do.
+        visual_depth: layers of the image tower that get prompts; 0 for none.
+        text_depth: layers of the text tower that do, at least 1.
         words: the first layer's text prompts start as these, if they are P tokens; else at random.
         seed: of what is random.
 
@@ -130,11 +130,15 @@ class PromptedOpenClip(PromptedTeacher):
             draw = generator_for(seed, "text prompts", 0)
             first_PE = 0.02 * torch.randn(count, embedded_1LE.shape[2], generator=draw).to(embedded_1LE.device)
         self.text_prompts = TextPrompts(base.text_tower(), first_PE, text_depth, seed)
-        self.visual_prompts = VisualPrompts(base.image_tower(), count, visual_depth, seed).to(embedded_1LE.device)
+        self.visual_prompts = None
+        if visual_depth:
+            self.visual_prompts = VisualPrompts(base.image_tower(), count, visual_depth, seed).to(embedded_1LE.device)
         # One token each, whatever it is: its place is what counts.
         self._holders = " ".join(["x"] * count)
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
+        if self.visual_prompts is None:
+            return self.plain_image(x_N3HW)
         return normalize(self.visual_prompts(self.base.image_tower(), self.base.prepared(x_N3HW)).float(), dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
@@ -163,7 +167,7 @@ class PromptedEmbedded(PromptedTeacher):
     Args:
         base: the teacher.
         words: the soft tokens start as these; one at least.
-        rank: R, of the projection.
+        rank: R, of the projection; 0 for none.
         seed: of what is random.
     """
 
@@ -220,10 +224,10 @@ def prompted(
     Args:
         base: a teacher of open_clip, or an embedded one.
         count: of open_clip's prompt tokens a layer.
-        visual_depth: of open_clip's image tower.
+        visual_depth: of open_clip's image tower; 0 leaves images as the base sees them.
         text_depth: of open_clip's text tower.
         words: that text prompts start as.
-        rank: of an embedded teacher's projection.
+        rank: of an embedded teacher's projection; 0 leaves images as the base sees them.
         seed: of what is random.
 
     Raises:
