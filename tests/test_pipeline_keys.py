@@ -24,7 +24,8 @@ def changed(tmp_path: Path, *overrides: str) -> list[str]:
     photos = photo_folder(tmp_path / "photos")
     before = stage_keys(load_config(), TASK, photos)
     after = stage_keys(load_config(overrides=overrides), TASK, photos)
-    return [stage for stage in STAGES if before[stage] != after[stage]]
+    assert list(before) == list(after)
+    return [stage for stage in before if before[stage] != after[stage]]
 
 
 def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
@@ -45,6 +46,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("curation.duplicate_cosine=0.5", "student"),
         ("curation.least_diversity=0.5", "surrogate"),
         ("distillation.steps=3", "student"),
+        ("student.prompts=3", "student"),
         ("student.name=resnet18", "student"),
         ("refusal.most_refused=0.2", "calibration"),
         ("export.tolerance=0.1", "bundle"),
@@ -67,7 +69,7 @@ def test_another_photo_is_measured_again_and_trains_nothing(tmp_path: Path) -> N
     before = stage_keys(load_config(), TASK, photo_folder(tmp_path))
     Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog" / "b.png")
     after = stage_keys(load_config(), TASK, ImageFolder.open(tmp_path, TASK.names))
-    assert [stage for stage in STAGES if before[stage] != after[stage]] == ["evaluation", "bundle", "report"]
+    assert [stage for stage in before if before[stage] != after[stage]] == ["evaluation", "bundle", "report"]
 
 
 def test_without_photos_there_is_no_evaluation() -> None:
@@ -124,3 +126,33 @@ def test_where_images_are_made_touches_nothing() -> None:
         for overrides in ([], ["launch.launcher=ray", "launch.workers=3", "synthesis.compile=true"])
     )
     assert here == there
+
+
+def test_photos_without_labels_touch_the_student_alone_and_instead_of_images_leave_their_stages_out(
+    tmp_path: Path,
+) -> None:
+    photo_folder(tmp_path / "photos")
+    folder = ImageFolder.without_labels(tmp_path / "photos")
+    before, after = stage_keys(load_config(), TASK, None), stage_keys(load_config(), TASK, None, None, folder)
+    changed = [stage for stage in before if before[stage] != after[stage]]
+    assert changed == ["student", "calibration", "bundle", "report"]
+    alone = stage_keys(load_config(overrides=["prompts.images_per_class=0", "refusal.near_misses=0"]), TASK, None)
+    assert list(alone) == ["class_vectors", "student", "calibration", "bundle", "report"]
+
+
+def test_what_a_teacher_learns_touches_everything_behind_it(tmp_path: Path) -> None:
+    examples = photo_folder(tmp_path / "photos")
+    learns = ["prompt_teacher.method=auto"]
+    plain = stage_keys(load_config(overrides=learns), TASK, None, None)
+    assert "teacher_prompts" not in plain  # auto, and there are no examples
+    before, after = (
+        stage_keys(
+            load_config(overrides=[*learns, f"prompt_teacher.epochs={epochs}", "examples.images=x"]),
+            TASK,
+            None,
+            examples,
+        )
+        for epochs in (2, 3)
+    )
+    assert list(before)[:2] == ["teacher_prompts", "class_vectors"]
+    assert all(before[stage] != after[stage] for stage in before)

@@ -21,6 +21,7 @@ from clipstill.teachers.prompted import (
     PromptedEmbedded,
     PromptedOpenClip,
     PromptedTeacher,
+    import_prompts,
     load_prompts,
     prompted,
     save_prompts,
@@ -167,6 +168,37 @@ def test_prompts_of_another_teacher_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(ArtifactError, match="holds no prompts"):
         load_prompts(small(), tmp_path / "broken.safetensors")
+
+
+def test_a_checkpoint_of_the_authors_code_gives_its_prompts_and_leaves_its_classes(tmp_path: Path) -> None:
+    teacher = clip(tmp_path)
+    draw = torch.Generator().manual_seed(3)
+    visual_KPE, text_KPE = (torch.randn(2, 4, width, generator=draw).half() for width in (32, 16))
+    state = {
+        "prompt_learner.ctx": text_KPE[0],
+        "text_encoder.transformer.resblocks.1.VPT_shallow": text_KPE[1],
+        "image_encoder.VPT": visual_KPE[0],
+        "image_encoder.transformer.resblocks.1.VPT_shallow": visual_KPE[1],
+        # Of its own classes, and CLIP's weights: neither may matter.
+        "prompt_learner.token_prefix": torch.zeros(51, 1, 16),
+        "prompt_learner.token_suffix2": torch.zeros(50, 72, 16),
+        "image_encoder.proj": torch.zeros(32, 24),
+        "logit_scale": torch.zeros(()),
+    }
+    path = tmp_path / "model.pth.tar"
+    torch.save({"state_dict": state, "epoch": 20, "val_result": 98.7}, path)  # noqa: TID251
+    again = import_prompts(teacher.base, path)
+    assert isinstance(again, PromptedOpenClip)
+    assert again.visual_prompts is not None
+    assert torch.equal(again.visual_prompts.tokens_KPE, visual_KPE.float())
+    assert torch.equal(again.text_prompts.tokens_KPE, text_KPE.float())
+    assert again.class_vectors(NAMES).shape == (3, 24)
+    with pytest.raises(ArtifactError, match="cannot be taken for the prompts of embedded-s"):
+        import_prompts(small(), path)
+    del state["image_encoder.VPT"]
+    torch.save({"state_dict": state}, path)  # noqa: TID251
+    without = import_prompts(teacher.base, path)
+    assert torch.equal(without.encode_image(pictures()), teacher.base.encode_image(pictures()))
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def _rows(
     protocol = _Protocol(config, dataset, labelled, folder)
     rows = protocol.baselines() if baselines else []
     run(config, task, folder, Photos(None, labelled, without_labels(dataset.folder("train"))))
-    if config.teacher_learns:
+    if config.has_prompts:
         rows.append((f"teacher {config.teacher.name}, {shots}-shot prompts", protocol.of_teacher()))
     rows.append((f"student {config.student.name}", protocol.of_student()))
     return rows

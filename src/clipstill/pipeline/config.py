@@ -69,6 +69,8 @@ class PromptTeacherSection(Config):
     Attributes:
         method: ``none``, ``regularised`` (PromptSRC, which needs examples), or ``auto``: regularised where there are
             examples.
+        weights: prompts that were learned before, instead of learning: a run's ``prompts.safetensors``, or a checkpoint
+            of PromptSRC or PromptKD.
         count: prompt tokens a layer, of CLIP's towers.
         visual_depth: layers of CLIP's image tower that get prompts; 0 for none.
         text_depth: layers of CLIP's text tower that get prompts.
@@ -77,6 +79,7 @@ class PromptTeacherSection(Config):
     """
 
     method: Literal["none", "regularised", "auto"]
+    weights: Path | None
     count: int = Field(ge=1)
     visual_depth: int = Field(ge=0)
     text_depth: int = Field(ge=1)
@@ -412,13 +415,15 @@ class RunConfig(Config):
                     "refusal.near_misses needs synthetic images, and prompts.images_per_class is 0. Set one of them "
                     "otherwise."
                 )
-        if self.prompt_teacher.method == "regularised" and self.examples.images is None:
+        missing = self.examples.images is None and self.prompt_teacher.weights is None
+        if self.prompt_teacher.method == "regularised" and missing:
             raise ConfigError(
                 "prompt_teacher.method is regularised, which learns from labelled examples, and there are none. Give "
                 "some (--examples DIR), or set it to none."
             )
 
     @property
-    def teacher_learns(self) -> bool:
-        """Whether the teacher gets prompts from the examples."""
-        return self.prompt_teacher.method != "none" and self.examples.images is not None
+    def has_prompts(self) -> bool:
+        """Whether the teacher has prompts: learned from the examples, or given."""
+        section = self.prompt_teacher
+        return section.weights is not None or (section.method != "none" and self.examples.images is not None)

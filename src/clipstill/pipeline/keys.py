@@ -85,15 +85,18 @@ def stage_keys(
     # A bank counts by its content, wherever it lies.
     del prompts["bank"]
     learned = None
-    if config.teacher_learns:
-        assert examples is not None
+    if config.has_prompts:
+        how = settings["prompt_teacher"]
+        given = config.prompt_teacher.weights
+        if given is not None:
+            how = {"weights": _file_digest(given)}
         learned = add(
             TEACHER_PROMPTS,
             teacher=settings["teacher"],
             weights=weights,
-            how=settings["prompt_teacher"],
-            names=list(task.names),
-            examples=_photos_digest(examples),
+            how=how,
+            names=None if given else list(task.names),
+            examples=None if given or examples is None else _photos_digest(examples),
             seed=config.seed,
         )
     vectors = add(
@@ -193,6 +196,12 @@ def templates_of(config: RunConfig, suited: str) -> tuple[str, ...]:
 
     templates = config.prompts.templates
     return template_set(templates, suited) if isinstance(templates, str) else tuple(templates)
+
+
+def _file_digest(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path} of learned prompts. Check prompt_teacher.weights.")
+    return sha256_file(path)
 
 
 def _named_file_digest(name: str) -> str | None:

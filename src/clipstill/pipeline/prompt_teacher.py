@@ -9,7 +9,7 @@ from clipstill.core.progress import say
 from clipstill.distillation.prompt_tuning import tune_prompts
 from clipstill.pipeline.teaching import read_all
 from clipstill.teachers.embedded import EmbeddedTeacher
-from clipstill.teachers.prompted import PromptedTeacher, prompted
+from clipstill.teachers.prompted import PromptedTeacher, import_prompts, load_prompts, prompted
 
 if TYPE_CHECKING:
     import torch
@@ -61,3 +61,13 @@ def learn_prompts(
     own_N = label_N.clone().apply_(place.__getitem__)
     history = tune_prompts(teacher, names, images_N3HW, own_N, section.settings(seed), work, device)
     return teacher, {"history": history, "classes": names, "examples": len(label_N)}
+
+
+def given_prompts(plain: Teacher, path: Path) -> tuple[PromptedTeacher, dict[str, Any]]:
+    """Prompts that were learned before: by a run, or by the code of PromptSRC.
+
+    Raises:
+        ClipstillError: the file is of another teacher, or holds no prompts.
+    """
+    teacher = load_prompts(plain, path) if path.suffix == ".safetensors" else import_prompts(plain, path)
+    return teacher, {"history": [], "classes": [], "examples": 0, "given": str(path)}

@@ -111,9 +111,12 @@ def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable
 
     if TEACHER_PROMPTS in bench.keys:
         learned = read_json(bench.run.stage(TEACHER_PROMPTS) / HISTORY_FILE)["history"]
-        yield Chart(
-            "The teacher's prompts: loss", "epoch", tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES)
-        )
+        if learned:
+            yield Chart(
+                "The teacher's prompts: loss",
+                "epoch",
+                tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES),
+            )
     synthesis = _mean_over_groups(synthesis_histories(bench)) if SURROGATE in bench.keys else []
     series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
     if series:

@@ -66,16 +66,19 @@ WORK_FOLDER = "work"
 
 
 def make_teacher_prompts(bench: Workbench, folder: Path) -> None:
-    """Examples -> prompts by which the teacher tells their classes apart."""
-    from clipstill.pipeline.prompt_teacher import learn_prompts
+    """Examples, or prompts that were learned before -> prompts by which the teacher tells the classes apart."""
+    from clipstill.pipeline.prompt_teacher import given_prompts, learn_prompts
     from clipstill.teachers.prompted import save_prompts
 
     start = time.monotonic()
-    assert bench.examples is not None
-    config, work = bench.config, folder / WORK_FOLDER
-    teacher, told = learn_prompts(
-        bench.plain_teacher, config.prompt_teacher, bench.examples, config.seed, work, bench.device
-    )
+    section, work = bench.config.prompt_teacher, folder / WORK_FOLDER
+    if section.weights is not None:
+        teacher, told = given_prompts(bench.plain_teacher, section.weights)
+    else:
+        assert bench.examples is not None
+        teacher, told = learn_prompts(
+            bench.plain_teacher, section, bench.examples, bench.config.seed, work, bench.device
+        )
     save_prompts(teacher, folder / TEACHER_PROMPTS_FILE)
     write_json(folder / HISTORY_FILE, told)
     commit(bench, TEACHER_PROMPTS, folder, [TEACHER_PROMPTS_FILE, HISTORY_FILE], start)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import atomic_path, sha256_json
 from clipstill.core.protocols import Teacher
@@ -28,7 +29,7 @@ from clipstill.teachers.deep_prompts import TextPrompts, VisualPrompts
 from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.openclip import OpenClipTeacher
 
-__all__ = ["PromptedTeacher", "load_prompts", "prompted", "save_prompts"]
+__all__ = ["PromptedTeacher", "import_prompts", "load_prompts", "prompted", "save_prompts"]
 
 _FORMAT = "1"
 
@@ -270,6 +271,46 @@ def load_prompts(base: Teacher, path: Path) -> PromptedTeacher:
     teacher = prompted(base, words=about["words"], **numbers)
     teacher.load_state_dict(tensors)
     return teacher
+
+
+def import_prompts(base: Teacher, path: Path) -> PromptedTeacher:
+    """A teacher with the prompts of a checkpoint of PromptSRC or PromptKD, as their code saves it.
+
+    Depths are read from the file. What belongs to its classes (the tokens around the prompts) and CLIP's own weights,
+    which are in it too, are left where they are, so it serves any classes.
+
+    Raises:
+        ConfigError: the teacher is no CLIP with a vision transformer.
+        DataError: the file is missing or no plain state dict.
+        ArtifactError: it holds no prompts, or those of another architecture.
+    """
+    state = read_state(path)
+    visual, text = (_layers_of(state, tower) for tower in ("image_encoder", "text_encoder"))
+    if not isinstance(base, OpenClipTeacher) or "prompt_learner.ctx" not in state:
+        raise ArtifactError(
+            f"{path} cannot be taken for the prompts of {base.name}: it takes a checkpoint of PromptSRC (with "
+            f"'prompt_learner.ctx') and a CLIP of open_clip."
+        )
+    text = [state["prompt_learner.ctx"], *text]
+    visual = [state["image_encoder.VPT"], *visual] if "image_encoder.VPT" in state else []
+    teacher = prompted(base, count=len(text[0]), visual_depth=len(visual), text_depth=len(text), words="")
+    tensors = {"text_prompts.tokens_KPE": torch.stack(text).float()}
+    if visual:
+        tensors["visual_prompts.tokens_KPE"] = torch.stack(visual).float()
+    wanted = {name: tuple(value.shape) for name, value in teacher.named_parameters()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != found:
+        raise ArtifactError(f"{path} holds prompts of shapes {found}; {base.name} takes {wanted}. Name their teacher.")
+    teacher.load_state_dict(tensors)
+    return teacher
+
+
+def _layers_of(state: Mapping[str, Tensor], tower: str) -> list[Tensor]:
+    """The prompts of the second layer and those that follow it without a gap."""
+    found: list[Tensor] = []
+    while (name := f"{tower}.transformer.resblocks.{len(found) + 1}.VPT_shallow") in state:
+        found.append(state[name])
+    return found
 
 
 def _spoken(name: str) -> str:
