@@ -13,6 +13,7 @@ from clipstill.core.files import read_json
 from clipstill.core.seeds import generator_for
 from clipstill.runtime import load_bundle
 from clipstill.teachers import load_teacher
+from clipstill.teachers import prompted as prompted_module
 from clipstill.teachers.prompted import load_prompts
 from test_pipeline_examples import CLASSES, TINY, example_folder
 
@@ -54,7 +55,7 @@ def test_unlabelled_photos_teach_beside_synthetic_images(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("own_torch_settings")
 def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_that_learned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, photos = tmp_path / "run", photo_folder(tmp_path / "photos", 6)
     examples = example_folder(tmp_path / "examples", CLASSES[:1], 2)
@@ -76,6 +77,19 @@ def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_tha
     student = load_file(out / "stages" / "student" / "student.safetensors")
     assert torch.equal(student["head.class_vectors"], stored["class_vectors"])
     assert len(load_bundle(out).predict(next((photos / "anywhere").glob("*.png")))) == 2
+    # The bundle alone knows the teacher with what it learned.
+    test = example_folder(tmp_path / "test", CLASSES, 3)
+    asked: list[bool] = []
+    learned = prompted_module.PromptedEmbedded.encode_image
+    monkeypatch.setattr(
+        prompted_module.PromptedEmbedded, "encode_image", lambda own, x: asked.append(True) or learned(own, x)
+    )
+    assert main(["evaluate", str(out / "bundle"), "--images", str(test), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["teacher_top1"] is not None
+    assert asked
+    tuned = ("fine-tune", str(out), "--examples", str(test), "--out", str(tmp_path / "tuned"), "--json", "--quiet")
+    assert main([*tuned, "--set", "distillation.steps=2", "--set", "distillation.views=1", "--set", "threads=1"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 6
 
     assert run(out, *given, settings=(*settings, "distillation.steps=4")) == 0
     again = json.loads(capsys.readouterr().out)

@@ -23,6 +23,9 @@ def base_to_novel(
     student: Annotated[
         str | None, typer.Option("--student", help="See: clipstill list students; or tower: and a teacher's name.")
     ] = None,
+    unlabelled: Annotated[
+        bool, typer.Option(help="Show the student the training images without labels; else synthetic images alone.")
+    ] = True,
     set_: SetOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -49,7 +52,7 @@ def base_to_novel(
     sections = {"teacher": teacher, "student": student}
     values = {section: {"name": name} for section, name in sections.items() if name is not None}
     config = load_config(recipe, None, set_ or [], {**values, **({} if device is None else {"device": device})})
-    rows = measure(config, open_dataset(data), shots, numbers, out)
+    rows = measure(config, open_dataset(data), shots, numbers, out, unlabelled=unlabelled)
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:

@@ -49,7 +49,7 @@ def part_names(kind: Kind) -> list[str]:
     if kind is Kind.students:
         from clipstill.students import students
 
-        return students.names()
+        return [*students.names(), "tower:TEACHER"]
     if kind is Kind.prompts:
         from clipstill.text import prompt_strategies
 

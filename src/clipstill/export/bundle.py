@@ -1,7 +1,8 @@
-"""The folder that is shipped.
+"""The folder that is shipped, whole or absent.
 
 ``model.onnx student.safetensors class_vectors.safetensors labels.json preprocess.json metrics.json parity.json card.md
-LICENCES.md MANIFEST.json``; whole or absent. Shapes: C classes, D teacher dimensions, N images.
+LICENCES.md MANIFEST.json``, and ``teacher_prompts.safetensors`` of a teacher that learned. Shapes: C classes, D teacher
+dimensions, N images.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 METRICS_FILE = "metrics.json"
+TEACHER_PROMPTS_FILE = "teacher_prompts.safetensors"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class BundleContent:
         temperature: logits are divided by it before they become probabilities.
         refusal_threshold: of the highest probability; below it, the answer is "none of these". None for a student that
             always answers.
+        teacher_prompts: a file of what the teacher learned, so that it can be measured again; None where it did not.
         info: free facts for the manifest (seed, versions, device, commit, names of teacher and student).
     """
 
@@ -91,6 +94,7 @@ class BundleContent:
     parity_images_NHW3: np.ndarray | None = None
     temperature: float = 1.0
     refusal_threshold: float | None = None
+    teacher_prompts: Path | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -157,6 +161,8 @@ def _fill(
     (folder / "student.safetensors").write_bytes(save(state))
     vectors_CD = content.class_vectors_CD.detach().cpu().float().contiguous().clone()
     (folder / "class_vectors.safetensors").write_bytes(save({"class_vectors": vectors_CD}))
+    if content.teacher_prompts is not None:
+        shutil.copyfile(content.teacher_prompts, folder / TEACHER_PROMPTS_FILE)
 
     facts = ExportFacts(
         onnx_bytes=model.stat().st_size,

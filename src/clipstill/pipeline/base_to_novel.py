@@ -62,7 +62,13 @@ class _Measured:
 
 
 def base_to_novel(
-    config: RunConfig, dataset: Dataset, shots: int, seeds: Sequence[int], out: Path, baselines: bool = True
+    config: RunConfig,
+    dataset: Dataset,
+    shots: int,
+    seeds: Sequence[int],
+    out: Path,
+    baselines: bool = True,
+    unlabelled: bool = True,
 ) -> dict[str, BaseToNovel]:
     """Run and measure; what was measured by an equal call is there already.
 
@@ -74,6 +80,8 @@ def base_to_novel(
         out: a folder for the runs and what was measured.
         baselines: also the teachers without prompts, and CoOp's text prompts on the student's own tower or, where the
             student is no tower, on the teacher.
+        unlabelled: let the student see the training images without their labels; else synthetic ones are all it has,
+            and it is not transductive.
 
     Returns:
         Rows by name: baselines, the teacher with prompts where it learns, the student.
@@ -84,25 +92,26 @@ def base_to_novel(
     task = parse_task(list(dataset.classes))
     found: dict[str, list[_Measured]] = {}
     for seed in seeds:
-        for name, measured in _rows(config.model_copy(update={"seed": seed}), dataset, task, shots, out, baselines):
+        of_seed = config.model_copy(update={"seed": seed})
+        for name, measured in _rows(of_seed, dataset, task, shots, out, baselines, unlabelled):
             found.setdefault(name, []).append(measured)
     return {
         name: BaseToNovel(
             tuple(each.base for each in several),
             tuple(each.novel for each in several),
-            transductive=name.startswith("student"),
+            transductive=unlabelled and name.startswith("student"),
         )
         for name, several in found.items()
     }
 
 
 def _rows(
-    config: RunConfig, dataset: Dataset, task: Task, shots: int, out: Path, baselines: bool
+    config: RunConfig, dataset: Dataset, task: Task, shots: int, out: Path, baselines: bool, with_unlabelled: bool
 ) -> list[tuple[str, _Measured]]:
     """What there is to measure with one seed."""
     root = dataset.root
     examples = {**config.examples.model_dump(), "images": root if shots else None}
-    unlabelled = {**config.unlabelled.model_dump(), "images": root}
+    unlabelled = {**config.unlabelled.model_dump(), "images": root if with_unlabelled else None}
     told = config.model_dump(mode="json") | {"examples": examples, "unlabelled": unlabelled}
     config = type(config).model_validate(told)
     # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
@@ -112,7 +121,8 @@ def _rows(
     folder = out / f"{names}-{sha256_json(config.model_dump(mode='json'))[:8]}"
     protocol = _Protocol(config, dataset, labelled, folder)
     rows = protocol.baselines() if baselines else []
-    run(config, task, folder, Photos(None, labelled, without_labels(dataset.folder("train"))))
+    shown = without_labels(dataset.folder("train")) if with_unlabelled else None
+    run(config, task, folder, Photos(None, labelled, shown))
     if config.has_prompts:
         rows.append((f"teacher {config.teacher.name}, {shots}-shot prompts", protocol.of_teacher()))
     rows.append((f"student {config.student.name}", protocol.of_student()))

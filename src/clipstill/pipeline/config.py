@@ -282,6 +282,7 @@ class StudentSection(Config):
         prompts: of a tower: learned tokens in each of the first layers of CLIP's, or the width in pixels of a learned
             frame around what an embedded one sees; 0 for none.
         prompt_depth: layers of CLIP's tower that get prompts.
+        tower: ``frozen``, or ``trained``: all of its weights, for comparison.
         image_size: side of its input in pixels.
     """
 
@@ -291,6 +292,7 @@ class StudentSection(Config):
     projector_layers: int = Field(ge=1, le=3)
     prompts: int = Field(ge=0)
     prompt_depth: int = Field(ge=1)
+    tower: Literal["frozen", "trained"]
     image_size: int = Field(ge=32, le=1024)
 
 

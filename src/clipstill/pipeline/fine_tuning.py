@@ -30,17 +30,17 @@ from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, write_bundle
 from clipstill.pipeline import launch
 from clipstill.pipeline.measure import measure_student
+from clipstill.pipeline.new_student import new_student
 from clipstill.pipeline.run import limited, refuse_overlap
 from clipstill.pipeline.teaching import read_all
 from clipstill.pipeline.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.report.card import CardData, model_card
 from clipstill.report.licences import licence_ledger
 from clipstill.runtime import Bundle, load_bundle
-from clipstill.students import load_student
 
 if TYPE_CHECKING:
     from clipstill.distillation.settings import DistilSettings
-    from clipstill.pipeline.config import RunConfig
+    from clipstill.pipeline.config import RunConfig, StudentSection
     from clipstill.students.student import Student
 
 # Half of the photos each; with one photo of a class there is nothing to leave out.
@@ -106,11 +106,12 @@ def fine_tune(
         refuse_overlap(folder, images)
     make_deterministic(config.threads or launch.threads_of_this_process())
     before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
-    name, size = str(bundle.info.get("student", "")), bundle.preprocess.size
+    size = bundle.preprocess.size
+    section = _student_section(bundle, config)
     settings = config.distillation.settings(config.seed)
 
     def fresh() -> Student:
-        return load_student(name, len(bundle.labels), bundle.folder / STUDENT_FILE, size, config.seed)
+        return new_student(section, len(bundle.labels), bundle.folder / STUDENT_FILE, config.seed)
 
     images_N3SS, label_N = read_all(folder, size)
     missing = set(range(len(bundle.labels))) - set(label_N.tolist())
@@ -127,6 +128,12 @@ def fine_tune(
     content, texts = _content(bundle, student.cpu(), temperature, threshold, after, label_N)
     write_bundle(out, content, texts, tolerance=config.export.tolerance)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
+
+
+def _student_section(bundle: Bundle, config: RunConfig) -> StudentSection:
+    """How the bundle's student was built; older bundles tell its name alone."""
+    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
+    return config.student.model_copy(update={**told, "image_size": bundle.preprocess.size})
 
 
 def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:

@@ -68,13 +68,17 @@ def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batc
     from safetensors.torch import load_file
 
     from clipstill.core.device import pick_device
+    from clipstill.export.bundle import TEACHER_PROMPTS_FILE
     from clipstill.teachers import load_teacher
+    from clipstill.teachers.prompted import load_prompts
 
     device = pick_device(device_name)
     name, precision = str(bundle.info.get("teacher", "")), str(bundle.info.get("teacher_precision", "fp32"))
     try:
         # Half precision is a matter of speed on GPUs; the CPU takes the full one.
         teacher = load_teacher(name, device, "fp32" if device.type == "cpu" else precision)
+        if (bundle.folder / TEACHER_PROMPTS_FILE).is_file():
+            teacher = load_prompts(teacher, bundle.folder / TEACHER_PROMPTS_FILE)
     except ClipstillError as error:
         say(f"the teacher is not measured: {error}")
         return None

@@ -59,7 +59,14 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
     backbone = image_backbone(teacher, section.prompts, section.prompt_depth, section.image_size, seed)
     preprocess = replace(teacher.preprocess, size=section.image_size)
     student = TowerStudent(
-        section.name, backbone, classes, preprocess, teacher.provenance, seed, float(teacher.logit_scale)
+        section.name,
+        backbone,
+        classes,
+        preprocess,
+        teacher.provenance,
+        seed,
+        float(teacher.logit_scale),
+        trained=section.tower == "trained",
     )
     if init != "pretrained":
         load_weights(student, Path(init))

@@ -170,7 +170,10 @@ class Workbench:
 
     def facts(self) -> dict[str, Any]:
         """Seed, versions, device and names, for manifests, card and report."""
+        student = self.config.student
+        tower = {"prompts": student.prompts, "prompt_depth": student.prompt_depth, "tower": student.tower}
         return {
+            **({"student_tower": tower} if student.name.startswith("tower:") else {}),
             "clipstill": clipstill.__version__,
             "commit": source_commit(),
             "python": platform.python_version(),

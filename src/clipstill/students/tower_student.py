@@ -27,6 +27,7 @@ class TowerStudent(Student):
         provenance: of the tower's weights.
         seed: of the head's weights.
         logit_scale: that the tower was trained with; a head of class vectors keeps it.
+        trained: let the whole tower learn, its BatchNorm's statistics excepted.
     """
 
     def __init__(
@@ -38,19 +39,20 @@ class TowerStudent(Student):
         provenance: Sequence[Provenance] = (),
         seed: int = 0,
         logit_scale: float | None = None,
+        trained: bool = False,
     ) -> None:
         if classes < 2:
             raise ConfigError(f"a student needs at least 2 classes, not {classes}. Name more classes.")
         backbone.eval()
         with torch.no_grad():
             features = int(backbone(torch.zeros(1, 3, preprocess.size, preprocess.size)).shape[1])
-        self._prompts = [value for value in backbone.parameters() if value.requires_grad]
+        self._learned = [value for value in backbone.parameters() if value.requires_grad or trained]
         super().__init__(name, backbone, features, classes, preprocess, provenance, seed)
         self.logit_scale = logit_scale
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Take the prompts out of training, or put them back; the tower itself never trains."""
-        for value in self._prompts:
+        """Take what learns out of training, or put it back: prompts, or where the tower is trained all of it."""
+        for value in self._learned:
             value.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> TowerStudent:
