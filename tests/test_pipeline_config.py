@@ -32,7 +32,7 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
 
 
 def test_published_recipes_say_where_their_values_come_from() -> None:
-    for name in ("ovc", "dfkd-vlfm"):
+    for name in ("ovc", "dfkd-vlfm", "promptkd"):
         text = recipe_path(name).read_text()
         assert "published" in text
         assert "reconstruction" in text
