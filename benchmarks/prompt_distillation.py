@@ -36,7 +36,7 @@ PROMPTS, DEPTH = 4, 9
 
 def random_clip(architecture: str, layers: int | None, device: torch.device) -> OpenClipTeacher:
     """An architecture of open_clip with random weights, its transformers cut after some layers where that is asked."""
-    model = open_clip.create_model(architecture, device=device)
+    model = open_clip.create_model(architecture, device=device, load_weights=False)
     if layers is not None:
         for transformer in (model.visual.transformer, model.transformer):
             transformer.resblocks = transformer.resblocks[:layers]
