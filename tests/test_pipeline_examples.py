@@ -90,7 +90,7 @@ def made_set(images: int) -> SurrogateSet:
 
 def test_examples_are_repeated_to_their_share_and_count_as_no_synthetic_image(tmp_path: Path) -> None:
     folder = ImageFolder.open(example_folder(tmp_path / "examples", CLASSES, 2), CLASSES)
-    teaching = TeachingSet.of(made_set(28), folder, 0.3, 48, 3)
+    teaching = TeachingSet.of(made_set(28), folder, None, 0.3, 48, 3)
     assert (teaching.examples, teaching.repeats) == (4, 3)
     assert teaching.images_N3HW.shape == (28 + 12, 3, 48, 48)
     assert (teaching.class_id_N[28:] == -1).all()
@@ -100,6 +100,6 @@ def test_examples_are_repeated_to_their_share_and_count_as_no_synthetic_image(tm
 def test_examples_of_some_classes_only_do_not_teach(tmp_path: Path) -> None:
     """All photos that the student saw would be of those classes, and so would every photo it is shown."""
     folder = ImageFolder.open(example_folder(tmp_path / "examples", CLASSES[:1], 2), CLASSES)
-    teaching = TeachingSet.of(made_set(10), folder, 0.3, 48, 3)
+    teaching = TeachingSet.of(made_set(10), folder, None, 0.3, 48, 3)
     assert teaching.examples == 0
     assert len(teaching.images_N3HW) == 10

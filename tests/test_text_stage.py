@@ -26,7 +26,7 @@ def make(folder: Path, *overrides: str) -> tuple[Any, Any]:
     bench: Any = SimpleNamespace(
         config=config,
         task=TASK,
-        teacher=words(),
+        plain_teacher=words(),
         text_vectors_CD=request().class_vectors_CD,
         towards_examples=lambda targets_ND, class_ids: targets_ND,
         keys=keys,
