@@ -22,7 +22,13 @@ def data(folder: Path) -> Path:
 
 
 def run(folder: Path, out: Path, *more: str) -> int:
-    settings = (*TINY, *PROMPTKD, "prompt_teacher.method=auto", "prompt_teacher.epochs=2")
+    settings = (
+        *TINY,
+        *PROMPTKD,
+        "distillation.checkpoint_every=2",
+        "prompt_teacher.method=auto",
+        "prompt_teacher.epochs=2",
+    )
     given = [part for setting in settings for part in ("--set", setting)]
     command = ["base-to-novel", "--data", str(folder), "--out", str(out), "--recipe", "default", "--seeds", "1"]
     return main([*command, "--shots", "2", "--quiet", "--json", *given, *more])
@@ -40,8 +46,14 @@ def test_all_rows_are_measured_once(
         "CoOp embedded-s",
         "teacher embedded-s, 2-shot prompts",
         "student tower:embedded-s",
+        "student tower:embedded-s, best of its validations by the base test images",
     ]
-    assert [row["transductive"] for row in rows.values()] == [False, False, False, True]
+    assert [row["transductive"] for row in rows.values()] == [False, False, False, True, True]
+    last, best = list(rows.values())[3:]
+    watched = read_json(next((out / "measured").glob("*-validations.json")))
+    assert [entry["step"] for entry in watched] == [2, 3]
+    assert watched[-1]["base"] == last["base"][0]  # two ways to the same number
+    assert best["base"][0] == max(entry["base"] for entry in watched)
     for row in rows.values():
         assert {value % 25 for value in row["base"]} == {0}  # two classes of two images
         assert row["novel"] == [100]  # one class, and nothing competes with it

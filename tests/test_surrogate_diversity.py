@@ -205,7 +205,7 @@ def test_further_styles_are_held_out_with_those_that_all_classes_have(tmp_path: 
     writer = ShardWriter(tmp_path, "k")
     writer.write_group(0, np.zeros((5, 8, 8, 3), np.uint8), records)
     writer.finish()
-    teaching = TeachingSet.of(SurrogateSet.open(tmp_path), None, 0.0, 8, styles=3)
+    teaching = TeachingSet.of(SurrogateSet.open(tmp_path), None, None, 0.0, 8, styles=3)
     assert teaching.style_id_N.tolist() == [0, 1, 2, 0, 1]
 
 
@@ -239,7 +239,7 @@ class Reading(TinyTeacher):
 def bench_of(out: Path, *overrides: str) -> Workbench:
     config, task = load_config(overrides=[*TINY, *overrides]), parse_task(NAMES)
     bench = Workbench(config, task, RunFolder(out, 1), stage_keys(config, task, None), None)
-    bench.__dict__["teacher"] = Reading()  # Where a cached property keeps what it has loaded.
+    bench.__dict__["plain_teacher"] = Reading()  # Where a cached property keeps what it has loaded.
     return bench
 
 

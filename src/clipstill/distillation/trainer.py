@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,9 @@ __all__ = ["CHECKPOINT", "WEIGHTS", "DistilResult", "DistilSettings", "distil"]
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "student.safetensors"
 HEAD, ALL = "head", "all"
+# Called with the step, a student for its features, and the head to answer by: the student's own, or another one while
+# the head alone is taught.
+Watch = Callable[[int, "Student", nn.Module], None]
 # Steps whose time tells how many there will be, where minutes are given.
 _TIMED_STEPS = 10
 
@@ -94,6 +97,7 @@ def distil(
     settings: DistilSettings,
     folder: Path,
     device: torch.device | str = "cpu",
+    watch: Watch | None = None,
 ) -> DistilResult:
     """Train ``student`` in place; it ends with its best weights, in evaluation mode.
 
@@ -108,6 +112,7 @@ def distil(
         settings: how.
         folder: for ``checkpoint.safetensors``, ``student.safetensors`` and ``features/``.
         device: where to train.
+        watch: is shown the weights of every validation, and changes nothing.
 
     Raises:
         DataError: the pictures do not have the shape or type, or fewer than two are left to train on.
@@ -136,6 +141,7 @@ def distil(
         )
     asked_of = teacher or _NoTeacher(class_vectors_CD.shape[1])
     run = _Run(student, asked_of, class_vectors_CD, images_N3HW, class_id_N, style_id_N, settings, folder, device)
+    run.watch = watch
     return run.finish()
 
 
@@ -235,6 +241,7 @@ class _Run:
         device: torch.device | str,
     ) -> None:
         self.began = time.monotonic()
+        self.watch: Watch | None = None
         processes = parallel.share()[1]
         if settings.batch < 2 * processes:
             raise ConfigError(
@@ -570,6 +577,12 @@ class _Run:
     ) -> dict[str, Tensor]:
         """Record a validation and return the weights to keep, as ``settings.keep`` says."""
         candidate = average.module.eval()
+        if self.watch is not None and parallel.share()[0] == 0:
+            if phase.name == HEAD:
+                self.watch(step, self.student, cast(nn.Module, candidate.whole))
+            else:
+                student = cast("Student", candidate.whole)
+                self.watch(step, student, student.head)
         pairs = [(candidate(batch.inputs, batch.group_B)[0], batch.teacher_BC) for batch in phase.held_out()]
         agrees = held_out_loss = None
         if pairs:

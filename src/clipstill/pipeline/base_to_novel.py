@@ -2,7 +2,8 @@
 
 The teacher learns prompts from images of the base classes where the settings say so, the student from all training
 images without their labels, those of novel classes among them: it is transductive, and the table says so. What is
-measured is the last step; nothing is chosen by a test image.
+measured is the last step; nothing is chosen by a test image. A row of its own tells what choosing would have given: the
+authors' code keeps the epoch with most right answers for the base test images.
 
 Source: Zhou et al., CVPR 2022 (CoCoOp), and Li et al., CVPR 2024 (PromptKD), which adds the unlabelled images.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
+from clipstill.core.images import iterate
 from clipstill.datasets import Dataset, without_labels
 from clipstill.datasets.split import HALVES, Half, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
@@ -29,12 +31,13 @@ from clipstill.text.task import Task, parse_task
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Preprocess, Teacher
     from clipstill.evaluation.evaluate import PredictLogits
     from clipstill.pipeline.config import RunConfig
+    from clipstill.students.student import Student
 
 # CoOp's own values for sixteen images a class (Zhou et al., IJCV 2022): text prompts alone, and nothing that regulates.
 _COOP: dict[str, Any] = {
@@ -122,10 +125,13 @@ def _rows(
     protocol = _Protocol(config, dataset, labelled, folder)
     rows = protocol.baselines() if baselines else []
     shown = without_labels(dataset.folder("train")) if with_unlabelled else None
-    run(config, task, folder, Photos(None, labelled, shown))
+    run(config, task, folder, Photos(None, labelled, shown), protocol.watch)
     if config.has_prompts:
         rows.append((f"teacher {config.teacher.name}, {shots}-shot prompts", protocol.of_teacher()))
     rows.append((f"student {config.student.name}", protocol.of_student()))
+    best = protocol.best_watched()
+    if best is not None:
+        rows.append((f"student {config.student.name}, best of its validations by the base test images", best))
     return rows
 
 
@@ -138,6 +144,7 @@ class _Protocol:
         self.config, self.dataset, self.labelled, self.folder = config, dataset, labelled, folder
         self.device = pick_device(config.device)
         self.stages = folder / STAGES_FOLDER
+        self._features: dict[Half, tuple[Tensor, Tensor]] | None = None
 
     def baselines(self) -> list[tuple[str, _Measured]]:
         """Those that no unlabelled image is shown."""
@@ -180,6 +187,52 @@ class _Protocol:
             return student_predictor(student, self.device), student.preprocess
 
         return self._kept([STUDENT, self._key(STUDENT)], made)
+
+    def watch(self, step: int, student: Student, head: nn.Module) -> None:
+        """Measure a student on its way. A run that was killed goes on behind what was measured before."""
+        import torch
+
+        # While the head alone is taught, the features of the test images stay what they are.
+        fixed = head is not student.head
+        if self._features is None or not fixed:
+            self._features = {which: self._of_test(student, which) for which in HALVES}
+        found = {}
+        for which, (feat_NF, labels_N) in self._features.items():
+            kept = half_of(len(self.dataset.classes), which)
+            with torch.no_grad():
+                best_N = head(feat_NF)[:, kept.start : kept.stop].argmax(1).cpu()
+            found[which] = 100 * float((best_N == labels_N).float().mean())
+        earlier = [entry for entry in self._watched() if entry["step"] < step]
+        write_json(self._watched_file, [*earlier, {"step": step, **found}])
+
+    def best_watched(self) -> _Measured | None:
+        """The validation with most right answers for the base test images: how the authors' code chooses an epoch."""
+        watched = self._watched()
+        if not watched:
+            return None
+        best = max(watched, key=lambda entry: float(entry["base"]))
+        return _Measured(best["base"], best["novel"])
+
+    @property
+    def _watched_file(self) -> Path:
+        return self.folder.parent / "measured" / f"{self.folder.name}-validations.json"
+
+    def _watched(self) -> list[dict[str, Any]]:
+        return list(read_json(self._watched_file)) if self._watched_file.is_file() else []
+
+    def _of_test(self, student: Student, which: Half) -> tuple[Tensor, Tensor]:
+        """Features of a half's test images, and their labels within the half."""
+        import torch
+
+        fit, parts, labels = student.preprocess, [], []
+        folder = self.dataset.half(which).folder("test")
+        batches = iterate(folder, fit.size, fit.crop_fraction, self.config.evaluation.batch, lambda path, reason: None)
+        with torch.no_grad():
+            for images_NHW3, of_batch, _ in batches:
+                x_N3HW = torch.from_numpy(images_NHW3).to(self.device).permute(0, 3, 1, 2).float() / 255
+                parts.append(student.features(x_N3HW))
+                labels += of_batch
+        return torch.cat(parts), torch.tensor(labels)
 
     def _key(self, stage: str) -> str:
         manifest = read_manifest(self.stages / stage)

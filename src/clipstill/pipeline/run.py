@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -43,6 +43,9 @@ from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
 from clipstill.text.task import Task
+
+if TYPE_CHECKING:
+    from clipstill.distillation.trainer import Watch
 
 CONFIG_FILE = "config.yaml"
 TASK_FILE = "task.json"
@@ -123,7 +126,9 @@ class Photos:
     unlabelled: ImageFolder | None
 
 
-def run(config: RunConfig, task: Task, out: Path, photos: Photos | None = None) -> RunResult:
+def run(
+    config: RunConfig, task: Task, out: Path, photos: Photos | None = None, watch: Watch | None = None
+) -> RunResult:
     """Do, or finish, or find done, the whole job in a folder.
 
     Args:
@@ -131,6 +136,7 @@ def run(config: RunConfig, task: Task, out: Path, photos: Photos | None = None) 
         task: at least two classes.
         out: an absent or empty folder, or one of an earlier run; its other stages are kept.
         photos: lists of files, instead of the folders that the settings name.
+        watch: is shown the student's weights while it is taught, see ``clipstill.distillation.trainer.distil``.
 
     Raises:
         UnknownNameError: no such teacher, generator, student or prompt strategy.
@@ -151,7 +157,7 @@ def run(config: RunConfig, task: Task, out: Path, photos: Photos | None = None) 
         check_near_misses(config, task)
 
     def bench_in(folder: RunFolder) -> Workbench:
-        return Workbench(config, task, folder, keys, photos.measured, photos.examples, photos.unlabelled)
+        return Workbench(config, task, folder, keys, photos.measured, photos.examples, photos.unlabelled, watch)
 
     if launch.rank() > 0:
         return _assisted(bench_in(RunFolder.of_another(out)))

@@ -406,7 +406,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
     say(f"student: {_told(lesson)}")
     if shares_teaching(config):
         launch.offer(launch.Offer(STUDENT, bench.keys[STUDENT], [], bench.run.threads))
-    student, result = teach(config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device)
+    student, result = teach(config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device, bench.watch)
     write_tensors(folder / STUDENT_FILE, student.state_dict())
     write_json(
         folder / HISTORY_FILE,

@@ -24,6 +24,7 @@ from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
+    from clipstill.distillation.trainer import Watch
     from clipstill.pipeline.config import RunConfig
     from clipstill.students.student import Student
 
@@ -147,11 +148,17 @@ class Lesson:
 
 
 def teach(
-    config: RunConfig, lesson: Lesson, teacher: Teacher, class_vectors_CD: Tensor, work: Path, device: torch.device
+    config: RunConfig,
+    lesson: Lesson,
+    teacher: Teacher,
+    class_vectors_CD: Tensor,
+    work: Path,
+    device: torch.device,
+    watch: Watch | None = None,
 ) -> tuple[Student, DistilResult]:
     """A new student, taught; it is on ``device``, in evaluation mode.
 
-    Under torchrun all ranks call this at once, with equal arguments, and teach one student.
+    Under torchrun all ranks call this at once, with equal arguments, and teach one student. ``watch`` is the trainer's.
     """
     section, classes = config.student, len(class_vectors_CD)
     student = new_student(section, classes, section.init, config.seed)
@@ -170,6 +177,7 @@ def teach(
             config.distillation.settings(config.seed),
             work,
             device,
+            watch,
         )
     return student, result
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.core.protocols import Generator, Sampler, Teacher
+    from clipstill.distillation.trainer import Watch
     from clipstill.pipeline.teaching import Lesson
     from clipstill.students.student import Student
 
@@ -52,6 +53,7 @@ class Workbench:
         photos: real photos to measure on, where there are any.
         examples: example images of the classes, where there are any.
         unlabelled: photos without labels, where there are any.
+        watch: is shown the student's weights while it is taught.
     """
 
     config: RunConfig
@@ -61,6 +63,7 @@ class Workbench:
     photos: ImageFolder | None
     examples: ImageFolder | None = None
     unlabelled: ImageFolder | None = None
+    watch: Watch | None = None
 
     @cached_property
     def device(self) -> torch.device:
