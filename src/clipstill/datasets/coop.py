@@ -13,7 +13,8 @@ from pathlib import Path
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import IMAGE_SUFFIXES
-from clipstill.datasets.split import Dataset, in_order
+from clipstill.core.names import spoken
+from clipstill.datasets.split import Dataset, below, in_order
 
 
 @dataclass(frozen=True)
@@ -112,26 +113,10 @@ def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
             f"{path} is no split file: it needs lists train, val and test of [path, label, class name]. Fetch it again."
         ) from None
     named = {
-        part: [(place, label, _spoken(layout.names.get(class_name, class_name))) for place, label, class_name in items]
+        part: [(place, label, spoken(layout.names.get(class_name, class_name))) for place, label, class_name in items]
         for part, items in parts.items()
     }
     return in_order(name, folder, _without_gaps(named))
-
-
-def below(place: object, split: Path) -> Path:
-    """A path that a list names, which must not leave the data set's folder.
-
-    Raises:
-        DataError: it does.
-    """
-    path = Path(str(place))
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{split} names {path}, which lies outside of its folder. Name files below it.")
-    return path
-
-
-def _spoken(class_name: str) -> str:
-    return " ".join(class_name.replace("_", " ").split())
 
 
 def _without_gaps(parts: dict[str, list[tuple[Path, int, str]]]) -> dict[str, list[tuple[Path, int, str]]]:
@@ -145,8 +130,8 @@ def _imagenet(name: str, folder: Path) -> Dataset:
     """Folders of WordNet ids; their names in ``classnames.txt``. The validation set is what is measured on."""
     names = dict(line.split(" ", 1) for line in _lines(name, folder / "classnames.txt"))
     parts: dict[str, list[tuple[Path, int, str]]] = {}
-    for part, below in (("train", "train"), ("test", "val")):
-        images = folder / "images" / below
+    for part, place in (("train", "train"), ("test", "val")):
+        images = folder / "images" / place
         if not images.is_dir():
             raise DataError(f"data set {name}: there is no folder {images}. Lay it out as CoOp's DATASETS.md says.")
         items = parts.setdefault(part, [])

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
-from clipstill.datasets.coop import below
-from clipstill.datasets.split import Dataset, in_order
+from clipstill.datasets.split import Dataset, below, in_order
 
 _COLUMNS = ("path", "class", "split")
 _SPLITS = ("train", "val", "test")

@@ -83,6 +83,18 @@ def without_labels(folder: ImageFolder) -> ImageFolder:
     return ImageFolder(folder.path, (), sorted((path, -1) for path, _ in folder.items))
 
 
+def below(place: object, split: Path) -> Path:
+    """A path that a list names, which must not leave the data set's folder.
+
+    Raises:
+        DataError: it does.
+    """
+    path = Path(str(place))
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{split} names {path}, which lies outside of its folder. Name files below it.")
+    return path
+
+
 def half_of(count: int, which: Half) -> range:
     """Labels of a half of ``count`` classes."""
     middle = (count + 1) // 2

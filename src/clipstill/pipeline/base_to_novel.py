@@ -22,7 +22,7 @@ from clipstill.datasets import Dataset, without_labels
 from clipstill.datasets.split import HALVES, Half, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
 from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, TEACHER_PROMPTS, templates_of
-from clipstill.pipeline.new_student import TOWER, new_student
+from clipstill.pipeline.new_student import new_student
 from clipstill.pipeline.run import Photos, run
 from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.pipeline.workbench import STUDENT_FILE, TEACHER_PROMPTS_FILE, VECTORS_FILE, VECTORS_NAME
@@ -148,8 +148,8 @@ class _Protocol:
 
     def baselines(self) -> list[tuple[str, _Measured]]:
         """Those that no unlabelled image is shown."""
-        teacher, student = self.config.teacher.name, self.config.student.name
-        tower = student.removeprefix(TOWER) if student.startswith(TOWER) else teacher
+        teacher = self.config.teacher.name
+        tower = self.config.student.tower_of or teacher
         templates = self.config.prompts.templates
         rows = [
             (f"zero-shot {name}", self._kept([name, templates], partial(self._plain, name)))

@@ -20,6 +20,8 @@ from clipstill.distillation.settings import DistilSettings
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.settings import PromptSettings
 
+_TOWER = "tower:"
+
 
 class TeacherSection(Config):
     """Which teacher.
@@ -294,6 +296,11 @@ class StudentSection(Config):
     prompt_depth: int = Field(ge=1)
     tower: Literal["frozen", "trained"]
     image_size: int = Field(ge=32, le=1024)
+
+    @property
+    def tower_of(self) -> str | None:
+        """The teacher whose image tower it is; None for a network of its own."""
+        return self.name.removeprefix(_TOWER) if self.name.startswith(_TOWER) else None
 
 
 class DistillationSection(Config):

@@ -138,7 +138,7 @@ def stage_keys(
         curation=curation,
         student=settings["student"],
         init=_named_file_digest(config.student.init),
-        tower=_weights_digest(config.student.name.partition(":")[2]),
+        tower=_weights_digest(config.student.tower_of or ""),
         class_vectors=vectors,
         unlabelled=None if unlabelled is None else [_photos_digest(unlabelled), config.seed],
         distillation=settings["distillation"],

@@ -15,21 +15,19 @@ if TYPE_CHECKING:
     from clipstill.pipeline.config import StudentSection
     from clipstill.students.student import Student
 
-TOWER = "tower:"
 
-
-def check_student_name(name: str) -> None:
-    """Find the part behind a name without loading it.
+def check_student_name(section: StudentSection) -> None:
+    """Find the part behind a student's name without loading it.
 
     Raises:
         UnknownNameError: with the closest name.
     """
     from clipstill.teachers import resolve_teachers
 
-    if name.startswith(TOWER):
-        resolve_teachers(name.removeprefix(TOWER))
+    if section.tower_of is not None:
+        resolve_teachers(section.tower_of)
     else:
-        students.resolve(name)
+        students.resolve(section.name)
 
 
 def new_student(section: StudentSection, classes: int, init: str | Path, seed: int) -> Student:
@@ -44,7 +42,7 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
     Raises:
         ClipstillError: as ``load_student``; a tower cannot begin from scratch.
     """
-    if not section.name.startswith(TOWER):
+    if section.tower_of is None:
         return load_student(section.name, classes, init, section.image_size, seed)
     from clipstill.students.timm_student import load_weights
     from clipstill.students.tower_student import TowerStudent
@@ -55,7 +53,7 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
         raise ConfigError(
             f"student.init is 'scratch', and '{section.name}' is a trained tower. Set it to 'pretrained'."
         )
-    teacher = load_teacher(section.name.removeprefix(TOWER), torch.device("cpu"))
+    teacher = load_teacher(section.tower_of, torch.device("cpu"))
     backbone = image_backbone(teacher, section.prompts, section.prompt_depth, section.image_size, seed)
     preprocess = replace(teacher.preprocess, size=section.image_size)
     student = TowerStudent(

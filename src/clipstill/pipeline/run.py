@@ -263,7 +263,7 @@ def check_names(config: RunConfig) -> None:
 
     resolve_teachers(config.teacher.name)
     resolve_generators(config.generator.name)
-    check_student_name(config.student.name)
+    check_student_name(config.student)
     prompt_strategies.resolve(config.prompts.strategy)
     pick_device(config.device)
     launch.check_launcher(config.launch)

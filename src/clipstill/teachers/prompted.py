@@ -8,6 +8,7 @@ Shapes: N images, C classes, P prompt tokens, E token width, R rank, D dimension
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch.nn.functional import normalize
 from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import atomic_path, sha256_json
+from clipstill.core.names import spoken
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
@@ -34,7 +36,7 @@ __all__ = ["PromptedTeacher", "import_prompts", "load_prompts", "prompted", "sav
 _FORMAT = "1"
 
 
-class PromptedTeacher(nn.Module):
+class PromptedTeacher(nn.Module, ABC):
     """What both kinds share; the parameters of the module are what is learned.
 
     Args:
@@ -65,17 +67,17 @@ class PromptedTeacher(nn.Module):
 
     learns_after_towers = False
 
+    @abstractmethod
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D), float32, differentiable to the prompts and to the pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def class_vectors(self, names: Sequence[str]) -> Tensor:
         """Unit vectors (C, D), float32, differentiable to the prompts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
         """Unit vectors (C, D), float32, without any prompt: what the teacher knew before."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def plain_image(self, x_N3HW: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ class PromptedOpenClip(PromptedTeacher):
         return normalize(self.visual_prompts(self.base.image_tower(), self.base.prepared(x_N3HW)).float(), dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
-        texts = [f"{self._holders} {_spoken(name)}." for name in names]
+        texts = [f"{self._holders} {spoken(name)}." for name in names]
         embeddings_CLE, position_C = self.base.embed_tokens(texts)
         embeddings_CLE = embeddings_CLE.to(self.base.dtype)
         return normalize(self.text_prompts(self.base.text_tower(), embeddings_CLE, position_C).float(), dim=-1)
@@ -155,7 +157,7 @@ class PromptedOpenClip(PromptedTeacher):
         """
         means = []
         for name in names:
-            vectors_MD = self.base.text_vectors([sentence(_spoken(name)) for sentence in OPENAI_IMAGENET_TEMPLATES])
+            vectors_MD = self.base.text_vectors([sentence(spoken(name)) for sentence in OPENAI_IMAGENET_TEMPLATES])
             means.append(vectors_MD.mean(0))
         return normalize(torch.stack(means), dim=-1)
 
@@ -192,7 +194,7 @@ class PromptedEmbedded(PromptedTeacher):
         return self.project(self.base.encode_image(x_N3HW))
 
     def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
-        return self.base.encode_text([_spoken(name) for name in names])
+        return self.base.encode_text([spoken(name) for name in names])
 
     def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
         del x_N3HW
@@ -203,7 +205,7 @@ class PromptedEmbedded(PromptedTeacher):
         return normalize(vectors_ND + vectors_ND @ self.image_into_RD.T @ self.image_out_DR.T, dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
-        embeddings_CLE, mask_CL = self.base.embed_tokens([_spoken(name) for name in names])
+        embeddings_CLE, mask_CL = self.base.embed_tokens([spoken(name) for name in names])
         soft_CPE = self.text_tokens_PE.expand(len(names), -1, -1)
         with_soft = torch.cat([embeddings_CLE[:, :1], soft_CPE, embeddings_CLE[:, 1:]], 1)
         with_mask = torch.cat([mask_CL[:, :1].expand(-1, 1 + soft_CPE.shape[1]), mask_CL[:, 1:]], 1)
@@ -311,7 +313,3 @@ def _layers_of(state: Mapping[str, Tensor], tower: str) -> list[Tensor]:
     while (name := f"{tower}.transformer.resblocks.{len(found) + 1}.VPT_shallow") in state:
         found.append(state[name])
     return found
-
-
-def _spoken(name: str) -> str:
-    return " ".join(name.replace("_", " ").split())
