@@ -165,4 +165,6 @@ def _moved(at: Weights, gradient: Weights, alpha: float) -> Weights:
 
 
 def _sum(gradients: Sequence[Weights]) -> Weights:
+    if len(gradients) == 1:
+        return gradients[0]
     return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}

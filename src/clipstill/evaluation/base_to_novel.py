@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clipstill.evaluation.metrics import mean_and_spread
+
 
 def harmonic_mean(base: float, novel: float) -> float:
     """2 B N / (B + N), in the unit of its arguments; 0 where both are."""
@@ -52,10 +54,5 @@ def table(rows: Mapping[str, BaseToNovel]) -> str:
     lines = ["| method | base | novel | HM | saw novel images |", "|---|---:|---:|---:|---|"]
     for name, row in rows.items():
         seen = "yes, unlabelled" if row.transductive else "no"
-        lines.append(f"| {name} | {_told(row.base)} | {_told(row.novel)} | {row.harmonic:.2f} | {seen} |")
+        lines.append(f"| {name} | {mean_and_spread(row.base)} | {mean_and_spread(row.novel)} | {row.harmonic:.2f} | {seen} |")
     return "\n".join(lines)
-
-
-def _told(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}"

@@ -5,6 +5,9 @@ Shapes: N images, C classes. Labels are positions in the list of classes.
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,3 +77,14 @@ def ece(logits_NC: Floats, labels_N: Labels, bins: int = ECE_BINS) -> float | No
         np.bincount(bin_N, weights=confidence_N, minlength=bins) - np.bincount(bin_N, weights=right_N, minlength=bins)
     )
     return float(gaps.sum() / len(labels_N))
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and sample standard deviation as they stand in a table; a single value has no spread.
+
+    Example:
+        >>> mean_and_spread([1.0, 3.0])
+        '2.00 ± 1.41'
+    """
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"

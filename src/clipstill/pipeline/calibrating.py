@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Random views of each image beside the plain one.
 _VIEWS = 2
 _AT_ONCE = 64
+# Unlabelled photos that are asked about: both models answer each three times, and one temperature needs no more.
+_MOST_PHOTOS = 512
 # With fewer photos, a temperature follows from chance: with 35 it was worse than without any (docs/distillation.md).
 _LEAST_EXAMPLES = 100
 
@@ -54,7 +56,7 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
 
     start = time.monotonic()
     config, classes = bench.config, len(bench.task.names)
-    teaching = bench.lesson(with_examples=False).teaching
+    teaching = bench.lesson(with_examples=False, most_photos=_MOST_PHOTOS).teaching
     plain = _answers(bench, teaching.images_N3HW, None)
     views = _joined([_answers(bench, teaching.images_N3HW, number) for number in range(_VIEWS)])
     every = _joined([plain, views])

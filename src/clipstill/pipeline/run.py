@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from clipstill.core.errors import ArtifactError, DataError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
-from clipstill.core.seeds import seed_for
 from clipstill.pipeline import launch, stages
 from clipstill.pipeline.calibrating import make_calibration
 from clipstill.pipeline.config import RunConfig
@@ -146,12 +145,33 @@ def run(
         ResourceError: the disk is full, another process works in ``out``, or the device is missing.
         ExportError: the exported model does not behave as the student.
     """
+    keys, skipped = _brought_to(REPORT, config, task, out, photos, watch)
+    result = _result(out, task, keys, skipped)
+    if result.up_to_date and launch.rank() == 0:
+        say(f"nothing to do: {out} is up to date")
+    return result
+
+
+def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
+    """As ``run``, up to the student itself: what is measured by a protocol needs no calibration, bundle and report.
+
+    Raises:
+        ClipstillError: as ``run``.
+    """
+    _brought_to(STUDENT, config, task, out, photos, watch)
+
+
+def _brought_to(
+    last: str, config: RunConfig, task: Task, out: Path, photos: Photos | None, watch: Watch | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before."""
     config.check_together()
     if photos is None:
         measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
         photos = Photos(measured, examples_of(config, task), unlabelled_of(config))
     keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled)
-    if not _looks_done(out, keys):
+    wanted = list(keys)[: list(keys).index(last) + 1]
+    if not _looks_done(out, {stage: keys[stage] for stage in wanted}):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
@@ -160,7 +180,8 @@ def run(
         return Workbench(config, task, folder, keys, photos.measured, photos.examples, photos.unlabelled, watch)
 
     if launch.rank() > 0:
-        return _assisted(bench_in(RunFolder.of_another(out)))
+        _assist(bench_in(RunFolder.of_another(out)), wanted)
+        return keys, ()
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
         bench = bench_in(folder)
         write_text(
@@ -168,22 +189,18 @@ def run(
         )
         write_json(out / TASK_FILE, task.to_json())
         folder.event("start", keys=keys)
-        skipped = tuple(stage for stage in keys if not _do(bench, stage))
+        skipped = tuple(stage for stage in wanted if not _do(bench, stage))
         folder.event("end", skipped=skipped)
-        result = _result(out, task, keys, skipped)
-    if result.up_to_date:
-        say(f"nothing to do: {out} is up to date")
-    return result
+    return keys, skipped
 
 
-def _assisted(bench: Workbench) -> RunResult:
+def _assist(bench: Workbench, wanted: list[str]) -> None:
     """Do this rank's share of what ranks share, and wait for what the first rank makes of it."""
     set_quiet(True)  # The first rank speaks for all.
     for offer in launch.offers():
         stages.assist(bench, offer)
-    for stage, key in bench.keys.items():
-        launch.wait_for_manifest(_place(bench.run.path, stage), key)
-    return _result(bench.run.path, bench.task, bench.keys, ())
+    for stage in wanted:
+        launch.wait_for_manifest(_place(bench.run.path, stage), bench.keys[stage])
 
 
 def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
@@ -197,7 +214,7 @@ def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
         return None
     folder = ImageFolder.open(section.images, task.names)
     if section.per_class is not None:
-        folder = limited(folder, section.per_class, config.seed)
+        folder = folder.limited(section.per_class, config.seed)
     if config.evaluation.images is not None:
         refuse_overlap(folder, config.evaluation.images)
     return folder
@@ -214,7 +231,7 @@ def unlabelled_of(config: RunConfig) -> ImageFolder | None:
         return None
     folder = ImageFolder.without_labels(section.images)
     if section.limit is not None:
-        folder = limited(folder, section.limit, config.seed)
+        folder = folder.limited(section.limit, config.seed)
     if config.evaluation.images is not None:
         refuse_overlap(folder, config.evaluation.images)
     return folder
@@ -233,18 +250,6 @@ def refuse_overlap(examples: ImageFolder, images: Path) -> None:
             f"{both[0]} would be taught by and measured on too, which flatters the student. Keep what is taught by out "
             f"of {images}."
         )
-
-
-def limited(folder: ImageFolder, per_class: int, seed: int) -> ImageFolder:
-    """At most so many pictures of each class, drawn by the seed; those of a smaller number are among them."""
-    order = sorted(folder.items, key=lambda item: seed_for(seed, str(item[0].relative_to(folder.path))))
-    taken: dict[int, int] = {}
-    chosen = []
-    for path, label in order:
-        taken[label] = taken.get(label, 0) + 1
-        if taken[label] <= per_class:
-            chosen.append((path, label))
-    return replace(folder, items=sorted(chosen, key=lambda item: (item[1], item[0])))
 
 
 def check_names(config: RunConfig) -> None:

@@ -136,13 +136,16 @@ class Workbench:
         stored = self.run.stage(STUDENT) / STUDENT_FILE
         return new_student(self.config.student, len(self.task.names), stored, self.config.seed).eval()
 
-    def lesson(self, with_examples: bool) -> Lesson:
-        """What is taught, with the examples among it or without."""
+    def lesson(self, with_examples: bool, most_photos: int | None = None) -> Lesson:
+        """What is taught, with the examples among it or without; of unlabelled photos a part, where that is enough."""
         from clipstill.pipeline.teaching import Lesson
 
         examples = self.examples if with_examples else None
+        unlabelled = self.unlabelled
+        if unlabelled is not None and most_photos is not None:
+            unlabelled = unlabelled.limited(most_photos, self.config.seed)
         surrogate = self.run.stage(SURROGATE) if SURROGATE in self.keys else None
-        return Lesson.of(self.config, surrogate, examples, self.unlabelled, len(self.style_names))
+        return Lesson.of(self.config, surrogate, examples, unlabelled, len(self.style_names))
 
     @property
     def style_names(self) -> tuple[str, ...]:
