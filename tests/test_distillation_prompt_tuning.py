@@ -16,6 +16,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.distillation import prompt_tuning
 from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.prompt_tuning import average_shares, regulated_loss, tune_prompts
+from clipstill.teachers import load_teacher
 from clipstill.teachers.prompted import PromptedTeacher, prompted
 from openclip_fixtures import architectures, loaded, pictures  # noqa: F401
 
@@ -118,6 +119,21 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_same_bits(tmp_path: Path, mon
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     expected = dict(whole.named_parameters())
     assert all(torch.equal(value, expected[name]) for name, value in again.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["clip", "embedded"])
+def test_classes_in_chunks_learn_the_same(tmp_path: Path, kind: str) -> None:
+    learned, calls = [], []
+    for chunk in (0, 2):
+        teacher = clip(tmp_path) if kind == "clip" else prompted(load_teacher("embedded-s", torch.device("cpu")))
+        plain = teacher.class_vectors
+        teacher.class_vectors = lambda names, plain=plain: calls.append(len(names)) or plain(names)  # type: ignore
+        settings = replace(SETTINGS, epochs=1, lr=0.005, text_chunk=chunk)
+        tune_prompts(teacher, NAMES, *examples(), settings, tmp_path / str(chunk))
+        learned.append(torch.cat([value.flatten() for value in teacher.parameters()]))
+    assert torch.allclose(*learned, atol=1e-6)
+    # Three classes at once in each of the three steps; then two and one of them, and once more on the way back.
+    assert sorted(calls) == [1] * 6 + [2] * 6 + [3] * 3
 
 
 def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipstill.core.files import read_json
+from clipstill.datasets.coop import LAYOUTS
 from clipstill.pipeline.keys import stage_keys
 from clipstill.pipeline.recipes import load_config, recipe_names
 from clipstill.pipeline.run import run
@@ -51,3 +52,14 @@ def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path
     diversity = read_json(stages / "prompts" / "diversity.json")
     assert diversity["strategy"] == strategy
     assert (diversity["within_class"] > 1) == (recipe != "deepinversion")
+
+
+def test_a_published_data_set_has_settings_of_its_own_that_give_way_to_the_users() -> None:
+    assert load_config("promptkd").distillation.kd_weight == 1000
+    for layout in LAYOUTS:
+        config = load_config("promptkd", layout=layout)
+        assert config.prompts.templates == layout
+        few_classes = layout in ("oxford_flowers", "fgvc_aircraft", "dtd")
+        assert config.distillation.kd_weight == (200 if few_classes else 1000)
+    assert load_config("promptkd", overrides=["distillation.kd_weight=7"], layout="dtd").distillation.kd_weight == 7
+    assert load_config("default", layout="dtd") == load_config("default")

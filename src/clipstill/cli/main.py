@@ -23,6 +23,7 @@ from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
+from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
 from clipstill.core.errors import ClipstillError
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("fine-tune")(fine_tune)
 app.command("base-to-novel")(base_to_novel)
+app.command("transfer")(transfer)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("list")(list_parts)

@@ -6,14 +6,15 @@ a folder that holds ``train/CLASS`` and ``test/CLASS``, or a CSV file with the c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from clipstill.core.errors import DataError, UnknownNameError, did_you_mean
 from clipstill.datasets.coop import LAYOUTS, open_layout
 from clipstill.datasets.own import open_csv, open_folders
-from clipstill.datasets.split import Dataset, Item, without_labels
+from clipstill.datasets.split import Dataset, Item, joined, without_labels
 
-__all__ = ["Dataset", "Item", "open_dataset", "without_labels"]
+__all__ = ["Dataset", "Item", "joined", "open_dataset", "without_labels"]
 
 
 def open_dataset(where: str | Path) -> Dataset:
@@ -33,7 +34,7 @@ def open_dataset(where: str | Path) -> Dataset:
         if layout not in LAYOUTS:
             known = ", ".join(LAYOUTS)
             raise UnknownNameError(f"no data set layout '{layout}'.{did_you_mean(layout, LAYOUTS)} There are: {known}.")
-        return open_layout(layout, Path(root))
+        return replace(open_layout(layout, Path(root)), layout=layout)
     path = Path(where)
     if path.suffix.lower() == ".csv":
         return open_csv(path)

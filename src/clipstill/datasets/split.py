@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class Dataset:
         train: to learn from.
         val: to choose by; empty where the data set has none.
         test: to measure on.
+        layout: the published layout that it was read by; None for one's own data.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Dataset:
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
+    layout: str | None = None
 
     def half(self, which: Half) -> Dataset:
         """Base or novel classes alone, labels counted from 0 again.
@@ -63,7 +66,7 @@ class Dataset:
             return tuple((path, label - kept.start) for path, label in items if label in kept)
 
         names = tuple(self.classes[label] for label in kept)
-        return Dataset(self.name, self.root, names, of(self.train), of(self.val), of(self.test))
+        return replace(self, classes=names, train=of(self.train), val=of(self.val), test=of(self.test))
 
     def _drawn(self, items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
         import torch
@@ -76,6 +79,36 @@ class Dataset:
             draw = generator_for(seed, "shots", self.classes[label])
             chosen += [found[i] for i in torch.randperm(len(found), generator=draw)[:shots].tolist()]
         return tuple(chosen)
+
+
+def joined(datasets: Sequence[Dataset]) -> Dataset:
+    """Several data sets of the same classes as one, such as the domains that a student may see.
+
+    Raises:
+        DataError: their classes differ.
+    """
+    first = datasets[0]
+    for other in datasets[1:]:
+        if other.classes != first.classes:
+            raise DataError(
+                f"{first.name} and {other.name} have different classes, so they cannot be one source. Give one of them."
+            )
+    if len(datasets) == 1:
+        return first
+    return Dataset(
+        "+".join(each.name for each in datasets),
+        Path(os.path.commonpath([each.root.resolve() for each in datasets])),
+        first.classes,
+        tuple(item for each in datasets for item in _resolved(each, each.train)),
+        tuple(item for each in datasets for item in _resolved(each, each.val)),
+        tuple(item for each in datasets for item in _resolved(each, each.test)),
+    )
+
+
+def _resolved(dataset: Dataset, items: Sequence[Item]) -> tuple[Item, ...]:
+    """The same files below the resolved root, which may be reached by links."""
+    root = dataset.root.resolve()
+    return tuple((root / path.relative_to(dataset.root), label) for path, label in items)
 
 
 def without_labels(folder: ImageFolder) -> ImageFolder:

@@ -40,6 +40,7 @@ class PromptTuningSettings:
     average_std: float = 1.0
     crop_min: float = 0.08
     views: int = 4
+    text_chunk: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,7 +52,16 @@ class PromptTuningSettings:
         for name in ("epochs", "batch", "views"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"prompt_teacher.{name} is {getattr(self, name)}. It must be at least 1.")
-        for name in ("lr", "warmup_lr", "weight_decay", "text_weight", "image_weight", "logit_weight", "average_mean"):
+        for name in (
+            "lr",
+            "warmup_lr",
+            "weight_decay",
+            "text_weight",
+            "image_weight",
+            "logit_weight",
+            "average_mean",
+            "text_chunk",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"prompt_teacher.{name} is {getattr(self, name)}. It must not be negative.")
         if self.average_std <= 0:

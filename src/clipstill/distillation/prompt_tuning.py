@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.utils.checkpoint import checkpoint
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
@@ -166,7 +167,7 @@ class _Tuning:
         else:
             view_B3SS = plain_BD = kept[epoch % len(kept)][chosen_B.to(self.device)]
         image_BD = self.teacher.prompted_image(view_B3SS, plain_BD)
-        text_CD = self.teacher.class_vectors(self.names)
+        text_CD = self._class_vectors()
         terms = regulated_loss(
             image_BD, text_CD, plain_BD, self.plain_text_CD, self.labels[chosen_B.to(self.device)], self.scale
         )
@@ -184,6 +185,14 @@ class _Tuning:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
+
+    def _class_vectors(self) -> Tensor:
+        """All classes', chunk by chunk; the tower's activations of a chunk are made again on the way back."""
+        chunk = self.settings.text_chunk or len(self.names)
+        parts = [self.names[start : start + chunk] for start in range(0, len(self.names), chunk)]
+        if len(parts) == 1:
+            return self.teacher.class_vectors(self.names)
+        return torch.cat([checkpoint(self.teacher.class_vectors, part, use_reentrant=False) for part in parts])
 
     def _save(self, optimiser: torch.optim.SGD, average: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
         momentum = {name: optimiser.state[value]["momentum_buffer"] for name, value in self.learned.items()}

@@ -7,7 +7,7 @@ taken of the accuracies' means over seeds, as in Zhou et al., CVPR 2022 (CoCoOp)
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,5 +54,7 @@ def table(rows: Mapping[str, BaseToNovel]) -> str:
     lines = ["| method | base | novel | HM | saw novel images |", "|---|---:|---:|---:|---|"]
     for name, row in rows.items():
         seen = "yes, unlabelled" if row.transductive else "no"
-        lines.append(f"| {name} | {mean_and_spread(row.base)} | {mean_and_spread(row.novel)} | {row.harmonic:.2f} | {seen} |")
+        lines.append(
+            f"| {name} | {mean_and_spread(row.base)} | {mean_and_spread(row.novel)} | {row.harmonic:.2f} | {seen} |"
+        )
     return "\n".join(lines)

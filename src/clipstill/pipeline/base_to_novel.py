@@ -74,11 +74,9 @@ def _rows(
 ) -> Iterator[tuple[str, Measured]]:
     """What there is to measure with one seed."""
     root = dataset.root
-    sections = {"examples": root if shots else None, "unlabelled": root if unlabelled else None}
-    told = config.model_dump(mode="json")
-    config = type(config).model_validate(
-        told | {name: {**told[name], "images": images} for name, images in sections.items()}
-    )
+    examples = config.examples.model_copy(update={"images": root if shots else None})
+    photos = config.unlabelled.model_copy(update={"images": root if unlabelled else None})
+    config = config.model_copy(update={"examples": examples, "unlabelled": photos})
     # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
     few = dataset.half("base").few(shots, config.seed).folder("train") if shots else None
     labelled = None if few is None else replace(few, classes=dataset.classes)

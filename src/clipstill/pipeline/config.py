@@ -99,6 +99,7 @@ class PromptTeacherSection(Config):
     average_std: float
     crop_min: float
     views: int
+    text_chunk: int
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:

@@ -165,7 +165,7 @@ class Protocol:
     def _identity(self) -> str:
         """Of classes and test images."""
         parts = {
-            name: [part.kept, [[str(path.relative_to(part.folder.path)), label] for path, label in part.folder.items]]
+            name: [part.kept, [[str(path), label] for path, label in part.folder.items]]
             for name, part in self.parts.items()
         }
         return sha256_json([self.classes, parts])

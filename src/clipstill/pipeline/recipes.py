@@ -39,16 +39,19 @@ def load_config(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
+    layout: str | None = None,
 ) -> RunConfig:
     """Put the settings of a run together.
 
-    Order, later wins: the recipe ``default``, ``recipe``, ``file``, ``overrides``, ``values``.
+    Order, later wins: the recipe ``default``, ``recipe``, what the recipe sets otherwise for ``layout``, ``file``,
+    ``overrides``, ``values``.
 
     Args:
         recipe: a shipped name or a YAML file.
         file: a YAML file of settings.
         overrides: texts such as ``synthesis.steps=40``.
         values: nested settings, from flags and arguments of their own.
+        layout: of a published data set, see ``clipstill.datasets``.
 
     Raises:
         ConfigError: a key or a value is wrong; the message names where it was given.
@@ -56,9 +59,14 @@ def load_config(
     """
     settings = load_yaml(recipe_path("default"))
     config = validate(RunConfig, settings, recipe_path("default"))
-    paths = [recipe_path(recipe)] if recipe != "default" else []
-    for path in [*paths, *([file] if file is not None else [])]:
-        settings = merge(settings, load_yaml(path))
+    layers = [(path, load_yaml(path)) for path in ([recipe_path(recipe)] if recipe != "default" else [])]
+    by_layout = _FOLDER / "datasets" / f"{recipe}.yaml"
+    if layout is not None and by_layout.is_file():
+        layers.append((by_layout, load_yaml(by_layout).get(layout, {})))
+    if file is not None:
+        layers.append((file, load_yaml(file)))
+    for path, layer in layers:
+        settings = merge(settings, layer)
         # Checked one after the other, so that a message names the file in which the mistake stands.
         config = validate(RunConfig, settings, path)
     if overrides:

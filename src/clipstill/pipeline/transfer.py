@@ -1,8 +1,8 @@
 """One source of labels, measured on other data sets: cross-data-set transfer and domain generalisation.
 
 The teacher learns prompts from a few labelled images of all classes of the source. The student sees the unlabelled
-training images of each target (so it is transductive, and there is a student a target), or those of the source, or
-synthetic images alone; with the source's images one student serves all targets, whose classes must be among its own.
+training images of each target, so that it is transductive and there is one a target; or those of the source; or
+synthetic images alone. With the source's images one student serves all targets, whose classes must be among its own.
 
 Source: Zhou et al., CVPR 2022 (CoCoOp), for the protocols; Li et al., CVPR 2024 (PromptKD), whose student is trained on
 the unlabelled images of the target.
@@ -10,15 +10,15 @@ the unlabelled images of the target.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError, DataError
-from clipstill.core.files import sha256_json, write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.files import sha256_json
+from clipstill.core.progress import say
 from clipstill.datasets import Dataset, without_labels
 from clipstill.evaluation.transfer import Seen, Transfer
 from clipstill.pipeline.protocol import Measured, Part, Protocol
@@ -26,11 +26,30 @@ from clipstill.pipeline.run import Photos, run_until_student
 from clipstill.text.task import parse_task
 
 if TYPE_CHECKING:
+    from clipstill.core.images import ImageFolder
     from clipstill.pipeline.config import RunConfig
+
+# Settings of a run on a data set: what is published for some data sets differs.
+ConfigOf = Callable[[Dataset], "RunConfig"]
+
+
+@dataclass(frozen=True)
+class _Pupil:
+    """One student of a seed.
+
+    Attributes:
+        about: the data set whose classes and settings it has.
+        shown: the data set whose training images it sees, unlabelled; None for synthetic images alone.
+        targets: what it is measured on.
+    """
+
+    about: Dataset
+    shown: Dataset | None
+    targets: tuple[Dataset, ...]
 
 
 def transfer(
-    config: RunConfig,
+    config_of: ConfigOf,
     source: Dataset,
     targets: Sequence[Dataset],
     shots: int,
@@ -42,9 +61,9 @@ def transfer(
     """Run and measure; what was measured by an equal call is there already.
 
     Args:
-        config: of the runs; ``prompt_teacher.method`` says whether the teacher learns.
+        config_of: settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
         source: of the labels.
-        targets: what is measured on, by their test images; their names differ.
+        targets: what is measured on, by their test images. The source may be one of them.
         shots: labelled images of each class of the source; 0 for none.
         seeds: one run each, or one for each target.
         out: a folder for the runs and what was measured.
@@ -62,15 +81,104 @@ def transfer(
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
         raise ConfigError(f"two targets are called '{max(names, key=names.count)}'. Give their folders other names.")
+    pupils = _pupils(source, targets, unlabelled)
+    found: dict[str, dict[str, list[float]]] = {}
+    for seed in seeds:
+        labelled = source.few(shots, seed).folder("train") if shots else None
+        at_source = config_of(source).model_copy(update={"seed": seed})
+        weights = at_source.prompt_teacher.weights
+        if labelled is not None and at_source.prompt_teacher.method != "none" and weights is None:
+            weights = _learned(at_source, labelled, out)
+        for pupil in pupils:
+            config = config_of(pupil.about).model_copy(update={"seed": seed})
+            told = config.prompt_teacher.model_copy(update={"weights": weights})
+            config = config.model_copy(update={"prompt_teacher": told})
+            say(f"seed {seed}: {source.name} -> {', '.join(target.name for target in pupil.targets)}")
+            for name, measured in _rows(config, pupil, labelled, source.name, shots, out, baselines):
+                for target, top1 in measured.items():
+                    found.setdefault(name, {}).setdefault(target, []).append(top1)
+    return {
+        name: Transfer(
+            {target: tuple(by_target[target]) for target in names},
+            unlabelled if name.startswith("student") else "none",
+        )
+        for name, by_target in found.items()
+    }
+
+
+def _pupils(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen) -> list[_Pupil]:
     if unlabelled == "source":
-        students = [(source.classes, source, tuple(targets))]
-    else:
-        # Targets of the same classes share a student where it sees none of their images.
-        groups = {
-            (target.classes, target.name if unlabelled == "target" else ""): target.classes for target in targets
-        }
-        students = [
-            (classes, target_of(targets, key), tuple(each for each in targets if _belongs(each, key)))
-            for key, classes in groups.items()
-        ]
-    return {}
+        for target in targets:
+            unknown = [name for name in target.classes if name not in source.classes]
+            if unknown:
+                raise DataError(
+                    f"'{unknown[0]}' is a class of {target.name} and not of {source.name}, so a student of the "
+                    f"source's images cannot know it. Show it the target's: --unlabelled target."
+                )
+        return [_Pupil(source, source, tuple(targets))]
+    if unlabelled == "target":
+        return [_Pupil(target, target, (target,)) for target in targets]
+    # Nothing but the classes tells such students apart.
+    by_classes: dict[tuple[str, ...], list[Dataset]] = {}
+    for target in targets:
+        by_classes.setdefault(target.classes, []).append(target)
+    return [_Pupil(group[0], None, tuple(group)) for group in by_classes.values()]
+
+
+def _learned(config: RunConfig, labelled: ImageFolder, out: Path) -> Path:
+    """The prompts that the teacher learns from the source, once."""
+    from clipstill.core.device import pick_device
+    from clipstill.pipeline.prompt_teacher import learn_prompts
+    from clipstill.teachers import load_teacher
+    from clipstill.teachers.prompted import save_prompts
+
+    section, device = config.prompt_teacher, pick_device(config.device)
+    files = sorted(str(path) for path, _ in labelled.items)
+    name = sha256_json([config.teacher.model_dump(), section.model_dump(mode="json"), config.seed, files])[:16]
+    path = out / "teachers" / f"{name}.safetensors"
+    if not path.is_file():
+        plain = load_teacher(config.teacher.name, device, config.teacher.precision)
+        teacher, _ = learn_prompts(plain, section, labelled, config.seed, out / "work" / name, device)
+        save_prompts(teacher, path)
+    return path
+
+
+def _rows(
+    config: RunConfig,
+    pupil: _Pupil,
+    labelled: ImageFolder | None,
+    source: str,
+    shots: int,
+    out: Path,
+    baselines: bool,
+) -> Iterator[tuple[str, Measured]]:
+    """What there is to measure of one student, its teacher and the baselines."""
+    classes = pupil.about.classes
+    parts = {
+        target.name: Part(target.folder("test"), tuple(classes.index(name) for name in target.classes))
+        for target in pupil.targets
+    }
+    protocol = Protocol(config, classes, parts, out)
+    if baselines:
+        yield from protocol.zero_shot().items()
+        if labelled is not None:
+            yield from protocol.coop(labelled).items()
+    shown = None
+    if pupil.shown is not None:
+        shown = without_labels(pupil.shown.folder("train"))
+        images = config.unlabelled.model_copy(update={"images": pupil.shown.root})
+        config = config.model_copy(update={"unlabelled": images})
+        if config.unlabelled.limit is not None:
+            shown = shown.limited(config.unlabelled.limit, config.seed)
+    student = config.student.name
+    about = [config.model_dump(mode="json"), classes, None if pupil.shown is None else pupil.shown.name]
+    names = f"{student}-{shots}-shot-seed-{config.seed}".replace("/", "-").replace(":", "-")
+    run = out / f"{names}-{sha256_json(about)[:8]}"
+    task = parse_task(list(classes))
+    run_until_student(config, task, run, Photos(None, None, shown), partial(protocol.watch, run))
+    if config.has_prompts:
+        yield f"teacher {config.teacher.name}, {shots}-shot prompts of {source}", protocol.of_teacher(run)
+    yield f"student {student}", protocol.of_student(run)
+    best = protocol.best_watched(run, by=tuple(parts))
+    if best is not None:
+        yield f"student {student}, best of its validations by the test images", best
