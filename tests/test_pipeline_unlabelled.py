@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
 from clipstill.core.seeds import generator_for
+from clipstill.pipeline import calibrating
 from clipstill.runtime import load_bundle
 from clipstill.teachers import load_teacher
 from clipstill.teachers import prompted as prompted_module
@@ -43,12 +44,19 @@ def run(out: Path, *more: str, settings: tuple[str, ...] = ()) -> int:
 
 
 @pytest.mark.usefixtures("own_torch_settings")
-def test_unlabelled_photos_teach_beside_synthetic_images(tmp_path: Path) -> None:
+def test_unlabelled_photos_teach_beside_synthetic_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = photo_folder(tmp_path / "photos", 5)
+    # The calibration asks both models about few of them: a folder may hold a hundred thousand.
+    monkeypatch.setattr(calibrating, "_MOST_PHOTOS", 2)
+    asked, answers = [], calibrating._answers
+    monkeypatch.setattr(
+        calibrating, "_answers", lambda bench, images, view: asked.append(len(images)) or answers(bench, images, view)
+    )
     assert run(tmp_path / "run", "--unlabelled", str(photos), settings=("refusal.near_misses=0",)) == 0
     history = read_json(tmp_path / "run" / "stages" / "student" / "history.json")
     assert (history["images_made"], history["unlabelled"]) == (8, 5)
     assert history["train_count"] + history["held_out_count"] == history["images"] + 5
+    assert asked == [history["images"] + 2] * 3
     assert "5 unlabelled photos" in (tmp_path / "run" / "bundle" / "card.md").read_text()
     assert "5&nbsp;unlabelled photos" in (tmp_path / "run" / "report.html").read_text()
 
