@@ -237,6 +237,20 @@ def test_recentred_features_have_the_natural_mean_in_each_group(
         torch.testing.assert_close(moved_NF[0] - moved_NF[1], feat_NF[0] - feat_NF[1], atol=1e-4, rtol=1e-3)
 
 
+def test_cached_views_count_by_everything_that_draws_them(tmp_path: Path) -> None:
+    student, images = load_student("lite0", 3, "scratch", 32), pictures(4)[0]
+    keys = {
+        FeatureCache(student, ColourTeacher(), images, settings, tmp_path, torch.device("cpu")).key
+        for settings in (
+            SMALL,
+            dataclasses.replace(SMALL, kernel="bicubic"),
+            dataclasses.replace(SMALL, crop_min=0.5),
+            dataclasses.replace(SMALL, mix=0.5),
+        )
+    }
+    assert len(keys) == 4
+
+
 def test_backbone_that_does_not_tell_its_natural_mean_is_refused(tmp_path: Path) -> None:
     # It ends with BatchNorm and swish.
     with pytest.raises(ConfigError, match="feature_recentre"):

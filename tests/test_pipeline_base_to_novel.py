@@ -58,9 +58,9 @@ def test_all_rows_are_measured_once(
         assert {value % 25 for value in row["base"]} == {0}  # two classes of two images
         assert row["novel"] == [100]  # one class, and nothing competes with it
     # The labelled images are of base classes alone, the unlabelled ones of all.
-    stages = next(out.glob("tower-*")) / "stages"
-    assert read_json(stages / "teacher_prompts" / "history.json")["classes"] == ["anchor", "dog"]
-    assert read_json(stages / "student" / "history.json")["unlabelled"] == 9
+    (told,) = (out / "teachers").glob("*.json")
+    assert read_json(told)["classes"] == ["anchor", "dog"]
+    assert read_json(next(out.glob("tower-*")) / "stages" / "student" / "history.json")["unlabelled"] == 9
 
     def again(*_: object) -> None:
         raise AssertionError("measured again")

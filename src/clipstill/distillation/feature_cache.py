@@ -70,7 +70,7 @@ class FeatureCache:
         student: its backbone is not trained while the cache is in use.
         teacher: on the same device.
         images_N3HW: uint8.
-        settings: crop, jitter, grayscale and seed count; the rest does not.
+        settings: crop, jitter, grayscale, mixing, kernel and seed count; the rest does not.
         folder: where files are kept, under ``features/``.
         device: that both models are on.
     """
@@ -99,6 +99,8 @@ class FeatureCache:
                 "teacher": [teacher.name, teacher.weights_sha256],
                 "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.mix, settings.seed],
                 "device": device.type,
+                # Named only where it is not what it always was, so that older files stay valid.
+                **({"kernel": settings.kernel} if settings.kernel != "bilinear" else {}),
             }
         )
         self.folder = folder / FOLDER

@@ -18,7 +18,7 @@ from clipstill.core.files import sha256_json
 from clipstill.datasets import Dataset, without_labels
 from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
-from clipstill.pipeline.protocol import Measured, Part, Protocol
+from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
 from clipstill.pipeline.run import Photos, run_until_student
 from clipstill.text.task import parse_task
 
@@ -73,16 +73,15 @@ def _rows(
     config: RunConfig, dataset: Dataset, shots: int, out: Path, baselines: bool, unlabelled: bool
 ) -> Iterator[tuple[str, Measured]]:
     """What there is to measure with one seed."""
-    root = dataset.root
-    examples = config.examples.model_copy(update={"images": root if shots else None})
-    photos = config.unlabelled.model_copy(update={"images": root if unlabelled else None})
-    config = config.model_copy(update={"examples": examples, "unlabelled": photos})
+    photos = config.unlabelled.model_copy(update={"images": dataset.root if unlabelled else None})
+    config = config.model_copy(update={"unlabelled": photos})
     # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
     few = dataset.half("base").few(shots, config.seed).folder("train") if shots else None
     labelled = None if few is None else replace(few, classes=dataset.classes)
     shown = without_labels(dataset.folder("train")) if unlabelled else None
     if shown is not None and config.unlabelled.limit is not None:
         shown = shown.limited(config.unlabelled.limit, config.seed)
+    config = with_prompts(config, learned_prompts(config, labelled, out))
     student = config.student.name
     names = f"{student}-{shots}-shot-seed-{config.seed}".replace("/", "-").replace(":", "-")
     run = out / f"{names}-{sha256_json(config.model_dump(mode='json'))[:8]}"
@@ -95,7 +94,7 @@ def _rows(
         if labelled is not None:
             yield from protocol.coop(labelled).items()
     task = parse_task(list(dataset.classes))
-    run_until_student(config, task, run, Photos(None, labelled, shown), partial(protocol.watch, run))
+    run_until_student(config, task, run, Photos(None, None, shown), partial(protocol.watch, run))
     if config.has_prompts:
         yield f"teacher {config.teacher.name}, {shots}-shot prompts", protocol.of_teacher(run)
     yield f"student {student}", protocol.of_student(run)

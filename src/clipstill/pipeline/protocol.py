@@ -235,6 +235,40 @@ class Protocol:
         return 100 * evaluate(of_part, part.folder, preprocess, self.config.evaluation.batch, name).top1
 
 
+def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) -> Path | None:
+    """The prompts that the teacher learns from labelled images, once for all students of a protocol.
+
+    Returns:
+        The file below ``out``, with what learning told beside it; the one that the settings give; None where the
+        settings have none learned, or there are no images.
+    """
+    section = config.prompt_teacher
+    if section.weights is not None or section.method == "none" or labelled is None:
+        return section.weights
+    from clipstill.core.device import pick_device
+    from clipstill.pipeline.prompt_teacher import learn_prompts
+    from clipstill.teachers import load_teacher
+    from clipstill.teachers.prompted import save_prompts
+
+    device = pick_device(config.device)
+    shown = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
+    name = sha256_json([config.teacher.model_dump(), section.model_dump(mode="json"), config.seed, shown])[:16]
+    path = out / "teachers" / f"{name}.safetensors"
+    if not path.is_file():
+        plain = load_teacher(config.teacher.name, device, config.teacher.precision)
+        teacher, told = learn_prompts(plain, section, labelled, config.seed, out / "work" / name, device)
+        write_json(path.with_suffix(".json"), told)
+        save_prompts(teacher, path)
+    return path
+
+
+def with_prompts(config: RunConfig, weights: Path | None) -> RunConfig:
+    """The same settings with a teacher that has these prompts; None leaves it as it is."""
+    method = "none" if weights is None else config.prompt_teacher.method
+    section = config.prompt_teacher.model_copy(update={"weights": weights, "method": method})
+    return config.model_copy(update={"prompt_teacher": section})
+
+
 def _key(stage: Path) -> str:
     manifest = read_manifest(stage)
     assert manifest is not None

@@ -21,7 +21,7 @@ from clipstill.core.files import sha256_json
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset, without_labels
 from clipstill.evaluation.transfer import Seen, Transfer
-from clipstill.pipeline.protocol import Measured, Part, Protocol
+from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
 from clipstill.pipeline.run import Photos, run_until_student
 from clipstill.text.task import parse_task
 
@@ -86,13 +86,9 @@ def transfer(
     for seed in seeds:
         labelled = source.few(shots, seed).folder("train") if shots else None
         at_source = config_of(source).model_copy(update={"seed": seed})
-        weights = at_source.prompt_teacher.weights
-        if labelled is not None and at_source.prompt_teacher.method != "none" and weights is None:
-            weights = _learned(at_source, labelled, out)
+        weights = learned_prompts(at_source, labelled, out)
         for pupil in pupils:
-            config = config_of(pupil.about).model_copy(update={"seed": seed})
-            told = config.prompt_teacher.model_copy(update={"weights": weights})
-            config = config.model_copy(update={"prompt_teacher": told})
+            config = with_prompts(config_of(pupil.about).model_copy(update={"seed": seed}), weights)
             say(f"seed {seed}: {source.name} -> {', '.join(target.name for target in pupil.targets)}")
             for name, measured in _rows(config, pupil, labelled, source.name, shots, out, baselines):
                 for target, top1 in measured.items():
@@ -123,24 +119,6 @@ def _pupils(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen) -> li
     for target in targets:
         by_classes.setdefault(target.classes, []).append(target)
     return [_Pupil(group[0], None, tuple(group)) for group in by_classes.values()]
-
-
-def _learned(config: RunConfig, labelled: ImageFolder, out: Path) -> Path:
-    """The prompts that the teacher learns from the source, once."""
-    from clipstill.core.device import pick_device
-    from clipstill.pipeline.prompt_teacher import learn_prompts
-    from clipstill.teachers import load_teacher
-    from clipstill.teachers.prompted import save_prompts
-
-    section, device = config.prompt_teacher, pick_device(config.device)
-    files = sorted(str(path) for path, _ in labelled.items)
-    name = sha256_json([config.teacher.model_dump(), section.model_dump(mode="json"), config.seed, files])[:16]
-    path = out / "teachers" / f"{name}.safetensors"
-    if not path.is_file():
-        plain = load_teacher(config.teacher.name, device, config.teacher.precision)
-        teacher, _ = learn_prompts(plain, section, labelled, config.seed, out / "work" / name, device)
-        save_prompts(teacher, path)
-    return path
 
 
 def _rows(
