@@ -14,6 +14,7 @@ from clipstill.core.errors import ArtifactError, ConfigError, UnknownNameError
 from clipstill.core.packaged_weights import lite_state_dict
 from clipstill.core.seeds import generator_for
 from clipstill.students import load_student
+from clipstill.students.class_vectors_head import ClassVectorsHead, projector_shape
 from clipstill.students.natural_statistics import clipped_normal_moments, natural_feature_mean
 
 SMALL = "timm:test_efficientnet"
@@ -138,12 +139,36 @@ def test_bad_requests_are_one_line_errors() -> None:
         load_student("lite0", classes=3, init="no/such/file.safetensors")
 
 
-def test_a_head_of_class_vectors_answers_by_cosines_and_takes_another_class_without_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("features", "dims", "layers", "width", "learned"),
+    [
+        (8, 6, 1, 0, 8 * 6 + 6),
+        (8, 6, 2, 5, 8 * 5 + 5 + 2 * 5 + 5 * 6 + 6),
+        (8, 6, 3, 5, 8 * 5 + 5 + 2 * 5 + 5 * 5 + 5 + 2 * 5 + 5 * 6 + 6),
+        (512, 768, 2, 0, 986_112),  # PromptKD's, from ViT-B/16 to ViT-L/14
+    ],
+)
+def test_a_projector_has_as_many_layers_as_it_is_told(
+    features: int, dims: int, layers: int, width: int, learned: int
+) -> None:
+    head = ClassVectorsHead(features, torch.eye(2, dims), 20.0, layers=layers, width=width)
+    assert sum(value.numel() for value in head.projector.parameters()) == learned
+    assert projector_shape(head.state_dict()) == (layers, (width or dims) if layers > 1 else 0)
+    other = head.eval().with_vectors(torch.eye(3, dims))
+    features_NF = torch.randn(4, features, generator=generator_for("features"))
+    torch.testing.assert_close(other.eval()(features_NF)[:, :2], head(features_NF))
+
+
+@pytest.mark.parametrize(("layers", "width"), [(1, 0), (2, 0), (2, 5)])
+def test_a_head_of_class_vectors_answers_by_cosines_and_takes_another_class_without_training(
+    tmp_path: Path, layers: int, width: int
+) -> None:
     vectors = torch.nn.functional.normalize(torch.randn(4, 6, generator=generator_for("vectors")), dim=-1)
     student = load_student(SMALL, classes=3, init="scratch")
     with pytest.raises(ConfigError, match="linear head"):
         student.embed(torch.rand(1, 3, 32, 32))
-    student.use_class_vectors(vectors[:3], 20.0, seed=3)
+    student.use_class_vectors(vectors[:3], 20.0, 3, layers, width)
+    student.eval()
     images = torch.rand(2, 3, 32, 32, generator=generator_for("images"))
     logits = student(images)
     torch.testing.assert_close(logits, 20 * student.embed(images) @ vectors[:3].T)
@@ -152,7 +177,7 @@ def test_a_head_of_class_vectors_answers_by_cosines_and_takes_another_class_with
 
     path = tmp_path / "student.safetensors"
     save_file(student.state_dict(), path)
-    back = load_student(SMALL, classes=3, init=path, seed=9)
+    back = load_student(SMALL, classes=3, init=path, seed=9).eval()
     assert torch.equal(back(images), logits)
     back.use_class_vectors(vectors, 1.0)
     torch.testing.assert_close(back(images)[:, :3], logits)

@@ -68,6 +68,7 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
         if len(label_N) >= _LEAST_EXAMPLES:
             temperature, fitted_on = fit_temperature(logits_NC, np.eye(classes)[label_N]), f"{len(label_N)} examples"
     told: dict[str, Any] = {
+        "asked_about": _what(bench),
         "temperature": temperature,
         "temperature_fitted_on": fitted_on,
         # By views: the images themselves were drawn until the teacher was sure of them.

@@ -282,6 +282,7 @@ class StudentSection(Config):
         head: ``linear``, or ``class-vectors``: a projector into the teacher's space and the class vectors as they are,
             so that a class can be added after training.
         projector_layers: of the head of class vectors.
+        projector_width: between its layers; 0 for as many dimensions as the teacher has.
         prompts: of a tower: learned tokens in each of the first layers of CLIP's, or the width in pixels of a learned
             frame around what an embedded one sees; 0 for none.
         prompt_depth: layers of CLIP's tower that get prompts.
@@ -293,6 +294,7 @@ class StudentSection(Config):
     init: str
     head: Literal["linear", "class-vectors"]
     projector_layers: int = Field(ge=1, le=3)
+    projector_width: int = Field(ge=0)
     prompts: int = Field(ge=0)
     prompt_depth: int = Field(ge=1)
     tower: Literal["frozen", "trained"]

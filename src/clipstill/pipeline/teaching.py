@@ -164,7 +164,8 @@ def teach(
     student = new_student(section, classes, section.init, config.seed)
     if section.head == "class-vectors":
         scale = float(student.logit_scale or teacher.logit_scale)
-        student.use_class_vectors(class_vectors_CD, scale, config.seed, section.projector_layers)
+        layers, width = section.projector_layers, section.projector_width
+        student.use_class_vectors(class_vectors_CD, scale, config.seed, layers, width)
     teaching = lesson.teaching
     with launch.together(shares_teaching(config)):
         result = distil(

@@ -7,7 +7,8 @@ Shapes: N images, C classes, F features, D teacher dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +29,28 @@ class ClassVectorsHead(nn.Module):
         class_vectors_CD: unit vectors, or as long as examples made them; they are kept, and not trained.
         scale: of the cosines: the teacher's own, or the student's, where it has been a CLIP itself.
         seed: of the projector's weights.
-        layers: of the projector, at least 1; all but the first have D inputs.
+        layers: of the projector, at least 1.
+        width: between the layers; 0 is D, as published. For a teacher of many dimensions that is most of a student.
     """
 
     class_vectors: Tensor
     scale: Tensor
 
     def __init__(
-        self, feature_count: int, class_vectors_CD: Tensor, scale: float, seed: int = 0, layers: int = 1
+        self,
+        feature_count: int,
+        class_vectors_CD: Tensor,
+        scale: float,
+        seed: int = 0,
+        layers: int = 1,
+        width: int = 0,
     ) -> None:
         super().__init__()
         self.in_features = feature_count
         self.out_features = len(class_vectors_CD)
-        self.layers = layers
-        self.projector = _projector(feature_count, class_vectors_CD.shape[1], layers, seed)
+        dims = class_vectors_CD.shape[1]
+        self.layers, self.width = layers, width or dims
+        self.projector = _projector([feature_count, *[self.width] * (layers - 1), dims], seed)
         self.register_buffer("class_vectors", class_vectors_CD.detach().clone().float())
         self.register_buffer("scale", torch.tensor(float(scale)))
 
@@ -64,26 +73,29 @@ class ClassVectorsHead(nn.Module):
                 f"class vectors of shape {tuple(class_vectors_CD.shape)} do not fit a student that was taught with "
                 f"vectors of {self.class_vectors.shape[1]} numbers. Make them with the same teacher."
             )
-        other = ClassVectorsHead(self.in_features, class_vectors_CD, float(self.scale), layers=self.layers)
+        other = ClassVectorsHead(
+            self.in_features, class_vectors_CD, float(self.scale), layers=self.layers, width=self.width
+        )
         other.projector.load_state_dict(self.projector.state_dict())
         return other.to(self.class_vectors.device)
 
 
-def projector_layers(head_state: Mapping[str, Tensor]) -> int:
-    """How many layers the projector has whose weights these are."""
-    return sum(name.startswith("projector.") and value.ndim == 2 for name, value in head_state.items())
+def projector_shape(head_state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Layers and width of the projector whose weights these are; the width of a single layer is 0."""
+    linear = [value for name, value in head_state.items() if name.startswith("projector.") and value.ndim == 2]
+    return len(linear), len(linear[0]) if len(linear) > 1 else 0
 
 
-def _projector(inputs: int, outputs: int, layers: int, seed: int) -> nn.Module:
+def _projector(sizes: Sequence[int], seed: int) -> nn.Module:
+    """Linear layers from each size to the next, with BatchNorm and ReLU between them."""
     made: list[nn.Module] = []
-    for layer in range(layers):
+    for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
         # Made without values, since the usual initialisation would draw from torch's global generator.
         linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
         parts = ("student projector", layer) if layer else ("student projector",)
         with torch.no_grad():
             linear.weight.normal_(0.0, inputs**-0.5, generator=generator_for(seed, *parts))
             linear.bias.zero_()
-        made += [nn.BatchNorm1d(outputs), nn.ReLU()] if layer else []
+        made += [nn.BatchNorm1d(inputs), nn.ReLU()] if layer else []
         made.append(linear)
-        inputs = outputs
-    return made[0] if layers == 1 else nn.Sequential(*made)
+    return made[0] if len(made) == 1 else nn.Sequential(*made)

@@ -78,7 +78,9 @@ class Student(nn.Module):
         logits_NC: Tensor = self.head(self.features(x_N3HW))
         return logits_NC
 
-    def use_class_vectors(self, class_vectors_CD: Tensor, scale: float, seed: int = 0, layers: int = 1) -> None:
+    def use_class_vectors(
+        self, class_vectors_CD: Tensor, scale: float, seed: int = 0, layers: int = 1, width: int = 0
+    ) -> None:
         """Answer by class vectors in the teacher's space, instead of by a linear layer of its own.
 
         A student that already does keeps its projector: it then tells other classes apart, without training.
@@ -88,6 +90,7 @@ class Student(nn.Module):
             scale: the teacher's logit scale.
             seed: of the projector, where there is none yet.
             layers: of the projector, where there is none yet.
+            width: between its layers; 0 for as many dimensions as the vectors have.
 
         Raises:
             ConfigError: vectors of another teacher's space.
@@ -95,7 +98,7 @@ class Student(nn.Module):
         if isinstance(self.head, ClassVectorsHead):
             self.head = self.head.with_vectors(class_vectors_CD)
         else:
-            self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, seed, layers)
+            self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, seed, layers, width)
 
     def embed(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D) in the teacher's space.

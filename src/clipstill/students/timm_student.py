@@ -20,7 +20,7 @@ from clipstill.core.files import sha256_file
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import seed_for
-from clipstill.students.class_vectors_head import projector_layers
+from clipstill.students.class_vectors_head import projector_shape
 from clipstill.students.student import Student
 
 _PACKAGED = {weights.timm_name: size for size, weights in LITE.items()}
@@ -212,7 +212,8 @@ def load_weights(student: Student, path: Path) -> None:
     head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
     vectors_CD = head.get("class_vectors")
     if own and vectors_CD is not None and len(vectors_CD) == student.head.out_features:
-        student.use_class_vectors(vectors_CD, float(head["scale"]), layers=projector_layers(head))
+        layers, width = projector_shape(head)
+        student.use_class_vectors(vectors_CD, float(head["scale"]), layers=layers, width=width)
         student.head.load_state_dict(head, strict=True)
     elif own and "weight" in head and head["weight"].shape == student.head.state_dict()["weight"].shape:
         student.head.load_state_dict(head, strict=True)
