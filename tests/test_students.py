@@ -156,7 +156,7 @@ def test_a_projector_has_as_many_layers_as_it_is_told(
     assert projector_shape(head.state_dict()) == (layers, (width or dims) if layers > 1 else 0)
     other = head.eval().with_vectors(torch.eye(3, dims))
     features_NF = torch.randn(4, features, generator=generator_for("features"))
-    torch.testing.assert_close(other.eval()(features_NF)[:, :2], head(features_NF))
+    torch.testing.assert_close(other(features_NF)[:, :2], head(features_NF))
 
 
 @pytest.mark.parametrize(("layers", "width"), [(1, 0), (2, 0), (2, 5)])

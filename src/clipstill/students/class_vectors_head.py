@@ -77,7 +77,7 @@ class ClassVectorsHead(nn.Module):
             self.in_features, class_vectors_CD, float(self.scale), layers=self.layers, width=self.width
         )
         other.projector.load_state_dict(self.projector.state_dict())
-        return other.to(self.class_vectors.device)
+        return other.to(self.class_vectors.device).train(self.training)
 
 
 def projector_shape(head_state: Mapping[str, Tensor]) -> tuple[int, int]:
