@@ -10,7 +10,7 @@ from typing import Any, Literal
 from clipstill.evaluation.metrics import mean_and_spread
 
 Seen = Literal["none", "source", "target"]
-_TOLD: dict[Seen, str] = {"none": "no", "source": "no; those of the source", "target": "yes, unlabelled"}
+_TOLD: dict[Seen, str] = {"none": "no", "source": "those of the source", "target": "yes, unlabelled"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Transfer:
 
     Attributes:
         top1: by target, a number a seed, in percent.
-        seen: which unlabelled images were trained on; with ``"target"`` it is transductive, and does not compare with
+        seen: whose unlabelled images were trained on; with ``"target"`` it is transductive, and does not compare with
             methods that see none.
     """
 
