@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clipstill.core.errors import ConfigError, UnknownNameError
 from clipstill.core.files import read_json
 from clipstill.datasets.coop import LAYOUTS
 from clipstill.pipeline.keys import stage_keys
@@ -63,3 +64,21 @@ def test_a_published_data_set_has_settings_of_its_own_that_give_way_to_the_users
         assert config.distillation.kd_weight == (200 if few_classes else 1000)
     assert load_config("promptkd", overrides=["distillation.kd_weight=7"], layout="dtd").distillation.kd_weight == 7
     assert load_config("default", layout="dtd") == load_config("default")
+
+
+def test_a_recipe_extends_another() -> None:
+    published, embedded = load_config("promptkd"), load_config("promptkd-embedded", layout="dtd")
+    assert embedded.teacher.name == "embedded-m"
+    assert embedded.distillation.epochs == published.distillation.epochs == 20
+    assert embedded.student.head == published.student.head == "class-vectors"
+    assert embedded.distillation.kd_weight == 200  # what is published for a data set goes with it
+
+
+def test_a_recipe_that_extends_itself_is_told(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"extends: {recipe}\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(str(recipe))
+    recipe.write_text("extends: no-such\n")
+    with pytest.raises(UnknownNameError, match="no-such"):
+        load_config(str(recipe))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.config import apply_overrides, load_yaml, merge, validate
-from clipstill.core.errors import UnknownNameError, did_you_mean
+from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
 from clipstill.pipeline.config import RunConfig
 
 _FOLDER = Path(str(resources.files("clipstill.recipes")))
@@ -43,7 +43,7 @@ def load_config(
 ) -> RunConfig:
     """Put the settings of a run together.
 
-    Order, later wins: the recipe ``default``, ``recipe``, what the recipe sets otherwise for ``layout``, ``file``,
+    Order, later wins: the recipe ``default``, the one that ``recipe`` extends by that key, ``recipe``, what the recipe sets otherwise for ``layout``, ``file``,
     ``overrides``, ``values``.
 
     Args:
@@ -59,10 +59,7 @@ def load_config(
     """
     settings = load_yaml(recipe_path("default"))
     config = validate(RunConfig, settings, recipe_path("default"))
-    layers = [(path, load_yaml(path)) for path in ([recipe_path(recipe)] if recipe != "default" else [])]
-    by_layout = _FOLDER / "datasets" / f"{recipe}.yaml"
-    if layout is not None and by_layout.is_file():
-        layers.append((by_layout, load_yaml(by_layout).get(layout, {})))
+    layers = _layers(recipe, layout) if recipe != "default" else []
     if file is not None:
         layers.append((file, load_yaml(file)))
     for path, layer in layers:
@@ -76,3 +73,20 @@ def load_config(
         settings = merge(settings, values)
         config = validate(RunConfig, settings, "the arguments")
     return config
+
+
+def _layers(recipe: str, layout: str | None, extended_by: tuple[str, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """What a recipe says, after the one that it extends, and what it sets otherwise for a data set."""
+    path = recipe_path(recipe)
+    if recipe in extended_by:
+        raise ConfigError(
+            f"{path} extends itself ({' -> '.join((*extended_by, recipe))}). Let one of them stand alone."
+        )
+    settings = load_yaml(path)
+    extended = settings.pop("extends", None)
+    layers = [] if extended is None else _layers(str(extended), layout, (*extended_by, recipe))
+    layers.append((path, settings))
+    by_layout = _FOLDER / "datasets" / f"{recipe}.yaml"
+    if layout is not None and by_layout.is_file():
+        layers.append((by_layout, load_yaml(by_layout).get(layout, {})))
+    return layers
