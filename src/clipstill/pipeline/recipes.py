@@ -43,8 +43,8 @@ def load_config(
 ) -> RunConfig:
     """Put the settings of a run together.
 
-    Order, later wins: the recipe ``default``, the one that ``recipe`` extends (a key of its file), ``recipe``, what that
-    one sets otherwise for ``layout``, ``file``, ``overrides``, ``values``.
+    Order, later wins: the recipe ``default``, the one that ``recipe`` extends (a key of its file), ``recipe``, what it
+    sets otherwise for ``layout``, ``file``, ``overrides``, ``values``.
 
     Args:
         recipe: a shipped name or a YAML file.
