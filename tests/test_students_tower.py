@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -16,10 +17,14 @@ from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.trainer import distil
+from clipstill.pipeline.new_student import new_student
+from clipstill.pipeline.recipes import load_config
+from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead
+from clipstill.students.frame import FramedBackbone
 from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers import load_teacher
-from clipstill.teachers.image_backbones import image_backbone
+from clipstill.teachers.image_backbones import image_backbone, takes_tokens
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
 
 VECTORS = normalize(torch.randn(3, 24, generator=generator_for("tower vectors")), dim=-1)
@@ -31,7 +36,10 @@ def small() -> Teacher:
 
 
 def student_of(teacher: Teacher, size: int, prompts: int = 2, depth: int = 2) -> TowerStudent:
-    backbone = image_backbone(teacher, prompts, depth, size, seed=0)
+    tokens = prompts if takes_tokens(teacher) else 0
+    backbone = image_backbone(teacher, tokens, depth, size, seed=0)
+    if prompts and not tokens:
+        backbone = FramedBackbone(backbone, prompts, size)
     preprocess = type(teacher.preprocess)(size, teacher.preprocess.mean, teacher.preprocess.std)
     student = TowerStudent(f"tower:{teacher.name}", backbone, 3, preprocess, teacher.provenance)
     student.use_class_vectors(VECTORS, 20.0, layers=2)
@@ -135,3 +143,43 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         student_of(loaded(tmp_path)[1], 64)
     with pytest.raises(ConfigError, match="a frame of 32 pixels leaves nothing"):
         student_of(small(), 64, prompts=32)
+    with pytest.raises(ConfigError, match="has no place for tokens"):
+        image_backbone(small(), 2, 2, 64, seed=0)
+
+
+def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
+    seen: list[Tensor] = []
+
+    class Mirror(torch.nn.Module):
+        def forward(self, x_N3SS: Tensor) -> Tensor:
+            seen.append(x_N3SS)
+            return x_N3SS.mean((2, 3))
+
+    framed, x_N3SS = FramedBackbone(Mirror(), 2, 8), torch.randn(1, 3, 8, 8, generator=generator_for("frame"))
+    framed(x_N3SS)
+    assert torch.equal(seen[-1], x_N3SS)
+    with torch.no_grad():
+        framed.prompts += 1
+    framed(x_N3SS)
+    changed = (seen[-1] != x_N3SS).flatten(0, 1)
+    assert changed.sum() == 3 * (8 * 8 - 4 * 4)
+    assert not changed[:, 2:6, 2:6].any()
+
+
+def test_any_network_takes_a_frame_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    section = load_config(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
+    student = new_student(section, 3, "pretrained", seed=0)
+    plain = load_student("lite0", 3, "pretrained", 64)
+    x_N3HW = pictures(height=64, width=64)
+    torch.testing.assert_close(student.features(x_N3HW), plain.features(x_N3HW))
+    student.use_class_vectors(VECTORS, 20.0, layers=2, width=4)
+    student.freeze_backbone(False)
+    learned = {name for name, value in student.named_parameters() if value.requires_grad}
+    assert {name for name in learned if name.startswith("backbone")} == {"backbone.prompts"}
+    with torch.no_grad():
+        student.backbone.prompts += 0.1
+    save_file({name: value.clone() for name, value in student.state_dict().items()}, tmp_path / "student.safetensors")
+    again = new_student(section, 3, tmp_path / "student.safetensors", seed=1)
+    torch.testing.assert_close(again(x_N3HW), student.eval()(x_N3HW))
+    with pytest.raises(ConfigError, match="is frozen behind student.prompts"):
+        new_student(section, 3, "scratch", seed=0)

@@ -283,10 +283,10 @@ class StudentSection(Config):
             so that a class can be added after training.
         projector_layers: of the head of class vectors.
         projector_width: between its layers; 0 for as many dimensions as the teacher has.
-        prompts: of a tower: learned tokens in each of the first layers of CLIP's, or the width in pixels of a learned
-            frame around what an embedded one sees; 0 for none.
+        prompts: learned tokens in each of the first layers of CLIP's image tower, or the width in pixels of a learned
+            frame around what any other network sees, which then is frozen as a tower is; 0 for none.
         prompt_depth: layers of CLIP's tower that get prompts.
-        tower: ``frozen``, or ``trained``: all of its weights, for comparison.
+        tower: ``frozen``, or ``trained``: all weights of a tower, or behind a frame, for comparison.
         image_size: side of its input in pixels.
     """
 

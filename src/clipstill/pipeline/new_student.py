@@ -14,6 +14,7 @@ from clipstill.students import load_student, students
 if TYPE_CHECKING:
     from clipstill.pipeline.config import StudentSection
     from clipstill.students.student import Student
+    from clipstill.students.tower_student import TowerStudent
 
 
 def check_student_name(section: StudentSection) -> None:
@@ -40,32 +41,65 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
         seed: of the weights that are drawn.
 
     Raises:
-        ClipstillError: as ``load_student``; a tower cannot begin from scratch.
+        ClipstillError: as ``load_student``; what is frozen cannot begin from scratch.
     """
-    if section.tower_of is None:
+    if section.tower_of is None and section.prompts == 0:
         return load_student(section.name, classes, init, section.image_size, seed)
-    from clipstill.students.timm_student import load_weights
+    if init == "scratch":
+        what = "is a trained tower" if section.tower_of else "is frozen behind student.prompts"
+        raise ConfigError(f"student.init is 'scratch', and '{section.name}' {what}. Set it to 'pretrained'.")
+    if section.tower_of is None:
+        return _framed_network(section, classes, init, seed).eval()
+    student = _tower(section, classes, seed)
+    if init != "pretrained":
+        _load(student, init)
+    return student.eval()
+
+
+def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
+    """A teacher's image tower, with tokens or a frame where there are prompts."""
+    from clipstill.students.frame import FramedBackbone
     from clipstill.students.tower_student import TowerStudent
     from clipstill.teachers import load_teacher
-    from clipstill.teachers.image_backbones import image_backbone
+    from clipstill.teachers.image_backbones import image_backbone, takes_tokens
 
-    if init == "scratch":
-        raise ConfigError(
-            f"student.init is 'scratch', and '{section.name}' is a trained tower. Set it to 'pretrained'."
-        )
+    assert section.tower_of is not None
     teacher = load_teacher(section.tower_of, torch.device("cpu"))
-    backbone = image_backbone(teacher, section.prompts, section.prompt_depth, section.image_size, seed)
-    preprocess = replace(teacher.preprocess, size=section.image_size)
-    student = TowerStudent(
+    tokens = section.prompts if takes_tokens(teacher) else 0
+    backbone = image_backbone(teacher, tokens, section.prompt_depth, section.image_size, seed)
+    if section.prompts and not tokens:
+        backbone = FramedBackbone(backbone, section.prompts, section.image_size)
+    return TowerStudent(
         section.name,
         backbone,
         classes,
-        preprocess,
+        replace(teacher.preprocess, size=section.image_size),
         teacher.provenance,
         seed,
         float(teacher.logit_scale),
         trained=section.tower == "trained",
     )
-    if init != "pretrained":
-        load_weights(student, Path(init))
-    return student.eval()
+
+
+def _framed_network(section: StudentSection, classes: int, init: str | Path, seed: int) -> TowerStudent:
+    """Any other network as a tower with a frame."""
+    from clipstill.students.frame import FramedBackbone
+    from clipstill.students.timm_student import holds_frame
+    from clipstill.students.tower_student import TowerStudent
+
+    stored = init != "pretrained" and holds_frame(Path(init))
+    plain = load_student(section.name, classes, "scratch" if stored else init, section.image_size, seed)
+    backbone = FramedBackbone(plain.backbone, section.prompts, section.image_size)
+    trained = section.tower == "trained"
+    student = TowerStudent(
+        section.name, backbone, classes, plain.preprocess, plain.provenance, seed, plain.logit_scale, trained
+    )
+    if stored:
+        _load(student, init)
+    return student
+
+
+def _load(student: Student, path: str | Path) -> None:
+    from clipstill.students.timm_student import load_weights
+
+    load_weights(student, Path(path))

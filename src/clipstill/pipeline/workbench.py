@@ -179,7 +179,7 @@ class Workbench:
         student = self.config.student
         tower = {"prompts": student.prompts, "prompt_depth": student.prompt_depth, "tower": student.tower}
         return {
-            **({"student_tower": tower} if student.tower_of else {}),
+            **({"student_tower": tower} if student.tower_of or student.prompts else {}),
             "clipstill": clipstill.__version__,
             "commit": source_commit(),
             "python": platform.python_version(),

@@ -183,6 +183,16 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path} cannot be read as safetensors ({error}). Convert the weights first.") from None
 
 
+def holds_frame(path: Path) -> bool:
+    """Whether a file is of a student with a learned frame.
+
+    Raises:
+        ConfigError: there is no such file.
+        ArtifactError: it holds no weights.
+    """
+    return "backbone.prompts" in _read(path)
+
+
 def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
     wanted = backbone.state_dict()
     return {key: value for key, value in state.items() if key in wanted}
