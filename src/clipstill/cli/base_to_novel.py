@@ -9,6 +9,7 @@ import typer
 from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, print_json, set_quiet
 from clipstill.cli.protocol_options import (
     DATA,
+    BaselinesOption,
     OutOption,
     ProtocolRecipeOption,
     SeedsOption,
@@ -24,6 +25,7 @@ def base_to_novel(
     out: OutOption,
     shots: Annotated[int, typer.Option("--shots", min=0, help="Labelled images of each base class.")] = 16,
     seeds: SeedsOption = "1,2,3",
+    baselines: BaselinesOption = True,
     recipe: ProtocolRecipeOption = "promptkd",
     teacher: TeacherOption = None,
     student: StudentOption = None,
@@ -50,7 +52,7 @@ def base_to_novel(
 
     numbers, dataset = numbers_of(seeds), open_dataset(data)
     config = settings_for(dataset, recipe, teacher, student, set_, device)
-    rows = measure(config, dataset, shots, numbers, out, unlabelled=unlabelled)
+    rows = measure(config, dataset, shots, numbers, out, baselines, unlabelled)
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:

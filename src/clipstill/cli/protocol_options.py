@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="For the runs and what was measured.")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Joined by commas.")]
+BaselinesOption = Annotated[bool, typer.Option(help="Also measure the teachers as they are, and CoOp's text prompts.")]
 ProtocolRecipeOption = Annotated[str, typer.Option("--recipe", help="A recipe or a YAML file.")]
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")]
 StudentOption = Annotated[

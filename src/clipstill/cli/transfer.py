@@ -9,6 +9,7 @@ import typer
 from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, print_json, set_quiet
 from clipstill.cli.protocol_options import (
     DATA,
+    BaselinesOption,
     OutOption,
     ProtocolRecipeOption,
     SeedsOption,
@@ -31,6 +32,7 @@ def transfer(
         Literal["target", "source", "none"],
         typer.Option("--unlabelled", help="Whose training images the student sees; none for synthetic ones alone."),
     ] = "target",
+    baselines: BaselinesOption = True,
     recipe: ProtocolRecipeOption = "promptkd",
     teacher: TeacherOption = None,
     student: StudentOption = None,
@@ -62,7 +64,7 @@ def transfer(
 
     for dataset in (labelled, *targets):
         config_of(dataset)  # A mistake in the settings is told before any work.
-    rows = measure(config_of, labelled, targets, shots, numbers, out, unlabelled)
+    rows = measure(config_of, labelled, targets, shots, numbers, out, unlabelled, baselines)
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:
