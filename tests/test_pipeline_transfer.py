@@ -77,7 +77,7 @@ def test_one_student_of_the_source_serves_all_targets(tmp_path: Path, capsys: py
     more = ("--target", str(photo), "--target", str(sketch), "--unlabelled", "source", "--shots", "0", "--no-baselines")
     assert run(tmp_path / "out", "--source", str(photo), "--source", str(data(tmp_path / "art")), *more) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert list(rows)[0] == "student tower:embedded-s"
+    assert next(iter(rows)) == "student tower:embedded-s"
     assert not any(row["transductive"] for row in rows.values())
     (folder,) = (tmp_path / "out").glob("tower-*")
     assert read_json(folder / "stages" / "student" / "history.json")["unlabelled"] == 18
