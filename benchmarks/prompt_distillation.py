@@ -65,7 +65,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "tower", image_backbone(small, PROMPTS, depth, size, 0).to("cpu"), args.classes, small.preprocess
     )
     names = [f"class {number}" for number in range(args.classes)]
-    vectors_CD = teacher.class_vectors(names).detach()
+    with torch.no_grad():
+        vectors_CD = teacher.class_vectors(names)
     student.use_class_vectors(vectors_CD.cpu(), small.logit_scale, layers=2)
     student = student.to(device).train()
     student.freeze_backbone(False)
