@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.core.files import sha256_json
 from clipstill.datasets import Dataset, without_labels
 from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
 from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
-from clipstill.pipeline.run import Photos, run_until_student
-from clipstill.text.task import parse_task
 
 if TYPE_CHECKING:
     from clipstill.pipeline.config import RunConfig
@@ -82,22 +78,11 @@ def _rows(
     if shown is not None and config.unlabelled.limit is not None:
         shown = shown.limited(config.unlabelled.limit, config.seed)
     config = with_prompts(config, learned_prompts(config, labelled, out))
-    student = config.student.name
-    names = f"{student}-{shots}-shot-seed-{config.seed}".replace("/", "-").replace(":", "-")
-    run = out / f"{names}-{sha256_json(config.model_dump(mode='json'))[:8]}"
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES
     }
     protocol = Protocol(config, dataset.classes, parts, out)
     if baselines:
-        yield from protocol.zero_shot().items()
-        if labelled is not None:
-            yield from protocol.coop(labelled).items()
-    task = parse_task(list(dataset.classes))
-    run_until_student(config, task, run, Photos(None, None, shown), partial(protocol.watch, run))
-    if config.has_prompts:
-        yield f"teacher {config.teacher.name}, {shots}-shot prompts", protocol.of_teacher(run)
-    yield f"student {student}", protocol.of_student(run)
-    best = protocol.best_watched(run, by=("base",))
-    if best is not None:
-        yield f"student {student}, best of its validations by the base test images", best
+        yield from protocol.baselines(labelled)
+    name, prompts = f"{shots}-shot-seed-{config.seed}", f"{shots}-shot prompts"
+    yield from protocol.taught(shown, name, prompts, by=("base",), test_images="the base test images")

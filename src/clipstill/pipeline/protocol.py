@@ -7,7 +7,7 @@ would have given, since the authors of PromptKD keep the epoch with most right a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from clipstill.core.files import read_json, read_manifest, sha256_json, write_js
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, TEACHER_PROMPTS, templates_of
 from clipstill.pipeline.new_student import new_student
+from clipstill.pipeline.run import Photos, run_until_student
 from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.pipeline.workbench import STUDENT_FILE, TEACHER_PROMPTS_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.text.task import parse_task
@@ -87,19 +88,46 @@ class Protocol:
 
         self.device = pick_device(self.config.device)
 
-    def zero_shot(self) -> dict[str, Measured]:
-        """The student's tower, where it has one, and the teacher, as they are: rows by name."""
+    def baselines(self, labelled: ImageFolder | None) -> Iterator[tuple[str, Measured]]:
+        """Those that no unlabelled image is shown, by name.
+
+        The student's tower, where it has one, and the teacher, as they are; and with labelled images CoOp's text
+        prompts, learned by that tower, or by the teacher where there is none.
+        """
         teacher = self.config.teacher.name
-        towers = dict.fromkeys((self.config.student.tower_of or teacher, teacher))
-        return {f"zero-shot {name}": self._kept([name, self._templates], partial(self._plain, name)) for name in towers}
+        tower = self.config.student.tower_of or teacher
+        for name in dict.fromkeys((tower, teacher)):
+            made = partial(self._plain, name)
+            yield f"zero-shot {name}", self._kept([name, self.config.prompts.templates], made)
+        if labelled is not None:
+            shown = sorted(str(path) for path, _ in labelled.items)
+            identity = [tower, _COOP, self.config.seed, labelled.classes, shown]
+            yield f"CoOp {tower}", self._kept(identity, partial(self._coop, tower, labelled))
 
-    def coop(self, labelled: ImageFolder) -> dict[str, Measured]:
-        """CoOp's text prompts, learned by the student's tower where it has one, else by the teacher."""
-        name = self.config.student.tower_of or self.config.teacher.name
-        identity = [name, _COOP, self.config.seed, labelled.classes, sorted(str(path) for path, _ in labelled.items)]
-        return {f"CoOp {name}": self._kept(identity, partial(self._coop, name, labelled))}
+    def taught(
+        self, shown: ImageFolder | None, name: str, prompts: str, by: Sequence[str], test_images: str
+    ) -> Iterator[tuple[str, Measured]]:
+        """Teach a student, and measure it and the teacher where that has prompts: rows by name.
 
-    def of_teacher(self, run: Path) -> Measured:
+        Args:
+            shown: photos that it sees; None for synthetic images alone.
+            name: of the run's folder, which also tells its settings apart.
+            prompts: what the teacher's are called.
+            by: parts whose test images would choose a validation.
+            test_images: what these are called.
+        """
+        task, student = parse_task(list(self.classes)), self.config.student.name
+        about = sha256_json([self.config.model_dump(mode="json"), self.classes, name])[:8]
+        run = self.out / f"{student}-{name}-{about}".replace("/", "-").replace(":", "-")
+        run_until_student(self.config, task, run, Photos(None, None, shown), partial(self._watch, run))
+        if self.config.has_prompts:
+            yield f"teacher {self.config.teacher.name}, {prompts}", self._of_teacher(run)
+        yield f"student {student}", self._of_student(run)
+        best = self._best_watched(run, by)
+        if best is not None:
+            yield f"student {student}, best of its validations by {test_images}", best
+
+    def _of_teacher(self, run: Path) -> Measured:
         """The teacher with the prompts that it had in a run."""
         stages = run / STAGES_FOLDER
 
@@ -114,7 +142,7 @@ class Protocol:
 
         return self._kept([TEACHER_PROMPTS, _key(stages / CLASS_VECTORS)], made)
 
-    def of_student(self, run: Path) -> Measured:
+    def _of_student(self, run: Path) -> Measured:
         """The student of a run."""
         stages = run / STAGES_FOLDER
 
@@ -127,7 +155,7 @@ class Protocol:
 
         return self._kept([STUDENT, _key(stages / STUDENT)], made)
 
-    def watch(self, run: Path, step: int, student: Student, head: nn.Module) -> None:
+    def _watch(self, run: Path, step: int, student: Student, head: nn.Module) -> None:
         """Measure the student of a run on its way. One that was killed goes on behind what was measured before."""
         import torch
 
@@ -142,7 +170,7 @@ class Protocol:
         earlier = [entry for entry in self._watched(run) if entry["step"] < step]
         write_json(self._watched_file(run), [*earlier, {"step": step, **found}])
 
-    def best_watched(self, run: Path, by: Sequence[str]) -> Measured | None:
+    def _best_watched(self, run: Path, by: Sequence[str]) -> Measured | None:
         """The validation with most right answers in some of the parts; None where there was none."""
         watched = self._watched(run)
         if not watched:
@@ -169,10 +197,6 @@ class Protocol:
             for name, part in self.parts.items()
         }
         return sha256_json([self.classes, parts])
-
-    @property
-    def _templates(self) -> str | list[str]:
-        return self.config.prompts.templates
 
     def _of_test(self, student: Student, part: Part) -> tuple[Tensor, Tensor]:
         """Features of a part's test images, and their labels within it."""

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError, DataError
-from clipstill.core.files import sha256_json
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset, without_labels
 from clipstill.evaluation.transfer import Seen, Transfer
 from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
-from clipstill.pipeline.run import Photos, run_until_student
-from clipstill.text.task import parse_task
 
 if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
@@ -136,11 +132,6 @@ def _rows(
         target.name: Part(target.folder("test"), tuple(classes.index(name) for name in target.classes))
         for target in pupil.targets
     }
-    protocol = Protocol(config, classes, parts, out)
-    if baselines:
-        yield from protocol.zero_shot().items()
-        if labelled is not None:
-            yield from protocol.coop(labelled).items()
     shown = None
     if pupil.shown is not None:
         shown = without_labels(pupil.shown.folder("train"))
@@ -148,15 +139,9 @@ def _rows(
         config = config.model_copy(update={"unlabelled": images})
         if config.unlabelled.limit is not None:
             shown = shown.limited(config.unlabelled.limit, config.seed)
-    student = config.student.name
-    about = [config.model_dump(mode="json"), classes, None if pupil.shown is None else pupil.shown.name]
-    names = f"{student}-{shots}-shot-seed-{config.seed}".replace("/", "-").replace(":", "-")
-    run = out / f"{names}-{sha256_json(about)[:8]}"
-    task = parse_task(list(classes))
-    run_until_student(config, task, run, Photos(None, None, shown), partial(protocol.watch, run))
-    if config.has_prompts:
-        yield f"teacher {config.teacher.name}, {shots}-shot prompts of {source}", protocol.of_teacher(run)
-    yield f"student {student}", protocol.of_student(run)
-    best = protocol.best_watched(run, by=tuple(parts))
-    if best is not None:
-        yield f"student {student}, best of its validations by the test images", best
+    protocol = Protocol(config, classes, parts, out)
+    if baselines:
+        yield from protocol.baselines(labelled)
+    name = f"{'synthetic' if pupil.shown is None else pupil.shown.name}-{shots}-shot-seed-{config.seed}"
+    prompts = f"{shots}-shot prompts of {source}"
+    yield from protocol.taught(shown, name, prompts, by=tuple(parts), test_images="the test images")
