@@ -12,6 +12,7 @@ from clipstill.cli.main import main
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
+from clipstill.pipeline.photos import limited
 from clipstill.pipeline.teaching import TeachingSet
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.records import ImageRecord
@@ -74,10 +75,10 @@ def test_an_example_that_would_be_measured_on_is_refused(tmp_path: Path, capsys:
 
 def test_fewer_examples_are_among_more_of_them(tmp_path: Path) -> None:
     folder = ImageFolder.open(example_folder(tmp_path / "examples", CLASSES, 6), CLASSES)
-    chosen = [set(folder.limited(per_class, seed=3).items) for per_class in (1, 3, 6, 9)]
+    chosen = [set(limited(folder, per_class, seed=3).items) for per_class in (1, 3, 6, 9)]
     assert [len(one) for one in chosen] == [2, 6, 12, 12]
     assert chosen[0] < chosen[1] < chosen[2]
-    assert chosen[1] != set(folder.limited(3, seed=4).items)
+    assert chosen[1] != set(limited(folder, 3, seed=4).items)
 
 
 def made_set(images: int) -> SurrogateSet:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from clipstill.core.errors import DataError
-from clipstill.core.seeds import seed_for
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
@@ -191,17 +190,6 @@ class ImageFolder:
         if not found.items:
             raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
         return found
-
-    def limited(self, per_class: int, seed: int) -> ImageFolder:
-        """At most so many pictures of each class, drawn by the seed; those of a smaller number are among them."""
-        order = sorted(self.items, key=lambda item: seed_for(seed, str(item[0].relative_to(self.path))))
-        taken: dict[int, int] = {}
-        chosen = []
-        for path, label in order:
-            taken[label] = taken.get(label, 0) + 1
-            if taken[label] <= per_class:
-                chosen.append((path, label))
-        return replace(self, items=sorted(chosen, key=lambda item: (item[1], item[0])))
 
     def _collect(self, folder: Path, label: int) -> None:
         for file in sorted(folder.rglob("*")):

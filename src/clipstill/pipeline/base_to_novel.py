@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from clipstill.datasets import Dataset, without_labels
 from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
+from clipstill.pipeline.photos import limited
 from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _rows(
     labelled = None if few is None else replace(few, classes=dataset.classes)
     shown = without_labels(dataset.folder("train")) if unlabelled else None
     if shown is not None and config.unlabelled.limit is not None:
-        shown = shown.limited(config.unlabelled.limit, config.seed)
+        shown = limited(shown, config.unlabelled.limit, config.seed)
     config = with_prompts(config, learned_prompts(config, labelled, out))
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES

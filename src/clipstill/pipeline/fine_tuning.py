@@ -31,7 +31,7 @@ from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, wr
 from clipstill.pipeline import launch
 from clipstill.pipeline.measure import measure_student
 from clipstill.pipeline.new_student import new_student
-from clipstill.pipeline.run import refuse_overlap
+from clipstill.pipeline.photos import limited, refuse_overlap
 from clipstill.pipeline.teaching import read_all
 from clipstill.pipeline.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.report.card import CardData, model_card
@@ -143,7 +143,7 @@ def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed:
             f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is shown some "
             f"of its classes forgets the others: add photos, or give these to clipstill run --examples."
         )
-    return folder if per_class is None else folder.limited(per_class, seed)
+    return folder if per_class is None else limited(folder, per_class, seed)
 
 
 def teach_labels(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clipstill.core.device import make_deterministic
-from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
@@ -38,6 +38,7 @@ from clipstill.pipeline.keys import (
     templates_of,
 )
 from clipstill.pipeline.near_misses import check_near_misses, make_near_misses
+from clipstill.pipeline.photos import examples_of, unlabelled_of
 from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
@@ -201,55 +202,6 @@ def _assist(bench: Workbench, wanted: list[str]) -> None:
         stages.assist(bench, offer)
     for stage in wanted:
         launch.wait_for_manifest(_place(bench.run.path, stage), bench.keys[stage])
-
-
-def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
-    """The example images of a run, where it has any.
-
-    Raises:
-        DataError: the folder is missing, empty, or fits none of the classes.
-    """
-    section = config.examples
-    if section.images is None:
-        return None
-    folder = ImageFolder.open(section.images, task.names)
-    if section.per_class is not None:
-        folder = folder.limited(section.per_class, config.seed)
-    if config.evaluation.images is not None:
-        refuse_overlap(folder, config.evaluation.images)
-    return folder
-
-
-def unlabelled_of(config: RunConfig) -> ImageFolder | None:
-    """The unlabelled photos of a run, where it has any.
-
-    Raises:
-        DataError: the folder is missing or empty.
-    """
-    section = config.unlabelled
-    if section.images is None:
-        return None
-    folder = ImageFolder.without_labels(section.images)
-    if section.limit is not None:
-        folder = folder.limited(section.limit, config.seed)
-    if config.evaluation.images is not None:
-        refuse_overlap(folder, config.evaluation.images)
-    return folder
-
-
-def refuse_overlap(examples: ImageFolder, images: Path) -> None:
-    """Keep what is taught out of what is measured.
-
-    Raises:
-        DataError: an example lies below ``images``.
-    """
-    within = images.resolve()
-    both = [path for path, _ in examples.items if path.resolve().is_relative_to(within)]
-    if both:
-        raise DataError(
-            f"{both[0]} would be taught by and measured on too, which flatters the student. Keep what is taught by out "
-            f"of {images}."
-        )
 
 
 def check_names(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset, without_labels
 from clipstill.evaluation.transfer import Seen, Transfer
+from clipstill.pipeline.photos import limited
 from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _rows(
         images = config.unlabelled.model_copy(update={"images": pupil.shown.root})
         config = config.model_copy(update={"unlabelled": images})
         if config.unlabelled.limit is not None:
-            shown = shown.limited(config.unlabelled.limit, config.seed)
+            shown = limited(shown, config.unlabelled.limit, config.seed)
     protocol = Protocol(config, classes, parts, out)
     if baselines:
         yield from protocol.baselines(labelled)

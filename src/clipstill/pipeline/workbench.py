@@ -138,12 +138,13 @@ class Workbench:
 
     def lesson(self, with_examples: bool, most_photos: int | None = None) -> Lesson:
         """What is taught, with the examples among it or without; of unlabelled photos a part, where that is enough."""
+        from clipstill.pipeline.photos import limited
         from clipstill.pipeline.teaching import Lesson
 
         examples = self.examples if with_examples else None
         unlabelled = self.unlabelled
         if unlabelled is not None and most_photos is not None:
-            unlabelled = unlabelled.limited(most_photos, self.config.seed)
+            unlabelled = limited(unlabelled, most_photos, self.config.seed)
         surrogate = self.run.stage(SURROGATE) if SURROGATE in self.keys else None
         return Lesson.of(self.config, surrogate, examples, unlabelled, len(self.style_names))
 
