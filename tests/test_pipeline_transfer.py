@@ -9,6 +9,8 @@ from clipstill.cli.main import main
 from clipstill.core.files import read_json
 from clipstill.datasets import joined, open_dataset
 from clipstill.evaluation.transfer import Transfer, table
+from clipstill.pipeline.protocol import shown_photos
+from clipstill.pipeline.recipes import load_config
 from test_pipeline_examples import TINY, example_folder
 from test_pipeline_unlabelled import PROMPTKD
 
@@ -109,6 +111,19 @@ def test_domains_are_joined_where_their_classes_are_the_same(tmp_path: Path) -> 
     assert joined([photo]) is photo
     with pytest.raises(Exception, match="have different classes"):
         joined([photo, open_dataset(data(tmp_path / "few", TWO))])
+
+
+def test_what_a_student_is_shown_follows_the_settings(tmp_path: Path) -> None:
+    photo, config = open_dataset(data(tmp_path / "photo")), load_config("promptkd")
+    told, shown = shown_photos(config, photo)
+    assert told.unlabelled.images == photo.root
+    assert shown is not None
+    assert sorted(shown.items) == sorted((path, -1) for path, _ in photo.train)
+    few = load_config("promptkd", overrides=["unlabelled.limit=4"])
+    assert len(shown_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]
+    told, shown = shown_photos(config, None)
+    assert (config.prompts.images_per_class, told.prompts.images_per_class, shown) == (0, 16, None)
+    told.check_together()
 
 
 def test_the_table_says_who_saw_what() -> None:

@@ -13,11 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.datasets import Dataset, without_labels
+from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
-from clipstill.pipeline.photos import limited
-from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
+from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, shown_photos, with_prompts
 
 if TYPE_CHECKING:
     from clipstill.pipeline.config import RunConfig
@@ -70,14 +69,10 @@ def _rows(
     config: RunConfig, dataset: Dataset, shots: int, out: Path, baselines: bool, unlabelled: bool
 ) -> Iterator[tuple[str, Measured]]:
     """What there is to measure with one seed."""
-    photos = config.unlabelled.model_copy(update={"images": dataset.root if unlabelled else None})
-    config = config.model_copy(update={"unlabelled": photos})
+    config, shown = shown_photos(config, dataset if unlabelled else None)
     # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
     few = dataset.half("base").few(shots, config.seed).folder("train") if shots else None
     labelled = None if few is None else replace(few, classes=dataset.classes)
-    shown = without_labels(dataset.folder("train")) if unlabelled else None
-    if shown is not None and config.unlabelled.limit is not None:
-        shown = limited(shown, config.unlabelled.limit, config.seed)
     config = with_prompts(config, learned_prompts(config, labelled, out))
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.datasets import Dataset, without_labels
 from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, TEACHER_PROMPTS, templates_of
 from clipstill.pipeline.new_student import new_student
+from clipstill.pipeline.photos import limited
+from clipstill.pipeline.recipes import load_config
 from clipstill.pipeline.run import Photos, run_until_student
 from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.pipeline.workbench import STUDENT_FILE, TEACHER_PROMPTS_FILE, VECTORS_FILE, VECTORS_NAME
@@ -284,6 +287,21 @@ def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) 
         write_json(path.with_suffix(".json"), told)
         save_prompts(teacher, path)
     return path
+
+
+def shown_photos(config: RunConfig, dataset: Dataset | None) -> tuple[RunConfig, ImageFolder | None]:
+    """Training images without their labels, as the settings limit them, and the settings that say so.
+
+    Without a data set there are synthetic images alone: as many a class as by default, where the settings make none.
+    """
+    images = None if dataset is None else dataset.root
+    config = config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update={"images": images})})
+    if dataset is None:
+        count = config.prompts.images_per_class or load_config().prompts.images_per_class
+        prompts = config.prompts.model_copy(update={"images_per_class": count})
+        return config.model_copy(update={"prompts": prompts}), None
+    shown, limit = without_labels(dataset.folder("train")), config.unlabelled.limit
+    return config, shown if limit is None else limited(shown, limit, config.seed)
 
 
 def with_prompts(config: RunConfig, weights: Path | None) -> RunConfig:

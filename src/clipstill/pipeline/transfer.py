@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.progress import say
-from clipstill.datasets import Dataset, without_labels
+from clipstill.datasets import Dataset
 from clipstill.evaluation.transfer import Seen, Transfer
-from clipstill.pipeline.photos import limited
-from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, with_prompts
+from clipstill.pipeline.protocol import Measured, Part, Protocol, learned_prompts, shown_photos, with_prompts
 
 if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
@@ -133,13 +132,7 @@ def _rows(
         target.name: Part(target.folder("test"), tuple(classes.index(name) for name in target.classes))
         for target in pupil.targets
     }
-    shown = None
-    if pupil.shown is not None:
-        shown = without_labels(pupil.shown.folder("train"))
-        images = config.unlabelled.model_copy(update={"images": pupil.shown.root})
-        config = config.model_copy(update={"unlabelled": images})
-        if config.unlabelled.limit is not None:
-            shown = limited(shown, config.unlabelled.limit, config.seed)
+    config, shown = shown_photos(config, pupil.shown)
     protocol = Protocol(config, classes, parts, out)
     if baselines:
         yield from protocol.baselines(labelled)
