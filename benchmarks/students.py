@@ -2,11 +2,14 @@
 
     python benchmarks/students.py RUN... --photos photo=DIR art=DIR --tables losses meta --out runs/students
 
+    python benchmarks/students.py RUN... --photos ... --tables images --unlabelled DIR... --out runs/students
+
 RUNs are folders that ``clipstill run`` made, one a seed: their teacher, class vectors and synthetic images are used, so
 that all rows differ in the teaching alone. Rows: ``losses`` are those of Wei et al. (ICLR 2025), Table 1; ``meta`` also
-has the time of a step and the highest memory of a process that did nothing else. A student that is there is not taught
-again, also where another table has the same row, so the command may be interrupted; started side by side for different
-runs, it shares the work.
+has the time of a step and the highest memory of a process that did nothing else. ``images`` teaches as PromptKD does,
+by synthetic images, or by as many unlabelled photos of ``--unlabelled``, or by all of them. A student that is there is
+not taught again, also where another table has the same row, so the command may be interrupted; started side by side for
+different runs, it shares the work.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 
 import torch
 from quality import CPU, Run
+from torch import Tensor
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate
@@ -33,10 +37,16 @@ from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.trainer import distil
+from clipstill.pipeline.photos import limited
+from clipstill.pipeline.recipes import load_config
+from clipstill.pipeline.teaching import read_all
 from clipstill.students import load_student
 from clipstill.students.student import Student
 
-# Row -> what differs: settings of distillation, and those of the student under "student.".
+# PromptKD's teaching of a light student, with the loss's weight of ordinary distillation.
+_PROMPTKD = {"recipe": "promptkd-embedded", "kd_per_class": False, "kd_weight": 1.0}
+# Row -> what differs: settings of distillation, and those of the student under "student."; "recipe" sets all of them
+# before that, and "images" says what is taught on.
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "losses": {
         "CE": {"loss": "ce"},
@@ -81,21 +91,42 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "three times the views": {"views": 12},
         "both": {"views": 12, "mix": 0.5},
     },
+    "images": {
+        "synthetic images": {**_PROMPTKD, "images": "synthetic"},
+        "as many unlabelled photos": {**_PROMPTKD, "images": "as many"},
+        "all unlabelled photos": {**_PROMPTKD, "images": "all"},
+    },
 }
 
 
-def teach(folder: Path, changes: dict[str, Any], steps: dict[str, int], photos: dict[str, Path], work: Path) -> Any:
+def teach(
+    folder: Path,
+    changes: dict[str, Any],
+    steps: dict[str, int],
+    photos: dict[str, Path],
+    unlabelled: list[Path],
+    work: Path,
+) -> Any:
     """One student, and what it does."""
     set_quiet(True)
     run = Run(folder)
-    section = {**run.config["student"], **{k.partition(".")[2]: v for k, v in changes.items() if "." in k}}
-    settings = replace(run.settings, **{k: v for k, v in changes.items() if "." not in k})
+    changes = dict(changes)
+    recipe, kind = changes.pop("recipe", None), changes.pop("images", "synthetic")
+    section, settings = run.config["student"], run.settings
+    if recipe is not None:
+        config = load_config(recipe)
+        own = config.student.model_dump(include={"head", "projector_layers", "projector_width", "image_size"})
+        section, settings = {**section, **own}, config.distillation.settings(run.seed)
+    section = {**section, **{k.partition(".")[2]: v for k, v in changes.items() if "." in k}}
+    settings = replace(settings, **{k: v for k, v in changes.items() if "." not in k})
     if settings.freeze != "backbone" and "all" in steps:
         settings = replace(settings, steps=steps["all"])
     elif "head" in steps:
         settings = replace(settings, steps=steps["head"])
     teacher, made = run.teacher(), run.surrogate()
     images = (made.images, made.class_id, made.style_id)
+    if kind != "synthetic":
+        images = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":
         # The cache of features is made first, so that the time is that of the steps.
         once = replace(settings, steps=1)
@@ -114,6 +145,17 @@ def teach(folder: Path, changes: dict[str, Any], steps: dict[str, int], photos: 
         "ms_step": round(1000 * seconds / (settings.steps + settings.head_steps), 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def real(folders: list[Path], count: int | None, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Unlabelled photos as the trainer takes them: pictures, and no class and no style of any."""
+    parts = []
+    for folder in folders:
+        photos = ImageFolder.without_labels(folder)
+        parts.append(read_all(photos if count is None else limited(photos, count // len(folders), seed), size)[0])
+    pixels_N3HW = torch.cat(parts)
+    none_N = torch.full((len(pixels_N3HW),), -1)
+    return pixels_N3HW, none_N, none_N
 
 
 @torch.no_grad()
@@ -145,7 +187,8 @@ def built(run: Run, section: dict[str, Any], teacher: Teacher) -> Student:
     """A student as a run would start with it."""
     student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], run.seed)
     if section.get("head") == "class-vectors":
-        student.use_class_vectors(run.vectors, float(teacher.logit_scale), run.seed)
+        shape = section.get("projector_layers", 1), section.get("projector_width", 0)
+        student.use_class_vectors(run.vectors, float(teacher.logit_scale), run.seed, *shape)
     return student
 
 
@@ -176,11 +219,15 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--photos", nargs="+", required=True, metavar="NAME=DIR")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--unlabelled", nargs="+", type=Path, default=[], metavar="DIR", help="for the table images")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--head-steps", type=int, help="of heads alone, instead of the runs' own")
     parser.add_argument("--all-steps", type=int, help="of all weights, instead of the runs' own")
     args = parser.parse_args()
     photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
+    if not args.unlabelled and "images" in args.tables:
+        args.tables = [name for name in args.tables if name != "images"]
+        print("the table images needs --unlabelled, and is left out", file=sys.stderr)
     steps = {name: value for name, value in (("head", args.head_steps), ("all", args.all_steps)) if value}
     for name in args.tables:
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -191,7 +238,9 @@ def main() -> None:
                     # A process of its own, so that its highest memory is this row's.
                     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
                         work = args.out / "work" / folder.name
-                        write_json(place, alone.submit(teach, folder, changes, steps, photos, work).result())
+                        write_json(
+                            place, alone.submit(teach, folder, changes, steps, photos, args.unlabelled, work).result()
+                        )
                     print(f"{name}: {row}, {folder.name}: done", file=sys.stderr, flush=True)
                 rows.setdefault(row, []).append(read_json(place))
         print(f"\n{name}\n\n{table(rows, list(photos))}")
