@@ -153,8 +153,8 @@ def real(folders: list[Path], count: int | None, size: int, seed: int) -> tuple[
     """Unlabelled photos as the trainer takes them: pictures, and no class and no style of any."""
     parts = []
     for folder in folders:
-        photos = ImageFolder.without_labels(folder)
-        parts.append(read_all(photos if count is None else limited(photos, count // len(folders), seed), size)[0])
+        share = None if count is None else count // len(folders)
+        parts.append(read_all(limited(ImageFolder.without_labels(folder), share, seed), size)[0])
     pixels_N3HW = torch.cat(parts)
     none_N = torch.full((len(pixels_N3HW),), -1)
     return pixels_N3HW, none_N, none_N

@@ -143,7 +143,7 @@ def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed:
             f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is shown some "
             f"of its classes forgets the others: add photos, or give these to clipstill run --examples."
         )
-    return folder if per_class is None else limited(folder, per_class, seed)
+    return limited(folder, per_class, seed)
 
 
 def teach_labels(

@@ -24,9 +24,7 @@ def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
     section = config.examples
     if section.images is None:
         return None
-    folder = ImageFolder.open(section.images, task.names)
-    if section.per_class is not None:
-        folder = limited(folder, section.per_class, config.seed)
+    folder = limited(ImageFolder.open(section.images, task.names), section.per_class, config.seed)
     if config.evaluation.images is not None:
         refuse_overlap(folder, config.evaluation.images)
     return folder
@@ -41,9 +39,7 @@ def unlabelled_of(config: RunConfig) -> ImageFolder | None:
     section = config.unlabelled
     if section.images is None:
         return None
-    folder = ImageFolder.without_labels(section.images)
-    if section.limit is not None:
-        folder = limited(folder, section.limit, config.seed)
+    folder = limited(ImageFolder.without_labels(section.images), section.limit, config.seed)
     if config.evaluation.images is not None:
         refuse_overlap(folder, config.evaluation.images)
     return folder
@@ -64,8 +60,13 @@ def refuse_overlap(examples: ImageFolder, images: Path) -> None:
         )
 
 
-def limited(folder: ImageFolder, per_class: int, seed: int) -> ImageFolder:
-    """At most so many pictures of each class, drawn by the seed; those of a smaller number are among them."""
+def limited(folder: ImageFolder, per_class: int | None, seed: int) -> ImageFolder:
+    """At most so many pictures of each class, drawn by the seed; those of a smaller number are among them.
+
+    None leaves the folder as it is.
+    """
+    if per_class is None:
+        return folder
     order = sorted(folder.items, key=lambda item: seed_for(seed, str(item[0].relative_to(folder.path))))
     taken: dict[int, int] = {}
     chosen = []

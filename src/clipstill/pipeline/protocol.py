@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -192,7 +192,7 @@ class Protocol:
     def _measured(self) -> Path:
         return self.out / "measured"
 
-    @property
+    @cached_property
     def _identity(self) -> str:
         """Of classes and test images."""
         parts = {
@@ -300,8 +300,7 @@ def shown_photos(config: RunConfig, dataset: Dataset | None) -> tuple[RunConfig,
         count = config.prompts.images_per_class or load_config().prompts.images_per_class
         prompts = config.prompts.model_copy(update={"images_per_class": count})
         return config.model_copy(update={"prompts": prompts}), None
-    shown, limit = without_labels(dataset.folder("train")), config.unlabelled.limit
-    return config, shown if limit is None else limited(shown, limit, config.seed)
+    return config, limited(without_labels(dataset.folder("train")), config.unlabelled.limit, config.seed)
 
 
 def with_prompts(config: RunConfig, weights: Path | None) -> RunConfig:

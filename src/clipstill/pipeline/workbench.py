@@ -142,9 +142,7 @@ class Workbench:
         from clipstill.pipeline.teaching import Lesson
 
         examples = self.examples if with_examples else None
-        unlabelled = self.unlabelled
-        if unlabelled is not None and most_photos is not None:
-            unlabelled = limited(unlabelled, most_photos, self.config.seed)
+        unlabelled = None if self.unlabelled is None else limited(self.unlabelled, most_photos, self.config.seed)
         surrogate = self.run.stage(SURROGATE) if SURROGATE in self.keys else None
         return Lesson.of(self.config, surrogate, examples, unlabelled, len(self.style_names))
 

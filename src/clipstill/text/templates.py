@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
+from clipstill.core.names import spoken
 from clipstill.text.task import Task
 
 # Plain ones of the ensemble that CLIP's authors published for ImageNet: those that name no medium and no oddity, since
@@ -92,7 +93,7 @@ def fill(template: str, name: str, description: str = "", style: str = "") -> st
         raise ConfigError(
             f"the template '{template}' does not contain {{class}}. Write it where the class name belongs."
         )
-    noun = " ".join(name.replace("_", " ").split())
+    noun = spoken(name)
     if description:
         noun = f"{noun}, {description}"
     # One pass, so that a name that itself holds "{style}" stays what it is.
