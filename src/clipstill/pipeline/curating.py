@@ -145,7 +145,10 @@ def _numbers(made: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | No
     from clipstill.surrogate.diversity import effective_numbers
 
     sets = [made] if beside is None else [made, beside.keep(~torch.isin(beside.class_id, made.class_id))]
-    features_ND, class_id_N = torch.cat([each.features_ND for each in sets]), torch.cat([each.class_id for each in sets])
+    features_ND, class_id_N = (
+        torch.cat([each.features_ND for each in sets]),
+        torch.cat([each.class_id for each in sets]),
+    )
     classes = sorted({*drawn, *class_id_N.tolist()})
     found = effective_numbers(features_ND, class_id_N, max(classes) + 1)
     return {class_id: found[class_id] for class_id in classes}

@@ -121,9 +121,7 @@ def _curation(bench: Workbench) -> tuple[Curated, ...]:
     from clipstill.report.data import Curated
 
     made = {
-        (number, each["name"]): each
-        for number, facts in enumerate(_curation_facts(bench))
-        for each in facts["classes"]
+        (number, each["name"]): each for number, facts in enumerate(_curation_facts(bench)) for each in facts["classes"]
     }
     in_use = {name: made[number, name] for number, part in enumerate(bench.image_parts) for name in part.used}
     if not in_use:

@@ -160,6 +160,16 @@ def run(
     return result
 
 
+def is_done(config: RunConfig, task: Task, out: Path) -> bool:
+    """Whether a folder holds all that these settings make of these classes; its files are not checked.
+
+    Raises:
+        ClipstillError: as ``run``.
+    """
+    *_, keys = _planned(config, task, _photos(config, task), read_ledger(out))
+    return _looks_done(out, keys)
+
+
 def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
     """As ``run``, up to the student itself: what is measured by a protocol needs no calibration, bundle and report.
 
@@ -175,9 +185,7 @@ def _brought_to(
     """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before."""
     config.check_together()
     given = photos is not None
-    if photos is None:
-        measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
-        photos = Photos(measured, examples_of(config, task), unlabelled_of(config))
+    photos = photos or _photos(config, task)
     ledger = read_ledger(out)
     growth, planned_ledger, keys = _planned(config, task, photos, ledger)
     wanted = _until(last, keys)
@@ -222,6 +230,12 @@ def _brought_to(
                 write_json(out / TASK_FILE, _stored(task, ledger.without(str(error)), given))
         folder.event("end", skipped=done_before)
     return keys, tuple(done_before)
+
+
+def _photos(config: RunConfig, task: Task) -> Photos:
+    """As the settings name them."""
+    measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
+    return Photos(measured, examples_of(config, task), unlabelled_of(config))
 
 
 def _planned(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> tuple[Growth, Ledger, dict[str, str]]:

@@ -370,7 +370,9 @@ def synthesis_work(bench: Workbench, cohort: Cohort) -> SynthesisWork:
     from clipstill.pipeline.synthesis_work import SynthesisWork
 
     prompts, targets_ND = read_prompts(bench.run.stage(stage_of(PROMPTS, cohort)))
-    return SynthesisWork(bench.keys[stage_of(SURROGATE, cohort)], bench.config, prompts, targets_ND, bench.drawn_vectors_CD)
+    return SynthesisWork(
+        bench.keys[stage_of(SURROGATE, cohort)], bench.config, prompts, targets_ND, bench.drawn_vectors_CD
+    )
 
 
 def assist(bench: Workbench, offer: launch.Offer) -> None:
