@@ -109,8 +109,8 @@ def add_class(
     from clipstill.pipeline.growing import add_classes
 
     names = [classes] if isinstance(classes, str) else list(classes)
-    folders = [None if folder is None else Path(folder) for folder in (examples, images)]
-    return load_bundle(add_classes(Path(run), names, *folders, overrides, device).bundle)
+    shown, measured = (None if folder is None else Path(folder) for folder in (examples, images))
+    return load_bundle(add_classes(Path(run), names, shown, measured, overrides, device).bundle)
 
 
 def remove_class(

@@ -69,7 +69,7 @@ def extended(
     if section.least_diversity == 0:
         return without
     names = request.task.names
-    drawn = sorted({prompt.class_id for prompt in work.prompts})
+    drawn = _drawn(work, names, beside)
     numbers = _numbers(made, drawn, beside)
     classes = list(numbers)
     below = [classes[place] for place in look_alikes(list(numbers.values()), section.least_diversity)]
@@ -111,7 +111,7 @@ def curation_facts(
         ``topped_up`` (how many of them were made as further images), ``mean_score`` (None without an image),
         ``effective_number``, and ``effective_number_before`` the further images (None where there are none).
     """
-    drawn = sorted({prompt.class_id for prompt in asked.work.prompts})
+    drawn = _drawn(asked.work, names, beside)
     numbers = _numbers(made, drawn, beside)
     wanted = Counter(prompt.class_id for prompt in asked.work.prompts)
     found = Counter(record.class_id for record in made.records)
@@ -136,6 +136,11 @@ def curation_facts(
             if class_id in drawn
         ],
     }
+
+
+def _drawn(work: SynthesisWork, names: Sequence[str], beside: SurrogateSet | None) -> list[int]:
+    """The classes that a set has images of: all, where none have images beside it."""
+    return list(range(len(names))) if beside is None else sorted({prompt.class_id for prompt in work.prompts})
 
 
 def _numbers(made: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | None) -> dict[int, float]:

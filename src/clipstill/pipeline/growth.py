@@ -202,7 +202,7 @@ def _first_ledger(out: Path, stored: Mapping[str, Any]) -> Ledger:
                 return ()
             return (Cohort(1, task, task.names, evidence, keys[stage], _is_done(out, stage, keys[stage])),)
 
-        taught = ()
+        taught: tuple[Taught, ...] = ()
         if STUDENT in keys and _is_done(out, STUDENT, keys[STUDENT]):
             taught = (Taught(task, evidence, keys.get(SURROGATE), keys[STUDENT]),)
         return Ledger(cohorts(SURROGATE), cohorts(NEAR_MISSES), taught)

@@ -65,7 +65,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         settings=bench.config.model_dump(mode="json"),
         provenance=tuple(bench.provenance()),
         environment={**describe(bench.run.path), **bench.facts()},
-        notes=tuple([*_notes(evaluation), *_notes_of_growth(bench)]),
+        notes=(*_notes(evaluation), *_notes_of_growth(bench)),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=clipstill.__version__,
     )

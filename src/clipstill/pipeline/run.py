@@ -166,8 +166,7 @@ def is_done(config: RunConfig, task: Task, out: Path) -> bool:
     Raises:
         ClipstillError: as ``run``.
     """
-    *_, keys = _planned(config, task, _photos(config, task), read_ledger(out))
-    return _looks_done(out, keys)
+    return _looks_done(out, _planned(config, task, _photos(config, task), read_ledger(out)).keys)
 
 
 def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
@@ -184,52 +183,49 @@ def _brought_to(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before."""
     config.check_together()
-    given = photos is not None
+    lists_given = photos is not None
     photos = photos or _photos(config, task)
     ledger = read_ledger(out)
-    growth, planned_ledger, keys = _planned(config, task, photos, ledger)
-    wanted = _until(last, keys)
-    if not _looks_done(out, {stage: keys[stage] for stage in wanted}):
+    plan = _planned(config, task, photos, ledger)
+    if not _looks_done(out, {stage: plan.keys[stage] for stage in plan.until(last)}):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
 
     def bench_in(folder: RunFolder) -> Workbench:
-        return Workbench(config, task, folder, keys, photos.measured, photos.examples, photos.unlabelled, watch, growth)
+        given = (photos.measured, photos.examples, photos.unlabelled)
+        return Workbench(config, task, folder, plan.keys, *given, watch, plan.growth)
 
     if launch.rank() > 0:
-        _assist(bench_in(RunFolder.of_another(out)), wanted)
-        return keys, ()
+        _assist(bench_in(RunFolder.of_another(out)), plan.until(last))
+        return plan.keys, ()
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
         while True:
             found = read_ledger(out)
             if found != ledger:
                 # Another process was at work here meanwhile, or a part of the plan was damaged.
-                ledger = found
-                growth, planned_ledger, keys = _planned(config, task, photos, ledger)
-                wanted = _until(last, keys)
-            ledger = planned_ledger
+                plan = _planned(config, task, photos, found)
+            ledger = plan.ledger
             # Before the settings: whoever finds a ledger asks them nothing.
-            write_json(out / TASK_FILE, _stored(task, ledger, given))
+            write_json(out / TASK_FILE, _stored(task, ledger, lists_given))
             write_text(
                 out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             )
-            folder.event("start", keys=keys)
+            folder.event("start", keys=plan.keys)
+            bench, skipped = bench_in(folder), []
             try:
-                bench = bench_in(folder)
-                done_before = []
-                for stage in wanted:
+                for stage in plan.until(last):
                     if not _do(bench, stage):
-                        done_before.append(stage)
-                    told = _with_stage(ledger, bench, stage)
+                        skipped.append(stage)
+                    told = plan.told(ledger, stage)
                     if told != ledger:
                         ledger = told
-                        write_json(out / TASK_FILE, _stored(task, ledger, given))
+                        write_json(out / TASK_FILE, _stored(task, ledger, lists_given))
                 break
             except _PlanAgainError as error:
-                write_json(out / TASK_FILE, _stored(task, ledger.without(str(error)), given))
-        folder.event("end", skipped=done_before)
-    return keys, tuple(done_before)
+                write_json(out / TASK_FILE, _stored(task, ledger.without(str(error)), lists_given))
+        folder.event("end", skipped=skipped)
+    return plan.keys, tuple(skipped)
 
 
 def _photos(config: RunConfig, task: Task) -> Photos:
@@ -238,33 +234,47 @@ def _photos(config: RunConfig, task: Task) -> Photos:
     return Photos(measured, examples_of(config, task), unlabelled_of(config))
 
 
-def _planned(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> tuple[Growth, Ledger, dict[str, str]]:
-    """What of the folder serves this task, the ledger with what is new, and the keys of all stages."""
+@dataclass(frozen=True)
+class _Plan:
+    """What one call does in a folder.
+
+    Attributes:
+        growth: what of the folder is in use.
+        ledger: of the folder, with what is new.
+        keys: of all stages.
+        student: who is taught; None where a student of before gets other class vectors.
+    """
+
+    growth: Growth
+    ledger: Ledger
+    keys: dict[str, str]
+    student: Taught | None
+
+    def until(self, last: str) -> list[str]:
+        """The stages up to one."""
+        return list(self.keys)[: list(self.keys).index(last) + 1]
+
+    def told(self, ledger: Ledger, stage: str) -> Ledger:
+        """A ledger after a stage is done."""
+        if kind_of(stage) in (SURROGATE, NEAR_MISSES):
+            return ledger.with_done(self.keys[stage])
+        return ledger.with_taught(self.student) if stage == STUDENT and self.student is not None else ledger
+
+
+def _planned(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> _Plan:
     by = SettingKeys(config)
     growth, ledger = planned(by, task, photos.examples, photos.unlabelled, ledger)
     keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled, growth, by)
-    return growth, ledger, keys
+    student = None
+    if growth.taught is None:
+        surrogate = by.taught_on(task, growth.images)
+        student = Taught(task, by.evidence(task, photos.examples), surrogate, keys[STUDENT])
+    return _Plan(growth, ledger, keys, student)
 
 
-def _until(last: str, keys: Mapping[str, str]) -> list[str]:
-    return list(keys)[: list(keys).index(last) + 1]
-
-
-def _stored(task: Task, ledger: Ledger, given: bool) -> dict[str, Any]:
-    """The content of ``task.json``; photos that are given as lists are not in the settings, and cannot be read again."""
-    return {**task.to_json(), COHORTS: ledger.to_json(), **({PHOTOS_GIVEN: True} if given else {})}
-
-
-def _with_stage(ledger: Ledger, bench: Workbench, stage: str) -> Ledger:
-    """The ledger after a stage is done."""
-    assert bench.growth is not None
-    if kind_of(stage) in (SURROGATE, NEAR_MISSES):
-        return ledger.with_done(bench.keys[stage])
-    if stage == STUDENT and bench.growth.taught is None:
-        by = SettingKeys(bench.config)
-        evidence, surrogate = by.evidence(bench.task, bench.examples), by.taught_on(bench.task, bench.image_parts)
-        return ledger.with_taught(Taught(bench.task, evidence, surrogate, bench.keys[STUDENT]))
-    return ledger
+def _stored(task: Task, ledger: Ledger, lists_given: bool) -> dict[str, Any]:
+    """The content of ``task.json``; where photos were given as lists, the settings do not name them."""
+    return {**task.to_json(), COHORTS: ledger.to_json(), **({PHOTOS_GIVEN: True} if lists_given else {})}
 
 
 def _assist(bench: Workbench, wanted: list[str]) -> None:

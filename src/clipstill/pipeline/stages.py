@@ -485,8 +485,8 @@ def _with_other_vectors(bench: Workbench, folder: Path, taught: Taught) -> None:
         + (f"; of {', '.join(added[:8])}{' and more' if len(added) > 8 else ''} it has seen no image" if added else "")
     )
     student = new_student(bench.config.student, len(before), source / STUDENT_FILE, bench.config.seed).eval()
-    # The scale and the projector are those that it has.
-    student.use_class_vectors(bench.class_vectors_CD, float(student.head.scale))
+    scale = read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["logit_scale"]
+    student.use_class_vectors(bench.class_vectors_CD, scale)
     write_tensors(folder / STUDENT_FILE, student.state_dict())
     write_json(folder / HISTORY_FILE, {**read_json(source / HISTORY_FILE), "by_vector": added})
     files = [STUDENT_FILE, HISTORY_FILE]
