@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import clipstill
 from clipstill.cli.main import main
 from clipstill.core.files import commit_manifest, read_json, sha256_file, write_json
+from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.pipeline import stages, teaching
 from clipstill.pipeline.cohorts import Evidence, Growth, Ledger, Taught
@@ -414,6 +415,15 @@ def test_a_cohort_that_is_not_finished_serves_only_the_classes_it_was_begun_for(
     growth, _ = plan_of(ledger, "dog,cat,cow")
     assert used(growth) == [(1, ("dog", "cat", "cow"))]
     assert growth.images[0].cohort.key != ledger.images[0].key
+
+
+def test_images_that_are_not_finished_are_begun_anew_when_examples_come(tmp_path: Path) -> None:
+    """Those of the other classes would be told apart by vectors that examples have moved."""
+    _, ledger = plan_of(Ledger(), "dog,cat")
+    task, by = parse_task("dog,cat"), SettingKeys(load_config())
+    examples = ImageFolder.open(pictures(tmp_path, "dog"), task.names)
+    assert used(planned(by, task, examples, None, ledger)[0]) == [(1, ("dog", "cat"))]
+    assert used(planned(by, task, examples, None, all_done(ledger))[0]) == [(1, ("cat",)), (2, ("dog",))]
 
 
 def test_another_description_is_another_class_and_another_order_is_not() -> None:

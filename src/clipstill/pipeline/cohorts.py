@@ -57,6 +57,10 @@ class Cohort:
         """Whether it has images of every class that it tells apart, as the cohort of a plain run."""
         return self.drawn == self.task.names
 
+    def is_made_for(self, task: Task, evidence: Evidence) -> bool:
+        """Whether its images can be made now, as they were or would have been made then."""
+        return self.task == task and self.evidence == evidence
+
     def covers(self, name: str, description: str) -> bool:
         """Whether there are images of this class in it, by the same words."""
         return (name, description) in _described(self.task) and name in self.drawn
@@ -112,18 +116,20 @@ class Growth:
     Attributes:
         images: cohorts whose images are in use, the oldest first.
         near_misses: the same of near misses.
+        evidence: for the present classes.
         taught: the student whose head gets other class vectors, instead of teaching one; None where one is taught.
     """
 
     images: tuple[Part, ...]
     near_misses: tuple[Part, ...]
+    evidence: Evidence = Evidence()
     taught: Taught | None = None
 
     @classmethod
     def plain(cls, task: Task, evidence: Evidence, with_images: bool, with_near_misses: bool) -> Growth:
         """That of a new folder."""
         whole = (Part(Cohort(1, task, task.names, evidence), task.names),)
-        return cls(whole if with_images else (), whole if with_near_misses else ())
+        return cls(whole if with_images else (), whole if with_near_misses else (), evidence)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def planned(
         ledger: of the folder.
     """
     config, evidence = by.config, by.evidence(task, examples)
-    valid = _valid(ledger.images, task, lambda cohort: by.images(cohort)[1]) if by.with_images else []
+    valid = _valid(ledger.images, task, evidence, lambda cohort: by.images(cohort)[1]) if by.with_images else []
     taught = _reusable(by, task, evidence, unlabelled, ledger, {cohort.key for cohort in valid})
     image_parts: tuple[Part, ...] = ()
     if by.with_images:
@@ -52,7 +52,7 @@ def planned(
         image_parts = _parts(chosen, task, evidence, valid, draws=taught is None)
     near_parts: tuple[Part, ...] = ()
     if config.refusal.wanted:
-        valid = _valid(ledger.near_misses, task, by.near_misses)
+        valid = _valid(ledger.near_misses, task, evidence, by.near_misses)
         chosen = _chosen(valid, task, {}, redraw=False)
         if config.refusal.near_misses != "auto" and chosen:
             # Given names, or a given number: that they are there is all that is asked.
@@ -61,6 +61,7 @@ def planned(
     growth = Growth(
         tuple(_keyed(part, by.images(part.cohort)[1]) for part in image_parts),
         tuple(_keyed(part, by.near_misses(part.cohort)) for part in near_parts),
+        evidence,
         taught,
     )
     return growth, replace(
@@ -70,9 +71,9 @@ def planned(
     )
 
 
-def _valid(cohorts: Sequence[Cohort], task: Task, key_of: Callable[[Cohort], str]) -> list[Cohort]:
-    """Those that the present settings would make the same."""
-    return [each for each in cohorts if (each.done or each.task == task) and key_of(each) == each.key]
+def _valid(cohorts: Sequence[Cohort], task: Task, evidence: Evidence, key_of: Callable[[Cohort], str]) -> list[Cohort]:
+    """Those that the present settings would make the same; one that is not finished must be makeable still."""
+    return [each for each in cohorts if (each.done or each.is_made_for(task, evidence)) and key_of(each) == each.key]
 
 
 def _chosen(valid: Sequence[Cohort], task: Task, of_class: Mapping[str, str], redraw: bool) -> dict[str, Cohort]:

@@ -268,7 +268,7 @@ def _planned(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> _
     student = None
     if growth.taught is None:
         surrogate = by.taught_on(task, growth.images)
-        student = Taught(task, by.evidence(task, photos.examples), surrogate, keys[STUDENT])
+        student = Taught(task, growth.evidence, surrogate, keys[STUDENT])
     return _Plan(growth, ledger, keys, student)
 
 
@@ -351,15 +351,15 @@ def _refuse_what_cannot_be_made(bench: Workbench, stage: str) -> None:
     """Find out whether a stage would be made from what is not there any more.
 
     Raises:
-        _PlanAgainError: images that were told from other classes than the present ones are damaged, or a student that
-            was to be used again is.
+        _PlanAgainError: images are damaged that were told from other classes than the present ones, or from the same
+            by other examples; or a student that was to be used again is.
     """
     assert bench.growth is not None
     taught = bench.growth.taught
     if kind_of(stage) in _OF_COHORTS:
         cohort = bench.cohort_of(stage)
-        if cohort.task != bench.task:
-            say(f"{stage}: it was made among other classes than the present ones; its classes are made anew")
+        if not cohort.is_made_for(bench.task, bench.growth.evidence):
+            say(f"{stage}: it was made among other classes, or with other examples; its classes are made anew")
             raise _PlanAgainError(cohort.key)
     elif stage == STUDENT and taught is not None:
         try:
