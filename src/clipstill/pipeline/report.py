@@ -89,8 +89,8 @@ def _notes_of_growth(bench: Workbench) -> Iterable[str]:
     added = read_json(bench.run.stage(STUDENT) / HISTORY_FILE).get("by_vector", [])
     if added:
         yield (
-            f"Added by their vectors alone: {', '.join(added)}. No image of them was made or taught, and what the "
-            f"calibration says is of the other classes."
+            f"Added by their vectors alone: {', '.join(added)}. No image was made for them, and the student was not "
+            f"taught again; measure it on real photos of them."
         )
 
 

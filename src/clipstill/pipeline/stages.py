@@ -482,7 +482,7 @@ def _with_other_vectors(bench: Workbench, folder: Path, taught: Taught) -> None:
     added = [name for name in bench.task.names if name not in before]
     say(
         "student: the present classes get their vectors, and nothing is taught"
-        + (f"; of {', '.join(added[:8])}{' and more' if len(added) > 8 else ''} it has seen no image" if added else "")
+        + (f"; new to it: {', '.join(added[:8])}{' and more' if len(added) > 8 else ''}" if added else "")
     )
     student = new_student(bench.config.student, len(before), source / STUDENT_FILE, bench.config.seed).eval()
     scale = read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["logit_scale"]
