@@ -13,15 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipstill.api import add_class as add_class
     from clipstill.api import customize as customize
     from clipstill.api import load_bundle as load_bundle
+    from clipstill.api import remove_class as remove_class
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "customize", "load_bundle"]
+__all__ = ["__version__", "add_class", "customize", "load_bundle", "remove_class"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("customize", "load_bundle"):
+    if name in ("add_class", "customize", "load_bundle", "remove_class"):
         from clipstill import api
 
         return getattr(api, name)

@@ -14,7 +14,7 @@ from clipstill.text.task import Task, parse_task
 if TYPE_CHECKING:
     from clipstill.pipeline.run import RunResult
 
-__all__ = ["customize", "load_bundle", "run"]
+__all__ = ["add_class", "customize", "load_bundle", "remove_class", "run"]
 
 
 def customize(
@@ -77,6 +77,63 @@ def customize(
             device=device,
         ).bundle
     )
+
+
+def add_class(
+    run: str | Path,
+    classes: str | Sequence[str],
+    examples: str | Path | None = None,
+    images: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> Bundle:
+    """Add classes to a run; images are made of them alone.
+
+    Args:
+        run: the run folder.
+        classes: one class, or several: ``"name"`` or ``"name: description"`` each.
+        examples: example images, one sub-folder a class.
+        images: real photos to measure on, instead of those that the run has.
+        overrides: settings that are to differ from the run's, such as ``"growth.by_vector=false"``.
+        device: instead of the run's.
+
+    Returns:
+        The new bundle, opened.
+
+    Raises:
+        ClipstillError: one of its kinds.
+
+    Example:
+        >>> bundle = add_class("runs/zoo", "crane: a large wading bird")  # doctest: +SKIP
+    """
+    from clipstill.pipeline.growing import add_classes
+
+    names = [classes] if isinstance(classes, str) else list(classes)
+    shown, measured = (None if folder is None else Path(folder) for folder in (examples, images))
+    return load_bundle(add_classes(Path(run), names, shown, measured, overrides, device).bundle)
+
+
+def remove_class(
+    run: str | Path, names: str | Sequence[str], overrides: Sequence[str] = (), device: str | None = None
+) -> Bundle:
+    """Take classes out of a run; no image is made, and none is deleted.
+
+    Args:
+        run: the run folder.
+        names: of one class, or of several.
+        overrides: settings that are to differ from the run's.
+        device: instead of the run's.
+
+    Returns:
+        The new bundle, opened.
+
+    Raises:
+        ClipstillError: one of its kinds.
+    """
+    from clipstill.pipeline.growing import remove_classes
+
+    asked = [names] if isinstance(names, str) else list(names)
+    return load_bundle(remove_classes(Path(run), asked, overrides, device).bundle)
 
 
 def run(

@@ -20,6 +20,7 @@ from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
 from clipstill.cli.fine_tune import fine_tune
+from clipstill.cli.grow import add_class, remove_class
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
@@ -38,6 +39,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run)
+app.command("add-class")(add_class)
+app.command("remove-class")(remove_class)
 app.command("fine-tune")(fine_tune)
 app.command("base-to-novel")(base_to_novel)
 app.command("transfer")(transfer)

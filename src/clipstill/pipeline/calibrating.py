@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import write_json
 from clipstill.core.progress import say
-from clipstill.pipeline.keys import CALIBRATION, NEAR_MISSES, SURROGATE
-from clipstill.pipeline.near_misses import NAMES_FILE
+from clipstill.pipeline.keys import CALIBRATION
+from clipstill.pipeline.near_misses import read_near_misses
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench, commit
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
             "held_out_styles": _agreement(plain.student_NC[held_N], plain.teacher_NC[held_N]),
             "views": _agreement(views.student_NC, views.teacher_NC),
         },
-        "refusal": _refusal(bench, every, temperature) if NEAR_MISSES in bench.keys else None,
+        "refusal": _refusal(bench, every, temperature) if bench.near_parts else None,
     }
     bench.student.cpu()  # Where the export expects it.
     say(f"calibration: top-1 on photos of the classes is expected to be about {100 * told['expected_top1']:.0f} %")
@@ -87,18 +87,19 @@ def make_calibration(bench: Workbench, folder: Path) -> None:
 
 def _what(bench: Workbench) -> str:
     """What is taught without a label."""
-    kinds = [("synthetic images", SURROGATE in bench.keys), ("unlabelled photos", bench.unlabelled is not None)]
+    kinds = [("synthetic images", bool(bench.image_parts)), ("unlabelled photos", bench.unlabelled is not None)]
     return " and ".join(name for name, there in kinds if there)
 
 
-def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str, Any]:
-    """The threshold between images of the classes and those of near misses."""
+def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str, Any] | None:
+    """The threshold between images of the classes and those of near misses; None where none of these is left."""
     from clipstill.evaluation.calibration import auroc, refusal_threshold
     from clipstill.evaluation.metrics import softmax
-    from clipstill.surrogate.dataset import SurrogateSet
 
-    folder = bench.run.stage(NEAR_MISSES)
-    near = SurrogateSet.open(folder)
+    names, near = read_near_misses(bench)
+    if near is None:
+        say("calibration: no near miss is far enough from the present classes, so the student always answers")
+        return None
     parts = [_answers(bench, near.images, number).student_NC for number in (None, *range(_VIEWS))]
     inside_N, outside_N = (
         softmax(logits_NC / temperature).max(axis=1) for logits_NC in (inside.student_NC, np.concatenate(parts))
@@ -106,7 +107,7 @@ def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str
     threshold = refusal_threshold(inside_N, outside_N, bench.config.refusal.most_refused)
     return {
         "threshold": threshold,
-        "near_misses": read_json(folder / NAMES_FILE),
+        "near_misses": list(names),
         "synthetic_auroc": auroc(inside_N, outside_N),
         "synthetic_accepted": float((inside_N >= threshold).mean()),
         "synthetic_refused": float((outside_N < threshold).mean()),

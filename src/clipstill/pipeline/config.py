@@ -361,6 +361,20 @@ class DistillationSection(Config):
         return DistilSettings(**self.model_dump(), seed=seed)
 
 
+class GrowthSection(Config):
+    """What is done again in a run folder whose classes or examples change.
+
+    Attributes:
+        redraw: a class that has other examples than its images were drawn towards is drawn anew; false keeps the
+            images, and examples move class vectors and teach alone.
+        by_vector: a student with a head of class vectors gets those of the present classes and is not taught again, and
+            no image is made; false draws and teaches as for any other student.
+    """
+
+    redraw: bool
+    by_vector: bool
+
+
 class EvaluationSection(Config):
     """On what the student is measured.
 
@@ -407,6 +421,7 @@ class RunConfig(Config):
     refusal: RefusalSection
     student: StudentSection
     distillation: DistillationSection
+    growth: GrowthSection
     evaluation: EvaluationSection
     export: ExportSection
 

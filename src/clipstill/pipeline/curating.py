@@ -47,6 +47,7 @@ def extended(
     request: PromptRequest,
     style_names: Sequence[str],
     towards_examples: Callable[[Tensor, Sequence[int]], Tensor],
+    beside: SurrogateSet | None = None,
 ) -> Extended:
     """Ask for further images of the classes that are far less diverse than the others.
 
@@ -59,23 +60,28 @@ def extended(
         request: that the prompt strategy got.
         style_names: of the prompt strategy.
         towards_examples: moves targets of texts to where example images say.
+        beside: images of other classes, with features, which were made before.
     """
-    from clipstill.surrogate.diversity import effective_numbers, look_alikes
+    from clipstill.surrogate.diversity import look_alikes
     from clipstill.text.further import further_prompts
 
     without = Extended(work, len(style_names), tuple(style_names), {})
     if section.least_diversity == 0:
         return without
     names = request.task.names
-    numbers = effective_numbers(made.features_ND, made.class_id, len(names))
-    alike = look_alikes(numbers, section.least_diversity)
+    drawn = _drawn(work, names, beside)
+    numbers = _numbers(made, drawn, beside)
+    classes = list(numbers)
+    below = [classes[place] for place in look_alikes(list(numbers.values()), section.least_diversity)]
+    alike = [class_id for class_id in below if class_id in drawn]
     if not alike:
         return without
     further = further_prompts(request, style_names, alike, section.top_up)
     told = ", ".join(f"{names[class_id]} ({numbers[class_id]:.1f})" for class_id in alike[:8])
     more = f" and {len(alike) - 8} more" if len(alike) > 8 else ""
     say(
-        f"surrogate: too much alike beside the median class ({median(numbers):.1f} different images): {told}{more}; "
+        f"surrogate: too much alike beside the median class ({median(numbers.values()):.1f} different images): "
+        f"{told}{more}; "
         + (f"{section.top_up} further images each" if further.prompts else "no style is left for further images")
     )
     if not further.prompts:
@@ -89,22 +95,24 @@ def extended(
     )
 
 
-def curation_facts(made: SurrogateSet, asked: Extended, names: Sequence[str]) -> dict[str, Any]:
+def curation_facts(
+    made: SurrogateSet, asked: Extended, names: Sequence[str], beside: SurrogateSet | None = None
+) -> dict[str, Any]:
     """What is to be known of a finished set, class by class, as plain values.
 
     Args:
         made: with features.
         asked: what was to be made.
         names: of the classes.
+        beside: images of other classes, with features, which were made before.
 
     Returns:
         ``styles``: one name a style id; ``median_effective_number``; ``classes``: ``name``, ``made``, ``not_made``,
         ``topped_up`` (how many of them were made as further images), ``mean_score`` (None without an image),
         ``effective_number``, and ``effective_number_before`` the further images (None where there are none).
     """
-    from clipstill.surrogate.diversity import effective_numbers
-
-    numbers = effective_numbers(made.features_ND, made.class_id, len(names))
+    drawn = _drawn(asked.work, names, beside)
+    numbers = _numbers(made, drawn, beside)
     wanted = Counter(prompt.class_id for prompt in asked.work.prompts)
     found = Counter(record.class_id for record in made.records)
     further = Counter(record.class_id for record in made.records if record.style_id >= asked.strategy_styles)
@@ -113,7 +121,7 @@ def curation_facts(made: SurrogateSet, asked: Extended, names: Sequence[str]) ->
         scores[record.class_id].append(record.score)
     return {
         "styles": list(asked.style_names),
-        "median_effective_number": round(median(numbers), 3),
+        "median_effective_number": round(median(numbers.values()), 3),
         "classes": [
             {
                 "name": name,
@@ -125,8 +133,30 @@ def curation_facts(made: SurrogateSet, asked: Extended, names: Sequence[str]) ->
                 "effective_number_before": round(asked.before[class_id], 3) if class_id in asked.before else None,
             }
             for class_id, name in enumerate(names)
+            if class_id in drawn
         ],
     }
+
+
+def _drawn(work: SynthesisWork, names: Sequence[str], beside: SurrogateSet | None) -> list[int]:
+    """The classes that a set has images of: all, where none have images beside it."""
+    return list(range(len(names))) if beside is None else sorted({prompt.class_id for prompt in work.prompts})
+
+
+def _numbers(made: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | None) -> dict[int, float]:
+    """Class -> its effective number of images, for the classes of a set, and for those beside it."""
+    import torch
+
+    from clipstill.surrogate.diversity import effective_numbers
+
+    sets = [made] if beside is None else [made, beside.keep(~torch.isin(beside.class_id, made.class_id))]
+    features_ND, class_id_N = (
+        torch.cat([each.features_ND for each in sets]),
+        torch.cat([each.class_id for each in sets]),
+    )
+    classes = sorted({*drawn, *class_id_N.tolist()})
+    found = effective_numbers(features_ND, class_id_N, max(classes) + 1)
+    return {class_id: found[class_id] for class_id in classes}
 
 
 def curation_line(facts: Mapping[str, Any]) -> str:

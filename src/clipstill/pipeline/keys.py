@@ -6,7 +6,7 @@ it reads, and the version of its code. Device and number of threads are left out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.weights_store import stored_weights
+from clipstill.pipeline.cohorts import Cohort, Evidence, Growth, Part, Taught, stage_of
 from clipstill.pipeline.config import RunConfig
 from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
@@ -66,104 +67,194 @@ def stage_keys(
     photos: ImageFolder | None,
     examples: ImageFolder | None = None,
     unlabelled: ImageFolder | None = None,
+    growth: Growth | None = None,
+    by: SettingKeys | None = None,
 ) -> dict[str, str]:
     """The key of every stage of a run, in the order of work.
 
     ``teacher_prompts`` only where the teacher learns, ``prompts`` and ``surrogate`` only where images are made,
-    ``near_misses`` only where the student may refuse, ``evaluation`` only where there are photos.
+    ``near_misses`` only where the student may refuse, ``evaluation`` only where there are photos. A folder that has
+    grown has ``prompts-2`` and so on beside them.
+
+    Args:
+        growth: which cohorts are in use; None for a new folder.
+        by: of the same settings, where they are at hand.
     """
+    by = by or SettingKeys(config)
+    evidence = by.evidence(task, examples)
+    if growth is None:
+        growth = Growth.plain(task, evidence, by.with_images, config.refusal.wanted)
     keys: dict[str, str] = {}
+    if evidence.learned is not None:
+        keys[TEACHER_PROMPTS] = evidence.learned
+    vectors = keys[CLASS_VECTORS] = by.class_vectors(task, evidence)
+    for part in growth.images:
+        prompts, surrogate = by.images(part.cohort)
+        keys[stage_of(PROMPTS, part.cohort)], keys[stage_of(SURROGATE, part.cohort)] = prompts, surrogate
+    student = keys[STUDENT] = by.student(
+        vectors, by.taught_on(task, growth.images), examples is not None, unlabelled, growth.taught
+    )
+    for part in growth.near_misses:
+        keys[stage_of(NEAR_MISSES, part.cohort)] = by.near_misses(part.cohort)
+    near = _in_use(task, growth.near_misses, by.near_misses)
+    most_refused = config.refusal.most_refused if growth.near_misses else None
+    before = keys[CALIBRATION] = _key(CALIBRATION, student=student, near_misses=near, most_refused=most_refused)
+    if photos is not None:
+        before = keys[EVALUATION] = _key(EVALUATION, calibration=before, photos=_photos_digest(photos))
+    keys[BUNDLE] = _key(BUNDLE, before=before, export=by.settings["export"])
+    keys[REPORT] = _key(REPORT, bundle=keys[BUNDLE])
+    return keys
 
-    def add(stage: str, **parts: Any) -> str:
-        keys[stage] = sha256_json({"stage": stage, "code": CODE_VERSIONS[stage], **parts})
-        return keys[stage]
 
-    settings = config.model_dump(mode="json")
-    weights = {"assets": _assets_digest(), "files": _weights_digest(config.teacher.name)}
-    prompts = dict(settings["prompts"])
-    templates = prompts.pop("templates")
-    # A bank counts by its content, wherever it lies.
-    del prompts["bank"]
-    learned = None
-    if config.has_prompts:
-        how = settings["prompt_teacher"]
+class SettingKeys:
+    """Keys that follow from the settings of a run and from what they are asked for; files are hashed once.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ConfigError: a file that the settings name cannot be read.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.settings = settings = config.model_dump(mode="json")
+        self._weights = {"assets": _assets_digest(), "files": _weights_digest(config.teacher.name)}
+        self._prompts = dict(settings["prompts"])
+        self._templates = self._prompts.pop("templates")
+        # A bank counts by its content, wherever it lies.
+        del self._prompts["bank"]
+        words = config.prompts.styles
+        self._styles = _named_file_digest(words) if isinstance(words, str) else None
+        self._synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
+        self._generator = {**settings["generator"], "files": _weights_digest(config.generator.name)}
+        self._curation = settings["curation"]
+        self._further = {name: self._curation.pop(name) for name in ("least_diversity", "top_up")}
+        bank = config.prompts.bank
+        self._bank = None if bank is None or not self.with_images else [sha256_file(file) for file in bank_files(bank)]
+
+    @property
+    def with_images(self) -> bool:
+        """Whether images are made."""
+        return self.config.prompts.images_per_class > 0
+
+    def evidence(self, task: Task, examples: ImageFolder | None) -> Evidence:
+        """What the class vectors of a task come from."""
+        config = self.config
+        digest = None if examples is None else _photos_digest(examples)
+        if not config.has_prompts:
+            of_class = {} if examples is None else _digests_by_class(examples)
+            return Evidence(None, digest, of_class)
+        how = self.settings["prompt_teacher"]
         given = config.prompt_teacher.weights
         if given is not None:
             how = {"weights": _file_digest(given)}
-        learned = add(
+        learned = _key(
             TEACHER_PROMPTS,
-            teacher=settings["teacher"],
-            weights=weights,
+            teacher=self.settings["teacher"],
+            weights=self._weights,
             how=how,
             names=None if given else list(task.names),
-            examples=None if given or examples is None else _photos_digest(examples),
+            examples=None if given else digest,
             seed=config.seed,
         )
-    vectors = add(
-        CLASS_VECTORS,
-        learned=learned,
-        teacher=settings["teacher"],
-        weights=weights,
-        templates=templates,
-        task=task.to_json(),
-        examples=None if examples is None else [_photos_digest(examples), config.examples.text_count],
-    )
-    styles = _named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None
-    synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
-    generator = {**settings["generator"], "files": _weights_digest(config.generator.name)}
-    curation = settings["curation"]
-    further = {name: curation.pop(name) for name in ("least_diversity", "top_up")}
-    surrogate = None
-    if prompts["images_per_class"] > 0:
-        bank = config.prompts.bank
-        prompt = add(
+        return Evidence(learned, digest)
+
+    def class_vectors(self, task: Task, evidence: Evidence) -> str:
+        """Of the stage of class vectors."""
+        examples = evidence.examples
+        return _key(
+            CLASS_VECTORS,
+            learned=evidence.learned,
+            teacher=self.settings["teacher"],
+            weights=self._weights,
+            templates=self._templates,
+            task=task.to_json(),
+            examples=None if examples is None else [examples, self.config.examples.text_count],
+        )
+
+    def images(self, cohort: Cohort) -> tuple[str, str]:
+        """Of the prompts and of the images of a cohort."""
+        config, some = self.config, {} if cohort.is_whole else {"drawn": list(cohort.drawn)}
+        prompts = _key(
             PROMPTS,
-            class_vectors=vectors,
-            prompts=prompts,
-            styles=styles,
-            bank=None if bank is None else [sha256_file(file) for file in bank_files(bank)],
+            class_vectors=self.class_vectors(cohort.task, cohort.evidence),
+            prompts=self._prompts,
+            styles=self._styles,
+            bank=self._bank,
             seed=config.seed,
-            style_share=None if examples is None else config.examples.style_share,
+            style_share=None if cohort.evidence.examples is None else config.examples.style_share,
+            **some,
         )
-        surrogate = add(
+        surrogate = _key(
             SURROGATE,
-            prompts=prompt,
-            generator=generator,
-            synthesis=synthesis,
-            further=further if further["least_diversity"] > 0 else None,
+            prompts=prompts,
+            generator=self._generator,
+            synthesis=self._synthesis,
+            further=self._further if self._further["least_diversity"] > 0 else None,
         )
-    student = add(
-        STUDENT,
-        surrogate=surrogate,
-        curation=curation,
-        student=settings["student"],
-        init=_named_file_digest(config.student.init),
-        tower=_weights_digest(config.student.tower_of or ""),
-        class_vectors=vectors,
-        unlabelled=None if unlabelled is None else [_photos_digest(unlabelled), config.seed],
-        distillation=settings["distillation"],
-        teach_share=None if examples is None else config.examples.teach_share,
-    )
-    refusal, near = dict(settings["refusal"]), None
-    most_refused = refusal.pop("most_refused")
-    if config.refusal.wanted:
-        near = add(
-            NEAR_MISSES,
+        return prompts, surrogate
+
+    def taught_on(self, task: Task, parts: Sequence[Part]) -> Any:
+        """The synthetic images of a lesson, as they stand in the key of a student."""
+        return _in_use(task, parts, lambda cohort: self.images(cohort)[1])
+
+    def student(
+        self, vectors: str, surrogate: Any, with_examples: bool, unlabelled: ImageFolder | None, taught: Taught | None
+    ) -> str:
+        """Of a student.
+
+        Args:
+            vectors: key of its class vectors.
+            surrogate: what ``taught_on`` says.
+            with_examples: whether there are example images.
+            unlabelled: photos that teach too.
+            taught: whose weights it has, where it gets other class vectors and is not taught.
+        """
+        if taught is not None:
+            return _key(STUDENT, of=taught.key, class_vectors=vectors)
+        config = self.config
+        return _key(
+            STUDENT,
+            surrogate=surrogate,
+            curation=self._curation,
+            student=self.settings["student"],
+            init=_named_file_digest(config.student.init),
+            tower=_weights_digest(config.student.tower_of or ""),
             class_vectors=vectors,
-            templates=templates,
-            refusal=refusal,
-            prompts={name: prompts[name] for name in ("styles", "tokens")},
-            styles=styles,
-            seed=config.seed,
-            generator=generator,
-            synthesis=synthesis,
+            unlabelled=None if unlabelled is None else [_photos_digest(unlabelled), config.seed],
+            distillation=self.settings["distillation"],
+            teach_share=config.examples.teach_share if with_examples else None,
         )
-    before = add(CALIBRATION, student=student, near_misses=near, most_refused=most_refused if near else None)
-    if photos is not None:
-        before = add(EVALUATION, calibration=before, photos=_photos_digest(photos))
-    bundle = add(BUNDLE, before=before, export=settings["export"])
-    add(REPORT, bundle=bundle)
-    return keys
+
+    def near_misses(self, cohort: Cohort) -> str:
+        """Of the near misses of a cohort."""
+        refusal = {name: value for name, value in self.settings["refusal"].items() if name != "most_refused"}
+        return _key(
+            NEAR_MISSES,
+            class_vectors=self.class_vectors(cohort.task, cohort.evidence),
+            templates=self._templates,
+            refusal=refusal,
+            prompts={name: self._prompts[name] for name in ("styles", "tokens")},
+            styles=self._styles,
+            seed=self.config.seed,
+            generator=self._generator,
+            synthesis=self._synthesis,
+            **({} if cohort.is_whole else {"drawn": list(cohort.drawn)}),
+        )
+
+
+def _key(stage: str, **parts: Any) -> str:
+    return sha256_json({"stage": stage, "code": CODE_VERSIONS[stage], **parts})
+
+
+def _in_use(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]) -> Any:
+    """What a later stage takes of cohorts: None without any, one key where it is all of a plain one's."""
+    if not parts:
+        return None
+    if len(parts) == 1 and parts[0].cohort.drawn == task.names:
+        return key_of(parts[0].cohort)
+    return [[key_of(part.cohort), list(part.used)] for part in parts]
 
 
 def styles_of(config: RunConfig) -> tuple[str, ...]:
@@ -248,3 +339,13 @@ def _photos_digest(photos: ImageFolder) -> str:
         for path, label in photos.items
     }
     return sha256_json({"folder": str(photos.path.resolve()), "files": facts})
+
+
+def _digests_by_class(examples: ImageFolder) -> dict[str, str]:
+    """Which photos each class has, for the classes that have some; wherever the folder lies."""
+    facts: dict[str, dict[str, tuple[int, int]]] = {}
+    for path, label in examples.items:
+        stat = path.stat()
+        of_class = facts.setdefault(examples.classes[label], {})
+        of_class[str(path.relative_to(examples.path))] = (stat.st_size, stat.st_mtime_ns)
+    return {name: sha256_json(of_class) for name, of_class in facts.items()}

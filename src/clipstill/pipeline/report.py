@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
+from clipstill.pipeline.cohorts import stage_of
 from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE, TEACHER_PROMPTS
 from clipstill.pipeline.stages import CURATION_FILE, KEPT_FILE, read_evaluation, synthesis_histories
 from clipstill.pipeline.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
@@ -39,7 +40,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
     evaluation = read_evaluation(bench)
     tower = int(read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["image_parameters"])
     details = {
-        SURROGATE: f"{training['images_made']} images, {training['images']} kept",
+        **_made_of(bench, training),
         TEACHER_PROMPTS: "learned from examples",
         STUDENT: f"best at step {training['best_step']} ({training['best_phase']})",
     }
@@ -64,22 +65,44 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         settings=bench.config.model_dump(mode="json"),
         provenance=tuple(bench.provenance()),
         environment={**describe(bench.run.path), **bench.facts()},
-        notes=tuple(_notes(evaluation)),
+        notes=(*_notes(evaluation), *_notes_of_growth(bench)),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=clipstill.__version__,
     )
     write_report(bench.run.path / REPORT_FILE, data)
 
 
+def _made_of(bench: Workbench, training: Mapping[str, Any]) -> dict[str, str]:
+    """What came out of each stage of images."""
+    parts = bench.image_parts
+    if [part.cohort.drawn for part in parts] == [bench.task.names]:
+        return {stage_of(SURROGATE, parts[0].cohort): f"{training['images_made']} images, {training['images']} kept"}
+    told = {}
+    for part, facts in zip(parts, _curation_facts(bench), strict=True):
+        count = sum(each["made"] for each in facts["classes"] if each["name"] in part.used)
+        more = f" and {len(part.used) - 4} more" if len(part.used) > 4 else ""
+        told[stage_of(SURROGATE, part.cohort)] = f"{count} images in use, of {', '.join(part.used[:4])}{more}"
+    return told
+
+
+def _notes_of_growth(bench: Workbench) -> Iterable[str]:
+    added = read_json(bench.run.stage(STUDENT) / HISTORY_FILE).get("by_vector", [])
+    if added:
+        yield (
+            f"Added by their vectors alone: {', '.join(added)}. No image was made for them, and the student was not "
+            f"taught again; measure it on real photos of them."
+        )
+
+
 def _pictures(bench: Workbench) -> tuple[Picture, ...]:
     """The first image of each class and style: chosen by its index, not by its looks."""
     from clipstill.report.data import Picture, picture_uri
-    from clipstill.surrogate.dataset import SurrogateSet
 
-    if SURROGATE not in bench.keys:
+    made = bench.made_images()
+    if made is None:
         return ()
-    made = SurrogateSet.open(bench.run.stage(SURROGATE))
-    styles = read_json(bench.run.stage(SURROGATE) / CURATION_FILE)["styles"]
+    # Those that got further images have further styles behind the common ones.
+    styles = max((facts["styles"] for facts in _curation_facts(bench)), key=len)
     first: dict[tuple[int, int], int] = {}
     for position, record in enumerate(made.records):
         if record.class_id < _MOST_CLASSES:
@@ -97,13 +120,24 @@ def _curation(bench: Workbench) -> tuple[Curated, ...]:
     """What was made of each class, and what of it taught."""
     from clipstill.report.data import Curated
 
-    if SURROGATE not in bench.keys:
+    made = {
+        (number, each["name"]): each for number, facts in enumerate(_curation_facts(bench)) for each in facts["classes"]
+    }
+    in_use = {name: made[number, name] for number, part in enumerate(bench.image_parts) for name in part.used}
+    if not in_use:
         return ()
-    made = read_json(bench.run.stage(SURROGATE) / CURATION_FILE)["classes"]
-    kept = read_json(bench.run.stage(STUDENT) / KEPT_FILE)
+    kept = zip(bench.task.names, read_json(bench.run.stage(STUDENT) / KEPT_FILE), strict=True)
     return tuple(
-        Curated(class_name=each.pop("name"), **each, **of_class) for each, of_class in zip(made, kept, strict=True)
+        Curated(class_name=in_use[name].pop("name"), **in_use[name], **of_class)
+        for name, of_class in kept
+        if name in in_use
     )
+
+
+def _curation_facts(bench: Workbench) -> list[dict[str, Any]]:
+    """What each cohort wrote down of its images."""
+    folders = [bench.run.stage(stage_of(SURROGATE, part.cohort)) for part in bench.image_parts]
+    return [read_json(folder / CURATION_FILE) for folder in folders]
 
 
 def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
@@ -117,7 +151,7 @@ def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable
                 "epoch",
                 tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES),
             )
-    synthesis = _mean_over_groups(synthesis_histories(bench)) if SURROGATE in bench.keys else []
+    synthesis = _mean_over_groups(synthesis_histories(bench))
     series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
     if series:
         yield Chart("Synthesis: mean loss of the images", "step", series[:6])

@@ -21,7 +21,9 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
 from clipstill.pipeline import launch, stages
 from clipstill.pipeline.calibrating import make_calibration
+from clipstill.pipeline.cohorts import Growth, Ledger, Taught, kind_of
 from clipstill.pipeline.config import RunConfig
+from clipstill.pipeline.growth import COHORTS, CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, planned, read_ledger
 from clipstill.pipeline.keys import (
     BUNDLE,
     CALIBRATION,
@@ -33,6 +35,7 @@ from clipstill.pipeline.keys import (
     STUDENT,
     SURROGATE,
     TEACHER_PROMPTS,
+    SettingKeys,
     stage_keys,
     styles_of,
     templates_of,
@@ -47,11 +50,9 @@ from clipstill.text.task import Task
 if TYPE_CHECKING:
     from clipstill.distillation.trainer import Watch
 
-CONFIG_FILE = "config.yaml"
-TASK_FILE = "task.json"
 BUNDLE_FOLDER = "bundle"
 
-_IN_STAGES: dict[str, Callable[[Workbench, Path], None]] = {
+_IN_STAGES: dict[str, Callable[..., None]] = {
     TEACHER_PROMPTS: stages.make_teacher_prompts,
     CLASS_VECTORS: stages.make_class_vectors,
     PROMPTS: stages.make_prompts,
@@ -61,6 +62,12 @@ _IN_STAGES: dict[str, Callable[[Workbench, Path], None]] = {
     CALIBRATION: make_calibration,
     EVALUATION: stages.make_evaluation,
 }
+# Of these each cohort has one; what makes it is told which.
+_OF_COHORTS = (PROMPTS, SURROGATE, NEAR_MISSES)
+
+
+class _PlanAgainError(Exception):
+    """Something that was to be used again is damaged, and cannot be made as it was."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,15 @@ def run(
     return result
 
 
+def is_done(config: RunConfig, task: Task, out: Path) -> bool:
+    """Whether a folder holds all that these settings make of these classes; its files are not checked.
+
+    Raises:
+        ClipstillError: as ``run``.
+    """
+    return _looks_done(out, _planned(config, task, _photos(config, task), read_ledger(out)).keys)
+
+
 def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
     """As ``run``, up to the student itself: what is measured by a protocol needs no calibration, bundle and report.
 
@@ -167,32 +183,98 @@ def _brought_to(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before."""
     config.check_together()
-    if photos is None:
-        measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
-        photos = Photos(measured, examples_of(config, task), unlabelled_of(config))
-    keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled)
-    wanted = list(keys)[: list(keys).index(last) + 1]
-    if not _looks_done(out, {stage: keys[stage] for stage in wanted}):
+    lists_given = photos is not None
+    photos = photos or _photos(config, task)
+    ledger = read_ledger(out)
+    plan = _planned(config, task, photos, ledger)
+    if not _looks_done(out, {stage: plan.keys[stage] for stage in plan.until(last)}):
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
 
     def bench_in(folder: RunFolder) -> Workbench:
-        return Workbench(config, task, folder, keys, photos.measured, photos.examples, photos.unlabelled, watch)
+        given = (photos.measured, photos.examples, photos.unlabelled)
+        return Workbench(config, task, folder, plan.keys, *given, watch, plan.growth)
 
     if launch.rank() > 0:
-        _assist(bench_in(RunFolder.of_another(out)), wanted)
-        return keys, ()
+        _assist(bench_in(RunFolder.of_another(out)), plan.until(last))
+        return plan.keys, ()
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
-        bench = bench_in(folder)
-        write_text(
-            out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        )
-        write_json(out / TASK_FILE, task.to_json())
-        folder.event("start", keys=keys)
-        skipped = tuple(stage for stage in wanted if not _do(bench, stage))
+        while True:
+            found = read_ledger(out)
+            if found != ledger:
+                # Another process was at work here meanwhile, or a part of the plan was damaged.
+                plan = _planned(config, task, photos, found)
+            ledger = plan.ledger
+            # Before the settings: whoever finds a ledger asks them nothing.
+            write_json(out / TASK_FILE, _stored(task, ledger, lists_given))
+            write_text(
+                out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            )
+            folder.event("start", keys=plan.keys)
+            bench, skipped = bench_in(folder), []
+            try:
+                for stage in plan.until(last):
+                    if not _do(bench, stage):
+                        skipped.append(stage)
+                    told = plan.told(ledger, stage)
+                    if told != ledger:
+                        ledger = told
+                        write_json(out / TASK_FILE, _stored(task, ledger, lists_given))
+                break
+            except _PlanAgainError as error:
+                write_json(out / TASK_FILE, _stored(task, ledger.without(str(error)), lists_given))
         folder.event("end", skipped=skipped)
-    return keys, skipped
+    return plan.keys, tuple(skipped)
+
+
+def _photos(config: RunConfig, task: Task) -> Photos:
+    """As the settings name them."""
+    measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
+    return Photos(measured, examples_of(config, task), unlabelled_of(config))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one call does in a folder.
+
+    Attributes:
+        growth: what of the folder is in use.
+        ledger: of the folder, with what is new.
+        keys: of all stages.
+        student: who is taught; None where a student of before gets other class vectors.
+    """
+
+    growth: Growth
+    ledger: Ledger
+    keys: dict[str, str]
+    student: Taught | None
+
+    def until(self, last: str) -> list[str]:
+        """The stages up to one."""
+        return list(self.keys)[: list(self.keys).index(last) + 1]
+
+    def told(self, ledger: Ledger, stage: str) -> Ledger:
+        """A ledger after a stage is done."""
+        if kind_of(stage) in (SURROGATE, NEAR_MISSES):
+            return ledger.with_done(self.keys[stage])
+        return ledger.with_taught(self.student) if stage == STUDENT and self.student is not None else ledger
+
+
+def _planned(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> _Plan:
+    by = SettingKeys(config)
+    growth, ledger = planned(by, task, photos.examples, photos.unlabelled, ledger)
+    keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled, growth, by)
+    student = None
+    if growth.taught is None:
+        surrogate = by.taught_on(task, growth.images)
+        student = Taught(task, growth.evidence, surrogate, keys[STUDENT])
+    return _Plan(growth, ledger, keys, student)
+
+
+def _stored(task: Task, ledger: Ledger, lists_given: bool) -> dict[str, Any]:
+    """The content of ``task.json``; where photos were given as lists, the settings do not name them."""
+    return {**task.to_json(), COHORTS: ledger.to_json(), **({PHOTOS_GIVEN: True} if lists_given else {})}
 
 
 def _assist(bench: Workbench, wanted: list[str]) -> None:
@@ -240,12 +322,13 @@ def _looks_done(out: Path, keys: dict[str, str]) -> bool:
 def _do(bench: Workbench, stage: str) -> bool:
     """Bring one stage up to date; False if it was."""
     folder, key = _place(bench.run.path, stage), bench.keys[stage]
-    if stage in _IN_STAGES and bench.run.prepare_stage(stage, key):
-        say(f"{stage}: the settings changed; what was there is kept in {bench.run.path / STAGES_FOLDER / 'old'}")
+    if kind_of(stage) in _IN_STAGES and bench.run.prepare_stage(stage, key):
+        say(f"{stage}: settings or classes changed; what was there is kept in {bench.run.path / STAGES_FOLDER / 'old'}")
     if _is_complete(bench, stage, folder, key):
         say(f"{stage}: done already, skipped")
         bench.run.event("skipped", stage=stage, key=key)
         return False
+    _refuse_what_cannot_be_made(bench, stage)
     say(f"{stage}: at work")
     make_deterministic(bench.run.threads)
     start = time.monotonic()
@@ -256,11 +339,38 @@ def _do(bench: Workbench, stage: str) -> bool:
         make_report(bench, _seconds(bench.run.path, bench.keys))
         commit_manifest(folder, key, [REPORT_FILE])
     else:
-        _IN_STAGES[stage](bench, folder)
+        work = _IN_STAGES[kind_of(stage)]
+        work(bench, folder, *((bench.cohort_of(stage),) if kind_of(stage) in _OF_COHORTS else ()))
     seconds = time.monotonic() - start
     bench.run.event("done", stage=stage, key=key, seconds=round(seconds, 3))
     say(f"{stage}: done in {span(seconds)}")
     return True
+
+
+def _refuse_what_cannot_be_made(bench: Workbench, stage: str) -> None:
+    """Find out whether a stage would be made from what is not there any more.
+
+    Raises:
+        _PlanAgainError: images are damaged that were told from other classes than the present ones, or from the same
+            by other examples; or a student that was to be used again is.
+    """
+    assert bench.growth is not None
+    taught = bench.growth.taught
+    if kind_of(stage) in _OF_COHORTS:
+        cohort = bench.cohort_of(stage)
+        if not cohort.is_made_for(bench.task, bench.growth.evidence):
+            say(f"{stage}: it was made among other classes, or with other examples; its classes are made anew")
+            raise _PlanAgainError(cohort.key)
+    elif stage == STUDENT and taught is not None:
+        try:
+            source = bench.run.kept(STUDENT, taught.key)
+            manifest = read_manifest(source)
+            if manifest is None:
+                raise ArtifactError(f"{source} is not complete.")
+            verify_files(source, manifest)
+        except ArtifactError as error:
+            say(f"{stage}: {error} It is taught anew")
+            raise _PlanAgainError(taught.key) from None
 
 
 def _place(out: Path, stage: str) -> Path:
@@ -278,7 +388,7 @@ def _is_complete(bench: Workbench, stage: str, folder: Path, key: str) -> bool:
         return True
     except ArtifactError as error:
         say(f"{stage}: {error}")
-        if stage in _IN_STAGES:
+        if kind_of(stage) in _IN_STAGES:
             bench.run.set_aside(stage)
             bench.run.prepare_stage(stage, key)
         return False
@@ -293,7 +403,7 @@ def _seconds(out: Path, keys: Mapping[str, str]) -> dict[str, float]:
     }
     counted: dict[str, float] = {}
     for stage, key in keys.items():
-        manifest = read_manifest(_place(out, stage)) if stage in _IN_STAGES else None
+        manifest = read_manifest(_place(out, stage)) if kind_of(stage) in _IN_STAGES else None
         own = manifest.info.get("seconds") if manifest is not None and manifest.key == key else None
         if own is not None or key in told:
             counted[stage] = float(own) if own is not None else told[key]

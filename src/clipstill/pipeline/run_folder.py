@@ -111,12 +111,24 @@ class RunFolder:
             if keys.get(name) != key:
                 # Before the folder appears: a folder without its key would be taken for work of another one.
                 write_json(self.path / STAGES_FOLDER / STAGE_KEYS, {**keys, name: key})
-            if not folder.exists() and self._old(name, key).is_dir():
-                self._old(name, key).rename(folder)
+            kept = self._kept(name, key)
+            if not folder.exists() and kept is not None:
+                kept.rename(folder)
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, folder) from error
         return moved
+
+    def kept(self, name: str, key: str) -> Path:
+        """Where work of this key lies that the stage has had, or has.
+
+        Raises:
+            ArtifactError: nowhere.
+        """
+        kept = self.stage(name) if self._stage_keys().get(name) == key else self._kept(name, key)
+        if kept is None or not kept.is_dir():
+            raise ArtifactError(f"{self.path} holds no {name} of {key[:12]} any more. Run the same command again.")
+        return kept
 
     def set_aside(self, name: str) -> None:
         """Move a stage that turned out damaged to ``stages/old``, so that it is made again and nothing is lost.
@@ -132,6 +144,12 @@ class RunFolder:
     def _stage_keys(self) -> dict[str, str]:
         file = self.path / STAGES_FOLDER / STAGE_KEYS
         return dict(read_json(file)) if file.exists() else {}
+
+    def _kept(self, name: str, key: str) -> Path | None:
+        """Work of this key that was moved aside, whatever number its cohort had."""
+        kind = name.partition("-")[0]
+        found = sorted((self.path / STAGES_FOLDER / "old").glob(f"{kind}*-{key[:12]}"))
+        return found[0] if found else None
 
     def _old(self, name: str, key: str) -> Path:
         return self.path / STAGES_FOLDER / "old" / f"{name}-{key[:12]}"

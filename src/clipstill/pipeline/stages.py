@@ -18,6 +18,7 @@ from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
 from clipstill.pipeline import launch
+from clipstill.pipeline.cohorts import Cohort, Taught, kind_of, stage_of
 from clipstill.pipeline.keys import (
     BUNDLE,
     CLASS_VECTORS,
@@ -44,6 +45,7 @@ from clipstill.pipeline.workbench import (
     read_style_names,
     write_tensors,
 )
+from clipstill.text.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,8 +164,14 @@ def _encoded(bench: Workbench, folder: ImageFolder) -> tuple[Tensor, list[int]]:
     return torch.cat(parts), labels
 
 
-def make_prompts(bench: Workbench, folder: Path) -> None:
-    """Task and styles -> one prompt an image with its seed, and its vector in the teacher's space."""
+def make_prompts(bench: Workbench, folder: Path, cohort: Cohort | None = None) -> None:
+    """Task and styles -> one prompt an image with its seed, and its vector in the teacher's space.
+
+    Args:
+        bench: of the run.
+        folder: of the stage.
+        cohort: whose prompts; None for that of a plain run.
+    """
     from clipstill.text import prompt_strategies
     from clipstill.text.bank import read_bank
     from clipstill.text.diversity import diversity
@@ -172,19 +180,32 @@ def make_prompts(bench: Workbench, folder: Path) -> None:
     section = bench.config.prompts
     strategy, _ = prompt_strategies.resolve(section.strategy)
     bank = None if section.bank is None else read_bank(section.bank)
-    made: PromptSet = strategy(replace(prompt_request(bench), bank=bank))
+    cohort = cohort or bench.cohort_of(PROMPTS)
+    made: PromptSet = strategy(replace(_request_of(bench, cohort), bank=bank))
+    made = replace(made, prompts=[replace(one, class_id=cohort.drawn_ids[one.class_id]) for one in made.prompts])
     class_ids, style_ids = [one.class_id for one in made.prompts], [one.style_id for one in made.prompts]
     measured = diversity(made.targets_ND, class_ids, style_ids, bench.text_vectors_CD)
     say(f"prompts: {len(made.prompts)} by '{section.strategy}', {measured.line()}")
     lines = [json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in made.prompts]
     write_text(folder / PROMPTS_FILE, "".join(lines))
     write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: bench.towards_examples(made.targets_ND, class_ids)})
-    write_json(folder / DIVERSITY_FILE, {"strategy": section.strategy, "classes": bench.task.names, **asdict(measured)})
+    write_json(folder / DIVERSITY_FILE, {"strategy": section.strategy, "classes": cohort.drawn, **asdict(measured)})
     write_json(folder / STYLES_FILE, made.style_names)
     files = [PROMPTS_FILE, TARGETS_FILE, DIVERSITY_FILE, STYLES_FILE]
     if made.bank is not None:
         files += made.bank.write(folder)
-    commit(bench, PROMPTS, folder, files, start)
+    commit(bench, stage_of(PROMPTS, cohort), folder, files, start)
+
+
+def _request_of(bench: Workbench, cohort: Cohort) -> PromptRequest:
+    """What prompts of a cohort are made from: its classes, with the vectors of the others behind theirs."""
+    whole = prompt_request(bench)
+    if cohort.is_whole:
+        return whole
+    ids = cohort.drawn_ids
+    order = [*ids, *(place for place in range(len(cohort.task.names)) if place not in ids)]
+    drawn = Task(cohort.drawn, tuple(cohort.task.descriptions[place] for place in ids))
+    return replace(whole, task=drawn, class_vectors_CD=whole.class_vectors_CD[order])
 
 
 def prompt_request(bench: Workbench) -> PromptRequest:
@@ -227,8 +248,14 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     return prompts, targets_ND
 
 
-def make_surrogate(bench: Workbench, folder: Path) -> None:
-    """Prompts -> synthetic images, group by group; groups that are committed are never made again."""
+def make_surrogate(bench: Workbench, folder: Path, cohort: Cohort | None = None) -> None:
+    """Prompts -> synthetic images, group by group; groups that are committed are never made again.
+
+    Args:
+        bench: of the run.
+        folder: of the stage.
+        cohort: whose images; None for that of a plain run.
+    """
     import torch
 
     from clipstill.pipeline.synthesis_work import Worker
@@ -236,7 +263,8 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
     from clipstill.surrogate.preview import MOST_IMAGES, write_grid
     from clipstill.surrogate.shards import ShardWriter
 
-    work = synthesis_work(bench)
+    cohort = cohort or bench.cohort_of(SURROGATE)
+    work = synthesis_work(bench, cohort)
     worker = Worker(work, bench.plain_teacher, bench.generators, bench.device)
     shards = ShardWriter(folder, work.key)
     groups = work.groups
@@ -254,11 +282,11 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
         if bench.config.launch.launcher == "ray" and launch.world() == 1:
             launch.make_by_ray(work, missing, shards, bench.config.launch, bench.run.threads, on_done)
         else:
-            launch.offer(launch.Offer(SURROGATE, work.key, missing, bench.run.threads))
+            launch.offer(launch.Offer(stage_of(SURROGATE, cohort), work.key, missing, bench.run.threads))
             own = launch.share(missing)
             make_groups(worker, own, shards, on_done, bench.run.path / PREVIEW_FILE)
             launch.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
-    _diversify(bench, work, shards)
+    _diversify(bench, cohort, work, shards)
     facts = shards.facts()
     dropped, restarts = (sum(int(told[name]) for told in facts) for name in ("dropped", "restarts"))
     if dropped or restarts:
@@ -273,17 +301,21 @@ def make_surrogate(bench: Workbench, folder: Path) -> None:
     write_grid(bench.run.path / PREVIEW_FILE, shown.images.permute(0, 2, 3, 1).numpy())
 
 
-def _diversify(bench: Workbench, work: SynthesisWork, shards: ShardWriter) -> None:
+def _diversify(bench: Workbench, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:
     """Measure what was made, make further images of look-alikes, and write down what came out, class by class."""
     from clipstill.pipeline.curating import curation_facts, curation_line, extended
 
     made = shards.read(len(work.groups))
-    style_names = read_style_names(bench.run.stage(PROMPTS))
-    asked = extended(work, made, bench.config.curation, prompt_request(bench), style_names, bench.towards_examples)
+    style_names = read_style_names(bench.run.stage(stage_of(PROMPTS, cohort)))
+    # A class or two have no middle of their own to be seen from, and no median: the earlier cohorts lend theirs.
+    beside = None if cohort.is_whole else bench.made_images(before=cohort)
+    asked = extended(
+        work, made, bench.config.curation, prompt_request(bench), style_names, bench.towards_examples, beside
+    )
     if asked.work.further:
         _make_further(bench, asked.work, shards)
         made = shards.read(len(asked.work.groups))
-    facts = curation_facts(made, asked, bench.task.names)
+    facts = curation_facts(made, asked, bench.task.names, beside)
     say(f"surrogate: {curation_line(facts)}")
     write_json(shards.folder / CURATION_FILE, facts)
 
@@ -333,12 +365,14 @@ def make_groups(
             on_done(number, made.loss)
 
 
-def synthesis_work(bench: Workbench) -> SynthesisWork:
-    """What the stages before left for the synthesis."""
+def synthesis_work(bench: Workbench, cohort: Cohort) -> SynthesisWork:
+    """What the stages before left for the synthesis of a cohort."""
     from clipstill.pipeline.synthesis_work import SynthesisWork
 
-    prompts, targets_ND = read_prompts(bench.run.stage(PROMPTS))
-    return SynthesisWork(bench.keys[SURROGATE], bench.config, prompts, targets_ND, bench.drawn_vectors_CD)
+    prompts, targets_ND = read_prompts(bench.run.stage(stage_of(PROMPTS, cohort)))
+    return SynthesisWork(
+        bench.keys[stage_of(SURROGATE, cohort)], bench.config, prompts, targets_ND, bench.drawn_vectors_CD
+    )
 
 
 def assist(bench: Workbench, offer: launch.Offer) -> None:
@@ -363,7 +397,7 @@ def assist(bench: Workbench, offer: launch.Offer) -> None:
     for stage in list(keys)[: list(keys).index(offer.stage)]:
         launch.wait_for_manifest(bench.run.stage(stage), keys[stage])
     make_deterministic(offer.threads)
-    if offer.stage == SURROGATE:
+    if kind_of(offer.stage) == SURROGATE:
         _assist_synthesis(bench, offer)
     else:
         from clipstill.pipeline.teaching import teach
@@ -379,15 +413,17 @@ def _assist_synthesis(bench: Workbench, offer: launch.Offer) -> None:
 
     own = launch.share(offer.groups)
     if own:
-        worker = Worker.load(synthesis_work(bench), bench.device)
-        make_groups(worker, own, ShardWriter(bench.run.stage(SURROGATE), offer.key), lambda number, loss: None, None)
+        worker = Worker.load(synthesis_work(bench, bench.cohort_of(offer.stage)), bench.device)
+        make_groups(worker, own, ShardWriter(bench.run.stage(offer.stage), offer.key), lambda number, loss: None, None)
 
 
 def synthesis_histories(bench: Workbench) -> list[list[dict[str, float]]]:
     """How the losses of each group went."""
     from clipstill.surrogate.shards import ShardWriter
 
-    return [told["history"] for told in ShardWriter(bench.run.stage(SURROGATE), bench.keys[SURROGATE]).facts()]
+    stages = [stage_of(SURROGATE, part.cohort) for part in bench.image_parts]
+    writers = [ShardWriter(bench.run.stage(stage), bench.keys[stage]) for stage in stages]
+    return [told["history"] for writer in writers for told in writer.facts()]
 
 
 def make_student(bench: Workbench, folder: Path) -> None:
@@ -395,6 +431,9 @@ def make_student(bench: Workbench, folder: Path) -> None:
     from clipstill.pipeline.curating import kept_facts
     from clipstill.pipeline.teaching import shares_teaching, teach
 
+    if bench.growth is not None and bench.growth.taught is not None:
+        _with_other_vectors(bench, folder, bench.growth.taught)
+        return
     start = time.monotonic()
     config = bench.config
     work = folder / WORK_FOLDER
@@ -431,6 +470,32 @@ def make_student(bench: Workbench, folder: Path) -> None:
     commit(bench, STUDENT, folder, files, start)
     # Checkpoints and cached features served to go on after a kill; the student is safe now.
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _with_other_vectors(bench: Workbench, folder: Path, taught: Taught) -> None:
+    """A student that was taught before, telling the present classes apart by their vectors."""
+    from clipstill.pipeline.new_student import new_student
+
+    start = time.monotonic()
+    source = bench.run.kept(STUDENT, taught.key)
+    before = taught.task.names
+    added = [name for name in bench.task.names if name not in before]
+    say(
+        "student: the present classes get their vectors, and nothing is taught"
+        + (f"; new to it: {', '.join(added[:8])}{' and more' if len(added) > 8 else ''}" if added else "")
+    )
+    student = new_student(bench.config.student, len(before), source / STUDENT_FILE, bench.config.seed).eval()
+    scale = read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["logit_scale"]
+    student.use_class_vectors(bench.class_vectors_CD, scale)
+    write_tensors(folder / STUDENT_FILE, student.state_dict())
+    write_json(folder / HISTORY_FILE, {**read_json(source / HISTORY_FILE), "by_vector": added})
+    files = [STUDENT_FILE, HISTORY_FILE]
+    if (source / KEPT_FILE).is_file():
+        kept = dict(zip(before, read_json(source / KEPT_FILE), strict=True))
+        nothing = {"kept": 0, "low_score": 0, "duplicates": 0, "duplicate_pairs": 0}
+        write_json(folder / KEPT_FILE, [kept.get(name, nothing) for name in bench.task.names])
+        files.append(KEPT_FILE)
+    commit(bench, STUDENT, folder, files, start)
 
 
 def _told(lesson: Lesson) -> str:

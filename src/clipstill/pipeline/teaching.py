@@ -124,7 +124,7 @@ class Lesson:
     def of(
         cls,
         config: RunConfig,
-        surrogate: Path | None,
+        made: SurrogateSet | None,
         examples: ImageFolder | None,
         unlabelled: ImageFolder | None,
         styles: int,
@@ -133,14 +133,13 @@ class Lesson:
 
         Args:
             config: of the run.
-            surrogate: the finished stage; None where there are no synthetic images.
+            made: all synthetic images; None where there are none.
             examples: of the classes, where there are any.
             unlabelled: other photos, where there are any.
             styles: that all classes have.
         """
-        made = curation = chosen = None
-        if surrogate is not None:
-            made = SurrogateSet.open(surrogate)
+        curation = chosen = None
+        if made is not None:
             curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
             chosen = made.keep(curation.keep_N)
         share, size = config.examples.teach_share, config.student.image_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import platform
 import time
 from collections.abc import Sequence
@@ -15,8 +16,17 @@ import clipstill
 from clipstill.core.files import commit_manifest, read_json, read_manifest, write_bytes
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Provenance
+from clipstill.pipeline.cohorts import Cohort, Evidence, Growth, Part, kind_of, stage_of
 from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.keys import CALIBRATION, CLASS_VECTORS, PROMPTS, STUDENT, SURROGATE, TEACHER_PROMPTS
+from clipstill.pipeline.keys import (
+    CALIBRATION,
+    CLASS_VECTORS,
+    NEAR_MISSES,
+    PROMPTS,
+    STUDENT,
+    SURROGATE,
+    TEACHER_PROMPTS,
+)
 from clipstill.pipeline.launch import local_device
 from clipstill.pipeline.run_folder import RunFolder
 from clipstill.text.task import Task
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from clipstill.distillation.trainer import Watch
     from clipstill.pipeline.teaching import Lesson
     from clipstill.students.student import Student
+    from clipstill.surrogate.dataset import SurrogateSet
 
 VECTORS_FILE = "class_vectors.safetensors"
 VECTORS_NAME = "class_vectors"
@@ -54,6 +65,7 @@ class Workbench:
         examples: example images of the classes, where there are any.
         unlabelled: photos without labels, where there are any.
         watch: is shown the student's weights while it is taught.
+        growth: which cohorts of the folder are in use; None for a new folder.
     """
 
     config: RunConfig
@@ -64,6 +76,42 @@ class Workbench:
     examples: ImageFolder | None = None
     unlabelled: ImageFolder | None = None
     watch: Watch | None = None
+    growth: Growth | None = None
+
+    @property
+    def image_parts(self) -> tuple[Part, ...]:
+        """Cohorts whose images are in use; none where the run makes no images."""
+        return self.growth.images if self.growth is not None else self._whole(SURROGATE)
+
+    @property
+    def near_parts(self) -> tuple[Part, ...]:
+        """Cohorts whose near misses are in use; none where the student always answers."""
+        return self.growth.near_misses if self.growth is not None else self._whole(NEAR_MISSES)
+
+    def _whole(self, stage: str) -> tuple[Part, ...]:
+        if stage not in self.keys:
+            return ()
+        return (Part(Cohort(1, self.task, self.task.names, Evidence(), self.keys[stage]), self.task.names),)
+
+    def cohort_of(self, stage: str) -> Cohort:
+        """The cohort that a stage of prompts, images or near misses belongs to."""
+        kind = kind_of(stage)
+        parts = self.near_parts if kind == NEAR_MISSES else self.image_parts
+        return next(part.cohort for part in parts if stage == stage_of(kind, part.cohort))
+
+    def made_images(self, before: Cohort | None = None) -> SurrogateSet | None:
+        """The synthetic images of all classes, the oldest cohort first, numbered as the task is; None without any.
+
+        Args:
+            before: those of the cohorts before this one alone.
+        """
+        from clipstill.surrogate.dataset import SurrogateSet
+
+        found = [
+            SurrogateSet.open(self.run.stage(stage_of(SURROGATE, part.cohort))).of_classes(part.position_of(self.task))
+            for part in itertools.takewhile(lambda part: part.cohort != before, self.image_parts)
+        ]
+        return SurrogateSet.joined(found) if found else None
 
     @cached_property
     def device(self) -> torch.device:
@@ -143,13 +191,14 @@ class Workbench:
 
         examples = self.examples if with_examples else None
         unlabelled = None if self.unlabelled is None else limited(self.unlabelled, most_photos, self.config.seed)
-        surrogate = self.run.stage(SURROGATE) if SURROGATE in self.keys else None
-        return Lesson.of(self.config, surrogate, examples, unlabelled, len(self.style_names))
+        return Lesson.of(self.config, self.made_images(), examples, unlabelled, len(self.style_names))
 
     @property
     def style_names(self) -> tuple[str, ...]:
         """Of the synthetic images; empty where they have none, or where there are none."""
-        return read_style_names(self.run.stage(PROMPTS)) if PROMPTS in self.keys else ()
+        # Cohorts have equal ones, since these follow from the settings.
+        parts = self.image_parts
+        return read_style_names(self.run.stage(stage_of(PROMPTS, parts[0].cohort))) if parts else ()
 
     @cached_property
     def calibration(self) -> dict[str, Any]:
@@ -164,10 +213,10 @@ class Workbench:
 
     def provenance(self) -> list[Provenance]:
         """Weights that the student comes from and that taught it, as the stages recorded them."""
-        surrogate = read_manifest(self.run.stage(SURROGATE)) if SURROGATE in self.keys else None
+        surrogates = [read_manifest(self.run.stage(stage_of(SURROGATE, part.cohort))) for part in self.image_parts]
         stored = [
             *read_json(self.run.stage(CLASS_VECTORS) / TEACHER_FILE)["provenance"],
-            *(surrogate.info.get("provenance", []) if surrogate is not None else []),
+            *(each for found in surrogates if found is not None for each in found.info.get("provenance", [])),
             *read_json(self.run.stage(STUDENT) / HISTORY_FILE)["provenance"],
         ]
         unique = dict.fromkeys(Provenance(**part) for part in stored)

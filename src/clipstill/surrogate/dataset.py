@@ -5,7 +5,8 @@ Shapes: N images, H x W pixels, D teacher dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -130,3 +131,19 @@ class SurrogateSet:
             raise ArtifactError(f"the mask has {len(mask_N)} entries and the surrogate set {len(self)} images.")
         chosen = [position for position, keep in enumerate(mask_N.tolist()) if keep]
         return SurrogateSet([self.members[i] for i in chosen], [self.records[i] for i in chosen])
+
+    def of_classes(self, position_of: Mapping[int, int]) -> SurrogateSet:
+        """The images of some classes, numbered as another task has them; nothing on disk changes.
+
+        Args:
+            position_of: class id here -> class id there.
+        """
+        chosen = [place for place, record in enumerate(self.records) if record.class_id in position_of]
+        records = [replace(self.records[i], class_id=position_of[self.records[i].class_id]) for i in chosen]
+        return SurrogateSet([self.members[i] for i in chosen], records)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SurrogateSet]) -> SurrogateSet:
+        """The images of several sets as one, in their order."""
+        members = [member for part in parts for member in part.members]
+        return cls(members, [record for part in parts for record in part.records])

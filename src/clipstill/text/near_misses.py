@@ -58,7 +58,13 @@ SAME_KIND = 0.7
 
 
 def choose_near_misses(
-    names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor, count: int
+    names: Sequence[str],
+    class_vectors_CD: Tensor,
+    word_vectors_WD: Tensor,
+    kind_vectors_KD: Tensor,
+    count: int,
+    near_to: Sequence[int] | None = None,
+    without: Sequence[str] = (),
 ) -> list[str]:
     """Choose words that lie near the classes, and far enough to mean something else.
 
@@ -70,7 +76,35 @@ def choose_near_misses(
         word_vectors_WD: unit vectors of ``WORDS``, made as those of the classes are.
         kind_vectors_KD: the same of ``KINDS``.
         count: how many; fewer come back where fewer words are far enough.
+        near_to: positions of the classes that take turns; None for all. Words are far enough from every class.
+        without: words that are not wanted.
     """
+    share_CW, free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
+    free = [each and word not in without for each, word in zip(free, WORDS, strict=True)]
+    chosen: list[str] = []
+    turns_CW = share_CW if near_to is None else share_CW[list(near_to)]
+    nearest = [iter(order) for order in turns_CW.argsort(dim=1, descending=True, stable=True).tolist()]
+    wanted = min(count, sum(free))
+    while len(chosen) < wanted:
+        for order in nearest:
+            word = next((WORDS[place] for place in order if free[place] and WORDS[place] not in chosen), None)
+            if word is not None and len(chosen) < wanted:
+                chosen.append(word)
+    return chosen
+
+
+def far_enough(
+    names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
+) -> set[str]:
+    """All words that mean something else than the classes; arguments are those of ``choose_near_misses``."""
+    _, free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
+    return {word for each, word in zip(free, WORDS, strict=True) if each}
+
+
+def _shares(
+    names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
+) -> tuple[Tensor, list[bool]]:
+    """How near each word lies to each class, as a share (C, W), and which words are far enough from all of them."""
     words_WD, classes_CD = word_vectors_WD.float(), torch.nn.functional.normalize(class_vectors_CD.float(), dim=1)
     between_WW = words_WD @ words_WD.T
     unrelated = float((between_WW.sum() - between_WW.trace()) / (len(WORDS) * (len(WORDS) - 1)))
@@ -82,15 +116,7 @@ def choose_near_misses(
         share <= NEAREST and not _tokens(word) & taken and not asked & set(kinds)
         for word, share, kinds in zip(WORDS, share_CW.amax(0).tolist(), _KINDS_OF, strict=True)
     ]
-    chosen: list[str] = []
-    nearest = [iter(order) for order in share_CW.argsort(dim=1, descending=True, stable=True).tolist()]
-    wanted = min(count, sum(free))
-    while len(chosen) < wanted:
-        for order in nearest:
-            word = next((WORDS[place] for place in order if free[place] and WORDS[place] not in chosen), None)
-            if word is not None and len(chosen) < wanted:
-                chosen.append(word)
-    return chosen
+    return share_CW, free
 
 
 def _tokens(name: str) -> set[str]:

@@ -91,6 +91,22 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
     return _check([_entry(str(item), f"position {number}") for number, item in enumerate(items, 1)], "")
 
 
+def parse_class(text: str) -> tuple[str, str]:
+    """Name and description of one class; the description is empty where there is none.
+
+    Raises:
+        TaskError: the name is empty.
+
+    Example:
+        >>> parse_class("crane: a large wading bird")
+        ('crane', 'a large wading bird')
+    """
+    entry = _entry(text, "")
+    if not class_key(entry.name):
+        raise TaskError(f"'{text}' has no class name. Write it first: \"crane: a large wading bird\".")
+    return entry.name, entry.description
+
+
 def class_key(name: str) -> str:
     """What two class names are compared by: case, spaces, underscores and hyphens do not count."""
     return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
