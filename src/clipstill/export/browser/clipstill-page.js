@@ -242,6 +242,7 @@
       image.data[i * 4 + 3] = 255;
     }
     context.putImageData(image, 0, 0);
+    at("seen-row").hidden = false;
     at("timing").textContent = `What the model sees, ${size} x ${size} pixels. Reading and fitting took ${Math.round(fitMs)} ms, the model ${Math.round(modelMs)} ms.`;
   }
 
@@ -250,17 +251,26 @@
     row.append(element("span", "cls", label));
     const bar = element("span", "bar");
     bar.setAttribute("aria-hidden", "true");
-    const fill = element("i");
-    fill.style.width = `${100 * score}%`;
-    bar.append(fill);
+    if (score !== null) {
+      const fill = element("i");
+      fill.style.width = `${100 * score}%`;
+      bar.append(fill);
+    }
     if (isFirst && threshold !== null) {
       const tick = element("u");
       tick.style.left = `${100 * threshold}%`;
       tick.title = `threshold ${percent(threshold)}`;
       bar.append(tick);
     }
-    row.append(bar, element("span", "num", percent(score)));
+    row.append(bar, element("span", "num", score === null ? "-" : percent(score)));
     return row;
+  }
+
+  function showRows(rows) {
+    at("scores").replaceChildren(...rows.slice(0, MOST_BARS));
+    at("more-scores").replaceChildren(...rows.slice(MOST_BARS));
+    at("rest").hidden = rows.length <= MOST_BARS;
+    at("rest-count").textContent = `The other ${rows.length - MOST_BARS} classes`;
   }
 
   function showScores(scores, bundle) {
@@ -268,18 +278,11 @@
     const order = scores.map((_, index) => index).sort((a, b) => scores[b] - scores[a] || a - b);
     const best = order[0];
     const refused = threshold !== null && scores[best] < threshold;
-    const rows = order.map((index, rank) => scoreRow(labels[index], scores[index], threshold, rank === 0));
-    at("scores").replaceChildren(...rows.slice(0, MOST_BARS));
-    at("more-scores").replaceChildren(...rows.slice(MOST_BARS));
-    at("rest").hidden = rows.length <= MOST_BARS;
-    at("rest-count").textContent = `The other ${rows.length - MOST_BARS} classes`;
-    at("result").classList.toggle("none", refused);
+    showRows(order.map((index, rank) => scoreRow(labels[index], scores[index], threshold, rank === 0)));
+    at("answer").classList.toggle("none", refused);
     at("refused").hidden = !refused;
-    at("verdict").classList.toggle("none", refused);
     at("verdict").textContent = refused ? "None of these" : labels[best];
     at("explanation").textContent = explanation(labels[best], scores[best], threshold, refused);
-    at("waiting").hidden = true;
-    at("result").hidden = false;
     at("spoken").textContent = refused
       ? `None of these. It resembles ${labels[best]} most, ${percent(scores[best])}.`
       : `${labels[best]}, ${percent(scores[best])}.`;
@@ -295,14 +298,18 @@
 
   function showBundle(bundle) {
     const { labels, info, metrics } = bundle;
-    const chips = labels.slice(0, MOST_CHIPS).map((name) => element("li", "", name));
-    if (labels.length > MOST_CHIPS) chips.push(element("li", "more", `and ${labels.length - MOST_CHIPS} more`));
-    at("classes").replaceChildren(...chips);
+    showRows(labels.map((name) => scoreRow(name, null, null, false)));
+    // Fewer classes all have a bar.
+    if (labels.length > MOST_BARS) {
+      const chips = labels.slice(0, MOST_CHIPS).map((name) => element("li", "", name));
+      if (labels.length > MOST_CHIPS) chips.push(element("li", "more", `and ${labels.length - MOST_CHIPS} more`));
+      at("classes").replaceChildren(...chips);
+    }
     const named = labels.slice(0, 4).join(", ") + (labels.length > 4 ? " ..." : "");
     document.title = `clipstill: ${named}`;
     at("lead").textContent =
       (labels.length === 1 ? "One class. " : `One of ${labels.length} classes` + (bundle.threshold === null ? ". " : ", or none of them. ")) +
-      "The model looks at it on this device; the photo goes nowhere.";
+      "The model runs on this device; the photo does not leave it.";
     const measured = metrics.evaluation;
     if (measured && typeof measured.student_top1 === "number") {
       at("measured").textContent = `top-1 ${percent(measured.student_top1)} on ${measured.n.toLocaleString("en")} real photos`;
@@ -347,7 +354,7 @@
       add("Quality", "not measured on real photos");
     }
     const licences = [...new Set((metrics.provenance || []).map((part) => part.licence || "none"))];
-    add("Weights in it", (metrics.provenance || []).map((part) => part.name).join("; "), licences.join("; "));
+    add("Made with", (metrics.provenance || []).map((part) => part.name).join("; "), licences.join("; "));
     at("version").textContent = info.clipstill ? ` ${info.clipstill}` : "";
     at("origin").hidden = false;
   }
@@ -440,8 +447,8 @@
   // ---- Start
 
   function sayHowToServe() {
-    const folder = decodeURIComponent(location.pathname).replace(/[^/]*$/, "");
-    const windows = /^\/[A-Za-z]:\//.test(folder);
+    const folder = decodeURIComponent(location.pathname).replace(/\/[^/]*$/, "") || "/";
+    const windows = /^\/[A-Za-z]:/.test(folder);
     const path = windows ? folder.slice(1) : folder;
     at("file-command").textContent = `${windows ? "python" : "python3"} -m http.server 8000 --bind localhost --directory "${path}"`;
     at("file-note").hidden = false;
