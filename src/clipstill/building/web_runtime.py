@@ -58,8 +58,8 @@ def _compressed(data: bytes) -> bytes:
 def _ledger(contents: dict[str, bytes], licence: str) -> str:
     lines = ["# Licence of the browser's runtime", "", "Made by `clipstill build web-runtime`; do not edit.", ""]
     lines += [
-        f"`index.html` runs the model with ONNX Runtime Web {PACKAGES[_WEB].version}, which comes with it unchanged. It",
-        "is no part of the model. Programs of third parties inside it, with their licences, are named in",
+        f"`index.html` runs the model with ONNX Runtime Web {PACKAGES[_WEB].version}, which comes with it unchanged.",
+        "It is no part of the model. Programs of third parties inside it, with their licences, are named in",
         f"`{NOTICES}` (gzip), as the same release of ONNX Runtime for Python names them; some of them are not in",
         "this build.",
         "",
