@@ -16,6 +16,7 @@
   const at = (id) => document.getElementById(id);
   const percent = (value) => (100 * value).toFixed(1) + " %";
   let newest = 0;
+  let working = Promise.resolve();
   let stream = null;
 
   /** Something that the reader can do something about; its message is one line for them. */
@@ -191,11 +192,16 @@
     return softmax(logits, bundle.temperature);
   }
 
-  async function answer(file, bundle) {
+  /** One photo after the other; of those that wait, only the newest is looked at. */
+  function answer(file, bundle) {
     const turn = ++newest;
     showError("");
     stopCamera();
     at("answer").setAttribute("aria-busy", "true");
+    working = working.then(() => (turn === newest ? answerNow(file, bundle, turn) : undefined));
+  }
+
+  async function answerNow(file, bundle, turn) {
     const url = URL.createObjectURL(file);
     let kept = false;
     try {
@@ -304,6 +310,7 @@
       const chips = labels.slice(0, MOST_CHIPS).map((name) => element("li", "", name));
       if (labels.length > MOST_CHIPS) chips.push(element("li", "more", `and ${labels.length - MOST_CHIPS} more`));
       at("classes").replaceChildren(...chips);
+      at("classes").hidden = false;
     }
     const named = labels.slice(0, 4).join(", ") + (labels.length > 4 ? " ..." : "");
     document.title = `clipstill: ${named}`;
