@@ -261,12 +261,12 @@ def test_bad_files_are_told_in_one_line_and_the_page_lives_on(browser_page: Any,
     }
     for name, line in told.items():
         page.set_input_files("#file", tmp_path / name)
-        page.wait_for_function("name => document.getElementById('error').textContent.startsWith(name)", arg=name)
-        assert page.inner_text("#error").startswith(line)
+        page.wait_for_function("name => document.getElementById('photo-error').textContent.startsWith(name)", arg=name)
+        assert page.inner_text("#photo-error").startswith(line)
         assert page.locator("#shown").is_hidden()
     page.set_input_files("#file", photo("chelsea.png"))
     wait_for_answer(page, "chelsea.png")
-    assert page.locator("#error").is_hidden()
+    assert page.locator("#photo-error").is_hidden()
 
 
 @pytest.mark.parametrize(
@@ -304,8 +304,8 @@ def test_labels_of_another_model_are_told(browser_page: Any, origin: str, bundle
     relabel(bundle, labels=["dog", "cat"])
     page = opened(browser_page, origin)
     page.set_input_files("#file", photo("chelsea.png"))
-    page.wait_for_selector("#error:not([hidden])")
-    assert page.inner_text("#error").startswith("model.onnx answers for 3 classes, but labels.json has 2.")
+    page.wait_for_selector("#photo-error:not([hidden])")
+    assert page.inner_text("#photo-error").startswith("model.onnx answers for 3 classes, but labels.json has 2.")
 
 
 def test_no_request_leaves_the_origin(browser_page: Any, origin: str) -> None:

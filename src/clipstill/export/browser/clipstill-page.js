@@ -29,9 +29,10 @@
     return made;
   }
 
-  function showError(message) {
-    at("error").textContent = message;
-    at("error").hidden = message === "";
+  /** A line where the reader looks: `where` is "error" of the whole page, or "photo-error". */
+  function showError(where, message) {
+    at(where).textContent = message;
+    at(where).hidden = message === "";
   }
 
   // ---- The bundle
@@ -195,7 +196,7 @@
   /** One photo after the other; of those that wait, only the newest is looked at. */
   function answer(file, bundle) {
     const turn = ++newest;
-    showError("");
+    showError("photo-error", "");
     stopCamera();
     at("answer").setAttribute("aria-busy", "true");
     working = working.then(() => (turn === newest ? answerNow(file, bundle, turn) : undefined));
@@ -219,7 +220,7 @@
       showScores(scores, bundle);
     } catch (error) {
       if (turn !== newest) return;
-      showError(error instanceof PageError ? error.message : `${file.name} cannot be classified (${error.message}). Try another photo.`);
+      showError("photo-error", error instanceof PageError ? error.message : `${file.name} cannot be classified (${error.message}). Try another photo.`);
     } finally {
       if (!kept) URL.revokeObjectURL(url);
       if (turn === newest) at("answer").setAttribute("aria-busy", "false");
@@ -380,7 +381,7 @@
   }
 
   async function startCamera() {
-    showError("");
+    showError("photo-error", "");
     // Browsers give the camera to pages of https or localhost alone; a phone's own camera program is the way elsewhere.
     if (!navigator.mediaDevices || !navigator.mediaDevices.getUserMedia) {
       at("capture").click();
@@ -392,7 +393,7 @@
       await at("video").play();
     } catch (error) {
       stopCamera();
-      showError(`There is no camera that this page may use (${error.message}). Choose a photo instead.`);
+      showError("photo-error", `There is no camera that this page may use (${error.message}). Choose a photo instead.`);
       return;
     }
     at("empty").hidden = true;
@@ -479,7 +480,7 @@
       at("work").hidden = false;
       document.body.dataset.ready = "yes";
     } catch (error) {
-      showError(error instanceof PageError ? error.message : `The page cannot start (${error.message}).`);
+      showError("error", error instanceof PageError ? error.message : `The page cannot start (${error.message}).`);
     } finally {
       at("loading").hidden = true;
     }
