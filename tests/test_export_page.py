@@ -125,7 +125,9 @@ def difference(page: Any, path: Path, size: int = 32, crop: float = 0.875) -> in
     """Largest difference of a level between the browser's pixels and Python's."""
     found = page.evaluate(FIT, [base64.b64encode(path.read_bytes()).decode(), size, crop])
     expected = fit_square(load_rgb(path), size, crop).astype(int)
-    return int(np.abs(np.array(found).reshape(size, size, 3) - expected).max())
+    largest = int(np.abs(np.array(found).reshape(size, size, 3) - expected).max())
+    print(f"{path.suffix} at {size} px, crop {crop:.3f}: largest difference {largest}")
+    return largest
 
 
 SIZES = ((1, 1), (3, 5), (31, 33), (32, 32), (37, 37), (40, 37), (37, 64), (101, 77), (640, 481), (1001, 333))
