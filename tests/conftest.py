@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from browser_fixtures import browser, browser_page  # noqa: F401 (fixtures)
 from clipstill.core.progress import set_quiet
 
 

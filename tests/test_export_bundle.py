@@ -19,6 +19,7 @@ from clipstill.core.files import read_manifest, verify_files
 from clipstill.export import bundle as bundle_module
 from clipstill.export.bundle import write_bundle
 from clipstill.export.onnx import export_onnx, input_size, latency_one_core, open_session, run_session
+from clipstill.export.page import OWN_FILES, RUNTIME_FILES
 from clipstill.export.parity import check_parity
 from export_fixtures import LABELS, PREPROCESS, SIZE, content, describe, new_student
 
@@ -149,10 +150,10 @@ def test_bundle_holds_every_file_that_the_design_names(tmp_path: Path) -> None:
     student = new_student()
     facts = write_bundle(tmp_path / "bundle", content(student), describe, key="abc")
     folder = tmp_path / "bundle"
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert {path.name for path in folder.iterdir()} == {
         "LICENCES.md", "MANIFEST.json", "card.md", "class_vectors.safetensors", "labels.json", "metrics.json",
-        "model.onnx", "parity.json", "preprocess.json", "student.safetensors",
-    ]  # fmt: skip
+        "model.onnx", "parity.json", "preprocess.json", "student.safetensors", *OWN_FILES, *RUNTIME_FILES,
+    }  # fmt: skip
     manifest = read_manifest(folder)
     assert manifest is not None
     assert (manifest.key, manifest.info["kind"]) == ("abc", "bundle")

@@ -1,14 +1,17 @@
-"""Gets the openly licensed packages that the recipes learn from, with the ordinary package clients.
+"""Gets the openly licensed packages that the recipes are made of, with the ordinary package clients.
 
-Pictures and words come from Debian and npm packages, by name and version, through ``apt-get download`` and
-``npm pack``; each archive's sha256 is checked, so that a recipe run next year learns from the same bytes.
+Pictures, words and the browser's runtime come from Debian, npm and pip packages, by name and version, through
+``apt-get download``, ``npm pack`` and ``pip download``; each archive's sha256 is checked, so that a recipe run next
+year starts from the same bytes.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +23,10 @@ from clipstill.core.protocols import Provenance
 
 @dataclass(frozen=True)
 class Package:
-    """One archive of pictures or words.
+    """One archive of pictures, words or programs.
 
     Attributes:
-        client: ``"debian"`` or ``"npm"``.
+        client: ``"debian"``, ``"npm"`` or ``"pip"``.
         name: package name.
         version: exact version.
         licence: of what is used from it.
@@ -137,8 +140,21 @@ PACKAGES = {
             "MIT",
             "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
         ),
+        Package(
+            "npm",
+            "onnxruntime-web",
+            "1.30.0",
+            "MIT",
+            "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
+        ),
+        # The same release for Python: it carries the notices of third parties, which the npm package lacks.
+        Package(
+            "pip", "onnxruntime", "1.30.0", "MIT", "fa688e7891a6aa206636fe7372e27ee75fd17713289f6b4fc7b190e0a7de9328"
+        ),
     )
 }
+# Any machine gets the same wheel.
+_WHEEL = ("--no-deps", "--only-binary", ":all:", "--platform", "manylinux_2_28_x86_64", "--python-version", "3.12")
 
 
 def trained_licence(packages: Iterable[Package]) -> str:
@@ -169,8 +185,10 @@ def fetch(name: str, cache: Path) -> Path:
     if not any(archives.iterdir()):
         if package.client == "debian":
             command = ["apt-get", "download", f"{name}={package.version}"]
-        else:
+        elif package.client == "npm":
             command = ["npm", "pack", "--silent", f"{name}@{package.version}"]
+        else:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", *_WHEEL, f"{name}=={package.version}"]
         if shutil.which(command[0]) is None:
             raise ResourceError(
                 f"{command[0]} is not installed; the recipe needs it for {name}. Install it, or run on Debian."
@@ -190,6 +208,9 @@ def fetch(name: str, cache: Path) -> Path:
     target.mkdir()
     if package.client == "debian":
         subprocess.run(["dpkg", "-x", str(archive), str(target)], check=True)
+    elif package.client == "pip":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(target)
     else:
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")

@@ -47,3 +47,11 @@ def latent_prior(
     from clipstill.building.latent_prior import build_latent_prior
 
     build_latent_prior(out, cache, autoencoder)
+
+
+@build_app.command("web-runtime")
+def web_runtime(out: OutOption, cache: CacheOption = CACHE) -> None:
+    """Get onnxruntime-web, compress what a bundle's page needs of it, write licences."""
+    from clipstill.building.web_runtime import build_web_runtime
+
+    build_web_runtime(out, cache)

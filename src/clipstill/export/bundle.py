@@ -1,8 +1,8 @@
 """The folder that is shipped, whole or absent.
 
 ``model.onnx student.safetensors class_vectors.safetensors labels.json preprocess.json metrics.json parity.json card.md
-LICENCES.md MANIFEST.json``, and ``teacher_prompts.safetensors`` of a teacher that learned. Shapes: C classes, D teacher
-dimensions, N images.
+LICENCES.md MANIFEST.json``, ``teacher_prompts.safetensors`` of a teacher that learned, and ``index.html`` with what it
+needs to run the model in a browser. Shapes: C classes, D teacher dimensions, N images.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from clipstill.core.files import (
 )
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.export.onnx import export_onnx, latency_one_core, open_session, run_session
+from clipstill.export.page import write_page
 from clipstill.export.parity import Parity, check_parity
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class BundleContent:
         refusal_threshold: of the highest probability; below it, the answer is "none of these". None for a student that
             always answers.
         teacher_prompts: a file of what the teacher learned, so that it can be measured again; None where it did not.
+        page: whether a page that runs the model in a browser comes with it.
         info: free facts for the manifest (seed, versions, device, commit, names of teacher and student).
     """
 
@@ -95,6 +97,7 @@ class BundleContent:
     temperature: float = 1.0
     refusal_threshold: float | None = None
     teacher_prompts: Path | None = None
+    page: bool = True
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -191,6 +194,8 @@ def _fill(
     )
     for name, text in texts(facts).items():
         write_text(folder / name, text)
+    if content.page:
+        write_page(folder)
     names = [path.name for path in folder.iterdir()]
     for name in names:
         _sync(folder / name)

@@ -388,13 +388,15 @@ class EvaluationSection(Config):
 
 
 class ExportSection(Config):
-    """What is checked before the model is let out.
+    """What is checked before the model is let out, and what goes with it.
 
     Attributes:
         tolerance: largest difference of a logit between the ONNX file and the student.
+        page: whether the bundle holds a page that runs the model in a browser.
     """
 
     tolerance: float = Field(gt=0)
+    page: bool
 
 
 class RunConfig(Config):

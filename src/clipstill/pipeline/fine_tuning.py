@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def fine_tune(
         predict, fit = student_predictor(student), student.preprocess
         after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, threshold)
     content, texts = _content(bundle, student.cpu(), temperature, threshold, after, label_N)
-    write_bundle(out, content, texts, tolerance=config.export.tolerance)
+    write_bundle(out, replace(content, page=config.export.page), texts, tolerance=config.export.tolerance)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
 
 

@@ -587,6 +587,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         temperature=bench.calibration["temperature"],
         refusal_threshold=bench.refusal_threshold,
         teacher_prompts=bench.run.stage(TEACHER_PROMPTS) / TEACHER_PROMPTS_FILE if bench.config.has_prompts else None,
+        page=bench.config.export.page,
         info=bench.facts(),
     )
     write_bundle(folder, content, texts, bench.keys[BUNDLE], bench.config.export.tolerance)
