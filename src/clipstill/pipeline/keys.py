@@ -52,7 +52,7 @@ CODE_VERSIONS = {
     NEAR_MISSES: 1,
     CALIBRATION: 2,
     EVALUATION: 2,
-    BUNDLE: 2,
+    BUNDLE: 3,
     REPORT: 3,
 }
 

@@ -488,6 +488,7 @@ def _first_photos(bench: Workbench) -> np.ndarray | None:
 def make_bundle(bench: Workbench, folder: Path) -> None:
     """Trained student -> the folder that is shipped."""
     from clipstill.export.bundle import BundleContent, ExportFacts, write_bundle
+    from clipstill.pipeline.exporting import pictures_of_run
     from clipstill.report.card import CardData, model_card
     from clipstill.report.licences import licence_ledger
 
@@ -518,13 +519,16 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         preprocess=bench.student.preprocess,
         provenance=provenance,
         evaluation=evaluation,
+        formats=bench.config.export.formats,
+        pictures=pictures_of_run(bench),
+        limits=bench.config.export.limits(),
         parity_images_NHW3=_first_photos(bench),
         temperature=bench.calibration["temperature"],
         refusal_threshold=bench.refusal_threshold,
         teacher_prompts=bench.run.stage(TEACHER_PROMPTS) / TEACHER_PROMPTS_FILE if bench.config.has_prompts else None,
         info=bench.facts(),
     )
-    write_bundle(folder, content, texts, bench.keys[BUNDLE], bench.config.export.tolerance)
+    write_bundle(folder, content, texts, bench.keys[BUNDLE])
 
 
 def read_evaluation(bench: Workbench) -> dict[str, Any] | None:
