@@ -140,7 +140,7 @@ def test_what_is_told_of_a_format_is_what_its_file_does(net: Net, made: tuple[Pa
         assert told.bytes == sum((folder / file).stat().st_size for file in form.files)
         assert told.latency_ms is not None
         assert told.latency_ms > 0
-        assert told.pictures == {"synthetic": 64}
+        assert told.pictures == {"held out": 64}
     # The pictures are of more than one class, or the agreement would say nothing.
     assert len(set(expected.argmax(1))) > 1
 
@@ -199,7 +199,7 @@ def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(net: Ne
     names = ["onnx-int8", "onnx-fp16"]
     refused, other = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, few, Limits())
     assert refused.refused is not None
-    assert "needs 16 pictures to calibrate on" in refused.refused
+    assert "needs 8 pictures to calibrate on" in refused.refused
     assert other.file == "model.fp16.onnx"
 
 
@@ -210,7 +210,7 @@ def test_accuracy_is_that_of_the_file_on_the_photos(net: Net, made: tuple[Path, 
     pictures = replace(PICTURES, photos={"mine": Photos(pixels_NHW3, label_N)})
     (found,) = write_formats(made[0], made[0] / "model.onnx", net, SIZE, ["onnx"], pictures, Limits())
     assert found.accuracy == {"mine": 0.75}
-    assert found.agreement == {"synthetic": 1.0, "mine": 1.0}
+    assert found.agreement == {"held out": 1.0, "mine": 1.0}
 
 
 def test_unknown_format_has_a_suggestion() -> None:

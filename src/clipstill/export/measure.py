@@ -24,11 +24,12 @@ from clipstill.export.parity import REQUIRED_AGREEMENT, as_input, smooth_picture
 if TYPE_CHECKING:
     from torch import nn
 
-# With fewer, neither the ranges nor the agreement would mean anything.
-LEAST_PICTURES = 16
+# With fewer, neither the ranges nor the agreement would mean much; sixteen already give the ranges of sixty-four.
+LEAST_PICTURES = 8
 _AT_ONCE = 32
+_MADE = 16
 # Names of kinds of pictures that are no folder of photos.
-SYNTHETIC, MADE = "synthetic", "made"
+HELD_OUT, MADE = "held out", "made"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class FormatFacts:
         latency_all_cores_ms: the same on all cores.
         max_difference: of a logit from the float32 student's, over all pictures.
         top1_agreement: share of equal answers on the pictures where it is lowest.
-        agreement: the same for each kind of picture: ``synthetic`` (or ``made``), and each folder of photos.
+        agreement: the same for each kind of picture: ``held out`` of those that int8 was calibrated on (or
+            ``made``), and each folder of photos.
         pictures: how many of each kind.
         accuracy: top-1 on each folder of photos.
         warning: what is to be known before it is used; None where nothing is.
@@ -231,9 +233,9 @@ def _compared(pictures: Pictures, size: int) -> dict[str, np.ndarray]:
     """The pictures that answers are compared on, by kind, as a model takes them."""
     held_out_NHW3 = pictures.held_out_NHW3
     if held_out_NHW3 is not None and len(held_out_NHW3):
-        compared = {SYNTHETIC: as_input(held_out_NHW3, size)}
+        compared = {HELD_OUT: as_input(held_out_NHW3, size)}
     else:
-        compared = {MADE: smooth_pictures(np.random.default_rng(0), LEAST_PICTURES, size)}
+        compared = {MADE: smooth_pictures(np.random.default_rng(0), _MADE, size)}
     return compared | {name: as_input(photos.pixels_NHW3, size) for name, photos in pictures.photos.items()}
 
 
