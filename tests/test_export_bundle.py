@@ -18,7 +18,8 @@ from clipstill.core.errors import ArtifactError, ExportError, ResourceError
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.export import bundle as bundle_module
 from clipstill.export.bundle import write_bundle
-from clipstill.export.onnx import export_onnx, input_size, latency_one_core, open_session, run_session
+from clipstill.export.measure import latency
+from clipstill.export.onnx import Onnx, export_onnx, input_size, open_session, run_session
 from clipstill.export.page import OWN_FILES, RUNTIME_FILES
 from clipstill.export.parity import check_parity
 from export_fixtures import LABELS, PREPROCESS, SIZE, content, describe, new_student
@@ -143,7 +144,7 @@ def test_graph_with_a_fixed_batch_is_refused(model: Path) -> None:
 
 
 def test_latency_is_a_positive_number_of_milliseconds(exported: Path) -> None:
-    assert 0 < latency_one_core(exported, runs=3) < 1000
+    assert 0 < latency(Onnx().open(exported, threads=1), SIZE, runs=3) < 1000
 
 
 def test_bundle_holds_every_file_that_the_design_names(tmp_path: Path) -> None:

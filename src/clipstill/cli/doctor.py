@@ -15,6 +15,8 @@ PACKAGES = (
     "transformers",
     "onnx",
     "onnxruntime",
+    "openvino",
+    "executorch",
     "numpy",
     "pillow",
     "safetensors",

@@ -7,12 +7,22 @@ from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, percent, print_json, print_table, set_quiet
+from clipstill.cli.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    percent,
+    print_json,
+    print_table,
+    set_quiet,
+)
 
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")],
     images: Annotated[Path, typer.Option("--images", help="Real photos: one sub-folder a class.")],
+    model: ModelOption = "fp32",
     device: DeviceOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -24,7 +34,7 @@ def evaluate(
     set_quiet(quiet)
     from clipstill.pipeline.measure import measure_bundle
 
-    result = measure_bundle(folder, images, device or "auto")
+    result = measure_bundle(folder, images, device or "auto", model=model)
     if as_json:
         print_json(result)
         return

@@ -17,6 +17,7 @@ class Kind(StrEnum):
     generators = "generators"
     students = "students"
     prompts = "prompts"
+    formats = "formats"
     recipes = "recipes"
 
 
@@ -54,6 +55,10 @@ def part_names(kind: Kind) -> list[str]:
         from clipstill.text import prompt_strategies
 
         return prompt_strategies.names()
+    if kind is Kind.formats:
+        from clipstill.export import formats
+
+        return formats.names()
     from clipstill.pipeline.recipes import recipe_names
 
     return recipe_names()

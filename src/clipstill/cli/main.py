@@ -19,6 +19,7 @@ from clipstill.cli.build import build_app
 from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
+from clipstill.cli.export import export
 from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.grow import add_class, remove_class
 from clipstill.cli.listing import list_parts
@@ -46,6 +47,7 @@ app.command("base-to-novel")(base_to_novel)
 app.command("transfer")(transfer)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("export")(export)
 app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)

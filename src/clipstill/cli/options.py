@@ -22,6 +22,7 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everythi
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
 ]
+ModelOption = Annotated[str, typer.Option("--format", help="Which ONNX model of the bundle: fp32, fp16 or int8.")]
 
 
 def set_quiet(quiet: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import JsonOption, print_json
+from clipstill.cli.options import JsonOption, ModelOption, print_json
 from clipstill.core.errors import ClipstillError, DataError
 
 
@@ -15,6 +15,7 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a run folder.")],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.")],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
+    model: ModelOption = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Name what photos show.
@@ -25,7 +26,7 @@ def predict(
 
     from clipstill.runtime import load_bundle
 
-    classifier = load_bundle(bundle)
+    classifier = load_bundle(bundle, model=model)
     answers: list[dict[str, object]] = []
     failures: list[str] = []
     for photo in photos:

@@ -22,7 +22,7 @@ from clipstill.core.errors import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
 # A panorama wider than this is cut before it is resized: a strip of 60,000 x 1 would need gigabytes otherwise.
-_WIDEST = 4
+WIDEST = 4
 
 
 def load_rgb(path: Path) -> Image.Image:
@@ -88,8 +88,8 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
     """
     width, height = image.size
     short = min(width, height)
-    if max(width, height) > _WIDEST * short:
-        keep_w, keep_h = min(width, _WIDEST * short), min(height, _WIDEST * short)
+    if max(width, height) > WIDEST * short:
+        keep_w, keep_h = min(width, WIDEST * short), min(height, WIDEST * short)
         left, top = (width - keep_w) // 2, (height - keep_h) // 2
         image = image.crop((left, top, left + keep_w, top + keep_h))
         width, height = image.size

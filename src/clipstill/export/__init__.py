@@ -1,1 +1,38 @@
-"""From a trained student to the folder that is shipped: ONNX, parity gate, latency, bundle."""
+"""From a trained student to the folder that is shipped: formats, parity gate, latency, bundle.
+
+Add a format by a line in the table: a class without arguments that is a ``clipstill.export.format.Format``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipstill.core.registry import Registry
+
+if TYPE_CHECKING:
+    from clipstill.export.format import Format
+
+formats = Registry(
+    "format",
+    {
+        "onnx": "clipstill.export.onnx:Onnx",
+        "onnx-fp16": "clipstill.export.onnx_fp16:OnnxFp16",
+        "onnx-int8": "clipstill.export.onnx_int8:OnnxInt8",
+        "torch": "clipstill.export.torch_program:TorchProgram",
+        "openvino": "clipstill.export.openvino:OpenVino",
+        "executorch": "clipstill.export.executorch:ExecuTorch",
+    },
+)
+
+
+def load_format(name: str) -> Format:
+    """The format of that name, after a look whether this machine has what it needs.
+
+    Raises:
+        UnknownNameError: with the closest name.
+        ResourceError: the package that writes it is not installed.
+    """
+    make, _ = formats.resolve(name)
+    found: Format = make()
+    found.check()
+    return found

@@ -1,15 +1,17 @@
 """The folder that is shipped, whole or absent.
 
 ``model.onnx student.safetensors class_vectors.safetensors labels.json preprocess.json metrics.json parity.json card.md
-LICENCES.md MANIFEST.json``, ``teacher_prompts.safetensors`` of a teacher that learned, and ``index.html`` with what it
-needs to run the model in a browser. Shapes: C classes, D teacher dimensions, N images.
+LICENCES.md MANIFEST.json``, the formats that were asked for beside ``model.onnx``, ``teacher_prompts.safetensors`` of a
+teacher that learned, and ``index.html`` with what it needs to run the model in a browser. Shapes: C classes, D teacher
+dimensions, N images.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +24,26 @@ from clipstill.core.files import (
     Manifest,
     commit_manifest,
     disk_error,
+    read_json,
     read_manifest,
     write_json,
     write_text,
 )
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.export.onnx import export_onnx, latency_one_core, open_session, run_session
+from clipstill.export.measure import FormatFacts, Limits, Pictures, write_formats
+from clipstill.export.onnx import export_onnx, open_session, run_session
 from clipstill.export.page import write_page
 from clipstill.export.parity import Parity, check_parity
+from clipstill.export.preprocess import preprocess_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+MODEL = "model.onnx"
+ONNX = "onnx"
 METRICS_FILE = "metrics.json"
+PARITY_FILE = "parity.json"
+CARD_FILE = "card.md"
 TEACHER_PROMPTS_FILE = "teacher_prompts.safetensors"
 
 
@@ -48,6 +57,7 @@ class ExportFacts:
         parameters: numbers in the student, without buffers.
         latency_ms: median for one picture on one CPU core.
         parity: the exported model against the student.
+        formats: what each format is worth, that of ``model.onnx`` first.
     """
 
     onnx_bytes: int
@@ -55,6 +65,7 @@ class ExportFacts:
     parameters: int
     latency_ms: float
     parity: Parity
+    formats: tuple[FormatFacts, ...] = ()
 
     def on_card(self) -> dict[str, Any]:
         """Those that a model card tells, by the names of its fields."""
@@ -64,6 +75,7 @@ class ExportFacts:
             "latency_ms": self.latency_ms,
             "parity_difference": self.parity.max_difference,
             "parity_agreement": self.parity.top1_agreement,
+            "formats": {each.format: each.to_json() for each in self.formats},
         }
 
 
@@ -78,6 +90,9 @@ class BundleContent:
         preprocess: the student's.
         provenance: the weights in the student, and those that taught it.
         evaluation: measured on real photos; None where none were given.
+        formats: names of those beside ``model.onnx``.
+        pictures: that they are calibrated and compared on.
+        limits: what a format may cost.
         parity_images_NHW3: uint8 pictures for the parity gate; smooth ones are made where None.
         temperature: logits are divided by it before they become probabilities.
         refusal_threshold: of the highest probability; below it, the answer is "none of these". None for a student that
@@ -93,6 +108,9 @@ class BundleContent:
     preprocess: Preprocess
     provenance: Sequence[Provenance] = ()
     evaluation: Mapping[str, Any] | None = None
+    formats: Sequence[str] = ()
+    pictures: Pictures = field(default_factory=Pictures)
+    limits: Limits = field(default_factory=Limits)
     parity_images_NHW3: np.ndarray | None = None
     temperature: float = 1.0
     refusal_threshold: float | None = None
@@ -106,7 +124,6 @@ def write_bundle(
     content: BundleContent,
     texts: Callable[[ExportFacts], Mapping[str, str]],
     key: str = "",
-    tolerance: float = 1e-3,
 ) -> ExportFacts:
     """Export, check, measure and describe a student, in one folder that appears whole or not at all.
 
@@ -118,20 +135,68 @@ def write_bundle(
         content: what goes in.
         texts: the Markdown files by name (``card.md``, ``LICENCES.md``), told from what the export measured.
         key: hash of everything the bundle depends on; the manifest's key.
-        tolerance: largest difference of a logit that the parity gate allows.
 
     Raises:
         ArtifactError: the folder holds something that is not a bundle.
         ExportError: the labels do not fit the student, it cannot be exported, or the gate refuses it.
         ResourceError: the disk is full or not writable.
     """
+    with _replacing(folder) as partial:
+        return _fill(partial, content, texts, key)
+
+
+def add_formats(
+    bundle: Path,
+    out: Path,
+    student: nn.Module,
+    size: int,
+    names: Sequence[str],
+    pictures: Pictures,
+    limits: Limits,
+    card: Callable[[str, Mapping[str, Any]], str],
+) -> list[FormatFacts]:
+    """Write further formats of a bundle's student, into that bundle or into a copy of it.
+
+    Args:
+        bundle: whole and verified; it stays as it is where ``out`` is another folder.
+        out: the bundle itself, or another place, as of ``write_bundle``.
+        student: of the bundle.
+        size: of the student's input, in pixels.
+        names: of formats; ``onnx`` is measured too, as what the others are compared with.
+        pictures: to calibrate and compare on.
+        limits: what a format may cost.
+        card: the text of ``card.md``, and what is now known of all formats -> the new text.
+
+    Raises:
+        ClipstillError: as ``write_bundle`` and ``write_formats``.
+    """
+    manifest = read_manifest(bundle)
+    assert manifest is not None
+    with _replacing(out) as partial:
+        for name in manifest.files:
+            shutil.copyfile(bundle / name, partial / name)
+        found = write_formats(partial, partial / MODEL, student, size, [ONNX, *names], pictures, limits)
+        metrics = read_json(partial / METRICS_FILE)
+        known = {**metrics["export"].get("formats", {}), **{each.format: each.to_json() for each in found}}
+        metrics["export"]["formats"] = known
+        write_json(partial / METRICS_FILE, metrics)
+        write_json(partial / PARITY_FILE, {**read_json(partial / PARITY_FILE), "formats": _parity_of(known)})
+        if (partial / CARD_FILE).is_file():
+            write_text(partial / CARD_FILE, card((partial / CARD_FILE).read_text(encoding="utf-8"), known))
+        _commit(partial, manifest.key, manifest.info)
+    return found
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``, which takes its place at the end."""
     partial = folder.with_name(f".{folder.name}.clipstill-partial")
     previous = folder.with_name(f".{folder.name}.clipstill-previous")
     try:
         _recover(folder, partial, previous)
         _check_replaceable(folder)
         partial.mkdir(parents=True)
-        facts = _fill(partial, content, texts, key, tolerance)
+        yield partial
         if folder.exists():
             folder.rename(previous)
         partial.rename(folder)
@@ -141,7 +206,6 @@ def write_bundle(
         raise disk_error(error, folder) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return facts
 
 
 def _fill(
@@ -149,15 +213,15 @@ def _fill(
     content: BundleContent,
     texts: Callable[[ExportFacts], Mapping[str, str]],
     key: str,
-    tolerance: float,
 ) -> ExportFacts:
     from safetensors.torch import save
 
     student, size = content.student, content.preprocess.size
-    model = folder / "model.onnx"
+    model = folder / MODEL
     export_onnx(student, model, size)
-    parity = check_parity(student, model, content.parity_images_NHW3, tolerance)
+    parity = check_parity(student, model, content.parity_images_NHW3, content.limits.tolerance)
     _check_classes(content, model)
+    formats = write_formats(folder, model, student, size, [ONNX, *content.formats], content.pictures, content.limits)
 
     # Cloned, because safetensors refuses tensors that share memory and layouts other than contiguous (channels-last).
     state = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
@@ -171,9 +235,11 @@ def _fill(
         onnx_bytes=model.stat().st_size,
         student_bytes=(folder / "student.safetensors").stat().st_size,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
-        latency_ms=latency_one_core(model),
+        latency_ms=float(formats[0].latency_ms or 0.0),
         parity=parity,
+        formats=tuple(formats),
     )
+    known = {each.format: each.to_json() for each in formats}
     write_json(
         folder / "labels.json",
         {
@@ -182,13 +248,19 @@ def _fill(
             "refusal_threshold": content.refusal_threshold,
         },
     )
-    write_json(folder / "preprocess.json", _preprocess_json(content.preprocess))
-    write_json(folder / "parity.json", parity.to_json())
+    write_json(folder / "preprocess.json", preprocess_json(content.preprocess))
+    write_json(folder / PARITY_FILE, {**parity.to_json(), "formats": _parity_of(known)})
     write_json(
         folder / METRICS_FILE,
         {
             "evaluation": dict(content.evaluation) if content.evaluation is not None else None,
-            "export": {name: value for name, value in asdict(facts).items() if name != "parity"},
+            "export": {
+                "onnx_bytes": facts.onnx_bytes,
+                "student_bytes": facts.student_bytes,
+                "parameters": facts.parameters,
+                "latency_ms": facts.latency_ms,
+                "formats": known,
+            },
             "provenance": [asdict(part) for part in content.provenance],
         },
     )
@@ -196,11 +268,21 @@ def _fill(
         write_text(folder / name, text)
     if content.page:
         write_page(folder)
-    names = [path.name for path in folder.iterdir()]
+    _commit(folder, key, {"kind": "bundle", **content.info})
+    return facts
+
+
+def _commit(folder: Path, key: str, info: Mapping[str, Any]) -> None:
+    names = [path.name for path in folder.iterdir() if path.name != MANIFEST]
     for name in names:
         _sync(folder / name)
-    commit_manifest(folder, key, names, {"kind": "bundle", **content.info})
-    return facts
+    commit_manifest(folder, key, names, dict(info))
+
+
+def _parity_of(known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How far each format is from the student."""
+    names = ("file", "max_difference", "top1_agreement", "agreement", "pictures", "warning", "refused")
+    return {format_name: {name: facts[name] for name in names} for format_name, facts in known.items()}
 
 
 def _check_classes(content: BundleContent, model: Path) -> None:
@@ -212,15 +294,6 @@ def _check_classes(content: BundleContent, model: Path) -> None:
             f"the student answers for {outputs} classes, but there are {len(content.labels)} labels and {vectors} "
             f"class vectors. Train the student for these classes again."
         )
-
-
-def _preprocess_json(preprocess: Preprocess) -> dict[str, Any]:
-    return {
-        **asdict(preprocess),
-        "channels": "RGB",
-        "resize": "short side to round(size / crop_fraction), bicubic with antialias; then cut the centre square",
-        "model_input": "float32 N3HW in [0, 1]; (x - mean) / std is inside the model",
-    }
 
 
 def _recover(folder: Path, partial: Path, previous: Path) -> None:

@@ -6,10 +6,10 @@ Shapes: N images (any number), C classes, H = W = ``size`` (fixed: a phone's com
 from __future__ import annotations
 
 import copy
-import time
+import shutil
 import warnings
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ExportError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnxruntime
     from torch import nn
+
+    from clipstill.export.format import Model, Source
 
 INPUT = "image"
 OUTPUT = "logits"
@@ -126,24 +128,23 @@ def run_session(session: onnxruntime.InferenceSession, image_N3HW: np.ndarray) -
     return np.asarray(logits_NC)
 
 
-def latency_one_core(path: Path, runs: int = 30, seconds: float = 3.0) -> float:
-    """Median milliseconds for one image on one CPU core, without decoding and resizing.
+class Onnx:
+    """The student in float32: what a bundle always holds, and what all other ONNX files are made from."""
 
-    Args:
-        path: the ONNX file.
-        runs: how many timed runs at most, after three that are not timed.
-        seconds: stop earlier after this time (at least one run is timed).
-    """
-    import numpy as np
+    name = "onnx"
+    files = ("model.onnx",)
+    exact = True
+    calibrated = False
 
-    session = open_session(path, threads=1)
-    size = input_size(session)
-    image = np.full((1, 3, size, size), 0.5, dtype=np.float32)
-    for _ in range(3):
-        run_session(session, image)
-    taken: list[float] = []
-    while not taken or (len(taken) < runs and sum(taken) < seconds):
-        start = time.perf_counter()
-        run_session(session, image)
-        taken.append(time.perf_counter() - start)
-    return 1000.0 * median(taken)
+    def check(self) -> None:
+        """Nothing is missing: clipstill depends on onnx itself."""
+
+    def write(self, source: Source, folder: Path) -> None:
+        """Copy the file that passed the gate."""
+        target = folder / self.files[0]
+        if target != source.onnx:
+            shutil.copyfile(source.onnx, target)
+
+    def open(self, path: Path, threads: int = 0) -> Model:
+        """See ``open_session``."""
+        return partial(run_session, open_session(path, threads))

@@ -79,7 +79,9 @@ def check_parity(
     rng = np.random.default_rng(seed)
     noise_N3HW = rng.random((n_random, 3, size, size), dtype=np.float32)
     given = images_NHW3 is not None and len(images_NHW3) > 0
-    picture_N3HW = _as_input(images_NHW3, size) if given and images_NHW3 is not None else _smooth(rng, n_random, size)
+    picture_N3HW = (
+        as_input(images_NHW3, size) if given and images_NHW3 is not None else smooth_pictures(rng, n_random, size)
+    )
 
     model = copy.deepcopy(student).cpu().float().eval()
     expected: list[np.ndarray] = []
@@ -122,7 +124,7 @@ def _refuse(onnx_path: Path, reason: str) -> NoReturn:
     )
 
 
-def _as_input(images_NHW3: np.ndarray, size: int) -> np.ndarray:
+def as_input(images_NHW3: np.ndarray, size: int) -> np.ndarray:
     """uint8 (N, h, w, 3) -> float32 (N, 3, size, size) in [0, 1]."""
     from PIL import Image
 
@@ -133,7 +135,7 @@ def _as_input(images_NHW3: np.ndarray, size: int) -> np.ndarray:
     return image_N3HW
 
 
-def _smooth(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
+def smooth_pictures(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
     """Pictures whose amplitude falls as 1/frequency, as that of photos does; float32 (n, 3, size, size) in [0, 1].
 
     Source: Field, "Relations between the statistics of natural images and the response properties of cortical cells",

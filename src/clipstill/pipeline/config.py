@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -19,6 +19,9 @@ from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.settings import DistilSettings
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.settings import PromptSettings
+
+if TYPE_CHECKING:
+    from clipstill.export.measure import Limits
 
 _TOWER = "tower:"
 
@@ -388,15 +391,33 @@ class EvaluationSection(Config):
 
 
 class ExportSection(Config):
-    """What is checked before the model is let out, and what goes with it.
+    """In which formats the model is let out, what is checked before, and what goes with it.
 
     Attributes:
-        tolerance: largest difference of a logit between the ONNX file and the student.
+        formats: beside ``model.onnx``, which is always there.
+        tolerance: largest difference of a logit between a format in float32 and the student.
+        int8_warn: share of the answers that int8 (and fp16) may change without a warning.
+        int8_refuse: share above which there is no such file.
         page: whether the bundle holds a page that runs the model in a browser.
     """
 
+    formats: tuple[str, ...]
     tolerance: float = Field(gt=0)
+    int8_warn: float = Field(ge=0, le=1)
+    int8_refuse: float = Field(ge=0, le=1)
     page: bool
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.int8_warn > self.int8_refuse:
+            raise ValueError("int8_warn is above int8_refuse, so nothing would ever be warned of; lower it")
+        return self
+
+    def limits(self) -> Limits:
+        """The same for the part."""
+        from clipstill.export.measure import Limits
+
+        return Limits(self.tolerance, self.int8_warn, self.int8_refuse)
 
 
 class RunConfig(Config):

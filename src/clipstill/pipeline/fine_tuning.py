@@ -29,8 +29,9 @@ from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, stu
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, write_bundle
 from clipstill.pipeline import launch
+from clipstill.pipeline.exporting import divided, labelled
 from clipstill.pipeline.measure import measure_student
-from clipstill.pipeline.new_student import new_student
+from clipstill.pipeline.new_student import bundled_section, new_student
 from clipstill.pipeline.photos import limited, refuse_overlap
 from clipstill.pipeline.teaching import read_all
 from clipstill.pipeline.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
@@ -40,7 +41,7 @@ from clipstill.runtime import Bundle, load_bundle
 
 if TYPE_CHECKING:
     from clipstill.distillation.settings import DistilSettings
-    from clipstill.pipeline.config import RunConfig, StudentSection
+    from clipstill.pipeline.config import RunConfig
     from clipstill.students.student import Student
 
 # Half of the photos each; with one photo of a class there is nothing to leave out.
@@ -107,7 +108,7 @@ def fine_tune(
     make_deterministic(config.threads or launch.threads_of_this_process())
     before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
     size = bundle.preprocess.size
-    section = _student_section(bundle, config)
+    section = bundled_section(bundle, config.student)
     settings = config.distillation.settings(config.seed)
 
     def fresh() -> Student:
@@ -126,14 +127,13 @@ def fine_tune(
         predict, fit = student_predictor(student), student.preprocess
         after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, threshold)
     content, texts = _content(bundle, student.cpu(), temperature, threshold, after, label_N)
-    write_bundle(out, replace(content, page=config.export.page), texts, tolerance=config.export.tolerance)
+    pictures = divided(
+        images_N3SS, config.seed, {} if photos is None else {"photos": labelled(photos, bundle.preprocess)}
+    )
+    export = config.export
+    content = replace(content, formats=export.formats, pictures=pictures, limits=export.limits(), page=export.page)
+    write_bundle(out, content, texts)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
-
-
-def _student_section(bundle: Bundle, config: RunConfig) -> StudentSection:
-    """How the bundle's student was built; older bundles tell its name alone."""
-    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
-    return config.student.model_copy(update={**told, "image_size": bundle.preprocess.size})
 
 
 def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:

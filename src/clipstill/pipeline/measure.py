@@ -13,10 +13,12 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.evaluation.evaluate import EvaluationResult, evaluate, teacher_predictor
 from clipstill.pipeline.workbench import VECTORS_FILE, VECTORS_NAME
-from clipstill.runtime import Bundle, load_bundle
+from clipstill.runtime import MODEL, Bundle, load_bundle
 
 
-def measure_bundle(path: Path, images: Path, device: str = "auto", batch: int = 32) -> dict[str, Any]:
+def measure_bundle(
+    path: Path, images: Path, device: str = "auto", batch: int = 32, model: str = MODEL
+) -> dict[str, Any]:
     """Top-1 and more of student and teacher.
 
     Args:
@@ -24,6 +26,7 @@ def measure_bundle(path: Path, images: Path, device: str = "auto", batch: int = 
         images: one sub-folder a class.
         device: where the teacher runs; the student runs on the CPU.
         batch: photos at once.
+        model: of the bundle, as ``load_bundle`` takes it.
 
     Returns:
         JSON values as of ``evaluation.compare``: ``n``, ``classes``, ``teacher_top1``, ``student_top1``, ``chance``,
@@ -35,7 +38,7 @@ def measure_bundle(path: Path, images: Path, device: str = "auto", batch: int = 
         ConfigError: no such device.
         ResourceError: this machine does not have it.
     """
-    bundle = load_bundle(path)
+    bundle = load_bundle(path, model=model)
     folder = ImageFolder.open(images, bundle.labels)
     student = measure_student(bundle, folder, batch, "evaluation, student")
     teacher = _measure_teacher(bundle, folder, device, batch)

@@ -13,6 +13,7 @@ from clipstill.students import load_student, students
 
 if TYPE_CHECKING:
     from clipstill.pipeline.config import StudentSection
+    from clipstill.runtime import Bundle
     from clipstill.students.student import Student
     from clipstill.students.tower_student import TowerStudent
 
@@ -54,6 +55,12 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
     if init != "pretrained":
         _load(student, init)
     return student.eval()
+
+
+def bundled_section(bundle: Bundle, section: StudentSection) -> StudentSection:
+    """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
+    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
+    return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
 
 
 def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:

@@ -65,7 +65,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         settings=bench.config.model_dump(mode="json"),
         provenance=tuple(bench.provenance()),
         environment={**describe(bench.run.path), **bench.facts()},
-        notes=(*_notes(evaluation), *_notes_of_growth(bench)),
+        notes=(*_notes(evaluation), *_notes_of_growth(bench), *_format_notes(export["formats"])),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=clipstill.__version__,
     )
@@ -202,3 +202,12 @@ def _notes(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
         yield f"Only {evaluation['n']} photos were measured: the accuracies are rough, one photo moves them visibly."
     if evaluation.get("skipped"):
         yield f"{len(evaluation['skipped'])} files of the photo folder could not be read and were left out."
+
+
+def _format_notes(formats: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """What is to be known of files that do not answer quite as the student does."""
+    for name, facts in formats.items():
+        if facts["refused"]:
+            yield f"The format {name} was refused, and its file is not in the bundle: {facts['refused']}."
+        elif facts["warning"]:
+            yield f"The file {facts['file']}: {facts['warning']}."

@@ -295,6 +295,7 @@ def check_names(config: RunConfig) -> None:
         ResourceError: the device, Ray or the storage of a Ray cluster is not there.
     """
     from clipstill.core.device import pick_device
+    from clipstill.export import load_format
     from clipstill.generators import resolve_generators
     from clipstill.pipeline.new_student import check_student_name
     from clipstill.teachers import resolve_teachers
@@ -304,6 +305,8 @@ def check_names(config: RunConfig) -> None:
     resolve_generators(config.generator.name)
     check_student_name(config.student)
     prompt_strategies.resolve(config.prompts.strategy)
+    for name in config.export.formats:
+        load_format(name)
     pick_device(config.device)
     launch.check_launcher(config.launch)
     styles_of(config)

@@ -553,6 +553,7 @@ def _first_photos(bench: Workbench) -> np.ndarray | None:
 def make_bundle(bench: Workbench, folder: Path) -> None:
     """Trained student -> the folder that is shipped."""
     from clipstill.export.bundle import BundleContent, ExportFacts, write_bundle
+    from clipstill.pipeline.exporting import pictures_of_run
     from clipstill.report.card import CardData, model_card
     from clipstill.report.licences import licence_ledger
 
@@ -583,6 +584,9 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         preprocess=bench.student.preprocess,
         provenance=provenance,
         evaluation=evaluation,
+        formats=bench.config.export.formats,
+        pictures=pictures_of_run(bench),
+        limits=bench.config.export.limits(),
         parity_images_NHW3=_first_photos(bench),
         temperature=bench.calibration["temperature"],
         refusal_threshold=bench.refusal_threshold,
@@ -590,7 +594,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         page=bench.config.export.page,
         info=bench.facts(),
     )
-    write_bundle(folder, content, texts, bench.keys[BUNDLE], bench.config.export.tolerance)
+    write_bundle(folder, content, texts, bench.keys[BUNDLE])
 
 
 def read_evaluation(bench: Workbench) -> dict[str, Any] | None:

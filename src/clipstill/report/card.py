@@ -15,6 +15,7 @@ SYNTHETIC_MARK = (
     "when you pass the model on."
 )
 MAX_ROWS = 200
+FORMATS_HEADING = "## Formats"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class CardData:
         latency_ms: median for one picture on one core.
         parity_difference: largest difference of a logit between the trained model and ``model.onnx``.
         parity_agreement: share of pictures on which both name the same class.
+        formats: what each format of the model is worth, by its name.
         examples: example images that were given beside the class names.
         unlabelled: photos without labels that were.
         fine_tuned_on: labelled photos that the finished student was then tuned on.
@@ -52,6 +54,7 @@ class CardData:
     latency_ms: float
     parity_difference: float
     parity_agreement: float
+    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     examples: int = 0
     unlabelled: int = 0
     fine_tuned_on: int = 0
@@ -93,6 +96,7 @@ def model_card(data: CardData) -> str:
             "",
             *_facts(data),
             "",
+            *_formats(data.formats),
             "## Quality on real photos",
             "",
             *_quality(data),
@@ -149,6 +153,45 @@ def _facts(data: CardData) -> list[str]:
         f"| parity with the trained model | largest difference of a logit {data.parity_difference:.1e}, same class for "
         f"{data.parity_agreement:.1%} |",
     ]
+
+
+def _formats(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of files, with what is to be known of them; nothing where ``model.onnx`` is all."""
+    if not set(formats) - {"onnx"}:
+        return []
+    lines = [
+        FORMATS_HEADING,
+        "",
+        "Times are medians for one picture on the machine that made the files, on one core and on all of them. The "
+        "same answers: the lowest share over all kinds of pictures that were compared with the trained model.",
+        "",
+        "| format | file | MB | ms, one core | ms, all | same answers |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    notes = []
+    for name, facts in formats.items():
+        if facts["refused"]:
+            notes.append(f"- `{name}` was refused and is not in this folder: {facts['refused']}.")
+            continue
+        if facts["warning"]:
+            notes.append(f"- `{facts['file']}`: {facts['warning']}.")
+        lines.append(
+            f"| {name} | `{facts['file']}` | {facts['bytes'] / 1e6:.1f} | {facts['latency_ms']:.1f} | "
+            f"{facts['latency_all_cores_ms']:.1f} | {facts['top1_agreement']:.1%} |"
+        )
+    return [*lines, *(["", *notes] if notes else []), ""]
+
+
+def with_formats(card: str, formats: Mapping[str, Mapping[str, Any]]) -> str:
+    """A card with its table of formats renewed, or put before the quality where it had none."""
+    table = "\n".join(_formats(formats))
+    before, old, rest = card.partition(FORMATS_HEADING + "\n")
+    if old:
+        rest = "\n## " + rest.partition("\n## ")[2]
+    else:
+        before, heading, rest = card.partition("## Quality on real photos")
+        rest = f"\n{heading}{rest}"
+    return (before + table + rest) if table else card
 
 
 def _quality(data: CardData) -> list[str]:

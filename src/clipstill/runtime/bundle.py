@@ -13,8 +13,8 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from clipstill.core.errors import ArtifactError, DataError, ResourceError
-from clipstill.core.files import MANIFEST, read_json, read_manifest, verify_files
+from clipstill.core.errors import ArtifactError, DataError, ResourceError, did_you_mean
+from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import fit_square, load_rgb
 from clipstill.core.protocols import Preprocess
 
@@ -22,6 +22,9 @@ MODEL = "model.onnx"
 LABELS = "labels.json"
 PREPROCESS = "preprocess.json"
 NEEDED = (MODEL, LABELS, PREPROCESS)
+# What other names of a model file stand for.
+PRECISIONS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+PRECISIONS |= {"onnx": MODEL, "onnx-fp16": PRECISIONS["fp16"], "onnx-int8": PRECISIONS["int8"]}
 BATCH = 32
 
 Photo = str | Path | Image.Image
@@ -172,15 +175,16 @@ class Bundle:
         return found
 
 
-def load_bundle(folder: str | Path, threads: int = 0) -> Bundle:
+def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bundle:
     """Open a bundle: check each file against its sha256, then load the model on the CPU.
 
     Args:
         folder: the bundle; or a run folder, whose ``bundle/`` is taken.
         threads: threads inside one operation; 0 lets onnxruntime choose.
+        model: an ONNX file of the bundle, or what it is: ``"fp32"``, ``"fp16"``, ``"int8"``.
 
     Raises:
-        ArtifactError: no bundle, or a file of it is missing, altered or of an unknown form.
+        ArtifactError: no bundle, or a file of it is missing, altered or of an unknown form; or it has no such model.
         ResourceError: onnxruntime is not installed.
     """
     folder = Path(folder)
@@ -189,6 +193,7 @@ def load_bundle(folder: str | Path, threads: int = 0) -> Bundle:
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):
         raise ArtifactError(f"{folder} is not a clipstill bundle. Name a folder made by 'clipstill run' (RUN/bundle).")
+    file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
     names, temperature, threshold = _read_labels(folder / LABELS)
     return Bundle(
@@ -197,8 +202,24 @@ def load_bundle(folder: str | Path, threads: int = 0) -> Bundle:
         preprocess=_read_preprocess(folder / PREPROCESS),
         temperature=temperature,
         refusal_threshold=threshold,
-        session=_open(folder / MODEL, threads),
+        session=_open(folder / file, threads),
         info=manifest.info,
+    )
+
+
+def _model_file(model: str, folder: Path, manifest: Manifest) -> str:
+    file = PRECISIONS.get(model, model)
+    if file.endswith(".onnx") and file in manifest.files:
+        return file
+    there = sorted(name for name in manifest.files if name.endswith(".onnx"))
+    if file in PRECISIONS.values():
+        raise ArtifactError(
+            f"{folder} holds no {file} (there is: {', '.join(there)}). Make it: clipstill export {folder} --format "
+            f"{next(name for name, known in reversed(PRECISIONS.items()) if known == file)}"
+        )
+    raise ArtifactError(
+        f"{folder} holds no ONNX model '{model}'.{did_you_mean(model, [*PRECISIONS, *there])} There is: "
+        f"{', '.join(there)}"
     )
 
 

@@ -1,0 +1,330 @@
+"""Every format against the student that it was written from; refusals; bundles that hold all of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipstill.core.errors import ArtifactError, ExportError, ResourceError, UnknownNameError
+from clipstill.core.files import read_manifest, verify_files
+from clipstill.core.protocols import Preprocess
+from clipstill.core.seeds import generator_for
+from clipstill.export import formats, load_format
+from clipstill.export.bundle import BundleContent, ExportFacts, add_formats, write_bundle
+from clipstill.export.measure import FormatFacts, Limits, Photos, Pictures, student_logits, write_formats
+from clipstill.export.onnx import export_onnx
+from clipstill.report.card import with_formats
+from clipstill.runtime import load_bundle
+
+SIZE = 32
+CLASSES = 4
+HERE = [
+    name
+    for name in ("onnx", "onnx-fp16", "onnx-int8", "torch", "openvino", "executorch")
+    if name not in ("openvino", "executorch") or importlib.util.find_spec(name)
+]
+EXACT = [name for name in HERE if name not in ("onnx-fp16", "onnx-int8")]
+
+
+class Net(nn.Module):
+    """Large enough that its weights are most of a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 96, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(96, CLASSES)
+        generator = generator_for("net of formats")
+        with torch.no_grad():
+            for parameter in self.parameters():
+                spread = 1.7 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        return self.head(self.layers((x_N3HW - 0.5) / 0.25))
+
+
+def with_outliers(net: Net) -> Net:
+    """The same function, with channels a thousand times apart: one scale for all of them leaves most without levels."""
+    first, second = net.layers[2], net.layers[4]
+    factor_C = torch.ones(64)
+    factor_C[0] = 5000.0
+    with torch.no_grad():
+        first.weight.mul_(factor_C[:, None, None, None])
+        first.bias.mul_(factor_C)
+        second.weight.div_(factor_C[None, :, None, None])
+    return net
+
+
+def coloured(n: int, seed: int = 0) -> np.ndarray:
+    """Pictures that a net of random weights tells apart: each of a colour of its own."""
+    rng = np.random.default_rng(seed)
+    colour_N113 = rng.integers(0, 256, (n, 1, 1, 3))
+    return (0.7 * colour_N113 + 0.3 * rng.integers(0, 256, (n, SIZE, SIZE, 3))).astype(np.uint8)
+
+
+PICTURES = Pictures(coloured(32, seed=1), coloured(64, seed=2))
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def made(net: Net, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, FormatFacts]]:
+    """All formats that can be written here, once."""
+    folder = tmp_path_factory.mktemp("formats")
+    export_onnx(net, folder / "model.onnx", SIZE)
+    found = write_formats(folder, folder / "model.onnx", net, SIZE, HERE, PICTURES, Limits())
+    return folder, {each.format: each for each in found}
+
+
+def as_input(pixels_NHW3: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels_NHW3.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("n", [1, 3])
+def test_format_in_float32_gives_the_students_logits_for_any_number_of_pictures(
+    name: str, n: int, net: Net, made: tuple[Path, dict[str, FormatFacts]]
+) -> None:
+    image_N3HW = as_input(coloured(n, seed=7))
+    form = load_format(name)
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(image_N3HW)).numpy()
+    np.testing.assert_allclose(form.open(made[0] / form.files[0], threads=1)(image_N3HW), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnx-fp16", "onnx-int8"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_smaller_format_answers_close_to_the_student_for_any_number_of_pictures(
+    name: str, n: int, net: Net, made: tuple[Path, dict[str, FormatFacts]]
+) -> None:
+    image_N3HW = as_input(coloured(n, seed=7))
+    form = load_format(name)
+    found = form.open(made[0] / form.files[0])(image_N3HW)
+    expected = student_logits(net, image_N3HW)
+    assert 0 < np.abs(found - expected).max() < (0.02 if name == "onnx-fp16" else 0.3) * np.ptp(expected)
+
+
+def test_what_is_told_of_a_format_is_what_its_file_does(net: Net, made: tuple[Path, dict[str, FormatFacts]]) -> None:
+    folder, facts = made
+    assert PICTURES.held_out_NHW3 is not None
+    image_N3HW = as_input(PICTURES.held_out_NHW3)
+    expected = student_logits(net, image_N3HW)
+    for name in HERE:
+        form = load_format(name)
+        found = form.open(folder / form.files[0])(image_N3HW)
+        told = facts[name]
+        assert told.max_difference == pytest.approx(np.abs(found - expected).max(), abs=1e-5)
+        assert told.top1_agreement == pytest.approx((found.argmax(1) == expected.argmax(1)).mean())
+        assert told.bytes == sum((folder / file).stat().st_size for file in form.files)
+        assert told.latency_ms is not None
+        assert told.latency_ms > 0
+        assert told.pictures == {"held out": 64}
+    # The pictures are of more than one class, or the agreement would say nothing.
+    assert len(set(expected.argmax(1))) > 1
+
+
+def test_fp16_is_half_of_the_bytes_and_int8_less(made: tuple[Path, dict[str, FormatFacts]]) -> None:
+    size = {name: facts.bytes for name, facts in made[1].items()}
+    assert size["onnx-fp16"] == pytest.approx(size["onnx"] / 2, rel=0.05)
+    assert size["onnx-int8"] < 0.4 * size["onnx"]
+
+
+def test_program_of_torch_holds_nothing_pickled_and_no_path(made: tuple[Path, dict[str, FormatFacts]]) -> None:
+    with zipfile.ZipFile(made[0] / "model.pt2") as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            assert not content.startswith((b"\x80", b"PK")), name
+            if name.endswith(".json"):
+                assert b"site-packages" not in content
+                assert b".py" not in content
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="openvino is not installed")
+def test_openvino_is_written_without_its_reports_over_the_network(made: tuple[Path, dict[str, FormatFacts]]) -> None:
+    assert (made[0] / "model.openvino.bin").is_file()
+    assert "openvino" in sys.modules
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = with_outliers(Net().eval())
+    export_onnx(net, tmp_path / "model.onnx", SIZE)
+    names = ["onnx-int8", "onnx"]
+    refused, kept = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, PICTURES, Limits())
+    assert refused.refused is not None
+    assert "it answers otherwise than the student for" in refused.refused
+    assert (refused.file, kept.refused) == (None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert "export: onnx-int8 is refused" in capsys.readouterr().err
+
+
+def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = with_outliers(Net().eval())
+    export_onnx(net, tmp_path / "model.onnx", SIZE)
+    limits = Limits(warn=0.0, refuse=1.0)
+    (found,) = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, ["onnx-int8"], PICTURES, limits)
+    assert found.refused is None
+    assert found.warning is not None
+    assert (tmp_path / "model.int8.onnx").is_file()
+    assert "export: onnx-int8: it answers otherwise" in capsys.readouterr().err
+
+
+def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(net: Net, tmp_path: Path) -> None:
+    export_onnx(net, tmp_path / "model.onnx", SIZE)
+    few = Pictures(coloured(3), coloured(2))
+    names = ["onnx-int8", "onnx-fp16"]
+    refused, other = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, few, Limits())
+    assert refused.refused is not None
+    assert "needs 8 pictures to calibrate on" in refused.refused
+    assert other.file == "model.fp16.onnx"
+
+
+def test_accuracy_is_that_of_the_file_on_the_photos(net: Net, made: tuple[Path, dict[str, FormatFacts]]) -> None:
+    pixels_NHW3 = coloured(40, seed=9)
+    answer_N = student_logits(net, as_input(pixels_NHW3)).argmax(1)
+    label_N = np.where(np.arange(40) < 10, (answer_N + 1) % CLASSES, answer_N)
+    pictures = replace(PICTURES, photos={"mine": Photos(pixels_NHW3, label_N)})
+    (found,) = write_formats(made[0], made[0] / "model.onnx", net, SIZE, ["onnx"], pictures, Limits())
+    assert found.accuracy == {"mine": 0.75}
+    assert found.agreement == {"held out": 1.0, "mine": 1.0}
+
+
+def test_unknown_format_has_a_suggestion() -> None:
+    with pytest.raises(UnknownNameError, match="no format named 'onnx-int9'. Did you mean 'onnx-int8'"):
+        load_format("onnx-int9")
+    assert set(HERE) <= set(formats.names())
+
+
+@pytest.mark.parametrize("name", ["openvino", "executorch"])
+def test_missing_package_is_one_line_that_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(ResourceError, match=rf"needs the package {name}.*pip install 'clipstill\[{name}\]'") as caught:
+        load_format(name)
+    assert "\n" not in str(caught.value)
+
+
+def content(net: Net, names: Sequence[str]) -> BundleContent:
+    return BundleContent(
+        student=net,
+        labels=("red", "green", "blue", "grey"),
+        class_vectors_CD=torch.eye(CLASSES, 5),
+        preprocess=Preprocess(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        formats=names,
+        pictures=PICTURES,
+    )
+
+
+def describe(facts: ExportFacts) -> dict[str, str]:
+    return {"card.md": "# A card\n\n## Quality on real photos\n\nNone.\n"}
+
+
+@pytest.fixture(scope="module")
+def bundle(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("all") / "bundle"
+    write_bundle(folder, content(net, HERE), describe, key="abc")
+    return folder
+
+
+def test_bundle_of_all_formats_is_verified_and_opens_by_precision(bundle: Path, net: Net) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest is not None
+    verify_files(bundle, manifest)
+    assert {file for name in HERE for file in load_format(name).files} <= set(manifest.files)
+    pixels_NHW3 = coloured(5, seed=3)
+    whole, half, eighth = (load_bundle(bundle, model=name).logits(pixels_NHW3) for name in ("fp32", "fp16", "int8"))
+    np.testing.assert_allclose(whole, student_logits(net, as_input(pixels_NHW3)), atol=1e-4)
+    assert 0 < np.abs(half - whole).max() < np.abs(eighth - whole).max()
+    np.testing.assert_array_equal(load_bundle(bundle, model="model.int8.onnx").logits(pixels_NHW3), eighth)
+    np.testing.assert_array_equal(load_bundle(bundle).logits(pixels_NHW3), whole)
+
+
+def test_bundle_tells_of_each_format(bundle: Path) -> None:
+    export = json.loads((bundle / "metrics.json").read_text())["export"]
+    parity = json.loads((bundle / "parity.json").read_text())
+    assert set(export["formats"]) == set(parity["formats"]) == set(HERE)
+    assert export["formats"]["onnx"]["bytes"] == export["onnx_bytes"] == (bundle / "model.onnx").stat().st_size
+    assert export["formats"]["onnx"]["latency_ms"] == export["latency_ms"]
+    assert parity["n"] == 32
+    assert parity["formats"]["onnx-int8"]["file"] == "model.int8.onnx"
+
+
+def test_altered_format_is_named(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    copy.mkdir()
+    for path in bundle.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    with (copy / "model.int8.onnx").open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(ArtifactError, match=r"model\.int8\.onnx was altered"):
+        load_bundle(copy, model="int8")
+
+
+def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    write_bundle(folder, content(net, ()), describe, key="abc")
+    with pytest.raises(ArtifactError, match=r"holds no model\.int8\.onnx .*clipstill export .* --format onnx-int8"):
+        load_bundle(folder, model="int8")
+    found = add_formats(folder, folder, net, SIZE, ["onnx-int8"], PICTURES, Limits(), with_formats)
+    assert [each.format for each in found] == ["onnx", "onnx-int8"]
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert (manifest.key, manifest.info["kind"]) == ("abc", "bundle")
+    assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"MANIFEST.json"}
+    assert load_bundle(folder, model="int8").labels == ("red", "green", "blue", "grey")
+    card = (folder / "card.md").read_text()
+    assert card.startswith("# A card\n\n## Formats\n")
+    assert card.endswith("\n\n## Quality on real photos\n\nNone.\n")
+    assert "`model.int8.onnx`" in card
+    assert list(json.loads((folder / "metrics.json").read_text())["export"]["formats"]) == ["onnx", "onnx-int8"]
+    # Again: the table is renewed, not repeated.
+    add_formats(folder, folder, net, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    card = (folder / "card.md").read_text()
+    assert (card.count("## Formats"), card.count("## Quality"), card.count("model.int8.onnx")) == (1, 1, 1)
+    assert "`model.fp16.onnx`" in card
+
+
+def test_formats_added_to_a_copy_leave_the_bundle_as_it_was(bundle: Path, net: Net, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    add_formats(bundle, tmp_path / "new", net, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert load_bundle(tmp_path / "new", model="fp16").folder == tmp_path / "new"
+
+
+def test_other_student_than_the_bundles_is_refused_and_nothing_changes(bundle: Path) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    other = Net().eval()
+    with torch.no_grad():
+        other.head.bias.add_(torch.arange(CLASSES))
+    with pytest.raises(ExportError, match="is not the student"):
+        add_formats(bundle, bundle, other, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_model_that_nobody_knows_has_a_suggestion(bundle: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds no ONNX model 'int9'. Did you mean 'int8'"):
+        load_bundle(bundle, model="int9")

@@ -1,0 +1,136 @@
+"""Formats of a whole run: what the run writes by itself, and what ``clipstill export`` adds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipstill.cli.main import main
+from clipstill.core.files import read_manifest, verify_files
+from clipstill.runtime import load_bundle
+
+SETTINGS = (
+    "threads=1",
+    "device=cpu",
+    "prompts.images_per_class=8",
+    "prompts.styles=[photo, sketch]",
+    "synthesis.steps=1",
+    "synthesis.image_size=64",
+    "curation.min_score=0",
+    "curation.duplicate_cosine=1.0",
+    "refusal.near_misses=0",
+    "student.image_size=64",
+    "distillation.steps=12",
+    "distillation.views=1",
+    "distillation.held_out_styles=1",
+    # A student of so few steps is sure of nothing.
+    "export.int8_warn=0",
+    "export.int8_refuse=1",
+)
+pytestmark = pytest.mark.usefixtures("own_torch_settings")
+
+
+def run(out: Path, *more: str) -> int:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    return main(["run", "--classes", "dog,guitar", "--teacher", "embedded-s", "--out", str(out), *settings, *more])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("dog", "guitar"):
+        (folder / name).mkdir()
+        for number in range(9):
+            Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(out, "--images", str(photos), "--quiet") == 0
+    return out
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def test_a_run_writes_int8_beside_float_and_tells_of_both(whole: Path) -> None:
+    export = json.loads((whole / "bundle" / "metrics.json").read_text())["export"]
+    assert list(export["formats"]) == ["onnx", "onnx-int8"]
+    told = export["formats"]["onnx-int8"]
+    assert told["pictures"] == {"held out": 8, "photos": 18}
+    assert set(told["accuracy"]) == {"photos"}
+    assert told["bytes"] == (whole / "bundle" / "model.int8.onnx").stat().st_size < 0.4 * export["onnx_bytes"]
+    assert "`model.int8.onnx`" in (whole / "bundle" / "card.md").read_text()
+    if told["warning"]:
+        assert "model.int8.onnx" in (whole / "report.html").read_text()
+
+
+def test_format_added_to_a_run_keeps_it_up_to_date(
+    copy: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(copy), "--format", "onnx-fp16", "--images", f"mine={photos}"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[-1] == "mine"
+    assert [line.split()[:2] for line in printed[1:3]] == [["onnx", "model.onnx"], ["onnx-fp16", "model.fp16.onnx"]]
+    manifest = read_manifest(copy / "bundle")
+    assert manifest is not None
+    verify_files(copy / "bundle", manifest)
+    assert {"model.onnx", "model.int8.onnx", "model.fp16.onnx"} <= set(manifest.files)
+    assert run(copy, "--images", str(photos)) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_int8_of_a_bundle_without_its_run_asks_for_pictures_and_takes_them(
+    copy: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(copy / "bundle", alone)
+    assert main(["export", str(alone), "--format", "onnx-int8", "--out", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert "this bundle without its run has 0" in error[0]
+    assert "--calibration DIR" in error[0]
+    assert not (tmp_path / "new").exists()
+    given = ["--calibration", str(photos), "--set", "export.int8_refuse=1", "--json"]
+    assert main(["export", str(alone), "--format", "onnx-int8", "--out", str(tmp_path / "new"), *given]) == 0
+    told = json.loads(capsys.readouterr().out)["formats"]["onnx-int8"]
+    assert told["pictures"] == {"held out": 9}
+    assert load_bundle(tmp_path / "new", model="int8").labels == ("dog", "guitar")
+
+
+def test_refused_format_is_told_and_ends_with_2(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", str(copy), "--format", "onnx-fp16", "--format", "torch", "--out", str(tmp_path / "new")]
+    # No file in float32 is within this of the student; int8 and fp16 are judged by their answers.
+    assert main([*arguments, "--set", "export.tolerance=1e-12"]) == 2
+    assert "is not the student" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_unknown_format_is_one_line(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(whole), "--format", "onnx-in8"]) == 2
+    assert "Did you mean 'onnx-int8'? All of them: clipstill list formats" in capsys.readouterr().err
+    assert main(["list", "formats"]) == 0
+    assert "executorch" in capsys.readouterr().out.split()
+
+
+def test_predict_and_evaluate_take_the_int8_model(
+    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(whole, model="int8")
+    assert main(["predict", str(whole), str(photos / "dog" / "0.png"), "--format", "int8", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["predictions"][0]["score"] == bundle.predict(photos / "dog" / "0.png")[0].score
+    assert main(["evaluate", str(whole), "--images", str(photos), "--format", "int8", "--json", "--quiet"]) == 0
+    measured = json.loads(capsys.readouterr().out)["student_top1"]
+    facts = json.loads((whole / "bundle" / "metrics.json").read_text())["export"]["formats"]["onnx-int8"]
+    assert measured == pytest.approx(facts["accuracy"]["photos"])
