@@ -20,11 +20,13 @@ from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
 from clipstill.cli.fine_tune import fine_tune
+from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
+from clipstill.cli.zero_shot import zero_shot
 from clipstill.core.errors import ClipstillError
 
 INTERRUPTED = 130
@@ -42,6 +44,8 @@ app.command("fine-tune")(fine_tune)
 app.command("base-to-novel")(base_to_novel)
 app.command("transfer")(transfer)
 app.command("evaluate")(evaluate)
+app.command("ladder")(ladder)
+app.command("zero-shot")(zero_shot)
 app.command("predict")(predict)
 app.command("list")(list_parts)
 app.command("doctor")(doctor)

@@ -28,6 +28,7 @@ NEAR_MISSES = "near_misses"
 CALIBRATION = "calibration"
 EVALUATION = "evaluation"
 BUNDLE = "bundle"
+LADDER = "ladder"
 REPORT = "report"
 STAGES = (
     TEACHER_PROMPTS,
@@ -39,6 +40,7 @@ STAGES = (
     CALIBRATION,
     EVALUATION,
     BUNDLE,
+    LADDER,
     REPORT,
 )
 
@@ -53,7 +55,8 @@ CODE_VERSIONS = {
     CALIBRATION: 2,
     EVALUATION: 2,
     BUNDLE: 2,
-    REPORT: 3,
+    LADDER: 1,
+    REPORT: 4,
 }
 
 # Settings of the synthesis that change how quickly images come out, and not which.
@@ -70,7 +73,7 @@ def stage_keys(
     """The key of every stage of a run, in the order of work.
 
     ``teacher_prompts`` only where the teacher learns, ``prompts`` and ``surrogate`` only where images are made,
-    ``near_misses`` only where the student may refuse, ``evaluation`` only where there are photos.
+    ``near_misses`` only where the student may refuse, ``evaluation`` and ``ladder`` only where there are photos.
     """
     keys: dict[str, str] = {}
 
@@ -96,7 +99,7 @@ def stage_keys(
             weights=weights,
             how=how,
             names=None if given else list(task.names),
-            examples=None if given or examples is None else _photos_digest(examples),
+            examples=None if given or examples is None else photos_digest(examples),
             seed=config.seed,
         )
     vectors = add(
@@ -106,7 +109,7 @@ def stage_keys(
         weights=weights,
         templates=templates,
         task=task.to_json(),
-        examples=None if examples is None else [_photos_digest(examples), config.examples.text_count],
+        examples=None if examples is None else [photos_digest(examples), config.examples.text_count],
     )
     styles = _named_file_digest(config.prompts.styles) if isinstance(config.prompts.styles, str) else None
     synthesis = {name: value for name, value in settings["synthesis"].items() if name not in _SPEED_ONLY}
@@ -140,7 +143,7 @@ def stage_keys(
         init=_named_file_digest(config.student.init),
         tower=_weights_digest(config.student.tower_of or ""),
         class_vectors=vectors,
-        unlabelled=None if unlabelled is None else [_photos_digest(unlabelled), config.seed],
+        unlabelled=None if unlabelled is None else [photos_digest(unlabelled), config.seed],
         distillation=settings["distillation"],
         teach_share=None if examples is None else config.examples.teach_share,
     )
@@ -160,9 +163,13 @@ def stage_keys(
         )
     before = add(CALIBRATION, student=student, near_misses=near, most_refused=most_refused if near else None)
     if photos is not None:
-        before = add(EVALUATION, calibration=before, photos=_photos_digest(photos))
+        before = add(EVALUATION, calibration=before, photos=photos_digest(photos))
     bundle = add(BUNDLE, before=before, export=settings["export"])
-    add(REPORT, bundle=bundle)
+    ladder = None
+    if photos is not None and config.evaluation.ladder:
+        small = config.small_teacher
+        ladder = add(LADDER, bundle=bundle, small_teacher=[small, _weights_digest(small)])
+    add(REPORT, bundle=bundle, ladder=ladder)
     return keys
 
 
@@ -241,7 +248,7 @@ def _assets_digest() -> str:
     return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in files})
 
 
-def _photos_digest(photos: ImageFolder) -> str:
+def photos_digest(photos: ImageFolder) -> str:
     """Which photos, by name, size and time of change: hashing gigabytes at each start would take too long."""
     facts: Mapping[str, tuple[int, int, int]] = {
         str(path.relative_to(photos.path)): (label, path.stat().st_size, path.stat().st_mtime_ns)
