@@ -50,6 +50,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("student.name=resnet18", "student"),
         ("refusal.most_refused=0.2", "calibration"),
         ("export.tolerance=0.1", "bundle"),
+        ("evaluation.small_teacher=embedded-m", "ladder"),
     ],
 )
 def test_a_setting_touches_its_stage_and_the_later_ones_only(tmp_path: Path, override: str, first: str) -> None:
@@ -69,7 +70,7 @@ def test_another_photo_is_measured_again_and_trains_nothing(tmp_path: Path) -> N
     before = stage_keys(load_config(), TASK, photo_folder(tmp_path))
     Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog" / "b.png")
     after = stage_keys(load_config(), TASK, ImageFolder.open(tmp_path, TASK.names))
-    assert [stage for stage in before if before[stage] != after[stage]] == ["evaluation", "bundle", "report"]
+    assert [stage for stage in before if before[stage] != after[stage]] == ["evaluation", "bundle", "ladder", "report"]
 
 
 def test_without_photos_there_is_no_evaluation() -> None:

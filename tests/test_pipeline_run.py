@@ -27,6 +27,7 @@ TINY = (
     "synthesis.group_size=2",
     "curation.min_score=0",
     "refusal.near_misses=0",
+    "evaluation.ladder=false",
     "student.image_size=64",
     "distillation.steps=12",
     "distillation.batch=4",

@@ -14,7 +14,7 @@ import pytest
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.protocols import Provenance
-from clipstill.report.data import Baseline, Chart, Curated, Picture, ReportData, Series, Stage, picture_uri
+from clipstill.report.data import Chart, Curated, Picture, ReportData, Series, Stage, picture_uri
 from clipstill.report.html import (
     Mistake,
     class_bars,
@@ -28,12 +28,40 @@ from clipstill.report.html import (
     summary,
     write_report,
 )
+from clipstill.report.ladder_chart import ladder_chart
 from clipstill.report.line_chart import line_chart
 
 LABELS = ("dog", "elephant", "guitar")
 CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 5, 5]]
 URI = picture_uri(np.zeros((8, 8, 3), np.uint8))
 VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+def ladder(title: str = "pictures of noise") -> dict[str, Any]:
+    """Three measured rungs, the last one cheaper than the others, and one that was not measured."""
+
+    def rung(name: str, top1: float, megabytes: float | None) -> dict[str, Any]:
+        size = None if megabytes is None else round(1e6 * megabytes)
+        cost = {"onnx_bytes": size, "parameters": 3, "gflop": 0.4, "latency_ms": megabytes, "minutes": 2.0}
+        told = {"top1": top1, "ece": 0.1, "per_class": [0.5], "cost": {**cost, "photos": 0, "labels": 5}}
+        return {"name": name, "title": title, "measured": told, "missing": "", "note": "", "command": "make it"}
+
+    missing = {
+        "name": "examples",
+        "title": title,
+        "measured": None,
+        "missing": "give photos",
+        "note": "",
+        "command": "",
+    }
+    gap = {"share": 0.04, "low": -0.01, "high": 0.09, "p": 0.031, "measurable": True}
+    return {
+        "n": 30,
+        "classes": list(LABELS),
+        "rungs": [rung("teacher", 0.88, 60.0), rung("noise", 0.19, 13.6), rung("ours", 0.733, 13.6), missing],
+        "against_ours": {"teacher": gap},
+        "recommendation": {"ship": "ours", "better_with": None, "text": f"Ship {title}.", "command": ""},
+    }
 
 
 def sample(**changes: Any) -> ReportData:
@@ -58,7 +86,7 @@ def sample(**changes: Any) -> ReportData:
             Curated("guitar", 23, 1, 8, 19, 0, 4, 6, 0.8, 7.25, 3.5),
         ),
         charts=(Chart("Distillation loss", "step", (Series("train", ((0, 2.0), (10, 1.0), (20, 0.5))),)),),
-        baselines=(Baseline("Noise", 0.19, "the same steps on noise"),),
+        ladder=ladder(),
         stages=(Stage("class_vectors", 1.2, reused=True), Stage("surrogate", 412.0, detail="840 images")),
         settings={"seed": 0, "synthesis": {"steps": 60, "tv_weight": None}},
         provenance=(Provenance("tower", "Apache-2.0", "a package", "ab" * 32),),
@@ -104,7 +132,8 @@ def test_page_is_well_formed_and_shows_every_part() -> None:
     text = Reader(render(sample())).text
     for part in (
         "73.3%", "88.0%", "33.3%", "0.83", "13.6", "11.8", "embedded-m", "What the teacher imagined", "SYNTHETIC",
-        "Class by class", "What it takes for what", "Against simpler ways", "Noise", "Distillation loss", "6 min 52 s",
+        "Class by class", "What it takes for what",
+        "Was it worth to distil?", "pictures of noise", "not measured: give photos", "Distillation loss", "6 min 52 s",
         "REUSED", "Apache-2.0", "tv_weight", "Measured on few photos.", "1 January 2030",
     ):  # fmt: skip
         assert part in text, part
@@ -134,7 +163,7 @@ def test_names_prompts_and_settings_are_escaped() -> None:
         teacher=evil,
         pictures=(Picture(evil, evil, URI, 0.9, f'"{evil}'),),
         charts=(Chart(evil, evil, (Series(evil, ((0, 1), (1, 2))), Series("b", ((0, 1), (1, 2))))),),
-        baselines=(Baseline(evil, 0.1, evil),),
+        ladder=ladder(evil),
         stages=(Stage(evil, 1.0, detail=evil),),
         settings={evil: {evil: evil}},
         provenance=(Provenance(evil, evil, evil),),
@@ -147,7 +176,7 @@ def test_names_prompts_and_settings_are_escaped() -> None:
 
 def test_page_without_measurement_says_so() -> None:
     bare = sample(
-        evaluation=None, pictures=(), curation=(), charts=(), baselines=(), stages=(), settings={}, provenance=(),
+        evaluation=None, pictures=(), curation=(), charts=(), ladder=None, stages=(), settings={}, provenance=(),
         environment={}, parity={}, teacher_bytes=None, teacher_parameters=None,
     )  # fmt: skip
     text = Reader(render(bare)).text
@@ -158,7 +187,7 @@ def test_page_without_measurement_says_so() -> None:
         "What the teacher imagined",
         "How different the images are",
         "Class by class",
-        "Against simpler ways",
+        "Was it worth to distil?",
         "How it was learned",
     ):
         assert part not in text
@@ -326,3 +355,21 @@ def test_picture_is_scaled_down_and_kept_small() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     assert len(picture_uri(noise, side=96)) < 20_000
     assert picture_uri(noise).startswith("data:image/webp;base64,")
+
+
+def test_the_recommendation_comes_first_and_both_pictures_show_every_measured_rung() -> None:
+    assert summary(sample()).startswith("Ship pictures of noise. On 30 real photos")
+    for cost in ("onnx_bytes", "latency_ms"):
+        svg = ladder_chart(ladder(), cost)
+        assert svg.count('<circle class="rung') == svg.count('class="bar95"') == 3
+        places = [float(x) for x in re.findall(r'cx="([0-9.]+)"', svg)]
+        assert places[0] > places[2] > places[1] + 20  # equal costs stand side by side, the dear one to the right
+        downs = [float(y) for y in re.findall(r'cy="([0-9.]+)"', svg)]
+        assert downs[0] < downs[2] < downs[1]
+
+
+def test_a_ladder_of_one_file_has_no_picture() -> None:
+    alone = ladder()
+    alone["rungs"] = alone["rungs"][:1]
+    assert ladder_chart(alone, "onnx_bytes") == ""
+    assert ladder_chart(None, "onnx_bytes") == ""

@@ -22,11 +22,13 @@ from clipstill.cli.evaluate import evaluate
 from clipstill.cli.export import export
 from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.grow import add_class, remove_class
+from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
+from clipstill.cli.zero_shot import zero_shot
 from clipstill.core.errors import ClipstillError
 
 INTERRUPTED = 130
@@ -46,6 +48,8 @@ app.command("fine-tune")(fine_tune)
 app.command("base-to-novel")(base_to_novel)
 app.command("transfer")(transfer)
 app.command("evaluate")(evaluate)
+app.command("ladder")(ladder)
+app.command("zero-shot")(zero_shot)
 app.command("predict")(predict)
 app.command("export")(export)
 app.command("list")(list_parts)

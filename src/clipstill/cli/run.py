@@ -130,6 +130,8 @@ def show(result: RunResult, as_json: bool) -> None:
                 f"{expected})",
             ),
         ]
+        if result.ladder is not None:
+            rows.append(("advice", result.ladder["recommendation"]["text"]))
     else:
         rows.append(("quality", f"about {expected} top-1 expected; measure it: give real photos with --images DIR"))
     rows += [

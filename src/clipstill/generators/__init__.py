@@ -22,6 +22,8 @@ generators = Registry(
         "embedded": "clipstill.generators.embedded:load_embedded",
         "vqgan": "clipstill.generators.vqgan:load_vqgan",
         "tiny-autoencoder": "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder",
+        "dead-leaves": "clipstill.generators.procedural:load_dead_leaves",
+        "noise": "clipstill.generators.procedural:load_noise",
     },
     prefixes={
         "vqgan": "clipstill.generators.vqgan:load_vqgan",

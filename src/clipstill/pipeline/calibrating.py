@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from clipstill.students.student import Student
+
     Floats = NDArray[np.floating]
 
 # Random views of each image beside the plain one.
@@ -114,13 +116,23 @@ def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str
     }
 
 
-def _answers(bench: Workbench, images_N3HW: Tensor, view: int | None) -> _Answers:
-    """Of both models to plain images, or to a random view of each, without mixing."""
+def temperature_of(bench: Workbench, student: Student, images_N3HW: Tensor) -> float:
+    """The temperature of another student of this run's teacher, by what it was taught on, without a label."""
+    from clipstill.evaluation.calibration import fit_temperature
+    from clipstill.evaluation.metrics import softmax
+
+    images_N3HW = images_N3HW[:_MOST_PHOTOS]
+    every = _joined([_answers(bench, images_N3HW, number, student) for number in (None, *range(_VIEWS))])
+    return fit_temperature(every.student_NC, softmax(every.teacher_NC))
+
+
+def _answers(bench: Workbench, images_N3HW: Tensor, view: int | None, student: Student | None = None) -> _Answers:
+    """Of both models to plain images, or to a random view of each, without mixing; of the run's own student if none."""
     import torch
 
     from clipstill.distillation.views import plain_view, to_unit, views_of
 
-    student = bench.student.to(bench.device).eval()
+    student = (bench.student if student is None else student).to(bench.device).eval()
     size = student.preprocess.size
     views = views_of(replace(bench.config.distillation.settings(bench.config.seed), mix=0.0), size)
     vectors_CD = bench.class_vectors_CD.to(bench.device)

@@ -384,10 +384,15 @@ class EvaluationSection(Config):
     Attributes:
         images: a folder of real photos with one sub-folder a class; nothing is measured where it is null.
         batch: photos at once.
+        ladder: measure simpler and richer ways to the same classifier too, see ``clipstill.evaluation.ladder``.
+        small_teacher: the teacher of the rung without training: ``auto`` for ``embedded-s`` beside embedded teachers,
+            and for the teacher itself beside others; or a name.
     """
 
     images: Path | None
     batch: int = Field(ge=1)
+    ladder: bool
+    small_teacher: str
 
 
 class ExportSection(Config):
@@ -471,6 +476,14 @@ class RunConfig(Config):
                 "prompt_teacher.method is regularised, which learns from labelled examples, and there are none. Give "
                 "some (--examples DIR), or set it to none."
             )
+
+    @property
+    def small_teacher(self) -> str:
+        """The teacher of the ladder's rung without training."""
+        named = self.evaluation.small_teacher
+        if named != "auto":
+            return named
+        return "embedded-s" if self.teacher.name.startswith("embedded") else self.teacher.name
 
     @property
     def has_prompts(self) -> bool:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clipstill.core.device import make_deterministic, pick_device
-from clipstill.core.errors import DataError
+from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
@@ -101,6 +101,11 @@ def fine_tune(
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
     bundle = load_bundle(source)
+    if bundle.info.get("zero_shot"):
+        raise ConfigError(
+            f"{source} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
+            f"clipstill zero-shot --examples, or tune a student that was distilled."
+        )
     folder = _shown(examples, bundle.labels, per_class, config.seed)
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
     if images is not None:

@@ -29,6 +29,7 @@ NEAR_MISSES = "near_misses"
 CALIBRATION = "calibration"
 EVALUATION = "evaluation"
 BUNDLE = "bundle"
+LADDER = "ladder"
 REPORT = "report"
 STAGES = (
     TEACHER_PROMPTS,
@@ -40,6 +41,7 @@ STAGES = (
     CALIBRATION,
     EVALUATION,
     BUNDLE,
+    LADDER,
     REPORT,
 )
 
@@ -54,7 +56,8 @@ CODE_VERSIONS = {
     CALIBRATION: 2,
     EVALUATION: 2,
     BUNDLE: 3,
-    REPORT: 3,
+    LADDER: 1,
+    REPORT: 4,
 }
 
 # Settings of the synthesis that change how quickly images come out, and not which.
@@ -73,8 +76,8 @@ def stage_keys(
     """The key of every stage of a run, in the order of work.
 
     ``teacher_prompts`` only where the teacher learns, ``prompts`` and ``surrogate`` only where images are made,
-    ``near_misses`` only where the student may refuse, ``evaluation`` only where there are photos. A folder that has
-    grown has ``prompts-2`` and so on beside them.
+    ``near_misses`` only where the student may refuse, ``evaluation`` and ``ladder`` only where there are photos. A
+    folder that has grown has ``prompts-2`` and so on beside them.
 
     Args:
         growth: which cohorts are in use; None for a new folder.
@@ -100,9 +103,13 @@ def stage_keys(
     most_refused = config.refusal.most_refused if growth.near_misses else None
     before = keys[CALIBRATION] = _key(CALIBRATION, student=student, near_misses=near, most_refused=most_refused)
     if photos is not None:
-        before = keys[EVALUATION] = _key(EVALUATION, calibration=before, photos=_photos_digest(photos))
+        before = keys[EVALUATION] = _key(EVALUATION, calibration=before, photos=photos_digest(photos))
     keys[BUNDLE] = _key(BUNDLE, before=before, export=by.settings["export"])
-    keys[REPORT] = _key(REPORT, bundle=keys[BUNDLE])
+    ladder = None
+    if photos is not None and config.evaluation.ladder:
+        small = config.small_teacher
+        ladder = keys[LADDER] = _key(LADDER, bundle=keys[BUNDLE], small_teacher=[small, _weights_digest(small)])
+    keys[REPORT] = _key(REPORT, bundle=keys[BUNDLE], ladder=ladder)
     return keys
 
 
@@ -141,7 +148,7 @@ class SettingKeys:
     def evidence(self, task: Task, examples: ImageFolder | None) -> Evidence:
         """What the class vectors of a task come from."""
         config = self.config
-        digest = None if examples is None else _photos_digest(examples)
+        digest = None if examples is None else photos_digest(examples)
         if not config.has_prompts:
             of_class = {} if examples is None else _digests_by_class(examples)
             return Evidence(None, digest, of_class)
@@ -222,7 +229,7 @@ class SettingKeys:
             init=_named_file_digest(config.student.init),
             tower=_weights_digest(config.student.tower_of or ""),
             class_vectors=vectors,
-            unlabelled=None if unlabelled is None else [_photos_digest(unlabelled), config.seed],
+            unlabelled=None if unlabelled is None else [photos_digest(unlabelled), config.seed],
             distillation=self.settings["distillation"],
             teach_share=config.examples.teach_share if with_examples else None,
         )
@@ -332,7 +339,7 @@ def _assets_digest() -> str:
     return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in files})
 
 
-def _photos_digest(photos: ImageFolder) -> str:
+def photos_digest(photos: ImageFolder) -> str:
     """Which photos, by name, size and time of change: hashing gigabytes at each start would take too long."""
     facts: Mapping[str, tuple[int, int, int]] = {
         str(path.relative_to(photos.path)): (label, path.stat().st_size, path.stat().st_mtime_ns)

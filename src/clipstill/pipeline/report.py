@@ -10,7 +10,8 @@ import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
 from clipstill.pipeline.cohorts import stage_of
-from clipstill.pipeline.keys import CLASS_VECTORS, STUDENT, SURROGATE, TEACHER_PROMPTS
+from clipstill.pipeline.keys import CLASS_VECTORS, LADDER, STUDENT, SURROGATE, TEACHER_PROMPTS
+from clipstill.pipeline.ladder import LADDER_FILE
 from clipstill.pipeline.stages import CURATION_FILE, KEPT_FILE, read_evaluation, synthesis_histories
 from clipstill.pipeline.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
 
@@ -55,6 +56,7 @@ def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
         teacher_bytes=tower * (4 if bench.config.teacher.precision == "fp32" else 2),
         parity=read_json(bundle / "parity.json"),
         evaluation=evaluation,
+        ladder=read_json(bench.run.stage(LADDER) / LADDER_FILE) if LADDER in bench.keys else None,
         calibration=bench.calibration,
         examples=0 if bench.examples is None else len(bench.examples.items),
         unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),

@@ -29,6 +29,7 @@ from clipstill.pipeline.keys import (
     CALIBRATION,
     CLASS_VECTORS,
     EVALUATION,
+    LADDER,
     NEAR_MISSES,
     PROMPTS,
     REPORT,
@@ -40,6 +41,7 @@ from clipstill.pipeline.keys import (
     styles_of,
     templates_of,
 )
+from clipstill.pipeline.ladder import LADDER_FILE, make_ladder
 from clipstill.pipeline.near_misses import check_near_misses, make_near_misses
 from clipstill.pipeline.photos import examples_of, unlabelled_of
 from clipstill.pipeline.report import REPORT_FILE, make_report
@@ -61,6 +63,7 @@ _IN_STAGES: dict[str, Callable[..., None]] = {
     NEAR_MISSES: make_near_misses,
     CALIBRATION: make_calibration,
     EVALUATION: stages.make_evaluation,
+    LADDER: make_ladder,
 }
 # Of these each cohort has one; what makes it is told which.
 _OF_COHORTS = (PROMPTS, SURROGATE, NEAR_MISSES)
@@ -81,6 +84,8 @@ class RunResult:
         classes: the class names.
         evaluation: teacher and student on real photos (``n``, ``classes``, ``teacher_top1``, ``student_top1``,
             ``chance`` and more); None where no photos were given.
+        ladder: simpler and richer ways to the same classifier, and what is recommended, as
+            ``clipstill.evaluation.ladder.ladder_json`` tells it; None where it was not measured.
         calibration: what is known of the scores without a photo: ``expected_top1``, ``temperature``, ``refusal`` and
             more.
         parameters: of the student.
@@ -96,6 +101,7 @@ class RunResult:
     report: Path
     classes: tuple[str, ...]
     evaluation: dict[str, Any] | None
+    ladder: dict[str, Any] | None
     calibration: dict[str, Any]
     parameters: int
     onnx_bytes: int
@@ -302,6 +308,7 @@ def check_names(config: RunConfig) -> None:
     from clipstill.text import prompt_strategies
 
     resolve_teachers(config.teacher.name)
+    resolve_teachers(config.small_teacher)
     resolve_generators(config.generator.name)
     check_student_name(config.student)
     prompt_strategies.resolve(config.prompts.strategy)
@@ -423,6 +430,7 @@ def _result(out: Path, task: Task, keys: Mapping[str, str], skipped: tuple[str, 
         report=out / REPORT_FILE,
         classes=task.names,
         evaluation=dict(read_json(_place(out, EVALUATION) / stages.RESULT_FILE)) if measured else None,
+        ladder=dict(read_json(_place(out, LADDER) / LADDER_FILE)) if LADDER in keys else None,
         calibration=dict(read_json(_place(out, CALIBRATION) / CALIBRATION_FILE)),
         parameters=int(export["parameters"]),
         onnx_bytes=int(export["onnx_bytes"]),

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.errors import ArtifactError, ConfigError, DataError
+from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
@@ -125,9 +125,10 @@ def make_class_vectors(bench: Workbench, folder: Path) -> None:
 
 def _with_examples(bench: Workbench, folder: ImageFolder, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Vectors of classes with example images, and how many examples each class has."""
+    from clipstill.pipeline.zero_shot import encoded
     from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
 
-    feat_ND, labels = _encoded(bench, folder)
+    feat_ND, labels = encoded(bench.teacher, folder, bench.device, bench.config.evaluation.batch)
     found = prototypes(feat_ND, labels, text_CD)
     count = {name: int(number) for name, number in zip(bench.task.names, found.count_C, strict=True)}
     without = [name for name, number in count.items() if number == 0]
@@ -143,25 +144,6 @@ def _with_examples(bench: Workbench, folder: ImageFolder, text_CD: Tensor) -> tu
         "shift": found.shift_D,
     }
     return tensors, {"examples": count}
-
-
-def _encoded(bench: Workbench, folder: ImageFolder) -> tuple[Tensor, list[int]]:
-    """The teacher's vectors of example images (N, D), on the CPU, and their classes."""
-    import torch
-
-    preprocess, batch = bench.teacher.preprocess, bench.config.evaluation.batch
-    parts, labels = [], []
-    with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
-        for images_NHW3, of_batch, _ in iterate(
-            folder, preprocess.size, preprocess.crop_fraction, batch, lambda path, reason: say(f"skipped: {reason}")
-        ):
-            x_N3HW = torch.from_numpy(images_NHW3).to(bench.device).permute(0, 3, 1, 2).float() / 255
-            parts.append(bench.teacher.encode_image(x_N3HW).cpu())
-            labels += of_batch
-            bar.advance(len(of_batch))
-    if not labels:
-        raise DataError(f"none of the {len(folder.items)} examples in {folder.path} could be read. Check the files.")
-    return torch.cat(parts), labels
 
 
 def make_prompts(bench: Workbench, folder: Path, cohort: Cohort | None = None) -> None:

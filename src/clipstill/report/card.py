@@ -40,6 +40,7 @@ class CardData:
         fine_tuned_on: labelled photos that the finished student was then tuned on.
         calibration: what is known of the scores without a photo; None where that is not known of this model.
         refuses: whether it says "none of these".
+        zero_shot: it is the teacher's own image tower with stored class vectors: nothing was trained.
         run: free facts of the run (seed, versions, device, commit).
     """
 
@@ -60,6 +61,7 @@ class CardData:
     fine_tuned_on: int = 0
     calibration: Mapping[str, Any] | None = None
     refuses: bool = False
+    zero_shot: bool = False
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,16 +77,12 @@ def model_card(data: CardData) -> str:
             f"license: {licence}",
             "library_name: onnxruntime",
             "pipeline_tag: image-classification",
-            "tags: [clipstill, distillation, synthetic-data]",
+            "tags: [clipstill, zero-shot]" if data.zero_shot else "tags: [clipstill, distillation, synthetic-data]",
             "---",
             "",
             f"# Image classifier: {shown}",
             "",
-            f"> {SYNTHETIC_MARK}",
-            "",
-            f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given "
-            f"{len(data.labels)} class names and {_given(data.examples, data.unlabelled)}."
-            + (f" It was then tuned on {data.fine_tuned_on} labelled photos." if data.fine_tuned_on else ""),
+            *_origin(data),
             "",
             "## Use",
             "",
@@ -114,6 +112,22 @@ def model_card(data: CardData) -> str:
             *_run(data),
         ]
     )
+
+
+def _origin(data: CardData) -> list[str]:
+    given = f"{len(data.labels)} class names and {_given(data.examples, data.unlabelled)}"
+    if data.zero_shot:
+        return [
+            f"The image tower of {data.teacher} with one stored vector a class, made of {given}. Nothing was trained, "
+            f"and no image was made.",
+        ]
+    tuned = f" It was then tuned on {data.fine_tuned_on} labelled photos." if data.fine_tuned_on else ""
+    return [
+        f"> {SYNTHETIC_MARK}",
+        "",
+        f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given {given}."
+        + tuned,
+    ]
 
 
 def _limits(calibration: Mapping[str, Any] | None, refuses: bool) -> list[str]:

@@ -91,15 +91,6 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """Another way to the same classifier: its top-1 in [0, 1], and how it was made."""
-
-    name: str
-    top1: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Stage:
     """One stage of the run.
 
@@ -137,7 +128,8 @@ class ReportData:
         pictures: synthetic images, in the order of their index.
         curation: what became of the synthetic images, one entry a class.
         charts: losses and scores over the steps.
-        baselines: other ways to the same classifier.
+        ladder: simpler and richer ways to the same classifier, as ``evaluation.ladder.ladder_json`` tells; None where
+            they were not measured.
         stages: what was run.
         settings: the run's config, as nested plain values.
         provenance: weights used.
@@ -163,7 +155,7 @@ class ReportData:
     pictures: tuple[Picture, ...] = ()
     curation: tuple[Curated, ...] = ()
     charts: tuple[Chart, ...] = ()
-    baselines: tuple[Baseline, ...] = ()
+    ladder: Mapping[str, Any] | None = None
     stages: tuple[Stage, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: tuple[Provenance, ...] = ()
@@ -191,7 +183,6 @@ class ReportData:
                     "pictures": tuple(Picture(**each) for each in raw.get("pictures", ())),
                     "curation": tuple(Curated(**each) for each in raw.get("curation", ())),
                     "charts": tuple(_chart(each) for each in raw.get("charts", ())),
-                    "baselines": tuple(Baseline(**each) for each in raw.get("baselines", ())),
                     "stages": tuple(Stage(**each) for each in raw.get("stages", ())),
                     "provenance": tuple(Provenance(**each) for each in raw.get("provenance", ())),
                     "notes": tuple(raw.get("notes", ())),

@@ -14,6 +14,7 @@ from typing import Any
 from clipstill.core.files import write_text
 from clipstill.report.card import per_class
 from clipstill.report.data import Curated, Picture, ReportData
+from clipstill.report.ladder_chart import ladder_chart
 from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict
 from clipstill.report.line_chart import line_chart
 
@@ -97,6 +98,10 @@ def render(data: ReportData) -> str:
         bars_left_out=max(0, len(bars) - MOST_BARS),
         confusion=confusion_rows(student, data.labels),
         mistakes=mistakes(student, data.labels),
+        ladder=data.ladder,
+        rungs=[rung for rung in data.ladder["rungs"] if rung["measured"]] if data.ladder else [],
+        unmeasured=[rung for rung in data.ladder["rungs"] if not rung["measured"]] if data.ladder else [],
+        ladder_charts=[svg for x in ("onnx_bytes", "latency_ms") if (svg := ladder_chart(data.ladder, x))],
         charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
         seconds=sum(stage.seconds for stage in data.stages),
         settings=setting_groups(data.settings),
@@ -109,7 +114,7 @@ def render(data: ReportData) -> str:
 
 
 def summary(data: ReportData) -> str:
-    """The result in one or two sentences."""
+    """The result in a few sentences, what to ship first."""
     found = data.evaluation
     if not found:
         text = "The classifier is ready. How good it is on real photos was not measured: none were given."
@@ -122,7 +127,7 @@ def summary(data: ReportData) -> str:
     )
     if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
         text += f" The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller."
-    return text
+    return f"{data.ladder['recommendation']['text']} {text}" if data.ladder else text
 
 
 def _ratio(data: ReportData) -> float | None:

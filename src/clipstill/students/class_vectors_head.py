@@ -29,7 +29,7 @@ class ClassVectorsHead(nn.Module):
         class_vectors_CD: unit vectors, or as long as examples made them; they are kept, and not trained.
         scale: of the cosines: the teacher's own, or the student's, where it has been a CLIP itself.
         seed: of the projector's weights.
-        layers: of the projector, at least 1.
+        layers: of the projector; 0 for features that are in the teacher's space already.
         width: between the layers; 0 is D, as published. For a teacher of many dimensions that is most of a student.
     """
 
@@ -50,7 +50,13 @@ class ClassVectorsHead(nn.Module):
         self.out_features = len(class_vectors_CD)
         dims = class_vectors_CD.shape[1]
         self.layers, self.width = layers, width or dims
-        self.projector = _projector([feature_count, *[self.width] * (layers - 1), dims], seed)
+        if layers == 0 and feature_count != dims:
+            raise ConfigError(
+                f"features of {feature_count} numbers are not in the space of class vectors of {dims}. Give the head a "
+                f"projector."
+            )
+        inner = [self.width] * (layers - 1)
+        self.projector = _projector([feature_count, *inner, dims] if layers else [dims], seed)
         self.register_buffer("class_vectors", class_vectors_CD.detach().clone().float())
         self.register_buffer("scale", torch.tensor(float(scale)))
 
@@ -81,13 +87,15 @@ class ClassVectorsHead(nn.Module):
 
 
 def projector_shape(head_state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Layers and width of the projector whose weights these are; the width of a single layer is 0."""
+    """Layers and width of the projector whose weights these are; the width of a single layer, or of none, is 0."""
     linear = [value for name, value in head_state.items() if name.startswith("projector.") and value.ndim == 2]
     return len(linear), len(linear[0]) if len(linear) > 1 else 0
 
 
 def _projector(sizes: Sequence[int], seed: int) -> nn.Module:
-    """Linear layers from each size to the next, with BatchNorm and ReLU between them."""
+    """Linear layers from each size to the next, with BatchNorm and ReLU between them; none for a single size."""
+    if len(sizes) == 1:
+        return nn.Identity()
     made: list[nn.Module] = []
     for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
         # Made without values, since the usual initialisation would draw from torch's global generator.
