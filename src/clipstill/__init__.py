@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipstill.api import customize as customize
     from clipstill.api import load_bundle as load_bundle
+    from clipstill.api import plan as plan
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "customize", "load_bundle"]
+__all__ = ["__version__", "customize", "load_bundle", "plan"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("customize", "load_bundle"):
+    if name in ("customize", "load_bundle", "plan"):
         from clipstill import api
 
         return getattr(api, name)

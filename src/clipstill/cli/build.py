@@ -47,3 +47,11 @@ def latent_prior(
     from clipstill.building.latent_prior import build_latent_prior
 
     build_latent_prior(out, cache, autoencoder)
+
+
+@build_app.command("wordnet")
+def wordnet(out: OutOption, cache: CacheOption = CACHE) -> None:
+    """Get the package, write the table of nouns that class names are checked by, and its licence."""
+    from clipstill.building.wordnet import build_wordnet
+
+    build_wordnet(out, cache)

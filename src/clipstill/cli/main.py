@@ -21,6 +21,7 @@ from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
 from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.listing import list_parts
+from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.transfer import transfer
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run)
+app.command("plan")(plan)
 app.command("fine-tune")(fine_tune)
 app.command("base-to-novel")(base_to_novel)
 app.command("transfer")(transfer)

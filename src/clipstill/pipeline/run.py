@@ -7,7 +7,7 @@ gives the same student, bit for bit on the CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from clipstill.pipeline.keys import (
 )
 from clipstill.pipeline.near_misses import check_near_misses, make_near_misses
 from clipstill.pipeline.photos import examples_of, unlabelled_of
+from clipstill.pipeline.planner import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan, with_settings
 from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
@@ -127,7 +128,13 @@ class Photos:
 
 
 def run(
-    config: RunConfig, task: Task, out: Path, photos: Photos | None = None, watch: Watch | None = None
+    config: RunConfig,
+    task: Task,
+    out: Path,
+    photos: Photos | None = None,
+    watch: Watch | None = None,
+    budget_seconds: float | None = None,
+    given: Collection[str] = (),
 ) -> RunResult:
     """Do, or finish, or find done, the whole job in a folder.
 
@@ -137,6 +144,8 @@ def run(
         out: an absent or empty folder, or one of an earlier run; its other stages are kept.
         photos: lists of files, instead of the folders that the settings name.
         watch: is shown the student's weights while it is taught, see ``clipstill.distillation.trainer.distil``.
+        budget_seconds: for the whole run. The settings that fit are chosen once; a later call finds them in ``out``.
+        given: dotted names of settings that the budget must leave alone.
 
     Raises:
         UnknownNameError: no such teacher, generator, student or prompt strategy.
@@ -146,7 +155,22 @@ def run(
         ResourceError: the disk is full, another process works in ``out``, or the device is missing.
         ExportError: the exported model does not behave as the student.
     """
-    keys, skipped = _brought_to(REPORT, config, task, out, photos, watch)
+    config.check_together()
+    photos = photos or photos_of(config, task)
+    key = plan_key(config, task, photos.measured, photos.examples, budget_seconds)
+    made = stored_plan(out, key)
+    if budget_seconds is not None:
+        if launch.rank() > 0:
+            made = Plan.from_json(launch.heard())
+        elif made is None:
+            check_names(config)
+            check_near_misses(config, task)
+            made = plan(config, task, photos.measured, photos.examples, photos.unlabelled, budget_seconds, given)
+            say_plan(made)
+        if launch.rank() == 0:
+            launch.tell(made.to_json())
+        config = with_settings(config, made.settings)
+    keys, skipped = _brought_to(REPORT, config, task, out, photos, watch, _Planned(key, made))
     result = _result(out, task, keys, skipped)
     if result.up_to_date and launch.rank() == 0:
         say(f"nothing to do: {out} is up to date")
@@ -159,20 +183,50 @@ def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, 
     Raises:
         ClipstillError: as ``run``.
     """
-    _brought_to(STUDENT, config, task, out, photos, watch)
+    config.check_together()
+    _brought_to(STUDENT, config, task, out, photos, watch, None)
+
+
+def photos_of(config: RunConfig, task: Task) -> Photos:
+    """Those of the folders that the settings name.
+
+    Raises:
+        DataError: one of them is missing, empty, or fits none of the classes.
+    """
+    measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
+    return Photos(measured, examples_of(config, task), unlabelled_of(config))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is known of a run before its first stage.
+
+    Attributes:
+        key: of the plan.
+        made: the plan, where there is one.
+    """
+
+    key: str
+    made: Plan | None
 
 
 def _brought_to(
-    last: str, config: RunConfig, task: Task, out: Path, photos: Photos | None, watch: Watch | None
+    last: str,
+    config: RunConfig,
+    task: Task,
+    out: Path,
+    photos: Photos,
+    watch: Watch | None,
+    planned: _Planned | None,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before."""
-    config.check_together()
-    if photos is None:
-        measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
-        photos = Photos(measured, examples_of(config, task), unlabelled_of(config))
+    """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before.
+
+    ``planned`` is None where nobody asks for a plan.
+    """
     keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled)
     wanted = list(keys)[: list(keys).index(last) + 1]
-    if not _looks_done(out, {stage: keys[stage] for stage in wanted}):
+    done = _looks_done(out, {stage: keys[stage] for stage in wanted})
+    if not done:
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
@@ -190,9 +244,33 @@ def _brought_to(
         )
         write_json(out / TASK_FILE, task.to_json())
         folder.event("start", keys=keys)
+        if planned is not None and not done:
+            _plan(bench, planned)
         skipped = tuple(stage for stage in wanted if not _do(bench, stage))
         folder.event("end", skipped=skipped)
     return keys, skipped
+
+
+def _plan(bench: Workbench, planned: _Planned) -> None:
+    """Lint and estimate, unless an earlier call of these settings did, and keep the plan in the run folder."""
+    made = planned.made
+    if made is None:
+        make_deterministic(bench.run.threads)
+        made = plan(
+            bench.config,
+            bench.task,
+            bench.photos,
+            bench.examples,
+            bench.unlabelled,
+            with_probe=False,
+            models=bench.models(),
+        )
+        say_plan(made)
+    elif stored_plan(bench.run.path, planned.key) is not None:
+        return
+    write_json(bench.run.path / PLAN_FILE, made.to_json())
+    # After the file, so that who reads the event finds it.
+    bench.run.event("plan", key=planned.key, settings=made.settings)
 
 
 def _assist(bench: Workbench, wanted: list[str]) -> None:
