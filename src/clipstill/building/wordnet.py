@@ -1,7 +1,7 @@
-"""The table of WordNet's nouns that the linter reads: senses of a word by frequency, what each is a kind of, and a gloss.
+"""The table of WordNet's nouns that the linter reads: senses of a word by frequency, what each is a kind of, a gloss.
 
-Debian's ``wordnet-base`` goes in, one small compressed JSON comes out. Nothing is learned, so the same package gives the
-same bytes.
+Debian's ``wordnet-base`` goes in, one small compressed JSON comes out. Nothing is learned, so the same package gives
+the same bytes.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
+    from clipstill.text.difficulty import Difficulty
     from clipstill.text.linter import Known
 
 PLAN_FILE = "plan.json"
@@ -193,7 +194,7 @@ def plan(
     findings = [
         one for one in linter.findings() if not {task.names.index(name) for name in one.classes} <= with_examples
     ]
-    expected = estimate(linter, _imagenet(teacher, templates[0]))
+    expected = _shared(task, findings, estimate(linter, _imagenet(teacher, templates[0])))
     work = functools.partial(
         Work.of,
         classes=len(task.names),
@@ -218,12 +219,19 @@ def plan(
     return Plan(
         classes=task.names,
         findings=tuple(findings),
-        expected_top1=expected.top1,
-        expected_per_class=dict(zip(task.names, expected.per_class, strict=True)),
+        expected_top1=sum(expected.values()) / len(expected),
+        expected_per_class=expected,
         cost=cost(settings),
         settings=settings,
         budget_seconds=budget_seconds,
     )
+
+
+def _shared(task: Task, findings: Sequence[Finding], expected: Difficulty) -> dict[str, float]:
+    """Expected accuracy by name; two names of one thing share their photos, however well the teacher knows it."""
+    twice = {name for one in findings if one.kind in ("synonym", "plural") for name in one.classes}
+    by_name = dict(zip(task.names, expected.per_class, strict=True))
+    return {name: share / 2 if name in twice else share for name, share in by_name.items()}
 
 
 def _bare(teacher: Teacher, template: str, texts: Sequence[str]) -> Tensor:

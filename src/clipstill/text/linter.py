@@ -236,14 +236,26 @@ class Linter:
         return sorted(found, key=lambda one: one.level != WARNING)
 
     def strangeness(self, place: int) -> float:
-        """How much farther a name lies from what it is than from a word of another kind; negative where it is nearer.
+        """How much nearer a name lies to something else than to what it is; negative where it is not.
 
-        The middle of what was met for a name that has a description, or that WordNet does not know.
+        Something else is another meaning of it, or a word of another kind. For a name that has a description, or that
+        WordNet does not know, the middle of what is met.
         """
         if place not in self._about or not self.meanings[place]:
             return _STRANGENESS_UNKNOWN
-        strangers = self._strangers(place, self.meanings[place][0].sense)
-        return max((share for share, _ in strangers), default=0.0) - self._about[place][0]
+        strangers = [share for share, _ in self._strangers(place, self.meanings[place][0].sense)]
+        others = [share for share, _ in self._other_meanings(place)]
+        return max([*strangers, *others], default=0.0) - self._about[place][0]
+
+    def _other_meanings(self, place: int) -> list[tuple[float, Meaning]]:
+        """Meanings that photos show as something else than the wanted one, with how near the bare name lies to each."""
+        wanted, *others = self.meanings[place]
+        near = self._about[place][1:]
+        return [
+            (share, each)
+            for share, each in zip(near, others, strict=True)
+            if each.sense.is_visible and self._differ(wanted.sense, each.sense)
+        ]
 
     # --- two classes ---
 
@@ -352,12 +364,7 @@ class Linter:
         scored, near = self.meanings[place], self._about[place]
         if len(scored) < 2:
             return None
-        wanted = scored[0].sense
-        others = [
-            (near[row], each)
-            for row, each in enumerate(scored)
-            if row > 0 and each.sense.is_visible and self._differ(wanted, each.sense)
-        ]
+        wanted, others = scored[0].sense, self._other_meanings(place)
         if not others:
             return None
         nearest, meaning = max(others, key=lambda one: one[0])
