@@ -1,13 +1,16 @@
 """What ``clipstill plan`` says of class names, against real photos; and of a run's cost, against real runs.
 
-    python benchmarks/difficulty.py --photos NAME=DIR ... [--teacher embedded-m] [--tasks 40] [--cache FOLDER]
+    python benchmarks/difficulty.py --photos NAME=DIR ... [--teacher embedded-m] [--tasks 20] [--cache FOLDER]
+        [--text-terms] [--advice]
     python benchmarks/difficulty.py --runs RUN...
     python benchmarks/difficulty.py --rates [--threads 2]
 
 Each DIR has one sub-folder a class. For each set: the rank correlation over its classes of expected and measured
 accuracy, the error of top-1 on random tasks of 5 to 50 of its classes, and how well the teacher knows classes that the
-linter warns of. Photos are encoded once where a cache is given. ``--runs`` compares the predicted seconds with those
-that finished runs took on this machine; ``--rates`` prints the figures that stand in ``pipeline/cost.py``.
+linter warns of. ``--text-terms`` uses the terms of teachers that did not learn from ImageNet; ``--advice`` measures what
+the proposed descriptions and spellings do. Photos are encoded once where a cache is given. ``--runs`` compares the
+predicted seconds with those that finished runs took on this machine; ``--rates`` prints the figures that stand in
+``pipeline/cost.py``.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from clipstill.teachers import load_teacher
 from clipstill.text.difficulty import estimate
 from clipstill.text.linter import WARNING, Linter
 from clipstill.text.task import Task
+from clipstill.text.templates import fill
 from clipstill.text.wordnet import wordnet
 
 _CPU = torch.device("cpu")
@@ -43,10 +47,10 @@ _CPU = torch.device("cpu")
 class Asked:
     """A teacher whose texts are computed once, however many tasks hold them."""
 
-    def __init__(self, teacher: Any) -> None:
+    def __init__(self, teacher: Any, text_terms: bool = False) -> None:
         self.teacher, self._vectors = teacher, dict[str, Tensor]()
         self.known, _ = planner._known(teacher, "{class}")
-        self.imagenet_KD = planner._imagenet(teacher, "{class}")
+        self.imagenet_KD = None if text_terms else planner._imagenet(teacher, "{class}")
 
     def encode(self, texts: list[str]) -> Tensor:
         missing = [text for text in dict.fromkeys(map(spoken, texts)) if text not in self._vectors]
@@ -101,7 +105,7 @@ def spearman(one: list[float], other: list[float]) -> float:
 
 def on_photos(args: argparse.Namespace) -> None:
     teacher = load_teacher(args.teacher, _CPU)
-    asked = Asked(teacher)
+    asked = Asked(teacher, args.text_terms)
     pooled: dict[tuple[str, ...], list[tuple[list[float], list[float]]]] = {}
     for text in args.photos:
         title, _, folder = text.partition("=")
@@ -121,12 +125,36 @@ def on_photos(args: argparse.Namespace) -> None:
         told = [f"{100 * statistics.fmean(group):.1f} ({len(group)})" if group else "-" for group in groups]
         print(f"  measured accuracy of classes with a warning {told[0]}, of the others {told[1]}")
         if len(names) > 10:
+            if args.advice:
+                advised(asked, linter, classes_CD, feat_ND, label_N)
             print("  " + tasks(asked, names, classes_CD, feat_ND, label_N, args))
     for several in pooled.values():
         if len(several) > 1:
             expected = [share for one, _ in several for share in one]
             found = [share for _, one in several for share in one]
             print(f"all {len(expected)} pairs of class and set: rank correlation {spearman(expected, found):.3f}")
+
+
+def advised(asked: Asked, linter: Linter, classes_CD: Tensor, feat_ND: Tensor, label_N: Tensor) -> None:
+    """What the proposed descriptions and spellings do, class by class and all at once."""
+    names, everyone = list(linter.task.names), list(range(len(classes_CD)))
+    before, changed_CD = measured(classes_CD, feat_ND, label_N, everyone), classes_CD.clone()
+    for one in linter.findings():
+        if one.kind not in ("spelling", "ambiguous", "unknown"):
+            continue
+        place = names.index(one.classes[0])
+        if one.kind == "spelling":
+            text = one.advice.removeprefix("If that is meant, write: ")
+        elif linter.meanings[place]:
+            text = fill("{class}", names[place], linter.meanings[place][0].sense.gloss)
+        else:
+            continue
+        alone_CD = classes_CD.clone()
+        alone_CD[place] = changed_CD[place] = asked.teacher.encode_text([text])[0]
+        after = measured(alone_CD, feat_ND, label_N, everyone)
+        print(f"  {one.kind} {names[place]}: {100 * before[place]:.0f}, as '{text}' {100 * after[place]:.0f}")
+    after = measured(changed_CD, feat_ND, label_N, everyone)
+    print(f"  all of them: top-1 {100 * statistics.fmean(before):.1f}, advised {100 * statistics.fmean(after):.1f}")
 
 
 def tasks(asked: Asked, names: list[str], classes: Tensor, feat: Tensor, labels: Tensor, args: Any) -> str:
@@ -189,8 +217,10 @@ def main() -> None:
     parser.add_argument("--photos", nargs="+", default=[], metavar="NAME=DIR")
     parser.add_argument("--runs", nargs="+", default=[], type=Path)
     parser.add_argument("--rates", action="store_true")
+    parser.add_argument("--text-terms", action="store_true")
+    parser.add_argument("--advice", action="store_true")
     parser.add_argument("--teacher", default="embedded-m")
-    parser.add_argument("--tasks", type=int, default=40)
+    parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path)

@@ -110,7 +110,7 @@ def show(made: Plan, out: Path | None) -> None:
     for one in made.findings:
         print(textwrap.fill(f"{one.level}: {one.message}", _WIDTH, initial_indent="  ", subsequent_indent="    "))
         print(f"    {one.advice}")
-    print("\nExpected, an estimate from the names alone")
+    print("\nExpected from the names alone")
     order = sorted(made.expected_per_class, key=lambda name: made.expected_per_class[name])
     rows = [(name, percent(made.expected_per_class[name])) for name in order[:_SHOWN]]
     if len(order) > _SHOWN:

@@ -47,13 +47,13 @@ _NEAR_MISSES_MOST, _NEAR_MISSES_LEAST = 32, 4
 # Seconds for which one piece of the probe may last, and the steps of the synthesis that it times.
 _PIECE_S, _TIMED_STEPS = 1.5, 2
 _LARGEST_BATCH = 64
-# What GFLOP of this kind take against those of the test below; measured by
-# `python benchmarks/difficulty.py --rates` with the default recipe on two CPU cores.
-_SYNTHESIS_SLOWNESS, _FORWARD_SLOWNESS, _TRAINING_SLOWNESS = 3.0, 2.5, 3.5
-# Seconds that do not depend on the settings, at one core's 20 GFLOP a second of the test below.
+# What GFLOP of this kind take against those of the test below; by `python benchmarks/difficulty.py --rates --threads 1`
+# with the default recipe on a core of a 2.8 GHz Xeon, in seconds of that core.
+_SYNTHESIS_SLOWNESS, _FORWARD_SLOWNESS, _TRAINING_SLOWNESS = 4.7, 3.7, 7.5
+# Seconds that do not depend on the settings, where one core makes so many GFLOP a second of the test.
 _FIXED_S = {START: 8.0, BUNDLE: 8.0, REPORT: 1.0}
 _HEAD_STEP_S = 0.0035
-_REFERENCE_GFLOPS = 20.0
+_REFERENCE_GFLOPS = 75.0
 # A process with its libraries, before any model.
 _PROCESS_BYTES = 600_000_000
 
@@ -462,13 +462,15 @@ def _weight_bytes(part: Any) -> int:
 
 def stored_rates(models: Models, text_seconds: float) -> Rates:
     """Rates without a probe: a short test of this device, and how slow each kind of work was against it elsewhere."""
-    second = 1 / test_gflops(str(models.device), models.threads)
+    test = test_gflops(str(models.device), models.threads)
+    second = 1 / test
     return Rates(
         synthesis=_SYNTHESIS_SLOWNESS * second,
         forward=_FORWARD_SLOWNESS * second,
         training=_TRAINING_SLOWNESS * second,
         text=text_seconds,
-        slowness=_REFERENCE_GFLOPS * second if models.device.type == "cpu" else 1.0,
+        # Loading and exporting is one thread's work.
+        slowness=_REFERENCE_GFLOPS * models.threads / test if models.device.type == "cpu" else 1.0,
         probed=False,
     )
 

@@ -405,7 +405,7 @@ def say_plan(made: Plan) -> None:
     hardest = sorted(made.expected_per_class, key=lambda name: made.expected_per_class[name])[:3]
     say(
         f"plan: by names alone the teacher is expected to be right on about {100 * made.expected_top1:.0f} % of photos"
-        f" (an estimate, {ERROR}; hardest: {', '.join(hardest)}); about {span(made.cost.seconds)} of work"
+        f" ({ERROR}; hardest: {', '.join(hardest)}); about {span(made.cost.seconds)} of work"
     )
     if made.budget_seconds is not None:
         say(f"plan: {choice_line(made)}")
