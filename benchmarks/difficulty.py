@@ -7,8 +7,8 @@
 
 Each DIR has one sub-folder a class. For each set: the rank correlation over its classes of expected and measured
 accuracy, the error of top-1 on random tasks of 5 to 50 of its classes, and how well the teacher knows classes that the
-linter warns of. ``--text-terms`` uses the terms of teachers that did not learn from ImageNet; ``--advice`` measures what
-the proposed descriptions and spellings do. Photos are encoded once where a cache is given. ``--runs`` compares the
+linter warns of. ``--text-terms`` uses the terms of teachers that did not learn from ImageNet; ``--advice`` measures
+what the proposed descriptions and spellings do. Photos are encoded once where a cache is given. ``--runs`` compares the
 predicted seconds with those that finished runs took on this machine; ``--rates`` prints the figures that stand in
 ``pipeline/cost.py``.
 """

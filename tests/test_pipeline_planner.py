@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import clipstill
 from clipstill.cli.main import main
 from clipstill.core.errors import ArtifactError, ConfigError, TaskError, UnknownNameError
 from clipstill.core.files import read_json
+from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.pipeline import cost as pipeline_cost
 from clipstill.pipeline import planner
@@ -248,3 +250,28 @@ def test_the_python_interface_raises_the_same() -> None:
         clipstill.plan(["dog", "cat"], teacher="embeded-s")
     with pytest.raises(ConfigError):
         clipstill.plan(["dog", "cat"], budget="soon")
+
+
+def test_what_cannot_be_estimated_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(planner, "count_flops", fails)
+    monkeypatch.setattr(planner, "_FLOPS", {})
+    monkeypatch.setitem(_IN_STAGES, "prompts", stopped)
+    assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
+    assert "plan: there is none (RuntimeError: no such kernel)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "stages" / "class_vectors" / "MANIFEST.json").exists()
+
+
+def test_who_has_examples_of_a_class_hears_nothing_of_its_name(models: Models, tmp_path: Path) -> None:
+    config, task = load_config(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
+    for name in task.names:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    examples = ImageFolder.open(tmp_path, task.names)
+    plan = planner.plan(config, task, examples=examples, with_probe=False, models=models)
+    assert plan.findings == ()
+    assert plan.cost.stages.keys() >= {"class_vectors", "surrogate", "student", "bundle"}

@@ -185,7 +185,8 @@ class Models:
         from clipstill.teachers import load_teacher
 
         teacher = load_teacher(config.teacher.name, device, config.teacher.precision)
-        return cls.around(config, classes, teacher, load_generators(config.generator.name, device), device, threads)
+        generators = load_generators(config.generator.name, device) if config.prompts.images_per_class else []
+        return cls.around(config, classes, teacher, generators, device, threads)
 
     @classmethod
     def around(
@@ -292,7 +293,8 @@ def cost_of(work: Work, flops: Flops, rates: Rates, config: RunConfig) -> Cost:
     batch = config.distillation.batch * config.distillation.accumulate
     student_step = _WITH_GRADIENT * flops.student * batch
     synthesis = flops.image_step
-    step_s = rates.synthesis if synthesis is None else rates.synthesis * synthesis
+    # What a model takes that draws by itself is only known where it was timed.
+    step_s = rates.synthesis * (float(rates.probed) if synthesis is None else synthesis)
     image_steps = work.image_steps if synthesis is not None else work.images + work.near_images
     near_steps = image_steps * work.near_images // max(1, work.images + work.near_images)
     seeing = flops.student + flops.teacher
@@ -333,9 +335,10 @@ def count_flops(config: RunConfig, models: Models, class_vectors_CD: Tensor) -> 
     """Count on the models, two images at a time."""
     import torch
 
-    steps, kept = zip(
-        *(_of_image_step(config, models, class_vectors_CD, turn) for turn in range(len(models.generators))), strict=True
-    )
+    turns = range(len(models.generators))
+    # No generator is there where photos stand for all images.
+    found = [_of_image_step(config, models, class_vectors_CD, turn) for turn in turns] or [(0.0, 0.0)]
+    steps = [step for step, _ in found if step is not None]
     side, own = config.student.image_size, models.teacher.image_size
     x_23SS, x_23OO = (torch.rand(2, 3, size, size, device=models.device) for size in (side, own))
     with torch.no_grad():
@@ -345,12 +348,12 @@ def count_flops(config: RunConfig, models: Models, class_vectors_CD: Tensor) -> 
     head = _WITH_GRADIENT * config.distillation.batch * _head_flops(config, models) / 1e9
     parts = (models.teacher, models.student, *models.generators)
     return Flops(
-        image_step=None if None in steps else sum(step for step in steps if step is not None) / len(steps),
+        image_step=sum(steps) / len(steps) if len(steps) == len(found) else None,
         student=student,
         teacher=teacher,
         measuring=student + at_own_size,
         head_step=head,
-        step_bytes=max(kept),
+        step_bytes=max(kept for _, kept in found),
         weight_bytes=sum(_weight_bytes(part) for part in parts),
     )
 
@@ -495,7 +498,7 @@ def probe(config: RunConfig, models: Models, class_vectors_CD: Tensor, flops: Fl
     """Time a few real steps of the loaded models; a few seconds each."""
     guess = stored_rates(models, text_seconds)
     turns = range(len(models.generators))
-    synthesis = [_probe_synthesis(config, models, class_vectors_CD, flops, guess, turn) for turn in turns]
+    synthesis = [_probe_synthesis(config, models, class_vectors_CD, flops, guess, turn) for turn in turns] or [0.0]
     forward = _probe_forward(config, models, flops, guess)
     training = guess.training * forward / guess.forward
     if config.distillation.freeze != "backbone":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clipstill.core.device import make_deterministic
-from clipstill.core.errors import ArtifactError
+from clipstill.core.errors import ArtifactError, ClipstillError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
@@ -256,15 +256,15 @@ def _plan(bench: Workbench, planned: _Planned) -> None:
     made = planned.made
     if made is None:
         make_deterministic(bench.run.threads)
-        made = plan(
-            bench.config,
-            bench.task,
-            bench.photos,
-            bench.examples,
-            bench.unlabelled,
-            with_probe=False,
-            models=bench.models(),
-        )
+        photos = (bench.photos, bench.examples, bench.unlabelled)
+        try:
+            made = plan(bench.config, bench.task, *photos, with_probe=False, models=bench.models())
+        except ClipstillError:
+            raise
+        except Exception as error:
+            # What cannot be estimated may well be done.
+            say(f"plan: there is none ({type(error).__name__}: {error})")
+            return
         say_plan(made)
     elif stored_plan(bench.run.path, planned.key) is not None:
         return

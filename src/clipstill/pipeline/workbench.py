@@ -101,7 +101,8 @@ class Workbench:
         from clipstill.pipeline.cost import Models
 
         classes, threads = len(self.task.names), self.run.threads
-        return Models.around(self.config, classes, self.plain_teacher, self.generators, self.device, threads)
+        generators = self.generators if SURROGATE in self.keys else []
+        return Models.around(self.config, classes, self.plain_teacher, generators, self.device, threads)
 
     @cached_property
     def _vectors(self) -> dict[str, Tensor]:
