@@ -11,7 +11,7 @@ from clipstill.text.task import Task, parse_task
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, Task, Path]]:
     """What reaches the pipeline."""
     calls: list[tuple[RunConfig, Task, Path]] = []
-    monkeypatch.setattr("clipstill.pipeline.run.run", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("clipstill.pipeline.run.run", lambda *arguments, **_: calls.append(arguments))
     return calls
 
 

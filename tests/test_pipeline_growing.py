@@ -23,7 +23,7 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.pipeline import stages, teaching
 from clipstill.pipeline.cohorts import Evidence, Growth, Ledger, Taught
-from clipstill.pipeline.growth import planned
+from clipstill.pipeline.growth import grown
 from clipstill.pipeline.keys import SettingKeys, stage_keys
 from clipstill.pipeline.recipes import load_config
 from clipstill.pipeline.synthesis_work import Worker
@@ -386,7 +386,7 @@ def test_damaged_images_of_a_class_among_others_are_made_anew(
 
 
 def plan_of(ledger: Ledger, classes: str, *overrides: str) -> tuple[Growth, Ledger]:
-    return planned(SettingKeys(load_config(overrides=overrides)), parse_task(classes), None, None, ledger)
+    return grown(SettingKeys(load_config(overrides=overrides)), parse_task(classes), None, None, ledger)
 
 
 def all_done(ledger: Ledger) -> Ledger:
@@ -404,7 +404,7 @@ def used(growth: Growth) -> list[tuple[int, tuple[str, ...]]]:
 )
 def test_an_empty_folder_has_the_keys_of_a_plain_run(overrides: tuple[str, ...]) -> None:
     config, task = load_config(overrides=overrides), parse_task("dog,cat: a pet")
-    growth, _ = planned(SettingKeys(config), task, None, None, Ledger())
+    growth, _ = grown(SettingKeys(config), task, None, None, Ledger())
     assert stage_keys(config, task, None, growth=growth) == stage_keys(config, task, None)
     assert not any("-" in stage for stage in stage_keys(config, task, None))
 
@@ -422,8 +422,8 @@ def test_images_that_are_not_finished_are_begun_anew_when_examples_come(tmp_path
     _, ledger = plan_of(Ledger(), "dog,cat")
     task, by = parse_task("dog,cat"), SettingKeys(load_config())
     examples = ImageFolder.open(pictures(tmp_path, "dog"), task.names)
-    assert used(planned(by, task, examples, None, ledger)[0]) == [(1, ("dog", "cat"))]
-    assert used(planned(by, task, examples, None, all_done(ledger))[0]) == [(1, ("cat",)), (2, ("dog",))]
+    assert used(grown(by, task, examples, None, ledger)[0]) == [(1, ("dog", "cat"))]
+    assert used(grown(by, task, examples, None, all_done(ledger))[0]) == [(1, ("cat",)), (2, ("dog",))]
 
 
 def test_another_description_is_another_class_and_another_order_is_not() -> None:

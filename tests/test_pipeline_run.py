@@ -114,8 +114,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path, calls_abroad: 
 
 
 def test_a_run_leaves_bundle_report_and_manifests(whole: Path) -> None:
-    expected = "MANIFEST.json bundle config.yaml events.jsonl preview.png report.html run.json stages task.json"
-    assert sorted(path.name for path in whole.iterdir() if not path.name.startswith(".")) == sorted(expected.split())
+    files = "MANIFEST.json config.yaml events.jsonl plan.json preview.png report.html run.json task.json"
+    expected = ["bundle", "stages", *files.split()]
+    assert sorted(path.name for path in whole.iterdir() if not path.name.startswith(".")) == sorted(expected)
     assert "dog" in (whole / "report.html").read_text()
     assert not (whole / "stages" / "student" / "work").exists()
 

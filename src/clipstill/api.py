@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipstill.core.config import apply_overrides, load_yaml, merge
+from clipstill.core.duration import minutes_of
+from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
 from clipstill.pipeline.recipes import load_config
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.text.task import Task, parse_task
 
 if TYPE_CHECKING:
+    from clipstill.pipeline.config import RunConfig
+    from clipstill.pipeline.planner import Plan
     from clipstill.pipeline.run import RunResult
 
-__all__ = ["add_class", "customize", "load_bundle", "remove_class", "run"]
+__all__ = ["add_class", "customize", "load_bundle", "plan", "remove_class", "run"]
 
 
 def customize(
@@ -158,32 +163,145 @@ def run(
 ) -> RunResult:
     """As ``customize``, with a parsed task, a settings file, and everything that the run measured as its result.
 
-    ``budget`` is the time to teach the student, such as ``"10min"``; ``meta`` the kind of meta distillation.
+    ``budget`` is the time for the whole run, such as ``"30min"``, by which settings that nobody gave are chosen;
+    ``meta`` the kind of meta distillation.
 
     Raises:
         ClipstillError: one of its kinds.
     """
     from clipstill.pipeline.run import run as run_pipeline
 
+    config, given = _settings(
+        recipe,
+        config_file,
+        overrides,
+        {
+            "teacher.name": teacher,
+            "generator.name": generator,
+            "student.name": student,
+            "distillation.meta": meta,
+            "launch.launcher": launcher,
+            "launch.address": address,
+            "evaluation.images": _whole(images),
+            "examples.images": _whole(examples),
+            "unlabelled.images": _whole(unlabelled),
+            "seed": seed,
+            "device": device,
+        },
+    )
+    return run_pipeline(config, task, out, budget_seconds=_seconds(budget), given=given)
+
+
+def plan(
+    classes: Task | str | Sequence[str] | Path,
+    *,
+    recipe: str = "default",
+    config_file: Path | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    images: str | Path | None = None,
+    examples: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    teacher: str | None = None,
+    generator: str | None = None,
+    student: str | None = None,
+    budget: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    probe: bool = True,
+) -> Plan:
+    """Look at class names and settings before a run: what is doubtful, how well it may go, what it takes here.
+
+    Args:
+        classes: a task, or what ``customize`` takes.
+        recipe: as ``customize``, and so are those not named here.
+        budget: time for the whole run, such as ``"30min"``: the best settings that fit are chosen.
+        probe: whether a few steps of the models are timed; else stored rates serve.
+
+    Raises:
+        ClipstillError: one of its kinds.
+
+    Example:
+        >>> plan("crane,heron,stork").findings[0].kind  # doctest: +SKIP
+        'ambiguous'
+    """
+    from clipstill.pipeline.planner import plan as plan_pipeline
+    from clipstill.pipeline.run import check_names, photos_of
+
+    task = classes if isinstance(classes, Task) else parse_task(classes)
+    config, given = _settings(
+        recipe,
+        config_file,
+        overrides,
+        {
+            "teacher.name": teacher,
+            "generator.name": generator,
+            "student.name": student,
+            "evaluation.images": _whole(images),
+            "examples.images": _whole(examples),
+            "unlabelled.images": _whole(unlabelled),
+            "seed": seed,
+            "device": device,
+        },
+    )
+    config.check_together()
+    seconds = _seconds(budget)
+    photos = photos_of(config, task)
+    check_names(config)
+    return plan_pipeline(
+        config,
+        task,
+        photos.measured,
+        photos.examples,
+        photos.unlabelled,
+        budget_seconds=seconds,
+        given=given,
+        with_probe=probe,
+    )
+
+
+def _settings(
+    recipe: str,
+    config_file: Path | None,
+    overrides: Mapping[str, Any] | Sequence[str],
+    arguments: Mapping[str, Any],
+) -> tuple[RunConfig, frozenset[str]]:
+    """All settings, and the dotted names of those that were given beside the recipe."""
     texts = () if isinstance(overrides, Mapping) else tuple(overrides)
     values = dict(overrides) if isinstance(overrides, Mapping) else {}
-    named = {
-        ("teacher", "name"): teacher,
-        ("generator", "name"): generator,
-        ("student", "name"): student,
-        ("distillation", "minutes"): budget,
-        ("distillation", "meta"): meta,
-        ("launch", "launcher"): launcher,
-        ("launch", "address"): address,
-        ("evaluation", "images"): None if images is None else str(Path(images).resolve()),
-        ("examples", "images"): None if examples is None else str(Path(examples).resolve()),
-        ("unlabelled", "images"): None if unlabelled is None else str(Path(unlabelled).resolve()),
-    }
-    for (section, key), value in named.items():
+    for name, value in arguments.items():
+        section, _, key = name.partition(".")
         if value is not None:
-            values[section] = {**values.get(section, {}), key: value}
-    values.update({key: value for key, value in (("seed", seed), ("device", device)) if value is not None})
-    return run_pipeline(load_config(recipe, config_file, texts, values), task, out)
+            values[section] = {**values.get(section, {}), key: value} if key else value
+    config = load_config(recipe, config_file, texts, values)
+    from_file = {} if config_file is None else load_yaml(config_file)
+    return config, frozenset(_dotted(apply_overrides(merge(from_file, values), texts)))
+
+
+def _dotted(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{above}{name}.")
+        else:
+            yield above + name
+
+
+def _whole(path: str | Path | None) -> str | None:
+    """A path that means the same from every folder."""
+    return None if path is None else str(Path(path).resolve())
+
+
+def _seconds(budget: str | None) -> float | None:
+    """Of a budget.
+
+    Raises:
+        ConfigError: it is no duration, or none at all.
+    """
+    if budget is None:
+        return None
+    minutes = minutes_of(budget)
+    if minutes <= 0:
+        raise ConfigError(f"the budget '{budget}' leaves no time. Write it like 10min, 90s or 1h30min.")
+    return 60 * minutes
 
 
 def default_out(task: Task) -> Path:

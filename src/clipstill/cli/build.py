@@ -55,3 +55,11 @@ def web_runtime(out: OutOption, cache: CacheOption = CACHE) -> None:
     from clipstill.building.web_runtime import build_web_runtime
 
     build_web_runtime(out, cache)
+
+
+@build_app.command("wordnet")
+def wordnet(out: OutOption, cache: CacheOption = CACHE) -> None:
+    """Get the package, write the table of nouns that class names are checked by, and its licence."""
+    from clipstill.building.wordnet import build_wordnet
+
+    build_wordnet(out, cache)

@@ -24,6 +24,7 @@ from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.grow import add_class, remove_class
 from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
+from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.transfer import transfer
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run)
+app.command("plan")(plan)
 app.command("add-class")(add_class)
 app.command("remove-class")(remove_class)
 app.command("fine-tune")(fine_tune)

@@ -50,7 +50,7 @@ def run(
     student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Time to teach the student, such as 10min, instead of a number of steps."),
+        typer.Option("--budget", help="Time that the whole run may take, such as 30min: chooses the settings."),
     ] = None,
     meta: Annotated[
         str | None,

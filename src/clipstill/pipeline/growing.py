@@ -1,6 +1,6 @@
 """Classes that come to a run, or leave it: the run's own settings, another task, the same folder.
 
-What is done again follows from ``growth.planned``, as for ``clipstill run`` with another list of classes.
+What is done again follows from ``growth.grown``, as for ``clipstill run`` with another list of classes.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ COHORTS = "cohorts"
 PHOTOS_GIVEN = "photos_given"
 
 
-def planned(
+def grown(
     by: SettingKeys, task: Task, examples: ImageFolder | None, unlabelled: ImageFolder | None, ledger: Ledger
 ) -> tuple[Growth, Ledger]:
     """What serves the present classes, and the ledger with the cohorts that are new.

@@ -142,6 +142,23 @@ def offer(asked: Offer) -> None:
         _store().set(next(_told), json.dumps(asdict(asked)))
 
 
+_news = itertools.count()
+
+
+def tell(value: Any) -> None:
+    """Let the other ranks know what the first one found out, as plain values."""
+    if world() > 1:
+        _store().set(f"clipstill/news/{next(_news)}", json.dumps(value))
+
+
+def heard() -> Any:
+    """What the first rank tells; waits for it. Where it fails, torchrun ends this rank."""
+    name = f"clipstill/news/{next(_news)}"
+    while not _store().check([name]):
+        time.sleep(_LOOK_EVERY_S)
+    return json.loads(_store().get(name))
+
+
 _meetings = itertools.count()
 
 

@@ -7,7 +7,7 @@ gives the same student, bit for bit on the CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clipstill.core.device import make_deterministic
-from clipstill.core.errors import ArtifactError
+from clipstill.core.errors import ArtifactError, ClipstillError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
@@ -23,7 +23,7 @@ from clipstill.pipeline import launch, stages
 from clipstill.pipeline.calibrating import make_calibration
 from clipstill.pipeline.cohorts import Growth, Ledger, Taught, kind_of
 from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.growth import COHORTS, CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, planned, read_ledger
+from clipstill.pipeline.growth import COHORTS, CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, grown, read_ledger
 from clipstill.pipeline.keys import (
     BUNDLE,
     CALIBRATION,
@@ -44,6 +44,7 @@ from clipstill.pipeline.keys import (
 from clipstill.pipeline.ladder import LADDER_FILE, make_ladder
 from clipstill.pipeline.near_misses import check_near_misses, make_near_misses
 from clipstill.pipeline.photos import examples_of, unlabelled_of
+from clipstill.pipeline.planner import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan, with_settings
 from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
@@ -69,7 +70,7 @@ _IN_STAGES: dict[str, Callable[..., None]] = {
 _OF_COHORTS = (PROMPTS, SURROGATE, NEAR_MISSES)
 
 
-class _PlanAgainError(Exception):
+class _AgainError(Exception):
     """Something that was to be used again is damaged, and cannot be made as it was."""
 
 
@@ -140,7 +141,13 @@ class Photos:
 
 
 def run(
-    config: RunConfig, task: Task, out: Path, photos: Photos | None = None, watch: Watch | None = None
+    config: RunConfig,
+    task: Task,
+    out: Path,
+    photos: Photos | None = None,
+    watch: Watch | None = None,
+    budget_seconds: float | None = None,
+    given: Collection[str] = (),
 ) -> RunResult:
     """Do, or finish, or find done, the whole job in a folder.
 
@@ -150,6 +157,8 @@ def run(
         out: an absent or empty folder, or one of an earlier run; its other stages are kept.
         photos: lists of files, instead of the folders that the settings name.
         watch: is shown the student's weights while it is taught, see ``clipstill.distillation.trainer.distil``.
+        budget_seconds: for the whole run. The settings that fit are chosen once; a later call finds them in ``out``.
+        given: dotted names of settings that the budget must leave alone.
 
     Raises:
         UnknownNameError: no such teacher, generator, student or prompt strategy.
@@ -159,7 +168,23 @@ def run(
         ResourceError: the disk is full, another process works in ``out``, or the device is missing.
         ExportError: the exported model does not behave as the student.
     """
-    keys, skipped = _brought_to(REPORT, config, task, out, photos, watch)
+    config.check_together()
+    lists_given = photos is not None
+    photos = photos or photos_of(config, task)
+    key = plan_key(config, task, photos.measured, photos.examples, budget_seconds)
+    made = stored_plan(out, key)
+    if budget_seconds is not None:
+        if launch.rank() > 0:
+            made = Plan.from_json(launch.heard())
+        elif made is None:
+            check_names(config)
+            check_near_misses(config, task)
+            made = plan(config, task, photos.measured, photos.examples, photos.unlabelled, budget_seconds, given)
+            say_plan(made)
+        if launch.rank() == 0:
+            launch.tell(made.to_json())
+        config = with_settings(config, made.settings)
+    keys, skipped = _brought_to(REPORT, config, task, out, photos, lists_given, watch, _Planned(key, made))
     result = _result(out, task, keys, skipped)
     if result.up_to_date and launch.rank() == 0:
         say(f"nothing to do: {out} is up to date")
@@ -172,7 +197,7 @@ def is_done(config: RunConfig, task: Task, out: Path) -> bool:
     Raises:
         ClipstillError: as ``run``.
     """
-    return _looks_done(out, _planned(config, task, _photos(config, task), read_ledger(out)).keys)
+    return _looks_done(out, _agenda(config, task, photos_of(config, task), read_ledger(out)).keys)
 
 
 def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
@@ -181,67 +206,96 @@ def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, 
     Raises:
         ClipstillError: as ``run``.
     """
-    _brought_to(STUDENT, config, task, out, photos, watch)
+    config.check_together()
+    _brought_to(STUDENT, config, task, out, photos, True, watch, None)
+
+
+def photos_of(config: RunConfig, task: Task) -> Photos:
+    """Those of the folders that the settings name.
+
+    Raises:
+        DataError: one of them is missing, empty, or fits none of the classes.
+    """
+    measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
+    return Photos(measured, examples_of(config, task), unlabelled_of(config))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is known of a run before its first stage.
+
+    Attributes:
+        key: of the plan.
+        made: the plan, where there is one.
+    """
+
+    key: str
+    made: Plan | None
 
 
 def _brought_to(
-    last: str, config: RunConfig, task: Task, out: Path, photos: Photos | None, watch: Watch | None
+    last: str,
+    config: RunConfig,
+    task: Task,
+    out: Path,
+    photos: Photos,
+    lists_given: bool,
+    watch: Watch | None,
+    planned: _Planned | None,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before."""
-    config.check_together()
-    lists_given = photos is not None
-    photos = photos or _photos(config, task)
+    """Bring the stages up to ``last`` up to date: keys of all stages, and those of them that were done before.
+
+    ``lists_given`` says that the photos are lists of files, ``planned`` is None where nobody asks for a plan.
+    """
     ledger = read_ledger(out)
-    plan = _planned(config, task, photos, ledger)
-    if not _looks_done(out, {stage: plan.keys[stage] for stage in plan.until(last)}):
+    agenda = _agenda(config, task, photos, ledger)
+    done = _looks_done(out, {stage: agenda.keys[stage] for stage in agenda.until(last)})
+    if not done:
         # Before the folder is made or touched. A run that is done needs no models, and so no seconds to load torch.
         check_names(config)
         check_near_misses(config, task)
 
     def bench_in(folder: RunFolder) -> Workbench:
         given = (photos.measured, photos.examples, photos.unlabelled)
-        return Workbench(config, task, folder, plan.keys, *given, watch, plan.growth)
+        return Workbench(config, task, folder, agenda.keys, *given, watch, agenda.growth)
 
     if launch.rank() > 0:
-        _assist(bench_in(RunFolder.of_another(out)), plan.until(last))
-        return plan.keys, ()
+        _assist(bench_in(RunFolder.of_another(out)), agenda.until(last))
+        return agenda.keys, ()
     with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
         while True:
             found = read_ledger(out)
             if found != ledger:
-                # Another process was at work here meanwhile, or a part of the plan was damaged.
-                plan = _planned(config, task, photos, found)
-            ledger = plan.ledger
+                # Another process was at work here meanwhile, or a part of the agenda was damaged.
+                agenda = _agenda(config, task, photos, found)
+            ledger = agenda.ledger
             # Before the settings: whoever finds a ledger asks them nothing.
             write_json(out / TASK_FILE, _stored(task, ledger, lists_given))
             write_text(
                 out / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             )
-            folder.event("start", keys=plan.keys)
+            folder.event("start", keys=agenda.keys)
             bench, skipped = bench_in(folder), []
+            if planned is not None and not done:
+                _plan(bench, planned)
+                planned = None
             try:
-                for stage in plan.until(last):
+                for stage in agenda.until(last):
                     if not _do(bench, stage):
                         skipped.append(stage)
-                    told = plan.told(ledger, stage)
+                    told = agenda.told(ledger, stage)
                     if told != ledger:
                         ledger = told
                         write_json(out / TASK_FILE, _stored(task, ledger, lists_given))
                 break
-            except _PlanAgainError as error:
+            except _AgainError as error:
                 write_json(out / TASK_FILE, _stored(task, ledger.without(str(error)), lists_given))
         folder.event("end", skipped=skipped)
-    return plan.keys, tuple(skipped)
-
-
-def _photos(config: RunConfig, task: Task) -> Photos:
-    """As the settings name them."""
-    measured = None if config.evaluation.images is None else ImageFolder.open(config.evaluation.images, task.names)
-    return Photos(measured, examples_of(config, task), unlabelled_of(config))
+    return agenda.keys, tuple(skipped)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Agenda:
     """What one call does in a folder.
 
     Attributes:
@@ -267,20 +321,42 @@ class _Plan:
         return ledger.with_taught(self.student) if stage == STUDENT and self.student is not None else ledger
 
 
-def _planned(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> _Plan:
+def _agenda(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> _Agenda:
     by = SettingKeys(config)
-    growth, ledger = planned(by, task, photos.examples, photos.unlabelled, ledger)
+    growth, ledger = grown(by, task, photos.examples, photos.unlabelled, ledger)
     keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled, growth, by)
     student = None
     if growth.taught is None:
         surrogate = by.taught_on(task, growth.images)
         student = Taught(task, growth.evidence, surrogate, keys[STUDENT])
-    return _Plan(growth, ledger, keys, student)
+    return _Agenda(growth, ledger, keys, student)
 
 
 def _stored(task: Task, ledger: Ledger, lists_given: bool) -> dict[str, Any]:
     """The content of ``task.json``; where photos were given as lists, the settings do not name them."""
     return {**task.to_json(), COHORTS: ledger.to_json(), **({PHOTOS_GIVEN: True} if lists_given else {})}
+
+
+def _plan(bench: Workbench, planned: _Planned) -> None:
+    """Lint and estimate, unless an earlier call of these settings did, and keep the plan in the run folder."""
+    made = planned.made
+    if made is None:
+        make_deterministic(bench.run.threads)
+        photos = (bench.photos, bench.examples, bench.unlabelled)
+        try:
+            made = plan(bench.config, bench.task, *photos, with_probe=False, models=bench.models())
+        except ClipstillError:
+            raise
+        except Exception as error:
+            # What cannot be estimated may well be done.
+            say(f"plan: there is none ({type(error).__name__}: {error})")
+            return
+        say_plan(made)
+    elif stored_plan(bench.run.path, planned.key) is not None:
+        return
+    write_json(bench.run.path / PLAN_FILE, made.to_json())
+    # After the file, so that who reads the event finds it.
+    bench.run.event("plan", key=planned.key, settings=made.settings)
 
 
 def _assist(bench: Workbench, wanted: list[str]) -> None:
@@ -361,7 +437,7 @@ def _refuse_what_cannot_be_made(bench: Workbench, stage: str) -> None:
     """Find out whether a stage would be made from what is not there any more.
 
     Raises:
-        _PlanAgainError: images are damaged that were told from other classes than the present ones, or from the same
+        _AgainError: images are damaged that were told from other classes than the present ones, or from the same
             by other examples; or a student that was to be used again is.
     """
     assert bench.growth is not None
@@ -370,7 +446,7 @@ def _refuse_what_cannot_be_made(bench: Workbench, stage: str) -> None:
         cohort = bench.cohort_of(stage)
         if not cohort.is_made_for(bench.task, bench.growth.evidence):
             say(f"{stage}: it was made among other classes, or with other examples; its classes are made anew")
-            raise _PlanAgainError(cohort.key)
+            raise _AgainError(cohort.key)
     elif stage == STUDENT and taught is not None:
         try:
             source = bench.run.kept(STUDENT, taught.key)
@@ -380,7 +456,7 @@ def _refuse_what_cannot_be_made(bench: Workbench, stage: str) -> None:
             verify_files(source, manifest)
         except ArtifactError as error:
             say(f"{stage}: {error} It is taught anew")
-            raise _PlanAgainError(taught.key) from None
+            raise _AgainError(taught.key) from None
 
 
 def _place(out: Path, stage: str) -> Path:

@@ -1,0 +1,168 @@
+"""What the linter says of names: on small spaces made by hand, and in that of the smallest real teacher."""
+
+import functools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipstill.core.seeds import generator_for
+from clipstill.teachers import load_teacher
+from clipstill.text.difficulty import estimate, simulated_accuracy
+from clipstill.text.linter import NOTE, WARNING, Finding, Known, Linter, choose_senses
+from clipstill.text.near_misses import WORDS
+from clipstill.text.task import parse_task
+from clipstill.text.wordnet import wordnet
+
+DIM = 256
+
+
+def drawn(text: str) -> Tensor:
+    """A vector of a text's own: any two texts are unrelated."""
+    return torch.nn.functional.normalize(torch.randn(DIM, generator=generator_for("linter", text)), dim=0)
+
+
+def space(**places: str) -> "Space":
+    return Space({name.replace("_", " "): text for name, text in places.items()})
+
+
+class Space:
+    """Texts lie apart, but for those that are said to lie at another text."""
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self.places = places
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        return torch.stack([drawn(self.places.get(text, text)) for text in texts])
+
+
+def lint(names: Sequence[str], encode: Space | None = None) -> list[Finding]:
+    encode = encode or space()
+    task = parse_task(list(names))
+    known = Known.of(("tiger", "bottle", "rope", "tree"), encode)
+    return Linter(task, encode(task.names), known, encode, wordnet()).findings()
+
+
+def kinds(findings: Sequence[Finding]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(one.kind, one.classes) for one in findings]
+
+
+def test_the_other_classes_say_which_meaning_is_wanted() -> None:
+    for others, gloss in ((["heron", "stork"], "wading bird"), (["excavator", "bulldozer"], "heavy objects")):
+        assert gloss in choose_senses(["crane", *others], wordnet())[0][0].sense.gloss
+
+
+def test_two_names_of_one_thing_are_told() -> None:
+    assert kinds(lint(["sofa", "couch", "dog"])) == [("synonym", ("sofa", "couch"))]
+
+
+def test_a_kind_beside_what_it_is_a_kind_of_is_told() -> None:
+    (found,) = lint(["dog", "animal", "guitar"])
+    assert (found.level, found.kind, found.classes) == (WARNING, "hypernym", ("dog", "animal"))
+
+
+def test_a_plural_beside_its_singular_is_told_and_glasses_beside_glass_are_not() -> None:
+    assert ("plural", ("tulip", "tulips")) in kinds(lint(["tulip", "tulips", "guitar"]))
+    assert "plural" not in [one.kind for one in lint(["glass", "glasses", "guitar"])]
+
+
+def test_a_typing_mistake_is_told_with_the_word() -> None:
+    found = [one for one in lint(["water lilly", "guitar"]) if one.kind == "spelling"]
+    assert [one.classes for one in found] == [("water lilly",)]
+    assert "water lily" in found[0].advice
+
+
+def test_names_that_share_a_vector_are_told() -> None:
+    assert kinds(lint(["violin", "hedgehog"], space(violin="hedgehog"))) == [("similar", ("violin", "hedgehog"))]
+
+
+def test_a_name_that_lies_at_a_thing_of_another_kind_is_hardly_known() -> None:
+    (found,) = [one for one in lint(["tiger lily", "guitar"], space(tiger_lily="tiger")) if one.kind == "unknown"]
+    assert found.classes == ("tiger lily",)
+    assert "at tiger (1.00)" in found.message
+    assert "tiger lily: east Asian perennial" in found.advice
+    assert lint(["tiger lily", "guitar"]) == []
+
+
+def test_the_meaning_that_the_teacher_takes_is_compared_with_the_wanted_one() -> None:
+    taken = space(crane="lifting device")
+    (found,) = [one for one in lint(["crane", "heron", "stork"], taken) if one.kind == "ambiguous"]
+    assert (found.level, found.classes) == (WARNING, ("crane",))
+    assert "crane: large long-necked wading bird" in found.advice
+    assert WARNING not in [one.level for one in lint(["crane", "excavator", "bulldozer"], taken)]
+
+
+def test_a_description_settles_the_matter() -> None:
+    taken = space(crane="lifting device")
+    assert lint(["crane: a large wading bird", "heron", "stork"], taken) == []
+
+
+def test_the_common_kind_is_offered_where_a_name_is_doubtful() -> None:
+    found = lint(["crane", "heron", "stork", "duck"], space(crane="lifting device"))
+    assert [(one.level, one.kind) for one in found] == [(WARNING, "ambiguous"), (NOTE, "constraint")]
+    assert "{class}, a type of bird" in found[1].advice
+
+
+def test_findings_are_plain_values() -> None:
+    assert lint(["sofa", "couch"])[0].to_json() == {
+        "level": "warning",
+        "kind": "synonym",
+        "classes": ["sofa", "couch"],
+        "message": "'sofa' and 'couch' are two names of one thing (an upholstered seat for more than one person).",
+        "advice": "Keep one of them.",
+    }
+
+
+def test_simulated_images_are_named_by_how_far_they_are_drawn() -> None:
+    encode = space()
+    known, vectors_CD = Known.of([f"word {number}" for number in range(64)], encode), encode(["a", "b", "c", "d"])
+    guessed, weak, strong = (simulated_accuracy(vectors_CD, known, [value] * 4) for value in (-3.0, 0.0, 2.0))
+    assert sum(guessed) / 4 == pytest.approx(0.25, abs=0.05)
+    assert 0.3 < sum(weak) / 4 < 0.9
+    assert min(strong) > 0.99
+
+
+@functools.cache
+def real() -> tuple[Known, Tensor]:
+    teacher = load_teacher("embedded-s", torch.device("cpu"))
+    real_encode.teacher = teacher  # type: ignore[attr-defined]
+    return Known.of(WORDS, teacher.encode_text), teacher.encode_text(wordnet().imagenet_words()[::4])
+
+
+def real_encode(texts: Sequence[str]) -> Tensor:
+    return real_encode.teacher.encode_text(list(texts))  # type: ignore[attr-defined]
+
+
+def real_linter(names: str) -> Linter:
+    known, _ = real()
+    task = parse_task(names)
+    return Linter(task, real_encode(task.names), known, real_encode, wordnet())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "dog,elephant,giraffe,guitar,horse,house,person",
+        "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
+        "dog,cat,hamster,rabbit,goldfish,parrot,guinea pig,turtle,snake",
+        "car,bus,tram,bicycle,train,ship,boat,motorcycle",
+    ],
+)
+def test_plain_lists_raise_no_alarm_in_a_real_space(names: str) -> None:
+    assert real_linter(names).findings() == []
+
+
+def test_a_real_teacher_takes_a_crane_for_a_machine_and_a_tiger_lily_for_a_tiger() -> None:
+    assert ("ambiguous", ("crane",)) in kinds(real_linter("crane,heron,stork").findings())
+    assert ("unknown", ("tiger lily",)) in kinds(real_linter("tiger lily,rose,tulip").findings())
+
+
+def test_more_classes_and_strange_names_are_expected_to_be_harder() -> None:
+    _, imagenet_KD = real()
+    few = estimate(real_linter("goldfish,ketch"), imagenet_KD)
+    many = estimate(real_linter("goldfish,ketch,schooner,yawl,sloop,tench,eel,stingray,hen"), imagenet_KD)
+    assert 0 <= many.top1 < few.top1 <= 1
+    by_text = estimate(real_linter("goldfish,ketch,schooner,yawl,sloop"), None)
+    assert 0 < by_text.top1 < 1
+    assert many.per_class[0] > many.per_class[1]
