@@ -7,6 +7,7 @@ output, everything else to standard error.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from clipstill.cli.run import run
 from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
 from clipstill.core.errors import ClipstillError
+from clipstill.core.names import is_plain
 
 INTERRUPTED = 130
 
@@ -75,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     command = typer.main.get_command(app)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may hold what the terminal's encoding does not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Not standalone: click would print its usage lines around the one that matters.
         code = command.main(
@@ -99,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    # A message may quote a file's name or its content, which a terminal must not obey.
+    shown = "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    print(f"error: {shown}", file=sys.stderr)
     return code
 
 

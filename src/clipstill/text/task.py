@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import TaskError
+from clipstill.core.names import is_plain
 
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
+# Far above what a text tower reads (77 tokens of CLIP); what is longer is no name but a file that was taken for one.
+_LONGEST_NAME = 200
+_LONGEST_TEXT = 2000
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
 
     Raises:
         TaskError: no class, one class, an empty name, two names that differ only in case, spaces, underscores or
-            hyphens, or a file that cannot be read.
+            hyphens, a name or a description of control characters or too long, or a file that cannot be read.
 
     Example:
         >>> parse_task("dog, sea horse").names
@@ -116,6 +120,19 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
         key = class_key(entry.name)
         if not key:
             raise TaskError(f"the class name at {entry.place}{where} is empty. Write a name there or remove the entry.")
+        for what, text, most in (
+            ("name", entry.name, _LONGEST_NAME),
+            ("description", entry.description, _LONGEST_TEXT),
+        ):
+            if not is_plain(text):
+                raise TaskError(
+                    f"the class {what} at {entry.place}{where} holds a control character: {_shortened(text)}. Remove it."
+                )
+            if len(text) > most:
+                raise TaskError(
+                    f"the class {what} at {entry.place}{where} has {len(text)} characters; the limit is {most}: "
+                    f"{_shortened(text)}. Write a shorter one."
+                )
         if key in seen:
             raise TaskError(_twice(seen[key], entry, where))
         seen[key] = entry
@@ -125,6 +142,10 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
             "add what it is to be told apart from."
         )
     return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
+
+
+def _shortened(text: str) -> str:
+    return ascii(text[:40])[1:-1] + ("..." if len(text) > 40 else "")
 
 
 def _twice(first: _Entry, second: _Entry, where: str) -> str:
@@ -163,6 +184,8 @@ def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise TaskError(f"{path} is nested too deeply. Write a list of names, or 'name: description' lines.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""
