@@ -120,19 +120,8 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
         key = class_key(entry.name)
         if not key:
             raise TaskError(f"the class name at {entry.place}{where} is empty. Write a name there or remove the entry.")
-        for what, text, most in (
-            ("name", entry.name, _LONGEST_NAME),
-            ("description", entry.description, _LONGEST_TEXT),
-        ):
-            if not is_plain(text):
-                raise TaskError(
-                    f"the class {what} at {entry.place}{where} holds a control character: {_shortened(text)}. Remove it."
-                )
-            if len(text) > most:
-                raise TaskError(
-                    f"the class {what} at {entry.place}{where} has {len(text)} characters; the limit is {most}: "
-                    f"{_shortened(text)}. Write a shorter one."
-                )
+        _check_text("name", entry.name, _LONGEST_NAME, f"{entry.place}{where}")
+        _check_text("description", entry.description, _LONGEST_TEXT, f"{entry.place}{where}")
         if key in seen:
             raise TaskError(_twice(seen[key], entry, where))
         seen[key] = entry
@@ -144,8 +133,14 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
     return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
 
 
-def _shortened(text: str) -> str:
-    return ascii(text[:40])[1:-1] + ("..." if len(text) > 40 else "")
+def _check_text(what: str, text: str, most: int, place: str) -> None:
+    shown = ascii(text[:40]) + ("..." if len(text) > 40 else "")
+    if not is_plain(text):
+        raise TaskError(f"the class {what} at {place} holds a control character: {shown}. Remove it.")
+    if len(text) > most:
+        raise TaskError(
+            f"the class {what} at {place} has {len(text)} characters; the limit is {most}: {shown}. Write a shorter one."
+        )
 
 
 def _twice(first: _Entry, second: _Entry, where: str) -> str:
