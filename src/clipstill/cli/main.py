@@ -24,6 +24,7 @@ from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
+from clipstill.cli.serve import serve
 from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
 from clipstill.core.errors import ClipstillError
@@ -45,6 +46,7 @@ app.command("base-to-novel")(base_to_novel)
 app.command("transfer")(transfer)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("serve")(serve)
 app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)

@@ -139,7 +139,7 @@ def _check_text(what: str, text: str, most: int, place: str) -> None:
         raise TaskError(f"the class {what} at {place} holds a control character: {shown}. Remove it.")
     if len(text) > most:
         raise TaskError(
-            f"the class {what} at {place} has {len(text)} characters; the limit is {most}: {shown}. Write a shorter one."
+            f"the class {what} at {place} has {len(text)} characters; the limit is {most}: {shown}. Shorten it."
         )
 
 
