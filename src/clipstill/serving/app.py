@@ -92,6 +92,8 @@ def create_app(
     service = _Service(bundle, manifest, limits, batch)
     routes = [
         Route("/predict", service.predict, methods=["POST"]),
+        # Otherwise the last route, which takes any name, would say that there is no /predict.
+        Route("/predict", service.only_post),
         Route("/health", service.health),
         Route("/labels", service.labels),
         Route("/metrics", service.metrics_text),
@@ -100,7 +102,7 @@ def create_app(
     inner = Starlette(
         routes=routes,
         lifespan=service.lifespan,
-        exception_handlers={HTTPException: _refusal, DataError: _bad_picture, BusyError: _busy},
+        exception_handlers={HTTPException: _refusal, DataError: _bad_picture, BusyError: _busy, Exception: _failure},
     )
     return _Guard(inner, service.metrics, token, log)
 
@@ -149,6 +151,9 @@ class _Service:
                 return JSONResponse({"error": errors[0], "answers": found, **spent}, 422)
             return JSONResponse({"answers": found, **spent})
         return JSONResponse({**found[0], **spent})
+
+    async def only_post(self, request: Request) -> Response:
+        raise HTTPException(405, headers={"Allow": "POST"})
 
     async def _answer(self, photo: Upload, top: int) -> dict[str, Any]:
         """One photo of several may be unreadable; the only one may not."""
@@ -227,8 +232,12 @@ async def _busy(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 503, {"retry-after": "1"})
 
 
+async def _failure(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the server failed at this request; its log says why."}, 500)
+
+
 class _Guard:
-    """Around the application: the token, headers, counting, the log, and an answer to what nobody foresaw."""
+    """Around the application: the token, headers, counting, the log, and a line of it for what nobody foresaw."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, log: Callable[[str], None]) -> None:
         self._app = app
@@ -263,15 +272,12 @@ class _Guard:
                 await refusal(scope, receive, counted)
         except (ClientDisconnect, ConnectionError):
             status = status or 499
-        except Exception as error:
+        except Exception as error:  # starlette has sent the answer of ``_failure`` and raises the error again.
             last = traceback.extract_tb(error.__traceback__)[-1]
             print(
                 f"error: {type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {_shown(str(error))}",
                 file=sys.stderr,
             )
-            if not status:
-                answer = JSONResponse({"error": "the server failed at this request; its log says why."}, 500)
-                await answer(scope, receive, counted)
         seconds = time.perf_counter() - start
         endpoint = scope["path"].strip("/")
         endpoint = endpoint if endpoint in _ENDPOINTS else "page" if status in (200, 206, 304) else "other"

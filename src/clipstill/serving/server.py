@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def serve(app: ASGIApp, listener: socket.socket, seconds: float, on_ready: Calla
         proxy_headers=False,
         timeout_graceful_shutdown=_FINISH_S,
     )
+    # It tells of each malformed form, which the log of requests does already.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     server = uvicorn.Server(config)
     # uvicorn raises the signal again when it has stopped, which would end this process by it; to stop when told is no
     # failure.
