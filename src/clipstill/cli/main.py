@@ -28,9 +28,10 @@ from clipstill.cli.serve import serve
 from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
 from clipstill.core.errors import ClipstillError
-from clipstill.core.names import is_plain
+from clipstill.core.names import plain
 
 INTERRUPTED = 130
+_LONGEST_PATH = 300
 
 app = typer.Typer(
     name="clipstill",
@@ -107,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     # A message may quote a file's name or its content, which a terminal must not obey.
-    shown = "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in " ".join(message.split()))
-    print(f"error: {shown}", file=sys.stderr)
+    print(f"error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -122,6 +122,10 @@ def _user_error(error: Exception) -> str | None:
     # Libraries that write in compiled code wrap the system's message in errors of their own.
     if full or "No space left on device" in text:
         return "the disk is full. Free some space and run the same command again: it goes on where it stopped."
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        # Whatever checks a path first: a name that is too long, a folder in place of a file, no permission.
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+        return f"{name[:_LONGEST_PATH]}: {error.strerror}. Check the path and its permissions."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "the memory is not enough. Make synthesis.group_size, distillation.batch or the image sizes smaller, "

@@ -24,15 +24,18 @@ def serve(
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=1024, help="Most photos that the model sees at once.")
     ] = 32,
-    max_megabytes: Annotated[float, typer.Option("--max-megabytes", min=0.001, help="Largest request.")] = 20,
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", min=0.001, max=999, help="Largest request.")] = 20,
     max_files: Annotated[int, typer.Option("--max-files", min=1, help="Most photos of one request.")] = 16,
     queue: Annotated[
         int, typer.Option("--queue", min=1, help="Photos that may wait; for others the answer is 503.")
     ] = 64,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to send a request, and again to wait for its answer.")
+        float,
+        typer.Option("--timeout", min=0.1, max=86400, help="Seconds to send a request, and to answer it."),
     ] = 30,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Of the model; 0 lets onnxruntime choose.")] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, max=1024, help="Of the model; 0 lets onnxruntime choose.")
+    ] = 0,
     decoders: Annotated[int, typer.Option("--decoders", min=1, max=64, help="Photos decoded at the same time.")] = 2,
     quiet: QuietOption = False,
 ) -> None:

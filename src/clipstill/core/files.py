@@ -52,6 +52,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder that results will go to, before the work that they come from.
+
+    Raises:
+        ResourceError: something else is there, or it is not writable.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def disk_error(error: OSError, target: Path) -> ResourceError:
     """Turn an operating-system error into one line that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -146,6 +158,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
+    if not path.is_file():  # A pipe would be waited for without end.
+        raise ArtifactError(f"{path} is no file. Choose another folder.")
     raw = read_json(path)
     try:
         manifest = Manifest(

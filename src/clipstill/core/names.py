@@ -12,6 +12,11 @@ def spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
+def plain(text: str) -> str:
+    """A text with escapes in place of what is not plain, for a terminal."""
+    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in text)
+
+
 def is_plain(text: str) -> bool:
     """Whether a terminal and a page show a text as it stands.
 

@@ -27,7 +27,7 @@ from clipstill.distillation.trainer import distil
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
-from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, write_bundle
+from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, check_replaceable, write_bundle
 from clipstill.pipeline import launch
 from clipstill.pipeline.measure import measure_student
 from clipstill.pipeline.new_student import new_student
@@ -99,6 +99,7 @@ def fine_tune(
 
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
+    check_replaceable(out)  # Before the work, which would be lost.
     bundle = load_bundle(source)
     folder = _shown(examples, bundle.labels, per_class, config.seed)
     photos = None if images is None else ImageFolder.open(images, bundle.labels)

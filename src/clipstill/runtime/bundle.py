@@ -27,6 +27,7 @@ NEEDED = (MODEL, LABELS, PREPROCESS)
 BATCH = 32
 # No network of ours takes more pixels a side; a number from a damaged file would ask for all memory.
 _LARGEST_SIZE = 4096
+_LOWEST_TEMPERATURE = 1e-6
 
 Photo = str | Path | Image.Image
 
@@ -105,6 +106,7 @@ class Bundle:
 
         Raises:
             DataError: another shape or another type of number.
+            ArtifactError: the model answers with numbers that are not finite.
         """
         size = self.preprocess.size
         if images_NHW3.dtype != np.uint8 or images_NHW3.shape[1:] != (size, size, 3):
@@ -117,7 +119,10 @@ class Bundle:
             batch_NHW3 = images_NHW3[start : start + BATCH]
             batch_N3HW = np.ascontiguousarray(batch_NHW3.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
             parts.append(self._session.run(None, {self._input: batch_N3HW})[0])
-        return np.concatenate(parts)
+        logits_NC = np.concatenate(parts)
+        if not np.isfinite(logits_NC).all():
+            raise ArtifactError(f"{self.folder / MODEL} answers with numbers that are not finite. Make it again.")
+        return logits_NC
 
     def probabilities(self, logits_NC: np.ndarray) -> np.ndarray:
         """Softmax of logits / temperature: float64 (N, C), each row sums to 1."""
@@ -231,7 +236,9 @@ def _read_labels(path: Path) -> tuple[list[str], float, float | None]:
         raise ArtifactError(
             f"{path} does not hold labels as a list of texts without control characters. Make the bundle again."
         )
-    if not names or not 0 < temperature < math.inf:
+    if len(set(names)) < len(names):
+        raise ArtifactError(f"{path} holds a label twice. Make the bundle again.")
+    if not names or not _LOWEST_TEMPERATURE <= temperature < math.inf:
         raise ArtifactError(f"{path} holds no label, or a temperature that is not above 0. Make the bundle again.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ArtifactError(f"{path} holds the threshold of refusal {threshold}, not 0 to 1. Make the bundle again.")
@@ -285,7 +292,8 @@ def _open(path: Path, threads: int) -> Any:
         raise ResourceError("onnxruntime is not installed; a bundle runs on it: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    # Only what ends the process; everything else is raised too, and told in one line.
+    options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds differ between versions
