@@ -7,6 +7,7 @@ output, everything else to standard error.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -27,12 +28,15 @@ from clipstill.cli.listing import list_parts
 from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
+from clipstill.cli.serve import serve
 from clipstill.cli.transfer import transfer
 from clipstill.cli.weights import weights_app
 from clipstill.cli.zero_shot import zero_shot
 from clipstill.core.errors import ClipstillError
+from clipstill.core.names import plain
 
 INTERRUPTED = 130
+_LONGEST_PATH = 300
 
 app = typer.Typer(
     name="clipstill",
@@ -54,6 +58,7 @@ app.command("ladder")(ladder)
 app.command("zero-shot")(zero_shot)
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("serve")(serve)
 app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
@@ -86,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     command = typer.main.get_command(app)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may hold what the terminal's encoding does not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Not standalone: click would print its usage lines around the one that matters.
         code = command.main(
@@ -110,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    # A message may quote a file's name or its content, which a terminal must not obey.
+    print(f"error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -124,6 +133,10 @@ def _user_error(error: Exception) -> str | None:
     # Libraries that write in compiled code wrap the system's message in errors of their own.
     if full or "No space left on device" in text:
         return "the disk is full. Free some space and run the same command again: it goes on where it stopped."
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        # Whatever checks a path first: a name that is too long, a folder in place of a file, no permission.
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+        return f"{name[:_LONGEST_PATH]}: {error.strerror}. Check the path and its permissions."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "the memory is not enough. Make synthesis.group_size, distillation.batch or the image sizes smaller, "

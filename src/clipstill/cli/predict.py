@@ -9,6 +9,7 @@ import typer
 
 from clipstill.cli.options import JsonOption, ModelOption, print_json
 from clipstill.core.errors import ClipstillError, DataError
+from clipstill.core.names import plain
 
 
 def predict(
@@ -36,7 +37,7 @@ def predict(
             failures.append(str(error))
             answers.append({"photo": str(photo), "error": str(error)})
             if len(photos) > 1 and not as_json:
-                print(f"skipped: {error}", file=sys.stderr)
+                print(f"skipped: {plain(str(error))}", file=sys.stderr)
             continue
         answers.append(
             {
@@ -47,7 +48,7 @@ def predict(
         )
         if not as_json:
             named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in found.predictions)
-            print(f"{photo}: " + (f"none of these (most like {named})" if found.refused else named))
+            print(f"{plain(str(photo))}: " + (f"none of these (most like {named})" if found.refused else named))
     if as_json:
         print_json(answers)
     if failures:

@@ -30,12 +30,15 @@ def numbers_of(seeds: str) -> list[int]:
     """``"1,2,3"`` -> the numbers.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: something else, or a number below 0.
     """
     try:
-        return [int(part) for part in seeds.split(",")]
+        numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
-        raise ConfigError(f"--seeds is '{seeds}'. Give whole numbers joined by commas, such as 1,2,3.") from None
+        numbers = [-1]
+    if min(numbers) < 0:
+        raise ConfigError(f"--seeds is '{seeds}'. Give whole numbers joined by commas, such as 1,2,3.")
+    return numbers
 
 
 def settings_for(

@@ -23,15 +23,25 @@ ConfigType = TypeVar("ConfigType", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with two traps closed.
+    """PyYAML's safe loader with three traps closed.
 
     Of two equal keys the second would win in silence; and ``off``, ``no`` and ``on`` would be booleans (YAML 1.1), so
-    that a setting could not be the word "off" without quotes. As in YAML 1.2, only ``true`` and ``false`` are.
+    that a setting could not be the word "off" without quotes. As in YAML 1.2, only ``true`` and ``false`` are. A few
+    aliases of aliases make a value that fills all memory as soon as it is shown; settings need none.
     """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not read, write the value out", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a name must be plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' appears twice", key.start_mark)
             seen.add(key.value)
@@ -60,7 +70,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the settings file {path} cannot be read ({error}). It must be UTF-8 text.") from None
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        value = _parsed(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_yaml_line(error)} is not valid YAML: {_yaml_problem(error)}.") from None
     if value is None:
@@ -68,6 +78,16 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ConfigError(f"{path} must hold settings as 'name: value' lines, not {type(value).__name__} at its top.")
     return value
+
+
+def _parsed(text: str) -> Any:
+    """The value of a YAML text; whatever is wrong with it is a ``YAMLError``."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except ValueError as error:  # What looks like a date or a number, and is none: 2026-99-99.
+        raise yaml.YAMLError(str(error)) from None
 
 
 def _yaml_line(error: yaml.YAMLError) -> str:
@@ -125,7 +145,7 @@ def _key_line(path: Path, keys: Sequence[str]) -> str:
     """``", line 12"`` for the innermost of the keys that the file holds."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return ""
     line: int | None = None
     for wanted in keys:
@@ -165,7 +185,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         if not equals or not all(keys):
             raise ConfigError(f"--set '{text}' is not of the form section.key=value, such as synthesis.steps=40.")
         try:
-            value: Any = yaml.load(raw, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+            value = _parsed(raw)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set '{text}': the value is not valid YAML: {_yaml_problem(error)}.") from None
         # "{class}" is a template; YAML takes it for a mapping to nothing.

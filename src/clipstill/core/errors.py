@@ -32,6 +32,10 @@ class DataError(ClipstillError):
     """An image, a folder or a file given by the user cannot be read."""
 
 
+class PictureTooLargeError(DataError):
+    """A picture has more pixels than are decoded."""
+
+
 class ArtifactError(ClipstillError):
     """A run folder, a stage, a checkpoint or a bundle is damaged, foreign or incomplete."""
 

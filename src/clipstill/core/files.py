@@ -10,16 +10,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from clipstill.core.errors import ArtifactError, ResourceError
 
 MANIFEST = "MANIFEST.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @contextmanager
@@ -48,6 +50,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that results will go to, before the work that they come from.
+
+    Raises:
+        ResourceError: something else is there, or it is not writable.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def disk_error(error: OSError, target: Path) -> ResourceError:
@@ -96,7 +110,8 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    # ValueError: no JSON, no UTF-8, or a number of thousands of digits. RecursionError: brackets nested as deep.
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
 
 
@@ -138,16 +153,34 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a complete folder, or None where there is none.
 
     Raises:
-        ArtifactError: the manifest is there and malformed.
+        ArtifactError: the manifest is there and malformed, or names a file that does not lie below the folder.
     """
     path = folder / MANIFEST
     if not path.exists():
         return None
+    if not path.is_file():  # A pipe would be waited for without end.
+        raise ArtifactError(f"{path} is no file. Choose another folder.")
     raw = read_json(path)
     try:
-        return Manifest(str(raw["key"]), {str(k): str(v) for k, v in raw["files"].items()}, dict(raw.get("info", {})))
-    except (TypeError, KeyError, AttributeError):
+        manifest = Manifest(
+            str(raw["key"]), {str(k): str(v) for k, v in raw["files"].items()}, dict(raw.get("info", {}))
+        )
+    except (TypeError, KeyError, AttributeError, ValueError):
         raise ArtifactError(f"{path} is not a clipstill manifest. Choose another folder or delete this one.") from None
+    for name, digest in manifest.files.items():
+        if not _lies_below(name) or not _SHA256.fullmatch(digest):
+            raise ArtifactError(
+                f"{path} lists {name[:200]!r}, which is no file below its folder with a sha256. It is damaged or was "
+                f"tampered with; get the folder again from its source."
+            )
+    return manifest
+
+
+def _lies_below(name: str) -> bool:
+    """Whether a name of a manifest is a plain relative path, on every system."""
+    if not 0 < len(name) <= 1000 or not name.isprintable() or "\\" in name:
+        return False
+    return not (PureWindowsPath(name).drive or name.startswith("/")) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
@@ -158,9 +191,13 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """
     for name, digest in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        try:
+            found = sha256_file(path) if path.is_file() else None
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from None
+        if found is None:
             raise ArtifactError(f"{path} is missing although {folder / MANIFEST} lists it. Make the folder again.")
-        if sha256_file(path) != digest:
+        if found != digest:
             raise ArtifactError(
                 f"{path} was altered (its sha256 differs from {folder / MANIFEST}). Make the folder again."
             )

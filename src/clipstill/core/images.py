@@ -8,62 +8,87 @@ Shapes: N images, H x W pixels, RGB order, uint8.
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipstill.core.errors import DataError
+from clipstill.core.errors import DataError, PictureTooLargeError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
+# Pillow knows forty more, some of which start other programs (EPS runs Ghostscript); pictures come from strangers.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_OPENING = threading.Lock()
 # A panorama wider than this is cut before it is resized: a strip of 60,000 x 1 would need gigabytes otherwise.
 WIDEST = 4
 
 
-def load_rgb(path: Path) -> Image.Image:
+def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Read one picture as upright RGB.
 
     Turned as its EXIF orientation says; the first frame of an animation; transparency composited on white; 16-bit grey
-    scaled to 8.
+    scaled to 8. Safe in several threads at once, and for bytes from anywhere: only decoders of the kinds below are
+    tried, and the size is looked at before anything is decoded.
+
+    Args:
+        source: a file, or an open stream of bytes that can be read from any place, such as an upload.
+        name: what messages call it; the path of a file where it is None.
 
     Raises:
-        DataError: absent, not an image, truncated, or larger than ``MAX_PIXELS``.
+        DataError: absent, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, truncated, or
+            larger than ``MAX_PIXELS``.
     """
+    shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures from 89 million pixels on; the limit below is lower and is an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise DataError(_too_large(path, f"{width} x {height} pixels"))
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with _open_lazily(source) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"there is no image {path}. Check the path.") from None
-    except Image.DecompressionBombError:
-        raise DataError(_too_large(path, "more pixels than can be opened safely")) from None
+        raise DataError(f"there is no image {shown}. Check the path.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureTooLargeError(_too_large(shown, "more pixels than can be opened safely")) from None
     except Exception as error:  # Decoders of damaged files raise anything: OSError, SyntaxError, struct.error.
-        reason = str(error).replace(str(path), path.name).splitlines()
-        detail = reason[0] if reason else type(error).__name__
-        raise DataError(f"{path} cannot be read as an image ({detail}). Replace it or leave it out.") from None
+        raise DataError(
+            f"{shown} cannot be read as an image ({_reason(error, source)}). Replace it or leave it out."
+        ) from None
 
 
-def _too_large(path: Path, size: str) -> str:
-    return f"{path} is too large ({size}; the limit is {MAX_PIXELS // 1_000_000} million). Scale it down first."
+def _open_lazily(source: Path | BinaryIO) -> Image.Image:
+    """The picture's header. The filters of warnings are the whole process's, so one thread at a time."""
+    with _OPENING, warnings.catch_warnings():
+        # Pillow warns of large pictures from 89 million pixels on; the limit here is lower and is an error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(source, formats=_FORMATS)
+
+
+def _reason(error: Exception, source: Path | BinaryIO) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture of a kind that is known: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
+    lines = str(error).splitlines()
+    detail = lines[0] if lines else type(error).__name__
+    return detail.replace(str(source), source.name) if isinstance(source, Path) else detail
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} is too large ({size}; the limit is {MAX_PIXELS // 1_000_000} million). Scale it down first."
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255, which turns such photos white.
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         shift = 8 if values.max(initial=0) > 255 else 0
         return Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

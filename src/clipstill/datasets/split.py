@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import is_plain
 from clipstill.core.seeds import generator_for
 
 Item = tuple[Path, int]
@@ -143,6 +144,8 @@ def in_order(name: str, root: Path, parts: dict[str, list[tuple[Path, int, str]]
     names: dict[int, str] = {}
     for items in parts.values():
         for _, label, class_name in items:
+            if not is_plain(class_name):
+                raise DataError(f"data set {name}: the class {class_name[:80]!a} holds a control character. Rename it.")
             if names.setdefault(label, class_name) != class_name:
                 raise DataError(
                     f"data set {name}: label {label} is called '{names[label]}' and '{class_name}'. Mend its split "

@@ -194,7 +194,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     previous = folder.with_name(f".{folder.name}.clipstill-previous")
     try:
         _recover(folder, partial, previous)
-        _check_replaceable(folder)
+        check_replaceable(folder)
         partial.mkdir(parents=True)
         yield partial
         if folder.exists():
@@ -307,8 +307,12 @@ def _recover(folder: Path, partial: Path, previous: Path) -> None:
         shutil.rmtree(partial)
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Only a bundle, or an empty folder, may be replaced: what the manifest does not list is somebody else's."""
+def check_replaceable(folder: Path) -> None:
+    """Only a bundle, or an empty folder, may be replaced: what the manifest does not list is somebody else's.
+
+    Raises:
+        ArtifactError: the folder is a file, or holds something that is not a bundle.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():

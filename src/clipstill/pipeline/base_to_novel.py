@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
@@ -50,6 +51,7 @@ def base_to_novel(
     Raises:
         ClipstillError: as a run.
     """
+    make_folder(out)
     found: dict[str, list[Measured]] = {}
     for seed in seeds:
         of_seed = config.model_copy(update={"seed": seed})

@@ -436,7 +436,7 @@ class RunConfig(Config):
 
     seed: int = Field(ge=0)
     device: str
-    threads: int = Field(ge=0)
+    threads: int = Field(ge=0, le=1024)
     teacher: TeacherSection
     examples: ExamplesSection
     unlabelled: UnlabelledSection

@@ -27,7 +27,7 @@ from clipstill.distillation.trainer import distil
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
-from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, write_bundle
+from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, check_replaceable, write_bundle
 from clipstill.pipeline import launch
 from clipstill.pipeline.exporting import divided, labelled
 from clipstill.pipeline.measure import measure_student
@@ -100,6 +100,7 @@ def fine_tune(
 
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
+    check_replaceable(out)  # Before the work, which would be lost.
     bundle = load_bundle(source)
     if bundle.info.get("zero_shot"):
         raise ConfigError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.files import make_folder
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset
 from clipstill.evaluation.transfer import Seen, Transfer
@@ -77,6 +78,7 @@ def transfer(
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
         raise ConfigError(f"two targets are called '{max(names, key=names.count)}'. Give their folders other names.")
+    make_folder(out)
     pupils = _pupils(source, targets, unlabelled)
     found: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:

@@ -5,6 +5,7 @@ Shapes: N images, C classes, H = W = ``preprocess.size``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from clipstill.core.errors import ArtifactError, DataError, ResourceError, did_you_mean
 from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import fit_square, load_rgb
+from clipstill.core.names import is_plain
 from clipstill.core.protocols import Preprocess
 
 MODEL = "model.onnx"
@@ -26,6 +28,9 @@ NEEDED = (MODEL, LABELS, PREPROCESS)
 PRECISIONS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 PRECISIONS |= {"onnx": MODEL, "onnx-fp16": PRECISIONS["fp16"], "onnx-int8": PRECISIONS["int8"]}
 BATCH = 32
+# No network of ours takes more pixels a side; a number from a damaged file would ask for all memory.
+_LARGEST_SIZE = 4096
+_LOWEST_TEMPERATURE = 1e-6
 
 Photo = str | Path | Image.Image
 
@@ -104,6 +109,7 @@ class Bundle:
 
         Raises:
             DataError: another shape or another type of number.
+            ArtifactError: the model answers with numbers that are not finite.
         """
         size = self.preprocess.size
         if images_NHW3.dtype != np.uint8 or images_NHW3.shape[1:] != (size, size, 3):
@@ -116,7 +122,10 @@ class Bundle:
             batch_NHW3 = images_NHW3[start : start + BATCH]
             batch_N3HW = np.ascontiguousarray(batch_NHW3.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
             parts.append(self._session.run(None, {self._input: batch_N3HW})[0])
-        return np.concatenate(parts)
+        logits_NC = np.concatenate(parts)
+        if not np.isfinite(logits_NC).all():
+            raise ArtifactError(f"{self.folder / MODEL} answers with numbers that are not finite. Make it again.")
+        return logits_NC
 
     def probabilities(self, logits_NC: np.ndarray) -> np.ndarray:
         """Softmax of logits / temperature: float64 (N, C), each row sums to 1."""
@@ -167,11 +176,20 @@ class Bundle:
             raise DataError(f"top is {top}. Ask for at least one class.")
         found: list[Answer] = []
         for start in range(0, len(photos), BATCH):
-            pixels_NHW3 = np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]])
-            score_NC = self.probabilities(self.logits(pixels_NHW3))
-            for score_C, refused in zip(score_NC, self._too_low(score_NC), strict=True):
-                order = np.argsort(-score_C, kind="stable")[:top]
-                found.append(Answer([Prediction(self.labels[i], float(score_C[i])) for i in order], bool(refused)))
+            found += self.answer_pixels(np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]]), top)
+        return found
+
+    def answer_pixels(self, images_NHW3: np.ndarray, top: int | None = None) -> list[Answer]:
+        """As ``answer``, for photos that ``pixels`` has read: uint8 (N, H, W, 3).
+
+        Raises:
+            DataError: another shape or another type of number.
+        """
+        score_NC = self.probabilities(self.logits(images_NHW3))
+        found = []
+        for score_C, refused in zip(score_NC, self._too_low(score_NC), strict=True):
+            order = np.argsort(-score_C, kind="stable")[:top]
+            found.append(Answer([Prediction(self.labels[i], float(score_C[i])) for i in order], bool(refused)))
         return found
 
 
@@ -196,13 +214,16 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
     file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
     names, temperature, threshold = _read_labels(folder / LABELS)
+    preprocess = _read_preprocess(folder / PREPROCESS)
+    session = _open(folder / file, threads)
+    _check_shapes(session, folder / file, len(names), preprocess.size)
     return Bundle(
         folder=folder,
         labels=names,
-        preprocess=_read_preprocess(folder / PREPROCESS),
+        preprocess=preprocess,
         temperature=temperature,
         refusal_threshold=threshold,
-        session=_open(folder / file, threads),
+        session=session,
         info=manifest.info,
     )
 
@@ -226,14 +247,22 @@ def _model_file(model: str, folder: Path, manifest: Manifest) -> str:
 def _read_labels(path: Path) -> tuple[list[str], float, float | None]:
     raw = read_json(path)
     try:
-        names, temperature = [str(name) for name in raw["labels"]], float(raw["temperature"])
+        names, temperature = raw["labels"], float(raw["temperature"])
         # Bundles of earlier versions always answer.
         threshold = raw.get("refusal_threshold")
         threshold = None if threshold is None else float(threshold)
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
         raise ArtifactError(f"{path} does not hold labels and a temperature. Make the bundle again.") from None
-    if not names or not temperature > 0:
+    if not isinstance(names, list) or not all(isinstance(name, str) and is_plain(name) for name in names):
+        raise ArtifactError(
+            f"{path} does not hold labels as a list of texts without control characters. Make the bundle again."
+        )
+    if len(set(names)) < len(names):
+        raise ArtifactError(f"{path} holds a label twice. Make the bundle again.")
+    if not names or not _LOWEST_TEMPERATURE <= temperature < math.inf:
         raise ArtifactError(f"{path} holds no label, or a temperature that is not above 0. Make the bundle again.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ArtifactError(f"{path} holds the threshold of refusal {threshold}, not 0 to 1. Make the bundle again.")
     return names, temperature, threshold
 
 
@@ -242,14 +271,39 @@ def _read_preprocess(path: Path) -> Preprocess:
     try:
         red, green, blue = (float(value) for value in raw["mean"])
         std_red, std_green, std_blue = (float(value) for value in raw["std"])
-        return Preprocess(
-            size=int(raw["size"]),
+        found = Preprocess(
+            size=raw["size"],
             mean=(red, green, blue),
             std=(std_red, std_green, std_blue),
             crop_fraction=float(raw["crop_fraction"]),
         )
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise ArtifactError(f"{path} does not hold size, mean, std and crop_fraction. Make the bundle again.") from None
+    if type(found.size) is not int or not 1 <= found.size <= _LARGEST_SIZE:
+        raise ArtifactError(f"{path}: size is no whole number from 1 to {_LARGEST_SIZE}. Make the bundle again.")
+    if not all(map(math.isfinite, found.mean)) or not all(0 < each < math.inf for each in found.std):
+        raise ArtifactError(f"{path}: mean and std are no finite numbers, std above 0. Make the bundle again.")
+    # Below a tenth, a photo would be enlarged tenfold to be cut again.
+    if not 0.1 <= found.crop_fraction <= 1:
+        raise ArtifactError(f"{path}: crop_fraction is not 0.1 to 1. Make the bundle again.")
+    return found
+
+
+def _check_shapes(session: Any, path: Path, classes: int, size: int) -> None:
+    """The model must take what ``preprocess.json`` makes, and answer for each label; other dimensions are names."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    expected = [("image", inputs, [None, 3, size, size]), ("logits", outputs, [None, classes])]
+    for what, found, shape in expected:
+        fits = len(found) == 1 and found[0].type == "tensor(float)" and len(found[0].shape) == len(shape)
+        if not fits or any(
+            isinstance(given, int) and wanted is not None and given != wanted
+            for given, wanted in zip(found[0].shape, shape, strict=True)
+        ):
+            told = ", ".join(f"{each.type} {each.shape}" for each in found) or "nothing"
+            raise ArtifactError(
+                f"{path} has as {what} {told}, which does not fit {classes} labels and pictures of {size} px. Make the "
+                f"bundle again."
+            )
 
 
 def _open(path: Path, threads: int) -> Any:
@@ -259,7 +313,8 @@ def _open(path: Path, threads: int) -> Any:
         raise ResourceError("onnxruntime is not installed; a bundle runs on it: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    # Only what ends the process; everything else is raised too, and told in one line.
+    options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds differ between versions

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import TaskError
+from clipstill.core.names import is_plain
 
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
+# Far above what a text tower reads (77 tokens of CLIP); what is longer is no name but a file that was taken for one.
+_LONGEST_NAME = 200
+_LONGEST_TEXT = 2000
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
 
     Raises:
         TaskError: no class, one class, an empty name, two names that differ only in case, spaces, underscores or
-            hyphens, or a file that cannot be read.
+            hyphens, a name or a description of control characters or too long, or a file that cannot be read.
 
     Example:
         >>> parse_task("dog, sea horse").names
@@ -132,6 +136,8 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
         key = class_key(entry.name)
         if not key:
             raise TaskError(f"the class name at {entry.place}{where} is empty. Write a name there or remove the entry.")
+        _check_text("name", entry.name, _LONGEST_NAME, f"{entry.place}{where}")
+        _check_text("description", entry.description, _LONGEST_TEXT, f"{entry.place}{where}")
         if key in seen:
             raise TaskError(_twice(seen[key], entry, where))
         seen[key] = entry
@@ -141,6 +147,16 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
             "add what it is to be told apart from."
         )
     return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
+
+
+def _check_text(what: str, text: str, most: int, place: str) -> None:
+    shown = ascii(text[:40]) + ("..." if len(text) > 40 else "")
+    if not is_plain(text):
+        raise TaskError(f"the class {what} at {place} holds a control character: {shown}. Remove it.")
+    if len(text) > most:
+        raise TaskError(
+            f"the class {what} at {place} has {len(text)} characters; the limit is {most}: {shown}. Shorten it."
+        )
 
 
 def _twice(first: _Entry, second: _Entry, where: str) -> str:
@@ -179,6 +195,8 @@ def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise TaskError(f"{path} is nested too deeply. Write a list of names, or 'name: description' lines.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""

@@ -1,0 +1,305 @@
+"""What the service answers, and how a request is refused. Every refusal is JSON: ``{"error": "..."}``."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from clipstill.core.errors import DataError, PictureTooLargeError
+from clipstill.core.files import MANIFEST, Manifest
+from clipstill.runtime.bundle import MODEL, Answer, Bundle
+from clipstill.serving.batching import Batcher, BusyError
+from clipstill.serving.limits import Limits
+from clipstill.serving.metrics import CONTENT_TYPE, Metrics
+from clipstill.serving.uploads import Upload, uploads
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PAGE = "index.html"
+_TOP = 3
+_ENDPOINTS = ("predict", "health", "labels", "metrics")
+_HEADERS = {
+    # The page runs the model as WebAssembly, on pictures of the user, and talks to nobody else.
+    "content-security-policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    # Together they give the page's WebAssembly its threads.
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+# Told here and not looked up: the system's table differs between machines and often lacks the first two, without which
+# a browser refuses to compile or to import.
+_TYPES = {
+    ".wasm": "application/wasm",
+    ".mjs": "text/javascript",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+}
+
+
+def create_app(
+    bundle: Bundle,
+    manifest: Manifest,
+    *,
+    limits: Limits | None = None,
+    batch: int = 32,
+    token: str | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> ASGIApp:
+    """The service as an ASGI application, for ``server.serve`` or any other ASGI server.
+
+    ``POST /predict``, ``GET /labels``, ``GET /health``, ``GET /metrics``; ``GET /`` is the bundle's own page, and the
+    manifest and every file that it lists lie beside it.
+
+    Args:
+        bundle: what answers.
+        manifest: its verified manifest; nothing that it does not list is served.
+        limits: what a client may ask for; the defaults where None.
+        batch: most photos that the model sees at once.
+        token: what a client must know, as ``Authorization: Bearer TOKEN`` or as the password of a browser's dialogue;
+            ``/health`` answers without. None for no secret.
+        log: takes one line a request.
+    """
+    limits = limits or Limits()
+    service = _Service(bundle, manifest, limits, batch)
+    routes = [
+        Route("/predict", service.predict, methods=["POST"]),
+        # Otherwise the last route, which takes any name, would say that there is no /predict.
+        Route("/predict", service.only_post),
+        Route("/health", service.health),
+        Route("/labels", service.labels),
+        Route("/metrics", service.metrics_text),
+        Route("/{name:path}", service.file),
+    ]
+    inner = Starlette(
+        routes=routes,
+        lifespan=service.lifespan,
+        exception_handlers={HTTPException: _refusal, DataError: _bad_picture, BusyError: _busy, Exception: _failure},
+    )
+    return _Guard(inner, service.metrics, token, log)
+
+
+class _Service:
+    def __init__(self, bundle: Bundle, manifest: Manifest, limits: Limits, batch: int) -> None:
+        self.bundle = bundle
+        self.manifest = manifest
+        self.limits = limits
+        self.metrics = Metrics()
+        self.batcher = Batcher(
+            bundle, batch, limits.waiting, limits.decoders, on_batch=lambda size: self.metrics.batches.observe(size)
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.batcher.start()
+        try:
+            yield
+        finally:
+            await self.batcher.stop()
+
+    async def predict(self, request: Request) -> Response:
+        start = time.perf_counter()
+        top = _number(request, "top", _TOP)
+        async with AsyncExitStack() as stack:
+            # Before a byte is read: what waits lies in memory.
+            stack.enter_context(self.batcher.room(1))
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    photos = await stack.enter_async_context(uploads(request, self.limits))
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body did not come within {self.limits.seconds:g} seconds. Send it again."
+                ) from None
+            stack.enter_context(self.batcher.room(len(photos) - 1))
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    found = await asyncio.gather(*(self._answer(photo, top) for photo in photos))
+            except TimeoutError:
+                raise BusyError(f"no answer within {self.limits.seconds:g} seconds. Ask again later.") from None
+        spent = {"milliseconds": round(1000 * (time.perf_counter() - start), 2)}
+        if photos[0].name:
+            errors = [each["error"] for each in found if "error" in each]
+            if len(errors) == len(found):
+                return JSONResponse({"error": errors[0], "answers": found, **spent}, 422)
+            return JSONResponse({"answers": found, **spent})
+        return JSONResponse({**found[0], **spent})
+
+    async def only_post(self, request: Request) -> Response:
+        raise HTTPException(405, headers={"Allow": "POST"})
+
+    async def _answer(self, photo: Upload, top: int) -> dict[str, Any]:
+        """One photo of several may be unreadable; the only one may not."""
+        try:
+            answer = await self.batcher.answer(photo.stream, photo.name or "the body")
+        except DataError as error:
+            if not photo.name:
+                raise
+            return {"name": photo.name, "error": str(error)}
+        self.metrics.photos.inc()
+        if answer.refused:
+            self.metrics.refusals.inc()
+        return ({"name": photo.name} if photo.name else {}) | answer_json(answer, top)
+
+    async def health(self, request: Request) -> Response:
+        ready = self.batcher.running
+        facts = {
+            "ready": ready,
+            "model": str(self.bundle.info.get("student", "")),
+            "classes": len(self.bundle.labels),
+            "sha256": self.manifest.files[MODEL],
+        }
+        return JSONResponse(facts, 200 if ready else 503)
+
+    async def labels(self, request: Request) -> Response:
+        return JSONResponse({"labels": list(self.bundle.labels), "refuses": self.bundle.refusal_threshold is not None})
+
+    async def metrics_text(self, request: Request) -> Response:
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def file(self, request: Request) -> Response:
+        name = request.path_params["name"] or PAGE
+        if name != MANIFEST and name not in self.manifest.files:
+            if name == PAGE:
+                raise HTTPException(404, "this bundle has no page. POST a picture to /predict; GET /labels, /health.")
+            raise HTTPException(404, f"there is no {_shown('/' + name)}. Ask /predict, /labels, /health or /metrics.")
+        path, root = self.bundle.folder / name, self.bundle.folder.resolve()
+        # Listed and verified at the start; a link that took its place since leads elsewhere.
+        if not path.resolve().is_relative_to(root) or not path.is_file():
+            raise HTTPException(404, f"{_shown('/' + name)} is no longer there.")
+        return FileResponse(path, media_type=_TYPES.get(path.suffix.lower(), "application/octet-stream"))
+
+
+def answer_json(answer: Answer, top: int) -> dict[str, Any]:
+    """An answer as JSON values: the best class, None where the photo shows none of them, and the first ``top``."""
+    best = answer.predictions[0]
+    return {
+        "label": None if answer.refused else best.label,
+        "score": best.score,
+        "refused": answer.refused,
+        "predictions": [{"label": each.label, "score": each.score} for each in answer.predictions[:top]],
+    }
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise HTTPException(400, f"{name} is {text[:40]!r}. Give a whole number from 1 on, such as /predict?{name}=3.")
+    return int(text)
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET")
+        message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
+    return JSONResponse({"error": message}, error.status_code, error.headers)
+
+
+async def _bad_picture(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 413 if isinstance(error, PictureTooLargeError) else 422)
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 503, {"retry-after": "1"})
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the server failed at this request; its log says why."}, 500)
+
+
+class _Guard:
+    """Around the application: the token, headers, counting, the log, and a line of it for what nobody foresaw."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, log: Callable[[str], None]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._token = token
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            if self._may_enter(scope):
+                await self._app(scope, receive, counted)
+            else:
+                refusal = JSONResponse(
+                    {"error": "a token is needed: Authorization: Bearer TOKEN"},
+                    401,
+                    {"www-authenticate": 'Bearer, Basic realm="clipstill", charset="UTF-8"'},
+                )
+                await refusal(scope, receive, counted)
+        except (ClientDisconnect, ConnectionError):
+            status = status or 499
+        except Exception as error:  # starlette has sent the answer of ``_failure`` and raises the error again.
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            print(
+                f"error: {type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {_shown(str(error))}",
+                file=sys.stderr,
+            )
+        seconds = time.perf_counter() - start
+        endpoint = scope["path"].strip("/")
+        endpoint = endpoint if endpoint in _ENDPOINTS else "page" if status in (200, 206, 304) else "other"
+        self._metrics.requests.labels(endpoint, str(status)).inc()
+        self._metrics.seconds.labels(endpoint).observe(seconds)
+        client = scope["client"][0] if scope.get("client") else "-"
+        self._log(f"{client} {scope['method'][:20]} {_shown(scope['path'])} {status} {1000 * seconds:.1f} ms")
+
+    def _may_enter(self, scope: Scope) -> bool:
+        if self._token is None or (scope["path"] == "/health" and scope["method"] in ("GET", "HEAD")):
+            return True
+        kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() == "basic":
+            try:
+                given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+        elif kind.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.strip().encode(), self._token.encode())
+
+
+def _shown(text: str) -> str:
+    """For logs and messages: short, and without a character that ends a line or commands a terminal."""
+    return quote(text[:200], safe="/:;,.!?=&'()[]{}<>@+*$~ ")

@@ -1,0 +1,157 @@
+"""Photos of several requests answered as one batch.
+
+Shapes: N photos, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from clipstill.core.errors import ClipstillError
+from clipstill.core.images import load_rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clipstill.runtime import Answer, Bundle
+
+
+class BusyError(ClipstillError):
+    """As many photos wait as may wait."""
+
+
+class Batcher:
+    """Decodes photos and answers them, off the event loop.
+
+    A batch goes to the model as soon as the model is free and no photo that was taken in is still on its way, or after
+    ``gather_s`` at most; what arrives meanwhile is the next batch. A photo alone is therefore never kept waiting, and
+    under load batches grow by themselves. One thread runs the model, which has threads of its own.
+
+    Args:
+        bundle: what answers.
+        batch: most photos at once; 1 for no batching.
+        waiting: most photos that are taken in and not answered.
+        decoders: threads that decode.
+        gather_s: longest wait for photos that are on their way.
+        on_batch: told the size of each batch.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        batch: int,
+        waiting: int,
+        decoders: int,
+        gather_s: float = 0.005,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._bundle = bundle
+        self._batch = batch
+        self._waiting = waiting
+        self._gather_s = gather_s
+        self._on_batch = on_batch
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._model = ThreadPoolExecutor(1, "model")
+        self._ready: deque[tuple[np.ndarray, asyncio.Future[Answer]]] = deque()
+        self._taken = 0
+        self._decoding = 0
+        self._changed = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether photos are answered."""
+        return self._worker is not None and not self._worker.done()
+
+    def start(self) -> None:
+        """Begin to answer; called on the event loop."""
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """End; the server has answered what it had taken in."""
+        if self._worker is not None:
+            self._worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._worker
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._model.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def room(self, photos: int) -> Iterator[None]:
+        """Keep places for photos until they are answered.
+
+        Raises:
+            BusyError: there are not as many.
+        """
+        if self._taken + photos > self._waiting:
+            raise BusyError(f"{self._taken} photos are waiting, as many as may. Ask again in a moment.")
+        self._taken += photos
+        try:
+            yield
+        finally:
+            self._taken -= photos
+
+    async def answer(self, photo: BinaryIO, name: str) -> Answer:
+        """Decode one photo and name what it shows, all classes, best first.
+
+        Args:
+            photo: its bytes.
+            name: what messages call it.
+
+        Raises:
+            DataError: it cannot be read, or has too many pixels.
+        """
+        loop = asyncio.get_running_loop()
+        self._decoding += 1
+        try:
+            pixels_HW3 = await loop.run_in_executor(self._decoders, self._fitted, photo, name)
+        finally:
+            self._decoding -= 1
+            self._changed.set()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._ready.append((pixels_HW3, future))
+        self._changed.set()
+        return await future
+
+    def _fitted(self, photo: BinaryIO, name: str) -> np.ndarray:
+        return self._bundle.pixels(load_rgb(photo, name))
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._gathered(loop)
+            taken = [self._ready.popleft() for _ in range(min(self._batch, len(self._ready)))]
+            # Those whose client has left, or has waited too long, are not worth the model's time.
+            taken = [(pixels, future) for pixels, future in taken if not future.done()]
+            if not taken:
+                continue
+            self._on_batch(len(taken))
+            pixels_NHW3 = np.stack([pixels_HW3 for pixels_HW3, _ in taken])
+            try:
+                answers = await loop.run_in_executor(self._model, self._bundle.answer_pixels, pixels_NHW3)
+            except Exception as error:  # It belongs to those who asked; the next batch may go well.
+                for _, future in taken:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), answer in zip(taken, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _gathered(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Return when there is a batch to run."""
+        while not self._ready:
+            self._changed.clear()
+            await self._changed.wait()
+        deadline = loop.time() + self._gather_s
+        while len(self._ready) < self._batch and self._decoding and (left := deadline - loop.time()) > 0:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)

@@ -1,0 +1,418 @@
+"""The service in this process: what it answers, and what it refuses without harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from clipstill.core.files import commit_manifest, read_manifest
+from clipstill.export.bundle import write_bundle
+from clipstill.runtime import Answer, Bundle, Prediction, load_bundle
+from clipstill.serving.app import answer_json, create_app
+from clipstill.serving.limits import Limits
+from export_fixtures import LABELS, content, describe, new_student
+
+LIMITS = Limits(body_bytes=300_000, files=4, waiting=8, seconds=20)
+PNG = {"content-type": "image/png"}
+
+
+def png(seed: int = 0, width: int = 50, height: int = 40) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
+    """A PNG of a few bytes that claims billions of pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a page of its own, and a secret beside it that nobody may see."""
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(folder, content(new_student()), describe)
+    (folder / "index.html").write_text("<!doctype html><title>page</title>")
+    (folder / "runtime.wasm").write_bytes(b"\0asm")
+    (folder / "runtime.mjs").write_text("export default 1")
+    (folder / "link.html").write_text("a page")
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    commit_manifest(folder, "", [*manifest.files, "index.html", "runtime.wasm", "runtime.mjs", "link.html"])
+    (folder / "unlisted.txt").write_text("secret")
+    (folder.parent / "secret.txt").write_text("secret")
+    # A link that took a listed file's place after the service had begun.
+    (folder / "link.html").unlink()
+    (folder / "link.html").symlink_to(folder.parent / "secret.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    link = folder / "link.html"
+    link.unlink()
+    link.write_text("a page")
+    opened = load_bundle(folder, threads=1)
+    link.unlink()
+    link.symlink_to(folder.parent / "secret.txt")
+    return opened
+
+
+def client_of(bundle: Bundle, **options: Any) -> TestClient:
+    manifest = read_manifest(bundle.folder)
+    assert manifest is not None
+    app = create_app(bundle, manifest, **{"limits": LIMITS, **options})
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Bundle) -> Iterator[TestClient]:
+    with client_of(bundle) as client:
+        yield client
+
+
+def assert_well(client: TestClient) -> None:
+    assert client.get("/health").json()["ready"] is True
+    assert client.post("/predict", content=png(), headers=PNG).status_code == 200
+
+
+def test_answer_equals_the_runtime(client: TestClient, bundle: Bundle) -> None:
+    (expected,) = bundle.answer([Image.open(io.BytesIO(png(3)))])
+    found = client.post("/predict?top=2", content=png(3), headers=PNG).json()
+    assert found.pop("milliseconds") > 0
+    assert found == {
+        "label": expected.predictions[0].label,
+        "score": expected.predictions[0].score,
+        "refused": False,
+        "predictions": [{"label": each.label, "score": each.score} for each in expected.predictions[:2]],
+    }
+
+
+def test_a_form_of_several_photos_answers_each_in_its_order(client: TestClient) -> None:
+    files = [("photo", (f"{seed}.png", png(seed), "image/png")) for seed in range(4)]
+    found = client.post("/predict", files=files).json()["answers"]
+    assert [each["name"] for each in found] == ["0.png", "1.png", "2.png", "3.png"]
+    for seed, each in enumerate(found):
+        alone = client.post("/predict", content=png(seed), headers=PNG).json()
+        assert each["label"] == alone["label"]
+        assert each["score"] == pytest.approx(alone["score"], abs=1e-6)
+
+
+def test_a_bad_photo_among_good_ones_is_named_and_the_others_are_answered(client: TestClient) -> None:
+    files = [("a", ("good.png", png(), "image/png")), ("a", ("bad.jpg", b"no picture", "image/jpeg"))]
+    response = client.post("/predict", files=files)
+    good, bad = response.json()["answers"]
+    assert response.status_code == 200
+    assert good["label"] in LABELS
+    assert bad == {"name": "bad.jpg", "error": bad["error"]}
+    assert "bad.jpg cannot be read as an image" in bad["error"]
+
+
+def test_a_refused_photo_has_no_label() -> None:
+    found = answer_json(Answer([Prediction("dog", 0.4), Prediction("cat", 0.3)], refused=True), top=1)
+    assert found == {
+        "label": None,
+        "score": 0.4,
+        "refused": True,
+        "predictions": [{"label": "dog", "score": 0.4}],
+    }
+
+
+BAD_PICTURES = {
+    "empty": (b"", 400, "the body is empty"),
+    "text": (b"I am a picture, believe me", 422, "cannot be read as an image"),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', 422, "cannot be read as an image"),
+    "cut jpeg": (encoded(Image.new("RGB", (300, 300), "red"), "JPEG")[:700], 422, "cannot be read as an image"),
+    "broken chunks": (png()[:60] + b"\xff" * 40 + png()[100:], 422, "cannot be read as an image"),
+    "eps": (encoded(Image.new("RGB", (9, 9)), "EPS"), 422, "cannot be read as an image"),
+    "bomb": (bomb(), 413, "too large"),
+    "large": (bomb(9_000, 8_000), 413, "too large (9000 x 8000 pixels"),
+    "no pixels": (bomb(0, 9), 422, "cannot be read as an image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_bad_picture_is_refused_and_the_service_goes_on(client: TestClient, name: str) -> None:
+    body, status, says = BAD_PICTURES[name]
+    response = client.post("/predict", content=body, headers=PNG)
+    assert response.status_code == status
+    assert says in response.json()["error"]
+    assert "Traceback" not in response.text
+    assert_well(client)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("JPEG", "CMYK", {}),
+        ("PNG", "I;16", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "1", {}),
+        ("TIFF", "F", {}),
+        ("GIF", "P", {"save_all": True, "append_images": [Image.new("P", (20, 20), 3)]}),
+        ("WEBP", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (20, 20), "blue")]}),
+    ],
+)
+def test_unusual_pictures_are_answered(client: TestClient, kind: str, mode: str, options: dict[str, Any]) -> None:
+    body = encoded(Image.new(mode, (20, 20)), kind, **options)
+    assert client.post("/predict", content=body, headers={"content-type": "image/x"}).status_code == 200
+
+
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no content type": ({"content": png()}, 415, "content type"),
+    "a form of text": ({"data": {"a": "b"}}, 415, "content type"),
+    "json": ({"json": {"image": "x"}}, 415, "content type"),
+    "compressed": ({"content": png(), "headers": {**PNG, "content-encoding": "gzip"}}, 415, "compressed"),
+    "too long": ({"content": bytes(300_001), "headers": PNG}, 413, "larger than 0.3 MB"),
+    "too long, unannounced": (
+        {"content": (bytes(100_000) for _ in range(9)), "headers": PNG},
+        413,
+        "larger than 0.3 MB",
+    ),
+    "too long a form": ({"files": {"a": ("a", bytes(400_000))}}, 413, "larger than 0.3 MB"),
+    "too many files": ({"files": [("a", (str(i), b"x")) for i in range(5)]}, 413, "more than 4 files"),
+    "a form without its boundary": (
+        {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+        400,
+        "malformed",
+    ),
+    "a form that is none": (
+        {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        400,
+        "malformed",
+    ),
+    "a form without a file": (
+        {"content": b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        400,
+        "no file",
+    ),
+    "a form cut short": (
+        {
+            "content": b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\nabc',
+            "headers": {"content-type": "multipart/form-data; boundary=x"},
+        },
+        400,
+        "no file",
+    ),
+    "top of nothing": ({"content": png(), "headers": PNG, "params": {"top": "0"}}, 400, "top is '0'"),
+    "top of a word": ({"content": png(), "headers": PNG, "params": {"top": "all\n"}}, 400, "whole number"),
+    "top of digits without end": ({"content": png(), "headers": PNG, "params": {"top": "9" * 5000}}, 400, "top is"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_bad_request_is_refused_and_the_service_goes_on(client: TestClient, name: str) -> None:
+    request, status, says = BAD_REQUESTS[name]
+    response = client.post("/predict", **request)
+    assert response.status_code == status
+    assert says in response.json()["error"]
+    assert_well(client)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/predict", 405),
+        ("PUT", "/predict", 405),
+        ("POST", "/labels", 405),
+        ("DELETE", "/index.html", 405),
+        ("GET", "/nothing", 404),
+        ("GET", "/health/", 404),
+    ],
+)
+def test_wrong_method_and_unknown_path(client: TestClient, method: str, path: str, status: int) -> None:
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert response.json()["error"]
+
+
+def test_page_and_listed_files_come_with_types_and_headers(client: TestClient) -> None:
+    types = {
+        "/": "text/html; charset=utf-8",
+        "/index.html": "text/html; charset=utf-8",
+        "/runtime.wasm": "application/wasm",
+        "/runtime.mjs": "text/javascript; charset=utf-8",
+        "/labels.json": "application/json",
+        "/MANIFEST.json": "application/json",
+        "/model.onnx": "application/octet-stream",
+    }
+    for path, kind in types.items():
+        response = client.get(path)
+        assert (response.status_code, response.headers["content-type"]) == (200, kind), path
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+        assert response.headers["cross-origin-embedder-policy"] == "require-corp"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/unlisted.txt",
+        "/link.html",
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/..%2fsecret.txt",
+        "/%2e%2e%2fsecret.txt",
+        "/..%5csecret.txt",
+        "//etc/passwd",
+        "/%2fetc%2fpasswd",
+        "/index.html/../../secret.txt",
+        "/./../secret.txt",
+        "/%00",
+        "/index.html%00.txt",
+        "/labels.json%0aerror",
+        "/" + "a" * 5000,
+    ],
+)
+def test_no_path_leaves_the_bundle(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert "secret" not in response.text.replace("secret.txt", "")
+
+
+def test_labels_health_and_metrics(bundle: Bundle) -> None:
+    with client_of(bundle) as client:
+        assert client.get("/labels").json() == {"labels": list(LABELS), "refuses": False}
+        client.post("/predict", content=png(), headers=PNG)
+        client.post("/predict", content=b"no", headers=PNG)
+        client.get("/a/path/nobody/knows")
+        health = client.get("/health").json()
+        assert len(health["sha256"]) == 64
+        assert health["classes"] == 3
+        lines = client.get("/metrics").text.splitlines()
+        assert 'clipstill_requests_total{endpoint="predict",status="200"} 1.0' in lines
+        assert 'clipstill_requests_total{endpoint="predict",status="422"} 1.0' in lines
+        assert 'clipstill_requests_total{endpoint="other",status="404"} 1.0' in lines
+        assert "clipstill_photos_total 1.0" in lines
+        assert "clipstill_batch_photos_count 1.0" in lines
+        assert not any("nobody" in line for line in lines)
+
+
+def test_token_is_needed_for_all_but_health(bundle: Bundle) -> None:
+    with client_of(bundle, token="correct horse") as client:
+        for path in ("/", "/labels", "/metrics", "/labels.json"):
+            response = client.get(path)
+            assert response.status_code == 401
+            assert "token" in response.json()["error"]
+        assert client.get("/health").status_code == 200
+        assert client.post("/health").status_code == 401
+        for header in ("Bearer wrong", "correct horse", "Basic correct", "Bearer", "Basic Og==", "Bearer \xe9"):
+            assert client.get("/labels", headers={"authorization": header.encode("latin-1")}).status_code == 401
+        assert client.get("/labels", headers={"authorization": "Bearer correct horse"}).status_code == 200
+        assert client.get("/labels", auth=("anybody", "correct horse")).status_code == 200
+
+
+class SlowBundle:
+    """A bundle whose model waits to be let go, and remembers the sizes of its batches."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self.go = threading.Event()
+        self.entered = threading.Event()
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bundle, name)
+
+    def answer_pixels(self, images_NHW3: np.ndarray) -> Any:
+        self.sizes.append(len(images_NHW3))
+        self.entered.set()
+        assert self.go.wait(20)
+        return self._bundle.answer_pixels(images_NHW3)
+
+
+def waiting_photos(client: TestClient, seeds: range) -> Any:
+    pool = ThreadPoolExecutor(len(seeds))
+    return [pool.submit(client.post, "/predict", content=png(seed), headers=PNG) for seed in seeds]
+
+
+def test_requests_that_wait_are_one_batch_and_each_gets_its_own_answer(bundle: Bundle) -> None:
+    slow: Any = SlowBundle(bundle)
+    with client_of(slow) as client:
+        first = waiting_photos(client, range(1))
+        assert slow.entered.wait(20)
+        others = waiting_photos(client, range(1, 7))
+        time.sleep(1)
+        slow.go.set()
+        found = [each.result().json() for each in [*first, *others]]
+    assert slow.sizes == [1, 6]
+    for seed, each in enumerate(found):
+        (expected,) = bundle.answer([Image.open(io.BytesIO(png(seed)))])
+        assert each["label"] == expected.predictions[0].label
+        assert each["score"] == pytest.approx(expected.predictions[0].score, abs=1e-6)
+
+
+def test_more_than_may_wait_are_told_to_come_again(bundle: Bundle) -> None:
+    slow: Any = SlowBundle(bundle)
+    with client_of(slow, limits=Limits(files=2, waiting=2)) as client, ThreadPoolExecutor(1) as pool:
+        form = [("a", ("a.png", png(), "image/png"))] * 2
+        waiting = pool.submit(client.post, "/predict", files=form)
+        assert slow.entered.wait(20)
+        response = client.post("/predict", content=png(), headers=PNG)
+        slow.go.set()
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert "2 photos are waiting" in response.json()["error"]
+        assert waiting.result().status_code == 200
+        assert_well(client)
+
+
+def test_answer_that_does_not_come_in_time_is_given_up(bundle: Bundle) -> None:
+    slow: Any = SlowBundle(bundle)
+    with client_of(slow, limits=Limits(seconds=0.5)) as client:
+        response = client.post("/predict", content=png(), headers=PNG)
+        slow.go.set()
+        assert response.status_code == 503
+        assert "no answer within 0.5 seconds" in response.json()["error"]
+        assert_well(client)
+
+
+def test_failure_of_the_model_is_a_500_without_a_traceback(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(images_NHW3: np.ndarray) -> Any:
+        raise ZeroDivisionError("inside\nthe model")
+
+    with client_of(bundle) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(bundle, "answer_pixels", broken)
+            response = client.post("/predict", content=png(), headers=PNG)
+        assert response.status_code == 500
+        assert json.loads(response.text) == {"error": "the server failed at this request; its log says why."}
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ZeroDivisionError at test_serving_app.py:")
+        assert_well(client)
+
+
+def test_log_line_cannot_be_forged(bundle: Bundle) -> None:
+    lines: list[str] = []
+    with client_of(bundle, log=lines.append) as client:
+        client.get("/x%0a127.0.0.1 GET /admin 200%1b[2J")
+    (line,) = lines
+    assert line.isprintable()
+    assert "%0A" in line
