@@ -24,6 +24,7 @@ from clipstill.cli.listing import list_parts
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.transfer import transfer
+from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
 from clipstill.core.errors import ClipstillError
 
@@ -46,6 +47,7 @@ app.command("predict")(predict)
 app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
+app.command("ui")(ui)
 app.add_typer(build_app, name="build")
 app.add_typer(weights_app, name="weights")
 
