@@ -103,36 +103,36 @@ def _unzip(archive: Path, folder: Path, labelled: bool) -> int:
     """Unpack the pictures of a zip; how many other files it holds."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir() and not _is_litter(entry.filename)]
-            pictures = [entry for entry in entries if PurePosixPath(entry.filename).suffix.lower() in IMAGE_SUFFIXES]
+            files = [(entry, _safe_path(entry, archive.name)) for entry in opened.infolist() if not entry.is_dir()]
+            files = [(entry, path) for entry, path in files if not _is_litter(path)]
+            pictures = [(entry, path) for entry, path in files if path.suffix.lower() in IMAGE_SUFFIXES]
             if not pictures:
                 raise DataError(f"{archive.name} holds no photos. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
             if len(pictures) > MOST_FILES:
                 raise DataError(f"{archive.name} holds more than {MOST_FILES:,} photos. Give fewer.")
-            paths = [_safe_path(entry, archive.name) for entry in pictures]
+            paths = [path for _, path in pictures]
             outer = {path.parts[0] for path in paths}
             if labelled and len(outer) == 1 and all(len(path.parts) > 2 for path in paths):
                 paths = [PurePosixPath(*path.parts[1:]) for path in paths]
             room = MOST_BYTES
-            for entry, path in zip(pictures, paths, strict=True):
+            for (entry, _), path in zip(pictures, paths, strict=True):
                 room = _unpack(opened, entry, folder / path, room, archive.name)
-            return len(entries) - len(pictures)
+            return len(files) - len(pictures)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         # Damaged, cut short, an unknown way of packing, or locked with a password.
         raise DataError(f"{archive.name} cannot be unpacked ({error}). Make the zip again.") from None
 
 
-def _is_litter(name: str) -> bool:
+def _is_litter(path: PurePosixPath) -> bool:
     """What file managers put beside the files."""
-    path = PurePosixPath(name)
     return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
 def _safe_path(entry: zipfile.ZipInfo, archive: str) -> PurePosixPath:
     name = entry.filename.replace("\\", "/")
     path = PurePosixPath(name)
-    drive = ":" in path.parts[0]
-    if path.is_absolute() or drive or ".." in path.parts or "\0" in name:
+    drive = ":" in name.partition("/")[0]
+    if not path.parts or path.is_absolute() or drive or ".." in path.parts or "\0" in name:
         raise DataError(f"{archive} holds a file that would land outside its folder ('{name}'). It was not unpacked.")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise DataError(f"{archive} holds a link ('{name}'). It was not unpacked.")
