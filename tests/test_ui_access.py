@@ -1,11 +1,16 @@
 """Who gets through to the page: asked of the guard by the ASGI protocol, without a server."""
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clipstill.cli.main import main
 from clipstill.ui.access import Guard
 
 TOKEN = "s3cret-token"
@@ -147,3 +152,69 @@ def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(tmp_path: Pa
             assert ask(guard, path or "/", method=method)[0] == 401, path
     assert ask(guard, "/files/none/bundle.zip", cookie=COOKIE)[0] == 404
     assert ask(guard, "/files/../bundle.zip", cookie=COOKIE)[0] == 404
+
+
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+import clipstill.ui.serve as serve
+
+known = []
+
+def jobs_of(workspace):
+    known.append(serve_jobs(workspace))
+    return known[0]
+
+async def app(scope, receive, send):
+    for answer in ("startup", "shutdown"):
+        await receive()
+        await send({{"type": f"lifespan.{{answer}}.complete"}})
+
+def ready(address):
+    sys.executable = sys.argv[2]
+    known[0].start("zoo", [])
+    print(known[0]._process.pid, flush=True)
+    os.kill(os.getpid(), signal.{name})
+
+serve_jobs, serve.Jobs, serve.make_app = serve.Jobs, jobs_of, lambda *_: app
+serve.serve(Path(sys.argv[1]), on_ready=ready)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_ends_with_the_page_that_started_it(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nsleep 600\n", encoding="ascii")
+    sleeper.chmod(0o755)
+    code = ENDED.format(name=name)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path, sleeper], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'zoo' is stopped" in done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_a_missing_extra_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    assert main(["ui", "--workspace", str(tmp_path), "--no-browser"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: gradio is not installed; the page is made with it: pip install 'clipstill[ui]'"
+    ]
+
+
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["ui", "--workspace", str(tmp_path), "--port", str(port), "--no-browser"]) == 2
+    assert f"port {port} cannot be used" in capsys.readouterr().err
+
+
+def test_no_other_host_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ui", "--workspace", str(tmp_path), "--host", "0.0.0.0"]) == 2
+    assert "--host" in capsys.readouterr().err

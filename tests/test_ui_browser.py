@@ -1,5 +1,6 @@
 """The whole way in a browser: names are typed, a run is started, stopped and goes on, and a bundle comes out of it."""
 
+import json
 import os
 import re
 import signal
@@ -79,7 +80,7 @@ def page(served: Served, browser_page: Any) -> Any:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def finished(served: Served, browser: Any) -> Path:  # noqa: F811
+def finished(served: Served, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """The run folder of the whole way; each step is waited for, so a step that does not work fails here."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -90,6 +91,9 @@ def finished(served: Served, browser: Any) -> Path:  # noqa: F811
     page.fill("#name input, #name textarea", "zoo")
     page.get_by_text("Teacher, student and other settings").click()
     page.fill("#settings textarea", SETTINGS)
+    page.get_by_text("I have photos").click()
+    page.set_input_files("#measured-upload input[type=file]", photos_zip(tmp_path_factory.mktemp("photos")))
+    page.wait_for_selector("#measured-upload >> text=photos")
     page.click("#start")
 
     page.wait_for_selector("#progress >> text=At work")
@@ -108,6 +112,16 @@ def finished(served: Served, browser: Any) -> Path:  # noqa: F811
     page.wait_for_selector("#progress >> text=Finished")
     context.close()
     return served.workspace / "zoo"
+
+
+def photos_zip(folder: Path) -> Path:
+    """Two pictures a class, one folder a class, in one zip."""
+    with zipfile.ZipFile(folder / "photos.zip", "w") as packed:
+        for name in ("dog", "guitar"):
+            for number in range(2):
+                Image.effect_noise((80, 60), 90).convert("RGB").save(folder / "one.png")
+                packed.write(folder / "one.png", f"{name}/{number}.png")
+    return folder / "photos.zip"
 
 
 def open_tab(page: Any, name: str) -> None:
@@ -149,6 +163,7 @@ def test_a_bad_class_list_is_told_in_one_line(page: Any) -> None:
 def test_the_whole_way_leaves_a_bundle(finished: Path) -> None:
     assert (finished / "bundle" / "model.onnx").is_file()
     assert (finished / "task.json").read_text().count("it has strings") == 1
+    assert json.loads((finished / "bundle" / "metrics.json").read_text())["evaluation"]["n"] == 4
 
 
 def test_a_photo_is_named_and_a_broken_one_does_no_harm(page: Any, finished: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from clipstill.core.errors import ClipstillError, DataError
+from clipstill.core.errors import ClipstillError, DataError, ResourceError
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.students import students
 from clipstill.teachers import teachers
@@ -63,6 +63,8 @@ class Page:
             file, task = write_classes(Form(classes), self.jobs.kept(".draft"))
             yield panels.note(f"Looking at {len(task.names)} names; this takes some seconds ...")
             yield panels.plan_panel(plan(file))
+        except ResourceError as error:  # Nothing is wrong with the names.
+            yield panels.note(panels.sentence(error))
         except ClipstillError as error:
             yield panels.error_note(error)
 
@@ -457,7 +459,7 @@ def _photos(label: str, info: str, name: str, kinds: Sequence[str] = ("image", "
         many = name == "unlabelled"
         upload = gr.File(
             label="or upload a zip" + (", or photos" if many else ""),
-            height=110,
+            height=160,
             elem_id=f"{name}-upload",
             file_count="multiple",
             file_types=["image", ".zip"] if many else [".zip"],

@@ -56,9 +56,14 @@ def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
 
 
 def error_note(error: Exception) -> str:
-    """An error's own words, with a capital at the front."""
+    """An error in its own words."""
+    return note(sentence(error), "wrong")
+
+
+def sentence(error: Exception) -> str:
+    """An error's words with a capital at the front, as it stands alone."""
     text = str(error)
-    return note(text[:1].upper() + text[1:], "wrong")
+    return text[:1].upper() + text[1:]
 
 
 def percent(share: float | None, digits: int = 0) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -45,11 +47,10 @@ def serve(
     # Before gradio is imported: nothing is sent home, and no version is asked for.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    try:
-        import gradio  # noqa: F401
-        import uvicorn
-    except ImportError:
-        raise ResourceError("gradio is not installed; the page is made with it: pip install 'clipstill[ui]'") from None
+    if importlib.util.find_spec("gradio") is None:
+        raise ResourceError("gradio is not installed; the page is made with it: pip install 'clipstill[ui]'")
+    import uvicorn
+
     try:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,16 +61,32 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = uploads
         port = listener.getsockname()[1]
         app = Guard(make_app(jobs, Path(uploads)), token, port)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="on")
+        # Open pages hold a connection for ever; the end waits for them but a moment.
+        config = uvicorn.Config(
+            app, log_level="error", access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=1
+        )
         server = _server(
             config, lambda: on_ready and on_ready(f"http://{ADDRESS}:{port}/?{TOKEN_PARAMETER}={quote(token)}")
         )
+        _end_in_order()
         try:
             server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass  # The usual end.
         finally:
             stopped = jobs.stop()
             if stopped is not None:
                 say(f"'{stopped}' is stopped; started again, it goes on where it was.")
+
+
+def _end_in_order() -> None:
+    """Let the process also end through ``finally`` where it is told to end, or where its terminal is closed.
+
+    The run that it started has a process group of its own, and would go on by itself.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
 
 
 def _listening(port: int) -> socket.socket:
