@@ -1,6 +1,7 @@
 """Who gets through to the page: asked of the guard by the ASGI protocol, without a server."""
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -138,12 +139,37 @@ def test_pages_may_fetch_nothing_from_elsewhere(guard: Guard) -> None:
     assert "http" not in policy.replace("http-equiv", "")
 
 
-def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def calls_abroad() -> list[str]:
+    """Every attempt to reach another machine while the page is built."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, calls_abroad: list[str]) -> Any:
+    """The real app, without the guard, built with sockets blocked."""
     pytest.importorskip("gradio", reason="the extra ui is not installed")
     from clipstill.ui.jobs import Jobs
     from clipstill.ui.serve import make_app
 
-    guarded = make_app(Jobs(tmp_path), tmp_path)
+    def blocked(*address: object, **_: object) -> None:
+        calls_abroad.append(repr(address))
+        raise OSError(errno.ENETUNREACH, "sockets are blocked")
+
+    workspace = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, blocked)
+        patch.setattr(socket, "getaddrinfo", blocked)
+        return make_app(Jobs(workspace), workspace)
+
+
+def test_the_page_asks_nobody_while_it_is_built(guarded: Any, calls_abroad: list[str]) -> None:
+    assert guarded.routes
+    assert calls_abroad == []
+
+
+def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any) -> None:
     paths = paths_of(guarded) | set(GRADIO_PATHS)
     assert len(paths) > 30
     guard = Guard(guarded, TOKEN, PORT)

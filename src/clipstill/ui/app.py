@@ -24,8 +24,8 @@ from clipstill.ui.runs import Figures, Run, open_run, runs_in
 RENEW_S = 2.0
 _ALL = "all"
 _EFFORT_HINT = (
-    "Quick try: half the images, half as carefully, to see whether it works. Thorough: twice of all, which takes about "
-    "four times as long."
+    "Quick try: half the images, half as carefully, and never 'none of these'; to see whether it works. Thorough: "
+    "twice of all, about four times as long."
 )
 _EXAMPLE = "dog\nelephant\nguitar\ncrane: a large wading bird"
 _SYSTEM_FONTS = (

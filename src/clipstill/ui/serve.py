@@ -27,7 +27,9 @@ from clipstill.ui.runs import open_run
 ADDRESS = "127.0.0.1"
 MOST_UPLOAD = "2gb"
 # The report is one file without scripts; so it is shown as one, whatever else may stand in it.
-_REPORT_POLICY = "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_REPORT_POLICY = (
+    "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+)
 
 
 def serve(
