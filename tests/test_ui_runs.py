@@ -118,6 +118,7 @@ def test_lines_of_progress_are_understood(capsys: pytest.CaptureFixture[str], mo
     assert amount is not None
     assert (amount.title, amount.done, amount.total) == ("synthesis", 28, 112)
     assert "left" in amount.rest
+    assert amount.rest.startswith(f"{amount.rest.split()[0]} img/s")
     assert amount_in(lines[1]) is None
     assert panels.latest_amount([lines[0], "", "surrogate: done in 3 s"]) is None
     assert panels.latest_amount([lines[0], "a note"]) == amount
@@ -142,8 +143,11 @@ def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
 
 
 def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, tmp_path: Path) -> None:
-    with made_run(tmp_path), pytest.raises(ResourceError, match="'zoo' is at work"):
-        jobs.start("other", ["run"])
+    with made_run(tmp_path):
+        with pytest.raises(ResourceError, match="'zoo' is at work"):
+            jobs.start("other", ["run"])
+        run = open_run(tmp_path, "zoo")
+        assert "started elsewhere" in panels.progress_panel("zoo", run, None, [], at_work=True, own=False)
 
 
 def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
@@ -151,7 +155,7 @@ def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
     until(lambda: jobs.own_at_work() is None)
     assert "'dog' is the only class" in (jobs.trouble("zoo") or "")
     assert "'dog' is the only class".replace("'", "&#x27;") in panels.progress_panel(
-        "zoo", None, jobs.trouble("zoo"), jobs.lines("zoo"), at_work=False
+        "zoo", None, jobs.trouble("zoo"), jobs.lines("zoo"), at_work=False, own=False
     )
 
 
@@ -248,7 +252,7 @@ def test_a_plan_that_refuses_and_a_version_without_one_are_told(
 
 def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
     made_run(tmp_path).__exit__()
-    shown = panels.progress_panel("zoo", open_run(tmp_path, "zoo"), "<i>bad</i>", [], at_work=False)
+    shown = panels.progress_panel("zoo", open_run(tmp_path, "zoo"), "<i>bad</i>", [], at_work=False, own=False)
     assert "<b>cat" not in shown
     assert "<i>bad" not in shown
     assert "&lt;b&gt;cat" in shown

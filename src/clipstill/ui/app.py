@@ -133,7 +133,7 @@ class Page:
         at_work = busy == name
         finished = run is not None and run.finished
         trouble = None if at_work or finished else self.jobs.trouble(name)
-        return panels.progress_panel(name, run, trouble, lines, at_work)
+        return panels.progress_panel(name, run, trouble, lines, at_work, own=self.jobs.own_at_work() == name)
 
     def stop(self) -> str:
         """Stop what is at work."""

@@ -136,8 +136,19 @@ def empty_watch(workspace: str) -> str:
     return note(f"There is no run in {workspace} yet. Type names on the page Start.")
 
 
-def progress_panel(name: str, run: Run | None, trouble: str | None, lines: Sequence[str], at_work: bool) -> str:
-    """State of a run in words, and its stages; ``run`` is None before it has a folder."""
+def progress_panel(
+    name: str, run: Run | None, trouble: str | None, lines: Sequence[str], at_work: bool, own: bool
+) -> str:
+    """State of a run in words, and its stages.
+
+    Args:
+        name: of the run.
+        run: the same; None before it has a folder.
+        trouble: why it ended before its time, where that is known.
+        lines: what it said.
+        at_work: whether a process works on it.
+        own: whether that was started on this page.
+    """
     finished = run is not None and run.finished
     task = None if run is None else run.task
     if at_work:
@@ -152,6 +163,10 @@ def progress_panel(name: str, run: Run | None, trouble: str | None, lines: Seque
     parts = [f'<div class="cs-head"><h2>{escape(name)}</h2>{head}</div><p class="cs-hint">{escape(classes)}</p>']
     if trouble is not None and not at_work and not finished:
         parts.append(note(trouble, "wrong"))
+    elif at_work and not own:
+        parts.append(
+            note("It was started elsewhere, on a command line or by another page, and is to be stopped there.")
+        )
     elif not at_work and not finished:
         parts.append(note("Nothing is lost: 'Go on' continues where it was."))
     amount = latest_amount(lines) if at_work else None

@@ -19,7 +19,7 @@ from clipstill.pipeline.workbench import CALIBRATION_FILE
 from clipstill.text.task import Task
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
-_IMAGES_LEFT = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)")
+_COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ class Amount:
 
 def amount_in(line: str) -> Amount | None:
     """What a line of progress says, such as ``synthesis: 28/112 img, 1.2 img/s, 1 min 10 s left``; None for others."""
-    found = _IMAGES_LEFT.fullmatch(line.strip())
+    found = _COUNTED.fullmatch(line.strip())
     if found is None or int(found["total"]) == 0:
         return None
-    return Amount(found["title"], int(found["done"]), int(found["total"]), found["rest"])
+    return Amount(found["title"], int(found["done"]), int(found["total"]), found["rest"] or "")
 
 
 def checked_name(name: str) -> str:
