@@ -205,6 +205,13 @@ def test_the_form_becomes_the_arguments_of_the_command_line(jobs: Jobs, tmp_path
     assert "distillation.steps=300" in settings
 
 
+def test_a_second_form_does_not_change_what_a_first_was_started_with(jobs: Jobs) -> None:
+    _, first, _ = run_arguments(Form("dog\ncat", name="zoo"), jobs)
+    _, second, _ = run_arguments(Form("dog\nbird", name="zoo"), jobs)
+    assert parse_task(Path(first[2])).names == ("dog", "cat")
+    assert parse_task(Path(second[2])).names == ("dog", "bird")
+
+
 def test_names_with_commas_in_one_line_are_several(jobs: Jobs) -> None:
     assert classes_lines("dog, cat ,bird") == "dog\ncat\nbird\n"
     assert classes_lines("dog, the animal: it barks") == "dog, the animal: it barks\n"
@@ -213,9 +220,9 @@ def test_names_with_commas_in_one_line_are_several(jobs: Jobs) -> None:
 
 def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path: Path) -> None:
     good = "dog\ncat"
-    with pytest.raises(TaskError, match=r"appears twice \(lines 1 and 2"):
+    with pytest.raises(TaskError, match=r"appears twice \(lines 1 and 2, the second"):
         run_arguments(Form("dog\nDog"), jobs)
-    with pytest.raises(TaskError, match="no class is named"):
+    with pytest.raises(TaskError, match="^no class is named. Name"):
         run_arguments(Form("  \n"), jobs)
     with pytest.raises(ConfigError, match="synthesis.step"):
         run_arguments(Form(good, settings="synthesis.step=4"), jobs)
@@ -230,8 +237,9 @@ def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path
 
 
 def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[3] == 'plan', sys.argv\nprint({json.dumps(PLAN)!r})")
-    found = checking.plan(tmp_path / "classes.txt")
+    expected = ["plan", "--classes", "a.txt", "--set", "seed=3", "--json"]
+    program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[3:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
+    found = checking.plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
     shown = panels.plan_panel(found)
     for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
@@ -244,10 +252,10 @@ def test_a_plan_that_refuses_and_a_version_without_one_are_told(
 ) -> None:
     program(tmp_path, monkeypatch, "import sys\nsys.exit('error: the names are all the same.')")
     with pytest.raises(ConfigError, match="^the names are all the same"):
-        checking.plan(tmp_path / "classes.txt")
+        checking.plan(["run", "--classes", "a.txt"])
     program(tmp_path, monkeypatch, "import sys\nsys.exit(\"error: No such command 'plan'.\")")
     with pytest.raises(ResourceError, match="has no plan"):
-        checking.plan(tmp_path / "classes.txt")
+        checking.plan(["run", "--classes", "a.txt"])
 
 
 def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:

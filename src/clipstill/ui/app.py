@@ -16,7 +16,7 @@ from clipstill.students import students
 from clipstill.teachers import teachers
 from clipstill.ui import panels
 from clipstill.ui.checking import plan
-from clipstill.ui.form import EFFORTS, Form, run_arguments, write_classes
+from clipstill.ui.form import EFFORTS, Form, run_arguments
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.pictures import images_in
 from clipstill.ui.runs import Figures, Run, open_run, runs_in
@@ -57,12 +57,12 @@ class Page:
 
     # --- start
 
-    def check(self, classes: str) -> Iterator[str]:
-        """Names -> what is to be said of them; first that it may take a moment."""
+    def check(self, *values: Any) -> Iterator[str]:
+        """The form -> what is to be said of its names; first that it may take a moment."""
         try:
-            file, task = write_classes(Form(classes), self.jobs.kept(".draft"))
-            yield panels.note(f"Looking at {len(task.names)} names; this takes some seconds ...")
-            yield panels.plan_panel(plan(file))
+            _, arguments, notes = run_arguments(self._form(values), self.jobs)
+            yield panels.note("Looking at the names; this takes some seconds ...", items=notes)
+            yield panels.plan_panel(plan(arguments))
         except ResourceError as error:  # Nothing is wrong with the names.
             yield panels.note(panels.sentence(error))
         except ClipstillError as error:
@@ -70,15 +70,17 @@ class Page:
 
     def start(self, *values: Any) -> tuple[Update, Update, Update]:
         """The form -> what happened, the page to turn to, and the run that is shown."""
-        given = dict(zip((field.name for field in dataclasses.fields(Form)), values, strict=True))
         try:
-            form = Form(**{name: self._plain(name, value) for name, value in given.items()})
-            name, arguments, notes = run_arguments(form, self.jobs)
+            name, arguments, notes = run_arguments(self._form(values), self.jobs)
             self.jobs.start(name, arguments)
         except ClipstillError as error:
             return panels.error_note(error), gr.skip(), gr.skip()
         said = panels.note(f"'{name}' has started.", "good", notes)
         return said, gr.Tabs(selected="watch"), self._picker(name)
+
+    def _form(self, values: Sequence[Any]) -> Form:
+        given = dict(zip((field.name for field in dataclasses.fields(Form)), values, strict=True))
+        return Form(**{name: self._plain(name, value) for name, value in given.items()})
 
     def _plain(self, name: str, value: Any) -> Any:
         if name.endswith("_upload"):
@@ -413,8 +415,8 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
                 list(EFFORTS), value="Default", label="How much care", info=_EFFORT_HINT, elem_id="effort"
             )
             budget = gr.Textbox(
-                label="Time to teach the student",
-                info="Such as 10min; empty: as the choice above says.",
+                label="Time it may take",
+                info="Such as 30min; then it chooses what fits. Empty: as long as it needs.",
                 max_lines=1,
                 elem_id="budget",
             )
@@ -446,9 +448,9 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
         check = gr.Button("Check the names", elem_id="check", scale=0, min_width=220)
         start = gr.Button("Start", variant="primary", elem_id="start", scale=0, min_width=180)
     said = _html("", elem_id="said", elem_classes="cs-plan")
-    _quietly(check.click, page.check, classes, said)
     # In the order of the fields of Form.
     inputs = [classes, name, *examples, *unlabelled, *measured, teacher, student, effort, budget, settings]
+    _quietly(check.click, page.check, inputs, said)
     done = _quietly(start.click, page.start, inputs, [said, tabs, picker])
     return done.then
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipstill.core.errors import ConfigError, ResourceError
 
 TIMEOUT_S = 300.0
+# Options of a run that say nothing of how it will go.
+_NOT_PLANNED = ("--out", "--images")
 
 
-def plan(classes: Path) -> dict[str, Any]:
-    """What ``clipstill plan`` says of a file of class names.
+def plan(run: Sequence[str]) -> dict[str, Any]:
+    """What ``clipstill plan`` says of a run before it is started.
 
     A process of its own, because it loads a teacher, whose memory the run will need.
+
+    Args:
+        run: arguments of ``clipstill run``.
 
     Returns:
         ``classes``, ``findings`` (each with ``level``, ``kind``, ``classes``, ``message`` and ``advice``),
@@ -27,7 +31,13 @@ def plan(classes: Path) -> dict[str, Any]:
         ConfigError: the plan refuses, in its own words.
         ResourceError: this version has no plan, or it took too long.
     """
-    command = [sys.executable, "-m", "clipstill", "plan", "--classes", str(classes), "--json"]
+    options = [
+        part
+        for option, value in zip(run[1::2], run[2::2], strict=True)
+        if option not in _NOT_PLANNED
+        for part in (option, value)
+    ]
+    command = [sys.executable, "-m", "clipstill", "plan", *options, "--json"]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

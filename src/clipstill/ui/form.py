@@ -8,8 +8,8 @@ from pathlib import Path
 
 from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import ConfigError, DataError
-from clipstill.core.files import write_text
+from clipstill.core.errors import ConfigError, DataError, TaskError
+from clipstill.core.files import sha256_json, write_text
 from clipstill.pipeline.recipes import load_config
 from clipstill.text.task import Task, parse_task
 from clipstill.ui.jobs import Jobs
@@ -27,7 +27,6 @@ EFFORTS: dict[str, tuple[str, ...]] = {
     "Default": (),
     "Thorough": ("prompts.images_per_class=32", "synthesis.steps=120", "distillation.steps=2000"),
 }
-CLASSES_FILE = "classes.txt"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Form:
         teacher: name; the recipe's where empty.
         student: name; the recipe's where empty.
         effort: one of ``EFFORTS``.
-        budget: time to teach the student, such as ``10min``, instead of a number of steps.
+        budget: time that it may take, such as ``30min``.
         settings: ``KEY=VALUE`` lines.
     """
 
@@ -71,15 +70,22 @@ def classes_lines(text: str) -> str:
     return "".join(f"{line.strip()}\n" for line in lines)
 
 
-def write_classes(form: Form, folder: Path) -> tuple[Path, Task]:
+def write_classes(text: str, folder: Path) -> tuple[Path, Task]:
     """Store the classes as a file of lines, and read them back as the command line does.
+
+    The file is named after what it holds: what another run was started with is never written over.
 
     Raises:
         TaskError: they cannot be used; the line is named.
     """
-    file = folder / CLASSES_FILE
-    write_text(file, classes_lines(form.classes))
-    return file, parse_task(file)
+    lines = classes_lines(text)
+    file = folder / f"{sha256_json(lines)[:16]}.txt"
+    write_text(file, lines)
+    try:
+        return file, parse_task(file)
+    except TaskError as error:
+        # Whoever typed the lines knows of no file.
+        raise TaskError(str(error).replace(f" of {file}", "").replace(f" in {file}", "")) from None
 
 
 def settings_of(form: Form) -> list[str]:
@@ -105,12 +111,11 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
     Raises:
         ClipstillError: something of the form cannot be used.
     """
-    # Read once where it does not matter: the folder's name may follow from the classes.
-    _, task = write_classes(form, jobs.kept(".draft"))
+    file, task = write_classes(form.classes, jobs.classes)
     name = checked_name(form.name.strip()) if form.name.strip() else default_name(task)
     settings = settings_of(form)
     notes: list[str] = []
-    arguments = ["run", "--classes", str(write_classes(form, jobs.kept(name))[0])]
+    arguments = ["run", "--classes", str(file)]
     sources = (
         ("--examples", "examples", form.examples, form.examples_upload, True),
         ("--unlabelled", "photos without labels", form.unlabelled, form.unlabelled_upload, False),

@@ -22,6 +22,7 @@ from clipstill.ui.runs import Run, open_run, runs_in
 
 KEPT_FOLDER = ".ui"
 UPLOADS_FOLDER = "uploads"
+CLASSES_FOLDER = "classes"
 _COMMAND = "command.json"
 _LOG = "log.txt"
 _STARTED = "--- started"
@@ -52,6 +53,11 @@ class Jobs:
     def uploads(self) -> Path:
         """Where photos that came through the page lie."""
         return self.workspace / KEPT_FOLDER / UPLOADS_FOLDER
+
+    @property
+    def classes(self) -> Path:
+        """Where class lists that were typed lie."""
+        return self.workspace / KEPT_FOLDER / CLASSES_FOLDER
 
     def kept(self, name: str) -> Path:
         """Where the page keeps what it knows of a run."""
