@@ -123,7 +123,8 @@ class Page:
             return tuple(gr.skip() for _ in range(8))
         updates: dict[str, Update] = {
             **pieces,
-            "names": gr.Dropdown(choices=names, value=current),
+            # A value that is the right one is not set: another run may have been chosen since this was asked.
+            "names": gr.Dropdown(choices=names) if current == name else gr.Dropdown(choices=names, value=current),
             "stop": gr.Button(interactive=pieces["stop"] == "True"),
             "go_on": gr.Button(interactive=pieces["go_on"] == "True"),
         }
@@ -145,7 +146,7 @@ class Page:
             return panels.error_note(error)
         if name is None:
             return panels.note("Nothing that was started on this page is at work.")
-        return panels.note(f"'{name}' is stopped. 'Go on' continues where it was.")
+        return ""  # The stages beside it say so.
 
     def go_on(self, name: str | None) -> str:
         """Go on with what was stopped."""
@@ -155,7 +156,7 @@ class Page:
             self.jobs.go_on(name)
         except ClipstillError as error:
             return panels.error_note(error)
-        return panels.note(f"'{name}' goes on.", "good")
+        return ""
 
     # --- images
 
@@ -429,7 +430,7 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
             "Labelled photos need one folder a class, named as the class is.</p>"
         )
         with gr.Row():
-            examples = _photos("A few examples of each class", "They teach.", "examples", ["file"])
+            examples = _photos("A few examples of each class", "They teach.", "examples")
             unlabelled = _photos("Photos without labels", "They teach too: of the place it will work at.", "unlabelled")
             measured = _photos("Photos to measure on", "They only measure, so the result is honest.", "measured")
     with gr.Accordion("Teacher, student and other settings", open=False):
@@ -455,7 +456,7 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
     return done.then
 
 
-def _photos(label: str, info: str, name: str, kinds: Sequence[str] = ("image", ".zip")) -> tuple[Any, Any]:
+def _photos(label: str, info: str, name: str) -> tuple[Any, Any]:
     with gr.Column(min_width=240):
         path = gr.Textbox(label=label, info=info, placeholder="/path/to/folder", max_lines=1, elem_id=f"{name}-path")
         many = name == "unlabelled"
