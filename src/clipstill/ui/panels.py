@@ -273,7 +273,8 @@ def _by_class_and_style(
         else ""
     )
     return (
-        f'<div class="cs-wide"><table class="cs-grid"><thead><tr><td></td>{head}</tr></thead>'
+        f'<div class="cs-wide"><table class="cs-grid" style="min-width:{96 + 58 * len(columns)}px;'
+        f'max-width:{96 + 92 * len(columns)}px"><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{left_out}"
     )
 

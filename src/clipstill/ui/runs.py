@@ -13,7 +13,7 @@ from clipstill.core.files import MANIFEST, read_json
 from clipstill.pipeline.keys import CALIBRATION, REPORT, SURROGATE
 from clipstill.pipeline.report import REPORT_FILE
 from clipstill.pipeline.run import BUNDLE_FOLDER, CONFIG_FILE, TASK_FILE
-from clipstill.pipeline.run_folder import EVENTS, LOCK, STAGES_FOLDER, read_events, read_run_marker
+from clipstill.pipeline.run_folder import LOCK, STAGES_FOLDER, read_events, read_run_marker
 from clipstill.pipeline.stages import CURATION_FILE, PREVIEW_FILE
 from clipstill.pipeline.workbench import CALIBRATION_FILE
 from clipstill.text.task import Task
@@ -194,8 +194,8 @@ def runs_in(workspace: Path) -> list[str]:
     """Names of the run folders right inside a workspace, the one with the latest news first."""
 
     def news(path: Path) -> float:
-        events = path / EVENTS
-        return events.stat().st_mtime if events.is_file() else 0.0
+        # Not the time of a file, which a copy of a run has anew.
+        return max((float(event.get("time", 0)) for event in read_events(path)), default=0.0)
 
     return [path.name for path in sorted(_run_folders(workspace), key=news, reverse=True)]
 
