@@ -30,6 +30,7 @@ from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.serve import serve
 from clipstill.cli.transfer import transfer
+from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
 from clipstill.cli.zero_shot import zero_shot
 from clipstill.core.errors import ClipstillError
@@ -62,6 +63,7 @@ app.command("serve")(serve)
 app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
+app.command("ui")(ui)
 app.add_typer(build_app, name="build")
 app.add_typer(weights_app, name="weights")
 

@@ -1,0 +1,271 @@
+"""What the run folders of a workspace tell: read from the files, so that every page sees it, at any time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.errors import ArtifactError, ClipstillError, DataError
+from clipstill.core.files import MANIFEST, read_json
+from clipstill.pipeline.keys import CALIBRATION, REPORT, SURROGATE
+from clipstill.pipeline.report import REPORT_FILE
+from clipstill.pipeline.run import BUNDLE_FOLDER, CONFIG_FILE, TASK_FILE
+from clipstill.pipeline.run_folder import LOCK, STAGES_FOLDER, read_events, read_run_marker
+from clipstill.pipeline.stages import CURATION_FILE, PREVIEW_FILE
+from clipstill.pipeline.workbench import CALIBRATION_FILE
+from clipstill.text.task import Task
+
+_NAME = re.compile(r"[^\W_][\w.-]{0,79}")
+_COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage of a run: ``waiting``, ``at work`` or ``done``, and how long it took where that is known."""
+
+    name: str
+    state: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, as it is at this moment.
+
+    Attributes:
+        path: the folder.
+        task: its classes; None while the run has not got that far.
+        stages: of its last start, in order; empty before.
+        finished: its last start came to its end, and the bundle is there.
+        at_work: a process holds it.
+    """
+
+    path: Path
+    task: Task | None
+    stages: tuple[StageState, ...]
+    finished: bool
+    at_work: bool
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.path.name
+
+    @property
+    def bundle(self) -> Path:
+        """Where the bundle is, or will be."""
+        return self.path / BUNDLE_FOLDER
+
+    @property
+    def has_bundle(self) -> bool:
+        """Whether the bundle is there; it may be of an earlier start."""
+        return (self.bundle / MANIFEST).is_file()
+
+    @property
+    def report(self) -> Path | None:
+        """The report, where it is written."""
+        path = self.path / REPORT_FILE
+        return path if path.is_file() else None
+
+    @property
+    def preview(self) -> Path | None:
+        """The picture of the images at work, where there is one."""
+        path = self.path / PREVIEW_FILE
+        return path if path.is_file() else None
+
+    @property
+    def surrogate(self) -> Path:
+        """Where the synthetic images are."""
+        return self.path / STAGES_FOLDER / SURROGATE
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings; empty before they are written, or where they cannot be read."""
+        import yaml
+
+        try:
+            found = yaml.safe_load((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def style_names(self) -> list[str]:
+        """Name of each style of the images; empty where none is told yet."""
+        for file in (self.surrogate / CURATION_FILE, self.path / STAGES_FOLDER / "prompts" / "styles.json"):
+            try:
+                found = read_json(file)
+            except ArtifactError:
+                continue
+            return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
+        return []
+
+    def figures(self) -> Figures:
+        """What is known of the finished student.
+
+        Raises:
+            ArtifactError: a file of the bundle is missing or malformed.
+        """
+        metrics = read_json(self.bundle / "metrics.json")
+        labels = read_json(self.bundle / "labels.json")
+        evaluation = metrics.get("evaluation") or {}
+        calibration = self.path / STAGES_FOLDER / CALIBRATION / CALIBRATION_FILE
+        expected = read_json(calibration).get("expected_top1") if calibration.is_file() else None
+        config = self.config
+        try:
+            return Figures(
+                labels=tuple(str(name) for name in labels["labels"]),
+                student=str((config.get("student") or {}).get("name", "-")),
+                teacher=str((config.get("teacher") or {}).get("name", "-")),
+                top1=evaluation.get("student_top1"),
+                teacher_top1=evaluation.get("teacher_top1"),
+                photos=evaluation.get("n"),
+                expected_top1=expected,
+                onnx_bytes=int(metrics["export"]["onnx_bytes"]),
+                parameters=int(metrics["export"]["parameters"]),
+                latency_ms=float(metrics["export"]["latency_ms"]),
+                refuses=labels.get("refusal_threshold") is not None,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"the bundle of {self.name} is malformed ({error!r}). Run it again.") from None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The main figures of a finished run.
+
+    Attributes:
+        labels: class names.
+        top1: measured on real photos, in [0, 1]; None where there were none.
+        teacher_top1: the teacher's, on the same photos.
+        photos: how many.
+        expected_top1: told without photos, in [0, 1].
+        refuses: whether it can say "none of these".
+    """
+
+    labels: tuple[str, ...]
+    student: str
+    teacher: str
+    top1: float | None
+    teacher_top1: float | None
+    photos: int | None
+    expected_top1: float | None
+    onnx_bytes: int
+    parameters: int
+    latency_ms: float
+    refuses: bool
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How far counted work is, from the last line that a run said of it: done, of how many, and rate and time left."""
+
+    title: str
+    done: int
+    total: int
+    rest: str
+
+
+def amount_in(line: str) -> Amount | None:
+    """What a line of progress says, such as ``synthesis: 28/112 img, 1.2 img/s, 1 min 10 s left``; None for others."""
+    found = _COUNTED.fullmatch(line.strip())
+    if found is None or int(found["total"]) == 0:
+        return None
+    return Amount(found["title"], int(found["done"]), int(found["total"]), found["rest"] or "")
+
+
+def checked_name(name: str) -> str:
+    """A name for a run's folder.
+
+    Raises:
+        DataError: it has signs that folder names should not have, so that it might lead elsewhere.
+    """
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"'{name}' cannot name a run. Use up to 80 letters, digits, dots, hyphens and underscores, a letter or a "
+            f"digit first."
+        )
+    return name
+
+
+def runs_in(workspace: Path) -> list[str]:
+    """Names of the run folders right inside a workspace, the one with the latest news first."""
+
+    def news(path: Path) -> float:
+        # Not the time of a file, which a copy of a run has anew.
+        return max((float(event.get("time", 0)) for event in read_events(path)), default=0.0)
+
+    return [path.name for path in sorted(_run_folders(workspace), key=news, reverse=True)]
+
+
+def _run_folders(workspace: Path) -> Iterator[Path]:
+    if not workspace.is_dir():
+        return
+    for path in workspace.iterdir():
+        if path.is_dir() and _NAME.fullmatch(path.name):
+            try:
+                read_run_marker(path)
+            except ClipstillError:
+                continue
+            yield path
+
+
+def open_run(workspace: Path, name: str) -> Run:
+    """One run of the workspace.
+
+    Raises:
+        ArtifactError: there is no such run.
+        DataError: the name cannot be a run's.
+    """
+    path = workspace / checked_name(name)
+    read_run_marker(path)
+    stages, ended = _stages(path)
+    bundled = (path / BUNDLE_FOLDER / MANIFEST).is_file()
+    finished = ended and bundled and (not stages or stages[-1].name == REPORT)
+    # The lock is asked for only where a process may hold it.
+    return Run(path, _task(path), stages, finished, not finished and _is_held(path / LOCK))
+
+
+def _task(path: Path) -> Task | None:
+    try:
+        return Task.from_json(read_json(path / TASK_FILE))
+    except ClipstillError:
+        return None
+
+
+def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
+    """The stages since the last start, and whether that start came to its end."""
+    names: list[str] = []
+    states: dict[str, StageState] = {}
+    ended = False
+    for event in read_events(path):
+        kind, stage = event.get("event"), str(event.get("stage"))
+        if kind == "start":
+            names, states, ended = list(event.get("keys", {})), {}, False
+        elif kind == "stage":
+            states[stage] = StageState(stage, "at work")
+        elif kind == "done":
+            states[stage] = StageState(stage, "done", float(event.get("seconds", 0)))
+        elif kind == "skipped":
+            states[stage] = StageState(stage, "done")
+        elif kind == "end":
+            ended = True
+    return tuple(states.get(name, StageState(name, "waiting")) for name in names), ended
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process works on the folder. The lock is taken for a moment and given back at once."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        with lock.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

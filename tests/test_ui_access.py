@@ -1,0 +1,246 @@
+"""Who gets through to the page: asked of the guard by the ASGI protocol, without a server."""
+
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipstill.cli.main import main
+from clipstill.ui.access import Guard
+
+TOKEN = "s3cret-token"
+PORT = 7999
+HOST = f"127.0.0.1:{PORT}"
+COOKIE = f"clipstill-{PORT}={TOKEN}"
+
+
+# Of the versions that are known; the test asks for those that it finds as well.
+GRADIO_PATHS = (
+    "/gradio_api/queue/join",
+    "/gradio_api/queue/data",
+    "/gradio_api/upload",
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/info",
+    "/gradio_api/run/predict",
+    "/gradio_api/call/start",
+    "/gradio_api/heartbeat/x",
+    "/gradio_api/startup-events",
+)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """What is guarded: says that it was reached."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"reached"})
+
+
+def ask(
+    guarded: Any, path: str = "/", *, query: str = "", method: str = "GET", kind: str = "http", **headers: str
+) -> Any:
+    """Status and headers of the answer; of a websocket the first message's type."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    raw = [(name.encode(), value.encode()) for name, value in {"host": HOST, **headers}.items()]
+    scope = {"type": kind, "path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": raw}
+    scope |= {
+        "method": method,
+        "scheme": "http",
+        "root_path": "",
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", PORT),
+    }
+    scope |= {"http_version": "1.1", "asgi": {"version": "3.0"}, "app": None, "extensions": {}, "state": {}}
+    asyncio.run(guarded(scope, receive, send))
+    if kind == "websocket":
+        return sent[0]["type"]
+    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+def paths_of(router: Any) -> set[str]:
+    """Every path of an app, those of what is mounted in it included."""
+    found: set[str] = set()
+    for route in getattr(router, "routes", []):
+        found.add(getattr(route, "path", None) or "/")
+        for name in ("app", "original_router"):
+            found |= paths_of(getattr(route, name, None))
+    return found
+
+
+@pytest.fixture
+def guard() -> Guard:
+    return Guard(app, TOKEN, PORT)
+
+
+def test_nothing_is_answered_without_the_cookie(guard: Guard) -> None:
+    assert ask(guard)[0] == 401
+    assert ask(guard, cookie=f"clipstill-{PORT}=wrong")[0] == 401
+    assert ask(guard, cookie=f"other={TOKEN}")[0] == 401
+    assert ask(guard, cookie="\x7f;;=;")[0] == 401
+    assert ask(guard, kind="websocket") == "websocket.close"
+
+
+def test_the_cookie_opens_everything(guard: Guard) -> None:
+    assert ask(guard, cookie=COOKIE)[0] == 200
+    assert ask(guard, cookie=f"a=b; {COOKIE}", method="POST")[0] == 200
+    assert ask(guard, cookie=COOKIE, kind="websocket") == "websocket.accept"
+
+
+def test_the_printed_address_sets_the_cookie_and_hides_the_token(guard: Guard) -> None:
+    status, headers = ask(guard, "/", query=f"a=1&token={TOKEN}")
+    assert (status, headers["location"]) == (303, "/?a=1")
+    assert headers["set-cookie"].startswith(COOKIE + ";")
+    assert "HttpOnly" in headers["set-cookie"]
+    assert ask(guard, cookie=headers["set-cookie"].split(";")[0])[0] == 200
+
+
+def test_a_wrong_token_sets_no_cookie(guard: Guard) -> None:
+    for token in ("", "wrong", TOKEN[:-1], TOKEN + "x", "%C3%A9"):
+        status, headers = ask(guard, query=f"token={token}")
+        assert status == 403
+        assert "set-cookie" not in headers
+
+
+def test_the_redirect_stays_on_this_host(guard: Guard) -> None:
+    assert ask(guard, "//evil.example/", query=f"token={TOKEN}")[1]["location"] == "/evil.example/"
+    assert ask(guard, "/\\evil.example", query=f"token={TOKEN}")[1]["location"] == "/evil.example"
+
+
+@pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", ""])
+def test_another_host_name_is_refused_even_with_the_cookie(guard: Guard, host: str) -> None:
+    assert ask(guard, host=host, cookie=COOKIE)[0] == 403
+    assert ask(guard, host=host, query=f"token={TOKEN}")[0] == 403
+
+
+def test_another_page_of_the_browser_cannot_act(guard: Guard) -> None:
+    for origin in ("http://evil.example", "http://127.0.0.1:8080", "null"):
+        assert ask(guard, method="POST", cookie=COOKIE, origin=origin)[0] == 403
+        assert ask(guard, kind="websocket", cookie=COOKIE, origin=origin) == "websocket.close"
+    assert ask(guard, method="POST", cookie=COOKIE, origin=f"http://{HOST}")[0] == 200
+
+
+def test_pages_may_fetch_nothing_from_elsewhere(guard: Guard) -> None:
+    policy = ask(guard, cookie=COOKIE)[1]["content-security-policy"]
+    assert policy.startswith("default-src 'self';")
+    assert "http" not in policy.replace("http-equiv", "")
+
+
+@pytest.fixture(scope="module")
+def calls_abroad() -> list[str]:
+    """Every attempt to reach another machine while the page is built."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, calls_abroad: list[str]) -> Any:
+    """The real app, without the guard, built with sockets blocked."""
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.jobs import Jobs
+    from clipstill.ui.serve import make_app
+
+    def blocked(*address: object, **_: object) -> None:
+        calls_abroad.append(repr(address))
+        raise OSError(errno.ENETUNREACH, "sockets are blocked")
+
+    workspace = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, blocked)
+        patch.setattr(socket, "getaddrinfo", blocked)
+        return make_app(Jobs(workspace), workspace)
+
+
+def test_the_page_asks_nobody_while_it_is_built(guarded: Any, calls_abroad: list[str]) -> None:
+    assert guarded.routes
+    assert calls_abroad == []
+
+
+def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any) -> None:
+    paths = paths_of(guarded) | set(GRADIO_PATHS)
+    assert len(paths) > 30
+    guard = Guard(guarded, TOKEN, PORT)
+    for path in paths:
+        for method in ("GET", "POST"):
+            assert ask(guard, path or "/", method=method)[0] == 401, path
+    assert ask(guard, "/files/none/bundle.zip", cookie=COOKIE)[0] == 404
+    assert ask(guard, "/files/../bundle.zip", cookie=COOKIE)[0] == 404
+
+
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+import clipstill.ui.serve as serve
+
+known = []
+
+def jobs_of(workspace):
+    known.append(serve_jobs(workspace))
+    return known[0]
+
+async def app(scope, receive, send):
+    for answer in ("startup", "shutdown"):
+        await receive()
+        await send({{"type": f"lifespan.{{answer}}.complete"}})
+
+def ready(address):
+    sys.executable = sys.argv[2]
+    known[0].start("zoo", [])
+    print(known[0]._process.pid, flush=True)
+    os.kill(os.getpid(), signal.{name})
+
+serve_jobs, serve.Jobs, serve.make_app = serve.Jobs, jobs_of, lambda *_: app
+serve.serve(Path(sys.argv[1]), on_ready=ready)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_ends_with_the_page_that_started_it(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nsleep 600\n", encoding="ascii")
+    sleeper.chmod(0o755)
+    code = ENDED.format(name=name)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path, sleeper], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'zoo' is stopped" in done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_a_missing_extra_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    assert main(["ui", "--workspace", str(tmp_path), "--no-browser"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: gradio is not installed; the page is made with it: pip install 'clipstill[ui]'"
+    ]
+
+
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["ui", "--workspace", str(tmp_path), "--port", str(port), "--no-browser"]) == 2
+    assert f"port {port} cannot be used" in capsys.readouterr().err
+
+
+def test_no_other_host_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ui", "--workspace", str(tmp_path), "--host", "0.0.0.0"]) == 2
+    assert "--host" in capsys.readouterr().err

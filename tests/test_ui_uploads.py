@@ -1,0 +1,108 @@
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clipstill.core.errors import DataError
+from clipstill.core.images import ImageFolder
+from clipstill.ui import uploads
+from clipstill.ui.uploads import take_in
+
+
+def picture() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def zipped(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name in names:
+            packed.writestr(name, picture())
+    return path
+
+
+def test_a_zip_of_class_folders_becomes_an_image_folder(tmp_path: Path) -> None:
+    packed = zipped(tmp_path / "a.zip", "dog/1.png", "cat/1.png", "cat/2.png", "notes.txt", "__MACOSX/dog/._1.png")
+    taken = take_in([packed], tmp_path / "in", labelled=True)
+    assert (taken.photos, taken.left_out) == (3, 1)
+    assert len(ImageFolder.open(taken.folder, ["dog", "cat"]).items) == 3
+
+
+def test_an_outer_folder_around_the_class_folders_is_left_out(tmp_path: Path) -> None:
+    packed = zipped(tmp_path / "a.zip", "my photos/dog/1.png", "my photos/cat/1.png")
+    folder = take_in([packed], tmp_path / "in", labelled=True).folder
+    assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == ["cat", "dog"]
+
+
+def test_one_class_folder_is_no_outer_folder(tmp_path: Path) -> None:
+    folder = take_in([zipped(tmp_path / "a.zip", "dog/1.png", "dog/2.png")], tmp_path / "in", labelled=True).folder
+    assert len(ImageFolder.open(folder, ["dog", "cat"]).items) == 2
+
+
+def test_the_same_upload_is_unpacked_once(tmp_path: Path) -> None:
+    packed = zipped(tmp_path / "a.zip", "dog/1.png")
+    first = take_in([packed], tmp_path / "in", labelled=True)
+    assert take_in([packed.rename(tmp_path / "b.zip")], tmp_path / "in", labelled=True) == first
+    assert len(list((tmp_path / "in").iterdir())) == 1
+
+
+def test_single_photos_need_no_zip_where_they_have_no_labels(tmp_path: Path) -> None:
+    files = [tmp_path / "a.png", tmp_path / "b.PNG", tmp_path / "c.doc"]
+    for file in files:
+        file.write_bytes(picture())
+    taken = take_in(files, tmp_path / "in", labelled=False)
+    assert (taken.photos, taken.left_out) == (2, 1)
+    assert len(ImageFolder.without_labels(taken.folder).items) == 2
+    with pytest.raises(DataError, match="one folder a class"):
+        take_in(files, tmp_path / "in", labelled=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "/outside.png", "a/../../outside.png", "..\\outside.png", "C:\\outside.png"]
+)
+def test_no_file_lands_outside_its_folder(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "deep" / "in"
+    with pytest.raises(DataError, match="outside its folder"):
+        take_in([zipped(tmp_path / "a.zip", "dog/1.png", name)], place, labelled=False)
+    assert list(tmp_path.rglob("*outside*")) == []
+    assert list(place.iterdir()) == []
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("dog/passwords.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match="a link"):
+        take_in([tmp_path / "a.zip"], tmp_path / "in", labelled=True)
+
+
+def test_what_comes_out_is_counted_and_not_what_the_zip_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MOST_BYTES", 1 << 20)
+    packed = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
+        for number in range(4):
+            opened.writestr(f"dog/{number}.png", bytes(300_000))
+    assert packed.stat().st_size < 10_000
+    with pytest.raises(DataError, match="when unpacked"):
+        take_in([packed], tmp_path / "in", labelled=True)
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_damaged_zips_and_zips_without_photos_are_told(tmp_path: Path) -> None:
+    good = zipped(tmp_path / "a.zip", "dog/1.png").read_bytes()
+    for name, content in (("cut.zip", good[: len(good) // 2]), ("no.zip", b"hello"), ("empty.zip", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="cannot be unpacked"):
+            take_in([tmp_path / name], tmp_path / "in", labelled=True)
+    flipped = bytearray(good)
+    flipped[60] ^= 255
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        take_in([tmp_path / "flipped.zip"], tmp_path / "in", labelled=True)
+    with pytest.raises(DataError, match="holds no photos"):
+        take_in([zipped(tmp_path / "text.zip", "dog/readme.txt")], tmp_path / "in", labelled=True)
