@@ -23,6 +23,7 @@ from clipstill.core.files import (
     commit_manifest,
     disk_error,
     read_manifest,
+    sha256_file,
     write_json,
     write_text,
 )
@@ -47,6 +48,7 @@ class ExportFacts:
         parameters: numbers in the student, without buffers.
         latency_ms: median for one picture on one CPU core.
         parity: the exported model against the student.
+        files: sha256 of the files with weights, by name.
     """
 
     onnx_bytes: int
@@ -54,6 +56,7 @@ class ExportFacts:
     parameters: int
     latency_ms: float
     parity: Parity
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def on_card(self) -> dict[str, Any]:
         """Those that a model card tells, by the names of its fields."""
@@ -63,6 +66,7 @@ class ExportFacts:
             "latency_ms": self.latency_ms,
             "parity_difference": self.parity.max_difference,
             "parity_agreement": self.parity.top1_agreement,
+            "files": self.files,
         }
 
 
@@ -170,6 +174,7 @@ def _fill(
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         latency_ms=latency_one_core(model),
         parity=parity,
+        files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
     )
     write_json(
         folder / "labels.json",
@@ -185,7 +190,7 @@ def _fill(
         folder / METRICS_FILE,
         {
             "evaluation": dict(content.evaluation) if content.evaluation is not None else None,
-            "export": {name: value for name, value in asdict(facts).items() if name != "parity"},
+            "export": {name: value for name, value in asdict(facts).items() if name not in ("parity", "files")},
             "provenance": [asdict(part) for part in content.provenance],
         },
     )

@@ -230,7 +230,8 @@ def _content(
             **facts.on_card(),
             fine_tuned_on=count,
             refuses=threshold is not None,
-            run={name: value for name, value in info.items() if name != "kind"},
+            origin=info.get("origin", {}),
+            run={name: value for name, value in info.items() if name not in ("kind", "origin")},
         )
         return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
 

@@ -14,7 +14,7 @@ from typing import Any
 from clipstill.core.files import write_text
 from clipstill.report.card import per_class
 from clipstill.report.data import Curated, Picture, ReportData
-from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict
+from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict, warning
 from clipstill.report.line_chart import line_chart
 
 MOST_GRID_CLASSES = 12
@@ -105,6 +105,7 @@ def render(data: ReportData) -> str:
         meanings=MEANINGS,
         family=family,
         verdict=verdict(data.provenance),
+        licence_warning=warning(data.provenance) is not None,
     )
 
 
