@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | types | contracts | clean | help. Everything runs in .venv, made on the first call.
+# make setup | demo | test | lint | types | contracts | docs | clean | help. Everything runs in .venv, made on the first call.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts clean
+.PHONY: help setup demo test lint types contracts docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -37,5 +37,8 @@ types: $(READY) ## mypy --strict on src
 contracts: $(READY) ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
-clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+docs: $(READY) ## the documentation site, into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+clean: ## remove .venv, site and caches; runs/ stays
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -25,6 +25,7 @@ from quality import Run, score
 from clipstill import api
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import set_quiet
+from clipstill.core.synthetic_mark import save_marked
 from clipstill.surrogate.preview import write_grid
 from clipstill.text.task import parse_task
 
@@ -94,7 +95,7 @@ def sheet(out: Path, rows: list[str], seed: int) -> None:
         left, top = number % 3 * width, number // 3 * height
         ImageDraw.Draw(page).text((left, top), row, fill="black")
         page.paste(shown, (left, top + 14))
-    page.save(out / "grids.jpg", quality=80)
+    save_marked(page, out / "grids.jpg", "JPEG", quality=80)
 
 
 def table(results: list[dict[str, Any]], photos: list[str]) -> str:

@@ -130,6 +130,19 @@ def test_bundle_was_checked_on_the_photos_of_the_run(whole: Path) -> None:
     assert json.loads((whole / "bundle" / "parity.json").read_text())["pictures"] == "given"
 
 
+def test_card_and_manifest_tell_what_made_the_student(whole: Path) -> None:
+    card = (whole / "bundle" / "card.md").read_text()
+    origin = json.loads((whole / "bundle" / "MANIFEST.json").read_text())["info"]["origin"]
+    manifests = sorted((whole / "stages").glob("*/MANIFEST.json"))
+    told = {stage: facts["manifest_sha256"] for stage, facts in origin["stages"].items()}
+    assert told == {path.parent.name: sha256_file(path) for path in manifests}
+    for digest in (student_of(whole), sha256_file(whole / "bundle" / "model.onnx"), *told.values()):
+        assert f"`{digest}`" in card
+    assert origin["given"]["photos measured on"]["photos"] == 7
+    assert origin["prompts"]["styles"] == ["photo", "sketch"]
+    assert "strategy styles" in card
+
+
 def test_manifest_and_report_tell_what_became_of_the_images(whole: Path) -> None:
     surrogate = whole / "stages" / "surrogate"
     classes = json.loads((surrogate / "curation.json").read_text())["classes"]

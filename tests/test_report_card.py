@@ -6,10 +6,20 @@ import dataclasses
 from typing import Any
 
 import pytest
+import yaml
 
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.report.card import CardData, model_card
-from clipstill.report.licences import Family, family_of, licence_ledger, most_restrictive, verdict
+from clipstill.report.licences import (
+    Family,
+    family_of,
+    licence_ledger,
+    most_restrictive,
+    spdx,
+    spdx_of_all,
+    verdict,
+    warning,
+)
 
 TOWER = Provenance("image tower", "Apache-2.0", "a package", "ab" * 32)
 WORDS = Provenance("word list", "MIT", "another package")
@@ -78,6 +88,38 @@ def test_part_without_a_licence_is_worse_than_any_other() -> None:
     assert "unknown, from none (found weights)" in verdict(parts)
 
 
+@pytest.mark.parametrize(
+    ("licence", "expression"),
+    [
+        ("apache-2.0", "Apache-2.0"), ("Apache License, Version 2.0", "Apache-2.0"),
+        ("mit and bsd-3-clause", "MIT AND BSD-3-Clause"),
+        ("CC BY-NC 4.0", "CC-BY-NC-4.0"), ("CreativeML OpenRAIL-M", "LicenseRef-CreativeML-OpenRAIL-M"),
+        ("Apache-2.0 AND WordNet-3.0", "Apache-2.0 AND LicenseRef-WordNet-3.0"),
+        ("MIT AND (Apache-2.0 OR my own)", "MIT AND (Apache-2.0 OR LicenseRef-my-own)"),
+        ("", "LicenseRef-unknown"), ("not stated", "LicenseRef-unknown"),
+    ],
+)  # fmt: skip
+def test_licence_is_written_as_spdx_has_it(licence: str, expression: str) -> None:
+    assert spdx(licence) == expression
+
+
+def test_all_licences_together_are_a_valid_expression() -> None:
+    from packaging.licenses import canonicalize_license_expression
+
+    parts = [TOWER, WORDS, Provenance("c", "Apache-2.0 AND CC-BY-SA-4.0", "x"), Provenance("d", "MIT OR ISC", "y")]
+    expression = spdx_of_all([*parts, Provenance("e", "research only", "z")])
+    assert expression == "Apache-2.0 AND CC-BY-SA-4.0 AND LicenseRef-research-only AND MIT AND (MIT OR ISC)"
+    assert canonicalize_license_expression(expression) == expression
+
+
+@pytest.mark.parametrize(
+    ("licence", "warned"),
+    [("MIT", False), ("GPL-3.0", False), ("CC-BY-NC-4.0", True), ("research only", True), ("", True)],
+)
+def test_licence_that_forbids_products_is_warned_about(licence: str, warned: bool) -> None:
+    assert (warning([TOWER, Provenance("x", licence, "y")]) is not None) is warned
+
+
 def test_nothing_recorded_is_not_called_free() -> None:
     assert most_restrictive([])[0] is Family.UNKNOWN
     assert verdict([]) == "No weights are recorded, so no licence is known."
@@ -87,7 +129,7 @@ def test_ledger_lists_every_part_the_strictest_first() -> None:
     strict = Provenance("art | line", "CC-BY-SA-4.0", "clip art")
     lines = licence_ledger([TOWER, strict, WORDS]).splitlines()
     rows = [line for line in lines if line.startswith("| ") and ("package" in line or "clip art" in line)]
-    assert rows[0].startswith("| art \\| line | CC-BY-SA-4.0 | share-alike / copyleft |")
+    assert rows[0].startswith("| art \\| line | CC-BY-SA-4.0 | CC-BY-SA-4.0 | share-alike / copyleft |")
     assert len(rows) == 3
     assert "ab" * 32 in rows[1]
     assert any("share-alike / copyleft" in line and "1, decides" in line for line in lines)
@@ -96,7 +138,7 @@ def test_ledger_lists_every_part_the_strictest_first() -> None:
 def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> None:
     text = model_card(card())
     for part in (
-        "license: apache-2.0", "SYNTHETIC", "trainedAlgorithmicMedia", "| top-1 | 75.0% | 90.0% | 50.0% |",
+        "license: apache-2.0\n", "SYNTHETIC", "trainedAlgorithmicMedia", "| top-1 | 75.0% | 90.0% | 50.0% |",
         "| elephant | 80.0% |", "13.6 MB", "11.8 ms", "short side to 183 px", "160 x 160", "4.0e-06",
         "Most restrictive licence found: permissive", "| seed | 0 |",
     ):  # fmt: skip
@@ -118,3 +160,46 @@ def test_card_of_restricted_parts_names_no_free_licence_to_the_hub() -> None:
 def test_card_of_many_classes_stays_short_at_the_top() -> None:
     text = model_card(card(labels=tuple(f"class {index}" for index in range(101)), evaluation=None))
     assert "class 11 and 89 more" in text
+
+
+def front_matter_of(text: str) -> dict[str, Any]:
+    _, matter, _ = text.split("---\n", 2)
+    return dict(yaml.safe_load(matter))
+
+
+def test_front_matter_says_what_was_measured_as_hubs_read_it() -> None:
+    matter = front_matter_of(model_card(card()))
+    assert matter["pipeline_tag"] == matter["model-index"][0]["results"][0]["task"]["type"] == "image-classification"
+    result = matter["model-index"][0]["results"][0]
+    assert [(each["name"], each["value"]) for each in result["metrics"]] == [
+        ("top-1 accuracy", 0.75),
+        ("expected calibration error", 0.1),
+    ]
+    assert result["dataset"]["name"] == "20 photos of its user, 2 classes"
+    assert "model-index" not in front_matter_of(model_card(card(evaluation=None)))
+
+
+def test_class_names_cannot_break_the_front_matter() -> None:
+    matter = front_matter_of(model_card(card(student="a: [b", teacher="c\n---\nd: e")))
+    assert matter["model-index"][0]["name"] == "a: [b of c --- d: e"
+
+
+def test_several_licences_are_named_beside_other() -> None:
+    matter = front_matter_of(model_card(card(provenance=(TOWER, WORDS))))
+    assert (matter["license"], matter["license_name"]) == ("other", "Apache-2.0 AND MIT")
+    assert matter["license_link"] == "LICENCES.md"
+
+
+def test_software_in_the_bundle_counts_in_ledger_and_card() -> None:
+    runtime = Provenance("a runtime for browsers", "GPL-3.0-only", "a package", "cd" * 32)
+    ledger = licence_ledger([TOWER], [runtime])
+    assert "cd" * 32 in ledger.split("Files of other projects")[1]
+    assert "Most restrictive licence found: share-alike" in ledger
+    assert "Most restrictive licence found: share-alike" in model_card(card(software=(runtime,)))
+
+
+def test_card_warns_of_research_only_parts() -> None:
+    assert "**Warning.** Most restrictive licence found: research-only" in model_card(
+        card(provenance=(TOWER, Provenance("tower", "research only", "x")))
+    )
+    assert "**Warning.**" not in model_card(card())

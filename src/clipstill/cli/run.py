@@ -112,10 +112,13 @@ def run(
 
 def show(result: RunResult, as_json: bool) -> None:
     """The end of a run on standard output: a short table, or JSON."""
+    from clipstill.core.progress import span, warn
+
+    if result.licence_warning is not None:
+        warn(result.licence_warning)
     if as_json:
         print_json(result.to_json())
         return
-    from clipstill.core.progress import span
 
     rows = [("classes", f"{len(result.classes)}: {_shortened(', '.join(result.classes))}")]
     measured = result.evaluation
@@ -138,6 +141,7 @@ def show(result: RunResult, as_json: bool) -> None:
         ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
         ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
         ("time", "nothing to do, all was there" if result.up_to_date else span(sum(result.seconds.values()))),
+        ("licences", f"{result.licence} is the most restrictive; all of them: {result.bundle / 'LICENCES.md'}"),
         ("bundle", str(result.bundle)),
         ("report", str(result.report)),
     ]

@@ -30,6 +30,11 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def warn(message: str) -> None:
+    """Print one line that must not be missed, also where progress is quiet."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def span(seconds: float) -> str:
     """A duration for people: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
     whole = max(0, round(seconds))

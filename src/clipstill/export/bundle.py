@@ -26,13 +26,14 @@ from clipstill.core.files import (
     disk_error,
     read_json,
     read_manifest,
+    sha256_file,
     write_json,
     write_text,
 )
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.export.measure import FormatFacts, Limits, Pictures, write_formats
 from clipstill.export.onnx import export_onnx, open_session, run_session
-from clipstill.export.page import write_page
+from clipstill.export.page import software, write_page
 from clipstill.export.parity import Parity, check_parity
 from clipstill.export.preprocess import preprocess_json
 
@@ -58,6 +59,8 @@ class ExportFacts:
         latency_ms: median for one picture on one CPU core.
         parity: the exported model against the student.
         formats: what each format is worth, that of ``model.onnx`` first.
+        files: sha256 of the files with weights, by name.
+        software: of other projects that comes with the model.
     """
 
     onnx_bytes: int
@@ -66,6 +69,8 @@ class ExportFacts:
     latency_ms: float
     parity: Parity
     formats: tuple[FormatFacts, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    software: tuple[Provenance, ...] = ()
 
     def on_card(self) -> dict[str, Any]:
         """Those that a model card tells, by the names of its fields."""
@@ -76,6 +81,8 @@ class ExportFacts:
             "parity_difference": self.parity.max_difference,
             "parity_agreement": self.parity.top1_agreement,
             "formats": {each.format: each.to_json() for each in self.formats},
+            "files": self.files,
+            "software": self.software,
         }
 
 
@@ -238,6 +245,8 @@ def _fill(
         latency_ms=float(formats[0].latency_ms or 0.0),
         parity=parity,
         formats=tuple(formats),
+        files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
+        software=software() if content.page else (),
     )
     known = {each.format: each.to_json() for each in formats}
     write_json(

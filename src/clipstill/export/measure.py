@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from clipstill.core.errors import ExportError
 from clipstill.core.progress import say
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source, reason_of
+from clipstill.export.onnx import input_size, open_session, run_session
 from clipstill.export.parity import REQUIRED_AGREEMENT, as_input, smooth_pictures
 
 if TYPE_CHECKING:
@@ -279,3 +281,9 @@ def latency(model: Model, size: int, runs: int = 30, seconds: float = 3.0) -> fl
         model(image_13HW)
         taken.append(time.perf_counter() - start)
     return 1000.0 * median(taken)
+
+
+def latency_one_core(path: Path) -> float:
+    """As ``latency``, of an ONNX file on one CPU core."""
+    session = open_session(path, threads=1)
+    return latency(partial(run_session, session), input_size(session))

@@ -6,18 +6,21 @@ and threshold from the bundle's own files, checks them against the manifest, and
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import write_bytes
+from clipstill.core.protocols import Provenance
 
 PAGE = "index.html"
 OWN_FILES = (PAGE, "clipstill-page.css", "clipstill-page.js", "clipstill-preprocess.js")
 
-# Of onnxruntime-web; `clipstill build web-runtime` makes them. The program stays compressed: the page unpacks it, which
+# Of onnxruntime-web, in this version; `clipstill build web-runtime` makes them. The program stays compressed: the page unpacks it, which
 # saves ten megabytes in every bundle and on every visit.
+RUNTIME_VERSION = "1.30.0"
 SCRIPT = "ort.wasm.bundle.min.mjs"
 WEB_ASSEMBLY = "ort-wasm-simd-threaded.wasm.gz"
 NOTICES = "ort-notices.txt.gz"
@@ -44,6 +47,19 @@ def write_page(folder: Path) -> list[str]:
     for name, source in sources.items():
         write_bytes(folder / name, _read(source))
     return list(sources)
+
+
+def software() -> tuple[Provenance, ...]:
+    """What of other projects comes with a page, for the licence ledger of its bundle.
+
+    Raises:
+        ArtifactError: as ``write_page``.
+    """
+    assets, origin = resources.files("clipstill") / "assets", f"npm package onnxruntime-web {RUNTIME_VERSION}"
+    return tuple(
+        Provenance(f"ONNX Runtime Web ({name})", "MIT", origin, hashlib.sha256(_read(assets / name)).hexdigest())
+        for name in (SCRIPT, WEB_ASSEMBLY)
+    )
 
 
 def _read(source: Traversable) -> bytes:

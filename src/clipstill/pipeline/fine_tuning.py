@@ -236,9 +236,10 @@ def _content(
             **facts.on_card(),
             fine_tuned_on=count,
             refuses=threshold is not None,
-            run={name: value for name, value in info.items() if name != "kind"},
+            origin=info.get("origin", {}),
+            run={name: value for name, value in info.items() if name not in ("kind", "origin")},
         )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
+        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance, facts.software)}
 
     content = BundleContent(
         student=student,

@@ -236,7 +236,8 @@ class Ladder:
 
         from clipstill.evaluation.evaluate import student_predictor
         from clipstill.export.flops import gflop
-        from clipstill.export.onnx import export_onnx, latency_one_core
+        from clipstill.export.measure import latency_one_core
+        from clipstill.export.onnx import export_onnx
         from clipstill.export.parity import check_parity
         from clipstill.pipeline.zero_shot import stored_vectors, zero_shot_student
         from clipstill.teachers import load_teacher
@@ -295,7 +296,7 @@ class Ladder:
         """The exported student. Its latency is measured again, beside that of the other rungs."""
         from clipstill.export.bundle import METRICS_FILE
         from clipstill.export.flops import gflop
-        from clipstill.export.onnx import latency_one_core
+        from clipstill.export.measure import latency_one_core
         from clipstill.runtime import load_bundle
 
         bundle = load_bundle(self._bundle, self._bench.run.threads)

@@ -19,6 +19,7 @@ from clipstill.core.errors import ArtifactError, ClipstillError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
+from clipstill.core.protocols import Provenance
 from clipstill.pipeline import launch, stages
 from clipstill.pipeline.calibrating import make_calibration
 from clipstill.pipeline.cohorts import Growth, Ledger, Taught, kind_of
@@ -48,6 +49,7 @@ from clipstill.pipeline.planner import PLAN_FILE, Plan, plan, plan_key, say_plan
 from clipstill.pipeline.report import REPORT_FILE, make_report
 from clipstill.pipeline.run_folder import STAGES_FOLDER, RunFolder, read_events
 from clipstill.pipeline.workbench import CALIBRATION_FILE, Workbench
+from clipstill.report.licences import MEANINGS, most_restrictive, warning
 from clipstill.text.task import Task
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class RunResult:
         parameters: of the student.
         onnx_bytes: size of the exported model.
         latency_ms: median for one picture on one core.
+        licence: the family of the most restrictive licence found.
+        licence_warning: what it asks, where it forbids products or nothing is known; else None.
         seconds: of work a stage, those of earlier calls included.
         skipped: stages that were there already.
         up_to_date: all were; there was nothing to do.
@@ -107,6 +111,8 @@ class RunResult:
     parameters: int
     onnx_bytes: int
     latency_ms: float
+    licence: str
+    licence_warning: str | None
     seconds: dict[str, float]
     skipped: tuple[str, ...]
     up_to_date: bool
@@ -498,7 +504,8 @@ def _seconds(out: Path, keys: Mapping[str, str]) -> dict[str, float]:
 
 def _result(out: Path, task: Task, keys: Mapping[str, str], skipped: tuple[str, ...]) -> RunResult:
     bundle = out / BUNDLE_FOLDER
-    export = read_json(bundle / "metrics.json")["export"]
+    told = read_json(bundle / "metrics.json")
+    export, parts = told["export"], [Provenance(**part) for part in told["provenance"]]
     measured = EVALUATION in keys
     return RunResult(
         out=out,
@@ -511,6 +518,8 @@ def _result(out: Path, task: Task, keys: Mapping[str, str], skipped: tuple[str, 
         parameters=int(export["parameters"]),
         onnx_bytes=int(export["onnx_bytes"]),
         latency_ms=float(export["latency_ms"]),
+        licence=MEANINGS[most_restrictive(parts)[0]].title,
+        licence_warning=warning(parts),
         seconds=_seconds(out, keys),
         skipped=skipped,
         up_to_date=set(skipped) == set(keys),

@@ -536,11 +536,13 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
     """Trained student -> the folder that is shipped."""
     from clipstill.export.bundle import BundleContent, ExportFacts, write_bundle
     from clipstill.pipeline.exporting import pictures_of_run
+    from clipstill.pipeline.origin import origin_of
     from clipstill.report.card import CardData, model_card
     from clipstill.report.licences import licence_ledger
 
     provenance = bench.provenance()
     evaluation = read_evaluation(bench)
+    origin = origin_of(bench)
 
     def texts(facts: ExportFacts) -> dict[str, str]:
         card = CardData(
@@ -555,9 +557,10 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
             unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),
             calibration=bench.calibration,
             refuses=bench.refusal_threshold is not None,
+            origin=origin,
             run=bench.facts(),
         )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance)}
+        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance, facts.software)}
 
     content = BundleContent(
         student=bench.student,
@@ -574,7 +577,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         refusal_threshold=bench.refusal_threshold,
         teacher_prompts=bench.run.stage(TEACHER_PROMPTS) / TEACHER_PROMPTS_FILE if bench.config.has_prompts else None,
         page=bench.config.export.page,
-        info=bench.facts(),
+        info={**bench.facts(), "origin": origin},
     )
     write_bundle(folder, content, texts, bench.keys[BUNDLE])
 

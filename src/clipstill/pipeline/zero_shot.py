@@ -219,7 +219,7 @@ def make_zero_shot(
             zero_shot=True,
             run=info,
         )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(list(teacher.provenance))}
+        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(list(teacher.provenance), facts.software)}
 
     content = BundleContent(
         student=student,
@@ -228,8 +228,10 @@ def make_zero_shot(
         preprocess=student.preprocess,
         provenance=list(teacher.provenance),
         evaluation=evaluation,
+        limits=config.export.limits(),
+        page=config.export.page,
         info=info,
     )
-    facts = write_bundle(out, content, texts, tolerance=config.export.tolerance)
+    facts = write_bundle(out, content, texts)
     made = (facts.parameters, facts.onnx_bytes, facts.latency_ms)
     return ZeroShot(out, task.names, teacher.name, count, round(time.monotonic() - start, 3), *made, found)

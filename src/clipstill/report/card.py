@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.report.licences import Family, most_restrictive, verdict
+from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, verdict, warning
 
 SYNTHETIC_MARK = (
     "**SYNTHETIC.** This model was trained on synthetic images: software made them by inverting the teacher. They "
@@ -41,6 +43,9 @@ class CardData:
         calibration: what is known of the scores without a photo; None where that is not known of this model.
         refuses: whether it says "none of these".
         zero_shot: it is the teacher's own image tower with stored class vectors: nothing was trained.
+        software: files of other projects that lie in the bundle.
+        origin: what was given and what made it, see ``clipstill.pipeline.origin``; empty where that is not known.
+        files: sha256 of the model's files, by name.
         run: free facts of the run (seed, versions, device, commit).
     """
 
@@ -62,27 +67,26 @@ class CardData:
     calibration: Mapping[str, Any] | None = None
     refuses: bool = False
     zero_shot: bool = False
+    software: Sequence[Provenance] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
 def model_card(data: CardData) -> str:
     """``card.md``, with the front matter that model hubs read."""
-    family, _ = most_restrictive(data.provenance)
-    names = {part.licence.lower() for part in data.provenance}
-    licence = names.pop() if len(names) == 1 and family is Family.PERMISSIVE else "other"
     shown = ", ".join(data.labels[:12]) + (f" and {len(data.labels) - 12} more" if len(data.labels) > 12 else "")
+    parts = [*data.provenance, *data.software]
+    warned = warning(parts)
     return "\n".join(
         [
             "---",
-            f"license: {licence}",
-            "library_name: onnxruntime",
-            "pipeline_tag: image-classification",
-            "tags: [clipstill, zero-shot]" if data.zero_shot else "tags: [clipstill, distillation, synthetic-data]",
+            yaml.safe_dump(front_matter(data), sort_keys=False, allow_unicode=True, width=10_000).strip(),
             "---",
             "",
             f"# Image classifier: {shown}",
             "",
-            *_origin(data),
+            *_opening(data),
             "",
             "## Use",
             "",
@@ -107,14 +111,18 @@ def model_card(data: CardData) -> str:
             "",
             "## Licence",
             "",
-            verdict(data.provenance) + " All parts: `LICENCES.md`.",
+            *([f"> **Warning.** {warned}", ""] if warned else []),
+            (f"As an SPDX expression: `{spdx_of_all(parts)}`." if warned else verdict(parts))
+            + " All parts: `LICENCES.md`.",
             "",
+            *_origin(data.origin),
+            *_hashes(data),
             *_run(data),
         ]
     )
 
 
-def _origin(data: CardData) -> list[str]:
+def _opening(data: CardData) -> list[str]:
     given = f"{len(data.labels)} class names and {_given(data.examples, data.unlabelled)}"
     if data.zero_shot:
         return [
@@ -128,6 +136,99 @@ def _origin(data: CardData) -> list[str]:
         f"A {data.student} student, distilled by clipstill from the teacher {data.teacher}. It was given {given}."
         + tuned,
     ]
+
+
+def front_matter(data: CardData) -> dict[str, Any]:
+    """What model hubs read of a card.
+
+    There is no ``datasets``: that field takes names of public data sets, and what was given here are folders. A
+    licence that is no single permissive one is ``other`` to a hub, with its name beside it.
+    """
+    parts = [*data.provenance, *data.software]
+    family, _ = most_restrictive(parts)
+    names = {spdx(part.licence) for part in parts}
+    single = next(iter(names)) if len(names) == 1 and family is Family.PERMISSIVE else ""
+    # A hub knows identifiers, in lower case, and no expressions.
+    licence = single.lower() if single and " " not in single and not single.startswith("LicenseRef") else "other"
+    named = {"license_name": spdx_of_all(parts), "license_link": "LICENCES.md"} if licence == "other" else {}
+    made_by = ["zero-shot"] if data.zero_shot else ["distillation", "synthetic-data"]
+    matter: dict[str, Any] = {
+        "license": licence,
+        **named,
+        "library_name": "onnxruntime",
+        "pipeline_tag": "image-classification",
+        "tags": ["clipstill", *made_by, "onnx"],
+    }
+    found = data.evaluation
+    if not found:
+        return matter
+    measured = [("accuracy", "top-1 accuracy", found["student_top1"])]
+    student = found.get("student") or {}
+    measured += [(kind, name, student.get(key)) for kind, name, key in (("accuracy", "top-5 accuracy", "top5"),)]
+    measured += [("expected_calibration_error", "expected calibration error", student.get("ece"))]
+    result = {
+        "task": {"type": "image-classification", "name": "Image classification"},
+        "dataset": {"type": "imagefolder", "name": f"{found['n']} photos of its user, {len(data.labels)} classes"},
+        "metrics": [
+            {"type": kind, "name": name, "value": round(float(value), 4)}
+            for kind, name, value in measured
+            if value is not None
+        ],
+    }
+    # On one line: a line of dashes in a name would end the front matter.
+    name = " ".join(f"{data.student} of {data.teacher}".split())
+    return {**matter, "metrics": ["accuracy"], "model-index": [{"name": name, "results": [result]}]}
+
+
+def _origin(origin: Mapping[str, Any]) -> list[str]:
+    """What was given, and what made the student."""
+    if not origin:
+        return []
+    teacher, prompts, student, teaching = (origin[name] for name in ("teacher", "prompts", "student", "distillation"))
+    rows = [("class names", f"{origin['task']['classes']}, sha256 `{origin['task']['sha256'][:16]}`")]
+    for name, photos in origin["given"].items():
+        of_classes = f" of {photos['classes']} classes" if photos["classes"] else ""
+        rows.append((name, f"{photos['photos']}{of_classes}, list sha256 `{photos['list_sha256'][:16]}`"))
+    sentences = "; ".join(teacher["sentences"][:3]) + (" ..." if len(teacher["sentences"]) > 3 else "")
+    rows += [
+        ("teacher", f"{teacher['name']}, {teacher['precision']}, weights sha256 `{teacher['weights_sha256'][:16]}`"),
+        ("its class vectors", f"of {len(teacher['sentences'])} sentences ({sentences}); prompts: {teacher['prompts']}"),
+    ]
+    if prompts is None:
+        rows.append(("synthetic images", "none"))
+    else:
+        styles = ", ".join(prompts["styles"][:16]) + (" ..." if len(prompts["styles"]) > 16 else "")
+        rows += [
+            (
+                "synthetic images",
+                f"{prompts['prompts']}, {prompts['images_per_class']} a class, by {origin['generator']}",
+            ),
+            (
+                "prompts",
+                f"strategy {prompts['strategy']}, template {prompts['template']}, {len(prompts['styles'])} styles",
+            ),
+        ]
+        rows += [("styles", styles)] if styles else []
+    rows += [
+        ("student", f"{student['name']}, started from {student['init']}, head {student['head']}"),
+        ("distillation", ", ".join(f"{name} {value}" for name, value in teaching.items())),
+        ("seed", str(origin["seed"])),
+        ("all settings", f"sha256 `{origin['settings_sha256'][:16]}`"),
+    ]
+    return ["## What made it", "", "| | |", "|---|---|", *(f"| {a} | {b.replace('|', '/')} |" for a, b in rows), ""]
+
+
+def _hashes(data: CardData) -> list[str]:
+    """The sha256 of every artefact on the way, in whole."""
+    rows = []
+    for stage, told in data.origin.get("stages", {}).items():
+        rows.append((f"stage {stage}, manifest", told["manifest_sha256"]))
+        rows += [(f"stage {stage}, `{name}`", digest) for name, digest in told["tensors"].items()]
+    rows += [(f"`{name}`", digest) for name, digest in sorted(data.files.items())]
+    if not rows:
+        return []
+    lines = [f"| {name} | `{digest}` |" for name, digest in rows]
+    return ["## Hashes", "", "| artefact | sha256 |", "|---|---|", *lines, ""]
 
 
 def _limits(calibration: Mapping[str, Any] | None, refuses: bool) -> list[str]:
@@ -247,4 +348,4 @@ def _run(data: CardData) -> list[str]:
     if not data.run:
         return []
     rows = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in sorted(data.run.items())]
-    return ["## Made by", "", "| | |", "|---|---|", *rows, ""]
+    return ["## Versions", "", "| | |", "|---|---|", *rows, ""]

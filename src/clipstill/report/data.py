@@ -210,8 +210,10 @@ def picture_uri(pixels_HW3: np.ndarray, side: int = 128) -> str:
     """
     from PIL import Image
 
+    from clipstill.core.synthetic_mark import save_marked
+
     image = Image.fromarray(pixels_HW3)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=82, method=4)
+    save_marked(image, stream, "WEBP", quality=82, method=4)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -15,7 +15,7 @@ from clipstill.core.files import write_text
 from clipstill.report.card import per_class
 from clipstill.report.data import Curated, Picture, ReportData
 from clipstill.report.ladder_chart import ladder_chart
-from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict
+from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict, warning
 from clipstill.report.line_chart import line_chart
 
 MOST_GRID_CLASSES = 12
@@ -110,6 +110,7 @@ def render(data: ReportData) -> str:
         meanings=MEANINGS,
         family=family,
         verdict=verdict(data.provenance),
+        licence_warning=warning(data.provenance) is not None,
     )
 
 

@@ -49,6 +49,28 @@ MEANINGS = {
     ),
 }
 
+# Plain names that are common, and the identifiers that they stand for.
+_SPDX_OF = {
+    "apache 2": "Apache-2.0",
+    "apache 2.0": "Apache-2.0",
+    "apache-2": "Apache-2.0",
+    "apache license 2.0": "Apache-2.0",
+    "apache license, version 2.0": "Apache-2.0",
+    "mit license": "MIT",
+    "bsd": "BSD-3-Clause",
+    "cc0": "CC0-1.0",
+    "gpl-3.0": "GPL-3.0-only",
+    "lgpl-3.0": "LGPL-3.0-only",
+    "agpl-3.0": "AGPL-3.0-only",
+    "gpl-2.0": "GPL-2.0-only",
+    "not stated": "",
+    "none": "",
+    "other": "",
+}
+_OPERATOR = re.compile(r"[()]| (AND|OR|WITH) ")
+for _kind in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd"):
+    _SPDX_OF |= {f"cc {_kind} {version}": f"CC-{_kind.upper()}-{version}" for version in ("2.0", "3.0", "4.0")}
+
 # Asked from top to bottom; the first that matches the whole of one licence name decides. Restrictive ones come first,
 # because their names contain those of permissive ones ("CC-BY-NC-SA" contains "CC-BY").
 _PATTERNS: tuple[tuple[Family, str], ...] = (
@@ -114,24 +136,75 @@ def verdict(provenances: Sequence[Provenance]) -> str:
     return f"Most restrictive licence found: {meaning.title}, from {names}. {meaning.asks}"
 
 
-def licence_ledger(provenances: Sequence[Provenance]) -> str:
-    """``LICENCES.md``: each part whose weights are in the bundle or taught it, and the most restrictive licence."""
+def warning(provenances: Sequence[Provenance]) -> str | None:
+    """The verdict, where it forbids what people usually do with a classifier, or nothing is known; else None."""
+    family, _ = most_restrictive(provenances)
+    return verdict(provenances) if family >= Family.NON_COMMERCIAL else None
+
+
+def spdx(licence: str) -> str:
+    """A valid SPDX expression for what a part says of its licence.
+
+    Identifiers are written as the list of SPDX has them; a name that the list does not have becomes a reference of its
+    own, as the standard asks.
+
+    Example:
+        >>> spdx("apache-2.0 and mit"), spdx("Apache License 2.0"), spdx("CreativeML OpenRAIL-M"), spdx("")
+        ('Apache-2.0 AND MIT', 'Apache-2.0', 'LicenseRef-CreativeML-OpenRAIL-M', 'LicenseRef-unknown')
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    text = licence.strip()
+    if not re.search(r"[()]| (AND|OR|WITH) ", text):
+        text = _SPDX_OF.get(text.lower(), text)
+    try:
+        return str(canonicalize_license_expression(text))
+    except InvalidLicenseExpression:
+        parts = re.split(r"([()]| (?:AND|OR|WITH) )", text)
+    if len(parts) > 1:
+        return "".join(part if _OPERATOR.fullmatch(part) or not part.strip() else spdx(part) for part in parts)
+    return f"LicenseRef-{'-'.join(re.findall(r'[A-Za-z0-9.]+', text)) or 'unknown'}"
+
+
+def spdx_of_all(provenances: Sequence[Provenance]) -> str:
+    """One SPDX expression that every part agrees with: all of them apply.
+
+    Example:
+        >>> spdx_of_all([Provenance("a", "MIT OR GPL-3.0-only", ""), Provenance("b", "Apache-2.0", "")])
+        'Apache-2.0 AND (MIT OR GPL-3.0-only)'
+    """
+    each = {expression for part in provenances for expression in _conjuncts(spdx(part.licence))}
+    return " AND ".join(sorted(each, key=lambda text: (text.startswith("("), text))) or spdx("")
+
+
+def _conjuncts(expression: str) -> list[str]:
+    if "(" in expression or " OR " in expression:
+        return [f"({expression})"]
+    return expression.split(" AND ")
+
+
+def licence_ledger(weights: Sequence[Provenance], software: Sequence[Provenance] = ()) -> str:
+    """``LICENCES.md``: every part of a bundle and what taught it, and the most restrictive licence.
+
+    Args:
+        weights: that are in the bundle or that taught it.
+        software: files of other projects that lie in the bundle, such as a runtime for the browser.
+    """
+    provenances = [*weights, *software]
     family, _ = most_restrictive(provenances)
     lines = [
         "# Licences",
         "",
         f"**{verdict(provenances)}**",
         "",
+        f"All together, as an SPDX expression: `{spdx_of_all(provenances)}`",
+        "",
         "Every set of weights that is in this bundle or that taught it:",
         "",
-        "| part | licence | family | source | sha256 |",
-        "|---|---|---|---|---|",
+        *_table(weights),
     ]
-    for part in sorted(provenances, key=lambda part: (-family_of(part.licence), part.name)):
-        digest = f"`{part.sha256}`" if part.sha256 else "-"
-        title = MEANINGS[family_of(part.licence)].title
-        cells = (part.name, part.licence or "none", title, part.source, digest)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    if software:
+        lines += ["", "Files of other projects in this bundle:", "", *_table(software)]
     lines += ["", "The families, from the least to the most restrictive:", ""]
     lines += ["| family | what it asks | here |", "|---|---|---|"]
     for each, meaning in MEANINGS.items():
@@ -140,11 +213,21 @@ def licence_ledger(provenances: Sequence[Provenance]) -> str:
         lines.append(f"| {meaning.title} | {meaning.asks} | {mark} |")
     lines += [
         "",
-        "The licence of the weights is not that of the pictures they were trained on. The table repeats what the parts",
-        "say of themselves; it is no legal advice.",
+        "The licence of the weights is not that of the pictures they were trained on. The tables repeat what the parts",
+        "say of themselves; they are no legal advice.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _table(parts: Sequence[Provenance]) -> list[str]:
+    lines = ["| part | licence | SPDX | family | source | sha256 |", "|---|---|---|---|---|---|"]
+    for part in sorted(parts, key=lambda part: (-family_of(part.licence), part.name)):
+        digest = f"`{part.sha256}`" if part.sha256 else "-"
+        title = MEANINGS[family_of(part.licence)].title
+        cells = (part.name, part.licence or "none", spdx(part.licence), title, part.source, digest)
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return lines
 
 
 def _cell(text: str) -> str:

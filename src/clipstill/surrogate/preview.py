@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipstill.core.files import atomic_path
+from clipstill.core.synthetic_mark import save_marked
 
 MOST_IMAGES = 64
 _GAP = 2
@@ -58,4 +59,4 @@ def write_grid(path: Path, images_NHW3: NDArray[np.uint8]) -> None:
         top, left = (number // columns) * (height + _GAP), (number % columns) * (width + _GAP)
         grid_HW3[top : top + height, left : left + width] = image_HW3
     with atomic_path(path) as temporary:
-        Image.fromarray(grid_HW3).save(temporary, "PNG")
+        save_marked(Image.fromarray(grid_HW3), temporary, "PNG")

@@ -16,20 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from clipstill.core.errors import ArtifactError
+from clipstill.core.synthetic_mark import save_marked
 from clipstill.surrogate.records import ImageRecord
 
-# IPTC's term for pictures that a trained model made; the XMP packet is where image tools look for it.
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 # Of the tensor in an image's safetensors.
 _FEATURE = "feature"
-_XMP = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
-)
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, ImageRecord]]:
@@ -120,10 +113,6 @@ def tar_bytes(
 
 
 def _png_bytes(image_HW3: NDArray[np.uint8]) -> bytes:
-    marks = PngInfo()
-    marks.add_text("DigitalSourceType", SOURCE_TYPE)
-    marks.add_text("Software", "clipstill")
-    marks.add_itxt("XML:com.adobe.xmp", _XMP)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image_HW3)).save(buffer, "PNG", pnginfo=marks)
+    save_marked(Image.fromarray(np.ascontiguousarray(image_HW3)), buffer, "PNG")
     return buffer.getvalue()
