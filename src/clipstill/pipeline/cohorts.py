@@ -179,7 +179,11 @@ class Ledger:
 
     def with_done(self, key: str) -> Ledger:
         """The same where the images of this key are all there."""
-        return self._with_state(key, done=True)
+
+        def changed(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
+            return tuple(replace(each, done=True) if each.key == key else each for each in cohorts)
+
+        return replace(self, images=changed(self.images), near_misses=changed(self.near_misses))
 
     def without(self, key: str) -> Ledger:
         """The same without the cohort, or the student, of this key."""
@@ -192,12 +196,6 @@ class Ledger:
     def with_taught(self, student: Taught) -> Ledger:
         """The same with this student as the latest."""
         return replace(self, taught=(*(each for each in self.taught if each.key != student.key), student))
-
-    def _with_state(self, key: str, done: bool) -> Ledger:
-        def changed(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
-            return tuple(replace(each, done=done) if each.key == key else each for each in cohorts)
-
-        return replace(self, images=changed(self.images), near_misses=changed(self.near_misses))
 
 
 def stage_of(kind: str, cohort: Cohort) -> str:

@@ -14,6 +14,7 @@ from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.pipeline.growth import CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, read_ledger
+from clipstill.pipeline.launch import rank
 from clipstill.pipeline.recipes import load_config
 from clipstill.pipeline.run import RunResult, is_done, run
 from clipstill.pipeline.run_folder import read_run_marker
@@ -54,7 +55,7 @@ def add_classes(
     if known:
         # Its own call may have been killed before the work was done.
         goes_on = all(there.get(class_key(entry[0])) == entry for entry in entries)
-        if not goes_on or is_done(config, task, out):
+        if not goes_on or _was_done(config, task, out):
             raise _exists(out, known[0][0], *there[class_key(known[0][0])])
         grown = task
     else:
@@ -84,7 +85,7 @@ def remove_classes(
     there = {class_key(name) for name in task.names}
     if not gone & there:
         drawn = {class_key(name) for cohort in read_ledger(out).images for name in cohort.drawn}
-        if gone and gone <= drawn and not is_done(config, task, out):
+        if gone and gone <= drawn and not _was_done(config, task, out):
             return run(config, task, out)
     for name in names:
         if class_key(name) not in there:
@@ -128,6 +129,11 @@ def _of_run(
             f"classes there, into sub-folders of their own, and leave --examples out."
         )
     return load_config(file=settings, overrides=overrides, values=values), task
+
+
+def _was_done(config: RunConfig, task: Task, out: Path) -> bool:
+    """Whether an earlier call brought the run to its end; another rank's first one may have, a moment ago."""
+    return rank() == 0 and is_done(config, task, out)
 
 
 def _exists(out: Path, asked: str, name: str, description: str) -> TaskError:
