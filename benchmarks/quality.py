@@ -32,6 +32,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.trainer import distil
 from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
+from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.students import load_student
 from clipstill.students.student import Student
 from clipstill.surrogate.dataset import SurrogateSet
@@ -126,11 +127,14 @@ def measure(runs: list[Run], photos: dict[str, Path]) -> Any:
 
 
 def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
-    """The same student, steps and teacher on as many unrelated drawings, and on noise."""
+    """The same student, steps and teacher on as many unrelated drawings, on dead leaves, and on noise."""
     teacher, made = run.teacher(), run.surrogate()
     number, side = len(made.images), made.images.shape[-1]
     random = generator_for(run.seed, "controls")
-    sets = {"noise": (torch.rand(number, 3, side, side, generator=random) * 255).to(torch.uint8)}
+    sets = {
+        "noise": pictures(Noise(), number, side, run.seed),
+        "dead leaves": pictures(DeadLeaves(), number, side, run.seed),
+    }
     if drawings is not None:
         stored = np.load(drawings, mmap_mode="r")
         chosen = torch.randperm(len(stored), generator=random)[:number]

@@ -124,6 +124,14 @@ def test_photos_are_recommended_where_they_help_measurably() -> None:
     assert "Better with photos: the examples reaches 80.0 %" in found.text
 
 
+def test_photos_that_make_a_cheaper_rung_as_good_are_told_of() -> None:
+    base = [rung(OURS, 120), rung(SMALL_TEACHER, 160, 25.0, 20.0)]
+    found = recommend([*base, rung(EXAMPLES, 158)])
+    assert (found.ship, found.better_with) == (SMALL_TEACHER, EXAMPLES)
+    assert "Cheaper with photos: the examples reaches 79.0 %, no measurable difference, at 0.4 times" in found.text
+    assert recommend([*base, rung(EXAMPLES, 140)]).better_with is None
+
+
 def test_synthetic_images_that_teach_no_better_than_pictures_of_nothing_are_told_of() -> None:
     base = [rung(OURS, 140), rung(SMALL_TEACHER, 120)]
     assert "earned nothing" not in recommend([*base, rung(NOISE, 30), rung(PROCEDURAL, 90)]).text

@@ -133,7 +133,7 @@ def test_page_is_well_formed_and_shows_every_part() -> None:
     for part in (
         "73.3%", "88.0%", "33.3%", "0.83", "13.6", "11.8", "embedded-m", "What the teacher imagined", "SYNTHETIC",
         "Class by class", "What it takes for what",
-        "Was it worth to distil?", "pictures of noise", "not measured: give photos", "Distillation loss", "6 min 52 s",
+        "Was distilling worth it?", "pictures of noise", "not measured: give photos", "Distillation loss", "6 min 52 s",
         "REUSED", "Apache-2.0", "tv_weight", "Measured on few photos.", "1 January 2030",
     ):  # fmt: skip
         assert part in text, part
@@ -187,7 +187,7 @@ def test_page_without_measurement_says_so() -> None:
         "What the teacher imagined",
         "How different the images are",
         "Class by class",
-        "Was it worth to distil?",
+        "Was distilling worth it?",
         "How it was learned",
     ):
         assert part not in text

@@ -1,4 +1,4 @@
-"""``clipstill ladder``: was it worth to distil? Simpler and richer ways to a run's classifier, on the same photos."""
+"""``clipstill ladder``: was distilling worth it? Simpler and richer ways to a run's classifier, on the same photos."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ The recommendation follows from what was measured by these rules, with ``LEVEL``
    or where it is not measurably worse and costs no more than the pick (a tenth is no difference).
 3. A teacher that is measurably better than the pick and costs more than that is named with its price.
 4. Where labelled or unlabelled photos make a rung measurably better than the pick, at most at the same limit of cost,
-   the best of these is recommended beside it.
+   the best of these is recommended beside it; else the best of those that are not measurably worse and cost less than
+   the pick, in bytes and in milliseconds, by more than a tenth.
 5. Where the pick is the student, and a student that was taught on noise or on procedural pictures is not measurably
    worse, the synthetic images earned nothing that could be measured, and that is said.
 
@@ -209,7 +210,7 @@ class Recommendation:
 
     Attributes:
         ship: name of the rung to ship; None where too little was measured.
-        better_with: name of a rung that photos make measurably better; None where there is none.
+        better_with: name of a rung that photos make measurably better, or as good for less; None where there is none.
         text: the same in one to three sentences.
         command: that makes the rung to ship; empty where it is the student, which is there.
     """
@@ -244,10 +245,14 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     if pick is ours:
         sentences += _of_controls(found)
     more = [found[name] for name in (SMALL_TEACHER_EXAMPLES, EXAMPLES, UNLABELLED) if name in found]
-    more = [rung for rung in more if _better(rung, pick) and _costs_at_most(rung, ours, MOST_COST)]
-    best = max(more, key=_top1) if more else None
+    better = [rung for rung in more if _better(rung, pick) and _costs_at_most(rung, ours, MOST_COST)]
+    cheaper = [rung for rung in more if not _better(pick, rung) and _costs_at_most(rung, pick, 1 / SAME_COST)]
+    best = max(better or cheaper, key=_top1, default=None)
     if best is not None:
-        sentences.append(f"Better with photos: {best.title} reaches {_percent(best)}, {_gap(best, pick)}.")
+        how = _gap(best, pick) if better else f"{_gap(best, pick)}, {_costs(best, pick)}"
+        sentences.append(
+            f"{'Better' if better else 'Cheaper'} with photos: {best.title} reaches {_percent(best)}, {how}."
+        )
     return Recommendation(pick.name, None if best is None else best.name, " ".join(sentences), pick.command)
 
 
