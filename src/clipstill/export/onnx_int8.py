@@ -1,7 +1,7 @@
 """The student as ONNX with 8-bit weights and activations (QDQ): a quarter of the bytes, a fraction of the time on CPUs.
 
 Static quantisation of onnxruntime: weights per channel, activations per tensor, their ranges from calibration pictures.
-Which layers stay in float, and the choices below, were measured on two sets (docs/export.md).
+What it costs on photos: docs/export.md.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _in_float(model: Any) -> list[str]:
     whole = sum(sizes.values())
 
     def share(node: Any) -> float:
-        return sum(sizes.get(name, 0) for name in node.input) / whole
+        return float(sum(sizes.get(name, 0) for name in node.input)) / whole
 
     kept: list[str] = []
     held = 0.0
