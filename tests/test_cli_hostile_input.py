@@ -6,6 +6,7 @@ The tables hold one row a verb and a kind of argument, so that a new verb adds i
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from clipstill.core.files import MANIFEST, commit_manifest, read_manifest
+from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, sha256_json, write_json
 from clipstill.export.bundle import write_bundle
 from clipstill.runtime import load_bundle
 from export_fixtures import LABELS, content, describe, new_student
@@ -343,7 +344,7 @@ SETTINGS = {
     )
     + "synthesis: {steps: *h}\n",
     "itself": "&a [*a]\n",
-    "deep": "a: " + "[" * 5000,
+    "deep": "a: " + "[" * 1000,
     "code": "!!python/object/apply:os.system ['exit 1']",
     "no date": "seed: 2026-99-99\n",
     "no number": "seed: !!int x\n",
@@ -376,7 +377,7 @@ TASKS = {
     "half.yaml": ('- "\\ud800"\n- cat\n', ""),
     "long.txt": ("dog\n" + "x" * 201 + "\n", "201 characters"),
     "wordy.txt": ("dog: " + "x" * 2001 + "\ncat\n", "2001 characters"),
-    "deep.yaml": ("[" * 5000, "nested"),
+    "deep.yaml": ("[" * 1000, "nested"),
     "code.yaml": ("!!python/object/apply:os.system ['exit 1']", ""),
     "number.yaml": ("3", "neither a list nor a mapping"),
     "laughs.yaml": ("a: &a [x, x]\nb: &b [*a, *a]\n", "nested"),
@@ -445,3 +446,10 @@ def test_ten_lines_without_clipstill_answer_as_the_runtime(
         exec(source, {})
         best = load_bundle(made / "bundle").predict(tmp_path / "photo.png")[0]
         assert capsys.readouterr().out == f"{best.label} {best.score:.4f}\n"
+
+
+def test_names_of_files_that_are_no_utf8_are_hashed_and_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"photo\xff.png")
+    write_json(tmp_path / "names.json", [name])
+    assert read_json(tmp_path / "names.json") == [name]
+    assert sha256_json([name]) != sha256_json([os.fsdecode(b"photo\xfe.png")])

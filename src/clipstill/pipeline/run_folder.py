@@ -191,7 +191,7 @@ def _move_aside(folder: Path, target: Path) -> bool:
 def _open_events(path: Path) -> IO[str]:
     try:
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-        stream = path.open("a", encoding="utf-8")
+        stream = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
             stream.write("\n")
         return stream
