@@ -417,7 +417,10 @@ def test_wrong_usage_says_what_there_is(
     assert says in failed(capsys, *filled(arguments, words))
 
 
-@pytest.mark.parametrize("text", ["[]", "null", '{"format": "clipstill-run", "version": 99}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '{"format": "clipstill-run", "version": 99}', '{"format": "clipstill-run", "version": 1, "threads": "x"}'],
+)
 def test_run_folder_of_something_else_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     line = failed(capsys, "run", "--classes", "dog,cat", "--out", tmp_path)

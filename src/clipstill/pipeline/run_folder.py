@@ -150,6 +150,9 @@ def read_run_marker(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
         )
+    threads = facts.get("threads", 1)
+    if type(threads) is not int or not 0 <= threads <= 1024:
+        raise ArtifactError(f"{path / MARKER} is damaged: threads = {threads!r}. Choose another --out.")
     return facts
 
 
