@@ -168,6 +168,9 @@ def read_run_marker(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
         )
+    threads = facts.get("threads", 1)
+    if type(threads) is not int or not 0 <= threads <= 1024:
+        raise ArtifactError(f"{path / MARKER} is damaged: threads = {threads!r}. Choose another --out.")
     return facts
 
 
@@ -209,7 +212,7 @@ def _move_aside(folder: Path, target: Path) -> bool:
 def _open_events(path: Path) -> IO[str]:
     try:
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-        stream = path.open("a", encoding="utf-8")
+        stream = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
             stream.write("\n")
         return stream
