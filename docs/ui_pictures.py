@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 CLASSES = "dog\nelephant\ngiraffe\nguitar\nhorse\nhouse\nperson"
 # The default recipe, in shorter: what is seen looks the same.
-SETTINGS = "synthesis.steps=40\nseed=0"
+SETTINGS = "prompts.images_per_class=8\nsynthesis.steps=40\nseed=0"
 WAIT_MS = 900_000
 
 
