@@ -38,7 +38,7 @@ QUIET = (
 )
 # A list with a trap of each kind: two meanings, two that lie close together, one that no photo shows.
 TRAPS = "crane,heron,stork,mouse,dog,freedom"
-_WIDTH, _TALLEST = 900, 1400
+_WIDTH, _TALLEST = 900, 1180
 
 
 def main() -> None:
@@ -86,10 +86,20 @@ def plan(page: Page, arguments: argparse.Namespace) -> str | None:
 
 
 def report(page: Page, arguments: argparse.Namespace) -> str | None:
-    """The top of a run's report."""
+    """The top of a run's report: the result, and what is held at the end."""
     page.goto((arguments.run / "report.html").resolve().as_uri())
     page.wait_for_load_state()
-    shoot(page, arguments.out / "report.png")
+    shoot(page, arguments.out / "report.png", synthetic=False)
+    return None
+
+
+def images(page: Page, arguments: argparse.Namespace) -> str | None:
+    """The synthetic images of a run's report, a line a class."""
+    page.goto((arguments.run / "report.html").resolve().as_uri())
+    shown = page.locator("section", has=page.locator("td img"))
+    if not shown.count():
+        return "left out: the run has no synthetic images"
+    save(shown.first.screenshot(), arguments.out / "images.png", synthetic=True)
     return None
 
 
@@ -137,7 +147,7 @@ def ui(page: Page, arguments: argparse.Namespace) -> str | None:
     return None
 
 
-PICTURES = {"plan": plan, "report": report, "ladder": ladder, "browser": browser, "ui": ui}
+PICTURES = {"plan": plan, "report": report, "images": images, "ladder": ladder, "browser": browser, "ui": ui}
 
 
 def terminal(command: str, text: str) -> str:
