@@ -60,7 +60,7 @@ SMALL: dict[str, Any] = {
 SMALL_RECIPES: dict[str, dict[str, Any]] = {
     "promptkd-embedded": {
         "prompt_teacher": {"epochs": 1, "views": 1, "average_mean": 0.0},
-        "student": {"image_size": 32, "projector_width": 8},
+        "student": {"init": "pretrained", "image_size": 32, "projector_width": 8},
         "distillation": {"epochs": 1, "views": 1},
     },
     "fine-tune": {"distillation": {"steps": 2, "views": 1}},
