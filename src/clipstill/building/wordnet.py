@@ -41,9 +41,11 @@ def build_wordnet(out: Path, cache: Path) -> Path:
         DataError: it is malformed.
     """
     root = fetch(_PACKAGE, cache) / "usr" / "share"
-    files = [(root / "wordnet" / name).read_text("utf-8") for name in ("data.noun", "index.noun", "cntlist.rev")]
+    data, index, counts = (
+        (root / "wordnet" / name).read_text("utf-8").splitlines() for name in ("data.noun", "index.noun", "cntlist.rev")
+    )
     classes = [noun.offset for noun in imagenet_nouns(cache)[1]]
-    table = noun_table(*(text.splitlines() for text in files), classes)
+    table = noun_table(data, index, counts, classes)
     target = out / TABLE_FILE
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
     # No time of writing in the file: equal tables are equal bytes.
@@ -76,7 +78,10 @@ def noun_table(
     """
     met = {key: int(count) for key, _, count in (line.split() for line in counts if "%1:" in line)}
     number: dict[str, int] = {}
-    glosses, kinds, above, single = [], [], [], []
+    glosses: list[str] = []
+    kinds: list[int] = []
+    above: list[tuple[str, ...]] = []
+    single: list[bool] = []
     of_lemma: dict[tuple[str, str], int] = {}
     for line in data:
         synset = parse_synset(line)

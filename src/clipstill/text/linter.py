@@ -132,8 +132,8 @@ def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
     likely = [_frequencies(of_name) for of_name in senses]
     ups = [[nouns.distances_up(sense.number).keys() for sense in of_name] for of_name in senses]
     support: dict[int, dict[int, float]] = {}
-    for place, aboves in enumerate(ups):
-        for above, share in zip(aboves, likely[place], strict=True):
+    for place, ups_of_name in enumerate(ups):
+        for above, share in zip(ups_of_name, likely[place], strict=True):
             for one in above:
                 # By frequency: two names that share a rare sense would else speak for each other.
                 by_name = support.setdefault(one, {})
