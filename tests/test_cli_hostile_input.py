@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``bundle`` and ``photos``, that nothing may change."""
     folder = tmp_path_factory.mktemp("made")
-    write_bundle(folder / "bundle", content(new_student()), describe)
+    write_bundle(folder / "bundle", replace(content(new_student()), page=False), describe)
     for name in LABELS:
         (folder / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (40, 40), "red").save(folder / "photos" / name / "a.png")

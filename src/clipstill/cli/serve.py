@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import QuietOption, set_quiet
+from clipstill.cli.options import ModelOption, QuietOption, set_quiet
 from clipstill.core.errors import ConfigError, ResourceError
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -37,6 +37,7 @@ def serve(
         int, typer.Option("--threads", min=0, max=1024, help="Of the model; 0 lets onnxruntime choose.")
     ] = 0,
     decoders: Annotated[int, typer.Option("--decoders", min=1, max=64, help="Photos decoded at the same time.")] = 2,
+    model: ModelOption = "fp32",
     quiet: QuietOption = False,
 ) -> None:
     """Answer photos over HTTP.
@@ -65,7 +66,7 @@ def serve(
     from clipstill.serving.limits import Limits
 
     secret = _secret(token, token_file)
-    classifier = load_bundle(bundle, threads)
+    classifier = load_bundle(bundle, threads, model)
     manifest = read_manifest(classifier.folder)
     assert manifest is not None
     limits = Limits(round(1e6 * max_megabytes), min(max_files, queue), queue, timeout, decoders)

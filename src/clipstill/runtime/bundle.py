@@ -68,6 +68,7 @@ class Bundle:
         refusal_threshold: of the highest score, below which a photo shows none of the classes; None for a model that
             always answers.
         info: what the manifest says of the making.
+        file: name of the model's file in the folder.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Bundle:
         refusal_threshold: float | None,
         session: Any,
         info: dict[str, Any],
+        file: str = MODEL,
     ) -> None:
         self.folder = folder
         self.labels = tuple(labels)
@@ -86,6 +88,7 @@ class Bundle:
         self.temperature = temperature
         self.refusal_threshold = refusal_threshold
         self.info = info
+        self.file = file
         self._session = session
         self._input = session.get_inputs()[0].name
 
@@ -225,6 +228,7 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
         refusal_threshold=threshold,
         session=session,
         info=manifest.info,
+        file=file,
     )
 
 

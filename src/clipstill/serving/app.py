@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.files import MANIFEST, Manifest
-from clipstill.runtime.bundle import MODEL, Answer, Bundle
+from clipstill.runtime.bundle import Answer, Bundle
 from clipstill.serving.batching import Batcher, BusyError
 from clipstill.serving.limits import Limits
 from clipstill.serving.metrics import CONTENT_TYPE, Metrics
@@ -174,7 +174,7 @@ class _Service:
             "ready": ready,
             "model": str(self.bundle.info.get("student", "")),
             "classes": len(self.bundle.labels),
-            "sha256": self.manifest.files[MODEL],
+            "sha256": self.manifest.files[self.bundle.file],
         }
         return JSONResponse(facts, 200 if ready else 503)
 

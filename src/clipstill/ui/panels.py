@@ -15,6 +15,7 @@ from clipstill.pipeline.keys import (
     CALIBRATION,
     CLASS_VECTORS,
     EVALUATION,
+    LADDER,
     NEAR_MISSES,
     PROMPTS,
     REPORT,
@@ -37,6 +38,7 @@ STAGE_TITLES = {
     CALIBRATION: "Find out how sure it may be",
     EVALUATION: "Measure on your photos",
     BUNDLE: "Pack it",
+    LADDER: "Compare with simpler ways",
     REPORT: "Write the report",
 }
 MOST_CELLS = 600
