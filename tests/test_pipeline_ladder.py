@@ -187,6 +187,15 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
     assert "taught by 10 unlabelled photos too" in table
 
 
+def test_a_small_teacher_that_cannot_be_exported_is_a_row_and_no_end(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("--small-teacher", "embedded-s+embedded-s", "--rungs", "small-teacher", "--out", str(tmp_path / "out"))
+    [rung] = measured(capsys, run, photos, *both)["rungs"]
+    assert rung["measured"] is None
+    assert "cannot be a student" in rung["missing"]
+
+
 def test_pictures_of_noise_are_noise_and_have_no_class() -> None:
     teaching = pictures_of_nothing(Noise(), 40, 32, 0)
     pixels = teaching.images_N3HW.double() / 255

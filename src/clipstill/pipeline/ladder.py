@@ -211,7 +211,10 @@ class Ladder:
         if name == self._bench.config.teacher.name and not self._taught_by["labels"]:
             missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
             return Rung(rungs.SMALL_TEACHER, title, missing=missing)
-        made = self._exported(rungs.SMALL_TEACHER, name, None)
+        try:
+            made = self._exported(rungs.SMALL_TEACHER, name, None)
+        except (ConfigError, ExportError) as error:
+            return Rung(rungs.SMALL_TEACHER, title, missing=str(error))
         measured = self._measured(rungs.SMALL_TEACHER, made)
         return Rung(rungs.SMALL_TEACHER, title, measured, command=self._zero_shot_command(name, None, None))
 
@@ -220,7 +223,10 @@ class Ladder:
         title = f"{name} with class vectors of names and examples"
         if self._examples is None:
             return self._not_given(rungs.SMALL_TEACHER_EXAMPLES, title, "--examples DIR")
-        made = self._exported(rungs.SMALL_TEACHER_EXAMPLES, name, None, self._examples)
+        try:
+            made = self._exported(rungs.SMALL_TEACHER_EXAMPLES, name, None, self._examples)
+        except (ConfigError, ExportError) as error:
+            return Rung(rungs.SMALL_TEACHER_EXAMPLES, title, missing=str(error))
         made = made._replace(cost=replace(made.cost, labels=len(self._examples.items)))
         measured = self._measured(rungs.SMALL_TEACHER_EXAMPLES, made)
         title = f"{name} with class vectors of names and {len(self._examples.items)} examples"
