@@ -25,6 +25,7 @@ class PromptTuningSettings:
         crop_min: least share of the area that a random crop keeps.
         views: passes of crops whose plain vectors are kept, where what is learned comes after the towers; they then
             come again.
+        text_chunk: classes whose texts are in memory at once, each chunk made again on the way back; 0 for all.
         seed: of order and views.
     """
 
