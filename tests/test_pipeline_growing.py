@@ -21,7 +21,7 @@ from clipstill.cli.main import main
 from clipstill.core.files import commit_manifest, read_json, sha256_file, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.pipeline import stages, teaching
+from clipstill.pipeline import stages, teaching, zero_shot
 from clipstill.pipeline.cohorts import Evidence, Growth, Ledger, Taught
 from clipstill.pipeline.growth import grown
 from clipstill.pipeline.keys import SettingKeys, stage_keys
@@ -33,6 +33,8 @@ from clipstill.text.task import parse_task
 TINY = (
     "threads=1",
     "device=cpu",
+    "evaluation.ladder=false",
+    "export.formats=[onnx]",
     "seed=3",
     "teacher.name=embedded-s",
     "generator.name=pixels",
@@ -99,7 +101,7 @@ class Work:
 def work() -> Iterator[Work]:
     """Counts all that runs of this file do."""
     seen, near_now = Work(), []
-    make, distil, encode, alone = Worker.make, teaching.distil, stages._encoded, stages.make_alone
+    make, distil, encode, alone = Worker.make, teaching.distil, zero_shot.encoded, stages.make_alone
 
     def counting_make(self: Worker, number: int, watch: Any = None) -> Any:
         made = make(self, number, watch)
@@ -127,7 +129,7 @@ def work() -> Iterator[Work]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "make", counting_make)
         patch.setattr(teaching, "distil", counting_distil)
-        patch.setattr(stages, "_encoded", counting_encode)
+        patch.setattr(zero_shot, "encoded", counting_encode)
         patch.setattr(stages, "make_alone", telling_alone)
         yield seen
 

@@ -29,6 +29,8 @@ from clipstill.students import load_student
 TINY = (
     "threads=1",
     "device=cpu",
+    "evaluation.ladder=false",
+    "export.formats=[onnx]",
     "prompts.images_per_class=6",
     "prompts.styles=[photo, sketch]",
     "synthesis.steps=2",

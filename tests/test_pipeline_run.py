@@ -20,6 +20,7 @@ from clipstill.core.seeds import generator_for
 TINY = (
     "threads=1",
     "device=cpu",
+    "export.formats=[onnx]",
     "prompts.images_per_class=4",
     "prompts.styles=[photo, sketch]",
     "synthesis.steps=2",

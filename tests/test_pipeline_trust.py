@@ -21,6 +21,8 @@ from clipstill.surrogate.dataset import SurrogateSet
 TINY = (
     "threads=1",
     "device=cpu",
+    "evaluation.ladder=false",
+    "export.formats=[onnx]",
     "prompts.images_per_class=4",
     "prompts.styles=[photo, sketch]",
     "synthesis.steps=2",

@@ -103,7 +103,7 @@ def _in_float(model: Any) -> list[str]:
     whole = sum(sizes.values())
 
     def share(node: Any) -> float:
-        return float(sum(sizes.get(name, 0) for name in node.input)) / whole
+        return float(sum(sizes.get(name, 0) for name in node.input) / whole)
 
     kept: list[str] = []
     held = 0.0

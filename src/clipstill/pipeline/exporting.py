@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import say
 from clipstill.core.seeds import generator_for
@@ -177,11 +178,12 @@ def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess,
         folder = limited(ImageFolder.without_labels(calibration), _MOST_CALIBRATION + _MOST_HELD_OUT, seed)
         pixels_NHW3, _ = _read(folder, preprocess)
         return torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2)
-    surrogate = bundle.parent / STAGES_FOLDER / SURROGATE
-    if (bundle.parent / MARKER).is_file() and surrogate.is_dir():
+    # Of every cohort; what its classes are does not matter here.
+    drawn = sorted((bundle.parent / STAGES_FOLDER).glob(f"{SURROGATE}*/{MANIFEST}"))
+    if (bundle.parent / MARKER).is_file() and drawn:
         from clipstill.surrogate.dataset import SurrogateSet
 
-        made = SurrogateSet.open(surrogate)
+        made = SurrogateSet.joined([SurrogateSet.open(manifest.parent) for manifest in drawn])
         order_N = torch.randperm(len(made), generator=generator_for(seed, "export, whole set"))
         # Only these are decoded: the whole set may take gigabytes.
         return made.keep(order_N < _MOST_CALIBRATION + _MOST_HELD_OUT).images

@@ -182,6 +182,21 @@ def read_ledger(out: Path) -> Ledger:
     return Ledger.from_json(again[COHORTS]) if again is not None and COHORTS in again else ledger
 
 
+def in_use(out: Path, config: RunConfig, task: Task) -> Growth | None:
+    """The cohorts that a finished run uses; None where it has but one of each, wherever its photos lie now.
+
+    Raises:
+        ArtifactError: the ledger is malformed.
+        DataError: the folder has grown, and photos that it learned from are not where they were.
+    """
+    from clipstill.pipeline.photos import examples_of, unlabelled_of
+
+    ledger = read_ledger(out)
+    if max(len(ledger.images), len(ledger.near_misses)) <= 1:
+        return None
+    return grown(SettingKeys(config), task, examples_of(config, task), unlabelled_of(config), ledger)[0]
+
+
 def _stored_task(out: Path) -> dict[str, Any] | None:
     path = out / TASK_FILE
     stored = read_json(path) if path.is_file() else None

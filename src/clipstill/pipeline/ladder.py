@@ -22,6 +22,7 @@ from clipstill.core.progress import say, span
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation import ladder as rungs
 from clipstill.evaluation.ladder import Cost, Measured, Rung, ladder_json
+from clipstill.pipeline.cohorts import kind_of
 from clipstill.pipeline.keys import (
     BUNDLE,
     CALIBRATION,
@@ -369,9 +370,8 @@ class Ladder:
             return self._too_dear(rungs.UNLABELLED, title)
 
         def lesson() -> TeachingSet:
-            surrogate = bench.run.stage(SURROGATE) if SURROGATE in bench.keys else None
             examples = examples_of(bench.config, bench.task)
-            return Lesson.of(bench.config, surrogate, examples, unlabelled, len(bench.style_names)).teaching
+            return Lesson.of(bench.config, bench.made_images(), examples, unlabelled, len(bench.style_names)).teaching
 
         before = tuple(stage for stage in _BEFORE_THE_BUNDLE if stage != STUDENT)
         taught = self._taught(rungs.UNLABELLED, [self._unlabelled_identity], lesson, before)
@@ -487,14 +487,13 @@ class Ladder:
         return {"images": int(told["images"]), "unlabelled": int(told["unlabelled"]), "labels": labels}
 
     def _minutes(self, stages: tuple[str, ...]) -> float | None:
-        """Of work of these stages, as their manifests tell; None where one does not."""
+        """Of work of these stages, of every cohort, as their manifests tell; None where one does not."""
         seconds = 0.0
-        for stage in stages:
-            if stage in self._bench.keys:
-                manifest = read_manifest(self._bench.run.stage(stage))
-                if manifest is None or "seconds" not in manifest.info:
-                    return None
-                seconds += float(manifest.info["seconds"])
+        for stage in (stage for stage in self._bench.keys if kind_of(stage) in stages):
+            manifest = read_manifest(self._bench.run.stage(stage))
+            if manifest is None or "seconds" not in manifest.info:
+                return None
+            seconds += float(manifest.info["seconds"])
         return seconds / 60
 
     @property

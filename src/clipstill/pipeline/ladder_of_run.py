@@ -13,7 +13,9 @@ from clipstill.core.files import read_json, read_manifest
 from clipstill.core.images import ImageFolder
 from clipstill.evaluation.ladder import RUNGS, ladder_json
 from clipstill.pipeline import launch
+from clipstill.pipeline.cohorts import Growth, stage_of
 from clipstill.pipeline.config import RunConfig
+from clipstill.pipeline.growth import CONFIG_FILE, TASK_FILE, in_use
 from clipstill.pipeline.keys import (
     BUNDLE,
     CALIBRATION,
@@ -27,7 +29,7 @@ from clipstill.pipeline.keys import (
 from clipstill.pipeline.ladder import Given, Ladder
 from clipstill.pipeline.photos import limited, refuse_overlap
 from clipstill.pipeline.recipes import load_config
-from clipstill.pipeline.run import BUNDLE_FOLDER, CONFIG_FILE, TASK_FILE
+from clipstill.pipeline.run import BUNDLE_FOLDER
 from clipstill.pipeline.run_folder import RunFolder, read_run_marker
 from clipstill.pipeline.workbench import Workbench
 from clipstill.text.task import Task
@@ -92,7 +94,8 @@ def measure_ladder(request: LadderRequest) -> dict[str, Any]:
     resolve_teachers(config.small_teacher)
     folder = RunFolder.of_another(request.run)
     folder.threads = threads or launch.threads_of_this_process()
-    bench = Workbench(config, task, folder, _keys(request.run, config), photos)
+    growth = in_use(request.run, config, task)
+    bench = Workbench(config, task, folder, _keys(request.run, config, growth), photos, growth=growth)
     make_deterministic(folder.threads)
     given = Given(photos, request.examples, request.shots, unlabelled, True, config.small_teacher)
     place = request.run / LADDER_FOLDER if request.out is None else request.out
@@ -108,19 +111,22 @@ def _known(names: Sequence[str]) -> Sequence[str]:
     return names or RUNGS
 
 
-def _keys(run: Path, config: RunConfig) -> dict[str, str]:
+def _keys(run: Path, config: RunConfig, growth: Growth | None) -> dict[str, str]:
     """Keys of the stages that the run has, as their manifests tell: photos that it was given may lie elsewhere now.
 
     Raises:
         ArtifactError: the run is not finished.
     """
+    with_images, near = config.prompts.images_per_class > 0, config.refusal.wanted
+    drawn = {PROMPTS: with_images, SURROGATE: with_images}
+    if growth is not None:
+        drawn = {stage_of(kind, part.cohort): True for part in growth.images for kind in (PROMPTS, SURROGATE)}
     wanted = {
         TEACHER_PROMPTS: config.has_prompts,
         CLASS_VECTORS: True,
-        PROMPTS: config.prompts.images_per_class > 0,
-        SURROGATE: config.prompts.images_per_class > 0,
+        **drawn,
         STUDENT: True,
-        NEAR_MISSES: config.refusal.wanted,
+        **({NEAR_MISSES: near} if growth is None else _near(growth)),
         CALIBRATION: True,
         BUNDLE: True,
     }
@@ -134,3 +140,7 @@ def _keys(run: Path, config: RunConfig) -> dict[str, str]:
             )
         keys[stage] = manifest.key
     return keys
+
+
+def _near(growth: Growth) -> dict[str, bool]:
+    return {stage_of(NEAR_MISSES, part.cohort): True for part in growth.near_misses}

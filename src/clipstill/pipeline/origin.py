@@ -10,7 +10,7 @@ from typing import Any
 
 from clipstill.core.files import MANIFEST, read_json, read_manifest, sha256_file, sha256_json
 from clipstill.core.images import ImageFolder
-from clipstill.pipeline.keys import CLASS_VECTORS, STAGES
+from clipstill.pipeline.keys import BUNDLE, CLASS_VECTORS, LADDER, REPORT
 from clipstill.pipeline.workbench import TEACHER_FILE, Workbench
 
 
@@ -62,9 +62,9 @@ def _prompts(bench: Workbench) -> dict[str, Any]:
 def _stages(bench: Workbench) -> dict[str, dict[str, Any]]:
     """Of every stage before the bundle: its key, the hash of its manifest, which vouches for all files, and tensors."""
     told = {}
-    for stage in STAGES:
+    for stage in (stage for stage in bench.keys if stage not in (BUNDLE, LADDER, REPORT)):
         folder = bench.run.stage(stage)
-        manifest = read_manifest(folder) if stage in bench.keys and folder.is_dir() else None
+        manifest = read_manifest(folder) if folder.is_dir() else None
         if manifest is not None:
             tensors = {name: digest for name, digest in manifest.files.items() if name.endswith(".safetensors")}
             told[stage] = {"key": manifest.key, "manifest_sha256": sha256_file(folder / MANIFEST), "tensors": tensors}

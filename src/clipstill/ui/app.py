@@ -18,7 +18,7 @@ from clipstill.ui import panels
 from clipstill.ui.checking import plan
 from clipstill.ui.form import EFFORTS, Form, run_arguments
 from clipstill.ui.jobs import Jobs
-from clipstill.ui.pictures import images_in
+from clipstill.ui.pictures import images_of
 from clipstill.ui.runs import Figures, Run, open_run, runs_in
 
 RENEW_S = 2.0
@@ -178,7 +178,7 @@ class Page:
         try:
             # A class may be called "all": names of the run carry a sign in front.
             chosen = [None if value in (None, _ALL) else str(value)[1:] for value in (class_name, style)]
-            return panels.images_panel(run, images_in(run.surrogate), chosen[0], chosen[1], by_score)
+            return panels.images_panel(run, images_of(run.path, run.task), chosen[0], chosen[1], by_score)
         except ClipstillError as error:
             return panels.error_note(error)
 

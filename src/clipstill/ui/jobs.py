@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
 from clipstill.core.files import disk_error, read_json, write_json, write_text
-from clipstill.pipeline.run import CONFIG_FILE
+from clipstill.pipeline.growth import CONFIG_FILE
 from clipstill.ui.runs import Run, open_run, runs_in
 
 KEPT_FOLDER = ".ui"

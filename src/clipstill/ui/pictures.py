@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
+from clipstill.pipeline.cohorts import stage_of
+from clipstill.pipeline.growth import read_ledger
+from clipstill.pipeline.keys import SURROGATE
+from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.records import ImageRecord
+from clipstill.text.task import Task
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,33 @@ class SyntheticImage:
     def version(self) -> int:
         """Changes where the picture behind the number may have changed."""
         return self.shard.stat().st_mtime_ns
+
+
+def images_of(run: Path, task: Task | None) -> list[SyntheticImage]:
+    """All images of the present classes of a run, numbered as they are; a class that was drawn again has the last.
+
+    Args:
+        run: the folder.
+        task: the present classes; None where there are none yet.
+
+    Raises:
+        ArtifactError: a shard, or what the folder remembers of its classes, is damaged.
+    """
+    if task is None:
+        return []
+    found: dict[str, list[SyntheticImage]] = {name: [] for name in task.names}
+    for cohort in read_ledger(run).images:
+        made = images_in(run / STAGES_FOLDER / stage_of(SURROGATE, cohort))
+        for name in cohort.drawn:
+            of_name = [image for image in made if cohort.task.names[image.record.class_id] == name]
+            if name in found and of_name:
+                found[name] = of_name
+    ordered = [
+        replace(image, record=replace(image.record, class_id=class_id))
+        for class_id, name in enumerate(task.names)
+        for image in found[name]
+    ]
+    return [replace(image, number=number) for number, image in enumerate(ordered)]
 
 
 def images_in(folder: Path) -> list[SyntheticImage]:

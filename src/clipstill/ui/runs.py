@@ -10,9 +10,10 @@ from typing import Any
 
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.files import MANIFEST, read_json
+from clipstill.pipeline.growth import CONFIG_FILE, TASK_FILE
 from clipstill.pipeline.keys import CALIBRATION, REPORT, SURROGATE
 from clipstill.pipeline.report import REPORT_FILE
-from clipstill.pipeline.run import BUNDLE_FOLDER, CONFIG_FILE, TASK_FILE
+from clipstill.pipeline.run import BUNDLE_FOLDER
 from clipstill.pipeline.run_folder import LOCK, STAGES_FOLDER, read_events, read_run_marker
 from clipstill.pipeline.stages import CURATION_FILE, PREVIEW_FILE
 from clipstill.pipeline.workbench import CALIBRATION_FILE

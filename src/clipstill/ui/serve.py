@@ -21,7 +21,7 @@ from clipstill.core.progress import say
 from clipstill.ui import panels
 from clipstill.ui.access import TOKEN_PARAMETER, Guard
 from clipstill.ui.jobs import Jobs
-from clipstill.ui.pictures import images_in, picture_bytes
+from clipstill.ui.pictures import images_of, picture_bytes
 from clipstill.ui.runs import open_run
 
 ADDRESS = "127.0.0.1"
@@ -166,7 +166,8 @@ def _add_files(app: Any, jobs: Jobs) -> None:
         return FileResponse(path, headers={"cache-control": "no-cache"})
 
     def picture(name: str, number: int) -> Response:
-        images = images_in(open_run(jobs.workspace, name).surrogate)
+        run = open_run(jobs.workspace, name)
+        images = images_of(run.path, run.task)
         if not 0 <= number < len(images):
             raise ArtifactError(f"'{name}' has no image {number}.")
         # The address changes with the image.
