@@ -101,34 +101,31 @@ class Block:
         language: behind the fence.
         text: as it stands.
         not_run: the reason why it is only checked; empty where it runs.
-        waits_for: a verb that it needs; it is left alone until there is one.
     """
 
     line: int
     language: str
     text: str
     not_run: str
-    waits_for: str
 
 
 def blocks(page: Path) -> list[Block]:
     lines = page.read_text(encoding="utf-8").splitlines()
     found: list[Block] = []
-    marks: dict[str, str] = {}
-    number = 0
+    reason, number = "", 0
     while number < len(lines):
         line = lines[number]
-        mark = re.fullmatch(r"<!-- (not run|waits for): (.+) -->", line.strip())
+        mark = re.fullmatch(r"<!-- not run: (.+) -->", line.strip())
         fence = re.fullmatch(r"\s*```(\w*).*", line)
         if mark:
-            marks[mark.group(1)] = mark.group(2)
+            reason = mark.group(1)
         elif fence:
             end = next(at for at in range(number + 1, len(lines)) if lines[at].strip() == "```")
             text = "\n".join(lines[number + 1 : end])
-            found.append(Block(number + 2, fence.group(1), text, marks.get("not run", ""), marks.get("waits for", "")))
-            marks, number = {}, end
+            found.append(Block(number + 2, fence.group(1), text, reason))
+            reason, number = "", end
         elif line.strip():
-            marks = {}
+            reason = ""
         number += 1
     return found
 
@@ -245,11 +242,11 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     made: dict[tuple[bool, bool, bool], running.RunResult] = {}
     last: list[Any] = []
 
-    def one_of_each_kind(config: RunConfig, task: Task, out: Path, *more: Any) -> running.RunResult:
+    def one_of_each_kind(config: RunConfig, task: Task, out: Path, *more: Any, **named: Any) -> running.RunResult:
         kind = tuple(each.images is not None for each in (config.examples, config.unlabelled, config.evaluation))
         small = config.student.name == SMALL["student"]["name"]
         if small and (kind not in made or last == [config, task, out]):  # The same again shall find everything done.
-            made[kind] = real_run(config, task, out, *more)
+            made[kind] = real_run(config, task, out, *more, **named)
             last[:] = [config, task, out]
             return made[kind]
         check_as_a_run_does(config, task)
@@ -270,7 +267,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recipes, "load_yaml", small_yaml)
     patch.setattr(running, "run", one_of_each_kind)
     patch.setattr("clipstill.teachers.load_teacher", functools.cache(load_teacher))
-    patch.setattr("clipstill.export.bundle.latency_one_core", lambda model: 1.0)
+    patch.setattr("clipstill.export.measure.latency", lambda *_: 1.0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -281,8 +278,6 @@ def test_code_blocks_of_a_page_run_as_they_stand(
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         where = f"{page.relative_to(ROOT)}, line {block.line}"
-        if block.waits_for and block.waits_for not in verbs():
-            continue
         if block.language == "python":
             code = compile(ast.parse(block.text, where), where, "exec")
             if not block.not_run:
