@@ -104,6 +104,18 @@ def test_the_common_kind_is_offered_where_a_name_is_doubtful() -> None:
     assert "{class}, a type of bird" in found[1].advice
 
 
+def test_one_sentence_is_offered_for_all_classes_only_where_it_is_true_of_all() -> None:
+    taken = space(crane="lifting device")
+    birds = ["crane", "heron", "stork", "duck", "owl"]
+    assert "constraint" in {one.kind for one in lint(birds, taken)}
+    assert "constraint" not in {one.kind for one in lint([*birds, "guitar"], taken)}
+
+
+def test_what_no_photo_shows_is_told_and_colours_and_sports_are_not() -> None:
+    assert ("unseen", ("freedom",)) in kinds(lint(["freedom", "guitar"]))
+    assert not [one for one in lint(["red", "archery", "wedding", "storm"]) if one.kind == "unseen"]
+
+
 def test_findings_are_plain_values() -> None:
     assert lint(["sofa", "couch"])[0].to_json() == {
         "level": "warning",

@@ -49,7 +49,10 @@ _PLAIN_KINDS = (
     "vehicle, weapon"
 )
 KINDS = frozenset(_PLAIN_KINDS.split(", "))
-# Share of the classes that a kind must cover to be said with all of them.
+# Kinds of what cannot be photographed. Events, colours and shapes, which are no things either, can.
+_UNSEEN = frozenset(("state", "feeling", "quality", "trait", "right"))
+_COLOURS = frozenset(("color", "weather", "shape", "pattern", "texture"))
+# Share of the classes whose meaning must be known for a kind to be said with all of them.
 _COVERED = 0.8
 # Weights of a sense beside what the other classes say: how frequent it is, and whether a photo can show it.
 _FREQUENT, _VISIBLE = 3.0, 1.5
@@ -62,8 +65,8 @@ class Finding:
 
     Attributes:
         level: ``"warning"`` where quality is likely lost, ``"note"`` where it may be.
-        kind: ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown`` or
-            ``constraint``.
+        kind: ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown``,
+            ``unseen`` or ``constraint``.
         classes: names that it is about.
         message: what is wrong.
         advice: what to do, with a line to paste where there is one.
@@ -355,10 +358,29 @@ class Linter:
         """Names with several meanings, and names that the teacher takes for something else."""
         found = []
         for place in self._unclear:
-            one = self._ambiguous(place) or self._unknown(place)
+            one = self._unseen(place) or self._ambiguous(place) or self._unknown(place)
             if one is not None:
                 found.append(one)
         return found
+
+    def _unseen(self, place: int) -> Finding | None:
+        """A name of nothing that can be photographed, such as freedom."""
+        senses = [each.sense for each in self.meanings[place]]
+        if not senses or not all(self._is_unseen(sense) for sense in senses):
+            return None
+        name = self.task.names[place]
+        return Finding(
+            NOTE,
+            "unseen",
+            (name,),
+            f"'{name}' names nothing that a photo shows by itself ({senses[0].gloss}); what stands for it in images is "
+            "the teacher's guess.",
+            f"Name what is to be seen, such as a thing or a scene; {_EXAMPLES_ADVICE.format(folder=name)}.",
+        )
+
+    def _is_unseen(self, sense: Sense) -> bool:
+        kinds = {self.nouns.word(number) for number in self.nouns.distances_up(sense.number)}
+        return not sense.is_visible and bool(kinds & _UNSEEN) and not kinds & _COLOURS
 
     def _ambiguous(self, place: int) -> Finding | None:
         scored, near = self.meanings[place], self._about[place]
@@ -481,13 +503,16 @@ class Linter:
         ]
 
     def common_kind(self) -> str | None:
-        """The narrowest plain word that nearly all classes are a kind of; None where there is none that says much."""
+        """The narrowest plain word that all known classes are a kind of; None where there is none that says much."""
         senses = [scored[0].sense.number for scored in self.meanings if scored]
         counts: dict[int, int] = {}
         for number in senses:
             for above in self.nouns.distances_up(number):
                 counts[above] = counts.get(above, 0) + 1
-        least = max(2, _COVERED * len(self.task.names))
+        # One sentence is said of all classes, so it must be true of each whose meaning is known.
+        least = max(2, len(senses))
+        if least < _COVERED * len(self.task.names):
+            return None
         own = {spoken(name).lower() for name in self.task.names}
         kinds = [(self.nouns.depth(number), number) for number, count in counts.items() if count >= least]
         for _, number in sorted(kinds, reverse=True):
