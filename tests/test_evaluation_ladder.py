@@ -36,9 +36,11 @@ def answers(right: int, first: int = 0) -> str:
     return "".join("1" if first <= number < first + right else "0" for number in range(PHOTOS))
 
 
-def measured(right: str, megabytes: float | None = 10.0, ms: float | None = 10.0) -> Measured:
+def measured(
+    right: str, megabytes: float | None = 10.0, ms: float | None = 10.0, gflop: float | None = None
+) -> Measured:
     return Measured(
-        right, 0.1, (0.5, None), Cost(None if megabytes is None else round(1e6 * megabytes), 5, 1.0, ms, 2.0)
+        right, 0.1, (0.5, None), Cost(None if megabytes is None else round(1e6 * megabytes), 5, gflop or ms, ms, 2.0)
     )
 
 
@@ -94,6 +96,13 @@ def test_a_small_teacher_that_is_measurably_better_and_affordable_is_shipped() -
     assert "85.0 % right, the student 70.0 % (15.0 points more than the student)" in found.text
     assert "2.5 times the size and 2.0 times the time" in found.text
     assert found.command == "make small-teacher"
+
+
+def test_a_busy_clock_does_not_turn_the_advice() -> None:
+    small = Rung(SMALL_TEACHER, "small", measured(answers(170), 20.0, ms=99.0, gflop=16.0))
+    assert (
+        recommend([Rung(OURS, "ours", measured(answers(140), 10.0, ms=5.0, gflop=10.0)), small]).ship == SMALL_TEACHER
+    )
 
 
 def test_equal_within_noise_the_cheaper_one_is_shipped() -> None:

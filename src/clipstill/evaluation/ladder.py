@@ -7,12 +7,12 @@ The recommendation follows from what was measured by these rules, with ``LEVEL``
 
 1. Two rungs differ where the exact test of McNemar says so at the level of 5 %; else there is no measurable difference.
 2. The pick starts as the student. A teacher with stored class vectors, the small one first, takes its place where it is
-   measurably better than the pick and costs at most three times as much as the student, in bytes and in milliseconds;
-   or where it is not measurably worse and costs no more than the pick (a tenth is no difference).
+   measurably better than the pick and costs at most three times as much as the student, in bytes and in GFLOP (a
+   machine that was busy while it measured milliseconds shall not turn the advice); or where it is not measurably worse and costs no more than the pick (a tenth is no difference).
 3. A teacher that is measurably better than the pick and costs more than that is named with its price.
 4. Where labelled or unlabelled photos make a rung measurably better than the pick, at most at the same limit of cost,
    the best of these is recommended beside it; else the best of those that are not measurably worse and cost less than
-   the pick, in bytes and in milliseconds, by more than a tenth.
+   the pick, in bytes and in GFLOP, by more than a tenth.
 5. Where the pick is the student, and a student that was taught on noise or on procedural pictures is not measurably
    worse, the synthetic images earned nothing that could be measured, and that is said.
 
@@ -310,9 +310,11 @@ def _ratios(rung: Rung, other: Rung) -> tuple[float, float] | None:
 
 
 def _costs_at_most(rung: Rung, other: Rung, times: float) -> bool:
-    """Neither file nor time above so many times the other's; what is not known is taken for more."""
-    ratios = _ratios(rung, other)
-    return ratios is not None and max(ratios) <= times
+    """Neither file nor arithmetic above so many times the other's; what is not known is taken for more."""
+    own, base = _measured(rung).cost, _measured(other).cost
+    if not (own.onnx_bytes and own.gflop and base.onnx_bytes and base.gflop):
+        return False
+    return max(own.onnx_bytes / base.onnx_bytes, own.gflop / base.gflop) <= times
 
 
 def _gap(first: Rung, second: Rung) -> str:
