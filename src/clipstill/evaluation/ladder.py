@@ -8,7 +8,8 @@ The recommendation follows from what was measured by these rules, with ``LEVEL``
 1. Two rungs differ where the exact test of McNemar says so at the level of 5 %; else there is no measurable difference.
 2. The pick starts as the student. A teacher with stored class vectors, the small one first, takes its place where it is
    measurably better than the pick and costs at most three times as much as the student, in bytes and in GFLOP (a
-   machine that was busy while it measured milliseconds shall not turn the advice); or where it is not measurably worse and costs no more than the pick (a tenth is no difference).
+   machine that was busy while it measured milliseconds shall not turn the advice); or where it is not measurably worse
+   and costs no more than the pick (a tenth is no difference).
 3. A teacher that is measurably better than the pick and costs more than that is named with its price.
 4. Where labelled or unlabelled photos make a rung measurably better than the pick, at most at the same limit of cost,
    the best of these is recommended beside it; else the best of those that are not measurably worse and cost less than
