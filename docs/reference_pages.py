@@ -151,7 +151,7 @@ def _meanings(kind: type) -> dict[str, str]:
         return found
     name = ""
     for line in text.split("Attributes:", 1)[1].splitlines():
-        start = re.match(r"^    ([a-z_]+): (.*)", line)
+        start = re.match(r"^    ([a-z_0-9]+): (.*)", line)
         if start:
             name = start.group(1)
             found[name] = start.group(2)

@@ -12,6 +12,7 @@ import torch
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import read_manifest, verify_files
+from clipstill.pipeline.cohorts import Cohort
 from clipstill.pipeline.keys import STAGES, stage_keys
 from clipstill.pipeline.recipes import load_config
 from clipstill.pipeline.stages import make_prompts, read_prompts, read_style_names
@@ -30,6 +31,7 @@ def make(folder: Path, *overrides: str) -> tuple[Any, Any]:
         text_vectors_CD=request().class_vectors_CD,
         towards_examples=lambda targets_ND, class_ids: targets_ND,
         keys=keys,
+        cohort_of=lambda stage: Cohort(1, TASK, TASK.names),
     )
     folder.mkdir(exist_ok=True)
     make_prompts(bench, folder)

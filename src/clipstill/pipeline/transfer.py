@@ -78,8 +78,8 @@ def transfer(
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
         raise ConfigError(f"two targets are called '{max(names, key=names.count)}'. Give their folders other names.")
-    make_folder(out)
     pupils = _pupils(source, targets, unlabelled)
+    make_folder(out)
     found: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
         labelled = source.few(shots, seed).folder("train") if shots else None
