@@ -42,7 +42,7 @@ QUIET = (
 TRAPS = "crane,heron,stork,mouse,dog,freedom"
 # The default recipe, in shorter: what is seen looks the same.
 CLASSES = "dog\nelephant\ngiraffe\nguitar\nhorse\nhouse\nperson"
-SETTINGS = "prompts.images_per_class=8\nsynthesis.steps=40\nseed=0"
+SETTINGS = "prompts.images_per_class=8\nsynthesis.steps=30\nseed=0"
 _WIDTH, _TALLEST = 900, 1180
 _RUN_MS = 900_000
 
@@ -172,7 +172,7 @@ def terminal(command: str, text: str) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(record=True, file=io.StringIO(), width=112, color_system="truecolor")
+    console = Console(record=True, file=io.StringIO(), width=130, color_system="truecolor")
     console.print(Text("$ ", style="green"), Text(command, style="bold"), sep="")
     console.print(Text(text.rstrip()))
     drawn = console.export_svg(title="clipstill")
