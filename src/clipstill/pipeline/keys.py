@@ -56,7 +56,7 @@ CODE_VERSIONS = {
     CALIBRATION: 2,
     EVALUATION: 2,
     BUNDLE: 3,
-    LADDER: 1,
+    LADDER: 2,
     REPORT: 4,
 }
 
