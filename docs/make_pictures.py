@@ -43,7 +43,7 @@ TRAPS = "crane,heron,stork,mouse,dog,freedom"
 # The default recipe, in shorter: what is seen looks the same.
 CLASSES = "dog\nelephant\ngiraffe\nguitar\nhorse\nhouse\nperson"
 SETTINGS = "prompts.images_per_class=8\nsynthesis.steps=30\nseed=0"
-_WIDTH, _TALLEST = 900, 1180
+_WIDTH, _WIDE, _TALLEST = 900, 1180, 1180
 _RUN_MS = 900_000
 
 
@@ -115,6 +115,7 @@ def ladder(page: Page, arguments: argparse.Namespace) -> str | None:
     section = page.locator("section", has=page.locator("h2", has_text="Was distilling worth it?"))
     if not section.count():
         return "left out: the report has no ladder; give the run photos to measure on (--images DIR)"
+    page.set_viewport_size({"width": _WIDE, "height": 800})
     save(section.first.screenshot(), arguments.out / "ladder.png", synthetic=False)
     return None
 
@@ -141,7 +142,7 @@ def ui(page: Page, arguments: argparse.Namespace) -> str | None:
         try:
             assert server.stdout is not None
             page.set_default_timeout(_RUN_MS)
-            page.set_viewport_size({"width": 1180, "height": 860})
+            page.set_viewport_size({"width": _WIDE, "height": 860})
             page.goto(server.stdout.readline().strip())
             page.fill("#classes textarea", CLASSES)
             page.fill("#name input, #name textarea", "zoo")
