@@ -129,7 +129,8 @@ def browser(page: Page, arguments: argparse.Namespace) -> str | None:
         page.goto(f"{address}/index.html")
         page.locator("#work").wait_for()
         page.locator("#file").set_input_files(str(arguments.photo))
-        page.locator("#scores li").first.wait_for()
+        page.wait_for_selector("#seen-row:not([hidden])")
+        page.wait_for_selector("#answer[aria-busy=false]")
         shoot(page, arguments.out / "browser.png", synthetic=False)
     return None
 
