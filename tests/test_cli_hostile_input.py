@@ -35,6 +35,7 @@ OPENS_A_BUNDLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluate": (("evaluate",), ("--images", "{photos}")),
     "fine-tune": (("fine-tune",), ("--examples", "{photos}", "--out", "{out}")),
     "serve": (("serve",), ("--port", "0")),
+    "export": (("export",), ("--format", "onnx-fp16", "--out", "{out}")),
 }
 # Verb -> arguments before a folder of photos, one sub-folder a class.
 TAKES_PHOTOS: dict[str, tuple[str, ...]] = {
@@ -43,12 +44,15 @@ TAKES_PHOTOS: dict[str, tuple[str, ...]] = {
     "fine-tune, measured": ("fine-tune", "{bundle}", "--out", "{out}", "--examples", "{photos}", "--images"),
     "run": ("run", "--classes", "dog,cat", "--out", "{out}", "--images"),
     "run, examples": ("run", "--classes", "dog,cat", "--out", "{out}", "--examples"),
+    "zero-shot, examples": ("zero-shot", "--classes", "dog,cat", "--out", "{out}", "--examples"),
+    "plan, examples": ("plan", "--classes", "dog,cat", "--examples"),
     "run, unlabelled": ("run", "--classes", "dog,cat", "--out", "{out}", "--unlabelled"),
 }
 # Verb -> arguments before a place for results that cannot be one: a file, or a folder of somebody else's.
 WRITES: dict[str, tuple[str, ...]] = {
     "run": ("run", "--classes", "dog,cat", "--out"),
     "demo": ("demo", "--out"),
+    "zero-shot": ("zero-shot", "--classes", "dog,cat", "--out"),
     "fine-tune": ("fine-tune", "{bundle}", "--examples", "{photos}", "--out"),
 }
 # Verb -> arguments before a labelled data set.
@@ -59,6 +63,7 @@ TAKES_A_DATASET: dict[str, tuple[str, ...]] = {
 # Verb -> arguments before a YAML file of settings.
 TAKES_SETTINGS: dict[str, tuple[str, ...]] = {
     "run, config": ("run", "--classes", "dog,cat", "--out", "{out}", "--config"),
+    "plan, config": ("plan", "--classes", "dog,cat", "--config"),
     "run, recipe": ("run", "--classes", "dog,cat", "--out", "{out}", "--recipe"),
     "fine-tune": ("fine-tune", "{bundle}", "--examples", "{photos}", "--out", "{out}", "--recipe"),
 }
@@ -81,6 +86,17 @@ WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
     (("weights", "import", "{photo}"), "code in weight files is never run"),
     (("build", "embedded-teacher", "--out", "{out}", "--cache", "{photo}"), "Check the path"),
     (("run", "--classes", "dog,cat", "--out", "{out}", "--set", "threads=100000000"), "threads"),
+    (("export", "{bundle}", "--format", "onxx", "--out", "{out}"), "onnx"),
+    (("ladder", "{bundle}", "--images", "{photos}"), "is not a clipstill run"),
+    (("ladder", "{photos}", "--images", "{photos}"), "is not a clipstill run"),
+    (("add-class", "{photos}", "cow"), "is not a clipstill run"),
+    (("remove-class", "{photos}", "cow"), "is not a clipstill run"),
+    (("plan", "--classes", "dog"), "at least two"),
+    (("plan", "--classes", "dog,cat", "--budget", "soon"), "10min"),
+    (("plan", "--classes", "dog,cat", "--teacher", "embeded-s"), "Did you mean 'embedded-s'?"),
+    (("zero-shot", "--classes", "dog,cat", "--teacher", "embeded-s", "--out", "{out}"), "Did you mean 'embedded-s'?"),
+    (("ui", "--workspace", "{photo}"), "a.png: File exists"),
+    (("ui", "--port", "99999"), "65535"),
 ]
 
 
