@@ -203,3 +203,16 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             raise ArtifactError(
                 f"{path} was altered (its sha256 differs from {folder / MANIFEST}). Make the folder again."
             )
+
+
+def is_whole(folder: Path, key: str) -> bool:
+    """Whether a folder was committed under this key, with all its files as they were.
+
+    Raises:
+        ArtifactError: it was, and a file is missing or altered; or its manifest is malformed.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.key != key:
+        return False
+    verify_files(folder, manifest)
+    return True

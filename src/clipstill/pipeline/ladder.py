@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ExportError
-from clipstill.core.files import commit_manifest, read_json, read_manifest, sha256_json, verify_files, write_json
+from clipstill.core.files import commit_manifest, is_whole, read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.core.protocols import Preprocess
@@ -554,11 +554,7 @@ def _session_predictor(model: Path, threads: int) -> PredictLogits:
 def _is_whole(folder: Path, key: str) -> bool:
     """Whether a folder was committed under this key and is as it was; a damaged one is made again."""
     try:
-        manifest = read_manifest(folder)
-        if manifest is None or manifest.key != key:
-            return False
-        verify_files(folder, manifest)
-        return True
+        return is_whole(folder, key)
     except ArtifactError as error:
         say(f"ladder: {error}")
         return False

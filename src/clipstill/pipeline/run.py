@@ -16,7 +16,15 @@ import yaml
 
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ArtifactError, ClipstillError
-from clipstill.core.files import commit_manifest, read_json, read_manifest, verify_files, write_json, write_text
+from clipstill.core.files import (
+    commit_manifest,
+    is_whole,
+    read_json,
+    read_manifest,
+    verify_files,
+    write_json,
+    write_text,
+)
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
 from clipstill.core.protocols import Provenance
@@ -473,11 +481,7 @@ def _place(out: Path, stage: str) -> Path:
 
 def _is_complete(bench: Workbench, stage: str, folder: Path, key: str) -> bool:
     try:
-        manifest = read_manifest(folder)
-        if manifest is None or manifest.key != key:
-            return False
-        verify_files(folder, manifest)
-        return True
+        return is_whole(folder, key)
     except ArtifactError as error:
         say(f"{stage}: {error}")
         if kind_of(stage) in _IN_STAGES:
