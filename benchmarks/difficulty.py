@@ -29,17 +29,17 @@ from torch import Tensor
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.names import spoken
-from clipstill.pipeline import planner
-from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.cost import Models, Work, cost_of, probe, stored_rates, test_gflops
-from clipstill.pipeline.recipes import load_config
-from clipstill.pipeline.run_folder import read_events
+from clipstill.planning import plan as planner
+from clipstill.planning.cost import Models, Work, cost_of, probe, stored_rates, test_gflops
 from clipstill.teachers import load_teacher
 from clipstill.text.difficulty import estimate
 from clipstill.text.linter import WARNING, Linter
 from clipstill.text.task import Task
 from clipstill.text.templates import fill
 from clipstill.text.wordnet import wordnet
+from clipstill.workflow.recipes import load_config
+from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.store import read_events
 
 _CPU = torch.device("cpu")
 

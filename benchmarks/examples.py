@@ -19,11 +19,11 @@ from torch import Tensor
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
-from clipstill.pipeline.recipes import load_config
 from clipstill.teachers import class_vectors, load_teacher
 from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
 from clipstill.text.task import parse_task
 from clipstill.text.templates import class_texts, template_set
+from clipstill.workflow.recipes import load_config
 
 _AT_ONCE = 32
 

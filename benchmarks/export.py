@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 
 from clipstill.cli.export import named_folders
+from clipstill.commands.export import export
 from clipstill.core.errors import ResourceError
 from clipstill.export import formats, load_format
 from clipstill.export.measure import FormatFacts
-from clipstill.pipeline.exporting import export
 from clipstill.runtime import load_bundle
 
 

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from quality import CPU, Run
-from students import top1
 
+from clipstill.assembly.fine_tuning import teach_labels
+from clipstill.assembly.training import read_all
+from clipstill.commands.run import limited
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import set_quiet
-from clipstill.pipeline.fine_tuning import teach_labels
-from clipstill.pipeline.recipes import load_config
-from clipstill.pipeline.run import limited
-from clipstill.pipeline.teaching import read_all
 from clipstill.students import load_student
+from clipstill.workflow.recipes import load_config
+from students import top1
 
 # Start -> init and what is trained. A backbone that has seen pictures is kept: a few photos would only spoil it.
 STARTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -26,13 +26,13 @@ from cells import results_of
 from quality import Run
 
 from clipstill import api
+from clipstill.assembly.training import read_all
+from clipstill.commands.run import limited
 from clipstill.core.files import write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
-from clipstill.pipeline.run import limited
-from clipstill.pipeline.teaching import read_all
 from clipstill.text.task import Task, parse_task
 
 RESULT = "image-mode.json"

@@ -5,7 +5,8 @@
     python benchmarks/quality.py scratch  RUN... --photos photo=DIR --student resnet10t --counts 28 112 336 --real DIR
 
 RUN is a folder that ``clipstill run`` made; its teacher, class vectors, images and settings are used. ``pictures.npy``
-is what ``clipstill build embedded-teacher`` keeps in its cache: openly licensed drawings, unrelated to the classes.
+is what ``python -m tools.weights embedded-teacher`` keeps in its cache: openly licensed drawings, unrelated to the
+classes.
 """
 
 from __future__ import annotations

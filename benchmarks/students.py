@@ -30,6 +30,8 @@ import torch
 from quality import CPU, Run
 from torch import Tensor
 
+from clipstill.assembly.photos import limited
+from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import set_quiet
@@ -37,11 +39,9 @@ from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.trainer import distil
-from clipstill.pipeline.photos import limited
-from clipstill.pipeline.recipes import load_config
-from clipstill.pipeline.teaching import read_all
 from clipstill.students import load_student
 from clipstill.students.student import Student
+from clipstill.workflow.recipes import load_config
 
 # PromptKD's teaching of a light student, with the loss's weight of ordinary distillation.
 _PROMPTKD = {"recipe": "promptkd-embedded", "kd_per_class": False, "kd_weight": 1.0}

@@ -18,10 +18,10 @@ from clipstill.cli.main import app
 from clipstill.core.config import load_yaml
 from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.settings import DistilSettings
-from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.recipes import recipe_path
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.settings import PromptSettings
+from clipstill.workflow.recipes import recipe_path
+from clipstill.workflow.settings import RunConfig
 
 # What a section's fields mean stands beside the part that they are handed to.
 PARTS = {

@@ -3,15 +3,15 @@ from pathlib import Path
 import pytest
 
 from clipstill import api
-from clipstill.pipeline.config import RunConfig
 from clipstill.text.task import Task, parse_task
+from clipstill.workflow.settings import RunConfig
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, Task, Path]]:
     """What reaches the pipeline."""
     calls: list[tuple[RunConfig, Task, Path]] = []
-    monkeypatch.setattr("clipstill.pipeline.run.run", lambda *arguments, **_: calls.append(arguments))
+    monkeypatch.setattr("clipstill.commands.run.run", lambda *arguments, **_: calls.append(arguments))
     return calls
 
 

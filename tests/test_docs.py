@@ -26,15 +26,16 @@ import yaml
 from PIL import Image
 
 from clipstill.cli.main import app, main
+from clipstill.commands import grow as growing
+from clipstill.commands import run as running
 from clipstill.core.config import merge
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.pipeline import growing, recipes
-from clipstill.pipeline import run as running
-from clipstill.pipeline.config import RunConfig
-from clipstill.pipeline.launch import check_launcher
+from clipstill.distributed.launch import check_launcher
 from clipstill.teachers import load_teacher
 from clipstill.text.task import Task
+from clipstill.workflow import recipes
+from clipstill.workflow.settings import RunConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -10,14 +10,14 @@ from clipstill.core.config import apply_overrides, load_yaml, merge
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
-from clipstill.pipeline.recipes import load_config
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.text.task import Task, parse_task
+from clipstill.workflow.recipes import load_config
 
 if TYPE_CHECKING:
-    from clipstill.pipeline.config import RunConfig
-    from clipstill.pipeline.planner import Plan
-    from clipstill.pipeline.run import RunResult
+    from clipstill.commands.run import RunResult
+    from clipstill.planning.plan import Plan
+    from clipstill.workflow.settings import RunConfig
 
 __all__ = ["add_class", "customize", "load_bundle", "plan", "remove_class", "run"]
 
@@ -111,7 +111,7 @@ def add_class(
     Example:
         >>> bundle = add_class("runs/zoo", "crane: a large wading bird")  # doctest: +SKIP
     """
-    from clipstill.pipeline.growing import add_classes
+    from clipstill.commands.grow import add_classes
 
     names = [classes] if isinstance(classes, str) else list(classes)
     shown, measured = (None if folder is None else Path(folder) for folder in (examples, images))
@@ -135,7 +135,7 @@ def remove_class(
     Raises:
         ClipstillError: one of its kinds.
     """
-    from clipstill.pipeline.growing import remove_classes
+    from clipstill.commands.grow import remove_classes
 
     asked = [names] if isinstance(names, str) else list(names)
     return load_bundle(remove_classes(Path(run), asked, overrides, device).bundle)
@@ -169,7 +169,7 @@ def run(
     Raises:
         ClipstillError: one of its kinds.
     """
-    from clipstill.pipeline.run import run as run_pipeline
+    from clipstill.commands.run import run as run_pipeline
 
     config, given = _settings(
         recipe,
@@ -224,8 +224,8 @@ def plan(
         >>> plan("crane,heron,stork").findings[0].kind  # doctest: +SKIP
         'ambiguous'
     """
-    from clipstill.pipeline.planner import plan as plan_pipeline
-    from clipstill.pipeline.run import check_names, photos_of
+    from clipstill.commands.run import check_names, photos_of
+    from clipstill.planning.plan import plan as plan_pipeline
 
     task = classes if isinstance(classes, Task) else parse_task(classes)
     config, given = _settings(

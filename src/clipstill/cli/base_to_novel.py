@@ -46,9 +46,9 @@ def base_to_novel(
     clipstill base-to-novel --data dtd:/data --out runs/dtd
     """
     set_quiet(quiet)
+    from clipstill.commands.base_to_novel import base_to_novel as measure
     from clipstill.datasets import open_dataset
     from clipstill.evaluation.base_to_novel import table
-    from clipstill.pipeline.base_to_novel import base_to_novel as measure
 
     numbers, dataset = numbers_of(seeds), open_dataset(data)
     config = settings_for(dataset, recipe, teacher, student, set_, device)

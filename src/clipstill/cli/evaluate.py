@@ -32,7 +32,7 @@ def evaluate(
     The exported student, and its teacher beside it, top-1 and per class.
     """
     set_quiet(quiet)
-    from clipstill.pipeline.measure import measure_bundle
+    from clipstill.commands.evaluate import measure_bundle
 
     result = measure_bundle(folder, images, device or "auto", model=model)
     if as_json:

@@ -11,7 +11,7 @@ from clipstill.cli.options import JsonOption, QuietOption, SetOption, percent, p
 from clipstill.core.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
-    from clipstill.pipeline.exporting import Exported
+    from clipstill.commands.export import Exported
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     clipstill export runs/zoo --format onnx-int8 --format torch --images photos
     """
     set_quiet(quiet)
-    from clipstill.pipeline.exporting import export as write
+    from clipstill.commands.export import export as write
 
     result = write(source, names, out, named_folders(images or []), calibration, set_ or [])
     if as_json:

@@ -45,8 +45,8 @@ def fine_tune(
     clipstill fine-tune runs/zoo --examples photos --out zoo-tuned --set distillation.freeze=bn
     """
     set_quiet(quiet)
-    from clipstill.pipeline.fine_tuning import fine_tune as tune
-    from clipstill.pipeline.recipes import load_config
+    from clipstill.assembly.fine_tuning import fine_tune as tune
+    from clipstill.workflow.recipes import load_config
 
     values = {name: value for name, value in (("seed", seed), ("device", device)) if value is not None}
     result = tune(source, examples, out, load_config(recipe, None, set_ or [], values), per_class, images)

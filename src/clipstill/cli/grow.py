@@ -33,8 +33,8 @@ def add_class(
     """
     set_quiet(quiet)
     from clipstill.cli.run import show
-    from clipstill.pipeline.growing import add_classes
-    from clipstill.pipeline.launch import rank
+    from clipstill.commands.grow import add_classes
+    from clipstill.distributed.launch import rank
 
     result = add_classes(run, classes, examples, images, set_ or [], device)
     if rank() == 0:
@@ -57,8 +57,8 @@ def remove_class(
     """
     set_quiet(quiet)
     from clipstill.cli.run import show
-    from clipstill.pipeline.growing import remove_classes
-    from clipstill.pipeline.launch import rank
+    from clipstill.commands.grow import remove_classes
+    from clipstill.distributed.launch import rank
 
     result = remove_classes(run, names, set_ or [], device)
     if rank() == 0:

@@ -46,7 +46,7 @@ def ladder(
     clipstill ladder runs/zoo --images photos --examples five-a-class --shots 5
     """
     set_quiet(quiet)
-    from clipstill.pipeline.ladder_of_run import LadderRequest, measure_ladder
+    from clipstill.commands.ladder import LadderRequest, measure_ladder
 
     names = tuple(name.strip() for name in rungs.split(",") if name.strip())
     request = LadderRequest(run, images, examples, shots, unlabelled, names, small_teacher, out, device)

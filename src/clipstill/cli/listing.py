@@ -59,6 +59,6 @@ def part_names(kind: Kind) -> list[str]:
         from clipstill.export import formats
 
         return formats.names()
-    from clipstill.pipeline.recipes import recipe_names
+    from clipstill.workflow.recipes import recipe_names
 
     return recipe_names()

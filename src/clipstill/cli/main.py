@@ -16,7 +16,6 @@ import typer
 
 import clipstill
 from clipstill.cli.base_to_novel import base_to_novel
-from clipstill.cli.build import build_app
 from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
@@ -64,7 +63,6 @@ app.command("list")(list_parts)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 app.command("ui")(ui)
-app.add_typer(build_app, name="build")
 app.add_typer(weights_app, name="weights")
 
 

@@ -22,7 +22,7 @@ from clipstill.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipstill.pipeline.planner import Plan
+    from clipstill.planning.plan import Plan
 
 # Classes that the table of expectations shows; all of them are in the JSON.
 _SHOWN = 12
@@ -89,7 +89,7 @@ def plan(
         probe=not no_probe,
     )
     if out is not None:
-        from clipstill.pipeline.planner import write_settings
+        from clipstill.planning.plan import write_settings
 
         write_settings(made, config, out)
     if as_json:
@@ -103,7 +103,7 @@ def plan(
 def show(made: Plan, out: Path | None) -> None:
     """The plan on standard output, for people."""
     from clipstill.core.progress import span
-    from clipstill.pipeline.planner import choice_line
+    from clipstill.planning.plan import choice_line
     from clipstill.text.difficulty import ERROR
 
     print("Class names" if made.findings else f"Class names: nothing to say about {len(made.classes)} of them")

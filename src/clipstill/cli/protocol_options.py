@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clipstill.datasets import Dataset
-    from clipstill.pipeline.config import RunConfig
+    from clipstill.workflow.settings import RunConfig
 
 DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="For the runs and what was measured.")]
@@ -54,7 +54,7 @@ def settings_for(
     Raises:
         ClipstillError: as ``load_config``.
     """
-    from clipstill.pipeline.recipes import load_config
+    from clipstill.workflow.recipes import load_config
 
     values: dict[str, Any] = {
         section: {"name": name} for section, name in (("teacher", teacher), ("student", student)) if name is not None

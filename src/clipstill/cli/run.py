@@ -22,7 +22,7 @@ from clipstill.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipstill.pipeline.run import RunResult
+    from clipstill.commands.run import RunResult
 
 
 def run(
@@ -85,7 +85,7 @@ def run(
 
     task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
     from clipstill import api
-    from clipstill.pipeline.launch import rank
+    from clipstill.distributed.launch import rank
 
     result = api.run(
         task,

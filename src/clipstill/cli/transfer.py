@@ -51,10 +51,10 @@ def transfer(
     clipstill transfer --source photo/ --source art/ --target sketch/ --unlabelled source --out runs/domains
     """
     set_quiet(quiet)
+    from clipstill.commands.transfer import transfer as measure
     from clipstill.datasets import Dataset, joined, open_dataset
     from clipstill.evaluation.transfer import table
-    from clipstill.pipeline.config import RunConfig
-    from clipstill.pipeline.transfer import transfer as measure
+    from clipstill.workflow.settings import RunConfig
 
     numbers = numbers_of(seeds)
     labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]

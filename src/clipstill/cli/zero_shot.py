@@ -51,9 +51,9 @@ def zero_shot(
     clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
     """
     set_quiet(quiet)
-    from clipstill.pipeline.recipes import load_config
-    from clipstill.pipeline.zero_shot import make_zero_shot, task_of_run
+    from clipstill.assembly.zero_shot import make_zero_shot, task_of_run
     from clipstill.text.task import parse_task
+    from clipstill.workflow.recipes import load_config
 
     task = parse_task(classes) if run is None else task_of_run(run, classes)
     values: dict[str, Any] = {"teacher": {"name": teacher}}

@@ -93,7 +93,7 @@ class EmbeddedGenerator:
                 licence = (stored.metadata() or {}).get("licence", "unknown")
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(
-                f"{weights} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build "
+                f"{weights} cannot be read ({error}). Reinstall clipstill, or make it again: python -m tools.weights "
                 f"embedded-generator"
             ) from None
         # Square root of the correlation of neighbouring codes; see ``init``.

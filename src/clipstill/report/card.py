@@ -44,7 +44,7 @@ class CardData:
         refuses: whether it says "none of these".
         zero_shot: it is the teacher's own image tower with stored class vectors: nothing was trained.
         software: files of other projects that lie in the bundle.
-        origin: what was given and what made it, see ``clipstill.pipeline.origin``; empty where that is not known.
+        origin: what was given and what made it, see ``clipstill.stages.origin``; empty where that is not known.
         files: sha256 of the model's files, by name.
         run: free facts of the run (seed, versions, device, commit).
     """

@@ -11,7 +11,7 @@ space; each is a pair of unit vectors, and the cosine of the whole is the mean o
    ImageNet classes. It has the styles, and what ImageNet lacks.
 
 ``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0 together, and its cosine is the mean of
-theirs. The recipe is ``clipstill build embedded-teacher``.
+theirs. The recipe is ``python -m tools.weights embedded-teacher``.
 
 Shapes: N images, M texts, L tokens, W nouns, F = 1280 image features, E = 384 text dimensions, K = 1000 ImageNet
 classes, D = dimensions of the joint space.
@@ -310,5 +310,5 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: stored.get_tensor(name).float() for name in names}, dict(stored.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"{path} cannot be read ({error}). Reinstall clipstill, or make it again: clipstill build embedded-teacher"
+            f"{path} cannot be read ({error}). Reinstall clipstill, or build it: python -m tools.weights embedded-teacher"
         ) from None

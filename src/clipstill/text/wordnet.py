@@ -1,6 +1,6 @@
 """What WordNet knows of a class name: its senses, what each is a kind of, and a gloss. Nothing heavy is loaded.
 
-The table is made by ``clipstill build wordnet``.
+The table is made by ``python -m tools.weights wordnet``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Wordnet:
     """The nouns.
 
     Args:
-        table: plain values, as ``clipstill.building.wordnet.noun_table`` makes them.
+        table: plain values, as ``tools.weights.wordnet.noun_table`` makes them.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:

@@ -10,11 +10,11 @@ from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError, DataError, TaskError
 from clipstill.core.files import sha256_json, write_text
-from clipstill.pipeline.recipes import load_config
 from clipstill.text.task import Task, parse_task
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import Taken, take_in
+from clipstill.workflow.recipes import load_config
 
 # What to spend, in words; each is settings of the default recipe. Half and twice are round numbers, not tuned ones.
 EFFORTS: dict[str, tuple[str, ...]] = {

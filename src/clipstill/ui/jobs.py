@@ -17,8 +17,8 @@ from pathlib import Path
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
 from clipstill.core.files import disk_error, read_json, write_json, write_text
-from clipstill.pipeline.growth import CONFIG_FILE
 from clipstill.ui.runs import Run, open_run, runs_in
+from clipstill.workflow.growth import CONFIG_FILE
 
 KEPT_FOLDER = ".ui"
 UPLOADS_FOLDER = "uploads"

@@ -10,7 +10,10 @@ from urllib.parse import quote
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.progress import span
-from clipstill.pipeline.keys import (
+from clipstill.runtime.bundle import Answer
+from clipstill.ui.pictures import SyntheticImage
+from clipstill.ui.runs import Amount, Figures, Run, amount_in
+from clipstill.workflow.keys import (
     BUNDLE,
     CALIBRATION,
     CLASS_VECTORS,
@@ -23,9 +26,6 @@ from clipstill.pipeline.keys import (
     SURROGATE,
     TEACHER_PROMPTS,
 )
-from clipstill.runtime.bundle import Answer
-from clipstill.ui.pictures import SyntheticImage
-from clipstill.ui.runs import Amount, Figures, Run, amount_in
 
 FILES = "/files"
 STAGE_TITLES = {

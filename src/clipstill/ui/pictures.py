@@ -8,13 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
-from clipstill.pipeline.cohorts import stage_of
-from clipstill.pipeline.growth import read_ledger
-from clipstill.pipeline.keys import SURROGATE
-from clipstill.pipeline.run_folder import STAGES_FOLDER
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.records import ImageRecord
 from clipstill.text.task import Task
+from clipstill.workflow.cohorts import stage_of
+from clipstill.workflow.growth import read_ledger
+from clipstill.workflow.keys import SURROGATE
+from clipstill.workflow.store import STAGES_FOLDER
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipstill.commands.run import BUNDLE_FOLDER
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.files import MANIFEST, read_json
-from clipstill.pipeline.growth import CONFIG_FILE, TASK_FILE
-from clipstill.pipeline.keys import CALIBRATION, REPORT, SURROGATE
-from clipstill.pipeline.report import REPORT_FILE
-from clipstill.pipeline.run import BUNDLE_FOLDER
-from clipstill.pipeline.run_folder import LOCK, STAGES_FOLDER, read_events, read_run_marker
-from clipstill.pipeline.stages import CURATION_FILE, PREVIEW_FILE
-from clipstill.pipeline.workbench import CALIBRATION_FILE
+from clipstill.stages.report import REPORT_FILE
+from clipstill.stages.stages import CURATION_FILE, PREVIEW_FILE
 from clipstill.text.task import Task
+from clipstill.workflow.growth import CONFIG_FILE, TASK_FILE
+from clipstill.workflow.keys import CALIBRATION, REPORT, SURROGATE
+from clipstill.workflow.store import LOCK, STAGES_FOLDER, read_events, read_run_marker
+from clipstill.workflow.workbench import CALIBRATION_FILE
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 _COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")

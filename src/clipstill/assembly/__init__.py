@@ -1,0 +1,1 @@
+"""What several stages and commands build from the parts: students, training data, class vectors."""

@@ -1,0 +1,112 @@
+"""A student of a run, as it starts or as it was stored: one of ``clipstill.students``, or a teacher's image tower."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from clipstill.core.errors import ConfigError
+from clipstill.students import load_student, students
+
+if TYPE_CHECKING:
+    from clipstill.runtime import Bundle
+    from clipstill.students.student import Student
+    from clipstill.students.tower_student import TowerStudent
+    from clipstill.workflow.settings import StudentSection
+
+
+def check_student_name(section: StudentSection) -> None:
+    """Find the part behind a student's name without loading it.
+
+    Raises:
+        UnknownNameError: with the closest name.
+    """
+    from clipstill.teachers import resolve_teachers
+
+    if section.tower_of is not None:
+        resolve_teachers(section.tower_of)
+    else:
+        students.resolve(section.name)
+
+
+def new_student(section: StudentSection, classes: int, init: str | Path, seed: int) -> Student:
+    """Build a student on the CPU.
+
+    Args:
+        section: of the settings.
+        classes: C.
+        init: ``"pretrained"``, ``"scratch"`` or a file of weights.
+        seed: of the weights that are drawn.
+
+    Raises:
+        ClipstillError: as ``load_student``; what is frozen cannot begin from scratch.
+    """
+    if section.tower_of is None and section.prompts == 0:
+        return load_student(section.name, classes, init, section.image_size, seed)
+    if init == "scratch":
+        what = "is a trained tower" if section.tower_of else "is frozen behind student.prompts"
+        raise ConfigError(f"student.init is 'scratch', and '{section.name}' {what}. Set it to 'pretrained'.")
+    if section.tower_of is None:
+        return _framed_network(section, classes, init, seed).eval()
+    student = _tower(section, classes, seed)
+    if init != "pretrained":
+        _load(student, init)
+    return student.eval()
+
+
+def bundled_section(bundle: Bundle, section: StudentSection) -> StudentSection:
+    """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
+    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
+    return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
+
+
+def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
+    """A teacher's image tower, with tokens or a frame where there are prompts."""
+    from clipstill.students.frame import FramedBackbone
+    from clipstill.students.tower_student import TowerStudent
+    from clipstill.teachers import load_teacher
+    from clipstill.teachers.image_backbones import image_backbone, takes_tokens
+
+    assert section.tower_of is not None
+    teacher = load_teacher(section.tower_of, torch.device("cpu"))
+    tokens = section.prompts if takes_tokens(teacher) else 0
+    backbone = image_backbone(teacher, tokens, section.prompt_depth, section.image_size, seed)
+    if section.prompts and not tokens:
+        backbone = FramedBackbone(backbone, section.prompts, section.image_size)
+    return TowerStudent(
+        section.name,
+        backbone,
+        classes,
+        replace(teacher.preprocess, size=section.image_size),
+        teacher.provenance,
+        seed,
+        float(teacher.logit_scale),
+        trained=section.tower == "trained",
+    )
+
+
+def _framed_network(section: StudentSection, classes: int, init: str | Path, seed: int) -> TowerStudent:
+    """Any other network as a tower with a frame."""
+    from clipstill.students.frame import FramedBackbone
+    from clipstill.students.timm_student import holds_frame
+    from clipstill.students.tower_student import TowerStudent
+
+    stored = init != "pretrained" and holds_frame(Path(init))
+    plain = load_student(section.name, classes, "scratch" if stored else init, section.image_size, seed)
+    backbone = FramedBackbone(plain.backbone, section.prompts, section.image_size)
+    trained = section.tower == "trained"
+    student = TowerStudent(
+        section.name, backbone, classes, plain.preprocess, plain.provenance, seed, plain.logit_scale, trained
+    )
+    if stored:
+        _load(student, init)
+    return student
+
+
+def _load(student: Student, path: str | Path) -> None:
+    from clipstill.students.timm_student import load_weights
+
+    load_weights(student, Path(path))

@@ -1,0 +1,1 @@
+"""What is known before a run: doubtful names, expected accuracy, time and memory."""

@@ -1,0 +1,1 @@
+"""What runs stages and knows none of them: settings, store, keys, cohorts."""

@@ -1,0 +1,475 @@
+"""What a hostile or a careless user gives to any verb: one line, exit code 2, no traceback, nothing lost.
+
+The tables hold one row a verb and a kind of argument, so that a new verb adds its rows and is asked everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, sha256_json, write_json
+from clipstill.export.bundle import write_bundle
+from clipstill.runtime import load_bundle
+from export_fixtures import LABELS, content, describe, new_student
+from tests.cli.test_errors import failed
+from tests.serving.test_app import bomb
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "onnxruntime_only.py"
+
+# Verb -> arguments before and after the bundle that it opens; {photos} and {out} are filled in.
+OPENS_A_BUNDLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "predict": (("predict",), ("{photo}",)),
+    "evaluate": (("evaluate",), ("--images", "{photos}")),
+    "fine-tune": (("fine-tune",), ("--examples", "{photos}", "--out", "{out}")),
+    "serve": (("serve",), ("--port", "0")),
+    "export": (("export",), ("--format", "onnx-fp16", "--out", "{out}")),
+}
+# Verb -> arguments before a folder of photos, one sub-folder a class.
+TAKES_PHOTOS: dict[str, tuple[str, ...]] = {
+    "evaluate": ("evaluate", "{bundle}", "--images"),
+    "fine-tune": ("fine-tune", "{bundle}", "--out", "{out}", "--examples"),
+    "fine-tune, measured": ("fine-tune", "{bundle}", "--out", "{out}", "--examples", "{photos}", "--images"),
+    "run": ("run", "--classes", "dog,cat", "--out", "{out}", "--images"),
+    "run, examples": ("run", "--classes", "dog,cat", "--out", "{out}", "--examples"),
+    "zero-shot, examples": ("zero-shot", "--classes", "dog,cat", "--out", "{out}", "--examples"),
+    "plan, examples": ("plan", "--classes", "dog,cat", "--examples"),
+    "run, unlabelled": ("run", "--classes", "dog,cat", "--out", "{out}", "--unlabelled"),
+}
+# Verb -> arguments before a place for results that cannot be one: a file, or a folder of somebody else's.
+WRITES: dict[str, tuple[str, ...]] = {
+    "run": ("run", "--classes", "dog,cat", "--out"),
+    "demo": ("demo", "--out"),
+    "zero-shot": ("zero-shot", "--classes", "dog,cat", "--out"),
+    "fine-tune": ("fine-tune", "{bundle}", "--examples", "{photos}", "--out"),
+}
+# Verb -> arguments before a labelled data set.
+TAKES_A_DATASET: dict[str, tuple[str, ...]] = {
+    "base-to-novel": ("base-to-novel", "--out", "{out}", "--data"),
+    "transfer": ("transfer", "--out", "{out}", "--target", "{photos}", "--source"),
+}
+# Verb -> arguments before a YAML file of settings.
+TAKES_SETTINGS: dict[str, tuple[str, ...]] = {
+    "run, config": ("run", "--classes", "dog,cat", "--out", "{out}", "--config"),
+    "plan, config": ("plan", "--classes", "dog,cat", "--config"),
+    "run, recipe": ("run", "--classes", "dog,cat", "--out", "{out}", "--recipe"),
+    "fine-tune": ("fine-tune", "{bundle}", "--examples", "{photos}", "--out", "{out}", "--recipe"),
+}
+# Ways to name what there is not; each must name what was meant or what there is.
+WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
+    (("predictt", "x"), "predict"),
+    (("weights", "imprt"), "import"),
+    (("build", "embedded-techer"), "embedded-teacher"),
+    (("list", "teacher"), "teachers"),
+    (("serve", "x", "--prt", "1"), "--port"),
+    (("serve", "{bundle}", "--port", "99999"), "65535"),
+    (("serve", "{bundle}", "--host", "nowhere.invalid"), "127.0.0.1"),
+    (("serve", "{bundle}", "--max-megabytes", "inf"), "--max-megabytes"),
+    (("serve", "{bundle}", "--token", "short"), "8 to 1000"),
+    (("serve", "{bundle}", "--token-file", "{out}"), "cannot be read"),
+    (("serve", "{bundle}", "--token", "long enough", "--token-file", "{photo}"), "both given"),
+    (("evaluate", "{bundle}", "--images", "{photos}", "--device", "cpuu"), "Did you mean 'cpu'?"),
+    (("base-to-novel", "--data", "caltech:/x", "--out", "{out}"), "Did you mean 'caltech101'?"),
+    (("base-to-novel", "--data", "x", "--out", "{out}", "--seeds", "1,-1"), "whole numbers"),
+    (("weights", "import", "{photo}"), "code in weight files is never run"),
+    (("build", "embedded-teacher", "--out", "{out}", "--cache", "{photo}"), "Check the path"),
+    (("run", "--classes", "dog,cat", "--out", "{out}", "--set", "threads=100000000"), "threads"),
+    (("export", "{bundle}", "--format", "onxx", "--out", "{out}"), "onnx"),
+    (("ladder", "{bundle}", "--images", "{photos}"), "is not a clipstill run"),
+    (("ladder", "{photos}", "--images", "{photos}"), "is not a clipstill run"),
+    (("add-class", "{photos}", "cow"), "is not a clipstill run"),
+    (("remove-class", "{photos}", "cow"), "is not a clipstill run"),
+    (("plan", "--classes", "dog"), "at least two"),
+    (("plan", "--classes", "dog,cat", "--budget", "soon"), "10min"),
+    (("plan", "--classes", "dog,cat", "--teacher", "embeded-s"), "Did you mean 'embedded-s'?"),
+    (("zero-shot", "--classes", "dog,cat", "--teacher", "embeded-s", "--out", "{out}"), "Did you mean 'embedded-s'?"),
+    (("ui", "--workspace", "{photo}"), "a.png: File exists"),
+    (("ui", "--port", "99999"), "65535"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``bundle`` and ``photos``, that nothing may change."""
+    folder = tmp_path_factory.mktemp("made")
+    write_bundle(folder / "bundle", replace(content(new_student()), page=False), describe)
+    for name in LABELS:
+        (folder / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), "red").save(folder / "photos" / name / "a.png")
+    return folder
+
+
+@pytest.fixture
+def words(made: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        "bundle": str(made / "bundle"),
+        "photos": str(made / "photos"),
+        "photo": str(made / "photos" / "dog" / "a.png"),
+        "out": str(tmp_path / "out"),
+    }
+
+
+def filled(arguments: tuple[str, ...], words: dict[str, str]) -> list[str]:
+    return [each.format(**words) for each in arguments]
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "bundle", tmp_path / "copy"))
+
+
+FILES = [
+    "LICENCES.md",
+    "card.md",
+    "class_vectors.safetensors",
+    "labels.json",
+    "metrics.json",
+    "model.onnx",
+    "parity.json",
+    "preprocess.json",
+    "student.safetensors",
+]
+
+
+@pytest.mark.parametrize("verb", OPENS_A_BUNDLE)
+@pytest.mark.parametrize("damage", ["missing", "altered", "a folder"])
+def test_damaged_file_of_a_bundle_is_named(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], copy: Path, verb: str, damage: str
+) -> None:
+    before, after = OPENS_A_BUNDLE[verb]
+    assert sorted(path.name for path in copy.iterdir()) == sorted([*FILES, MANIFEST])
+    for name in FILES:
+        whole = (copy / name).read_bytes()
+        if damage == "altered":
+            (copy / name).write_bytes(whole + b" ")
+        else:
+            (copy / name).unlink()
+        if damage == "a folder":
+            (copy / name).mkdir()
+        line = failed(capsys, *before, copy, *filled(after, words))
+        assert str(copy / name) in line
+        if damage == "a folder":
+            (copy / name).rmdir()
+        (copy / name).write_bytes(whole)
+    assert not Path(words["out"]).exists()
+
+
+@pytest.mark.parametrize("verb", OPENS_A_BUNDLE)
+@pytest.mark.parametrize("place", ["a file", "an empty folder", "nothing", "a name too long"])
+def test_what_is_no_bundle_is_told(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, verb: str, place: str
+) -> None:
+    (tmp_path / "a file").write_text("x")
+    (tmp_path / "an empty folder").mkdir()
+    before, after = OPENS_A_BUNDLE[verb]
+    line = failed(
+        capsys, *before, tmp_path / (place if place != "a name too long" else "x" * 4000), *filled(after, words)
+    )
+    assert "too long" in line if place == "a name too long" else "is not a clipstill bundle" in line
+
+
+NAMES = ["../../etc/passwd", "/etc/passwd", "a/../../b", "", ".", "..", "a\\..\\b", "C:\\x", "a\0b", "x" * 5000, "a//b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_manifest_that_leaves_its_folder_is_refused(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], copy: Path, name: str
+) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"][name] = "0" * 64
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    assert "which is no file below its folder" in failed(capsys, "predict", copy, words["photo"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"key": 1, "files": []}', '{"key": "", "files": {"a": 1}}', "[" * 50_000, "1" * 9_000],
+)
+def test_malformed_manifest_is_told(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], copy: Path, text: str
+) -> None:
+    (copy / MANIFEST).write_text(text)
+    assert MANIFEST in failed(capsys, "predict", copy, words["photo"])
+
+
+def rewritten(copy: Path, name: str, data: bytes | str) -> Path:
+    """The bundle with another file, and a manifest that says that all is well."""
+    manifest = read_manifest(copy)
+    assert manifest is not None
+    (copy / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    commit_manifest(copy, manifest.key, list(manifest.files), manifest.info)
+    return copy
+
+
+GOOD_LABELS: dict[str, Any] = {"labels": list(LABELS), "temperature": 1.0, "refusal_threshold": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": list(LABELS[:2])},
+        {"labels": [*LABELS, "horse"]},
+        {"labels": "dog"},
+        {"labels": [1, 2, 3]},
+        {"labels": {"dog": 1}},
+        {"labels": ["dog", "dog", "cat"]},
+        {"labels": ["\x1b[31mdog", "cat", "bird"]},
+        {"labels": ["dog\ud800", "cat", "bird"]},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1e-320},
+        {"temperature": 10**400},
+        {"temperature": None},
+        {"refusal_threshold": 7},
+        {"refusal_threshold": "high"},
+    ],
+    ids=str,
+)
+def test_labels_that_cannot_be_are_refused(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], copy: Path, change: dict[str, Any]
+) -> None:
+    line = failed(
+        capsys, "predict", rewritten(copy, "labels.json", json.dumps({**GOOD_LABELS, **change})), words["photo"]
+    )
+    assert "labels" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"size": size} for size in (10**9, 0, -1, 33, 32.5, "32", None, True, float("nan"))),
+        *({"mean": mean} for mean in ([1, 2], "abc", [float("nan")] * 3)),
+        *({"std": std} for std in ([0, 1, 1], [float("inf")] * 3)),
+        *({"crop_fraction": share} for share in (0, 1e-9, 2, float("nan"), 10**400)),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_preprocessing_that_cannot_be_is_refused(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], copy: Path, change: dict[str, Any]
+) -> None:
+    raw = json.loads((copy / "preprocess.json").read_text())
+    failed(capsys, "predict", rewritten(copy, "preprocess.json", json.dumps({**raw, **change})), words["photo"])
+
+
+def outside(place: str) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        weight = model.graph.initializer[0]
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        entry = weight.external_data.add()
+        entry.key, entry.value = "location", place
+
+    return change
+
+
+def without_numbers(model: Any) -> None:
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            weight.CopyFrom(numpy_helper.from_array(np.full(list(weight.dims), np.nan, np.float32), weight.name))
+
+
+MODELS: dict[str, Callable[[Any], None]] = {
+    "weights above the folder": outside("../secret.bin"),
+    "weights by an absolute path": outside("/etc/passwd"),
+    "weights that are not there": outside("gone.bin"),
+    "weights from a device": outside("/dev/zero"),
+    "weights of another file of the bundle": outside("labels.json"),
+    "weights behind a link": outside("link.bin"),
+    "weights that are no numbers": without_numbers,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_that_cannot_be_trusted_is_refused(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], copy: Path, name: str
+) -> None:
+    model = onnx.load(copy / "model.onnx")
+    weight = numpy_helper.to_array(model.graph.initializer[0])
+    (copy.parent / "secret.bin").write_bytes(weight.tobytes())
+    (copy / "link.bin").symlink_to(copy.parent / "secret.bin")
+    MODELS[name](model)
+    line = failed(capsys, "predict", rewritten(copy, "model.onnx", model.SerializeToString()), words["photo"])
+    assert "model.onnx" in line
+
+
+@pytest.mark.parametrize("verb", TAKES_PHOTOS)
+@pytest.mark.parametrize("place", ["a file", "an empty folder", "nothing", "a name too long"])
+def test_photo_folder_that_is_none_is_told(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, verb: str, place: str
+) -> None:
+    (tmp_path / "a file").write_text("x")
+    (tmp_path / "an empty folder").mkdir()
+    failed(capsys, *filled(TAKES_PHOTOS[verb], words), tmp_path / (place if place != "a name too long" else "x" * 4000))
+    assert not Path(words["out"]).exists()
+
+
+@pytest.mark.parametrize("verb", WRITES)
+@pytest.mark.parametrize("place", ["file", "file/below", "foreign"])
+def test_results_never_replace_what_is_not_ours(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, verb: str, place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("mine")
+    failed(capsys, *filled(WRITES[verb], words), tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+
+
+TABLES = {
+    "empty": "",
+    "other columns": "a,b\n1,2\n",
+    "an absolute path": "path,class,split\n/etc/passwd,a,train\n",
+    "a path above": "path,class,split\n../../x.png,a,train\n",
+    "another split": "path,class,split\nx.png,a,foo\n",
+    "a row cut short": "path,class,split\nx.png\n",
+    "a field without end": "path,class,split\n" + "a" * 200_000 + ",b,train\n",
+    "one class": "path,class,split\na.png,a,train\na.png,a,test\n",
+    "an escape": "path,class,split\n"
+    + "".join(f"a.png,{c},{s}\n" for c in ("\x1b[1m", "b") for s in ("train", "test")),
+    "no text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("verb", TAKES_A_DATASET)
+@pytest.mark.parametrize("table", TABLES)
+def test_malformed_data_set_is_told(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, verb: str, table: str
+) -> None:
+    text = TABLES[table]
+    (tmp_path / "data.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    failed(capsys, *filled(TAKES_A_DATASET[verb], words), tmp_path / "data.csv")
+
+
+SETTINGS = {
+    "unknown key": "synthesis:\n  stepz: 3\n",
+    "billion laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(
+        f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in ("ab", "bc", "cd", "de", "ef", "fg", "gh")
+    )
+    + "synthesis: {steps: *h}\n",
+    "itself": "&a [*a]\n",
+    "deep": "a: " + "[" * 1000,
+    "code": "!!python/object/apply:os.system ['exit 1']",
+    "no date": "seed: 2026-99-99\n",
+    "no number": "seed: !!int x\n",
+    "digits without end": "seed: " + "9" * 10_000,
+    "a list as a name": "? [a, b]\n: c\n",
+    "a list": "- a\n",
+    "an escape": '"a\\x1b[31m": 1\n',
+    "a null byte": "a: \0",
+    "no text": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("verb", TAKES_SETTINGS)
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_malformed_settings_are_told(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, verb: str, settings: str
+) -> None:
+    text = SETTINGS[settings]
+    (tmp_path / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = failed(capsys, *filled(TAKES_SETTINGS[verb], words), tmp_path / "mine.yaml")
+    assert "mine.yaml" in line
+    assert "\x1b" not in line
+    assert not Path(words["out"]).exists()
+
+
+TASKS = {
+    "escape.txt": ("dog\x1b[31m\ncat\n", "line 1"),
+    "bidi.txt": ("dog\ncat\u202e\n", "line 2"),
+    "escape.yaml": ('- dog\n- "cat\\x07"\n', "line 2"),
+    "half.yaml": ('- "\\ud800"\n- cat\n', ""),
+    "long.txt": ("dog\n" + "x" * 201 + "\n", "201 characters"),
+    "wordy.txt": ("dog: " + "x" * 2001 + "\ncat\n", "2001 characters"),
+    "deep.yaml": ("[" * 1000, "nested"),
+    "code.yaml": ("!!python/object/apply:os.system ['exit 1']", ""),
+    "number.yaml": ("3", "neither a list nor a mapping"),
+    "laughs.yaml": ("a: &a [x, x]\nb: &b [*a, *a]\n", "nested"),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_malformed_task_is_told(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    text, says = TASKS[name]
+    (tmp_path / name).write_text(text)
+    line = failed(capsys, "run", "--classes", tmp_path / name, "--out", words["out"])
+    assert name in line
+    assert says in line
+    assert not Path(words["out"]).exists()
+
+
+def test_names_of_markup_and_of_all_scripts_are_names(tmp_path: Path) -> None:
+    from clipstill.text.task import parse_task
+
+    names = ("<script>alert(1)</script>", "می‌خواهم", "👩‍🚒", "naïve café", "O'Brien & Söhne")
+    (tmp_path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+    assert parse_task(tmp_path / "classes.txt").names == names
+
+
+def test_a_hundred_thousand_classes_are_read() -> None:
+    from clipstill.text.task import parse_task
+
+    assert len(parse_task([f"class {number}" for number in range(100_000)]).names) == 100_000
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG_USAGE, ids=lambda value: " ".join(value)[:60])
+def test_wrong_usage_says_what_there_is(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], arguments: tuple[str, ...], says: str
+) -> None:
+    assert says in failed(capsys, *filled(arguments, words))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '{"format": "clipstill-run", "version": 99}', '{"format": "clipstill-run", "version": 1, "threads": "x"}'],
+)
+def test_run_folder_of_something_else_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    line = failed(capsys, "run", "--classes", "dog,cat", "--out", tmp_path)
+    assert str(tmp_path) in line
+    assert (tmp_path / "run.json").read_text() == text
+
+
+def test_bomb_and_escape_in_a_photo_and_its_name(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "b\x1b[31m.png").write_bytes(bomb())
+    line = failed(capsys, "predict", words["bundle"], tmp_path / "b\x1b[31m.png")
+    assert "too large" in line
+    assert "b\\x1b[31m.png" in line
+
+
+def test_ten_lines_without_clipstill_answer_as_the_runtime(
+    capsys: pytest.CaptureFixture[str], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = compile(EXAMPLE.read_text(), str(EXAMPLE), "exec")
+    assert "clipstill" not in EXAMPLE.read_text().split('"""')[2]
+    for seed, size in enumerate([(90, 50), (50, 91), (32, 32), (500, 333)]):
+        pixels = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size).save(tmp_path / "photo.png")
+        monkeypatch.setattr(sys, "argv", ["", str(made / "bundle"), str(tmp_path / "photo.png")])
+        exec(source, {})
+        best = load_bundle(made / "bundle").predict(tmp_path / "photo.png")[0]
+        assert capsys.readouterr().out == f"{best.label} {best.score:.4f}\n"
+
+
+def test_names_of_files_that_are_no_utf8_are_hashed_and_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"photo\xff.png")
+    write_json(tmp_path / "names.json", [name])
+    assert read_json(tmp_path / "names.json") == [name]
+    assert sha256_json([name]) != sha256_json([os.fsdecode(b"photo\xfe.png")])

@@ -1,0 +1,393 @@
+"""The trainer: it learns, keeps what is frozen, and goes on after a kill to the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch.nn import functional
+
+from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.seeds import generator_for
+from clipstill.distillation import trainer
+from clipstill.distillation.feature_cache import FeatureCache
+from clipstill.distillation.learner import statistics_kept
+from clipstill.distillation.recentre import fit_recentre
+from clipstill.distillation.trainer import CHECKPOINT, DistilResult, DistilSettings, distil
+from clipstill.students import load_student
+from clipstill.students.student import Student
+
+SMALL = DistilSettings(
+    steps=12, batch=8, lr=1e-3, head_lr=1e-2, warmup_steps=2, views=2, held_out_styles=1, checkpoint_every=4, ema=0.9
+)
+MODES = {
+    "backbone": SMALL,
+    "bn": dataclasses.replace(SMALL, freeze="bn", head_steps=8, steps=8),
+    "none": dataclasses.replace(SMALL, freeze="none", optimiser="sgd", lr=1e-2, grayscale=0.2, steps=8),
+}
+
+
+class ColourTeacher:
+    """Tells pictures by their mean colour; stops after a number of calls where asked to."""
+
+    name = "colours"
+    weights_sha256 = "none"
+    logit_scale = 20.0
+
+    def __init__(self, calls: int | None = None, kill: bool = False) -> None:
+        self.calls = calls
+        self.kill = kill
+        self.done = 0
+
+    def encode_image(self, x_N3HW: torch.Tensor) -> torch.Tensor:
+        if self.done == self.calls:
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+        self.done += 1
+        return functional.normalize(x_N3HW.mean((2, 3)) - 0.3, dim=1)
+
+
+def pictures(count: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = generator_for("pictures", count)
+    images = torch.randint(0, 160, (count, 3, 36, 36), generator=generator, dtype=torch.uint8)
+    class_id = torch.arange(count) % 3
+    images[torch.arange(count), class_id] += 90
+    return images, class_id, torch.arange(count) // 3 % 4
+
+
+def new_student(seed: int = 0) -> Student:
+    return load_student("timm:test_efficientnet", classes=3, init="scratch", image_size=32, seed=seed)
+
+
+def train(
+    folder: Path, settings: DistilSettings, teacher: ColourTeacher | None = None, student: Student | None = None
+) -> tuple[Student, DistilResult]:
+    torch.set_num_threads(1)
+    student = student or new_student()
+    images, class_id, style_id = pictures()
+    result = distil(student, teacher or ColourTeacher(), torch.eye(3), images, class_id, style_id, settings, folder)
+    return student, result
+
+
+def assert_same_weights(first: Student, second: Student) -> None:
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_resumed_run_equals_uninterrupted_wherever_it_stopped(mode: str, tmp_path: Path) -> None:
+    teacher = ColourTeacher()
+    expected, straight = train(tmp_path / "straight", MODES[mode], teacher)
+    for calls in {2, teacher.done // 2, teacher.done - 1}:
+        folder = tmp_path / str(calls)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, MODES[mode], ColourTeacher(calls))
+        torch.rand(calls)  # another process has another global generator
+        resumed, result = train(folder, MODES[mode])
+        assert_same_weights(expected, resumed)
+        assert result.history == straight.history
+        assert (result.best_phase, result.best_step) == (straight.best_phase, straight.best_step)
+
+
+def test_run_killed_by_the_system_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    expected, straight = train(tmp_path / "straight", MODES["bn"])
+    # Three calls fill the caches; the tenth is a step between two checkpoints of all weights.
+    code = (
+        "import sys; from pathlib import Path; import tests.distillation.test_trainer as t; "
+        "t.train(Path(sys.argv[1]), t.MODES['bn'], t.ColourTeacher(int(sys.argv[2]), kill=True))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    command = [sys.executable, "-c", code, str(tmp_path / "killed"), "9"]
+    finished = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr.decode()
+    resumed, result = train(tmp_path / "killed", MODES["bn"])
+    assert result.resumed_step > 0
+    assert_same_weights(expected, resumed)
+    assert result.history == straight.history
+
+
+def test_head_training_interrupted_between_steps_equals_uninterrupted(tmp_path: Path) -> None:
+    # Cached features call no teacher, so the stop comes from the head itself.
+    expected, _ = train(tmp_path / "straight", SMALL)
+    student = new_student()
+    seen = 0
+
+    def stop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 7:
+            raise KeyboardInterrupt
+
+    student.head.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", SMALL, student=student)
+    resumed, result = train(tmp_path / "broken", SMALL)
+    assert result.resumed_step == 4
+    assert_same_weights(expected, resumed)
+
+
+def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first, _ = train(tmp_path, SMALL)
+    again, result = train(tmp_path, SMALL, ColourTeacher(calls=0))
+    assert result.resumed_step == SMALL.steps
+    assert_same_weights(first, again)
+
+
+def test_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> None:
+    train(tmp_path, SMALL)
+    other = dataclasses.replace(SMALL, head_lr=2e-2)
+    changed, result = train(tmp_path, other)
+    fresh, _ = train(tmp_path / "fresh", other)
+    assert result.resumed_step == 0
+    assert_same_weights(changed, fresh)
+
+
+def test_cached_features_serve_other_head_settings(tmp_path: Path) -> None:
+    train(tmp_path, SMALL)
+    train(tmp_path, dataclasses.replace(SMALL, head_lr=2e-2), ColourTeacher(calls=0))
+
+
+def test_result_does_not_depend_on_the_global_generator(tmp_path: Path) -> None:
+    first, _ = train(tmp_path / "a", MODES["none"])
+    torch.rand(3)
+    second, _ = train(tmp_path / "b", MODES["none"])
+    assert_same_weights(first, second)
+
+
+def test_another_seed_gives_another_student(tmp_path: Path) -> None:
+    first, _ = train(tmp_path / "a", SMALL)
+    second, _ = train(tmp_path / "b", dataclasses.replace(SMALL, seed=1))
+    assert not torch.equal(first.head.weight, second.head.weight)
+
+
+def test_student_comes_to_agree_with_the_teacher_on_styles_it_never_saw(tmp_path: Path) -> None:
+    settings = dataclasses.replace(MODES["none"], optimiser="adamw", lr=3e-3, steps=40, checkpoint_every=10)
+    _, result = train(tmp_path, settings)
+    assert result.best_agreement is not None
+    assert result.best_agreement > 0.8
+    assert result.history[-1]["loss"] < 0.5 * result.history[1]["loss"]
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_what_is_frozen_does_not_move(mode: str, tmp_path: Path) -> None:
+    before = new_student().state_dict()
+    after = train(tmp_path, dataclasses.replace(MODES[mode], keep="last"))[0].state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    statistics = {key for key in before if "running" in key}
+    assert "head.weight" in moved
+    if mode == "backbone":
+        assert moved == {"head.weight", "head.bias"}
+    elif mode == "bn":
+        assert not moved & statistics
+        assert any(key.startswith("backbone") for key in moved)
+    else:
+        assert moved & statistics
+
+
+def test_kept_weights_are_those_of_the_best_validation(tmp_path: Path) -> None:
+    _, result = train(tmp_path, dataclasses.replace(SMALL, steps=24))
+    ranked = [(entry["agreement"], -entry["held_out_loss"]) for entry in result.history]
+    best = result.history[ranked.index(max(ranked))]
+    assert (best["step"], best["agreement"]) == (result.best_step, result.best_agreement)
+    _, last = train(tmp_path / "last", dataclasses.replace(SMALL, steps=24, keep="last"))
+    assert last.best_step == 24
+
+
+def test_training_without_held_out_pictures_keeps_the_last_step(tmp_path: Path) -> None:
+    _, result = train(tmp_path, dataclasses.replace(SMALL, held_out_styles=0))
+    assert (result.best_step, result.best_agreement, result.held_out_count) == (SMALL.steps, None, 0)
+
+
+def test_pictures_without_class_teach_and_are_not_held_out(tmp_path: Path) -> None:
+    images, class_id, style_id = pictures()
+    extra = torch.cat([images, 255 - images])
+    labels, styles = torch.cat([class_id, torch.full((30,), -1)]), torch.cat([style_id, style_id])
+    student = new_student()
+    result = distil(student, ColourTeacher(), torch.eye(3), extra, labels, styles, SMALL, tmp_path)
+    _, without = train(tmp_path / "without", SMALL)
+    assert result.train_count == without.train_count + 30
+    assert result.held_out_count == without.held_out_count
+
+
+@pytest.mark.parametrize("kind", ["mean", "mean_std"])
+def test_recentred_features_have_the_natural_mean_in_each_group(
+    kind: Literal["mean", "mean_std"], tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    student = load_student("lite0", classes=3, image_size=32)
+    images, _, _ = pictures(8)
+    settings = dataclasses.replace(SMALL, feature_recentre=kind)
+    group_N = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])
+    cache = FeatureCache(student, ColourTeacher(), images, settings, tmp_path, torch.device("cpu"))
+    feat_NF = cache.augmented(1)[0].student_NF
+    recentre = fit_recentre(student, feat_NF, images, group_N, settings, torch.device("cpu"))
+    natural_F = student.natural_feature_statistics()[0]
+    moved_NF = recentre(feat_NF, group_N)
+    for group in (0, 1):
+        torch.testing.assert_close(moved_NF[group_N == group].mean(0), natural_F, atol=1e-4, rtol=1e-3)
+    if kind == "mean":
+        torch.testing.assert_close(moved_NF[0] - moved_NF[1], feat_NF[0] - feat_NF[1], atol=1e-4, rtol=1e-3)
+
+
+def test_cached_views_count_by_everything_that_draws_them(tmp_path: Path) -> None:
+    student, images = load_student("lite0", 3, "scratch", 32), pictures(4)[0]
+    keys = {
+        FeatureCache(student, ColourTeacher(), images, settings, tmp_path, torch.device("cpu")).key
+        for settings in (
+            SMALL,
+            dataclasses.replace(SMALL, kernel="bicubic"),
+            dataclasses.replace(SMALL, crop_min=0.5),
+            dataclasses.replace(SMALL, mix=0.5),
+        )
+    }
+    assert len(keys) == 4
+
+
+def test_backbone_that_does_not_tell_its_natural_mean_is_refused(tmp_path: Path) -> None:
+    # It ends with BatchNorm and swish.
+    with pytest.raises(ConfigError, match="feature_recentre"):
+        train(tmp_path, dataclasses.replace(SMALL, feature_recentre="mean"))
+
+
+def test_exploding_loss_is_a_setting_to_change(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Lower distillation\.lr"):
+        train(tmp_path, dataclasses.replace(MODES["none"], lr=10.0, weight_decay=1.0, temperature=0.01, steps=200))
+
+
+def test_malformed_pictures_are_refused(tmp_path: Path) -> None:
+    images, class_id, style_id = pictures()
+    with pytest.raises(DataError, match="uint8"):
+        distil(new_student(), ColourTeacher(), torch.eye(3), images / 255, class_id, style_id, SMALL, tmp_path)
+    with pytest.raises(DataError, match="29 class ids"):
+        distil(new_student(), ColourTeacher(), torch.eye(3), images, class_id[:29], style_id, SMALL, tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("meta", ["first_order", "exact", "reptile"])
+@pytest.mark.parametrize("mode", list(MODES))
+def test_meta_distillation_learns_and_goes_on_after_a_stop_in_every_phase(
+    mode: str, meta: Literal["first_order", "exact", "reptile"], tmp_path: Path
+) -> None:
+    matched = 0.0 if mode == "backbone" else 0.5
+    settings = dataclasses.replace(MODES[mode], meta=meta, meta_groups=3, loss="ce+kd", feature_weight=matched)
+    teacher = ColourTeacher()
+    expected, straight = train(tmp_path / "straight", settings, teacher)
+    assert all(-1 <= entry["alignment"] <= 1 for entry in straight.history if entry["step"] > 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
+    student, _ = train(tmp_path / "cut", settings)
+    assert_same_weights(student, expected)
+
+
+def test_meta_distillation_without_styles_is_refused(tmp_path: Path) -> None:
+    images, class_id, _ = pictures()
+    settings = dataclasses.replace(SMALL, meta="exact")
+    with pytest.raises(ConfigError, match="two styles"):
+        distil(
+            new_student(),
+            ColourTeacher(),
+            torch.eye(3),
+            images,
+            class_id,
+            torch.zeros_like(class_id),
+            settings,
+            tmp_path,
+        )
+
+
+def test_statistics_do_not_move_at_weights_that_only_a_try_has() -> None:
+    """With a second group that is tried aside, running statistics are those of the first group alone."""
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).train()
+    x_N3 = torch.randn(8, 3, generator=generator_for("statistics"))
+    module(x_N3)
+    before = module[0].running_mean.clone()  # type: ignore[union-attr, operator]
+    with statistics_kept(module):
+        tried = module(x_N3 + 5)
+    assert torch.equal(module[0].running_mean, before)  # type: ignore[arg-type]
+    torch.testing.assert_close(tried, functional.batch_norm(x_N3, None, None, training=True), atol=1e-4, rtol=1e-4)
+    assert module[0].momentum == 0.1
+
+
+@pytest.mark.parametrize("loss", ["kd", "ce", "ce+kd"])
+def test_every_loss_teaches_the_classes(loss: Literal["kd", "ce", "ce+kd"], tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, loss=loss, steps=60)
+    _, result = train(tmp_path, settings)
+    assert result.best_agreement is not None
+    assert result.best_agreement > 0.6
+
+
+def test_features_of_a_frozen_backbone_are_not_matched_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="frozen"):
+        train(tmp_path, dataclasses.replace(SMALL, feature_weight=0.1))
+
+
+def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:
+    images, class_id, style_id = pictures()
+    settings = dataclasses.replace(MODES["none"], loss="ce", held_out_styles=0, jitter=0.0, lr=3e-2, steps=80)
+    student = new_student()
+    distil(student, None, torch.eye(3), images, class_id, style_id, settings, tmp_path / "run")
+    with torch.no_grad():
+        found = student(images.float() / 255).argmax(1)
+    assert float((found == class_id).float().mean()) > 0.8
+    for change in ({"loss": "kd"}, {"mix": 0.5}, {"held_out_styles": 1}):
+        unfit = dataclasses.replace(settings, **change)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="without a teacher"):
+            distil(student, None, torch.eye(3), images, class_id, style_id, unfit, tmp_path / "no")
+
+
+@pytest.mark.parametrize("meta", ["none", "exact"])
+def test_a_batch_in_parts_teaches_what_a_whole_one_does(meta: Literal["none", "exact"], tmp_path: Path) -> None:
+    settings = dataclasses.replace(MODES["bn"], meta=meta)
+    whole, _ = train(tmp_path / "whole", settings)
+    parts, _ = train(tmp_path / "parts", dataclasses.replace(settings, accumulate=3))
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[key], value, atol=2e-5, rtol=1e-4)
+
+
+def test_half_precision_teaches_nearly_the_same(tmp_path: Path) -> None:
+    settings = dataclasses.replace(MODES["none"], optimiser="adamw", lr=3e-3, steps=40, checkpoint_every=10)
+    _, result = train(tmp_path, dataclasses.replace(settings, precision="bf16"))
+    assert result.best_agreement is not None
+    assert result.best_agreement > 0.7
+
+
+def test_minutes_take_the_place_of_steps_and_a_resumed_run_keeps_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(clock)))
+    settings = dataclasses.replace(MODES["none"], minutes=1.0, steps=5_000, checkpoint_every=10)
+    teacher = ColourTeacher()
+    expected, straight = train(tmp_path / "straight", settings, teacher)
+    steps = straight.history[-1]["step"]
+    assert 20 <= steps < 5_000
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
+    student, resumed = train(tmp_path / "cut", settings)
+    assert resumed.resumed_step > 0
+    assert resumed.history[-1]["step"] == steps
+    assert_same_weights(student, expected)
+
+
+def test_the_teacher_is_asked_once_about_a_view_that_comes_again(tmp_path: Path) -> None:
+    """Two passes of three batches, walked through four times; the answers serve another rate, and a resumed run."""
+    settings = dataclasses.replace(MODES["none"], labels="cached", views=2, steps=24, checkpoint_every=5)
+    teacher = ColourTeacher()
+    expected, _ = train(tmp_path / "straight", settings, teacher)
+    held_out = 1
+    assert teacher.done == held_out + 2 * 2, "23 pictures are two whole batches of 8 a pass"
+    again = ColourTeacher()
+    train(tmp_path / "straight", dataclasses.replace(settings, lr=1e-4), again)
+    assert again.done == 0
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
+    student, _ = train(tmp_path / "cut", settings)
+    assert_same_weights(student, expected)

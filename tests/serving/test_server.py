@@ -1,0 +1,144 @@
+"""The service as its own process: ports, signals, slow clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import clipstill
+from clipstill.cli.main import main
+from clipstill.export.bundle import write_bundle
+from export_fixtures import content, describe, new_student
+from tests.serving.test_app import png
+
+SOURCE = str(Path(clipstill.__file__).parents[1])
+
+
+class Service:
+    """``clipstill serve`` in a process of its own, on a free port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "clipstill", "serve", str(folder), "--port", "0", *options],
+            env={**os.environ, "PYTHONPATH": SOURCE}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        assert found is not None, line
+        self.port = int(found[1])
+
+    def predict(self, body: bytes) -> dict[str, object]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/predict", body, {"Content-Type": "image/png"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return dict(json.load(response))
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    write_bundle(folder, content(new_student()), describe)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    started = Service(folder, "--timeout", "1")
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+        started.process.wait()
+
+
+def closed_within(connection: socket.socket, seconds: float) -> bool:
+    """Whether the other side ends a connection on which nothing more is sent; its answer is read and dropped."""
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline:
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            if not connection.recv(65536):
+                return True
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return False
+
+
+def test_service_answers_without_torch(service: Service) -> None:
+    assert service.predict(png())["label"]
+    maps = Path(f"/proc/{service.process.pid}/maps")
+    if maps.exists():
+        assert "libtorch" not in maps.read_text()
+
+
+def test_request_that_is_no_http_ends_the_connection_alone(service: Service) -> None:
+    with service.connect() as connection:
+        connection.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+        assert b"400" in connection.recv(1000)
+    assert service.predict(png())["label"]
+
+
+def test_client_that_never_ends_its_head_is_dropped(service: Service) -> None:
+    with service.connect() as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        assert closed_within(connection, 10)
+    assert service.predict(png())["label"]
+
+
+def test_client_that_never_ends_its_body_is_told_and_dropped(service: Service) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
+    with service.connect() as connection:
+        connection.sendall(head)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert closed_within(connection, 15)
+    assert service.predict(png())["label"]
+
+
+def test_client_that_leaves_harms_nobody(service: Service) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    for body in (png()[:50], png()):
+        with service.connect() as connection:
+            connection.sendall(head % len(png()) + body)
+    assert service.predict(png())["label"]
+
+
+def test_port_in_use_is_one_line(service: Service, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(folder), "--port", str(service.port)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: cannot listen on port {service.port} of 127.0.0.1: Address already in use.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_what_was_begun_end(folder: Path, number: signal.Signals) -> None:
+    service = Service(folder)
+    body = png()
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    with service.connect() as connection:
+        connection.sendall(head % len(body) + body[:10])
+        time.sleep(0.5)
+        service.process.send_signal(number)
+        time.sleep(0.5)
+        connection.sendall(body[10:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+    out, err = service.process.communicate(timeout=30)
+    assert service.process.returncode == 0
+    assert out == ""
+    assert err.splitlines()[-1] == "stopped"
+    assert "Traceback" not in err

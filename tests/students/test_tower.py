@@ -1,0 +1,185 @@
+"""A teacher's image tower as a student: what it computes, what of it learns, resume, and the file it ships as."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clipstill.assembly.students import new_student
+from clipstill.core.errors import ConfigError
+from clipstill.core.protocols import Teacher
+from clipstill.core.seeds import generator_for
+from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.trainer import distil
+from clipstill.students import load_student
+from clipstill.students.class_vectors_head import ClassVectorsHead
+from clipstill.students.frame import FramedBackbone
+from clipstill.students.tower_student import TowerStudent
+from clipstill.teachers import load_teacher
+from clipstill.teachers.image_backbones import image_backbone, takes_tokens
+from clipstill.workflow.recipes import load_config
+from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
+
+VECTORS = normalize(torch.randn(3, 24, generator=generator_for("tower vectors")), dim=-1)
+
+
+@cache
+def small() -> Teacher:
+    return load_teacher("embedded-s", CPU)
+
+
+def student_of(teacher: Teacher, size: int, prompts: int = 2, depth: int = 2) -> TowerStudent:
+    tokens = prompts if takes_tokens(teacher) else 0
+    backbone = image_backbone(teacher, tokens, depth, size, seed=0)
+    if prompts and not tokens:
+        backbone = FramedBackbone(backbone, prompts, size)
+    preprocess = type(teacher.preprocess)(size, teacher.preprocess.mean, teacher.preprocess.std)
+    student = TowerStudent(f"tower:{teacher.name}", backbone, 3, preprocess, teacher.provenance)
+    student.use_class_vectors(VECTORS, 20.0, layers=2)
+    return student
+
+
+def pixels(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    images = torch.randint(0, 256, (8, 3, size, size), generator=generator_for("tower"), dtype=torch.uint8)
+    return images, torch.full((8,), -1), torch.full((8,), -1)
+
+
+SETTINGS = DistilSettings(
+    steps=4,
+    batch=4,
+    freeze="bn",
+    ema=0.0,
+    held_out_styles=0,
+    keep="last",
+    checkpoint_every=2,
+    lr=0.01,
+    optimiser="momentum",
+)
+
+
+def test_published_size_of_the_projector() -> None:
+    head = ClassVectorsHead(512, torch.zeros(7, 768), 100.0, layers=2)
+    assert sum(value.numel() for value in head.parameters()) == 986_112
+
+
+def test_a_projector_is_linear_batchnorm_relu_linear() -> None:
+    head = ClassVectorsHead(5, VECTORS, 10.0, seed=1, layers=2).eval()
+    feat = torch.randn(2, 5, generator=generator_for("features"))
+    first, norm, _, second = head.projector  # type: ignore[misc]
+    hidden = torch.relu((first(feat) - norm.running_mean) / (norm.running_var + norm.eps).sqrt())
+    torch.testing.assert_close(head(feat), 10 * normalize(second(hidden), dim=-1) @ VECTORS.T)
+
+
+@pytest.mark.parametrize("kind", ["clip", "embedded"])
+def test_without_prompts_the_features_are_the_teachers_own(tmp_path: Path, kind: str) -> None:
+    teacher, size = (loaded(tmp_path)[1], 32) if kind == "clip" else (small(), 64)
+    student, x_N3HW = student_of(teacher, size, prompts=0), pictures(height=size, width=size)
+    with torch.no_grad():
+        found = normalize(student.features(x_N3HW), dim=-1)
+        assert torch.allclose(found, teacher.encode_image(x_N3HW), atol=1e-5)
+    student.freeze_backbone(False)
+    assert {name.split(".")[0] for name, value in student.named_parameters() if value.requires_grad} == {"head"}
+
+
+@pytest.mark.parametrize("kind", ["clip", "embedded"])
+def test_prompts_and_projector_learn_and_the_tower_keeps_its_bits(tmp_path: Path, kind: str) -> None:
+    teacher, size = (loaded(tmp_path)[1], 32) if kind == "clip" else (small(), 64)
+    student = student_of(teacher, size)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    target = student_target(kind, tmp_path)
+    distil(student, target, VECTORS, *pixels(size), SETTINGS, tmp_path / "work")
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("prompts" in name for name in changed)
+    assert all(name.startswith(("head.projector", "backbone.prompts")) for name in changed)
+
+
+def student_target(kind: str, tmp_path: Path) -> Any:
+    """A teacher in the space of VECTORS."""
+    (tmp_path / "teacher").mkdir(exist_ok=True)
+    return loaded(tmp_path / "teacher")[1]
+
+
+def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipstill.distillation import trainer
+
+    teacher, target = loaded(tmp_path)[1], student_target("clip", tmp_path)
+    whole = student_of(teacher, 32)
+    distil(whole, target, VECTORS, *pixels(32), SETTINGS, tmp_path / "whole")
+    save = trainer.save_state
+
+    def and_die(*args: Any) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "save_state", and_die)
+    with pytest.raises(KeyboardInterrupt):
+        distil(student_of(teacher, 32), target, VECTORS, *pixels(32), SETTINGS, tmp_path / "killed")
+    monkeypatch.setattr(trainer, "save_state", save)
+    again = student_of(teacher, 32)
+    result = distil(again, target, VECTORS, *pixels(32), SETTINGS, tmp_path / "killed")
+    assert result.resumed_step == 2
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_the_whole_tower_is_not_in_the_checkpoint(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    distil(
+        student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path), VECTORS, *pixels(32), SETTINGS, tmp_path
+    )
+    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as stored:
+        assert not [name for name in stored.keys() if "visual" in name]  # noqa: SIM118 - not a dict
+
+
+def test_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes 32 pixels a side"):
+        student_of(loaded(tmp_path)[1], 64)
+    with pytest.raises(ConfigError, match="a frame of 32 pixels leaves nothing"):
+        student_of(small(), 64, prompts=32)
+    with pytest.raises(ConfigError, match="has no place for tokens"):
+        image_backbone(small(), 2, 2, 64, seed=0)
+
+
+def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
+    seen: list[Tensor] = []
+
+    class Mirror(torch.nn.Module):
+        def forward(self, x_N3SS: Tensor) -> Tensor:
+            seen.append(x_N3SS)
+            return x_N3SS.mean((2, 3))
+
+    framed, x_N3SS = FramedBackbone(Mirror(), 2, 8), torch.randn(1, 3, 8, 8, generator=generator_for("frame"))
+    framed(x_N3SS)
+    assert torch.equal(seen[-1], x_N3SS)
+    with torch.no_grad():
+        framed.prompts += 1
+    framed(x_N3SS)
+    changed = (seen[-1] != x_N3SS).flatten(0, 1)
+    assert changed.sum() == 3 * (8 * 8 - 4 * 4)
+    assert not changed[:, 2:6, 2:6].any()
+
+
+def test_any_network_takes_a_frame_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    section = load_config(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
+    student = new_student(section, 3, "pretrained", seed=0)
+    plain = load_student("lite0", 3, "pretrained", 64)
+    x_N3HW = pictures(height=64, width=64)
+    torch.testing.assert_close(student.features(x_N3HW), plain.features(x_N3HW))
+    student.use_class_vectors(VECTORS, 20.0, layers=2, width=4)
+    student.freeze_backbone(False)
+    learned = {name for name, value in student.named_parameters() if value.requires_grad}
+    assert {name for name in learned if name.startswith("backbone")} == {"backbone.prompts"}
+    with torch.no_grad():
+        student.backbone.prompts += 0.1
+    save_file({name: value.clone() for name, value in student.state_dict().items()}, tmp_path / "student.safetensors")
+    again = new_student(section, 3, tmp_path / "student.safetensors", seed=1)
+    torch.testing.assert_close(again(x_N3HW), student.eval()(x_N3HW))
+    with pytest.raises(ConfigError, match="is frozen behind student.prompts"):
+        new_student(section, 3, "scratch", seed=0)

@@ -1,0 +1,280 @@
+"""What the page knows of runs, how it starts and stops them, and what it makes of the form. No browser, no gradio."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, TaskError
+from clipstill.core.files import write_json
+from clipstill.core.progress import Progress
+from clipstill.text.task import Task, parse_task
+from clipstill.ui import checking, panels
+from clipstill.ui.form import Form, classes_lines, run_arguments
+from clipstill.ui.jobs import Jobs
+from clipstill.ui.runs import Figures, amount_in, checked_name, open_run, runs_in
+from clipstill.workflow.store import RunFolder
+
+PYTHON = sys.executable
+PLAN = {
+    "classes": ["dog", "crane"],
+    "findings": [
+        {
+            "level": "warning",
+            "kind": "ambiguous",
+            "classes": ["crane"],
+            "message": "'crane' is a bird and a machine.",
+            "advice": "Say which: 'crane: a large wading bird'.",
+        }
+    ],
+    "expected_top1": 0.63,
+    "expected_per_class": {"dog": 0.86, "crane": 0.4},
+    "cost": {"seconds": 312.0, "stages": {}, "images": 112, "image_steps": 6720, "gflop": 1.0, "memory_bytes": 1},
+    "settings": {},
+    "budget_seconds": None,
+}
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Jobs:
+    return Jobs(tmp_path)
+
+
+def made_run(workspace: Path, name: str = "zoo") -> RunFolder:
+    """A run that was begun: two stages, the second at work."""
+    run = RunFolder(workspace / name, threads=1)
+    write_json(run.path / "task.json", Task(("dog", "<b>cat</b>"), ("", "")).to_json())
+    run.event("start", keys={"class_vectors": "1", "surrogate": "2", "report": "3"})
+    run.event("stage", stage="class_vectors", key="1")
+    run.event("done", stage="class_vectors", key="1", seconds=2.5)
+    run.event("stage", stage="surrogate", key="2")
+    return run
+
+
+def program(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let a script stand for Python itself, and so for clipstill."""
+    script = folder / "program"
+    script.write_text(f"#!{PYTHON}\n{text}\n", encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script))
+
+
+def until(condition: object) -> None:
+    for _ in range(200):
+        if condition():  # type: ignore[operator]
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within ten seconds")
+
+
+def test_a_run_is_at_work_exactly_while_a_process_holds_it(tmp_path: Path) -> None:
+    with made_run(tmp_path):
+        assert open_run(tmp_path, "zoo").at_work
+    left = open_run(tmp_path, "zoo")
+    assert not left.at_work
+    assert not left.finished
+    assert [(each.name, each.state) for each in left.stages] == [
+        ("class_vectors", "done"),
+        ("surrogate", "at work"),
+        ("report", "waiting"),
+    ]
+
+
+def test_asking_for_the_state_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
+    made_run(tmp_path).__exit__()
+    open_run(tmp_path, "zoo")
+    with RunFolder(tmp_path / "zoo", threads=1):
+        pass
+
+
+def test_only_run_folders_are_listed_the_latest_first(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        made_run(tmp_path, name).__exit__()
+        time.sleep(0.02)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{", encoding="utf-8")
+    (tmp_path / ".ui").mkdir()
+    assert runs_in(tmp_path) == ["second", "first"]
+    assert runs_in(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "../zoo", "a/b", "a\\b", ".ui", "-x", "a b", "x" * 81, "a\0b", "a\n"])
+def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError):
+        checked_name(name)
+    with pytest.raises(DataError):
+        open_run(tmp_path, name)
+
+
+def test_lines_of_progress_are_understood(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipstill.core.progress.LINE_EVERY_S", 0.0)
+    with Progress("synthesis", total=112, unit="img", done=14) as bar:
+        bar.advance(14, loss=0.31)
+    lines = capsys.readouterr().err.splitlines()
+    amount = amount_in(lines[0])
+    assert amount is not None
+    assert (amount.title, amount.done, amount.total) == ("synthesis", 28, 112)
+    assert "left" in amount.rest
+    assert amount.rest.startswith(f"{amount.rest.split()[0]} img/s")
+    assert amount_in(lines[1]) is None
+    assert panels.latest_amount([lines[0], "", "surrogate: done in 3 s"]) is None
+    assert panels.latest_amount([lines[0], "a note"]) == amount
+
+
+def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, monkeypatch, "import time\nprint('synthesis: 1/8 img', flush=True)\ntime.sleep(60)")
+    jobs.start("zoo", ["run"])
+    until(lambda: "synthesis: 1/8 img" in jobs.lines("zoo"))
+    assert jobs.at_work() == "zoo"
+    with pytest.raises(ResourceError, match="'zoo' is at work"):
+        jobs.start("other", ["run"])
+    assert jobs.stop() == "zoo"
+    assert jobs.at_work() is None
+    assert jobs.trouble("zoo") is None
+    assert jobs.stop() is None
+    jobs.go_on("zoo")
+    assert jobs.lines("zoo")[0].startswith("--- started")
+    assert jobs.stop() == "zoo"
+
+
+def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, tmp_path: Path) -> None:
+    with made_run(tmp_path):
+        with pytest.raises(ResourceError, match="'zoo' is at work"):
+            jobs.start("other", ["run"])
+        run = open_run(tmp_path, "zoo")
+        assert "started elsewhere" in panels.progress_panel("zoo", run, None, [], at_work=True, own=False)
+
+
+def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
+    jobs.start("zoo", ["run", "--classes", "dog"])
+    until(lambda: jobs.own_at_work() is None)
+    assert "'dog' is the only class" in (jobs.trouble("zoo") or "")
+    assert "'dog' is the only class".replace("'", "&#x27;") in panels.progress_panel(
+        "zoo", None, jobs.trouble("zoo"), jobs.lines("zoo"), at_work=False, own=False
+    )
+
+
+@pytest.mark.parametrize(("text", "told"), [("raise ValueError('odd')", "ValueError: odd"), ("", "short of memory")])
+def test_an_end_without_words_is_told_too(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    program(tmp_path, monkeypatch, f"print('surrogate: at work', flush=True)\n{text}")
+    jobs.start("zoo", ["run"])
+    until(lambda: jobs.own_at_work() is None)
+    assert told in (jobs.trouble("zoo") or "")
+
+
+def test_a_run_of_the_command_line_can_go_on(jobs: Jobs, tmp_path: Path) -> None:
+    made_run(tmp_path).__exit__()
+    with pytest.raises(ArtifactError, match="does not hold the settings"):
+        jobs.command("zoo")
+    task = Task(("007", "16:9 photo", "no", "a, b"), ("", "wide: very", "", ""))
+    write_json(tmp_path / "zoo" / "task.json", task.to_json())
+    (tmp_path / "zoo" / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    command = jobs.command("zoo")
+    assert parse_task(Path(command[command.index("--classes") + 1])) == task
+    assert command[command.index("--config") + 1] == str(tmp_path / "zoo" / "config.yaml")
+    assert command[command.index("--out") + 1] == str(tmp_path / "zoo")
+
+
+def test_the_form_becomes_the_arguments_of_the_command_line(jobs: Jobs, tmp_path: Path) -> None:
+    photos = tmp_path / "some photos"
+    photos.mkdir()
+    form = Form(
+        "dog\n crane: a large wading bird \n\n# not this\n",
+        name="zoo",
+        unlabelled=str(photos),
+        student="resnet18",
+        effort="Quick try",
+        budget="5 min",
+        settings="seed=7\n# a note\n\nsynthesis.steps=11",
+    )
+    name, arguments, notes = run_arguments(form, jobs)
+    assert (name, notes) == ("zoo", [])
+    given = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    assert parse_task(Path(given["--classes"])) == Task(("dog", "crane"), ("", "a large wading bird"))
+    assert given["--unlabelled"] == str(photos)
+    assert (given["--student"], given["--budget"], given["--out"]) == ("resnet18", "5 min", str(tmp_path / "zoo"))
+    settings = [value for option, value in zip(arguments[1::2], arguments[2::2], strict=True) if option == "--set"]
+    assert settings[-2:] == ["seed=7", "synthesis.steps=11"]
+    assert "distillation.steps=300" in settings
+
+
+def test_a_second_form_does_not_change_what_a_first_was_started_with(jobs: Jobs) -> None:
+    _, first, _ = run_arguments(Form("dog\ncat", name="zoo"), jobs)
+    _, second, _ = run_arguments(Form("dog\nbird", name="zoo"), jobs)
+    assert parse_task(Path(first[2])).names == ("dog", "cat")
+    assert parse_task(Path(second[2])).names == ("dog", "bird")
+
+
+def test_names_with_commas_in_one_line_are_several(jobs: Jobs) -> None:
+    assert classes_lines("dog, cat ,bird") == "dog\ncat\nbird\n"
+    assert classes_lines("dog, the animal: it barks") == "dog, the animal: it barks\n"
+    assert run_arguments(Form("dog, sea horse"), jobs)[0].startswith("dog-sea_horse-")
+
+
+def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path: Path) -> None:
+    good = "dog\ncat"
+    with pytest.raises(TaskError, match=r"appears twice \(lines 1 and 2, the second"):
+        run_arguments(Form("dog\nDog"), jobs)
+    with pytest.raises(TaskError, match="^no class is named. Name"):
+        run_arguments(Form("  \n"), jobs)
+    with pytest.raises(ConfigError, match="synthesis.step"):
+        run_arguments(Form(good, settings="synthesis.step=4"), jobs)
+    with pytest.raises(ConfigError, match="no duration"):
+        run_arguments(Form(good, budget="soon"), jobs)
+    with pytest.raises(DataError, match="there is no folder"):
+        run_arguments(Form(good, examples=str(tmp_path / "absent")), jobs)
+    with pytest.raises(DataError, match="both a folder and an upload"):
+        run_arguments(Form(good, measured=str(tmp_path), measured_upload=(tmp_path / "a.zip",)), jobs)
+    with pytest.raises(DataError, match="cannot name a run"):
+        run_arguments(Form(good, name="../zoo"), jobs)
+
+
+def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ["plan", "--classes", "a.txt", "--set", "seed=3", "--json"]
+    program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[3:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
+    found = checking.plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
+    assert found == PLAN
+    shown = panels.plan_panel(found)
+    for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
+        assert text in shown
+    assert shown.index(">crane<") < shown.index(">dog<")
+
+
+def test_a_plan_that_refuses_and_a_version_without_one_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, monkeypatch, "import sys\nsys.exit('error: the names are all the same.')")
+    with pytest.raises(ConfigError, match="^the names are all the same"):
+        checking.plan(["run", "--classes", "a.txt"])
+    program(tmp_path, monkeypatch, "import sys\nsys.exit(\"error: No such command 'plan'.\")")
+    with pytest.raises(ResourceError, match="has no plan"):
+        checking.plan(["run", "--classes", "a.txt"])
+
+
+def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
+    made_run(tmp_path).__exit__()
+    shown = panels.progress_panel("zoo", open_run(tmp_path, "zoo"), "<i>bad</i>", [], at_work=False, own=False)
+    assert "<b>cat" not in shown
+    assert "<i>bad" not in shown
+    assert "&lt;b&gt;cat" in shown
+    finding = {"level": "note", "message": "<script>", "advice": "<img src=x>"}
+    assert "<script" not in panels.plan_panel({**PLAN, "findings": [finding]})
+    assert "<img" not in panels.plan_panel({**PLAN, "findings": [finding]})
+    assert "<script" not in panels.log_panel(["<script>"])
+
+
+def test_comparing_different_questions_is_warned_of() -> None:
+    one = Figures(("dog", "cat"), "lite0", "embedded-m", 0.8, 0.9, 40, 0.7, 13_000_000, 3_000_000, 4.0, True)
+    other = Figures(("dog", "cow"), "lite2", "embedded-m", None, None, None, 0.6, 18_000_000, 5_000_000, 6.0, False)
+    table = panels.compare_table([("a", one), ("b", other)])
+    assert "different classes" in table
+    assert "80.0 %" in table
+    assert "not measured" in table
+    assert "different classes" not in panels.compare_table([("a", one), ("b", one)])

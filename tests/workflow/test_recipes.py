@@ -1,0 +1,84 @@
+"""Shipped recipes can be run, also where their published parts are not at hand."""
+
+from pathlib import Path
+
+import pytest
+
+from clipstill.commands.run import run
+from clipstill.core.errors import ConfigError, UnknownNameError
+from clipstill.core.files import read_json
+from clipstill.datasets.coop import LAYOUTS
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.text.task import parse_task
+from clipstill.workflow.keys import stage_keys
+from clipstill.workflow.recipes import load_config, recipe_names
+
+TASK = parse_task("dog,guitar")
+TINY = (
+    "threads=1",
+    "device=cpu",
+    "teacher.name=embedded-s",
+    "generator.name=pixels",
+    "prompts.images_per_class=4",
+    "prompts.steps=2",
+    "synthesis.steps=3",
+    "synthesis.views=1",
+    "synthesis.image_size=64",
+    "student.name=lite0",
+    "student.init=pretrained",
+    "student.image_size=64",
+    "distillation.steps=2",
+    "distillation.head_steps=2",
+    "distillation.batch=4",
+    "distillation.views=1",
+    "distillation.warmup_steps=1",
+    "distillation.lr=0.001",  # two steps of what is meant for thousands throw a student out
+)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_is_complete_and_has_keys_of_its_own(recipe: str) -> None:
+    config = load_config(recipe)
+    keys = stage_keys(config, TASK, None)
+    assert keys["student"] != stage_keys(load_config(), TASK, None)["student"] or recipe == "default"
+
+
+@pytest.mark.usefixtures("own_torch_settings")
+@pytest.mark.parametrize("recipe", ["ovc", "dfkd-vlfm", "deepinversion"])
+def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path) -> None:
+    run(load_config(recipe, overrides=TINY), TASK, tmp_path / "run")
+    stages = tmp_path / "run" / "stages"
+    assert len(SurrogateSet.open(stages / "surrogate")) == 8
+    strategy = {"ovc": "sdd", "dfkd-vlfm": "contrastive", "deepinversion": "plain"}[recipe]
+    diversity = read_json(stages / "prompts" / "diversity.json")
+    assert diversity["strategy"] == strategy
+    assert (diversity["within_class"] > 1) == (recipe != "deepinversion")
+
+
+def test_a_published_data_set_has_settings_of_its_own_that_give_way_to_the_users() -> None:
+    assert load_config("promptkd").distillation.kd_weight == 1000
+    for layout in LAYOUTS:
+        config = load_config("promptkd", layout=layout)
+        assert config.prompts.templates == layout
+        few_classes = layout in ("oxford_flowers", "fgvc_aircraft", "dtd")
+        assert config.distillation.kd_weight == (200 if few_classes else 1000)
+    assert load_config("promptkd", overrides=["distillation.kd_weight=7"], layout="dtd").distillation.kd_weight == 7
+    assert load_config("default", layout="dtd") == load_config("default")
+
+
+def test_a_recipe_extends_another() -> None:
+    published, embedded = load_config("promptkd"), load_config("promptkd-embedded", layout="dtd")
+    assert embedded.teacher.name == "embedded-m"
+    assert embedded.distillation.epochs == published.distillation.epochs == 20
+    assert embedded.student.head == published.student.head == "class-vectors"
+    assert embedded.distillation.kd_weight == 200  # what is published for a data set goes with it
+
+
+def test_a_recipe_that_extends_itself_is_told(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"extends: {recipe}\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(str(recipe))
+    recipe.write_text("extends: no-such\n")
+    with pytest.raises(UnknownNameError, match="no-such"):
+        load_config(str(recipe))

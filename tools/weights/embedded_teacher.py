@@ -1,0 +1,174 @@
+"""The recipe of the embedded teachers: packages -> drawings and words -> features -> alignment -> files and ledger.
+
+It needs nothing but pip, Debian and npm packages, each pinned by version and sha256. From an empty cache it takes about
+an hour on two slow cores, most of it the features; from a full one, minutes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from clipstill.core.files import atomic_path, sha256_file, write_json, write_text
+from clipstill.core.packaged_weights import lite_provenance
+from clipstill.core.progress import say
+from clipstill.core.protocols import Provenance
+from clipstill.teachers.embedded import Alignment, Words
+from clipstill.teachers.minilm import MiniLM
+from tools.weights.alignment import AlignmentSettings, Choices, Lessons, train_alignment
+from tools.weights.measure_teachers import as_table, measure_teachers
+from tools.weights.packages import PACKAGES, trained_licence
+from tools.weights.pictures import Picture, captioned_pictures, decode_all
+from tools.weights.tower_features import Classifier, drawing_features, natural_mean
+from tools.weights.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
+
+DEFAULT_CACHE = Path(".cache") / "clipstill"
+# Tower -> side in pixels at which it sees photos; below the 224 and 260 that it was trained for, for speed.
+IMAGE_SIZES = {"lite0": 160, "lite2": 208}
+WORDS_FILE = "embedded-words.safetensors"
+LEDGER_FILE = "LICENCES-embedded.md"
+MEASURED_FILE = "embedded-measured.json"
+DATA_VARIABLE = "CLIPSTILL_DATA"
+# What the ImageNet classes of people and clothes are called above.
+_PEOPLE = ("person", "man", "woman")
+
+
+def build_teachers(out: Path, cache: Path | None = None) -> None:
+    """Build, measure and write both sizes of the embedded teacher.
+
+    Where the environment names a folder of test photos in ``CLIPSTILL_DATA``, the teachers are measured on it.
+
+    Args:
+        out: folder for the weights, the measurement and the licence ledger.
+        cache: folder for packages, pictures and features; ``.cache/clipstill`` by default.
+
+    Raises:
+        ResourceError: a package cannot be had.
+        DataError: a package is another than the pinned one.
+    """
+    cache = cache or DEFAULT_CACHE
+    cache.mkdir(parents=True, exist_ok=True)
+    pictures, rgba = decode_all(captioned_pictures(cache), cache / "pictures.npy")
+    say(f"{len(pictures)} captioned pictures")
+    features = drawing_features(pictures, rgba, tuple(IMAGE_SIZES), cache)
+    nouns, classes = imagenet_nouns(cache)
+    settings = AlignmentSettings()
+    texts = {text for picture in pictures for text in (picture.name, picture.caption)}
+    texts |= {lemma for noun in nouns for lemma in noun.lemmas}
+    vectors = TextVectors(texts | set(_PEOPLE), cache)
+    with atomic_path(out / WORDS_FILE) as temporary:
+        save_file(words_tensors(nouns, classes, vectors), temporary)
+    # Read back: trained with exactly the rounded words that a teacher will use.
+    words = Words.load(out / WORDS_FILE)
+    lessons = make_lessons(pictures, nouns, classes, vectors, settings.widest_noun)
+    for size, image_size in IMAGE_SIZES.items():
+        classifier = Classifier.of(size)
+        feat_NF = torch.from_numpy(features[size].astype(np.float32)).flatten(0, 1)
+        title = f"alignment of {size}"
+        alignment = train_alignment(words, classifier, natural_mean(size), feat_NF, lessons, settings, title)
+        write_alignment(alignment, out / f"embedded-{size}.safetensors", size, image_size)
+    write_text(out / LEDGER_FILE, ledger(out))
+    say(f"written: {out}")
+    data = os.environ.get(DATA_VARIABLE)
+    if data:
+        measured = measure_teachers(out, Path(data))
+        write_json(out / MEASURED_FILE, measured)
+        print(as_table(measured))
+    else:
+        say(f"not measured: {DATA_VARIABLE} does not name a folder of test photos")
+
+
+def make_lessons(
+    pictures: Sequence[Picture], nouns: Sequence[Noun], classes: Sequence[Noun], vectors: TextVectors, widest: int
+) -> Lessons:
+    """Which texts belong to which drawing and to which ImageNet class.
+
+    Args:
+        pictures: the drawings.
+        nouns: those above the classes.
+        classes: the noun of each class.
+        vectors: hold all texts.
+        widest: most classes below a noun that still tells something of them.
+    """
+    above: list[list[int]] = [[] for _ in classes]
+    for noun in nouns:
+        if noun.offset == PERSON or 1 < len(noun.members) <= widest:
+            told = vectors.numbers(_PEOPLE if noun.offset == PERSON else noun.lemmas[:1])
+            for member in noun.members:
+                above[member] += told
+    return Lessons(
+        text_ME=vectors.vectors_ME,
+        name_N=torch.tensor(vectors.numbers(picture.name for picture in pictures)),
+        caption_N=torch.tensor(vectors.numbers(picture.caption for picture in pictures)),
+        class_names=Choices([vectors.numbers(noun.lemmas) for noun in classes]),
+        class_above=Choices(above),
+    )
+
+
+def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int) -> None:
+    """Write one tower's alignment: float16 tensors, and what belongs to them as strings."""
+    weights = {name: tensor.half().contiguous() for name, tensor in alignment.state_dict().items()}
+    facts = {"tower": size, "image_size": str(image_size), "licence": licence()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary, metadata=facts)
+
+
+def licence() -> str:
+    """The licence expression of the trained weights: ours, and those of all pictures and words they learned from."""
+    return trained_licence(PACKAGES.values())
+
+
+def ledger(out: Path) -> str:
+    """``LICENCES-embedded.md``: what the stored weights are made of, under which licences, in plain words."""
+    words, towers = out / WORDS_FILE, [out / f"embedded-{size}.safetensors" for size in IMAGE_SIZES]
+    stored = [
+        Provenance(words.name, f"Apache-2.0 AND {PACKAGES['wordnet-base'].licence}", "this recipe", sha256_file(words)),
+        *(Provenance(path.name, licence(), "this recipe", sha256_file(path)) for path in towers),
+    ]
+    frozen = [MiniLM.provenance, *(lite_provenance(size) for size in IMAGE_SIZES)]
+    return "\n".join(
+        [
+            "# Licences of the embedded teachers",
+            "",
+            "Made by `python -m tools.weights embedded-teacher`; do not edit.",
+            "",
+            "clipstill gives the trained weights under Apache-2.0, as far as it holds rights in them. They were",
+            "**trained on pictures and words of others**, among them pictures under share-alike licences (CC-BY-SA,",
+            "GPL) and pictures that ask for attribution (CC-BY): OpenMoji (the OpenMoji project), Twemoji",
+            "(Twitter and contributors), the stamps of Tux Paint, the wallpapers of GNOME, MATE, KDE Plasma and",
+            "UKUI. No picture is stored in the weights. Whether weights derive from what they learned from is not",
+            "settled law. The licence recorded in the weight files is therefore the conjunction of all, and the",
+            "stricter reading is share-alike:",
+            "",
+            f"`{licence()}`",
+            "",
+            "PACS and Caltech-101 pictures are not among the training pictures. The settings of the recipe",
+            "(steps, widths, image sizes, the clothes of `person`) were chosen by accuracy on their `train`",
+            "halves.",
+            "",
+            "## Stored files",
+            "",
+            *_table(stored),
+            "",
+            "## Frozen networks, used through their packages",
+            "",
+            *_table(frozen),
+            "",
+            "The image towers were trained on ImageNet-1k by their authors.",
+            "",
+            "## Pictures and words that the weights learned from",
+            "",
+            *_table(package.provenance for package in PACKAGES.values()),
+            "",
+        ]
+    )
+
+
+def _table(parts: Iterable[Provenance]) -> list[str]:
+    rows = (f"| {part.name} | {part.licence} | {part.source} | `{part.sha256}` |" for part in parts)
+    return ["| part | licence | source | sha256 |", "|---|---|---|---|", *rows]

@@ -1,0 +1,118 @@
+"""Recipe of the latent prior: statistics of openly licensed photographs, encoded by a tiny autoencoder.
+
+Shapes: N crops, Z latent channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipstill.core.errors import DataError
+from clipstill.core.files import write_text
+from clipstill.core.progress import Progress
+from clipstill.core.seeds import generator_for
+from clipstill.generators.latent_prior import LatentPrior, Probe
+from clipstill.generators.tiny_autoencoder import (
+    PRIOR_FILE,
+    AutoencoderFiles,
+    find_autoencoder,
+    load_part,
+)
+from tools.weights.drawings import load_backgrounds
+from tools.weights.packages import PACKAGES, Package, trained_licence
+
+CROPS = 1000
+# Pixels a side: what images are usually synthesised at. Spectra of pictures hardly depend on it.
+SIDE = 96
+LEDGER_FILE = "LICENCES-latent-prior.md"
+_BATCH = 32
+_PHOTOGRAPHS = ("gnome-backgrounds", "mate-backgrounds", "plasma-workspace-wallpapers", "ukui-wallpapers")
+_PROBES, _PROBE_SIDE = 4, 3
+
+
+def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CROPS) -> Path:
+    """Get the pictures, encode crops of them, write their statistics and the licence ledger.
+
+    Args:
+        out: folder for ``latent-prior.safetensors`` and its ledger; beside the decoder, the generator finds it there.
+        cache: folder of packages.
+        autoencoder: as in the generator's name after ``tiny-autoencoder:``; its encoder is needed too.
+        crops: how many pictures the statistics are of.
+
+    Returns:
+        The file of the statistics.
+
+    Raises:
+        ResourceError: a package or the autoencoder cannot be had.
+        DataError: a package is another than the recipe's, or the encoder is missing.
+    """
+    files = find_autoencoder(autoencoder)
+    if not files.encoder.is_file():
+        raise DataError(
+            f"there is no encoder {files.encoder}, and statistics are of encoded pictures. Put it beside the decoder."
+        )
+    encoder, decoder = load_part(files, "encoder"), load_part(files, "decoder")
+    encoder.to(memory_format=torch.channels_last)  # twice as quick on a CPU
+    prior = LatentPrior.measure(encoded(encoder, load_backgrounds(cache), crops))
+    probe_latent = torch.randn(
+        _PROBES, prior.channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator_for("latent prior", "probe")
+    )
+    packages = [PACKAGES[name] for name in _PHOTOGRAPHS]
+    target = out / PRIOR_FILE
+    prior.save(target, trained_licence(packages), Probe.take(decoder, probe_latent))
+    write_text(out / LEDGER_FILE, _ledger(packages, files, crops))
+    return target
+
+
+@torch.no_grad()
+def encoded(encoder: Any, photos_B3HW: Tensor, crops: int) -> Tensor:
+    """Latents (N, Z, h, h) of random square crops of photographs, of any size that a photograph allows.
+
+    Args:
+        encoder: takes images in [-1, 1].
+        photos_B3HW: uint8.
+        crops: N.
+    """
+    latents = []
+    with Progress("encoding photographs", total=crops, unit="img") as bar:
+        for start in range(0, crops, _BATCH):
+            numbers = range(start, min(start + _BATCH, crops))
+            images = torch.stack([_crop(photos_B3HW, number) for number in numbers])
+            latents.append(encoder(images * 2 - 1))
+            bar.advance(len(numbers))
+    return torch.cat(latents)
+
+
+def _crop(photos_B3HW: Tensor, number: int) -> Tensor:
+    """Crop ``number``, whichever are made beside it: (3, SIDE, SIDE) in [0, 1]."""
+    random = generator_for("latent prior", number)
+
+    def below(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=random))
+
+    photo = photos_B3HW[below(len(photos_B3HW))]
+    height, width = photo.shape[1:]
+    side = SIDE + below(min(height, width) - SIDE + 1)
+    top, left = below(height - side + 1), below(width - side + 1)
+    cut = photo[None, :, top : top + side, left : left + side].float() / 255
+    crop = F.interpolate(cut, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)[0]
+    return crop.flip(-1) if below(2) else crop
+
+
+def _ledger(packages: list[Package], files: AutoencoderFiles, crops: int) -> str:
+    lines = ["# What the latent prior was measured on", ""]
+    lines += [
+        f"{crops} random crops of the photographs in these packages, encoded by {files.encoder.name}.",
+        "",
+    ]
+    lines += ["| package | version | licence | sha256 of the archive |", "|---|---|---|---|"]
+    for package in packages:
+        lines.append(f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |")
+    return "\n".join(
+        [*lines, "", "Neither the pictures nor the autoencoder are part of the file or of this repository.", ""]
+    )

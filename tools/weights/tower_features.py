@@ -1,0 +1,121 @@
+"""What the frozen image towers see in the drawings, kept in the cache: the one long step of the teacher's recipe.
+
+Shapes: P passes, N pictures, F = 1280 features, K = 1000 ImageNet classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipstill.core.files import atomic_path, read_json, sha256_json, write_json
+from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_state_dict
+from clipstill.core.progress import Progress
+from clipstill.students.natural_statistics import clipped_normal_moments
+from tools.weights.drawings import Drawings, load_backgrounds
+from tools.weights.pictures import Picture
+
+# Below the towers' own size: twice as fast, and drawings have few small parts.
+SIZE = 144
+PASSES = 2
+FEATURES = 1280
+# Part of the cache's key: raise it when the drawings are shown in another way.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A tower's ImageNet classifier.
+
+    Attributes:
+        weight_KF: its weights.
+        bias_K: its biases.
+    """
+
+    weight_KF: Tensor
+    bias_K: Tensor
+
+    def __call__(self, feat_NF: Tensor) -> Tensor:
+        """ImageNet logits (N, K)."""
+        return F.linear(feat_NF, self.weight_KF, self.bias_K)
+
+    @classmethod
+    def of(cls, size: str) -> Classifier:
+        """That of ``"lite0"`` or ``"lite2"``."""
+        weights = lite_state_dict(size)
+        return cls(weights["classifier.weight"].float(), weights["classifier.bias"].float())
+
+
+class _Tower(nn.Module):
+    """A packaged network up to its pooled features; normalises by itself."""
+
+    def __init__(self, size: str) -> None:
+        super().__init__()
+        self.network: Any = timm.create_model(LITE[size].timm_name)
+        self.network.load_state_dict(lite_state_dict(size))
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(LITE_MEAN).view(1, 3, 1, 1)
+        self._std = torch.tensor(LITE_STD).view(1, 3, 1, 1)
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        """Images in [0, 1] -> feat_NF."""
+        x_N3HW = ((x_N3HW - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        feat_NF: Tensor = self.network.global_pool(self.network.forward_features(x_N3HW))
+        return feat_NF
+
+
+def natural_mean(size: str) -> Tensor:
+    """Mean features (F,) of the photos that a tower was trained on, as its last BatchNorm predicts them."""
+    weights = lite_state_dict(size)
+    mean_F, _ = clipped_normal_moments(weights["bn2.bias"].float(), weights["bn2.weight"].float().abs(), 6.0)
+    return mean_F
+
+
+def features_key(pictures: Sequence[Picture]) -> str:
+    """What the cached features depend on."""
+    return sha256_json([_VERSION, SIZE, PASSES, [[picture.name, picture.style] for picture in pictures]])
+
+
+@torch.no_grad()
+def drawing_features(
+    pictures: Sequence[Picture], rgba: NDArray[np.uint8], sizes: Sequence[str], cache: Path
+) -> dict[str, NDArray[np.float16]]:
+    """Features of all towers for the same shown images.
+
+    Args:
+        pictures: what ``rgba`` shows, in its order.
+        rgba: uint8 (N, H, W, 4).
+        sizes: towers, such as ``("lite0", "lite2")``.
+        cache: folder that keeps ``features-*.npy`` and ``features.json``.
+
+    Returns:
+        tower -> float16 (P, N, F), a memory map.
+    """
+    stamp = cache / "features.json"
+    paths = {size: cache / f"features-{size}.npy" for size in sizes}
+    key = features_key(pictures)
+    fresh = stamp.exists() and read_json(stamp) == {"key": key} and all(path.exists() for path in paths.values())
+    if not fresh:
+        stamp.unlink(missing_ok=True)
+        towers = {size: _Tower(size) for size in sizes}
+        found = {size: np.zeros((PASSES, len(rgba), FEATURES), np.float16) for size in sizes}
+        drawings = Drawings(rgba, load_backgrounds(cache), SIZE)
+        with Progress("features of drawings", total=PASSES * len(rgba), unit="img") as bar:
+            for number, indices, x_N3HW in drawings.batches(PASSES):
+                for size, tower in towers.items():
+                    found[size][number, indices] = tower(x_N3HW).numpy()
+                bar.advance(len(indices))
+        for size, path in paths.items():
+            with atomic_path(path) as temporary:
+                np.save(temporary, found[size])
+        write_json(stamp, {"key": key})
+    return {size: np.load(path, mmap_mode="r") for size, path in paths.items()}

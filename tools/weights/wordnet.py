@@ -1,0 +1,165 @@
+"""The table of WordNet's nouns that the linter reads: senses of a word by frequency, what each is a kind of, a gloss.
+
+Debian's ``wordnet-base`` goes in, one small compressed JSON comes out. Nothing is learned, so the same package gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.errors import DataError
+from clipstill.core.files import write_bytes, write_text
+from clipstill.core.progress import say
+from tools.weights.packages import PACKAGES, fetch
+from tools.weights.words import imagenet_nouns, parse_synset
+
+TABLE_FILE = "wordnet-nouns.json.gz"
+LEDGER_FILE = "LICENCES-wordnet.md"
+_PACKAGE = "wordnet-base"
+# A description is to fit into a sentence; glosses go on with remarks and examples.
+_LONGEST_GLOSS = 100
+
+
+def build_wordnet(out: Path, cache: Path) -> Path:
+    """Get the package, write the table and its licence ledger.
+
+    Args:
+        out: folder for both files.
+        cache: folder that keeps the package.
+
+    Returns:
+        The table.
+
+    Raises:
+        ResourceError: the package cannot be fetched.
+        DataError: it is malformed.
+    """
+    root = fetch(_PACKAGE, cache) / "usr" / "share"
+    data, index, counts = (
+        (root / "wordnet" / name).read_text("utf-8").splitlines() for name in ("data.noun", "index.noun", "cntlist.rev")
+    )
+    classes = [noun.offset for noun in imagenet_nouns(cache)[1]]
+    table = noun_table(data, index, counts, classes)
+    target = out / TABLE_FILE
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
+    # No time of writing in the file: equal tables are equal bytes.
+    write_bytes(target, gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    write_text(out / LEDGER_FILE, _ledger((root / "doc" / _PACKAGE / "copyright").read_text("utf-8")))
+    say(f"wordnet: {len(table['words'])} words, {len(table['glosses'])} senses, {target.stat().st_size / 1e6:.1f} MB")
+    return target
+
+
+def noun_table(
+    data: Iterable[str], index: Iterable[str], counts: Iterable[str], classes: Iterable[str]
+) -> dict[str, Any]:
+    """The table as plain values; ``clipstill.text.wordnet`` reads it.
+
+    Args:
+        data: lines of ``data.noun``.
+        index: lines of ``index.noun``.
+        counts: lines of ``cntlist.rev``: how often each sense was met in tagged texts.
+        classes: offset of each ImageNet class.
+
+    Returns:
+        By sense: ``glosses``, ``names`` (row of its first word), ``kinds`` (number of the lexicographer file) and
+        ``above`` (senses it is a kind of).
+        ``words``: the senses of each word, the most frequent first; single persons and places only where a word means
+        nothing else. ``counts``: how often each sense of a word was met, for words of which any was.
+        ``imagenet``: the sense of each ImageNet class.
+
+    Raises:
+        DataError: a line has another form, or a class is none of the nouns.
+    """
+    met = {key: int(count) for key, _, count in (line.split() for line in counts if "%1:" in line)}
+    number: dict[str, int] = {}
+    glosses: list[str] = []
+    kinds: list[int] = []
+    above: list[tuple[str, ...]] = []
+    single: list[bool] = []
+    of_lemma: dict[tuple[str, str], int] = {}
+    for line in data:
+        synset = parse_synset(line)
+        if synset is None:
+            continue
+        facts, _, gloss = line.partition(" | ")
+        fields = facts.split()
+        number[synset.offset] = len(glosses)
+        glosses.append(_short(gloss))
+        kinds.append(int(fields[1]))
+        above.append(synset.hypernyms)
+        single.append("@i" in fields)
+        for i, lemma in enumerate(synset.lemmas):
+            key = f"{lemma.replace(' ', '_')}%1:{fields[1]}:{int(fields[5 + 2 * i], 16):02d}::"
+            of_lemma[lemma, synset.offset] = met.get(key, 0)
+    first = {number[offset]: lemma for (lemma, offset) in reversed(of_lemma)}
+    words: dict[str, list[int]] = {}
+    word_counts: dict[str, list[int]] = {}
+    for line in index:
+        if line.startswith("  "):
+            continue
+        lemma, *rest = line.split()
+        lemma = lemma.replace("_", " ")
+        offsets = rest[-int(rest[1]) :]
+        general = [offset for offset in offsets if not single[number[offset]]]
+        words[lemma] = [number[offset] for offset in general or offsets]
+        tagged = [of_lemma.get((lemma, offset), 0) for offset in general or offsets]
+        if any(tagged):
+            word_counts[lemma] = tagged
+    try:
+        imagenet = [number[offset] for offset in classes]
+    except KeyError as error:
+        raise DataError(f"{error} is an ImageNet class and no noun of this WordNet. Get wordnet-base 3.0.") from None
+    place = {word: row for row, word in enumerate(words)}
+    return {
+        "glosses": glosses,
+        "names": [place[first[row]] for row in range(len(glosses))],
+        "kinds": kinds,
+        "above": [[number[offset] for offset in offsets] for offsets in above],
+        "words": words,
+        "counts": word_counts,
+        "imagenet": imagenet,
+    }
+
+
+def _short(gloss: str) -> str:
+    """The gloss without remarks in parentheses and examples, cut at a comma or a word where it is long."""
+    text = re.sub(r"\([^)]*\)\s*", "", gloss.split('; "')[0]).split(";")[0]
+    text = " ".join(text.split()).strip(" ,:")
+    if len(text) <= _LONGEST_GLOSS:
+        return text
+    cut = text[: _LONGEST_GLOSS + 1]
+    comma = cut.rfind(",")
+    kept = cut[:comma] if comma > _LONGEST_GLOSS // 2 else cut[: cut.rfind(" ")]
+    # A sentence that ends in "of the" would ask for more.
+    return re.sub(r"(\s+(a|an|the|of|in|on|or|and|with|for|to|from|by|that|which|as|at|is|used|having))+$", "", kept)
+
+
+def _ledger(copyright_text: str) -> str:
+    """The package, and the licence in full, which is to go with every copy."""
+    package = PACKAGES[_PACKAGE]
+    _, _, rest = copyright_text.partition("License: WordNet3.0\n")
+    licence = rest.partition("\n\n")[0]
+    lines = ["" if line.strip() == "." else line.strip() for line in licence.splitlines()]
+    return "\n".join(
+        [
+            "# What the table of nouns is made of",
+            "",
+            f"`{TABLE_FILE}` holds words, senses and shortened glosses of the nouns of WordNet 3.0,",
+            "copyright 1996-2012 Cognitive Science Laboratory, Princeton University.",
+            "",
+            "| package | version | licence | sha256 of the archive |",
+            "|---|---|---|---|",
+            f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |",
+            "",
+            "Its licence:",
+            "",
+            *(f"> {line}".rstrip() for line in lines),
+            "",
+        ]
+    )
