@@ -1,4 +1,7 @@
-"""Tensors as values: what tells two sets of them apart."""
+"""Tensors as values: class logits, and the digest that tells two sets of tensors apart.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
 
 from __future__ import annotations
 
@@ -17,3 +20,14 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float) -> Tensor:
+    """Class logits of unit vectors: the scaled cosine with each class vector.
+
+    Args:
+        feat_ND: Unit vectors of images, with any number of leading dimensions.
+        class_vectors_CD: Unit vectors of the classes.
+        scale: Logit scale of the teacher, about 100 for CLIP.
+    """
+    return scale * feat_ND @ class_vectors_CD.T

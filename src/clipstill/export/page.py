@@ -19,7 +19,7 @@ PAGE = "index.html"
 OWN_FILES = (PAGE, "clipstill-page.css", "clipstill-page.js", "clipstill-preprocess.js")
 
 # Of onnxruntime-web, in this version; `python -m tools.weights web-runtime` makes them. The program stays compressed:
-# the page # unpacks it, which saves ten megabytes in every bundle and on every visit.
+# the page unpacks it, which saves ten megabytes in every bundle and on every visit.
 RUNTIME_VERSION = "1.30.0"
 SCRIPT = "ort.wasm.bundle.min.mjs"
 WEB_ASSEMBLY = "ort-wasm-simd-threaded.wasm.gz"

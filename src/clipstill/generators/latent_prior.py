@@ -188,7 +188,7 @@ class LatentPrior:
                 licence = (stored.metadata() or {}).get("licence", "unknown")
         except (OSError, SafetensorError, KeyError) as error:
             raise ArtifactError(
-                f"{path} cannot be read ({error}). Reinstall clipstill, or build it: python -m tools.weights latent-prior"
+                f"{path} cannot be read ({error}). Reinstall clipstill or run: python -m tools.weights latent-prior"
             ) from None
         source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else str(path)
         provenance = Provenance("latent statistics", licence, source, sha256_file(path))

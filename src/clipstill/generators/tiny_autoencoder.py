@@ -289,7 +289,7 @@ def _prior_of(decoder: Any, files: AutoencoderFiles) -> LatentPrior:
         return prior
     say(
         f"tiny-autoencoder: there are no statistics of the latents of {files.source}; the spectrum of TAESD's is "
-        f"assumed. Measured ones are better: python -m tools.weights latent-prior --autoencoder {files.source} --out DIR"
+        f"assumed. Measure them: python -m tools.weights latent-prior --autoencoder {files.source} --out DIR"
     )
     return LatentPrior.assumed(prior, channels)
 

@@ -310,5 +310,5 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: stored.get_tensor(name).float() for name in names}, dict(stored.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"{path} cannot be read ({error}). Reinstall clipstill, or build it: python -m tools.weights embedded-teacher"
+            f"{path} cannot be read ({error}). Reinstall clipstill or run: python -m tools.weights embedded-teacher"
         ) from None
