@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.distillation.trainer import Watch
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 # Pictures that are no synthetic image of a class: the trainer neither holds them out nor takes their statistics for
 # those of the others.
@@ -123,7 +123,7 @@ class Lesson:
     @classmethod
     def of(
         cls,
-        config: RunConfig,
+        config: Settings,
         made: SurrogateSet | None,
         examples: ImageFolder | None,
         unlabelled: ImageFolder | None,
@@ -147,7 +147,7 @@ class Lesson:
 
 
 def teach(
-    config: RunConfig,
+    config: Settings,
     lesson: Lesson,
     teacher: Teacher,
     class_vectors_CD: Tensor,
@@ -174,15 +174,16 @@ def teach(
             teaching.images_N3HW,
             teaching.class_id_N,
             teaching.style_id_N,
-            config.distillation.settings(config.seed),
+            config.distillation,
             work,
             device,
             watch,
+            seed=config.seed,
         )
     return student, result
 
 
-def shares_teaching(config: RunConfig) -> bool:
+def shares_teaching(config: Settings) -> bool:
     """Whether the ranks of torchrun teach together: a head on cached features is taught sooner than they have met."""
     return launch.world() > 1 and config.distillation.freeze != "backbone"
 
