@@ -23,9 +23,11 @@ import dataclasses, os, sys
 from pathlib import Path
 import torch
 torch.distributed.init_process_group("gloo")
+from clipstill.distillation import parallel
 from tests.distillation.test_trainer import MODES, train
 settings = dataclasses.replace(MODES[sys.argv[1]], meta=sys.argv[2], accumulate=int(sys.argv[3]))
-train(Path(sys.argv[4]), settings)
+with parallel.together():
+    train(Path(sys.argv[4]), settings)
 torch.distributed.destroy_process_group()
 """
 

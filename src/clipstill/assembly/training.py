@@ -17,8 +17,9 @@ from torch.nn.functional import interpolate
 from clipstill.assembly.students import new_student
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.distillation.parallel import together
 from clipstill.distillation.trainer import DistilResult, distil
-from clipstill.distributed import launch
+from clipstill.distributed import torchrun
 from clipstill.surrogate.curation import Curation, curate
 from clipstill.surrogate.dataset import SurrogateSet
 
@@ -166,7 +167,7 @@ def teach(
         layers, width = section.projector_layers, section.projector_width
         student.use_class_vectors(class_vectors_CD, scale, config.seed, layers, width)
     teaching = lesson.teaching
-    with launch.together(shares_teaching(config)):
+    with together(shares_teaching(config)):
         result = distil(
             student,
             teacher,
@@ -184,7 +185,7 @@ def teach(
 
 def shares_teaching(config: RunConfig) -> bool:
     """Whether the ranks of torchrun teach together: a head on cached features is taught sooner than they have met."""
-    return launch.world() > 1 and config.distillation.freeze != "backbone"
+    return torchrun.world() > 1 and config.distillation.freeze != "backbone"
 
 
 def read_all(folder: ImageFolder, size: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from clipstill.core.errors import ArtifactError, ConfigError, TaskError, did_you
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
-from clipstill.distributed.launch import rank
+from clipstill.distributed.torchrun import rank
 from clipstill.text.task import Task, class_key, parse_class, parse_task
 from clipstill.workflow.growth import CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, read_ledger
 from clipstill.workflow.recipes import load_config

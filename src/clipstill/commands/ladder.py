@@ -13,7 +13,7 @@ from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ArtifactError, ConfigError, did_you_mean
 from clipstill.core.files import read_json, read_manifest
 from clipstill.core.images import ImageFolder
-from clipstill.distributed import launch
+from clipstill.distributed import torchrun
 from clipstill.evaluation.ladder import RUNGS, ladder_json
 from clipstill.stages.ladder import Given, Ladder
 from clipstill.text.task import Task
@@ -93,7 +93,7 @@ def measure_ladder(request: LadderRequest) -> dict[str, Any]:
 
     resolve_teachers(config.small_teacher)
     folder = RunFolder.of_another(request.run)
-    folder.threads = threads or launch.threads_of_this_process()
+    folder.threads = threads or torchrun.threads_of_this_process()
     growth = in_use(request.run, config, task)
     bench = Workbench(config, task, folder, _keys(request.run, config, growth), photos, growth=growth)
     make_deterministic(folder.threads)

@@ -29,7 +29,8 @@ from clipstill.core.files import (
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, set_quiet, span
 from clipstill.core.protocols import Provenance
-from clipstill.distributed import launch
+from clipstill.distributed import torchrun
+from clipstill.distributed.ray_tasks import check_launcher
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan, with_settings
 from clipstill.report.licences import MEANINGS, most_restrictive, warning
 from clipstill.stages import stages
@@ -155,6 +156,7 @@ class Photos:
     unlabelled: ImageFolder | None
 
 
+@torchrun.rank_group()
 def run(
     config: RunConfig,
     task: Task,
@@ -189,19 +191,17 @@ def run(
     key = plan_key(config, task, photos.measured, photos.examples, budget_seconds)
     made = stored_plan(out, key)
     if budget_seconds is not None:
-        if launch.rank() > 0:
-            made = Plan.from_json(launch.heard())
-        elif made is None:
+        if torchrun.rank() == 0 and made is None:
             check_names(config)
             check_near_misses(config, task)
             made = plan(config, task, photos.measured, photos.examples, photos.unlabelled, budget_seconds, given)
             say_plan(made)
-        if launch.rank() == 0:
-            launch.tell(made.to_json())
+        made = torchrun.broadcast(made)
+        assert made is not None
         config = with_settings(config, made.settings)
     keys, skipped = _brought_to(REPORT, config, task, out, photos, lists_given, watch, _Planned(key, made))
     result = _result(out, task, keys, skipped)
-    if result.up_to_date and launch.rank() == 0:
+    if result.up_to_date and torchrun.rank() == 0:
         say(f"nothing to do: {out} is up to date")
     return result
 
@@ -215,6 +215,7 @@ def is_done(config: RunConfig, task: Task, out: Path) -> bool:
     return _looks_done(out, _agenda(config, task, photos_of(config, task), read_ledger(out)).keys)
 
 
+@torchrun.rank_group()
 def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
     """As ``run``, up to the student itself: what is measured by a protocol needs no calibration, bundle and report.
 
@@ -274,10 +275,10 @@ def _brought_to(
         given = (photos.measured, photos.examples, photos.unlabelled)
         return Workbench(config, task, folder, agenda.keys, *given, watch, agenda.growth)
 
-    if launch.rank() > 0:
+    if torchrun.rank() > 0:
         _assist(bench_in(RunFolder.of_another(out)), agenda.until(last))
         return agenda.keys, ()
-    with launch.leading(), RunFolder(out, config.threads or launch.threads_of_this_process()) as folder:
+    with RunFolder(out, config.threads or torchrun.threads_of_this_process()) as folder:
         while True:
             found = read_ledger(out)
             if found != ledger:
@@ -377,10 +378,10 @@ def _plan(bench: Workbench, planned: _Planned) -> None:
 def _assist(bench: Workbench, wanted: list[str]) -> None:
     """Do this rank's share of what ranks share, and wait for what the first rank makes of it."""
     set_quiet(True)  # The first rank speaks for all.
-    for offer in launch.offers():
+    for offer in torchrun.offers():
         stages.assist(bench, offer)
     for stage in wanted:
-        launch.wait_for_manifest(_place(bench.run.path, stage), bench.keys[stage])
+        torchrun.wait_for_manifest(_place(bench.run.path, stage), bench.keys[stage])
 
 
 def check_names(config: RunConfig) -> None:
@@ -406,7 +407,7 @@ def check_names(config: RunConfig) -> None:
     for name in config.export.formats:
         load_format(name)
     pick_device(config.device)
-    launch.check_launcher(config.launch)
+    check_launcher(config.launch)
     styles_of(config)
     templates_of(config, suited="plain")  # Any: the teacher, which knows what suits it, is not loaded yet.
 

@@ -12,7 +12,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.progress import say
-from clipstill.distributed.synthesis_work import SynthesisWork
+from clipstill.distributed.work import SynthesisWork
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.workflow.settings import CurationSection
 

@@ -47,8 +47,7 @@ def make_near_misses(bench: Workbench, folder: Path, cohort: Cohort | None = Non
     """
     import torch
 
-    from clipstill.distributed.synthesis_work import SynthesisWork
-    from clipstill.stages.stages import make_alone
+    from clipstill.stages.stages import make_alone, work_of
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.text.prompts import PromptRequest, styled_prompts
 
@@ -71,7 +70,8 @@ def make_near_misses(bench: Workbench, folder: Path, cohort: Cohort | None = Non
     )
     prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in made.prompts]
     all_vectors_D = torch.cat([bench.drawn_vectors_CD, vectors_MD])
-    work = SynthesisWork(bench.keys[stage_of(NEAR_MISSES, cohort)], config, prompts, made.targets_ND, all_vectors_D)
+    stage = stage_of(NEAR_MISSES, cohort)
+    work = work_of(bench, stage, prompts=prompts, targets_ND=made.targets_ND, class_vectors_CD=all_vectors_D)
     shards = ShardWriter(folder, work.key)
     make_alone(bench, work, shards, range(len(work.groups)), "near misses", None)
     write_json(folder / NAMES_FILE, names)

@@ -17,7 +17,7 @@ from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
-from clipstill.distributed import launch
+from clipstill.distributed import torchrun
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Taught, kind_of, stage_of
 from clipstill.workflow.keys import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.assembly.training import Lesson
-    from clipstill.distributed.synthesis_work import SynthesisWork, Worker
+    from clipstill.distributed.work import SynthesisWork, Worker
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.text.prompts import Prompt, PromptRequest, PromptSet
 
@@ -240,7 +240,8 @@ def make_surrogate(bench: Workbench, folder: Path, cohort: Cohort | None = None)
     """
     import torch
 
-    from clipstill.distributed.synthesis_work import Worker
+    from clipstill.distributed import ray_tasks
+    from clipstill.distributed.work import Worker
     from clipstill.surrogate.dataset import SurrogateSet
     from clipstill.surrogate.preview import MOST_IMAGES, write_grid
     from clipstill.surrogate.shards import ShardWriter
@@ -261,13 +262,17 @@ def make_surrogate(bench: Workbench, folder: Path, cohort: Cohort | None = None)
         def on_done(number: int, loss: float | None) -> None:
             bar.advance(len(groups[number]), **({} if loss is None else {"loss": loss}))
 
-        if bench.config.launch.launcher == "ray" and launch.world() == 1:
-            launch.make_by_ray(work, missing, shards, bench.config.launch, bench.run.threads, on_done)
+        if bench.config.launch.launcher == "ray" and torchrun.world() == 1:
+            ray_tasks.make_groups(
+                work, missing, shards, launch=bench.config.launch, threads=bench.run.threads, on_done=on_done
+            )
         else:
-            launch.offer(launch.Offer(stage_of(SURROGATE, cohort), work.key, missing, bench.run.threads))
-            own = launch.share(missing)
+            torchrun.broadcast(
+                torchrun.Offer(stage_of(SURROGATE, cohort), work.key, groups=missing, threads=bench.run.threads)
+            )
+            own = torchrun.share(missing)
             make_groups(worker, own, shards, on_done, bench.run.path / PREVIEW_FILE)
-            launch.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
+            torchrun.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
     _diversify(bench, cohort, work, shards)
     facts = shards.facts()
     dropped, restarts = (sum(int(told[name]) for told in facts) for name in ("dropped", "restarts"))
@@ -312,7 +317,7 @@ def make_alone(
     bench: Workbench, work: SynthesisWork, shards: ShardWriter, numbers: Sequence[int], title: str, preview: Path | None
 ) -> None:
     """Make what is missing of some groups: few, so this process makes them by itself."""
-    from clipstill.distributed.synthesis_work import Worker
+    from clipstill.distributed.work import Worker
 
     groups, done = work.groups, shards.committed()
     missing = [number for number in numbers if number not in done]
@@ -335,6 +340,7 @@ def make_groups(
     preview: Path | None,
 ) -> None:
     """Make groups in this process, and write each one while the next is at work."""
+    from clipstill.distributed.work import worker_name
     from clipstill.surrogate.background import BackgroundWriter
     from clipstill.surrogate.preview import Preview
 
@@ -342,22 +348,44 @@ def make_groups(
         watch = None if preview is None else Preview(preview, writer.submit)
         for number in groups:
             made = worker.make(number, watch)
-            facts = {**made.facts, "worker": launch.worker_name()}
-            writer.submit(shards.write_group, number, made.images_NHW3, made.records, facts, made.features_ND)
+            facts = {**made.facts, "worker": worker_name()}
+            writer.submit(shards.write_group, number, made.pixels_NHW3, made.records, facts, made.features_ND)
             on_done(number, made.loss)
 
 
 def synthesis_work(bench: Workbench, cohort: Cohort) -> SynthesisWork:
     """What the stages before left for the synthesis of a cohort."""
-    from clipstill.distributed.synthesis_work import SynthesisWork
-
     prompts, targets_ND = read_prompts(bench.run.stage(stage_of(PROMPTS, cohort)))
-    return SynthesisWork(
-        bench.keys[stage_of(SURROGATE, cohort)], bench.config, prompts, targets_ND, bench.drawn_vectors_CD
+    return work_of(
+        bench,
+        stage_of(SURROGATE, cohort),
+        prompts=prompts,
+        targets_ND=targets_ND,
+        class_vectors_CD=bench.drawn_vectors_CD,
     )
 
 
-def assist(bench: Workbench, offer: launch.Offer) -> None:
+def work_of(
+    bench: Workbench, stage: str, *, prompts: Sequence[Prompt], targets_ND: Tensor, class_vectors_CD: Tensor
+) -> SynthesisWork:
+    """The images of a stage, as this process or another machine makes them."""
+    from clipstill.distributed.work import SynthesisWork
+
+    config = bench.config
+    return SynthesisWork(
+        key=bench.keys[stage],
+        teacher=config.teacher.name,
+        precision=config.teacher.precision,
+        generator=config.generator.name,
+        device=config.device,
+        settings=config.synthesis.settings(),
+        prompts=prompts,
+        targets_ND=targets_ND,
+        class_vectors_CD=class_vectors_CD,
+    )
+
+
+def assist(bench: Workbench, offer: torchrun.Offer) -> None:
     """What a rank of torchrun other than the first does: its share of a stage, in the run folder of the first.
 
     Args:
@@ -373,11 +401,11 @@ def assist(bench: Workbench, offer: launch.Offer) -> None:
     keys = bench.keys
     if offer.key != keys[offer.stage]:
         raise ConfigError(
-            f"rank {launch.rank()} would make another {offer.stage} than the first rank: settings, class names or "
+            f"rank {torchrun.rank()} would make another {offer.stage} than the first rank: settings, class names or "
             f"weights differ. Give all ranks the same command, version and files."
         )
     for stage in list(keys)[: list(keys).index(offer.stage)]:
-        launch.wait_for_manifest(bench.run.stage(stage), keys[stage])
+        torchrun.wait_for_manifest(bench.run.stage(stage), keys[stage])
     make_deterministic(offer.threads)
     if kind_of(offer.stage) == SURROGATE:
         _assist_synthesis(bench, offer)
@@ -389,11 +417,11 @@ def assist(bench: Workbench, offer: launch.Offer) -> None:
         teach(bench.config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device)
 
 
-def _assist_synthesis(bench: Workbench, offer: launch.Offer) -> None:
-    from clipstill.distributed.synthesis_work import Worker
+def _assist_synthesis(bench: Workbench, offer: torchrun.Offer) -> None:
+    from clipstill.distributed.work import Worker
     from clipstill.surrogate.shards import ShardWriter
 
-    own = launch.share(offer.groups)
+    own = torchrun.share(offer.groups)
     if own:
         worker = Worker.load(synthesis_work(bench, bench.cohort_of(offer.stage)), bench.device)
         make_groups(worker, own, ShardWriter(bench.run.stage(offer.stage), offer.key), lambda number, loss: None, None)
@@ -426,7 +454,7 @@ def make_student(bench: Workbench, folder: Path) -> None:
     kept = 0 if curation is None else int(curation.keep_N.sum())
     say(f"student: {_told(lesson)}")
     if shares_teaching(config):
-        launch.offer(launch.Offer(STUDENT, bench.keys[STUDENT], [], bench.run.threads))
+        torchrun.broadcast(torchrun.Offer(STUDENT, bench.keys[STUDENT], groups=[], threads=bench.run.threads))
     student, result = teach(config, lesson, bench.teacher, bench.class_vectors_CD, work, bench.device, bench.watch)
     write_tensors(folder / STUDENT_FILE, student.state_dict())
     write_json(

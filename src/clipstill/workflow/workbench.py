@@ -16,7 +16,7 @@ import clipstill
 from clipstill.core.files import commit_manifest, read_json, read_manifest, write_bytes
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Provenance
-from clipstill.distributed.launch import local_device
+from clipstill.distributed.torchrun import local_device
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, Growth, Part, kind_of, stage_of
 from clipstill.workflow.keys import (
