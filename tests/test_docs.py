@@ -31,7 +31,7 @@ from clipstill.core.config import merge
 from clipstill.core.config_fields import declared
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.launch import check_launcher
+from clipstill.distributed.ray_tasks import check_launcher
 from clipstill.teachers import load_teacher
 from clipstill.text.task import Task
 from clipstill.workflow import recipes

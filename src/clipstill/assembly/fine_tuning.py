@@ -29,7 +29,7 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.distillation.trainer import distil
-from clipstill.distributed import launch
+from clipstill.distributed import torchrun
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
@@ -111,7 +111,7 @@ def fine_tune(
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
     if images is not None:
         refuse_overlap(folder, images)
-    make_deterministic(config.threads or launch.threads_of_this_process())
+    make_deterministic(config.threads or torchrun.threads_of_this_process())
     before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
     size = bundle.preprocess.size
     section = bundled_section(bundle, config.student)

@@ -34,7 +34,7 @@ def add_class(
     set_quiet(quiet)
     from clipstill.cli.run import show
     from clipstill.commands.grow import add_classes
-    from clipstill.distributed.launch import rank
+    from clipstill.distributed.torchrun import rank
 
     result = add_classes(run, classes, examples, images, set_ or [], device)
     if rank() == 0:
@@ -58,7 +58,7 @@ def remove_class(
     set_quiet(quiet)
     from clipstill.cli.run import show
     from clipstill.commands.grow import remove_classes
-    from clipstill.distributed.launch import rank
+    from clipstill.distributed.torchrun import rank
 
     result = remove_classes(run, names, set_ or [], device)
     if rank() == 0:

@@ -85,7 +85,7 @@ def run(
 
     task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
     from clipstill import api
-    from clipstill.distributed.launch import rank
+    from clipstill.distributed.torchrun import rank
 
     result = api.run(
         task,

@@ -172,7 +172,7 @@ def plan(
         ClipstillError: a part cannot be found or loaded.
     """
     from clipstill.core.device import make_deterministic, pick_device
-    from clipstill.distributed.launch import local_device, threads_of_this_process
+    from clipstill.distributed.torchrun import local_device, threads_of_this_process
     from clipstill.teachers import class_vectors
     from clipstill.text.difficulty import estimate
     from clipstill.text.templates import class_texts
