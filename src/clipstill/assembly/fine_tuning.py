@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.photos import limited, refuse_overlap
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
 from clipstill.commands.evaluate import measure_student
 from clipstill.commands.export import divided, labelled
+from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import read_json
@@ -33,9 +35,8 @@ from clipstill.distributed import launch
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
-from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, check_replaceable, write_bundle
-from clipstill.report.card import CardData, model_card
-from clipstill.report.licences import licence_ledger
+from clipstill.export.bundle import METRICS_FILE, BundleContent, check_replaceable
+from clipstill.export.measure import FormatRequest
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.workflow.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 
@@ -132,13 +133,17 @@ def fine_tune(
     if photos is not None:
         predict, fit = student_predictor(student), student.preprocess
         after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, threshold)
-    content, texts = _content(bundle, student.cpu(), temperature, threshold, after, label_N)
     pictures = divided(
         images_N3SS, config.seed, {} if photos is None else {"photos": labelled(photos, bundle.preprocess)}
     )
-    export = config.export
-    content = replace(content, formats=export.formats, pictures=pictures, limits=export.limits(), page=export.page)
-    write_bundle(out, content, texts)
+    content = BundleContent(
+        student=student.cpu(),
+        class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
+        description=_description(bundle, temperature, threshold, after, len(label_N)),
+        formats=FormatRequest(config.export.formats, pictures, config.export.limits()),
+        page=config.export.page,
+    )
+    write_described_bundle(out, content)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
 
 
@@ -207,49 +212,23 @@ def _calibrated(
     return temperature, threshold
 
 
-def _content(
-    bundle: Bundle,
-    student: Student,
-    temperature: float,
-    threshold: float | None,
-    after: EvaluationResult | None,
-    label_N: Tensor,
-) -> tuple[BundleContent, Callable[[ExportFacts], dict[str, str]]]:
-    """What goes into the new bundle, and its texts."""
-    provenance = [Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]]
-    count = len(label_N)
-    info = {**bundle.info, "fine_tuned_on": count}
+def _description(
+    bundle: Bundle, temperature: float, threshold: float | None, after: EvaluationResult | None, count: int
+) -> Description:
+    """The tuned student, from what the old bundle says of its making."""
     evaluation: dict[str, Any] | None = None
     if after is not None:
         # The teacher has no part in this.
         evaluation = {"n": after.n, "classes": list(bundle.labels), "chance": 1 / len(bundle.labels)}
         evaluation |= {"student_top1": after.top1, "student": after.to_json(), "teacher_top1": None, "teacher": None}
-
-    def texts(facts: ExportFacts) -> dict[str, str]:
-        card = CardData(
-            labels=bundle.labels,
-            teacher=str(info.get("teacher", "")),
-            student=str(info.get("student", "")),
-            preprocess=bundle.preprocess,
-            provenance=provenance,
-            evaluation=evaluation,
-            **facts.on_card(),
-            fine_tuned_on=count,
-            refuses=threshold is not None,
-            origin=info.get("origin", {}),
-            run={name: value for name, value in info.items() if name not in ("kind", "origin")},
-        )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance, facts.software)}
-
-    content = BundleContent(
-        student=student,
+    info = {name: value for name, value in bundle.info.items() if name not in ("kind", "origin")}
+    return Description(
         labels=bundle.labels,
-        class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
         preprocess=bundle.preprocess,
-        provenance=provenance,
+        provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
         evaluation=evaluation,
         temperature=temperature,
         refusal_threshold=threshold,
-        info=info,
+        origin=bundle.info.get("origin", {}),
+        info={**info, "fine_tuned_on": count},
     )
-    return content, texts

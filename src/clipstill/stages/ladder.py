@@ -244,8 +244,8 @@ class Ladder:
         from clipstill.assembly.zero_shot import stored_vectors, zero_shot_student
         from clipstill.evaluation.evaluate import student_predictor
         from clipstill.export.flops import gflop
-        from clipstill.export.measure import latency_one_core
-        from clipstill.export.onnx import export_onnx
+        from clipstill.export.measure import latency
+        from clipstill.export.onnx import Onnx, export_onnx
         from clipstill.export.parity import check_parity
         from clipstill.teachers import load_teacher
 
@@ -266,13 +266,13 @@ class Ladder:
             if not whole:
                 size = student.preprocess.size
                 export_onnx(student, folder / _MODEL, size)
-                check_parity(student, folder / _MODEL, tolerance=bench.config.export.tolerance)
+                check_parity(student, folder / _MODEL, size, tolerance=bench.config.export.tolerance)
                 write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: vectors_CD})
                 cost = Cost(
                     onnx_bytes=(folder / _MODEL).stat().st_size,
                     parameters=teacher.image_parameters,
                     gflop=gflop(student, size),
-                    latency_ms=latency_one_core(folder / _MODEL),
+                    latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), size),
                     minutes=(time.monotonic() - start) / 60,
                 )
                 write_json(folder / _FACTS, {"cost": asdict(cost), "preprocess": asdict(student.preprocess)})
@@ -303,7 +303,8 @@ class Ladder:
         """The exported student. Its latency is measured again, beside that of the other rungs."""
         from clipstill.export.bundle import METRICS_FILE
         from clipstill.export.flops import gflop
-        from clipstill.export.measure import latency_one_core
+        from clipstill.export.measure import latency
+        from clipstill.export.onnx import Onnx
         from clipstill.runtime import load_bundle
 
         bundle = load_bundle(self._bundle, self._bench.run.threads)
@@ -313,7 +314,7 @@ class Ladder:
             onnx_bytes=int(told["onnx_bytes"]),
             parameters=int(told["parameters"]),
             gflop=gflop(self._bench.student.cpu(), bundle.preprocess.size),
-            latency_ms=latency_one_core(self._bundle / _MODEL),
+            latency_ms=latency(Onnx().open(self._bundle / _MODEL, threads=1), bundle.preprocess.size),
             minutes=self._minutes(_BEFORE_THE_BUNDLE),
             photos=taught_by["unlabelled"],
             labels=taught_by["labels"],
@@ -541,12 +542,12 @@ def _session_predictor(model: Path, threads: int) -> PredictLogits:
     """An exported file as a map of uint8 images to logits."""
     import numpy as np
 
-    from clipstill.export.onnx import open_session, run_session
+    from clipstill.export.onnx import Onnx
 
-    session = open_session(model, threads)
+    answer = Onnx().open(model, threads)
 
     def predict(images_NHW3: Any) -> Any:
-        return run_session(session, images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+        return answer(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
 
     return predict
 

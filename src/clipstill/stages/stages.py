@@ -534,52 +534,37 @@ def _first_photos(bench: Workbench) -> np.ndarray | None:
 
 def make_bundle(bench: Workbench, folder: Path) -> None:
     """Trained student -> the folder that is shipped."""
+    from clipstill.assembly.bundles import write_described_bundle
     from clipstill.commands.export import pictures_of_run
-    from clipstill.export.bundle import BundleContent, ExportFacts, write_bundle
-    from clipstill.report.card import CardData, model_card
-    from clipstill.report.licences import licence_ledger
+    from clipstill.core.description import Description
+    from clipstill.export.bundle import BundleContent
+    from clipstill.export.measure import FormatRequest
     from clipstill.stages.origin import origin_of
 
-    provenance = bench.provenance()
-    evaluation = read_evaluation(bench)
-    origin = origin_of(bench)
-
-    def texts(facts: ExportFacts) -> dict[str, str]:
-        card = CardData(
-            labels=bench.task.names,
-            teacher=bench.config.teacher.name,
-            student=bench.config.student.name,
-            preprocess=bench.student.preprocess,
-            provenance=provenance,
-            evaluation=evaluation,
-            **facts.on_card(),
-            examples=0 if bench.examples is None else len(bench.examples.items),
-            unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),
-            calibration=bench.calibration,
-            refuses=bench.refusal_threshold is not None,
-            origin=origin,
-            run=bench.facts(),
-        )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance, facts.software)}
-
-    content = BundleContent(
-        student=bench.student,
+    description = Description(
         labels=bench.task.names,
-        class_vectors_CD=bench.class_vectors_CD,
         preprocess=bench.student.preprocess,
-        provenance=provenance,
-        evaluation=evaluation,
-        formats=bench.config.export.formats,
-        pictures=pictures_of_run(bench),
-        limits=bench.config.export.limits(),
-        parity_images_NHW3=_first_photos(bench),
+        provenance=bench.provenance(),
+        evaluation=read_evaluation(bench),
+        calibration=bench.calibration,
         temperature=bench.calibration["temperature"],
         refusal_threshold=bench.refusal_threshold,
-        teacher_prompts=bench.run.stage(TEACHER_PROMPTS) / TEACHER_PROMPTS_FILE if bench.config.has_prompts else None,
-        page=bench.config.export.page,
-        info={**bench.facts(), "origin": origin},
+        examples=0 if bench.examples is None else len(bench.examples.items),
+        unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),
+        origin=origin_of(bench),
+        info=bench.facts(),
     )
-    write_bundle(folder, content, texts, bench.keys[BUNDLE])
+    export = bench.config.export
+    content = BundleContent(
+        student=bench.student,
+        class_vectors_CD=bench.class_vectors_CD,
+        description=description,
+        formats=FormatRequest(export.formats, pictures_of_run(bench), export.limits()),
+        parity_pictures_NHW3=_first_photos(bench),
+        teacher_prompts=bench.run.stage(TEACHER_PROMPTS) / TEACHER_PROMPTS_FILE if bench.config.has_prompts else None,
+        page=export.page,
+    )
+    write_described_bundle(folder, content, bench.keys[BUNDLE])
 
 
 def read_evaluation(bench: Workbench) -> dict[str, Any] | None:
