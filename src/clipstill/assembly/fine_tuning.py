@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.photos import limited, refuse_overlap
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
 from clipstill.commands.evaluate import measure_student
 from clipstill.commands.export import divided, labelled
+from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import read_json
@@ -29,13 +31,12 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.distillation.trainer import distil
-from clipstill.distributed import torchrun
+from clipstill.distributed import launch
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
-from clipstill.export.bundle import METRICS_FILE, BundleContent, ExportFacts, check_replaceable, write_bundle
-from clipstill.report.card import CardData, model_card
-from clipstill.report.licences import licence_ledger
+from clipstill.export.bundle import METRICS_FILE, BundleContent, check_replaceable
+from clipstill.export.measure import FormatRequest
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.workflow.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 
@@ -111,11 +112,11 @@ def fine_tune(
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
     if images is not None:
         refuse_overlap(folder, images)
-    make_deterministic(config.threads or torchrun.threads_of_this_process())
+    make_deterministic(config.threads or launch.threads_of_this_process())
     before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
     size = bundle.preprocess.size
     section = bundled_section(bundle, config.student)
-    settings = config.distillation
+    settings = config.distillation.settings(config.seed)
 
     def fresh() -> Student:
         return new_student(section, len(bundle.labels), bundle.folder / STUDENT_FILE, config.seed)
@@ -126,19 +127,23 @@ def fine_tune(
         raise DataError(f"no photo of '{bundle.labels[min(missing)]}' in {examples} could be read. Check the files.")
     device = pick_device(config.device)
     student = fresh()
-    teach_labels(student, images_N3SS, label_N, settings, device, seed=config.seed)
+    teach_labels(student, images_N3SS, label_N, settings, device)
     temperature, threshold = _calibrated(bundle, fresh, images_N3SS, label_N, config, device)
     after = None
     if photos is not None:
         predict, fit = student_predictor(student), student.preprocess
         after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, threshold)
-    content, texts = _content(bundle, student.cpu(), temperature, threshold, after, label_N)
     pictures = divided(
         images_N3SS, config.seed, {} if photos is None else {"photos": labelled(photos, bundle.preprocess)}
     )
-    export = config.export
-    content = replace(content, formats=export.formats, pictures=pictures, limits=export, page=export.page)
-    write_bundle(out, content, texts)
+    content = BundleContent(
+        student=student.cpu(),
+        class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
+        description=_description(bundle, temperature, threshold, after, len(label_N)),
+        formats=FormatRequest(settings.export.formats, pictures, settings.export),
+        page=settings.export.page,
+    )
+    write_described_bundle(out, content)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
 
 
@@ -153,7 +158,7 @@ def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed:
 
 
 def teach_labels(
-    student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device, *, seed: int
+    student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
 ) -> None:
     """Teach a student what photos show, in place.
 
@@ -163,11 +168,10 @@ def teach_labels(
         label_N: class of each photo.
         settings: of a lesson without a teacher.
         device: where to work; the student ends there.
-        seed: Seed of everything that is drawn.
     """
     no_vectors_CD, no_style_N = torch.zeros(student.head.out_features, 1), torch.zeros_like(label_N)
     with tempfile.TemporaryDirectory() as work:
-        distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device, seed=seed)
+        distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device)
 
 
 def _calibrated(
@@ -185,7 +189,7 @@ def _calibrated(
     if int(torch.bincount(label_N).min()) < _FOLDS:
         return bundle.temperature, bundle.refusal_threshold
     say("calibration: on each half of the photos, by a student of the other half")
-    settings = config.distillation
+    settings = config.distillation.settings(config.seed)
     seen: Counter[int] = Counter()
     fold = []
     for label in label_N.tolist():
@@ -195,7 +199,7 @@ def _calibrated(
     logits, targets = [], []
     for number in range(_FOLDS):
         student, aside_N = fresh(), fold_N == number
-        teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device, seed=config.seed)
+        teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
         predict = student_predictor(student, device)
         logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
@@ -208,49 +212,23 @@ def _calibrated(
     return temperature, threshold
 
 
-def _content(
-    bundle: Bundle,
-    student: Student,
-    temperature: float,
-    threshold: float | None,
-    after: EvaluationResult | None,
-    label_N: Tensor,
-) -> tuple[BundleContent, Callable[[ExportFacts], dict[str, str]]]:
-    """What goes into the new bundle, and its texts."""
-    provenance = [Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]]
-    count = len(label_N)
-    info = {**bundle.info, "fine_tuned_on": count}
+def _description(
+    bundle: Bundle, temperature: float, threshold: float | None, after: EvaluationResult | None, count: int
+) -> Description:
+    """The tuned student, from what the old bundle says of its making."""
     evaluation: dict[str, Any] | None = None
     if after is not None:
         # The teacher has no part in this.
         evaluation = {"n": after.n, "classes": list(bundle.labels), "chance": 1 / len(bundle.labels)}
         evaluation |= {"student_top1": after.top1, "student": after.to_json(), "teacher_top1": None, "teacher": None}
-
-    def texts(facts: ExportFacts) -> dict[str, str]:
-        card = CardData(
-            labels=bundle.labels,
-            teacher=str(info.get("teacher", "")),
-            student=str(info.get("student", "")),
-            preprocess=bundle.preprocess,
-            provenance=provenance,
-            evaluation=evaluation,
-            **facts.on_card(),
-            fine_tuned_on=count,
-            refuses=threshold is not None,
-            origin=info.get("origin", {}),
-            run={name: value for name, value in info.items() if name not in ("kind", "origin")},
-        )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(provenance, facts.software)}
-
-    content = BundleContent(
-        student=student,
+    info = {name: value for name, value in bundle.info.items() if name not in ("kind", "origin")}
+    return Description(
         labels=bundle.labels,
-        class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
         preprocess=bundle.preprocess,
-        provenance=provenance,
+        provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
         evaluation=evaluation,
         temperature=temperature,
         refusal_threshold=threshold,
-        info=info,
+        origin=bundle.info.get("origin", {}),
+        info={**info, "fine_tuned_on": count},
     )
-    return content, texts

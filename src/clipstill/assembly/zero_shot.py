@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from clipstill.core.protocols import Teacher
     from clipstill.evaluation.evaluate import EvaluationResult
-    from clipstill.export.bundle import ExportFacts
     from clipstill.students.tower_student import TowerStudent
     from clipstill.text.task import Task
     from clipstill.workflow.settings import Settings
@@ -172,11 +171,12 @@ def make_zero_shot(
     """
     import torch
 
+    from clipstill.assembly.bundles import write_described_bundle
     from clipstill.assembly.photos import limited
+    from clipstill.core.description import Description
     from clipstill.evaluation.evaluate import evaluate, student_predictor
-    from clipstill.export.bundle import BundleContent, write_bundle
-    from clipstill.report.card import CardData, model_card
-    from clipstill.report.licences import licence_ledger
+    from clipstill.export.bundle import BundleContent
+    from clipstill.export.measure import FormatRequest
     from clipstill.teachers import load_teacher, resolve_teachers
 
     resolve_teachers(config.teacher.name)
@@ -206,32 +206,16 @@ def make_zero_shot(
         evaluation = {"n": found.n, "classes": list(task.names), "chance": 1 / len(task.names)}
         evaluation |= {"student_top1": found.top1, "student": found.to_json(), "teacher_top1": None, "teacher": None}
 
-    def texts(facts: ExportFacts) -> dict[str, str]:
-        card = CardData(
-            labels=task.names,
-            teacher=teacher.name,
-            student=student.name,
-            preprocess=student.preprocess,
-            provenance=list(teacher.provenance),
-            evaluation=evaluation,
-            **facts.on_card(),
-            examples=count,
-            zero_shot=True,
-            run=info,
-        )
-        return {"card.md": model_card(card), "LICENCES.md": licence_ledger(list(teacher.provenance), facts.software)}
-
-    content = BundleContent(
-        student=student,
+    description = Description(
         labels=task.names,
-        class_vectors_CD=vectors_CD,
         preprocess=student.preprocess,
-        provenance=list(teacher.provenance),
+        provenance=teacher.provenance,
         evaluation=evaluation,
-        limits=config.export,
-        page=config.export.page,
+        examples=count,
         info=info,
     )
-    facts = write_bundle(out, content, texts)
+    formats = FormatRequest(limits=settings.export)
+    content = BundleContent(student, vectors_CD, description, formats, page=settings.export.page)
+    facts = write_described_bundle(out, content)
     made = (facts.parameters, facts.onnx_bytes, facts.latency_ms)
     return ZeroShot(out, task.names, teacher.name, count, round(time.monotonic() - start, 3), *made, found)

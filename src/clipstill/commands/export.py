@@ -23,7 +23,7 @@ from clipstill.core.progress import say
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
 from clipstill.export.bundle import add_formats
-from clipstill.export.measure import LEAST_PICTURES, FormatFacts, Photos, Pictures
+from clipstill.export.measure import LEAST_PICTURES, FormatFacts, FormatRequest, Photos, Pictures
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 from clipstill.workflow.keys import SURROGATE
@@ -162,10 +162,7 @@ def export(
         bundle.folder,
         bundle.folder if out is None else out,
         student,
-        preprocess.size,
-        names,
-        divided(teaching_N3HW, seed, photos),
-        config.export,
+        FormatRequest(names, divided(teaching_N3HW, seed, photos), settings.export),
         with_formats,
     )
     counts = {name: len(each.label_N) for name, each in photos.items()}
