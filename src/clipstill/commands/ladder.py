@@ -77,9 +77,7 @@ def measure_ladder(request: LadderRequest) -> dict[str, Any]:
     if request.examples is not None:
         refuse_overlap(ImageFolder.open(request.examples, run.task.names), request.images)
     if request.unlabelled is not None:
-        unlabelled = limited(
-            ImageFolder.without_labels(request.unlabelled), settings.unlabelled.limit, settings.seed
-        )
+        unlabelled = limited(ImageFolder.without_labels(request.unlabelled), settings.unlabelled.limit, settings.seed)
         refuse_overlap(unlabelled, request.images)
     resolve_teachers(settings.small_teacher)
     make_deterministic(run.store.threads)

@@ -14,14 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from clipstill.assembly.photos import limited
 from clipstill.assembly.students import new_student
-from clipstill.commands.run import Photos, run_until_student
+from clipstill.commands.run import run_until_student
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.datasets import Dataset, without_labels
 from clipstill.text.task import parse_task
-from clipstill.workflow.keys import CLASS_VECTORS, STUDENT, TEACHER_PROMPTS, templates_of
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import STAGES_FOLDER
 from clipstill.workflow.workbench import STUDENT_FILE, TEACHER_PROMPTS_FILE, VECTORS_FILE, VECTORS_NAME

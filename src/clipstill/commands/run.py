@@ -35,7 +35,7 @@ from clipstill.workflow.stage import Step
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, LockedStore, Store
 
 if TYPE_CHECKING:
-    from clipstill.core.protocols import Teacher
+    pass
 
 PHOTOS_LISTED = "photos_listed"
 
@@ -142,9 +142,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
         if plan is None and torchrun.rank() == 0:
             check_names(job.settings)
             check_near_misses(job.settings, job.task)
-            plan = make_plan(
-                job.settings, job.task, job.photos, job.models, budget_seconds=budget_seconds, fixed=fixed
-            )
+            plan = make_plan(job.settings, job.task, job.photos, job.models, budget_seconds=budget_seconds, fixed=fixed)
             say_plan(plan)
         plan = torchrun.broadcast(plan)
         settings = job.settings.changed(**plan.settings)

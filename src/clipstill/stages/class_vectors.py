@@ -67,7 +67,9 @@ def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[s
 
     assert run.photos.examples is not None
     settings = run.settings
-    feat_MD, labels = encode_folder(run.models.teacher, run.photos.examples, run.models.device, settings.evaluation.batch)
+    feat_MD, labels = encode_folder(
+        run.models.teacher, run.photos.examples, run.models.device, settings.evaluation.batch
+    )
     found = prototypes(feat_MD, labels, text_CD)
     counts = {name: int(number) for name, number in zip(run.task.names, found.count_C, strict=True)}
     without = [name for name, number in counts.items() if number == 0]

@@ -41,7 +41,9 @@ class ExtendedWork:
     before: dict[int, float]
 
 
-def extended(run: Run, cohort: Cohort, work: SynthesisWork, images: SurrogateSet, beside: SurrogateSet | None) -> ExtendedWork:
+def extended(
+    run: Run, cohort: Cohort, work: SynthesisWork, images: SurrogateSet, beside: SurrogateSet | None
+) -> ExtendedWork:
     """Ask for further images of the classes that are far less diverse than the others.
 
     It follows from the images alone, so that whoever goes on with the same images asks for the same.

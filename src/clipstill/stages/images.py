@@ -53,7 +53,9 @@ def _make(run: Run, step: Step, folder: Path) -> None:
             bar.advance(len(groups[number]), **({} if loss is None else {"loss": loss}))
 
         if run.settings.launch.launcher == "ray" and torchrun.world() == 1:
-            ray_tasks.make_groups(work, missing, shards, run.settings.launch, threads=run.store.threads, on_done=on_done)
+            ray_tasks.make_groups(
+                work, missing, shards, run.settings.launch, threads=run.store.threads, on_done=on_done
+            )
         else:
             torchrun.offer(torchrun.Offer(step.name, step.key, missing, run.store.threads))
             own = torchrun.share(missing)

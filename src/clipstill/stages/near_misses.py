@@ -89,7 +89,10 @@ def read_near_misses(run: Run) -> tuple[tuple[str, ...], SurrogateSet | None]:
     names: list[str] = []
     sets = []
     for step in run.steps_of(NAME):
-        of_step, images = tuple(read_json(run.store.folder(step) / NAMES_FILE)), SurrogateSet.open(run.store.folder(step))
+        of_step, images = (
+            tuple(read_json(run.store.folder(step) / NAMES_FILE)),
+            SurrogateSet.open(run.store.folder(step)),
+        )
         # Names that were given are meant as they are.
         if step.cohort.task != run.task and not isinstance(run.settings.refusal.near_misses, list):
             fine = _far_enough(run)

@@ -17,7 +17,6 @@ from clipstill.stages import (
     evaluation,
     images,
     ladder,
-    prompts,
     student,
     teacher_prompts,
 )

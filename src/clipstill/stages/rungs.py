@@ -86,7 +86,9 @@ class RungMaker:
             rungs.SMALL_TEACHER: self._small_teacher,
             rungs.SMALL_TEACHER_EXAMPLES: self._small_teacher_examples,
             rungs.NOISE: lambda: self._control(rungs.NOISE, "pictures of noise", Noise()),
-            rungs.PROCEDURAL: lambda: self._control(rungs.PROCEDURAL, "procedural pictures (dead leaves)", DeadLeaves()),
+            rungs.PROCEDURAL: lambda: self._control(
+                rungs.PROCEDURAL, "procedural pictures (dead leaves)", DeadLeaves()
+            ),
             rungs.OURS: self._ours,
             rungs.EXAMPLES: self._tuned,
             rungs.UNLABELLED: self._with_unlabelled,

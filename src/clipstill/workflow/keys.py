@@ -153,7 +153,9 @@ def _file_content(name: Any) -> str | None:
         path = Path(name) if isinstance(name, str) and name else None
         return sha256_file(path) if path is not None and path.is_file() else None
     except OSError as error:
-        raise ConfigError(f"the file {name} cannot be read ({error.strerror or error}). Check its permissions.") from None
+        raise ConfigError(
+            f"the file {name} cannot be read ({error.strerror or error}). Check its permissions."
+        ) from None
 
 
 def _learned_prompts_content(name: Any) -> str | None:

@@ -40,7 +40,9 @@ class Photos:
             DataError: A folder is missing, empty or fits none of the classes, or a photo to learn from lies in the
                 folder to measure on.
         """
-        measured = None if settings.evaluation.images is None else ImageFolder.open(settings.evaluation.images, task.names)
+        measured = (
+            None if settings.evaluation.images is None else ImageFolder.open(settings.evaluation.images, task.names)
+        )
         examples = unlabelled = None
         if settings.examples.images is not None:
             examples = limited(

@@ -100,7 +100,9 @@ class Store:
                 images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
                 near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
                 students=tuple(
-                    StudentRecord(Task.from_json(each["task"]), Evidence(**each["evidence"]), each["images"], each["key"])
+                    StudentRecord(
+                        Task.from_json(each["task"]), Evidence(**each["evidence"]), each["images"], each["key"]
+                    )
                     for each in records
                     if each["stage"] == "student" and each["complete"] and each["trained"]
                 ),
