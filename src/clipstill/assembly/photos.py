@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,21 @@ from clipstill.core.seeds import seed_for
 if TYPE_CHECKING:
     from clipstill.text.task import Task
     from clipstill.workflow.settings import RunConfig
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Real photos of a run.
+
+    Attributes:
+        measured: Labelled photos to measure on; None without any.
+        examples: Labelled photos to learn from; None without any.
+        unlabelled: Other photos to learn from; None without any.
+    """
+
+    measured: ImageFolder | None = None
+    examples: ImageFolder | None = None
+    unlabelled: ImageFolder | None = None
 
 
 def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:

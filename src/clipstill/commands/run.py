@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from clipstill.assembly.photos import examples_of, unlabelled_of
+from clipstill.assembly.photos import Photos, examples_of, unlabelled_of
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ArtifactError, ClipstillError
 from clipstill.core.files import (
@@ -31,7 +31,9 @@ from clipstill.core.progress import say, set_quiet, span
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import torchrun
 from clipstill.distributed.ray_tasks import check_launcher
-from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan, with_settings
+from clipstill.planning.budget import Budget, with_settings
+from clipstill.planning.cost import Models
+from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import MEANINGS, most_restrictive, warning
 from clipstill.stages import stages
 from clipstill.stages.calibration import make_calibration
@@ -141,21 +143,6 @@ class RunResult:
         }
 
 
-@dataclass(frozen=True)
-class Photos:
-    """The real photos of a run, where they are not folders of the settings.
-
-    Attributes:
-        measured: labelled, to measure on.
-        examples: labelled, to learn from.
-        unlabelled: to learn from.
-    """
-
-    measured: ImageFolder | None
-    examples: ImageFolder | None
-    unlabelled: ImageFolder | None
-
-
 @torchrun.rank_group()
 def run(
     config: RunConfig,
@@ -188,13 +175,13 @@ def run(
     config.check_together()
     lists_given = photos is not None
     photos = photos or photos_of(config, task)
-    key = plan_key(config, task, photos.measured, photos.examples, budget_seconds)
+    key = plan_key(config, task, photos, budget_seconds)
     made = stored_plan(out, key)
     if budget_seconds is not None:
         if torchrun.rank() == 0 and made is None:
             check_names(config)
             check_near_misses(config, task)
-            made = plan(config, task, photos.measured, photos.examples, photos.unlabelled, budget_seconds, given)
+            made = plan(config, task, photos, budget=Budget(budget_seconds, given))
             say_plan(made)
         made = torchrun.broadcast(made)
         assert made is not None
@@ -358,9 +345,10 @@ def _plan(bench: Workbench, planned: _Planned) -> None:
     made = planned.made
     if made is None:
         make_deterministic(bench.run.threads)
-        photos = (bench.photos, bench.examples, bench.unlabelled)
+        photos = Photos(bench.photos, bench.examples, bench.unlabelled)
+        models = Models(bench.plain_teacher, bench.generators if SURROGATE in bench.keys else [], bench.device)
         try:
-            made = plan(bench.config, bench.task, *photos, with_probe=False, models=bench.models())
+            made = plan(bench.config, bench.task, photos, models=models, quick=True)
         except ClipstillError:
             raise
         except Exception as error:

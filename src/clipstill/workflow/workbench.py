@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from clipstill.assembly.training import Lesson
     from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.distillation.trainer import Watch
-    from clipstill.planning.cost import Models
     from clipstill.students.student import Student
     from clipstill.surrogate.dataset import SurrogateSet
 
@@ -143,14 +142,6 @@ class Workbench:
         from clipstill.generators import load_generators
 
         return load_generators(self.config.generator.name, self.device)
-
-    def models(self) -> Models:
-        """What a plan counts on; the student of the moment is a new one."""
-        from clipstill.planning.cost import Models
-
-        classes, threads = len(self.task.names), self.run.threads
-        generators = self.generators if SURROGATE in self.keys else []
-        return Models.around(self.config, classes, self.plain_teacher, generators, self.device, threads)
 
     @cached_property
     def _vectors(self) -> dict[str, Tensor]:
