@@ -306,7 +306,8 @@ class _Probe:
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            if tensor.grad_fn is not None:  # Not a weight.
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         # The first call finds everything cold, so it is not timed.

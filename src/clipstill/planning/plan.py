@@ -130,7 +130,8 @@ def plan(
     # A class with examples needs no better name.
     findings = [one for one in linter.findings() if not with_examples.issuperset(one.classes)]
     expected = _expected(task, findings, estimate(linter, imagenet_KD))
-    say("plan: timing a few steps on this device")
+    if not quick:
+        say("plan: timing a few steps on this device")
     timings = measure(config, models, vectors_CD, seconds_per_text=seconds_per_text, quick=quick)
 
     def cost(settings: Mapping[str, Any]) -> Cost:
