@@ -206,7 +206,7 @@ def plan(
     budget: str | None = None,
     seed: int | None = None,
     device: str | None = None,
-    probe: bool = True,
+    quick: bool = False,
 ) -> Plan:
     """Look at class names and settings before a run: what is doubtful, how well it may go, what it takes here.
 
@@ -214,7 +214,7 @@ def plan(
         classes: a task, or what ``customize`` takes.
         recipe: as ``customize``, and so are those not named here.
         budget: time for the whole run, such as ``"30min"``: the best settings that fit are chosen.
-        probe: whether a few steps of the models are timed; else stored rates serve.
+        quick: Whether to time the smallest batches only, which is less exact.
 
     Raises:
         ClipstillError: one of its kinds.
@@ -224,6 +224,7 @@ def plan(
         'ambiguous'
     """
     from clipstill.commands.run import check_names, photos_of
+    from clipstill.planning.budget import Budget
     from clipstill.planning.plan import plan as plan_pipeline
 
     task = classes if isinstance(classes, Task) else parse_task(classes)
@@ -246,16 +247,7 @@ def plan(
     seconds = _seconds(budget)
     photos = photos_of(config, task)
     check_names(config)
-    return plan_pipeline(
-        config,
-        task,
-        photos.measured,
-        photos.examples,
-        photos.unlabelled,
-        budget_seconds=seconds,
-        given=given,
-        with_probe=probe,
-    )
+    return plan_pipeline(config, task, photos, budget=None if seconds is None else Budget(seconds, given), quick=quick)
 
 
 def _settings(

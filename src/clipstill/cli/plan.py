@@ -53,8 +53,8 @@ def plan(
         Path | None, typer.Option("--out", "-o", help="Write the chosen settings as YAML, for run --config.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with 2 where there are warnings.")] = False,
-    no_probe: Annotated[
-        bool, typer.Option("--no-probe", help="Do not time the models; estimate from stored rates.")
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Time the smallest batches only: sooner there, and less exact.")
     ] = False,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -86,12 +86,12 @@ def plan(
         budget=budget,
         seed=seed,
         device=device,
-        probe=not no_probe,
+        quick=quick,
     )
     if out is not None:
-        from clipstill.planning.plan import write_settings
+        from clipstill.planning.budget import write_settings
 
-        write_settings(made, config, out)
+        write_settings(made.settings, config, out)
     if as_json:
         print_json(made.to_json())
     else:
@@ -124,7 +124,7 @@ def show(made: Plan, out: Path | None) -> None:
         [
             ("whole run", f"about {span(cost.seconds)}"),
             *((stage, span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1),
-            ("images", f"{cost.images} of the classes, {cost.image_steps} image-steps, {cost.gflop:.0f} GFLOP"),
+            ("images", f"{cost.images} of the classes, {cost.image_steps} image-steps"),
             ("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"),
         ]
     )
