@@ -23,7 +23,7 @@ def measure_student(bundle: Bundle, folder: ImageFolder, batch: int, title: str)
 
 
 def evaluation_json(student: EvaluationResult, teacher: EvaluationResult | None = None) -> dict[str, Any]:
-    """Student and teacher on the same photos as JSON values; those of the teacher are None where it was not measured."""
+    """Student and teacher on the same photos as JSON values; those of the teacher may be None."""
     return {
         "n": student.n,
         "classes": list(student.classes),

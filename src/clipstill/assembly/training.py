@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from clipstill.assembly.students import new_student
+from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.distillation.parallel import together
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
@@ -26,6 +27,7 @@ from clipstill.surrogate.dataset import SurrogateSet
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.students.student import Student
+    from clipstill.workflow.models import Models
     from clipstill.workflow.run import Watch
     from clipstill.workflow.settings import Settings
 
@@ -115,40 +117,41 @@ class TrainingSet:
 
 
 def train_student(
-    settings: Settings,
+    models: Models,
     data: TrainingData,
     *,
     teacher: Teacher,
     class_vectors_CD: Tensor,
     work: Path,
-    device: torch.device,
     watch: Watch | None = None,
 ) -> tuple[Student, DistilResult]:
-    """A new student, trained; on ``device``, in evaluation mode.
+    """A new student, trained; on the device of the models, in evaluation mode.
 
     Under torchrun all ranks call this at once, with equal arguments, and train one student.
 
     Args:
-        settings: Settings of the run.
+        models: Models of the run.
         data: Pictures to train on.
-        teacher: Teacher on ``device``.
+        teacher: Teacher with its prompts, if it has any.
         class_vectors_CD: Unit vectors, one a class.
         work: Folder to resume from after a kill.
-        device: Where to train.
         watch: Called at each validation.
     """
+    settings, device = models.settings, models.device
     section = settings.student
-    student = new_student(section, len(class_vectors_CD), section.init, settings.seed)
+    student = student_of(models, len(class_vectors_CD), section.init)
     if section.head == "class-vectors":
         scale = float(student.logit_scale or teacher.logit_scale)
         layers, width = section.projector_layers, section.projector_width
         student.use_class_vectors(class_vectors_CD, scale, seed=settings.seed, layers=layers, width=width)
-    with torchrun.together(trains_together(settings)):
+    with together(trains_together(settings)):
         result = distil(
             student,
             teacher,
             class_vectors_CD.to(device),
-            data,
+            data.pixels_N3HW,
+            data.class_id_N,
+            data.style_id_N,
             settings=settings.distillation,
             seed=settings.seed,
             folder=work,

@@ -47,12 +47,14 @@ def base_to_novel(
     """
     set_quiet(quiet)
     from clipstill.commands.base_to_novel import base_to_novel as measure
+    from clipstill.commands.protocol import ProtocolRequest
     from clipstill.datasets import open_dataset
     from clipstill.evaluation.base_to_novel import table
 
     numbers, dataset = numbers_of(seeds), open_dataset(data)
-    config = settings_for(dataset, recipe, teacher, student, set_, device)
-    rows = measure(config, dataset, shots, numbers, out, baselines, unlabelled)
+    settings = settings_for(dataset, recipe, teacher, student, set_, device)
+    request = ProtocolRequest(shots, numbers, out, baselines)
+    rows = measure(settings, dataset, request, unlabelled=unlabelled)
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:

@@ -27,9 +27,10 @@ ModelOption = Annotated[str, typer.Option("--format", help="Which ONNX model of 
 
 def set_quiet(quiet: bool) -> None:
     """Obey ``--quiet``."""
-    from clipstill.core import progress
+    from clipstill.core.progress import warnings_only
 
-    progress.set_quiet(quiet)
+    if quiet:
+        warnings_only()
 
 
 def print_json(value: Any) -> None:

@@ -51,6 +51,7 @@ def transfer(
     clipstill transfer --source photo/ --source art/ --target sketch/ --unlabelled source --out runs/domains
     """
     set_quiet(quiet)
+    from clipstill.commands.protocol import ProtocolRequest
     from clipstill.commands.transfer import transfer as measure
     from clipstill.datasets import Dataset, joined, open_dataset
     from clipstill.evaluation.transfer import table
@@ -59,12 +60,13 @@ def transfer(
     numbers = numbers_of(seeds)
     labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]
 
-    def config_of(dataset: Dataset) -> Settings:
+    def settings_of(dataset: Dataset) -> Settings:
         return settings_for(dataset, recipe, teacher, student, set_, device)
 
     for dataset in (labelled, *targets):
-        config_of(dataset)  # A mistake in the settings is told before any work.
-    rows = measure(config_of, labelled, targets, shots, numbers, out, unlabelled, baselines)
+        settings_of(dataset)  # A mistake in the settings is told before any work.
+    request = ProtocolRequest(shots, numbers, out, baselines)
+    rows = measure(settings_of, labelled, targets, request, unlabelled=unlabelled)
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:

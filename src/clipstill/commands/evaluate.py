@@ -6,9 +6,9 @@ What is measured is the file that ships: the ONNX model, run by the runtime.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from clipstill.assembly.measuring import evaluation_json, measure_student
+from clipstill.assembly.measuring import measure_student
+from clipstill.commands.results import Evaluation
 from clipstill.core.device import pick_device
 from clipstill.core.errors import ClipstillError
 from clipstill.core.file_names import VECTORS_FILE, VECTORS_NAME
@@ -20,7 +20,7 @@ from clipstill.runtime import MODEL, Bundle, load_bundle
 
 def measure_bundle(
     path: Path, images: Path, *, device: str = "auto", batch: int = 32, model: str = MODEL
-) -> dict[str, Any]:
+) -> Evaluation:
     """Top-1 and more of student and teacher.
 
     Args:
@@ -31,8 +31,7 @@ def measure_bundle(
         model: Model of the bundle, as ``load_bundle`` takes it.
 
     Returns:
-        JSON values: ``n``, ``classes``, ``teacher_top1``, ``student_top1``, ``chance``, ``teacher``, ``student``,
-        ``skipped``. Those of the teacher are None where it cannot be loaded here.
+        Student and teacher; the teacher is None where it cannot be loaded here.
 
     Raises:
         ArtifactError: There is no bundle, or an altered one.
@@ -43,7 +42,7 @@ def measure_bundle(
     bundle = load_bundle(path, model=model)
     folder = ImageFolder.open(images, bundle.labels)
     student = measure_student(bundle, folder, batch, "evaluation, student")
-    return evaluation_json(student, _measure_teacher(bundle, folder, device, batch))
+    return Evaluation(student, _measure_teacher(bundle, folder, device, batch))
 
 
 def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batch: int) -> EvaluationResult | None:

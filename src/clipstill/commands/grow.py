@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.commands.run import PHOTOS_LISTED, Job, RunResult, is_done, run
+from clipstill.commands.results import RunResult
+from clipstill.commands.run import PHOTOS_LISTED, Job, is_done, run
 from clipstill.core.errors import ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
@@ -136,8 +137,8 @@ def _exists(out: Path, asked: str, name: str, description: str) -> TaskError:
     spelling = "" if asked == name else f", spelled '{name}'"
     described = f" ({description})" if description else ""
     return TaskError(
-        f"{out} has the class '{asked}' already{spelling}{described}. Give the new one another name, or remove that one "
-        f"first: clipstill remove-class {out} '{name}'."
+        f"{out} has the class '{asked}' already{spelling}{described}. Give the new one another name, or remove that "
+        f"one first: clipstill remove-class {out} '{name}'."
     )
 
 

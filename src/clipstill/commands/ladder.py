@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipstill.commands.results import Ladder
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
 from clipstill.core.images import ImageFolder
@@ -48,11 +49,8 @@ class LadderRequest:
     device: str | None = None
 
 
-def measure_ladder(request: LadderRequest) -> dict[str, Any]:
+def measure_ladder(request: LadderRequest) -> Ladder:
     """Measure the ladder of a finished run on photos. A call that was interrupted goes on where it was.
-
-    Returns:
-        As ``clipstill.evaluation.ladder.ladder_json``.
 
     Raises:
         ArtifactError: The folder is no finished run.
@@ -86,4 +84,4 @@ def measure_ladder(request: LadderRequest) -> dict[str, Any]:
     )
     place = request.run / LADDER_FOLDER if request.out is None else request.out
     found = measure_rungs(run, inputs, place, request.rungs or RUNGS)
-    return ladder_json(found, run.task.names)
+    return Ladder.from_json(ladder_json(found, run.task.names))

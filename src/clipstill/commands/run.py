@@ -7,19 +7,22 @@ gives the same student, bit for bit on the CPU.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from clipstill.commands.results import Calibration, Evaluation, Ladder, RunResult
 from clipstill.core.device import make_deterministic
-from clipstill.core.errors import ClipstillError
+from clipstill.core.errors import ClipstillError, ConfigError
+from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import read_json, write_json, write_text
-from clipstill.core.progress import say, set_quiet
+from clipstill.core.progress import say, warnings_only
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
-from clipstill.planning.plan import PLAN_FILE, Plan, make_plan, plan_key, say_plan, stored_plan
+from clipstill.planning.budget import Budget, with_settings
+from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import MEANINGS, most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
 from clipstill.stages.near_misses import check_near_misses
@@ -33,9 +36,6 @@ from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, 
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, LockedStore, Store
-
-if TYPE_CHECKING:
-    pass
 
 PHOTOS_LISTED = "photos_listed"
 
@@ -61,64 +61,23 @@ class Job:
     watch: Watch | None = None
 
     @classmethod
-    def of(cls, settings: Settings, task: Task, out: Path) -> Job:
-        """With the photos and models that the settings name.
+    def of(cls, settings: Settings, task: Task, out: Path, built: Mapping[str, Any] | None = None) -> Job:
+        """With the photos and models that the settings name, but for parts that the caller built.
 
         Raises:
-            ConfigError: The sections of the settings do not fit each other.
+            ConfigError: The sections of the settings do not fit each other, or a part cannot reach other processes.
             DataError: A folder of photos is missing, empty, or fits none of the classes.
         """
         settings.check_together()
-        return cls(settings, task, out, Photos.of(settings, task), Models(settings))
+        if built and (settings.launch.launcher == "ray" or torchrun.world() > 1):
+            raise ConfigError(
+                f"a {next(iter(built))} that you built stays in this process, and the images are made in several. Give "
+                f"its name, or leave Ray and torchrun out."
+            )
+        return cls(settings, task, out, Photos.of(settings, task), Models(settings, built or {}))
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves behind.
-
-    Attributes:
-        out: The run folder.
-        bundle: The exported folder.
-        report: The HTML report.
-        classes: Class names.
-        evaluation: Teacher and student on real photos (``n``, ``teacher_top1``, ``student_top1``, ``chance`` and
-            more); None where no photos were given.
-        ladder: Simpler and richer ways to the same classifier and a recommendation; None where it was not measured.
-        calibration: What is known of the scores without a photo: ``expected_top1``, ``temperature``, ``refusal``.
-        parameters: Number of parameters of the student.
-        onnx_bytes: Size of the exported model.
-        latency_ms: Median time for one picture on one core.
-        licence: Family of the most restrictive licence found.
-        licence_warning: What that licence asks, where it forbids products or nothing is known; else None.
-        seconds: Seconds of work of each stage, those of earlier calls included.
-        skipped: Stages that were done already.
-        up_to_date: Whether all were.
-    """
-
-    out: Path
-    bundle: Path
-    report: Path
-    classes: tuple[str, ...]
-    evaluation: dict[str, Any] | None
-    ladder: dict[str, Any] | None
-    calibration: dict[str, Any]
-    parameters: int
-    onnx_bytes: int
-    latency_ms: float
-    licence: str
-    licence_warning: str | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
-    up_to_date: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, with the main figures of the evaluation at the top."""
-        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        measured = values.pop("evaluation") or {}
-        main = {name: measured.get(name) for name in ("n", "teacher_top1", "student_top1", "chance")}
-        return {**values, **main, "classes": list(self.classes), "skipped": list(self.skipped)}
-
-
+@torchrun.rank_group()
 def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str] = ()) -> RunResult:
     """Do the whole job in a folder, or finish it, or find it done.
 
@@ -137,23 +96,25 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
         ExportError: The exported model does not behave as the student.
     """
     key = plan_key(job.settings, job.task, job.photos, budget_seconds)
-    plan = stored_plan(job.out, key)
+    found = stored_plan(job.out, key)
     if budget_seconds is not None:
-        if plan is None and torchrun.rank() == 0:
-            check_names(job.settings)
+        if found is None and torchrun.rank() == 0:
+            check_names(job)
             check_near_misses(job.settings, job.task)
-            plan = make_plan(job.settings, job.task, job.photos, job.models, budget_seconds=budget_seconds, fixed=fixed)
-            say_plan(plan)
-        plan = torchrun.broadcast(plan)
-        settings = job.settings.changed(**plan.settings)
-        job = Job(settings, job.task, job.out, job.photos, Models(settings), job.watch)
-    done, skipped = _bring_up_to(job, "report", (key, plan))
+            budget = Budget(budget_seconds, fixed)
+            found = plan(job.settings, job.task, job.photos, budget=budget, models=job.models)
+            say_plan(found)
+        found = torchrun.broadcast(found)
+        settings = with_settings(job.settings, found.settings)
+        job = replace(job, settings=settings, models=replace(job.models, settings=settings))
+    done, skipped = _bring_up_to(job, report.NAME, (key, found))
     result = _result(done, skipped)
     if result.up_to_date and torchrun.rank() == 0:
         say(f"nothing to do: {job.out} is up to date")
     return result
 
 
+@torchrun.rank_group()
 def run_until_student(job: Job) -> None:
     """Do the job up to the student itself: protocols need no calibration, bundle and report.
 
@@ -171,7 +132,7 @@ def is_done(job: Job) -> bool:
 def _chosen(job: Job, store: Store | None = None, in_use: CohortsInUse | None = None) -> tuple[Keys, Run]:
     """The keys of a job, and the run with the cohorts that serve its classes."""
     store = store or Store(job.out)
-    keys = Keys(STAGES, job.settings, job.photos)
+    keys = Keys(STAGES, job.settings, job.photos, job.models.identity)
     in_use = in_use or cohorts_in_use(keys, job.task, store.history())
     steps = keys.steps(job.task, in_use)
     return keys, Run(job.settings, job.task, job.photos, store, in_use, steps, job.models, job.watch)
@@ -196,12 +157,12 @@ def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -
     done = looks_done(job.out, _until(run.steps, last))
     if not done:
         # Before the folder is touched. A run that is done needs no models, and no seconds to load torch.
-        check_names(job.settings)
+        check_names(job)
         check_near_misses(job.settings, job.task)
     if torchrun.rank() > 0:
         return _assist(job, last), []
     threads = job.settings.threads or torchrun.threads_of_this_process()
-    with torchrun.leading(), LockedStore(job.out, threads) as store:
+    with LockedStore(job.out, threads) as store:
         while True:
             keys, run = _chosen(job, store)
             steps = _until(run.steps, last)
@@ -225,13 +186,17 @@ def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -
 
 def _assist(job: Job, last: str) -> Run:
     """Do this rank's share of what the first rank offers, and wait for its results."""
-    set_quiet(True)  # The first rank reports for all.
+    warnings_only()  # The first rank reports for all.
     _, run = _chosen(job)
     for offer in torchrun.offers():
         _, run = _chosen(job, in_use=offer.cohorts)
         names = [step.name for step in run.steps]
         step = run.steps[names.index(offer.stage)]
-        torchrun.check_same_work(offer, step.key)
+        if offer.key != step.key:
+            raise ConfigError(
+                f"rank {torchrun.rank()} would make another {offer.stage} than the first rank: settings, class names "
+                f"or weights differ. Give all ranks the same command, version and files."
+            )
         for earlier in run.steps[: names.index(offer.stage)]:
             torchrun.wait_for_manifest(run.store.folder(earlier), earlier.key)
         make_deterministic(offer.threads)
@@ -244,27 +209,27 @@ def _assist(job: Job, last: str) -> Run:
     return run
 
 
-def _keep_plan(run: Run, store: LockedStore, key: str, plan: Plan | None) -> None:
+def _keep_plan(run: Run, store: LockedStore, key: str, found: Plan | None) -> None:
     """Keep the plan in the run folder; make it first, unless an earlier call of these settings did."""
-    if plan is None:
+    if found is None:
         make_deterministic(store.threads)
         try:
-            plan = make_plan(run.settings, run.task, run.photos, run.models, with_probe=False)
+            found = plan(run.settings, run.task, run.photos, models=run.models, quick=True)
         except ClipstillError:
             raise
         except Exception as error:
             # A run that cannot be planned may still succeed.
             say(f"plan: there is none ({type(error).__name__}: {error})")
             return
-        say_plan(plan)
+        say_plan(found)
     elif stored_plan(store.path, key) is not None:
         return
-    write_json(store.path / PLAN_FILE, plan.to_json())
+    write_json(store.path / PLAN_FILE, found.to_json())
     # After the file, so that a reader of the event finds it.
-    store.event("plan", key=key, settings=plan.settings)
+    store.event("plan", key=key, settings=found.settings)
 
 
-def check_names(settings: Settings) -> None:
+def check_names(job: Job) -> None:
     """Resolve every part before any work starts, so that a typing mistake costs seconds.
 
     Raises:
@@ -281,10 +246,14 @@ def check_names(settings: Settings) -> None:
     from clipstill.text import prompt_strategies
     from clipstill.text.templates import template_set
 
-    resolve_teachers(settings.teacher.name)
-    resolve_teachers(settings.small_teacher)
-    resolve_generators(settings.generator.name)
-    check_student_name(settings.student)
+    settings, built = job.settings, job.models.built
+    if "teacher" not in built:
+        resolve_teachers(settings.teacher.name)
+        resolve_teachers(settings.small_teacher)
+    if "generator" not in built:
+        resolve_generators(settings.generator.name)
+    if "student" not in built:
+        check_student_name(settings.student)
     prompt_strategies.resolve(settings.prompts.strategy)
     for name in settings.export.formats:
         load_format(name)
@@ -296,17 +265,18 @@ def check_names(settings: Settings) -> None:
 
 
 def _result(run: Run, skipped: list[str]) -> RunResult:
-    metrics = read_json(run.folder(bundle.NAME) / "metrics.json")
+    metrics = read_json(run.folder(bundle.NAME) / METRICS_FILE)
     export: Mapping[str, Any] = metrics["export"]
     parts = [Provenance(**part) for part in metrics["provenance"]]
+    measured, climbed = evaluation.read_evaluation(run), ladder.read_ladder(run)
     return RunResult(
         out=run.store.path,
-        bundle=run.folder(bundle.NAME),
+        bundle_folder=run.folder(bundle.NAME),
         report=run.store.path / report.REPORT_FILE,
         classes=run.task.names,
-        evaluation=evaluation.read_evaluation(run),
-        ladder=ladder.read_ladder(run),
-        calibration=calibration.read_calibration(run),
+        evaluation=None if measured is None else Evaluation.from_json(measured),
+        ladder=None if climbed is None else Ladder.from_json(climbed),
+        calibration=Calibration.from_json(calibration.read_calibration(run)),
         parameters=int(export["parameters"]),
         onnx_bytes=int(export["onnx_bytes"]),
         latency_ms=float(export["latency_ms"]),

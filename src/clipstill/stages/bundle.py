@@ -47,16 +47,13 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     data = student.collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
     measured = {} if photos.measured is None else {"photos": labelled_photos(photos.measured, trained.preprocess)}
     pictures = split_pictures(data.pixels_N3HW, run.settings.seed, measured)
-    prompts_file = (
-        run.folder(teacher_prompts.NAME) / teacher_prompts.PROMPTS_FILE if run.has(teacher_prompts.NAME) else None
-    )
     content = BundleContent(
         student=trained,
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
         description=description,
         formats=FormatRequest(export.formats, pictures, export),
         parity_pictures_NHW3=_first_photos(run, trained.preprocess),
-        teacher_prompts=prompts_file,
+        teacher_prompts=teacher_prompts.prompts_file(run),
         page=export.page,
     )
     write_described_bundle(folder, content, step.key)

@@ -61,9 +61,8 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         },
         "refusal": _refusal(run, models, every, temperature) if run.cohorts.near_misses else None,
     }
-    say(
-        f"calibration: top-1 on photos of the classes is expected to be about {100 * calibration['expected_top1']:.0f} %"
-    )
+    expected = 100 * calibration["expected_top1"]
+    say(f"calibration: top-1 on photos of the classes is expected to be about {expected:.0f} %")
     write_json(folder / CALIBRATION_FILE, calibration)
     return [CALIBRATION_FILE]
 

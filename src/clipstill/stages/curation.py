@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.core.progress import say
 from clipstill.stages import class_vectors, prompts
-from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
 
 if TYPE_CHECKING:
@@ -41,16 +40,13 @@ class ExtendedWork:
     before: dict[int, float]
 
 
-def extended(
-    run: Run, cohort: Cohort, work: SynthesisWork, images: SurrogateSet, beside: SurrogateSet | None
-) -> ExtendedWork:
+def extended(run: Run, work: SynthesisWork, images: SurrogateSet, beside: SurrogateSet | None) -> ExtendedWork:
     """Ask for further images of the classes that are far less diverse than the others.
 
     It follows from the images alone, so that whoever goes on with the same images asks for the same.
 
     Args:
         run: The run.
-        cohort: Whose images they are.
         work: Images that were asked for so far.
         images: Those images, with features.
         beside: Images of other classes that were made before, with features.
@@ -84,7 +80,7 @@ def extended(
         further.targets_ND, [prompt.class_id for prompt in further.prompts]
     )
     return ExtendedWork(
-        work.with_further(further.prompts, target_ND.to(work.target_ND)),
+        work.with_further(further.prompts, target_ND.to(work.targets_ND)),
         len(style_names),
         further.style_names,
         {class_id: numbers[class_id] for class_id in alike},

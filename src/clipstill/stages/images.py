@@ -6,7 +6,7 @@ Shapes: N images, C classes, D teacher dimensions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,16 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
-    from clipstill.distributed.work import SynthesisWork, Worker
+    from torch import Tensor
+
+    from clipstill.distributed.work import OnDone, SynthesisWork, Worker
     from clipstill.surrogate.dataset import SurrogateSet
     from clipstill.surrogate.shards import ShardWriter
+    from clipstill.text.prompts import Prompt
 
 NAME = "surrogate"
 CURATION_FILE = "curation.json"
 PREVIEW_FILE = "preview.png"
-
-# Called with the number of each group that is committed, and its mean loss where that is known.
-OnDone = Callable[[int, float | None], None]
 
 
 def _make(run: Run, step: Step, folder: Path) -> None:
@@ -54,10 +54,10 @@ def _make(run: Run, step: Step, folder: Path) -> None:
 
         if run.settings.launch.launcher == "ray" and torchrun.world() == 1:
             ray_tasks.make_groups(
-                work, missing, shards, run.settings.launch, threads=run.store.threads, on_done=on_done
+                work, missing, shards, launch=run.settings.launch, threads=run.store.threads, on_done=on_done
             )
         else:
-            torchrun.offer(torchrun.Offer(step.name, step.key, missing, run.store.threads))
+            torchrun.broadcast(torchrun.Offer(step.name, step.key, missing, run.store.threads, cohorts=run.cohorts))
             own = torchrun.share(missing)
             make_groups(worker, own, shards, on_done, run.store.path / PREVIEW_FILE)
             torchrun.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
@@ -94,7 +94,7 @@ def _diversify(run: Run, cohort: Cohort, work: SynthesisWork, shards: ShardWrite
     images = shards.read(len(work.groups))
     # A class or two have no median of their own: the images of earlier cohorts are compared too.
     beside = None if cohort.is_whole else read_images(run, before=cohort)
-    asked = extended(run, cohort, work, images, beside)
+    asked = extended(run, work, images, beside)
     if asked.work.further:
         first = len(asked.work.prompts) - asked.work.further
         further = [number for number, group in enumerate(asked.work.groups) if group.stop > first]
@@ -128,6 +128,7 @@ def make_groups(
     worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, preview: Path | None
 ) -> None:
     """Make groups in this process, and write each one while the next is at work."""
+    from clipstill.distributed.work import worker_name
     from clipstill.surrogate.background import BackgroundWriter
     from clipstill.surrogate.preview import Preview
 
@@ -135,23 +136,35 @@ def make_groups(
         watch = None if preview is None else Preview(preview, writer.submit)
         for number in numbers:
             images = worker.make(number, watch)
-            facts = {**images.facts, "worker": torchrun.worker_name()}
+            facts = {**images.facts, "worker": worker_name()}
             writer.submit(shards.write_group, number, images.pixels_NHW3, images.records, facts, images.features_ND)
             on_done(number, images.loss)
 
 
 def synthesis_work(run: Run, step: Step) -> SynthesisWork:
     """The images of a cohort as units of work."""
-    from clipstill.distributed.work import SynthesisWork
-
     (prompt_step,) = [each for each in run.steps_of(prompts.NAME) if each.cohort.number == step.cohort.number]
     found, target_ND = prompts.read_prompts(run.store.folder(prompt_step))
-    return SynthesisWork.of(
-        run.settings,
-        key=step.key,
+    return new_synthesis_work(run, step.key, found, target_ND, class_vectors.read_class_vectors(run).image_CD)
+
+
+def new_synthesis_work(
+    run: Run, key: str, found: Sequence[Prompt], target_ND: Tensor, class_vectors_CD: Tensor
+) -> SynthesisWork:
+    """Images of these prompts by the run's teacher and generators."""
+    from clipstill.distributed.work import SynthesisWork
+
+    settings = run.settings
+    return SynthesisWork(
+        key=key,
+        teacher=settings.teacher.name,
+        precision=settings.teacher.precision,
+        generator=settings.generator.name,
+        device=settings.device,
+        settings=settings.synthesis,
         prompts=found,
-        target_ND=target_ND,
-        class_vectors_CD=class_vectors.read_class_vectors(run).image_CD,
+        targets_ND=target_ND,
+        class_vectors_CD=class_vectors_CD,
     )
 
 

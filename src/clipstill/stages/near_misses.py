@@ -18,7 +18,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
 from clipstill.stages import class_vectors
-from clipstill.stages.images import make_alone
+from clipstill.stages.images import make_alone, new_synthesis_work
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
@@ -43,7 +43,6 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     import torch
 
     from clipstill.assembly.class_vectors import styles_of
-    from clipstill.distributed.work import SynthesisWork
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.text.prompts import PromptRequest, styled_prompts
 
@@ -62,14 +61,10 @@ def _make(run: Run, step: Step, folder: Path) -> None:
         settings=settings.prompts.model_copy(update={"template": "default"}),
     )
     found = styled_prompts(request)
-    work = SynthesisWork.of(
-        settings,
-        key=step.key,
-        # Class ids behind those of the classes.
-        prompts=[replace(prompt, class_id=classes + prompt.class_id) for prompt in found.prompts],
-        target_ND=found.targets_ND,
-        class_vectors_CD=torch.cat([class_vectors.read_class_vectors(run).image_CD, vectors_MD]),
-    )
+    # Class ids behind those of the classes.
+    prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in found.prompts]
+    vectors_CD = torch.cat([class_vectors.read_class_vectors(run).image_CD, vectors_MD])
+    work = new_synthesis_work(run, step.key, prompts, found.targets_ND, vectors_CD)
     shards = ShardWriter(folder, step.key)
     make_alone(run, work, shards, range(len(work.groups)), title="near misses", preview=None)
     write_json(folder / NAMES_FILE, names)
@@ -150,11 +145,11 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     chosen = choose_near_misses(
         run.task.names,
         class_vectors.read_class_vectors(run).text_CD,
-        words_WD=_vectors(run, WORDS),
+        word_vectors_WD=_vectors(run, WORDS),
         kind_vectors_KD=_vectors(run, KINDS),
         count=max(_LEAST, count),
-        of=None if cohort.is_whole else cohort.drawn_ids,
-        taken=taken,
+        near_to=None if cohort.is_whole else cohort.drawn_ids,
+        without=taken,
     )
     if len(chosen) < _LEAST:
         raise ConfigError(

@@ -27,8 +27,8 @@ from clipstill.evaluation import ladder as rungs
 from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
 from clipstill.evaluation.ladder import Cost, Measured, Rung
 from clipstill.export.flops import gflop
-from clipstill.export.measure import latency_one_core
-from clipstill.export.onnx import export_onnx, open_session, run_session
+from clipstill.export.measure import latency
+from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.runtime import load_bundle
@@ -169,13 +169,13 @@ class RungMaker:
             if not is_whole:
                 size = tower.preprocess.size
                 export_onnx(tower, folder / _MODEL, size)
-                check_parity(tower, folder / _MODEL, tolerance=run.settings.export.tolerance)
+                check_parity(tower, folder / _MODEL, size, tolerance=run.settings.export.tolerance)
                 write_tensors(file, {class_vectors.VECTORS_NAME: vectors_CD})
                 cost = Cost(
                     onnx_bytes=(folder / _MODEL).stat().st_size,
                     parameters=teacher.image_parameters,
                     gflop=gflop(tower, size),
-                    latency_ms=latency_one_core(folder / _MODEL),
+                    latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), size),
                     minutes=(time.monotonic() - start) / 60,
                 )
                 write_json(folder / FACTS_FILE, {"cost": asdict(cost), "preprocess": asdict(tower.preprocess)})
@@ -215,7 +215,7 @@ class RungMaker:
             onnx_bytes=int(export["onnx_bytes"]),
             parameters=int(export["parameters"]),
             gflop=gflop(student.read_student(run), loaded.preprocess.size),
-            latency_ms=latency_one_core(folder / _MODEL),
+            latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), loaded.preprocess.size),
             minutes=self._minutes(_BEFORE_THE_BUNDLE),
             photos=trained_on["unlabelled"],
             labels=trained_on["labels"],
@@ -285,7 +285,7 @@ class RungMaker:
             data: Pictures to train on.
             before: Names of the stages that it needs.
         """
-        from clipstill.assembly.students import new_student
+        from clipstill.assembly.students import student_of
         from clipstill.assembly.training import train_student
 
         run = self._run
@@ -295,12 +295,7 @@ class RungMaker:
             start, work, pictures = time.monotonic(), folder / "work", data()
             models = calibration.witnesses(run)
             trained, _ = train_student(
-                run.settings,
-                pictures,
-                teacher=models.teacher,
-                class_vectors_CD=models.class_vectors_CD,
-                work=work,
-                device=models.device,
+                run.models, pictures, teacher=models.teacher, class_vectors_CD=models.class_vectors_CD, work=work
             )
             temperature = replace(models, student=trained).temperature(pictures.pixels_N3HW)
             write_tensors(folder / student.STUDENT_FILE, trained.state_dict())
@@ -308,8 +303,8 @@ class RungMaker:
             write_json(folder / FACTS_FILE, facts)
             commit_manifest(folder, key, [student.STUDENT_FILE, FACTS_FILE])
             shutil.rmtree(work, ignore_errors=True)
-        facts, seed = read_json(folder / FACTS_FILE), run.settings.seed
-        stored = new_student(run.settings.student, len(run.task.names), folder / student.STUDENT_FILE, seed)
+        facts = read_json(folder / FACTS_FILE)
+        stored = student_of(run.models, len(run.task.names), folder / student.STUDENT_FILE)
         minutes = facts["minutes"] + (self._minutes(before) or 0.0)
         cost = replace(self._student.cost, minutes=minutes, photos=0, labels=0)
         predict = student_predictor(stored, run.models.device)
@@ -439,10 +434,10 @@ def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed
 
 def _session_predictor(model: Path, threads: int) -> PredictLogits:
     """An exported file as a map of uint8 images to logits."""
-    session = open_session(model, threads)
+    opened = Onnx().open(model, threads)
 
     def predict(images_NHW3: Any) -> Any:
-        return run_session(session, images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+        return opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
 
     return predict
 

@@ -40,14 +40,13 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         say("student: the examples are not trained on, since some classes have none and would look like no photo")
     say(f"student: {training_set.summary()}")
     if trains_together(settings):
-        torchrun.offer(torchrun.Offer(step.name, step.key, [], run.store.threads))
+        torchrun.broadcast(torchrun.Offer(step.name, step.key, [], run.store.threads, cohorts=run.cohorts))
     student, result = train_student(
-        settings,
+        run.models,
         training_set.data,
         teacher=teacher_prompts.teacher_of(run),
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
         work=folder / _WORK,
-        device=run.models.device,
         watch=run.watch,
     )
     curation = training_set.curation
@@ -82,12 +81,11 @@ def assist(run: Run) -> None:
     from clipstill.assembly.training import train_student
 
     train_student(
-        run.settings,
+        run.models,
         collect_training_set(run).data,
         teacher=teacher_prompts.teacher_of(run),
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
         work=run.folder(NAME) / _WORK,
-        device=run.models.device,
     )
 
 
@@ -114,7 +112,7 @@ def collect_training_set(run: Run, *, with_examples: bool = True, most_photos: i
 
 def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list[str]:
     """A student that was trained before gets the vectors of the present classes, and nothing is trained."""
-    from clipstill.assembly.students import new_student
+    from clipstill.assembly.students import student_of
     from clipstill.core.tensors import write_tensors
 
     source, before = run.store.kept(NAME, record.key), record.task.names
@@ -124,7 +122,7 @@ def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list
         "student: the present classes get their vectors, and nothing is trained"
         + (f"; new to it: {', '.join(added[:8])}{more}" if added else "")
     )
-    student = new_student(run.settings.student, len(before), source / STUDENT_FILE, run.settings.seed).eval()
+    student = student_of(run.models, len(before), source / STUDENT_FILE).eval()
     student.use_class_vectors(
         class_vectors.read_class_vectors(run).class_CD, class_vectors.read_teacher_metadata(run)["logit_scale"]
     )
@@ -141,10 +139,9 @@ def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list
 
 def read_student(run: Run) -> Student:
     """The trained student, on the CPU, in evaluation mode."""
-    from clipstill.assembly.students import new_student
+    from clipstill.assembly.students import student_of
 
-    stored = run.folder(NAME) / STUDENT_FILE
-    return new_student(run.settings.student, len(run.task.names), stored, run.settings.seed).eval()
+    return student_of(run.models, len(run.task.names), run.folder(NAME) / STUDENT_FILE).eval()
 
 
 def read_student_metadata(run: Run) -> dict[str, Any]:

@@ -48,9 +48,13 @@ def teacher_of(run: Run) -> Teacher:
     """What the student learns from: the teacher, with its prompts where it has some."""
     from clipstill.teachers.prompted import load_prompts
 
-    if not run.has(NAME):
-        return run.models.teacher
-    return load_prompts(run.models.teacher, run.folder(NAME) / PROMPTS_FILE)
+    file = prompts_file(run)
+    return run.models.teacher if file is None else load_prompts(run.models.teacher, file)
+
+
+def prompts_file(run: Run) -> Path | None:
+    """The file with the teacher's prompts; None where it has none."""
+    return run.folder(NAME) / PROMPTS_FILE if run.has(NAME) else None
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:

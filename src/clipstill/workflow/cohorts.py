@@ -150,7 +150,8 @@ def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInU
         history: What the folder holds.
     """
     settings, evidence = keys.settings, keys.evidence(task)
-    images = near_misses = ()
+    images: tuple[Part, ...] = ()
+    near_misses: tuple[Part, ...] = ()
     valid = _valid(keys, "surrogate", history.images, task, evidence)
     student = _reusable_student(keys, task, evidence, history, {cohort.key for cohort in valid})
     if "surrogate" in keys.stages:

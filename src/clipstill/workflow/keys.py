@@ -34,10 +34,13 @@ class Keys:
         stages: All stages, in the order of work; of several with one name a run needs at most one.
         settings: Settings of the run.
         photos: Photos of the run.
+        built: Hashes of parts that the caller built, by the setting that names them.
     """
 
-    def __init__(self, stages: Sequence[Stage], settings: Settings, photos: Photos) -> None:
-        self.settings, self.photos = settings, photos
+    def __init__(
+        self, stages: Sequence[Stage], settings: Settings, photos: Photos, built: Mapping[str, str] | None = None
+    ) -> None:
+        self.settings, self.photos, self._built = settings, photos, built or {}
         self.stages = {stage.name: stage for stage in stages if stage.needed(settings, photos)}
         self._values: dict[str, Any] = {}
         self._examples = None if photos.examples is None else photos_digest(photos.examples)
@@ -123,11 +126,12 @@ class Keys:
             return None if folder is None else photos_digest(folder)
         value = self.settings.section_values(name)
         for setting, (content, with_name) in _FILES.items():
-            if setting == name:
-                value = [value, content(value)] if with_name else content(value)
-            elif setting.startswith(f"{name}."):
-                own = value[setting.partition(".")[2]]
-                value = {**value, setting: [own, content(own)] if with_name else content(own)}
+            if setting != name and not setting.startswith(f"{name}."):
+                continue
+            own = value if setting == name else value[setting.partition(".")[2]]
+            digest = self._built[setting] if setting in self._built else content(own)
+            counted = [own, digest] if with_name else digest
+            value = counted if setting == name else {**value, setting.partition(".")[2]: counted}
         return value
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -20,13 +20,12 @@ class Models:
 
     Attributes:
         settings: Settings of the run.
-        given_teacher: A teacher that the caller built, instead of the named one.
-        given_generators: Generators that the caller built, instead of the named ones.
+        built: Parts that the caller built, by ``"teacher"``, ``"generator"`` and ``"student"``; the settings name the
+            others.
     """
 
     settings: Settings
-    given_teacher: Teacher | None = None
-    given_generators: Sequence[Generator | Sampler] = ()
+    built: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def device(self) -> torch.device:
@@ -42,7 +41,8 @@ class Models:
         from clipstill.teachers import load_teacher
 
         section = self.settings.teacher
-        return self.given_teacher or load_teacher(section.name, self.device, section.precision)
+        teacher: Teacher | None = self.built.get("teacher")
+        return teacher or load_teacher(section.name, self.device, section.precision)
 
     @cached_property
     def generators(self) -> Sequence[Generator | Sampler]:
@@ -51,4 +51,20 @@ class Models:
 
         if not self.settings.prompts.images_per_class:
             return []
-        return self.given_generators or load_generators(self.settings.generator.name, self.device)
+        if "generator" in self.built:
+            return [self.built["generator"]]
+        return load_generators(self.settings.generator.name, self.device)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes of the parts that the caller built, by the setting that names them."""
+        from clipstill.core.tensors import tensor_digest
+
+        found = {}
+        if "teacher" in self.built:
+            found["teacher.name"] = self.teacher.weights_sha256
+        if "generator" in self.built:
+            found["generator.name"] = " ".join(part.sha256 for part in self.built["generator"].provenance)
+        if "student" in self.built:
+            found["student.name"] = tensor_digest(self.built["student"].state_dict())
+        return found

@@ -67,7 +67,8 @@ class Run:
         task, store = read_task(path), Store(path)
         stored = read_json(path / STEPS_FILE) if (path / STEPS_FILE).is_file() else []
         by_name = {stage.name: stage for stage in stages}
-        steps, parts = [], {}
+        steps: list[Step] = []
+        parts: dict[str, list[Part]] = {}
         for entry in stored:
             stage, whole = by_name[entry["stage"]], Cohort(task, task.names)
             cohort = store.cohort(entry["name"]) if stage.per_cohort else whole
