@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import JsonOption, print_json
+from clipstill.cli import options
+from clipstill.cli.printing import print_json
 
 
 class Kind(StrEnum):
@@ -21,44 +23,36 @@ class Kind(StrEnum):
     recipes = "recipes"
 
 
+# Kind -> module and name of its registry.
+_REGISTRIES = {
+    Kind.teachers: ("clipstill.teachers", "teachers"),
+    Kind.generators: ("clipstill.generators", "generators"),
+    Kind.students: ("clipstill.students", "students"),
+    Kind.prompts: ("clipstill.text", "prompt_strategies"),
+    Kind.formats: ("clipstill.export", "formats"),
+}
+
+
 def list_parts(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the parts by name.
 
     Those of installed extensions are among them.
     """
-    names = part_names(kind)
+    names = _names(kind)
     if as_json:
         print_json(names)
     else:
-        for name in names:
-            print(name)
+        print("\n".join(names))
 
 
-def part_names(kind: Kind) -> list[str]:
-    """All names of a kind, those of installed extensions included."""
-    if kind is Kind.teachers:
-        from clipstill.teachers import teachers
+def _names(kind: Kind) -> list[str]:
+    if kind is Kind.recipes:
+        from clipstill.workflow.recipes import recipe_names
 
-        return teachers.names()
-    if kind is Kind.generators:
-        from clipstill.generators import generators
-
-        return generators.names()
-    if kind is Kind.students:
-        from clipstill.students import students
-
-        return [*students.names(), "tower:TEACHER"]
-    if kind is Kind.prompts:
-        from clipstill.text import prompt_strategies
-
-        return prompt_strategies.names()
-    if kind is Kind.formats:
-        from clipstill.export import formats
-
-        return formats.names()
-    from clipstill.workflow.recipes import recipe_names
-
-    return recipe_names()
+        return recipe_names()
+    module, registry = _REGISTRIES[kind]
+    names: list[str] = getattr(import_module(module), registry).names()
+    return [*names, "tower:TEACHER"] if kind is Kind.students else names

@@ -46,23 +46,12 @@ app = typer.Typer(
     # Plain help: rich would double the time to the first line.
     rich_markup_mode=None,
 )
-app.command("run")(run)
-app.command("plan")(plan)
-app.command("add-class")(add_class)
-app.command("remove-class")(remove_class)
-app.command("fine-tune")(fine_tune)
-app.command("base-to-novel")(base_to_novel)
-app.command("transfer")(transfer)
-app.command("evaluate")(evaluate)
-app.command("ladder")(ladder)
-app.command("zero-shot")(zero_shot)
-app.command("predict")(predict)
-app.command("export")(export)
-app.command("serve")(serve)
+# A verb is called as its function, with hyphens.
+for verb in (run, plan, add_class, remove_class, fine_tune, base_to_novel, transfer, evaluate, ladder, zero_shot):
+    app.command()(verb)
+for verb in (predict, export, serve, doctor, demo, ui):
+    app.command()(verb)
 app.command("list")(list_parts)
-app.command("doctor")(doctor)
-app.command("demo")(demo)
-app.command("ui")(ui)
 app.add_typer(weights_app, name="weights")
 
 
