@@ -149,8 +149,8 @@ def calls_abroad() -> list[str]:
 def guarded(tmp_path_factory: pytest.TempPathFactory, calls_abroad: list[str]) -> Any:
     """The real app, without the guard, built with sockets blocked."""
     pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.app import make_app
     from clipstill.ui.jobs import Jobs
-    from clipstill.ui.serve import make_app
 
     def blocked(*address: object, **_: object) -> None:
         calls_abroad.append(repr(address))
@@ -183,7 +183,8 @@ def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any
 ENDED = """
 import os, signal, sys
 from pathlib import Path
-import clipstill.ui.serve as serve
+from types import SimpleNamespace
+from clipstill.ui.serve import serve
 
 known = []
 
@@ -202,8 +203,8 @@ def ready(address):
     print(known[0]._process.pid, flush=True)
     os.kill(os.getpid(), signal.{name})
 
-serve.make_app = make_app
-serve.serve(Path(sys.argv[1]), on_ready=ready)
+sys.modules["clipstill.ui.app"] = SimpleNamespace(make_app=make_app)
+serve(Path(sys.argv[1]), on_ready=ready)
 """
 
 

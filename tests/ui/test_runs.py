@@ -238,7 +238,7 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
     program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[1:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
     found = checking.plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
-    shown = panels.plan_panel(found)
+    shown = panels.panel("plan", found)
     for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
         assert text in shown
     assert shown.index(">crane<") < shown.index(">dog<")
@@ -257,9 +257,9 @@ def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
     assert "<i>bad" not in shown
     assert "&lt;b&gt;cat" in shown
     finding = {"level": "note", "message": "<script>", "advice": "<img src=x>"}
-    assert "<script" not in panels.plan_panel({**PLAN, "findings": [finding]})
-    assert "<img" not in panels.plan_panel({**PLAN, "findings": [finding]})
-    assert "<script" not in panels.log_panel(["<script>"])
+    assert "<script" not in panels.panel("plan", {**PLAN, "findings": [finding]})
+    assert "<img" not in panels.panel("plan", {**PLAN, "findings": [finding]})
+    assert "<script" not in panels.panel("log", ["<script>"])
 
 
 def test_comparing_different_questions_is_warned_of() -> None:

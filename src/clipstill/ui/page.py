@@ -44,7 +44,7 @@ class Page:
         try:
             _, arguments, notes = run_arguments(self._form(values), self.jobs)
             yield panels.note("Looking at the names; this takes some seconds ...", items=notes)
-            yield panels.plan_panel(plan(arguments))
+            yield panels.panel("plan", plan(arguments))
         except ClipstillError as error:
             # A check that takes too long says nothing against the names.
             yield panels.error_note(error, "plain" if isinstance(error, ResourceError) else "wrong")
@@ -115,9 +115,9 @@ class Page:
 
     def _watched(self, chosen: Watched | None) -> dict[str, str]:
         if chosen is None:
-            return {"progress": self._no_run(), "preview": "", "log": panels.log_panel([])}
+            return {"progress": self._no_run(), "preview": "", "log": panels.panel("log", [])}
         preview = "" if chosen.run is None else panels.preview_panel(chosen.run, chosen.at_work)
-        return {"progress": panels.progress_panel(chosen), "preview": preview, "log": panels.log_panel(chosen.lines)}
+        return {"progress": panels.progress_panel(chosen), "preview": preview, "log": panels.panel("log", chosen.lines)}
 
     def stop(self) -> str:
         """Stop the run at work; the stages beside the button show that it stopped."""
@@ -171,7 +171,7 @@ class Page:
             return path
         try:
             (found,) = _bundle(run).answer([path])
-            return panels.answer_panel(found, run.figures())
+            return panels.panel("answer", found, run.figures())
         except ClipstillError as error:
             return _photo_error(error, path)
 
@@ -189,7 +189,7 @@ class Page:
             answers = [(run.name, _bundle(run).answer([path])[0]) for run in runs]
         except ClipstillError as error:
             return table, _photo_error(error, path)
-        return table, panels.compare_answers(answers) if answers else ""
+        return table, panels.panel("compare_answers", answers) if answers else ""
 
     def finished(self, names: list[str] | None) -> Update:
         """Runs that can be compared; those that are gone are not chosen any more."""

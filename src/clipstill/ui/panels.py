@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +12,6 @@ import jinja2
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.progress import span
-from clipstill.runtime.bundle import Answer
 from clipstill.ui.jobs import Watched
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Amount, Figures, Run, amount_in
@@ -33,7 +32,6 @@ STAGE_TITLES = {
     keys.REPORT: "Write the report",
 }
 MOST_CELLS = 600
-MOST_LINES = 60
 
 
 def panel(name: str, *values: Any) -> str:
@@ -75,11 +73,6 @@ def percent(share: float | None, digits: int = 0) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def plan_panel(plan: Mapping[str, Any]) -> str:
-    """Findings on the class names, what to expect, and what it costs."""
-    return panel("plan", plan)
-
-
 def strip(busy: Watched | None) -> str:
     """One line for the top of every page: the run at work."""
     if busy is None:
@@ -108,11 +101,6 @@ def preview_panel(run: Run, at_work: bool) -> str:
     version = None if run.preview is None else run.preview.stat().st_mtime_ns
     drawing = at_work and any(each.name == keys.SURROGATE and each.state == "at work" for each in run.stages)
     return panel("preview", run, at_work, version, drawing)
-
-
-def log_panel(lines: Sequence[str]) -> str:
-    """The last lines that a run printed."""
-    return panel("log", lines[-MOST_LINES:])
 
 
 def images_panel(
@@ -152,11 +140,6 @@ def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[s
     return panel("image_table", run, len(images), table, heads, len(rows) - len(table))
 
 
-def answer_panel(answer: Answer, figures: Figures | None) -> str:
-    """What a classifier says of a photo."""
-    return panel("answer", answer, figures)
-
-
 def compare_table(rows: Sequence[tuple[str, Figures]]) -> str:
     """Finished runs beside each other."""
     if len(rows) < 2:
@@ -167,11 +150,6 @@ def compare_table(rows: Sequence[tuple[str, Figures]]) -> str:
     elif len({each.photos for _, each in rows if each.photos}) > 1:
         warning = "These runs were measured on different photos, so small differences mean little."
     return panel("compare_table", rows, warning)
-
-
-def compare_answers(answers: Sequence[tuple[str, Answer]]) -> str:
-    """The same photo, answered by each."""
-    return panel("compare_answers", answers)
 
 
 def get_panel(run: Run, command: Sequence[str] | None) -> str:
