@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from clipstill.cli import options, protocol
-from clipstill.cli.printing import print_json
 
 
 def base_to_novel(
@@ -44,7 +43,4 @@ def base_to_novel(
         dataset, recipe=recipe, teacher=teacher, student=student, overrides=overrides, device=device
     )
     rows = measure(config, dataset, shots=shots, seeds=numbers, out=out, baselines=baselines, unlabelled=unlabelled)
-    if as_json:
-        print_json({name: row.to_json() for name, row in rows.items()})
-    else:
-        print(table(rows))
+    protocol.print_rows(rows, table(rows), as_json)

@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -46,11 +46,12 @@ app = typer.Typer(
     # Plain help: rich would double the time to the first line.
     rich_markup_mode=None,
 )
-# A verb is called as its function, with hyphens.
-for verb in (run, plan, add_class, remove_class, fine_tune, base_to_novel, transfer, evaluate, ladder, zero_shot):
-    app.command()(verb)
-for verb in (predict, export, serve, doctor, demo, ui):
-    app.command()(verb)
+_VERBS: tuple[Callable[..., None], ...] = (
+    *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve),
+    *(base_to_novel, transfer, doctor, demo, ui),
+)
+for _verb in _VERBS:
+    app.command()(_verb)  # Named as the function, with hyphens.
 app.command("list")(list_parts)
 app.add_typer(weights_app, name="weights")
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: without the program's name; those of the process where None.
+        arguments: Words after the program's name; those of the process where None.
 
     Returns:
         The exit code.
@@ -113,7 +114,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _user_error(error: Exception) -> str | None:
-    """One line for what is no bug of clipstill although its kind does not say so; None for everything else."""
+    """One line for an error that is no bug of clipstill; None for other errors."""
     text = str(error)
     shown = getattr(error, "format_message", None)
     if shown is not None:  # click's usage errors

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipstill.cli.printing import print_json
 from clipstill.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from clipstill.datasets import Dataset
     from clipstill.workflow.settings import RunConfig
@@ -55,3 +56,11 @@ def protocol_config(
     if device is not None:
         values["device"] = device
     return load_config(recipe, overrides=overrides or [], values=values, layout=dataset.layout)
+
+
+def print_rows(rows: Mapping[str, Any], table: str, as_json: bool) -> None:
+    """Print the measurements of each method as JSON, or as a table."""
+    if as_json:
+        print_json({name: row.to_json() for name, row in rows.items()})
+    else:
+        print(table)

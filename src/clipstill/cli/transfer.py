@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from clipstill.cli import options, protocol
-from clipstill.cli.printing import print_json
 
 
 def transfer(
@@ -62,7 +61,4 @@ def transfer(
         unlabelled=unlabelled,
         baselines=baselines,
     )
-    if as_json:
-        print_json({name: row.to_json() for name, row in rows.items()})
-    else:
-        print(table(rows))
+    protocol.print_rows(rows, table(rows), as_json)

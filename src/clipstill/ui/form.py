@@ -31,23 +31,9 @@ EFFORTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """What was filled in; an empty text is what was not.
+    """What was filled in; an empty text is what was not. An upload takes the place of the path before it."""
 
-    Attributes:
-        classes: One class per line, ``name`` or ``name: description``; or one line of names with commas.
-        name: Name of the run's folder.
-        examples: Path of a folder of labelled photos to learn from.
-        examples_upload: Uploaded files instead of that folder; the same for the two below.
-        unlabelled: Path of a folder of photos without labels to learn from.
-        measured: Path of a folder of labelled photos to measure on.
-        teacher: Name of the teacher; the recipe's where empty.
-        student: Name of the student; the recipe's where empty.
-        effort: One of ``EFFORTS``.
-        budget: Time that the run may take, such as ``30min``.
-        settings: Lines of ``KEY=VALUE``.
-    """
-
-    classes: str
+    classes: str  # One per line, ``name`` or ``name: description``; or one line of names with commas.
     name: str = ""
     examples: str = ""
     examples_upload: tuple[Path, ...] = ()
@@ -57,9 +43,9 @@ class Form:
     measured_upload: tuple[Path, ...] = ()
     teacher: str = ""
     student: str = ""
-    effort: str = "Default"
-    budget: str = ""
-    settings: str = ""
+    effort: str = "Default"  # One of ``EFFORTS``.
+    budget: str = ""  # Such as ``30min``.
+    settings: str = ""  # Lines of ``KEY=VALUE``.
 
 
 def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:

@@ -35,23 +35,14 @@ _SEE_LOG = "The log below says more; 'Go on' tries again from where it stopped."
 
 @dataclass(frozen=True)
 class Watched:
-    """A run as the page watches it.
-
-    Attributes:
-        name: Name of the run.
-        run: What its folder tells; None before it has one.
-        lines: Lines that it printed since its last start.
-        at_work: Whether a process works on it.
-        own: Whether this page started that process.
-        trouble: Why it ended before its time; None where it is at work, finished, or nothing is known.
-    """
+    """A run as the page watches it."""
 
     name: str
-    run: Run | None
-    lines: Sequence[str] = ()
+    run: Run | None  # None before it has a folder.
+    lines: Sequence[str] = ()  # Printed since its last start.
     at_work: bool = False
-    own: bool = False
-    trouble: str | None = None
+    own: bool = False  # Whether this page started the process at work.
+    trouble: str | None = None  # Why it ended before its time.
 
 
 class Jobs:
@@ -59,22 +50,19 @@ class Jobs:
 
     Args:
         workspace: Folder of the run folders.
-
-    Attributes:
-        started: Names of the runs that this page started, the latest first.
-        uploads: Folder of photos that came through the page.
-        classes: Folder of class lists that were typed.
     """
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
+        # Names of the runs that this page started, the latest first.
         self.started: list[str] = []
+        # Photos that came through the page, and class lists that were typed.
         self.uploads = workspace / KEPT_FOLDER / "uploads"
         self.classes = workspace / KEPT_FOLDER / "classes"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def kept(self, name: str) -> Path:
+    def _kept(self, name: str) -> Path:
         """The folder in which the page keeps what it knows of a run."""
         return self.workspace / KEPT_FOLDER / "runs" / name
 
@@ -97,23 +85,14 @@ class Jobs:
             return None
 
     def watch(self, name: str, busy: str | None) -> Watched:
-        """A run and its output.
-
-        Args:
-            name: Name of the run.
-            busy: Name of the run at work, if there is one.
-        """
+        """A run and its output; ``busy`` is the name of the run at work, if there is one."""
         run = self.run(name)
         at_work = busy == name
         trouble = None if at_work or (run is not None and run.finished) else self.trouble(name)
         return Watched(name, run, self.lines(name), at_work, own=self.own_at_work() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start a run, or go on with it.
-
-        Args:
-            name: Name of its folder.
-            arguments: Arguments of ``clipstill``, with ``--out``.
+        """Start a run by its arguments of ``clipstill``, or go on with it.
 
         Raises:
             ResourceError: Another run is at work, or the workspace cannot be written.
@@ -125,10 +104,10 @@ class Jobs:
                     f"'{busy}' is at work, and one run at a time is enough for a machine. Wait for it, or stop it on "
                     f"the page Watch."
                 )
-            write_json(self.kept(name) / _COMMAND, list(arguments))
+            write_json(self._kept(name) / _COMMAND, list(arguments))
             self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
             try:
-                with (self.kept(name) / _LOG).open("ab") as log:
+                with (self._kept(name) / _LOG).open("ab") as log:
                     process = subprocess.Popen(
                         [sys.executable, "-m", "clipstill", *arguments],
                         stdin=subprocess.DEVNULL,
@@ -138,7 +117,7 @@ class Jobs:
                         start_new_session=True,
                     )
             except OSError as error:
-                raise disk_error(error, self.kept(name)) from error
+                raise disk_error(error, self._kept(name)) from error
             # In this order: whoever asks meanwhile must not find the new process under an old name.
             self.started = [name, *(each for each in self.started if each != name)]
             self._process = process
@@ -149,7 +128,7 @@ class Jobs:
         Raises:
             ArtifactError: The run has neither a command of the page nor settings of its own.
         """
-        stored = self.kept(name) / _COMMAND
+        stored = self._kept(name) / _COMMAND
         if stored.is_file():
             return [str(part) for part in read_json(stored)]
         run = open_run(self.workspace, name)
@@ -158,16 +137,12 @@ class Jobs:
         # A run of the command line: its stored settings are complete, so they stand for all of its options. YAML keeps
         # class names that a file of lines would not.
         classes = dict(zip(run.task.names, run.task.descriptions, strict=True))
-        file = self.kept(name) / "classes.yaml"
+        file = self._kept(name) / "classes.yaml"
         write_text(file, yaml.safe_dump(classes, sort_keys=False, allow_unicode=True))
         return ["run", "--classes", str(file), "--config", str(run.path / CONFIG_FILE), "--out", str(run.path)]
 
     def stop(self) -> str | None:
-        """Stop the run that this page started; nothing is lost, since every step is safe on the disk.
-
-        Returns:
-            Its name; None where none was at work.
-        """
+        """Stop the run that this page started, if one is at work; return its name. Nothing is lost."""
         with self._lock:
             process, name = self._process, self.own_at_work()
             if process is None or name is None:
@@ -185,7 +160,7 @@ class Jobs:
     def lines(self, name: str) -> list[str]:
         """Lines that a run printed since its last start, of the latest 64 kB."""
         try:
-            with (self.kept(name) / _LOG).open("rb") as log:
+            with (self._kept(name) / _LOG).open("rb") as log:
                 log.seek(0, os.SEEK_END)
                 log.seek(max(0, log.tell() - _TAIL_BYTES))
                 lines = log.read().decode("utf-8", errors="replace").splitlines()
@@ -208,10 +183,10 @@ class Jobs:
 
     def _log(self, name: str, line: str) -> None:
         try:
-            with (self.kept(name) / _LOG).open("a", encoding="utf-8") as log:
+            with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
                 log.write(f"{line}\n")
         except OSError as error:
-            raise disk_error(error, self.kept(name)) from error
+            raise disk_error(error, self._kept(name)) from error
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

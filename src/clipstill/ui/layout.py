@@ -117,7 +117,7 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
 
 def _photo_folders() -> list[Any]:
     """A path and an upload for each kind of photos."""
-    inputs = []
+    inputs: list[Any] = []
     with gr.Accordion("I have photos", open=False):
         _html(panel("about_photos"))
         with gr.Row():
@@ -185,8 +185,14 @@ def _images_tab(page: Page, picker: Any, tab: Any) -> None:
 
 
 def _photo(elem_id: str) -> Any:
-    sources = ["upload", "clipboard", "webcam"]
-    return gr.Image(label="Photo", sources=sources, type="filepath", height=340, elem_id=elem_id, buttons=[])
+    return gr.Image(
+        label="Photo",
+        sources=["upload", "clipboard", "webcam"],
+        type="filepath",
+        height=340,
+        elem_id=elem_id,
+        buttons=[],
+    )
 
 
 def _try_tab(page: Page, picker: Any) -> None:

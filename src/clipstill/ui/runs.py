@@ -35,21 +35,13 @@ class StageState:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, as it is at this moment.
-
-    Attributes:
-        path: The run folder.
-        task: Classes; None while the run has not got that far.
-        stages: Stages of the last start, in order; empty before.
-        finished: Whether the last start came to its end and the bundle is there.
-        at_work: Whether a process holds the folder.
-    """
+    """One run folder, as it is at this moment."""
 
     path: Path
-    task: Task | None
-    stages: tuple[StageState, ...]
-    finished: bool
-    at_work: bool
+    task: Task | None  # None while the run has not got that far.
+    stages: tuple[StageState, ...]  # Of the last start, in order; empty before.
+    finished: bool  # The last start came to its end, and the bundle is there.
+    at_work: bool  # A process holds the folder.
 
     @property
     def name(self) -> str:
@@ -128,33 +120,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Figures:
-    """The main figures of a finished run.
-
-    Attributes:
-        labels: Class names.
-        student: Name of the student.
-        teacher: Name of the teacher.
-        top1: Top-1 accuracy on real photos, in [0, 1]; None where there were none.
-        teacher_top1: Top-1 accuracy of the teacher on the same photos.
-        photos: Number of those photos.
-        expected_top1: Top-1 accuracy that is expected without photos, in [0, 1].
-        onnx_bytes: Size of the exported model.
-        parameters: Number of the student's parameters.
-        latency_ms: Time for one picture on one core.
-        refuses: Whether the classifier can answer "none of these".
-    """
+    """The main figures of a finished run; accuracies are in [0, 1], and None where they are not known."""
 
     labels: tuple[str, ...]
     student: str
     teacher: str
-    top1: float | None
+    top1: float | None  # On real photos.
     teacher_top1: float | None
-    photos: int | None
-    expected_top1: float | None
+    photos: int | None  # Number of those photos.
+    expected_top1: float | None  # Told without photos.
     onnx_bytes: int
     parameters: int
     latency_ms: float
-    refuses: bool
+    refuses: bool  # Whether the classifier can answer "none of these".
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ _COLOURS = {
 
 def theme() -> Any:
     """The theme of the page."""
-    teal = gr.themes.Color(*_TEAL.split(), name="clipstill")
+    teal = gr.themes.Color(*_TEAL.split())
     base = gr.themes.Base(
         primary_hue=teal,
         secondary_hue=teal,
