@@ -1,8 +1,8 @@
 """The public API: what the command line does, from Python.
 
 All functions take keywords. Results are typed, show themselves in a notebook, and give JSON values by ``to_json``.
-Notes of progress go to the logger ``clipstill``: ``logging.basicConfig(level="INFO")`` shows them; ``progress=`` takes a
-function that is called with each ``ProgressEvent``.
+Notes of progress go to the logger ``clipstill``: ``logging.basicConfig(level="INFO")`` shows them; ``progress=`` takes
+a function that is called with each ``ProgressEvent``.
 """
 
 from __future__ import annotations

@@ -211,7 +211,6 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         measured = self.evaluation
-        teacher = None if measured is None else measured.teacher
         return html_table(
             {
                 "classes": ", ".join(self.classes),
