@@ -236,8 +236,8 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
 
     def small_yaml(path: Path) -> dict[str, Any]:
         settings = real_load(path)
-        if path == default:
-            return merge(settings, SMALL)
+        if path.parent == default.parent and "extends" not in settings:
+            settings = merge(SMALL, settings)
         if path.stem in SMALL_RECIPES:  # Their own values would come after the small ones.
             return merge(settings, SMALL_RECIPES[path.stem])
         return settings
