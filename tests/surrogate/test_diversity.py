@@ -26,8 +26,8 @@ from clipstill.surrogate.diversity import by_class, effective_number, effective_
 from clipstill.surrogate.records import ImageRecord
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.further import further_prompts
+from clipstill.text.learned import random_prompts
 from clipstill.text.prompts import Prompt
-from clipstill.text.pseudo_styles import random_prompts
 from clipstill.text.styles import FURTHER_STYLES, STYLES
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import CLASS_VECTORS, PROMPTS, SURROGATE, stage_keys

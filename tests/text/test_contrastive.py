@@ -16,10 +16,9 @@ from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.text.bank import bank_files, read_bank
 from clipstill.text.contrastive import batches, content_loss, earlier_loss, instance_loss, token_noise
-from clipstill.text.dictionary import sdd_prompts
 from clipstill.text.diversity import Diversity, diversity
+from clipstill.text.learned import contrastive_prompts, random_prompts, sdd_prompts
 from clipstill.text.prompts import PromptRequest, PromptSet
-from clipstill.text.pseudo_styles import contrastive_prompts, random_prompts
 from clipstill.text.soft_tokens import Sentence, SoftSentences
 from clipstill.text.task import Task, parse_task
 from text_fixtures import STYLES, TASK, request, tiny_clip, words

@@ -13,7 +13,7 @@ import torch
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.stages.stages import make_prompts, read_prompts, read_style_names
-from clipstill.text.dictionary import sdd_prompts
+from clipstill.text.learned import sdd_prompts
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.keys import STAGES, stage_keys
 from clipstill.workflow.recipes import load_config

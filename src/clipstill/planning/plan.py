@@ -176,7 +176,6 @@ def plan(
     from clipstill.teachers import class_vectors
     from clipstill.text.difficulty import estimate
     from clipstill.text.templates import class_texts
-    from clipstill.text.wordnet import wordnet
 
     if models is None:
         threads = config.threads or threads_of_this_process()
@@ -189,7 +188,7 @@ def plan(
     encode = functools.partial(_bare, teacher, templates[0])
     known, text_seconds = _known(teacher, templates[0])
     with_examples = frozenset() if examples is None else frozenset(label for _, label in examples.items)
-    linter = Linter(task, vectors_CD, known, encode, wordnet())
+    linter = Linter(task, vectors_CD, known, encode)
     # Who has examples needs no better name.
     findings = [
         one for one in linter.findings() if not {task.names.index(name) for name in one.classes} <= with_examples
@@ -255,7 +254,7 @@ def _known(teacher: Teacher, template: str) -> tuple[Known, float]:
         encode = functools.partial(_bare, teacher, template)
         encode(WORDS[:2])  # Loads the tower.
         start = time.monotonic()
-        known = Known.of(WORDS, encode)
+        known = Known(WORDS, encode(WORDS))
         _KNOWN[key] = (known, (time.monotonic() - start) / len(WORDS))
     return _KNOWN[key]
 
