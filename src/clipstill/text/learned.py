@@ -10,7 +10,7 @@ Shapes: N prompts, C classes, n prompts per class, L soft tokens, E token width,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipstill.core.progress import say
 from clipstill.text.bank import Bank
-from clipstill.text.contrastive import StartTokens, learn_in_batches, learn_sequential
+from clipstill.text.contrastive import StartTokens, learn_in_batches
 from clipstill.text.prompts import Prompt, PromptRequest, PromptSet, refuse_bank, round_robin, strategy_template
 from clipstill.text.soft_tokens import Sentence, encode_sentences, random_tokens, start_tokens, token_sigma
 from clipstill.text.templates import PSEUDO_TEMPLATE, PSEUDO_VIEWS, STYLE_TEMPLATE, STYLE_VIEWS, put_tokens
@@ -43,10 +43,7 @@ def sdd_prompts(request: PromptRequest) -> PromptSet:
     styles = tuple(request.styles)
     template = strategy_template(request, "sdd", STYLE_TEMPLATE, style=True, tokens=True)
 
-    def learn(start: StartTokens) -> tuple[Tensor, list[float]]:
-        return learn_in_batches(request, start, STYLE_VIEWS, within_class=False)
-
-    bank = _bank(request, "sdd", template, styles=styles, count=request.per_class, learn=learn)
+    bank = _bank(request, "sdd", template, styles=styles, count=request.per_class, views=STYLE_VIEWS)
     tokens_CnLE = bank.rows(request.task.names)
     prompts = round_robin(request, put_tokens(template, ""), styles)
     rows = [one.index % tokens_CnLE.shape[1] for one in prompts]
@@ -77,27 +74,18 @@ def random_prompts(request: PromptRequest) -> PromptSet:
 def contrastive_prompts(request: PromptRequest) -> PromptSet:
     """Give each class n pseudo-words that learn to differ from each other and to keep the class.
 
-    With ``order="joint"`` the n prompts of a class learn together: each is pulled to its own augmented view (another
-    sentence, noise and dropout on the tokens) and pushed from the views of the others. With ``order="sequential"``
-    they learn one after the other, each pushed from the earlier ones. Both add the content loss and start from the
-    tokens of ``random_prompts``. Images beyond n take the prompts in turn.
+    They start from the tokens of ``random_prompts``. Each prompt is pulled to its own augmented view (another sentence,
+    noise and dropout on the tokens) and pushed from the views of the others of its class; the content loss is added.
+    Images beyond n take the prompts in turn.
 
     Raises:
         ConfigError: A bank that does not fit, a template with ``{style}``, a sentence longer than the teacher reads, or
             a teacher without soft tokens.
-
-    Source: Xuan et al., ACM MM 2023; ``sequential`` is of Cho et al., ICCV 2023.
     """
-    settings = request.settings
     template = strategy_template(request, "contrastive", PSEUDO_TEMPLATE, tokens=True)
 
-    def learn(start: StartTokens) -> tuple[Tensor, list[float]]:
-        if settings.order == "sequential":
-            return learn_sequential(request, start)
-        return learn_in_batches(request, start, PSEUDO_VIEWS, within_class=True)
-
-    count = min(settings.pseudo_styles, request.per_class)
-    bank = _bank(request, "contrastive", template, styles=("",), count=count, learn=learn)
+    count = min(request.settings.pseudo_styles, request.per_class)
+    bank = _bank(request, "contrastive", template, styles=("",), count=count, views=PSEUDO_VIEWS)
     tokens_CnLE = bank.rows(request.task.names)
     names, prompts = _pseudo_styles(request, template, tokens_CnLE.shape[1])
     tokens_NLE = tokens_CnLE[[one.class_id for one in prompts], [one.style_id for one in prompts]]
@@ -128,9 +116,9 @@ def _bank(
     *,
     styles: tuple[str, ...],
     count: int,
-    learn: Callable[[StartTokens], tuple[Tensor, list[float]]],
+    views: Sequence[str],
 ) -> Bank:
-    """The given bank, or a new one with ``count`` rows per class."""
+    """The given bank, or a new one with ``count`` rows per class, learned with the templates of augmented views."""
     if request.bank is not None:
         request.bank.check(strategy, request.teacher, template, styles)
         return request.bank
@@ -141,7 +129,10 @@ def _bank(
         f"prompts: learning {len(names)} x {count} sets of {settings.tokens} soft tokens, {settings.steps} steps, "
         f"sigma {sigma:.3g}"
     )
-    tokens_CnLE, losses = learn(StartTokens(template, styles, start_CnLE, sigma))
+    within_class = strategy == "contrastive"
+    tokens_CnLE, losses = learn_in_batches(
+        request, StartTokens(start_CnLE, sigma, template, styles=styles, views=views, within_class=within_class)
+    )
     return Bank(
         tokens_CnLE=tokens_CnLE,
         strategy=strategy,
