@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clipstill.workflow.workbench import Workbench
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,15 +26,14 @@ from clipstill.surrogate.diversity import by_class, effective_number, effective_
 from clipstill.surrogate.records import ImageRecord
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.further import further_prompts
+from clipstill.text.learned import random_prompts
 from clipstill.text.prompts import Prompt
-from clipstill.text.pseudo_styles import random_prompts
 from clipstill.text.styles import FURTHER_STYLES, STYLES
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import CLASS_VECTORS, PROMPTS, SURROGATE, stage_keys
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import RunFolder
-from clipstill.workflow.workbench import Workbench
 from synthesis_fixtures import TinyTeacher, units
 from text_fixtures import request
 

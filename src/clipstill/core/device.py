@@ -20,14 +20,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` takes CUDA, then Apple's MPS, then the CPU.
+    """The torch device; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
 
     Args:
-        name: one of ``DEVICES``; ``cuda`` may carry an index, such as ``cuda:1``.
+        name: One of ``DEVICES``; ``cuda`` may have an index, such as ``cuda:1``.
 
     Raises:
-        ConfigError: no device of that name exists.
-        ResourceError: this machine does not have it.
+        ConfigError: No device of that name exists.
+        ResourceError: This machine does not have it.
     """
     import torch
 
@@ -47,34 +47,29 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def make_deterministic(threads: int) -> None:
-    """Make equal work give equal bits on the CPU.
+    """Make equal work give equal bits on the CPU, for a fixed number of threads, among which sums are split.
 
-    Sums are split among threads, so their number is fixed too. GPU operations without a deterministic form still run.
-
-    Args:
-        threads: number of CPU threads, at least 1.
+    GPU operations without a deterministic form still run.
     """
     import torch
 
     torch.set_num_threads(threads)
-    # Needed by cuBLAS before the first CUDA call; without effect on the CPU.
+    # cuBLAS reads it at the first CUDA call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
-    # Filling fresh memory finds reads of it in torch itself; it costs time and changes no result here.
+    # Only finds reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
 def usable_cores() -> int:
     """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Installed memory, or None where the system does not tell."""
+    """Installed memory in bytes; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -113,11 +108,7 @@ def source_commit() -> str | None:
 
 
 def describe(folder: Path | None = None) -> dict[str, Any]:
-    """Facts about the machine, as JSON values, for the doctor, the report and manifests.
-
-    Args:
-        folder: where free disk space is looked up; the working folder where None.
-    """
+    """Facts about the machine as JSON values; free disk space is that of ``folder``, by default the working folder."""
     import torch
 
     memory = memory_bytes()

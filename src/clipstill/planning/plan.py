@@ -117,7 +117,6 @@ def plan(
     from clipstill.teachers import class_vectors
     from clipstill.text.difficulty import estimate
     from clipstill.text.templates import class_texts
-    from clipstill.text.wordnet import wordnet
 
     if models is None:
         make_deterministic(config.threads or threads_of_this_process())
@@ -127,7 +126,7 @@ def plan(
     vectors_CD = class_vectors(teacher, class_texts(task, templates)).cpu()
     encode = functools.partial(_encode, teacher, templates[0])
     known, imagenet_KD, seconds_per_text = vocabulary(teacher, templates[0])
-    linter = Linter(task, vectors_CD, known, encode, wordnet())
+    linter = Linter(task, vectors_CD, known, encode)
     with_examples = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
     # A class with examples needs no better name.
     findings = [one for one in linter.findings() if not with_examples.issuperset(one.classes)]
@@ -199,7 +198,7 @@ def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, f
         encode = functools.partial(_encode, teacher, template)
         encode(WORDS[:2])  # Loads the tower.
         start = time.monotonic()
-        known = Known.of(WORDS, encode)
+        known = Known(WORDS, encode(WORDS))
         seconds = (time.monotonic() - start) / len(WORDS)
         of_imagenet = isinstance(teacher, BatchNormTeacher) and bool(teacher.statistics_networks)
         imagenet_KD = encode(wordnet().imagenet_words()) if of_imagenet else None
