@@ -52,3 +52,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, or the name of its type where there is no message."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,7 +1,7 @@
-"""Published VQGAN checkpoints -> the weights store.
+"""Import of published VQGAN checkpoints into the weights store.
 
-What a checkpoint says of itself is its tensors' shapes. It carries no licence: that is what the user says, or, where
-the user says that the file is its publisher's, what the publisher's repository says.
+A checkpoint carries no licence. The user states it, or states that the file is its publisher's; then the licence of the
+publisher's repository counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import DataError
 from clipstill.core.files import sha256_file
 from clipstill.core.weights_store import UNKNOWN, StoredWeights, WeightsFacts, store_weights
-from clipstill.generators.vqgan_network import VqganShape, select_tensors, shape_of
+from clipstill.generators.vqgan_network import select_tensors, shape_of
 
 KIND = "vqgan"
 # Checkpoints of whole text-to-image systems keep their VQGAN under this name.
@@ -27,9 +27,9 @@ class Published:
     """Where weights of one architecture are published.
 
     Attributes:
-        repository: that publishes them.
-        licence: of the repository; it states no other one for the weights.
-        trained_on: as the repository says.
+        repository: Repository that publishes the weights.
+        licence: Licence of the repository, which states no other one for the weights.
+        trained_on: Training pictures, as the repository says.
     """
 
     repository: str
@@ -49,33 +49,29 @@ PUBLISHED = {
 
 
 def possible_publisher(stored: StoredWeights) -> Published | None:
-    """Who publishes weights of this architecture, where the user did not say whose these are; None otherwise."""
-    return (
-        PUBLISHED.get(VqganShape.from_json(stored.facts.architecture).label)
-        if stored.facts.licence == UNKNOWN
-        else None
-    )
+    """Publisher of weights of this architecture, where the user did not say whose these are."""
+    return PUBLISHED.get(stored.facts.architecture["label"]) if stored.facts.licence == UNKNOWN else None
 
 
 def import_vqgan(
     path: Path, name: str | None = None, licence: str | None = None, source: str | None = None
 ) -> StoredWeights:
-    """Take the decoder and the codebook of a checkpoint into the weights store.
+    """Copy the decoder and the codebook of a checkpoint into the weights store.
 
     Args:
-        path: a Lightning checkpoint or safetensors, named as by taming-transformers.
-        name: of the entry; ``vqgan-`` and the architecture, such as ``vqgan-f16-16384``, where None.
-        licence: of the weights. Where None: the publisher's, if ``source`` names it, otherwise ``"unknown"``.
-        source: where the file came from; the file's name where None.
+        path: Lightning checkpoint or safetensors file, with the names of taming-transformers.
+        name: Name of the entry; by default ``vqgan-`` and the architecture, such as ``vqgan-f16-16384``.
+        licence: Licence of the weights; by default the publisher's if ``source`` names it, otherwise ``"unknown"``.
+        source: Where the file came from; by default the file's name.
 
     Raises:
-        DataError: the file is missing, unreadable, damaged or no VQGAN.
-        ConfigError: the name cannot be one, or is taken by other weights.
-        ResourceError: the disk is full or not writable.
+        DataError: The file is missing, unreadable, damaged or no VQGAN.
+        ConfigError: The name is not allowed, or other weights have it.
+        ResourceError: The disk is full or not writable, or diffusers is not installed.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}. Check the path.")
-    tensors = vqgan_tensors(path)
+    tensors = read_vqgan_tensors(path)
     shape = shape_of(tensors, path)
     published = PUBLISHED.get(shape.label)
     if published is not None and published.repository.lower() not in (source or "").lower():
@@ -91,15 +87,13 @@ def import_vqgan(
     return store_weights(name or f"{KIND}-{shape.label}", select_tensors(tensors, shape, path), facts)
 
 
-def vqgan_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under the names of a VQGAN's own state dict.
+def read_vqgan_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint under the names of a VQGAN's own state dict.
 
     Raises:
-        DataError: the file cannot be read as tensors alone.
+        DataError: The file cannot be read as tensors alone.
     """
     state = {name: value for name, value in read_state(path, skip_trainer=True).items() if isinstance(value, Tensor)}
-    if f"{_FIRST_STAGE}decoder.conv_in.weight" in state:
-        state = {
-            name.removeprefix(_FIRST_STAGE): value for name, value in state.items() if name.startswith(_FIRST_STAGE)
-        }
-    return state
+    if f"{_FIRST_STAGE}decoder.conv_in.weight" not in state:
+        return state
+    return {name.removeprefix(_FIRST_STAGE): value for name, value in state.items() if name.startswith(_FIRST_STAGE)}

@@ -183,7 +183,9 @@ class Workbench:
         stored = self._vectors
         found = ExampleVectors(stored["prototypes"], stored["counts"], stored["shift"])
         share = self.config.examples.style_share
-        return targets_with_examples(targets_ND, class_ids, self.text_vectors_CD, found, share)
+        return targets_with_examples(
+            targets_ND, class_ids, text_CD=self.text_vectors_CD, examples=found, style_share=share
+        )
 
     @cached_property
     def student(self) -> Student:
