@@ -164,7 +164,7 @@ def teach(
     if section.head == "class-vectors":
         scale = float(student.logit_scale or teacher.logit_scale)
         layers, width = section.projector_layers, section.projector_width
-        student.use_class_vectors(class_vectors_CD, scale, config.seed, layers, width)
+        student.use_class_vectors(class_vectors_CD, scale, seed=config.seed, layers=layers, width=width)
     teaching = lesson.teaching
     with launch.together(shares_teaching(config)):
         result = distil(

@@ -139,14 +139,14 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
     Raises:
         ConfigError: this teacher's tower cannot be taken out of it (several at once, say).
     """
+    from clipstill.students.student import Backbone
     from clipstill.students.tower_student import TowerStudent
     from clipstill.teachers.image_backbones import image_backbone
 
-    backbone = image_backbone(teacher, 0, 1, teacher.preprocess.size, 0)
+    network = image_backbone(teacher, image_size=teacher.preprocess.size)
     name, scale = f"tower:{teacher.name}", float(teacher.logit_scale)
-    student = TowerStudent(
-        name, backbone, len(class_vectors_CD), teacher.preprocess, teacher.provenance, logit_scale=scale
-    )
+    backbone = Backbone(name, network, teacher.preprocess, teacher.provenance, scale)
+    student = TowerStudent(backbone, len(class_vectors_CD))
     student.use_class_vectors(class_vectors_CD, scale, layers=0)
     return student.eval()
 

@@ -15,7 +15,7 @@ from clipstill.teachers.openclip import OpenClipTeacher
 
 
 def takes_tokens(teacher: Teacher) -> bool:
-    """Whether prompts are tokens in its image tower's layers; others get a frame (``clipstill.students.frame``)."""
+    """Whether prompts are tokens in its image tower's layers; others get a frame (``FramedBackbone``)."""
     return isinstance(teacher, OpenClipTeacher)
 
 
