@@ -18,7 +18,7 @@ from clipstill.core.errors import ArtifactError, DataError, ResourceError
 from clipstill.core.protocols import Generator
 from clipstill.core.seeds import generator_for
 from clipstill.generators import generators, load_generators
-from clipstill.generators.latent_prior import LatentPrior, Probe, from_frequencies, radial_frequency, to_frequencies
+from clipstill.generators.latent_prior import LatentPrior, Probe, from_frequencies, radial_frequency
 from clipstill.generators.model_files import DIFFUSERS_FILE, licence_of
 from clipstill.generators.tiny_autoencoder import (
     PRIOR,
@@ -29,7 +29,7 @@ from clipstill.generators.tiny_autoencoder import (
     find_autoencoder,
     load_part,
 )
-from tools.weights.latent_prior import encoded, measured, save_prior
+from tools.weights.latent_prior import encoded, measured, save_prior, to_frequencies
 
 CPU = torch.device("cpu")
 DATA = Path(os.environ.get("CLIPSTILL_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -18,8 +18,13 @@ from clipstill.core.files import sha256_file
 from clipstill.core.seeds import generator_for
 from clipstill.generators import load_generators
 from clipstill.generators.vqgan import OneSidedClamp, Vqgan, nearest_codes
-from clipstill.generators.vqgan_checkpoint import import_vqgan
-from clipstill.generators.vqgan_network import build_model, checkpoint_shapes, select_tensors, shape_of
+from clipstill.generators.vqgan_checkpoint import (
+    build_model,
+    checkpoint_shapes,
+    import_vqgan,
+    select_tensors,
+    shape_of,
+)
 
 CPU = torch.device("cpu")
 TINY = published.TINY

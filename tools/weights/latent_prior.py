@@ -17,7 +17,7 @@ from clipstill.core.errors import DataError
 from clipstill.core.files import atomic_path, write_text
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
-from clipstill.generators.latent_prior import STORED_NAMES, LatentPrior, Probe, radial_frequency, to_frequencies
+from clipstill.generators.latent_prior import STORED_NAMES, LatentPrior, Probe, cosine_basis, radial_frequency
 from clipstill.generators.tiny_autoencoder import (
     PRIOR_FILE,
     AutoencoderFiles,
@@ -72,6 +72,12 @@ def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CR
     save_prior(target, prior, Probe.take(decoder, probe_latent), trained_licence(packages))
     write_text(out / LEDGER_FILE, _ledger(packages, files, crops))
     return target
+
+
+def to_frequencies(z_NZhh: Tensor) -> Tensor:
+    """Latents -> their cosine coefficients; the inverse of ``from_frequencies``."""
+    basis = cosine_basis(z_NZhh.shape[-1])
+    return basis @ z_NZhh @ basis.T
 
 
 def measured(z_NZhh: Tensor) -> LatentPrior:

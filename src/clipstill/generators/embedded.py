@@ -25,6 +25,8 @@ from clipstill.generators.normal_latents import NormalLatents
 WEIGHTS = Path(__file__).parents[1] / "assets" / "embedded-generator.safetensors"
 LATENT_CHANNELS = 16
 REDUCTION = 8
+# Channels at an eighth, a quarter, a half and the whole of the image's side.
+WIDTHS = (64, 48, 24, 12)
 
 
 class Block(nn.Module):
@@ -42,20 +44,16 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (N, Z, h, w) -> images (N, 3, 8 h, 8 w) in (0, 1).
+    """Latents (N, Z, h, w) -> images (N, 3, 8 h, 8 w) in (0, 1)."""
 
-    Args:
-        widths: Channels at an eighth, a quarter, a half and the whole of the image's side.
-    """
-
-    def __init__(self, widths: tuple[int, int, int, int] = (64, 48, 24, 12)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(LATENT_CHANNELS, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(LATENT_CHANNELS, WIDTHS[0], 3, padding=1)
         self.stages = nn.ModuleList()
-        for number, (width, narrower) in enumerate(zip(widths, (*widths[1:], widths[-1]), strict=True)):
+        for number, (width, narrower) in enumerate(zip(WIDTHS, (*WIDTHS[1:], WIDTHS[-1]), strict=True)):
             blocks = 2 if number < 2 else 1
             self.stages.append(nn.Sequential(*(Block(width) for _ in range(blocks)), nn.Conv2d(width, narrower, 1)))
-        self.leave = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.leave = nn.Conv2d(WIDTHS[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents -> images; see the class."""
@@ -122,5 +120,4 @@ class EmbeddedGenerator(NormalLatents):
 
 def load_embedded(rest: str, device: torch.device) -> EmbeddedGenerator:
     """Factory of the registry."""
-    del rest
     return EmbeddedGenerator(device)

@@ -39,7 +39,7 @@ STORED_NAMES = ("mean", "level", "frequencies", "roots", "probe_latent", "probe_
 
 @lru_cache(maxsize=32)
 def cosine_basis(side: int) -> Tensor:
-    """The orthonormal cosine basis (side, side), one frequency a row: ``basis @ basis.T`` is the identity."""
+    """Orthonormal cosine basis (side, side) with one frequency per row."""
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     place = torch.arange(side, dtype=torch.float64)[None] + 0.5
     basis = torch.cos(math.pi * place * frequency / side) * math.sqrt(2 / side)
@@ -47,14 +47,8 @@ def cosine_basis(side: int) -> Tensor:
     return basis.float()
 
 
-def to_frequencies(z: Tensor) -> Tensor:
-    """Latents (N, Z, h, h) -> their cosine coefficients, the coarsest at the top left; lengths are kept."""
-    basis = cosine_basis(z.shape[-1]).to(z.device)
-    return basis @ z @ basis.T
-
-
 def from_frequencies(coefficients: Tensor) -> Tensor:
-    """The inverse of ``to_frequencies``."""
+    """Cosine coefficients, the coarsest at the top left -> latents (N, Z, h, h); lengths are kept."""
     basis = cosine_basis(coefficients.shape[-1]).to(coefficients.device)
     return basis.T @ coefficients @ basis
 

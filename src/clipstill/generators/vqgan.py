@@ -41,8 +41,7 @@ from clipstill.core.weights_store import (
     weights_folder,
 )
 from clipstill.generators.model_files import DIFFUSERS_FILE, download_diffusers_model, import_diffusers, licence_of
-from clipstill.generators.vqgan_checkpoint import KIND, read_vqgan_tensors
-from clipstill.generators.vqgan_network import build_model, select_tensors, shape_of
+from clipstill.generators.vqgan_checkpoint import KIND, build_model, read_vqgan_tensors, select_tensors, shape_of
 
 # The variant that public VQGAN-CLIP tools use; what ``vqgan`` means where several are imported.
 USUAL = "vqgan-f16-16384"

@@ -1,8 +1,8 @@
 """A student on a frozen image tower: only prompts and the head are trained.
 
-Source: Li et al., PromptKD, CVPR 2024: a small CLIP's image tower taught by a larger one; Bahng et al., Exploring Visual
-Prompts for Adapting Large-Scale Models, 2022: the frame. The frame in convolutional networks, instead of PromptKD's
-tokens, is an extension of clipstill.
+Source: Li et al., PromptKD, CVPR 2024 (a small CLIP's image tower taught by a larger one); Bahng et al., Exploring
+Visual Prompts for Adapting Large-Scale Models, 2022 (the frame). The frame in convolutional networks, instead of
+PromptKD's tokens, is an extension of clipstill.
 
 Shapes: N images, F features, S side of an image in pixels.
 """

@@ -31,10 +31,7 @@ teachers = Registry(
 
 
 def resolve_teachers(names: str) -> list[tuple[Callable[..., Any], str]]:
-    """Factory of each teacher, and the rest of its name, without loading one.
-
-    Args:
-        names: Name of a teacher, or several joined by ``+``.
+    """Factory of each teacher of a name, which may join several by ``+``, and the rest of its name.
 
     Raises:
         UnknownNameError: There is no such teacher.

@@ -52,13 +52,16 @@ SHARES = (1 / 4.5, 2 / 4.5, 1.5 / 4.5)
 
 
 class Words(nn.Module):
-    """The nouns above the ImageNet classes in WordNet, with their text vectors.
+    """The nouns above the ImageNet classes in WordNet, with their text vectors, from the stored file.
 
     Attributes:
         text_mean_E: Mean vector of the ImageNet classes' names; all texts are centred by it.
         class_names_KE: Unit vector of each ImageNet class, from all its names.
         noun_vectors_WE: Unit vector of each noun.
         members_WK: Share of each ImageNet class in each noun; rows sum to 1.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
     """
 
     text_mean_E: Tensor
@@ -66,12 +69,15 @@ class Words(nn.Module):
     noun_vectors_WE: Tensor
     members_WK: Tensor
 
-    def __init__(self, nouns: int) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.register_buffer("text_mean_E", torch.zeros(DIM))
-        self.register_buffer("class_names_KE", torch.zeros(IMAGENET_CLASSES, DIM))
-        self.register_buffer("noun_vectors_WE", torch.zeros(nouns, DIM))
-        self.register_buffer("members_WK", torch.zeros(nouns, IMAGENET_CLASSES))
+        stored, _ = read_weights(path)
+        for name in ("text_mean_E", "class_names_KE", "noun_vectors_WE"):
+            self.register_buffer(name, stored[name])
+        # The file lists the members of each noun.
+        members_WK = torch.zeros(len(self.noun_vectors_WE), IMAGENET_CLASSES)
+        members_WK[stored["member_noun"].long(), stored["member_class"].long()] = 1.0
+        self.register_buffer("members_WK", members_WK / members_WK.sum(1, keepdim=True))
 
     def centre(self, text_ME: Tensor) -> Tensor:
         """MiniLM vectors -> unit vectors around the mean of the ImageNet classes' names."""
@@ -80,21 +86,6 @@ class Words(nn.Module):
     def classes(self, centred_ME: Tensor) -> Tensor:
         """Share of each ImageNet class in each text (M, K); rows sum to 1."""
         return (centred_ME @ self.noun_vectors_WE.T / NOUN_TEMPERATURE).softmax(-1) @ self.members_WK
-
-    @classmethod
-    def load(cls, path: Path) -> Words:
-        """Read the stored file, where the members of a noun are a list.
-
-        Raises:
-            ArtifactError: The file is missing or damaged.
-        """
-        stored, _ = read_weights(path)
-        words = cls(len(stored["noun_vectors_WE"]))
-        for name in ("text_mean_E", "class_names_KE", "noun_vectors_WE"):
-            getattr(words, name).copy_(stored[name])
-        words.members_WK[stored["member_noun"].long(), stored["member_class"].long()] = 1.0
-        words.members_WK.div_(words.members_WK.sum(1, keepdim=True))
-        return words
 
 
 class Alignment(nn.Module):
@@ -173,21 +164,18 @@ class _Tower:
         self.network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
         self.dtype = dtype
         self.image_size = int(metadata["image_size"])
+        classifier_KF = self.network.classifier.weight.detach().float()
         self.alignment = Alignment(
-            words,
-            self.network.classifier.weight.detach().float(),
-            len(weights["from_text.weight"]),
-            len(weights["hidden.weight"]),
+            words, classifier_KF, len(weights["from_text.weight"]), len(weights["hidden.weight"])
         )
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
         parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
         self.parameters = sum(tensor.numel() for part in parts for tensor in part.parameters())
         self.sha256 = sha256_file(path)
-        self.provenance = (
-            lite_provenance(size),
-            Provenance(f"{size} alignment", metadata["licence"], f"clipstill assets/{path.name}", self.sha256),
-        )
+        source = f"clipstill assets/{path.name}"
+        alignment = Provenance(f"{size} alignment", metadata["licence"], source, self.sha256)
+        self.provenance = (lite_provenance(size), alignment)
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Normalised images -> unit vectors (N, D); larger images than the tower's are reduced to its size."""
@@ -228,7 +216,7 @@ class EmbeddedTeacher:
         self.statistics_networks = tuple(sizes)
         self._device = device
         words_path = assets / "embedded-words.safetensors"
-        words = Words.load(words_path)
+        words = Words(words_path)
         dtype = getattr(torch, PRECISIONS[precision])
         self.towers = [_Tower(assets, size, words, device=device, dtype=dtype) for size in sizes]
         self._shares = [1 / len(sizes)] * len(sizes)
@@ -289,13 +277,11 @@ class EmbeddedTeacher:
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
     """The small embedded teacher: EfficientNet-Lite0."""
-    del rest
     return EmbeddedTeacher("embedded-s", ("lite0",), device, precision=precision)
 
 
 def embedded_m(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
     """The larger embedded teacher: EfficientNet-Lite2 and -Lite0."""
-    del rest
     return EmbeddedTeacher("embedded-m", ("lite2", "lite0"), device, precision=precision)
 
 

@@ -8,7 +8,6 @@ Shapes: N images, C classes, P prompt tokens, E token width, R rank, D dimension
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ __all__ = ["PromptedTeacher", "import_prompts", "load_prompts", "prompted", "sav
 _FORMAT = "1"
 
 
-class PromptedTeacher(nn.Module, ABC):
-    """Base of both kinds; the parameters of the module are the learned ones.
+class _Prompted(nn.Module):
+    """What both kinds share. The parameters of the module are the learned ones; ``core.protocols`` says what they do.
 
     Args:
         base: The unchanged teacher, whose own vectors are the zero-shot ones; not part of the module's parameters.
@@ -60,44 +59,23 @@ class PromptedTeacher(nn.Module, ABC):
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the base's weights and of the prompts as they are now."""
         return sha256_json([self.base.weights_sha256, tensor_digest(dict(self.named_parameters()))])
-
-    @abstractmethod
-    def encode_image(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> unit vectors (N, D), float32, differentiable to the prompts and to the pixels."""
-
-    @abstractmethod
-    def class_vectors(self, names: Sequence[str]) -> Tensor:
-        """Unit vectors (C, D), float32, differentiable to the prompts."""
-
-    @abstractmethod
-    def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
-        """Unit vectors (C, D), float32, without any prompt."""
 
     @torch.no_grad()
     def plain_image(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> unit vectors (N, D), float32, without any prompt."""
         return self.base.encode_image(x_N3HW)
 
-    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
-        """As ``encode_image``; teachers that learn after their towers use the towers' output ``plain_ND`` instead."""
-        return self.encode_image(x_N3HW)
-
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Plain texts -> unit vectors (M, D): as the base sees them."""
         return self.base.encode_text(texts)
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """As the base does."""
         return self.base.embed_tokens(texts)
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """As the base does."""
         return self.base.encode_tokens(embeddings_MLE, position)
 
 
-class PromptedOpenClip(PromptedTeacher):
+class PromptedOpenClip(_Prompted):
     """Deep prompts in both towers of a CLIP with a vision transformer.
 
     Source: Li et al., PromptKD, CVPR 2024; Khattak et al., PromptSRC, ICCV 2023 (its independent prompts).
@@ -138,6 +116,9 @@ class PromptedOpenClip(PromptedTeacher):
             return self.plain_image(x_N3HW)
         return normalize(self.visual_prompts(self.base.image_tower, self.base.prepared(x_N3HW)).float(), dim=-1)
 
+    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
+        return self.encode_image(x_N3HW)
+
     def class_vectors(self, names: Sequence[str]) -> Tensor:
         texts = [f"{self._placeholders} {spoken(name)}." for name in names]
         embeddings_CLE, position_C = self.base.embed_tokens(texts)
@@ -156,7 +137,7 @@ class PromptedOpenClip(PromptedTeacher):
         return normalize(torch.stack(means), dim=-1)
 
 
-class PromptedEmbedded(PromptedTeacher):
+class PromptedEmbedded(_Prompted):
     """Soft tokens before the class name, and a projection after the image towers that starts as the identity.
 
     An extension of clipstill: convolutional towers have no tokens to learn.
@@ -194,7 +175,6 @@ class PromptedEmbedded(PromptedTeacher):
         return self.project(plain_ND)
 
     def project(self, vectors_ND: Tensor) -> Tensor:
-        """Unit vectors of images by the base -> prompted unit vectors."""
         return normalize(vectors_ND + vectors_ND @ self.image_into_RD.T @ self.image_out_DR.T, dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
@@ -203,6 +183,9 @@ class PromptedEmbedded(PromptedTeacher):
         with_soft = torch.cat([embeddings_CLE[:, :1], soft_CPE, embeddings_CLE[:, 1:]], 1)
         with_mask = torch.cat([mask_CL[:, :1].expand(-1, 1 + soft_CPE.shape[1]), mask_CL[:, 1:]], 1)
         return self.base.encode_tokens(with_soft, with_mask)
+
+
+PromptedTeacher = PromptedOpenClip | PromptedEmbedded
 
 
 def prompted(
