@@ -54,7 +54,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def first_line(error: BaseException) -> str:
-    """First line of an error's message, or the name of its type where there is no message."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """The first line of a library's error, or its kind where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from clipstill.core.errors import ResourceError, first_line
+from clipstill.core.errors import ResourceError, reason_of
 
 CONFIG_FILE = "config.json"
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -56,7 +56,7 @@ def download(generator: str, repository: str, fetch: Callable[[], str], local: s
         return Path(fetch())
     except Exception as error:  # The network, the hub's client and the disk raise many kinds.
         raise ResourceError(
-            f"cannot get {generator} {repository} from the model hub ({first_line(error)}). Check the name and the "
+            f"cannot get {generator} {repository} from the model hub ({reason_of(error)}). Check the name and the "
             f"connection, or name a local copy: {generator}:{local}"
         ) from None
 

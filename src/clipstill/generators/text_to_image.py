@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipstill.core.errors import ArtifactError, ConfigError, DataError, first_line
+from clipstill.core.errors import ArtifactError, ConfigError, DataError, reason_of
 from clipstill.core.files import read_json, sha256_file, sha256_json
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
@@ -136,7 +136,7 @@ def _load(folder: Path, device: torch.device) -> Any:
             pipeline = pipelines.DiffusionPipeline.from_pretrained(folder, **known)
     except Exception as error:  # diffusers and transformers raise many kinds
         raise DataError(
-            f"the pipeline in {folder} cannot be loaded: {first_line(error)}. Save or fetch it again."
+            f"the pipeline in {folder} cannot be loaded: {reason_of(error)}. Save or fetch it again."
         ) from None
     if "prompt" not in inspect.signature(pipeline.__call__).parameters:
         raise ConfigError(

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, first_line
+from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
@@ -272,7 +272,7 @@ def _load_diffusers_folder(rest: str, device: torch.device) -> Vqgan:
         )
     except Exception as error:  # Absent and damaged files give many kinds.
         raise DataError(
-            f"{folder} holds no VQModel of diffusers that can be read ({first_line(error)}). It needs {CONFIG_FILE} "
+            f"{folder} holds no VQModel of diffusers that can be read ({reason_of(error)}). It needs {CONFIG_FILE} "
             f"and {DIFFUSERS_FILE}."
         ) from None
     lost = [key for key in info["missing_keys"] if not key.startswith(("encoder.", "quant_conv."))]

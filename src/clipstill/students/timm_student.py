@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError, did_you_mean, first_line
+from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
@@ -99,7 +99,7 @@ def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None
             if not from_hub:
                 raise
             raise ResourceError(
-                f"the pretrained weights of timm:{architecture} cannot be fetched ({first_line(error)}). "
+                f"the pretrained weights of timm:{architecture} cannot be fetched ({reason_of(error)}). "
                 f"Check the network, or set student.init to 'scratch' or to a safetensors file."
             ) from None
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)

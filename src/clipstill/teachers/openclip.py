@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, normalize
 
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
-from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, first_line
+from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
@@ -299,7 +299,7 @@ def _fetch(rest: str, published: dict[str, Any]) -> Path:
         return Path(download_pretrained(published))
     except Exception as error:  # any error of the network, the hub's client or the disk
         raise ResourceError(
-            f"cannot get the weights of openclip:{rest} ({first_line(error)}). Check the connection, or give a local "
+            f"cannot get the weights of openclip:{rest} ({reason_of(error)}). Check the connection, or give a local "
             f"file: openclip:{rest.partition('/')[0]}/PATH."
         ) from error
 
