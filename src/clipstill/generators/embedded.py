@@ -20,7 +20,7 @@ from clipstill.core.checkpoints import read_own_tensors
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.generators.normal_latents import NormalLatents
+from clipstill.generators.latent_prior import NormalLatents
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "embedded-generator.safetensors"
 LATENT_CHANNELS = 16

@@ -15,7 +15,7 @@ instead of assumed spectra and the cosine transform, whose borders need not meet
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -154,3 +154,25 @@ class LatentPrior:
         source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else str(path)
         provenance = Provenance("latent statistics", metadata.get("licence", "unknown"), source, sha256_file(path))
         return cls(mean_Z, level_ZZ, frequencies_K, roots_KZZ, (provenance,)), Probe(latent, image)
+
+
+class NormalLatents:
+    """Box, prior and codes of a ``Generator`` whose likely latents are standard normal.
+
+    Attributes:
+        box: Standard deviations beyond which a latent is clipped.
+    """
+
+    box: float
+
+    def project_(self, latents: Sequence[Tensor]) -> None:
+        """Clip to the box, in place."""
+        with torch.no_grad():
+            latents[0].clamp_(-self.box, self.box)
+
+    def prior(self, latents: Sequence[Tensor]) -> Tensor:
+        """Half the mean square of each latent: loss_N, the normal prior per dimension."""
+        return 0.5 * latents[0].square().mean((1, 2, 3))
+
+    def codes(self, latents: Sequence[Tensor]) -> None:
+        """None: there is no codebook."""

@@ -30,7 +30,7 @@ from clipstill.core.files import read_json, sha256_file
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.generators.latent_prior import LatentPrior, from_frequencies
+from clipstill.generators.latent_prior import LatentPrior, NormalLatents, from_frequencies
 from clipstill.generators.model_files import (
     CONFIG_FILE,
     DIFFUSERS_FILE,
@@ -39,7 +39,6 @@ from clipstill.generators.model_files import (
     import_diffusers,
     licence_of,
 )
-from clipstill.generators.normal_latents import NormalLatents
 from clipstill.generators.vqgan import OneSidedClamp
 
 TAESD = "madebyollin/taesd"

@@ -68,15 +68,14 @@ def load_timm(rest: str, classes: int, *, init: str | Path, image_size: int | No
     return _build(f"timm:{rest}", rest, "", classes, init=init, image_size=image_size, seed=seed)
 
 
-# Millions of parameters, without the head: 3.4, 4.8, 1.5, 2.5, 4.9, 11.2 (the student of the published system), and 5.5
-# for a transformer whose sides are multiples of 16.
-lite0 = partial(_build, "lite0", "tf_efficientnet_lite0")
-lite2 = partial(_build, "lite2", "tf_efficientnet_lite2")
-mobilenetv3_small = partial(_build, "mobilenetv3-small", "mobilenetv3_small_100")
-mobilenetv4_small = partial(_build, "mobilenetv4-small", "mobilenetv4_conv_small")
-resnet10t = partial(_build, "resnet10t", "resnet10t")
-resnet18 = partial(_build, "resnet18", "resnet18")
-vit_tiny = partial(_build, "vit-tiny", "vit_tiny_patch16_224")
+# Numbers of parameters are without the head.
+lite0 = partial(_build, "lite0", "tf_efficientnet_lite0")  # 3.4 million
+lite2 = partial(_build, "lite2", "tf_efficientnet_lite2")  # 4.8 million
+mobilenetv3_small = partial(_build, "mobilenetv3-small", "mobilenetv3_small_100")  # 1.5 million
+mobilenetv4_small = partial(_build, "mobilenetv4-small", "mobilenetv4_conv_small")  # 2.5 million
+resnet10t = partial(_build, "resnet10t", "resnet10t")  # 4.9 million
+resnet18 = partial(_build, "resnet18", "resnet18")  # 11.2 million; the student of the published system
+vit_tiny = partial(_build, "vit-tiny", "vit_tiny_patch16_224")  # 5.5 million; sides are multiples of 16
 
 
 def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None) -> nn.Module:
@@ -86,11 +85,10 @@ def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None
             f"timm {timm.__version__} has no architecture '{architecture}'."
             f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
         )
-    facts = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    metadata = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
     # Transformers are built for one size, with a positional embedding for each patch.
-    sized: dict[str, Any] = {}
-    if image_size is not None and getattr(facts, "fixed_input_size", False):
-        sized = {"img_size": image_size}
+    has_fixed_size = image_size is not None and getattr(metadata, "fixed_input_size", False)
+    sized: dict[str, Any] = {"img_size": image_size} if has_fixed_size else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "student", architecture))
         try:
