@@ -113,7 +113,7 @@ class EmbeddedGenerator(NormalLatents):
         return x_N3HW
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """Bilinear between codes: neighbours are alike, so what lies between them is likely too."""
+        """Bilinear: neighbouring codes are alike, so values between them are likely too."""
         side = math.ceil(size / REDUCTION)
         return [F.interpolate(latents[0], (side, side), mode="bilinear", align_corners=False)]
 

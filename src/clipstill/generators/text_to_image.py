@@ -66,7 +66,7 @@ class TextToImage:
         Each has a random generator of its own, on the CPU, so that an image does not depend on its neighbours, nor its
         noise on the device.
         """
-        # A multiple of what the pipeline's latents and their patches stand for.
+        # A multiple of two cells, since some networks see patches of 2 x 2 cells.
         side = math.ceil((self._native_side() or size) / (2 * self._cell)) * 2 * self._cell
         parts = [torch.zeros(0, 3, size, size)]
         for start in range(0, len(texts), BATCH):

@@ -215,8 +215,8 @@ class TinyAutoencoder(NormalLatents):
         return clamped
 
     def latent(self, coefficients: Tensor) -> Tensor:
-        """Whitened coefficients -> what the decoder takes, both (N, Z, h, h)."""
-        # Half precision would round coarse coefficients by more than what fine ones amount to.
+        """Whitened coefficients -> input of the decoder, both (N, Z, h, h)."""
+        # In half precision, rounding errors of coarse coefficients would exceed the fine ones.
         with torch.autocast(coefficients.device.type, enabled=False):
             return self._mean + from_frequencies(self._coloured(coefficients))
 

@@ -5,11 +5,11 @@ the decoder was trained to draw. Three published tricks make that optimisable: t
 it were not there, the clamp of the image stops only gradients that push further out, and after each step the latent is
 clipped to the codebook's box.
 
-Names: ``vqgan`` is what was imported, ``vqgan:NAME`` one of several, ``vqgan:PATH`` a folder or safetensors file,
+Names: ``vqgan`` is the imported one, ``vqgan:NAME`` one of several, ``vqgan:PATH`` a folder or safetensors file,
 ``vqgan:hub:OWNER/REPO`` (or ``hub:FOLDER``) a ``VQModel`` in diffusers' layout. All of them run in diffusers.
 
 The published weights were trained on photographs, mostly ImageNet: whether images made with them are data-free for a
-task that ImageNet covers is debatable. ``provenance`` says what is known.
+task that ImageNet covers is debatable. ``provenance`` states the training pictures where they are known.
 
 Shapes: N images, E channels of a code, K codes, h x w cells, H x W pixels, M = N h w.
 
@@ -43,7 +43,7 @@ from clipstill.core.weights_store import (
 from clipstill.generators.model_files import DIFFUSERS_FILE, download_diffusers_model, import_diffusers, licence_of
 from clipstill.generators.vqgan_checkpoint import KIND, build_model, read_vqgan_tensors, select_tensors, shape_of
 
-# The variant that public VQGAN-CLIP tools use; what ``vqgan`` means where several are imported.
+# The variant that public VQGAN-CLIP tools use, and the default where several are imported.
 USUAL = "vqgan-f16-16384"
 HUB = "hub:"
 # Distances held at once: 128 MiB of float32, whatever the batch and the codebook.
@@ -65,7 +65,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 class OneSidedClamp(torch.autograd.Function):
-    """Forward: clamp to [0, 1]. Backward: stops only what would push a value further out.
+    """Forward: clamp to [0, 1]. Backward: stop only gradients that would push a value further out.
 
     An ordinary clamp stops all gradients of saturated pixels, which then never come back.
     """
@@ -182,7 +182,7 @@ class Vqgan:
         return latents[0].square().mean((1, 2, 3))
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """Cells repeated or left out: what lies between two codes is near neither, often near an unused one."""
+        """Cells are repeated or left out: a mean of two codes is near neither, and often near an unused one."""
         side = math.ceil(size / self.stride)
         return [F.interpolate(latents[0], (side, side), mode="nearest-exact")]
 

@@ -117,7 +117,7 @@ def projected(tower: Any, x_ME: Tensor) -> Tensor:
 
 
 def _insert(tokens_PE: Tensor, x_NLE: Tensor, place: int) -> Tensor:
-    """Tokens with the prompts from a place on, instead of what is there."""
+    """Replace the tokens from a place on by prompts; at the end, append them."""
     prompts_NPE = tokens_PE.expand(len(x_NLE), -1, -1)
     return torch.cat([x_NLE[:, :place], prompts_NPE, x_NLE[:, place + len(tokens_PE) :]], 1)
 

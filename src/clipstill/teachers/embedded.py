@@ -9,7 +9,7 @@ space; each gives a pair of unit vectors, and the cosine of the whole is the mea
 2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
    WordNet nouns that the text is nearest to, in proportion (a kernel regression).
 3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
-   ImageNet classes. It has the styles, and what ImageNet lacks.
+   ImageNet classes. It knows the styles, and things that ImageNet lacks.
 
 ``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0, and its cosine is the mean of theirs. The
 recipe is ``python -m tools.weights embedded-teacher``.
@@ -145,7 +145,7 @@ class Alignment(nn.Module):
         return join([centred_ME, F.normalize(weights_MF, dim=-1), learned_MD], SHARES)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Also moves what is not in the state dict."""
+        """Move the parts outside the state dict too."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._unit_classifier_KF = fn(self._unit_classifier_KF)
         self._words[0]._apply(fn)  # type: ignore[no-untyped-call]
@@ -264,7 +264,7 @@ class EmbeddedTeacher:
             return self._from_text(self._text.encode([text.lower() for text in texts]))
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> word-piece embeddings (M, L, E) and the mask of what is text (M, L)."""
+        """Texts -> word-piece embeddings (M, L, E), and the attention mask (M, L)."""
         return self._text.embed([text.lower() for text in texts])
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
@@ -276,12 +276,12 @@ class EmbeddedTeacher:
 
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
-    """The small embedded teacher: EfficientNet-Lite0."""
+    """Factory of the small embedded teacher."""
     return EmbeddedTeacher("embedded-s", ("lite0",), device, precision=precision)
 
 
 def embedded_m(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
-    """The larger embedded teacher: EfficientNet-Lite2 and -Lite0."""
+    """Factory of the larger embedded teacher."""
     return EmbeddedTeacher("embedded-m", ("lite2", "lite0"), device, precision=precision)
 
 

@@ -59,7 +59,7 @@ class MiniLM:
         return vectors
 
     def embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Word-piece embeddings (M, L, 384) without positions, and the mask (M, L) of what is text."""
+        """Word-piece embeddings (M, L, 384) without positions, and the attention mask (M, L)."""
         batch = self._tokenise(list(texts), padding=True, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt")
         ids_ML, mask_ML = batch["input_ids"].to(self._device), batch["attention_mask"].to(self._device)
         return self._network.embeddings.word_embeddings(ids_ML), mask_ML

@@ -35,7 +35,7 @@ _FORMAT = "1"
 
 
 class _Prompted(nn.Module):
-    """What both kinds share. The parameters of the module are the learned ones; ``core.protocols`` says what they do.
+    """Base of both kinds. The module's parameters are the learned ones; ``core.protocols`` documents the methods.
 
     Args:
         base: The unchanged teacher, whose own vectors are the zero-shot ones; not part of the module's parameters.
