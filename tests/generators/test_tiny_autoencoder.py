@@ -1,5 +1,6 @@
 """Tiny autoencoders: names of layers, whitened latents, statistics, and what a user is told."""
 
+import logging
 import os
 import socket
 import sys
@@ -216,25 +217,27 @@ def test_prior_is_the_normal_one_and_projection_clips(generator: TinyAutoencoder
 
 
 def test_a_decoder_without_statistics_gets_assumed_ones_and_says_so(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="clipstill")
     made = TinyAutoencoder(AutoencoderFiles(folder / DIFFUSERS_FILE, "a relative"), CPU)
-    assert "no statistics of the latents of a relative" in capsys.readouterr().err
+    assert "no statistics of the latents of a relative" in caplog.text
     assert [part.name for part in made.provenance] == ["tiny autoencoder"]
     white = torch.randn(200, 4, 12, 12, generator=generator_for("white"))
     assert float(made.latent(white).std()) == pytest.approx(1, abs=0.1)
 
 
 def test_statistics_beside_a_decoder_are_used(
-    network: AutoencoderTiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: AutoencoderTiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="clipstill")
     network.save_pretrained(tmp_path)
     latent = torch.randn(2, 4, 3, 3, generator=generator_for("probe"))
     photos = torch.randint(0, 256, (3, 3, 100, 130), generator=generator_for("photos")).to(torch.uint8)
     prior = measured(encoded(network.encoder, photos, 40))
     save_prior(tmp_path / PRIOR_FILE, prior, Probe.take(network.decoder, latent), "CC0-1.0")
     [made] = load_generators(f"tiny-autoencoder:{tmp_path}", CPU)
-    assert "no statistics" not in capsys.readouterr().err
+    assert "no statistics" not in caplog.text
     assert made.provenance[1].licence == "CC0-1.0"
     stored, _ = LatentPrior.load(tmp_path / PRIOR_FILE)
     assert torch.equal(stored.roots_KZZ, prior.roots_KZZ)

@@ -153,7 +153,8 @@ class LatentPrior:
             raise ArtifactError(f"{path} lacks the tensor {error}. {remedy}") from None
         source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else str(path)
         provenance = Provenance("latent statistics", metadata.get("licence", "unknown"), source, sha256_file(path))
-        return cls(mean_Z, level_ZZ, frequencies_K, roots_KZZ, (provenance,)), Probe(latent, image)
+        prior = cls(mean_Z, level_ZZ, frequencies_K, roots_KZZ, provenance=(provenance,))
+        return prior, Probe(latent, image)
 
 
 class NormalLatents:

@@ -7,6 +7,7 @@ Shapes: N images, C classes, F features, D teacher dimensions.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -51,13 +52,12 @@ class ClassVectorsHead(nn.Module):
         self.in_features = feature_count
         self.out_features = len(class_vectors_CD)
         dims = class_vectors_CD.shape[1]
-        self.layers, self.width = layers, width or dims
         if layers == 0 and feature_count != dims:
             raise ConfigError(
                 f"features of {feature_count} numbers are not in the space of class vectors of {dims}. Give the head a "
                 f"projector."
             )
-        inner = [self.width] * (layers - 1)
+        inner = [width or dims] * (layers - 1)
         self.projector = _projector([feature_count, *inner, dims] if layers else [dims], seed)
         self.register_buffer("class_vectors", class_vectors_CD.detach().clone().float())
         self.register_buffer("scale", torch.tensor(float(scale)))
@@ -81,11 +81,10 @@ class ClassVectorsHead(nn.Module):
                 f"class vectors of shape {tuple(class_vectors_CD.shape)} do not fit a student that was taught with "
                 f"vectors of {self.class_vectors.shape[1]} numbers. Make them with the same teacher."
             )
-        other = ClassVectorsHead(
-            self.in_features, class_vectors_CD, float(self.scale), layers=self.layers, width=self.width
-        )
-        other.projector.load_state_dict(self.projector.state_dict())
-        return other.to(self.class_vectors.device).train(self.training)
+        other = copy.deepcopy(self)
+        other.out_features = len(class_vectors_CD)
+        other.class_vectors = class_vectors_CD.detach().clone().float().to(self.class_vectors.device)
+        return other
 
 
 def projector_shape(head_state: Mapping[str, Tensor]) -> tuple[int, int]:
