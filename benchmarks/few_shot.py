@@ -40,7 +40,7 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     weights = run.folder / "stages" / "student" / "student.safetensors"
     section = run.config["student"]
     student = load_student(
-        section["name"], len(run.labels), weights if init == "student" else init, section["image_size"], run.seed
+        section["name"], len(run.labels), weights if init == "student" else init, section["image_size"], seed=run.seed
     )
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)

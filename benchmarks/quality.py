@@ -58,7 +58,7 @@ class Run:
     def student(self) -> Student:
         """The one that ships."""
         section, weights = self.config["student"], self.folder / "stages" / "student" / "student.safetensors"
-        return load_student(section["name"], len(self.labels), weights, section["image_size"], self.seed).eval()
+        return load_student(section["name"], len(self.labels), weights, section["image_size"], seed=self.seed).eval()
 
     def surrogate(self) -> SurrogateSet:
         return SurrogateSet.open(self.folder / "stages" / "surrogate")
@@ -74,7 +74,7 @@ class Run:
         init: str,
         size: int,
     ) -> Any:
-        student = load_student(name, len(self.labels), init, size, self.seed)
+        student = load_student(name, len(self.labels), init, size, seed=self.seed)
         with tempfile.TemporaryDirectory() as work:
             distil(
                 student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU, seed=self.seed

@@ -184,10 +184,10 @@ def slug(changes: dict[str, Any]) -> str:
 
 def built(run: Run, section: dict[str, Any], teacher: Teacher) -> Student:
     """A student as a run would start with it."""
-    student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], run.seed)
+    student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], seed=run.seed)
     if section.get("head") == "class-vectors":
-        shape = section.get("projector_layers", 1), section.get("projector_width", 0)
-        student.use_class_vectors(run.vectors, float(teacher.logit_scale), run.seed, *shape)
+        shape = {"layers": section.get("projector_layers", 1), "width": section.get("projector_width", 0)}
+        student.use_class_vectors(run.vectors, float(teacher.logit_scale), seed=run.seed, **shape)
     return student
 
 

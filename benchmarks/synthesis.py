@@ -65,7 +65,7 @@ from clipstill.core.device import make_deterministic, memory_bytes, usable_cores
 from clipstill.core.files import write_json
 from clipstill.core.seeds import generator_for, seed_for
 from clipstill.generators import load_generators
-from clipstill.generators.vqgan_network import VqganShape, needed_shapes
+from clipstill.generators.vqgan_checkpoint import VqganShape, checkpoint_shapes
 from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.teachers import class_vectors, load_teacher
@@ -141,7 +141,7 @@ def random_vqgan(full: bool, folder: Path) -> str:
     """Name of a generator whose random weights lie in the folder."""
     draw = generator_for("synthesis benchmark", "generator")
     state = {}
-    for key, shape in needed_shapes(FULL if full else TINY).items():
+    for key, shape in checkpoint_shapes(FULL if full else TINY).items():
         if len(shape) == 4:
             state[key] = torch.randn(shape, generator=draw) / math.prod(shape[1:]) ** 0.5
         elif len(shape) == 2:  # the codebook

@@ -93,7 +93,7 @@ def test_two_ranks_teach_the_student_that_one_process_teaches(tmp_path: Path) ->
     alone, together = (load_file(tmp_path / name / "stages" / "student" / STUDENT_FILE) for name in ("one", "two"))
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-4, msg=name)
-    untaught = load_student("timm:test_efficientnet", 2, "scratch", 32, 3).state_dict()
+    untaught = load_student("timm:test_efficientnet", 2, "scratch", 32, seed=3).state_dict()
     moved = [name for name, value in untaught.items() if not torch.equal(value, alone[name])]
     assert "head.weight" in moved
     assert len(moved) > 10

@@ -20,8 +20,8 @@ from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.trainer import distil
 from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead
-from clipstill.students.frame import FramedBackbone
-from clipstill.students.tower_student import TowerStudent
+from clipstill.students.student import Backbone
+from clipstill.students.tower_student import FramedBackbone, TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone, takes_tokens
 from clipstill.workflow.recipes import load_settings
@@ -37,11 +37,11 @@ def small() -> Teacher:
 
 def student_of(teacher: Teacher, size: int, prompts: int = 2, depth: int = 2) -> TowerStudent:
     tokens = prompts if takes_tokens(teacher) else 0
-    backbone = image_backbone(teacher, tokens, depth, size, seed=0)
+    network = image_backbone(teacher, tokens=tokens, depth=depth, image_size=size)
     if prompts and not tokens:
-        backbone = FramedBackbone(backbone, prompts, size)
+        network = FramedBackbone(network, prompts, size)
     preprocess = type(teacher.preprocess)(size, teacher.preprocess.mean, teacher.preprocess.std)
-    student = TowerStudent(f"tower:{teacher.name}", backbone, 3, preprocess, teacher.provenance)
+    student = TowerStudent(Backbone(f"tower:{teacher.name}", network, preprocess, teacher.provenance), 3)
     student.use_class_vectors(VECTORS, 20.0, layers=2)
     return student
 
@@ -144,7 +144,7 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a frame of 32 pixels leaves nothing"):
         student_of(small(), 64, prompts=32)
     with pytest.raises(ConfigError, match="has no place for tokens"):
-        image_backbone(small(), 2, 2, 64, seed=0)
+        image_backbone(small(), tokens=2, depth=2, image_size=64)
 
 
 def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:

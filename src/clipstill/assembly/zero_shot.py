@@ -21,6 +21,7 @@ from clipstill.core.images import ImageFolder
 from clipstill.evaluation.evaluate import EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
+from clipstill.students.student import Backbone
 from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
@@ -81,16 +82,10 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
     Raises:
         ConfigError: This teacher's tower cannot be taken out of it (of several teachers at once, say).
     """
-    backbone = image_backbone(teacher, 0, 1, teacher.preprocess.size, 0)
-    scale = float(teacher.logit_scale)
-    student = TowerStudent(
-        f"tower:{teacher.name}",
-        backbone,
-        len(class_vectors_CD),
-        teacher.preprocess,
-        teacher.provenance,
-        logit_scale=scale,
-    )
+    network = image_backbone(teacher, image_size=teacher.preprocess.size)
+    name, scale = f"tower:{teacher.name}", float(teacher.logit_scale)
+    backbone = Backbone(name, network, teacher.preprocess, teacher.provenance, scale)
+    student = TowerStudent(backbone, len(class_vectors_CD))
     student.use_class_vectors(class_vectors_CD, scale, layers=0)
     return student.eval()
 

@@ -26,7 +26,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float) -> Tensor:
+def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float | Tensor) -> Tensor:
     """Class logits of unit vectors: the scaled cosine with each class vector.
 
     Args:

@@ -124,7 +124,9 @@ class ClassVectors:
         if self.has_prompts or "prototypes" not in self.tensors:
             return text_target_ND
         found = ExampleVectors(*(self.tensors[name] for name in ("prototypes", "counts", "shift")))
-        return targets_with_examples(text_target_ND, class_ids, self.text_CD, found, self.style_share)
+        return targets_with_examples(
+            text_target_ND, class_ids, text_CD=self.text_CD, examples=found, style_share=self.style_share
+        )
 
 
 def read_class_vectors(run: Run) -> ClassVectors:
