@@ -35,7 +35,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from clipstill.core.files import write_json
-from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import trainer
@@ -123,7 +122,6 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    set_quiet(True)
     device = torch.device(args.device)
     teacher = load_teacher(args.teacher, device, args.precision)
     fresh = load_student(args.student, _CLASSES, "scratch", args.image_size)

@@ -22,7 +22,6 @@ from clipstill.assembly.training import read_all
 from clipstill.commands.run import limited
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
-from clipstill.core.progress import set_quiet
 from clipstill.students import load_student
 from clipstill.workflow.recipes import load_settings
 from students import top1
@@ -59,7 +58,6 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 2, 4, 8, 16])
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
     args = parser.parse_args()
-    set_quiet(True)
     lines = [f"| photos a class | {' | '.join(args.starts)} |", "|---:|" + "---:|" * len(args.starts)]
     for shots in args.shots:
         cells = []

@@ -33,7 +33,6 @@ from clipstill.assembly.photos import limited
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate
-from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
@@ -107,7 +106,6 @@ def teach(
     work: Path,
 ) -> Any:
     """One student, and what it does."""
-    set_quiet(True)
     run = Run(folder)
     changes = dict(changes)
     recipe, kind = changes.pop("recipe", None), changes.pop("images", "synthetic")

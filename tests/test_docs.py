@@ -31,7 +31,7 @@ from clipstill.core.config import merge
 from clipstill.core.config_fields import declared
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.launch import check_launcher
+from clipstill.distributed.ray_tasks import check_launcher
 from clipstill.teachers import load_teacher
 from clipstill.text.task import Task
 from clipstill.workflow import recipes
@@ -299,7 +299,7 @@ def run_command(page: Path, block: Block, words: list[str], where: str, capfd: p
     if block.not_run or needs:
         return
     assert words[0] == "clipstill", f"{where}: '{line}' cannot run here; say why in a comment before the block"
-    quicker = ["--no-probe"] if words[1] == "plan" else []  # It would time the models, for a minute.
+    quicker = ["--quick"] if words[1] == "plan" else []  # It would time the models, for a minute.
     code = main([*words[1:], *quicker])
     assert code == 0, f"{where}: '{line}' ended with {code}: {capfd.readouterr().err[-800:]}"
 

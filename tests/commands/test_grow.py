@@ -23,7 +23,7 @@ from clipstill.cli.main import main
 from clipstill.core.files import commit_manifest, read_json, sha256_file, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.synthesis_work import Worker
+from clipstill.distributed.work import Worker
 from clipstill.stages import stages
 from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import Evidence, Growth, Ledger, Taught

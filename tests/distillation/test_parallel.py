@@ -22,9 +22,11 @@ import os, sys
 from pathlib import Path
 import torch
 torch.distributed.init_process_group("gloo")
+from clipstill.distillation import parallel
 from tests.distillation.test_trainer import MODES, train
 settings = MODES[sys.argv[1]].changed(meta=sys.argv[2], accumulate=int(sys.argv[3]))
-train(Path(sys.argv[4]), settings)
+with parallel.together():
+    train(Path(sys.argv[4]), settings)
 torch.distributed.destroy_process_group()
 """
 

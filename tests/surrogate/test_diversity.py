@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from clipstill.assembly.training import TeachingSet
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, read_manifest, sha256_file, verify_files
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.synthesis_work import MadeGroup, SynthesisWork, Worker
+from clipstill.distributed.work import ImageGroup, SynthesisWork, Worker
 from clipstill.stages import stages
 from clipstill.stages.curation import Extended, curation_facts, curation_line, extended
 from clipstill.surrogate.dataset import SurrogateSet
@@ -32,6 +31,7 @@ from clipstill.text.styles import FURTHER_STYLES, STYLES
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import CLASS_VECTORS, PROMPTS, SURROGATE, stage_keys
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import RunFolder
 from clipstill.workflow.workbench import Workbench
 from synthesis_fixtures import TinyTeacher, units
@@ -190,10 +190,26 @@ def test_without_an_unused_word_nothing_is_asked_for() -> None:
     assert further_prompts(request(), [style.upper() for style in FURTHER_STYLES], [0], 3).prompts == []
 
 
+def synthesis_work(
+    config: Settings, prompts: Sequence[Prompt], targets_ND: torch.Tensor, class_vectors_CD: torch.Tensor
+) -> SynthesisWork:
+    return SynthesisWork(
+        key="k",
+        teacher=config.teacher.name,
+        precision=config.teacher.precision,
+        generator=config.generator.name,
+        device=config.device,
+        settings=config.synthesis,
+        prompts=prompts,
+        targets_ND=targets_ND,
+        class_vectors_CD=class_vectors_CD,
+    )
+
+
 def test_groups_of_further_images_leave_the_others_as_they_were() -> None:
     config = load_settings(overrides=["synthesis.group_size=4", "generator.name=pixels"])
     prompts = [Prompt(0, 0, i, i, "") for i in range(10)]
-    work = SynthesisWork("k", config, prompts, torch.zeros(10, 2), torch.eye(2))
+    work = synthesis_work(config, prompts, torch.zeros(10, 2), torch.eye(2))
     more = work.with_further(prompts[:6], torch.ones(6, 2))
     assert more.groups[: len(work.groups)] == work.groups
     assert [i for group in more.groups for i in group] == list(range(16))
@@ -270,7 +286,7 @@ def guitars_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher sees one and the same in the first images of class 1, and chance in all others."""
     real = Worker.make
 
-    def make(worker: Worker, number: int, watch: Any = None) -> MadeGroup:
+    def make(worker: Worker, number: int, watch: Any = None) -> ImageGroup:
         made = real(worker, number, watch)
         for row, record in enumerate(made.records):
             alike = record.class_id == 1 and record.index < 6
@@ -314,7 +330,7 @@ def test_a_kill_before_between_or_among_further_groups_changes_no_bit(
     assert len([name for name in whole if name.endswith(".tar")]) == 7  # five, and two with further images
     makes, calls = Worker.make, []
 
-    def at_most(worker: Worker, number: int, watch: Any = None) -> MadeGroup:
+    def at_most(worker: Worker, number: int, watch: Any = None) -> ImageGroup:
         calls.append(number)
         if len(calls) > groups:
             raise KeyboardInterrupt
@@ -367,7 +383,7 @@ def test_a_class_without_any_image_is_told_as_such() -> None:
     made = SurrogateSet([(Path("none"), "")] * 2, records)
     made.__dict__["features_ND"] = torch.eye(2)
     prompts = [Prompt(class_id, 0, i, i, "") for i in range(2) for class_id in range(2)]
-    work = SynthesisWork("k", load_settings(), prompts, torch.zeros(4, 2), torch.eye(2))
+    work = synthesis_work(load_settings(), prompts, torch.zeros(4, 2), torch.eye(2))
     facts = curation_facts(made, Extended(work, 1, ("",), {}), ("dog", "guitar"))
     dog, guitar = facts["classes"]
     assert (dog["mean_score"], dog["effective_number"]) == (0.5, 2.0)
@@ -383,10 +399,9 @@ def test_further_targets_go_towards_examples() -> None:
     features_ND = torch.eye(9)
     features_ND[made.class_id == 2] = torch.eye(9)[2]
     made.__dict__["features_ND"] = features_ND
-    work = SynthesisWork("k", config, [], torch.zeros(0, 16), of_run.class_vectors_CD)
+    work = synthesis_work(config, [], torch.zeros(0, 16), of_run.class_vectors_CD)
     asked = extended(work, made, config.curation, of_run, STYLES, lambda targets_ND, class_ids: -targets_ND)
     plain = further_prompts(of_run, STYLES, [2], 2)
     assert torch.equal(asked.work.targets_ND, -plain.targets_ND)
     assert asked.before == {2: pytest.approx(1)}
-    quiet = replace(work, config=load_settings())
-    assert extended(quiet, made, quiet.config.curation, of_run, STYLES, lambda a, b: a).work is quiet
+    assert extended(work, made, load_settings().curation, of_run, STYLES, lambda a, b: a).work is work

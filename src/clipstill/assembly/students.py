@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from clipstill.students.settings import StudentSettings
     from clipstill.students.student import Student
     from clipstill.students.tower_student import TowerStudent
+    from clipstill.workflow.models import Models
 
 
 def check_student_name(section: StudentSettings) -> None:
@@ -53,6 +55,30 @@ def new_student(section: StudentSettings, classes: int, init: str | Path, seed: 
         return _framed_network(section, classes, init, seed).eval()
     student = _tower(section, classes, seed)
     if init != "pretrained":
+        _load(student, init)
+    return student.eval()
+
+
+def student_of(models: Models, classes: int, init: str | Path) -> Student:
+    """The student of a run on the CPU: the one that the caller built, or the named one.
+
+    Args:
+        models: Models of the run.
+        classes: Number of classes.
+        init: ``"pretrained"``, ``"scratch"`` or a file of weights; one that the caller built starts as it is.
+
+    Raises:
+        ConfigError: The caller's student has another number of classes.
+        ClipstillError: As ``new_student``.
+    """
+    settings = models.settings
+    built: Student | None = models.built.get("student")
+    if built is None:
+        return new_student(settings.student, classes, init, settings.seed)
+    if built.head.out_features != classes:
+        raise ConfigError(f"the given student has {built.head.out_features} classes, and the task has {classes}.")
+    student = copy.deepcopy(built).cpu()
+    if isinstance(init, Path):
         _load(student, init)
     return student.eval()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clipstill.cli.options import DeviceOption, JsonOption, RecipeOption, SeedOption, SetOption, print_json
+from clipstill.cli import options
+from clipstill.cli.printing import print_json
 
 _WIDTH = 110
 
@@ -19,14 +19,12 @@ def settings(
         str,
         typer.Argument(help="A section such as synthesis or a setting such as synthesis.steps; all if left out."),
     ] = "",
-    recipe: RecipeOption = "default",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")
-    ] = None,
-    set_: SetOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
+    recipe: options.Recipe = "default",
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show every setting: its value, where the value comes from, what it means and what it may be.
 
@@ -37,7 +35,7 @@ def settings(
     from clipstill.workflow.recipes import load_with_origins
 
     flags = {name: value for name, value in (("seed", seed), ("device", device)) if value is not None}
-    rows = _rows(load_with_origins(recipe, config, set_ or [], flags), section)
+    rows = _rows(load_with_origins(recipe, config, overrides or [], flags), section)
     if as_json:
         print_json(rows)
         return

@@ -1,19 +1,35 @@
 """Several processes teach one student: each takes its share of every batch, and all take the same step.
 
-They are those of ``torch.distributed``'s group, where there is one; without it, everything here does nothing.
+They are those of ``torch.distributed``'s group, within ``together``; outside it, everything here does nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import distributed, nn
 
 from clipstill.distillation.meta import Weights
 
+_together = False
+
+
+@contextmanager
+def together(wanted: bool = True) -> Iterator[None]:
+    """Train one student with all processes of the ``torch.distributed`` group, if that is wanted."""
+    global _together
+    _together = wanted
+    try:
+        yield
+    finally:
+        _together = False
+
 
 def share() -> tuple[int, int]:
     """Number of this process, and how many there are."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _together:
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 

@@ -1,18 +1,20 @@
-"""The groups of a surrogate set as units of work: which there are, and how one is made, wherever that is.
+"""The groups of a surrogate set as units of work: which groups there are, and how one is made on any machine.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clipstill.surrogate.records import ImageRecord
+from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.prompts import Prompt
-from clipstill.workflow.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,22 +23,38 @@ if TYPE_CHECKING:
 
     from clipstill.core.protocols import Generator, Sampler, Teacher
 
+# Called with each group that is safely stored and the mean loss of its images, None where the loss is not known.
+OnDone = Callable[[int, float | None], None]
+
+
+def worker_name() -> str:
+    """This process among those that make groups: machine and process number."""
+    return f"{platform.node()}:{os.getpid()}"
+
 
 @dataclass(frozen=True)
 class SynthesisWork:
-    """All that a worker must know.
+    """All that a worker must know to make the images of a surrogate set.
 
     Attributes:
-        key: of the surrogate set.
-        config: of the run.
-        prompts: one an image.
-        targets_ND: unit vector that each image is drawn towards.
-        class_vectors_CD: unit vectors.
-        further: how many of the prompts, the last ones, ask for further images of classes whose first ones look alike.
+        key: Key of the surrogate set.
+        teacher: Name of the teacher.
+        precision: Precision of the teacher's image tower.
+        generator: Name of the generator, or several joined by ``+``.
+        device: Device as the settings name it.
+        settings: How images are made.
+        prompts: One prompt per image.
+        targets_ND: Unit vector that each image is drawn towards.
+        class_vectors_CD: Unit vectors.
+        further: Number of prompts at the end that ask for further images of classes whose first ones look alike.
     """
 
     key: str
-    config: Settings
+    teacher: str
+    precision: str
+    generator: str
+    device: str
+    settings: SynthesisSettings
     prompts: Sequence[Prompt]
     targets_ND: Tensor
     class_vectors_CD: Tensor
@@ -44,11 +62,11 @@ class SynthesisWork:
 
     @property
     def groups(self) -> list[range]:
-        """Which prompts make up each group; the same for whoever asks. Further images have groups of their own."""
+        """The prompts of each group, the same on every machine. Further images have groups of their own."""
         from clipstill.generators import resolve_generators
         from clipstill.synthesis.engine import group_ranges
 
-        turns, size = len(resolve_generators(self.config.generator.name)), self.config.synthesis.group_size
+        turns, size = len(resolve_generators(self.generator)), self.settings.group_size
         first = len(self.prompts) - self.further
         groups = group_ranges(first, size, turns)
         if self.further:
@@ -57,7 +75,7 @@ class SynthesisWork:
         return groups
 
     def with_further(self, prompts: Sequence[Prompt], targets_ND: Tensor) -> SynthesisWork:
-        """The same work and more; the groups that there were keep their numbers and members."""
+        """The same work and more; the groups so far keep their numbers and members."""
         import torch
 
         return replace(
@@ -69,37 +87,37 @@ class SynthesisWork:
 
 
 @dataclass(frozen=True)
-class MadeGroup:
-    """One group, ready to be written.
+class ImageGroup:
+    """The finished images of one group.
 
     Attributes:
-        number: of the group.
-        images_NHW3: uint8.
-        records: one an image.
-        facts: generator, seconds, images that were left out, images that began again, and the history of the losses.
-        features_ND: float16, the teacher's unit vectors of the images.
+        number: Number of the group.
+        pixels_NHW3: uint8 pixels.
+        records: One record per image.
+        facts: Generator, seconds, images left out, images begun again, and the history of the losses.
+        features_ND: Unit vectors of the images by the teacher, float16.
     """
 
     number: int
-    images_NHW3: Any
+    pixels_NHW3: Any
     records: list[ImageRecord]
     facts: Mapping[str, Any]
     features_ND: NDArray[np.float16]
 
     @property
     def loss(self) -> float:
-        """Mean over the images."""
+        """Mean loss of the images."""
         return sum(record.loss for record in self.records) / len(self.records)
 
 
 class Worker:
-    """Makes groups, with models that are loaded once.
+    """Makes groups with models that are loaded once.
 
     Args:
-        work: of the run.
-        teacher: on ``device``.
-        generators: on ``device``.
-        device: where to work.
+        work: What to make.
+        teacher: Loaded on ``device``.
+        generators: Loaded on ``device``; they take turns.
+        device: Torch device of the work.
     """
 
     def __init__(
@@ -108,36 +126,37 @@ class Worker:
         from clipstill.synthesis.engine import Synthesiser
 
         self._work = work
-        self._synthesiser = Synthesiser(teacher, generators, work.class_vectors_CD, work.config.synthesis, device)
+        self._synthesiser = Synthesiser(
+            teacher, generators, class_vectors_CD=work.class_vectors_CD, settings=work.settings, device=device
+        )
 
     @classmethod
     def load(cls, work: SynthesisWork, device: Any) -> Worker:
-        """A worker with models of its own.
+        """Load the models that the work names.
 
         Raises:
-            ClipstillError: a model cannot be loaded.
+            ClipstillError: A model cannot be loaded.
         """
         from clipstill.generators import load_generators
         from clipstill.teachers import load_teacher
 
-        section = work.config.teacher
-        teacher = load_teacher(section.name, device, section.precision)
-        return cls(work, teacher, load_generators(work.config.generator.name, device), device)
+        teacher = load_teacher(work.teacher, device, work.precision)
+        return cls(work, teacher, load_generators(work.generator, device), device)
 
     @property
     def provenance(self) -> list[Any]:
-        """Of all weights that shape the images, but for the teacher's."""
+        """Origin of all weights that shape the images, except the teacher's."""
         return self._synthesiser.provenance
 
-    def make(self, number: int, watch: Callable[[Sequence[int], Tensor], None] | None = None) -> MadeGroup:
+    def make(self, number: int, watch: Callable[[Sequence[int], Tensor], None] | None = None) -> ImageGroup:
         """Make one group.
 
         Args:
-            number: of the group.
-            watch: called once a step with the members and images at work.
+            number: Number of the group.
+            watch: Called at each step with the members and images at work.
 
         Raises:
-            ConfigError: no image of the group could be made.
+            ConfigError: No image of the group could be made.
         """
         from clipstill.synthesis.engine import Order
 
@@ -145,11 +164,11 @@ class Worker:
         members = self._work.groups[number]
         prompts = [self._work.prompts[i] for i in members]
         order = Order(
-            number,
-            [prompt.seed for prompt in prompts],
-            [prompt.class_id for prompt in prompts],
-            self._work.targets_ND[members.start : members.stop],
-            [prompt.text for prompt in prompts],
+            number=number,
+            seeds=[prompt.seed for prompt in prompts],
+            class_ids=[prompt.class_id for prompt in prompts],
+            targets_ND=self._work.targets_ND[members.start : members.stop],
+            texts=[prompt.text for prompt in prompts],
         )
         made = self._synthesiser.group(order, watch)
         records = [
@@ -175,4 +194,10 @@ class Worker:
             "restarts": made.restarts,
             "history": made.history,
         }
-        return MadeGroup(number, made.images_MHW3, records, facts, made.features_MD)
+        return ImageGroup(
+            number=number,
+            pixels_NHW3=made.images_MHW3,
+            records=records,
+            facts=facts,
+            features_ND=made.features_MD,
+        )
