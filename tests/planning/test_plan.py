@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from clipstill.assembly.photos import Photos
 from PIL import Image
 
 import clipstill
-from clipstill.assembly.photos import Photos
 from clipstill.cli.main import main
 from clipstill.commands.run import _IN_STAGES
 from clipstill.core.errors import ArtifactError, ConfigError, TaskError, UnknownNameError
