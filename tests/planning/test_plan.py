@@ -21,7 +21,7 @@ from clipstill.planning.budget import Budget, with_settings
 from clipstill.planning.cost import Models, measure
 from clipstill.planning.plan import Plan
 from clipstill.text.task import parse_task
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import read_events
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
@@ -45,12 +45,12 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return Models.load(load_config(overrides=TINY), torch.device("cpu"))
+    return Models.load(load_settings(overrides=TINY), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def made(models: Models) -> Plan:
-    config = load_config(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
+    config = load_settings(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
     return planner.plan(
         config, parse_task("crane,heron,stork"), Photos(), budget=Budget(120), models=models, quick=True
     )
@@ -76,7 +76,7 @@ def test_a_plan_that_is_none_is_told(made: Plan) -> None:
 
 
 def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
-    config = load_config(overrides=TINY)
+    config = load_settings(overrides=TINY)
     vectors_CD = torch.nn.functional.normalize(
         torch.randn(3, models.teacher.dim, generator=generator_for("plan")), dim=1
     )
@@ -163,7 +163,7 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     told = capsys.readouterr().out
     for text in ("warning: 'crane' can be", "an estimate", "top-1", "whole run", "Budget:"):
         assert text in told
-    assert load_config(file=out) == with_settings(load_config(), made.settings)
+    assert load_settings(file=out) == with_settings(load_settings(), made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == made.to_json()
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_estimated_is_done_all_the_same(
 
 
 def test_who_has_examples_of_a_class_hears_nothing_of_its_name(models: Models, tmp_path: Path) -> None:
-    config, task = load_config(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
+    config, task = load_settings(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
     for name in task.names:
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")

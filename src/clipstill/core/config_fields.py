@@ -45,8 +45,13 @@ def declared(model: type[pydantic.BaseModel], above: str = "") -> Iterator[Decla
         if is_section_type(field.annotation):
             yield from declared(field.annotation, f"{above}{name}.")
         else:
-            meaning = field.description or ""
-            yield Declared(above + name, type_text(field), range_text(field), defaults[name], meaning)
+            yield Declared(
+                name=above + name,
+                type=type_text(field),
+                range=range_text(field),
+                default=defaults[name],
+                description=field.description or "",
+            )
 
 
 def is_section_type(annotation: Any) -> TypeGuard[type[pydantic.BaseModel]]:

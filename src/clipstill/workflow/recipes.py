@@ -52,7 +52,7 @@ def recipe_path(name: str) -> Path:
     """The file of a recipe: a shipped one by name, or any YAML file by path.
 
     Raises:
-        UnknownNameError: neither.
+        UnknownNameError: The name is neither.
     """
     if name in recipe_names():
         return _FOLDER / f"{name}.yaml"
@@ -70,7 +70,8 @@ def load_settings(
     layout: str | None = None,
 ) -> Settings:
     """The settings of a run; see ``load_with_origins``."""
-    return load_with_origins(recipe, file, overrides, values, layout).settings
+    loaded = load_with_origins(recipe, file, overrides, values=values, layout=layout)
+    return loaded.settings
 
 
 def load_with_origins(
