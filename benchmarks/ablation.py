@@ -24,7 +24,6 @@ from quality import Run, score
 
 from clipstill import api
 from clipstill.core.files import read_json, write_json
-from clipstill.core.progress import set_quiet
 from clipstill.core.synthetic_mark import save_marked
 from clipstill.surrogate.preview import write_grid
 from clipstill.text.task import parse_task
@@ -136,7 +135,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
-    set_quiet(True)
     cells = [(row, seed) for seed in args.seeds for row in args.rows]
     results = results_of(
         cells,

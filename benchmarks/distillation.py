@@ -25,7 +25,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from clipstill.core.files import write_json
-from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import trainer
@@ -88,8 +86,7 @@ def bare_step(
     """One step as any loop would write it; without a teacher, its answers are those to the first batch."""
     device = vectors.device
     module: nn.Module = student.to(device).train()
-    if settings.channels_last:  # As in a run, where it is half of the speed on a CPU.
-        module = module.to(memory_format=torch.channels_last)
+    module = module.to(memory_format=torch.channels_last)  # As in a run, where it is half of the speed on a CPU.
     optimiser, average = Optimiser(module, settings, 10_000), MovingAverage(module, settings.ema)
     known = torch.randn(settings.batch, vectors.shape[1], generator=generator_for("answers")).to(device)
     count = iter(range(1_000_000))
@@ -125,7 +122,6 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    set_quiet(True)
     device = torch.device(args.device)
     teacher = load_teacher(args.teacher, device, args.precision)
     fresh = load_student(args.student, _CLASSES, "scratch", args.image_size)
@@ -179,13 +175,13 @@ def main() -> None:
     def ours(labels: str) -> float:
         nonlocal drawing
         none = torch.zeros(args.pictures, dtype=torch.long)
-        told = replace(settings, labels=labels)
+        told = settings.changed(labels=labels)
         times = []
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             if labels == "cached":  # All answers are given first.
                 batches = args.pictures // args.batch * settings.views
-                first = replace(told, steps=batches)
+                first = told.changed(steps=batches)
                 distil(copy.deepcopy(fresh), teacher, vectors, images, none, none, first, place, device)
             spent = []
             for steps in (3, 3 + args.steps):
@@ -197,7 +193,7 @@ def main() -> None:
                     images,
                     none,
                     none,
-                    replace(told, steps=steps),
+                    told.changed(steps=steps),
                     place,
                     device,
                 )

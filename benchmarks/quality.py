@@ -16,7 +16,6 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ class Run:
         self.labels = json.loads((folder / "bundle" / "labels.json").read_text())["labels"]
         self.vectors = load_file(folder / "stages" / "class_vectors" / "class_vectors.safetensors")["class_vectors"]
         self.seed = int(self.config["seed"])
-        self.settings = DistilSettings(**self.config["distillation"], seed=self.seed)
+        self.settings = DistilSettings(**self.config["distillation"])
 
     def teacher(self) -> Teacher:
         return _teacher(self.config["teacher"]["name"])
@@ -77,7 +76,9 @@ class Run:
     ) -> Any:
         student = load_student(name, len(self.labels), init, size, self.seed)
         with tempfile.TemporaryDirectory() as work:
-            distil(student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU)
+            distil(
+                student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU, seed=self.seed
+            )
         return student
 
 
@@ -172,8 +173,8 @@ def scratch(
     }
     if real is not None:
         pools["real"] = _photographs(ImageFolder.open(real, run.labels), pools["synthetic"][0].shape[-1])
-    settings = replace(
-        run.settings, freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
+    settings = run.settings.changed(
+        freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
     )
     result: dict[str, Any] = {}
     for kind, pool in pools.items():

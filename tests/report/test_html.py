@@ -224,7 +224,7 @@ def test_teacher_that_knows_nothing_does_not_divide_by_zero() -> None:
 
 
 def test_hardest_class_comes_first_and_absent_classes_are_left_out() -> None:
-    found = {"student": {"per_class": {"dog": 0.8, "elephant": None, "guitar": 0.5}}, "teacher": {}}
+    found = {"student": {"per_class": [0.8, None, 0.5]}, "teacher": {}}
     assert [bar.name for bar in class_bars(sample(evaluation=found))] == ["guitar", "dog"]
 
 

@@ -22,7 +22,7 @@ from clipstill.core.files import commit_manifest, read_manifest
 from clipstill.export.bundle import write_bundle
 from clipstill.runtime import Answer, Bundle, Prediction, load_bundle
 from clipstill.serving.app import answer_json, create_app
-from clipstill.serving.limits import Limits
+from clipstill.serving.uploads import Limits
 from export_fixtures import LABELS, content, describe, new_student
 
 LIMITS = Limits(body_bytes=300_000, files=4, waiting=8, seconds=20)
@@ -84,9 +84,7 @@ def bundle(folder: Path) -> Bundle:
 
 
 def client_of(bundle: Bundle, **options: Any) -> TestClient:
-    manifest = read_manifest(bundle.folder)
-    assert manifest is not None
-    app = create_app(bundle, manifest, **{"limits": LIMITS, **options})
+    app = create_app(bundle, **{"limits": LIMITS, **options})
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -405,7 +403,7 @@ def test_failure_of_the_model_is_a_500_without_a_traceback(
         assert response.status_code == 500
         assert json.loads(response.text) == {"error": "the server failed at this request; its log says why."}
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: ZeroDivisionError at test_serving_app.py:")
+        assert line.startswith("error: ZeroDivisionError at test_app.py:")
         assert_well(client)
 
 

@@ -24,7 +24,7 @@ from clipstill.students.frame import FramedBackbone
 from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone, takes_tokens
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
 
 VECTORS = normalize(torch.randn(3, 24, generator=generator_for("tower vectors")), dim=-1)
@@ -167,7 +167,7 @@ def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
 
 
 def test_any_network_takes_a_frame_and_comes_back_from_its_file(tmp_path: Path) -> None:
-    section = load_config(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
+    section = load_settings(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
     student = new_student(section, 3, "pretrained", seed=0)
     plain = load_student("lite0", 3, "pretrained", 64)
     x_N3HW = pictures(height=64, width=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,13 @@ from clipstill.students import load_student, students
 
 if TYPE_CHECKING:
     from clipstill.runtime import Bundle
+    from clipstill.students.settings import StudentSettings
     from clipstill.students.student import Student
     from clipstill.students.tower_student import TowerStudent
-    from clipstill.workflow.settings import StudentSection
+    from clipstill.workflow.models import Models
 
 
-def check_student_name(section: StudentSection) -> None:
+def check_student_name(section: StudentSettings) -> None:
     """Find the part behind a student's name without loading it.
 
     Raises:
@@ -32,7 +34,7 @@ def check_student_name(section: StudentSection) -> None:
         students.resolve(section.name)
 
 
-def new_student(section: StudentSection, classes: int, init: str | Path, seed: int) -> Student:
+def new_student(section: StudentSettings, classes: int, init: str | Path, seed: int) -> Student:
     """Build a student on the CPU.
 
     Args:
@@ -57,13 +59,37 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
     return student.eval()
 
 
-def bundled_section(bundle: Bundle, section: StudentSection) -> StudentSection:
+def student_of(models: Models, classes: int, init: str | Path) -> Student:
+    """The student of a run on the CPU: the one that the caller built, or the named one.
+
+    Args:
+        models: Models of the run.
+        classes: Number of classes.
+        init: ``"pretrained"``, ``"scratch"`` or a file of weights; one that the caller built starts as it is.
+
+    Raises:
+        ConfigError: The caller's student has another number of classes.
+        ClipstillError: As ``new_student``.
+    """
+    settings = models.settings
+    built: Student | None = models.built.get("student")
+    if built is None:
+        return new_student(settings.student, classes, init, settings.seed)
+    if built.head.out_features != classes:
+        raise ConfigError(f"the given student has {built.head.out_features} classes, and the task has {classes}.")
+    student = copy.deepcopy(built).cpu()
+    if isinstance(init, Path):
+        _load(student, init)
+    return student.eval()
+
+
+def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
     """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
     told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
     return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
 
 
-def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
+def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
     """A teacher's image tower, with tokens or a frame where there are prompts."""
     from clipstill.students.frame import FramedBackbone
     from clipstill.students.tower_student import TowerStudent
@@ -88,7 +114,7 @@ def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
     )
 
 
-def _framed_network(section: StudentSection, classes: int, init: str | Path, seed: int) -> TowerStudent:
+def _framed_network(section: StudentSettings, classes: int, init: str | Path, seed: int) -> TowerStudent:
     """Any other network as a tower with a frame."""
     from clipstill.students.frame import FramedBackbone
     from clipstill.students.timm_student import holds_frame

@@ -44,7 +44,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
@@ -74,8 +74,9 @@ def disk_error(error: OSError, target: Path) -> ResourceError:
     return ResourceError(f"cannot write {target}: {error.strerror or error}. Check the path and its permissions.")
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file or a folder's list of names to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -70,7 +70,7 @@ class FeatureCache:
         student: its backbone is not trained while the cache is in use.
         teacher: on the same device.
         images_N3HW: uint8.
-        settings: crop, jitter, grayscale, mixing, kernel and seed count; the rest does not.
+        settings: crop, jitter, mixing, kernel and seed count; the rest does not.
         folder: where files are kept, under ``features/``.
         device: that both models are on.
     """
@@ -83,11 +83,13 @@ class FeatureCache:
         settings: DistilSettings,
         folder: Path,
         device: torch.device,
+        seed: int = 0,
     ) -> None:
         self.student = student
         self.teacher = teacher
         self.images = images_N3HW
         self.settings = settings
+        self.seed = seed
         self.device = device
         self.size = student.preprocess.size
         self.key = sha256_json(
@@ -97,7 +99,7 @@ class FeatureCache:
                 "backbone": tensor_digest(student.backbone.state_dict()),
                 "normalisation": [student.preprocess.mean, student.preprocess.std, self.size],
                 "teacher": [teacher.name, teacher.weights_sha256],
-                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.mix, settings.seed],
+                "views": [settings.crop_min, settings.jitter, settings.mix, seed],
                 "device": device.type,
                 # Named only where it is not what it always was, so that older files stay valid.
                 **({"kernel": settings.kernel} if settings.kernel != "bilinear" else {}),
@@ -149,9 +151,8 @@ class FeatureCache:
                 if views is None:
                     x_N3HW = plain_view(x_N3HW, self.size)
                 else:
-                    x_N3HW, mixed_N = views(x_N3HW, self.settings.seed, "cache", number, start)
-                if self.settings.channels_last:
-                    x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
+                    x_N3HW, mixed_N = views(x_N3HW, self.seed, "cache", number, start)
+                x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 student_parts.append(self.student.features(x_N3HW).float().cpu())
                 teacher_parts.append(self.teacher.encode_image(x_N3HW).float().cpu())
                 mixed_parts.append(mixed_N.cpu())

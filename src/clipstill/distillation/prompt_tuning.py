@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,8 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
-from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.randomness import SampleOrder
+from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.distillation.views import Views, to_unit
 
 if TYPE_CHECKING:
@@ -35,6 +34,14 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "prompts-checkpoint.safetensors"
 _AT_ONCE = 64
+# PromptSRC's values for a ViT-L/14: learning rate of the whole first epoch, weight decay of everything that is learned,
+# least share of the area that a crop keeps, and weights of the regularising terms.
+_WARMUP_LR = 1e-5
+_WEIGHT_DECAY = 5e-4
+_CROP_MIN = 0.08
+_TEXT_WEIGHT = 25.0
+_IMAGE_WEIGHT = 10.0
+_LOGIT_WEIGHT = 1.0
 
 
 def tune_prompts(
@@ -42,9 +49,11 @@ def tune_prompts(
     names: Sequence[str],
     images_N3HW: Tensor,
     label_N: Tensor,
-    settings: PromptTuningSettings,
+    settings: PromptTeacherSettings,
     folder: Path,
     device: torch.device | str = "cpu",
+    *,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Train ``teacher``'s prompts in place.
 
@@ -56,6 +65,7 @@ def tune_prompts(
         settings: how.
         folder: for the checkpoint, written after every epoch.
         device: where to train.
+        seed: Seed of order and views.
 
     Returns:
         An entry an epoch: epoch (from 1), lr, and the means of loss, of its terms, and of the accuracy on the views.
@@ -70,7 +80,7 @@ def tune_prompts(
             f"prompts are learned from labelled images: there are {len(images_N3HW)} images, {len(label_N)} labels and "
             f"{len(names)} classes. Give at least one image, and each a label of one of the classes."
         )
-    return _Tuning(teacher, names, images_N3HW, label_N, settings, folder, torch.device(device)).finish()
+    return _Tuning(teacher, names, images_N3HW, label_N, settings, folder, torch.device(device), seed).finish()
 
 
 class _Tuning:
@@ -82,19 +92,21 @@ class _Tuning:
         names: Sequence[str],
         images_N3HW: Tensor,
         label_N: Tensor,
-        settings: PromptTuningSettings,
+        settings: PromptTeacherSettings,
         folder: Path,
         device: torch.device,
+        seed: int,
     ) -> None:
+        self.seed = seed
         self.teacher, self.names, self.settings, self.folder, self.device = teacher, names, settings, folder, device
         self.images, self.labels = images_N3HW, label_N.to(device)
         self.learned: dict[str, Tensor] = dict(teacher.named_parameters())
-        self.views = Views(teacher.image_size, settings.crop_min, 0.0, 0.0, kernel="bicubic")
+        self.views = Views(teacher.image_size, _CROP_MIN, 0.0, kernel="bicubic")
         self.scale = float(teacher.logit_scale)
         self.key = sha256_json(
             {
                 "format": 1,
-                "settings": asdict(settings),
+                "settings": [settings.identity(), seed],
                 "names": list(names),
                 "pictures": tensor_digest({"images": images_N3HW, "labels": label_N}),
                 "teacher": teacher.weights_sha256,
@@ -106,7 +118,7 @@ class _Tuning:
     def finish(self) -> list[dict[str, Any]]:
         settings = self.settings
         optimiser = torch.optim.SGD(
-            list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
+            list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=_WEIGHT_DECAY
         )
         average = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in self.learned.items()}
         share_E = average_shares(settings)
@@ -123,11 +135,11 @@ class _Tuning:
         total, done = settings.epochs * steps, len(history) * steps
         with Progress("teacher's prompts", total=total, unit="step", done=done) as bar:
             for epoch in range(len(history), settings.epochs):
-                lr = settings.lr * epoch_rate(epoch, settings.epochs, settings.warmup_lr / max(settings.lr, 1e-12))
+                lr = settings.lr * epoch_rate(epoch, settings.epochs, _WARMUP_LR / max(settings.lr, 1e-12))
                 for group in optimiser.param_groups:
                     group["lr"] = lr
                 told = []
-                order = SampleOrder(len(self.images), settings.batch, settings.seed, "prompts")
+                order = SampleOrder(len(self.images), settings.batch, self.seed, "prompts")
                 for step in range(epoch * steps, (epoch + 1) * steps):
                     told.append(self._step(optimiser, order.indices(step), step, epoch, kept))
                     bar.advance(1, loss=told[-1]["loss"])
@@ -151,7 +163,7 @@ class _Tuning:
                 parts = []
                 for start in range(0, len(self.images), _AT_ONCE):
                     x_N3HW = to_unit(self.images[start : start + _AT_ONCE], self.device)
-                    view_N3SS = self.views(x_N3HW, self.settings.seed, "prompts", "pass", number, start).x_N3SS
+                    view_N3SS = self.views(x_N3HW, self.seed, "prompts", "pass", number, start).x_N3SS
                     parts.append(self.teacher.plain_image(view_N3SS))
                     bar.advance(len(x_N3HW))
                 passes.append(torch.cat(parts))
@@ -162,7 +174,7 @@ class _Tuning:
     ) -> dict[str, float]:
         if kept is None:
             x_B3HW = to_unit(self.images[chosen_B], self.device)
-            view_B3SS = self.views(x_B3HW, self.settings.seed, "prompts", step).x_N3SS
+            view_B3SS = self.views(x_B3HW, self.seed, "prompts", step).x_N3SS
             plain_BD = self.teacher.plain_image(view_B3SS)
         else:
             view_B3SS = plain_BD = kept[epoch % len(kept)][chosen_B.to(self.device)]
@@ -173,9 +185,9 @@ class _Tuning:
         )
         loss = (
             terms["cross_entropy"]
-            + self.settings.text_weight * terms["text"]
-            + self.settings.image_weight * terms["image"]
-            + self.settings.logit_weight * terms["logits"]
+            + self.settings.regularisation * _TEXT_WEIGHT * terms["text"]
+            + self.settings.regularisation * _IMAGE_WEIGHT * terms["image"]
+            + self.settings.regularisation * _LOGIT_WEIGHT * terms["logits"]
         )
         if not bool(torch.isfinite(loss)):
             raise ConfigError(
@@ -233,7 +245,7 @@ def regulated_loss(
     }
 
 
-def average_shares(settings: PromptTuningSettings) -> list[float]:
+def average_shares(settings: PromptTeacherSettings) -> list[float]:
     """What each epoch's weights count for in the average; the shares sum to 1.
 
     Source: Khattak et al., ICCV 2023, Gaussian weighted prompt aggregation.

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -40,7 +40,7 @@ from clipstill.distillation.losses import agreement, feature_loss, hard_loss, kd
 from clipstill.distillation.meta import Loss, Weights, meta_gradient, split_styles
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, learned_state
 from clipstill.distillation.randomness import SampleOrder, borrowed_generator
-from clipstill.distillation.recentre import Recentre, fit_recentre
+from clipstill.distillation.recentre import Recentre
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.views import plain_view, to_unit, views_of
 
@@ -58,6 +58,8 @@ HEAD, ALL = "head", "all"
 Watch = Callable[[int, "Student", nn.Module], None]
 # Steps whose time tells how many there will be, where minutes are given.
 _TIMED_STEPS = 10
+# Share of the styles that a step of meta distillation is tried on.
+_META_TEST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def distil(
     folder: Path,
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
+    *,
+    seed: int = 0,
 ) -> DistilResult:
     """Train ``student`` in place; it ends with its best weights, in evaluation mode.
 
@@ -113,6 +117,7 @@ def distil(
         folder: for ``checkpoint.safetensors``, ``student.safetensors`` and ``features/``.
         device: where to train.
         watch: is shown the weights of every validation, and changes nothing.
+        seed: Seed of everything that is drawn.
 
     Raises:
         DataError: the pictures do not have the shape or type, or fewer than two are left to train on.
@@ -122,7 +127,7 @@ def distil(
         ResourceError: the disk is full.
 
     Example:
-        >>> result = distil(student, teacher, vectors, images, class_id, style_id, DistilSettings(), Path("student"))
+        >>> result = distil(student, teacher, vectors, images, class_id, style_id, settings, Path("student"), seed=0)
         >>> result.best_agreement
         0.94
     """
@@ -140,7 +145,7 @@ def distil(
             "distillation.freeze to 'bn' or 'none'."
         )
     asked_of = teacher or _NoTeacher(class_vectors_CD.shape[1])
-    run = _Run(student, asked_of, class_vectors_CD, images_N3HW, class_id_N, style_id_N, settings, folder, device)
+    run = _Run(student, asked_of, class_vectors_CD, images_N3HW, class_id_N, style_id_N, settings, folder, device, seed)
     run.watch = watch
     return run.finish()
 
@@ -239,6 +244,7 @@ class _Run:
         settings: DistilSettings,
         folder: Path,
         device: torch.device | str,
+        seed: int,
     ) -> None:
         self.began = time.monotonic()
         self.watch: Watch | None = None
@@ -249,26 +255,26 @@ class _Run:
                 f"each. Set it to {2 * processes} or more."
             )
         self.folder = folder
+        self.seed = seed
         self.device = torch.device(device)
-        self.student = student.to(self.device)
-        if settings.channels_last:
-            self.student = self.student.to(memory_format=torch.channels_last)
+        # Faster for convolutions on most processors.
+        self.student = student.to(self.device).to(memory_format=torch.channels_last)
         self.teacher = teacher
         self.class_vectors = class_vectors_CD.to(self.device).float()
-        held_N = held_out_mask(class_id_N, style_id_N, settings.held_out_styles, settings.seed)
+        held_N = held_out_mask(class_id_N, style_id_N, settings.held_out_styles, seed)
         self.train_images, self.held_images = images_N3HW[~held_N], images_N3HW[held_N]
         # Pictures with a class and pictures of anything have different statistics, so they are re-centred apart.
         self.train_class, self.train_style = class_id_N[~held_N], style_id_N[~held_N]
         self.train_group = (self.train_class < 0).long()
         if settings.epochs:
-            settings = replace(settings, steps=settings.epochs * math.ceil(len(self.train_images) / settings.batch))
+            settings = settings.changed(steps=settings.epochs * math.ceil(len(self.train_images) / settings.batch))
         self.settings = settings
         if len(self.train_images) < 2:
             raise DataError(f"{len(self.train_images)} pictures are left to train on. Make more images a class.")
         self.key = sha256_json(
             {
                 "format": 4,
-                "settings": dataclasses.asdict(settings),
+                "settings": [settings.identity(), seed],
                 "pictures": tensor_digest({"images": images_N3HW, "class": class_id_N, "style": style_id_N}),
                 "student": tensor_digest(student.state_dict()),
                 "teacher": [teacher.name, teacher.weights_sha256, float(teacher.logit_scale)],
@@ -277,7 +283,7 @@ class _Run:
             }
         )
         self.train_cache = self._cache(self.train_images)
-        self.recentre = self._fit_recentre()
+        self.recentre: Recentre | None = None
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"phase": "", "step": 0, "agreement": None, "held_out_loss": None}
 
@@ -322,16 +328,7 @@ class _Run:
         return [*head, (ALL, self.settings.steps)]
 
     def _cache(self, images_N3HW: Tensor) -> FeatureCache:
-        return FeatureCache(self.student, self.teacher, images_N3HW, self.settings, self.folder, self.device)
-
-    def _fit_recentre(self) -> Recentre | None:
-        if self.settings.feature_recentre == "off":
-            return None
-        first = self.train_cache.augmented(1)[0]
-        fitted = fit_recentre(
-            self.student, first.student_NF, self.train_images, self.train_group, self.settings, self.device
-        )
-        return fitted.to(self.device)
+        return FeatureCache(self.student, self.teacher, images_N3HW, self.settings, self.folder, self.device, self.seed)
 
     def _shifted(self, feat_NF: Tensor, group_N: Tensor) -> Tensor:
         return feat_NF if self.recentre is None else self.recentre(feat_NF, group_N)
@@ -343,7 +340,7 @@ class _Run:
         projector = None
         if self.settings.feature_weight > 0:
             features, dimensions = self.student.head.in_features, self.class_vectors.shape[1]
-            projector = new_projector(features, dimensions, self.settings.seed)
+            projector = new_projector(features, dimensions, self.seed)
         return Learner(whole, whole is self.student, projector, self.recentre).to(self.device)
 
     def _head_phase(self, steps: int) -> _Phase:
@@ -387,7 +384,7 @@ class _Run:
         @torch.no_grad()
         def batch(chosen_B: Tensor, drawn: tuple[int | str, ...], own: slice) -> _Batch:
             pictures_B3HW = to_unit(self.train_images[chosen_B], self.device)
-            x_B3HW, mixed_B = views(pictures_B3HW, self.settings.seed, ALL, *drawn)
+            x_B3HW, mixed_B = views(pictures_B3HW, self.seed, ALL, *drawn)
             chosen_B, mixed_B, x_B3HW = chosen_B[own], mixed_B[own], self._laid_out(x_B3HW[own])
             teacher_BD = None if labels is None else labels.answers(drawn)
             if teacher_BD is None:
@@ -417,7 +414,7 @@ class _Run:
             return None
         rank, processes = parallel.share()
         parts = [self.train_cache.key, settings.batch, rank, processes]
-        return LabelCache(self.folder, parts, len(self.train_images), settings.batch, settings.views, settings.seed)
+        return LabelCache(self.folder, parts, len(self.train_images), settings.batch, settings.views, self.seed)
 
     def _held_out_views(self, teacher_ND: Tensor) -> Iterator[_Batch]:
         for start in range(0, len(self.held_images), self.settings.batch):
@@ -433,7 +430,7 @@ class _Run:
             )
 
     def _laid_out(self, x_N3HW: Tensor) -> Tensor:
-        return x_N3HW.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else x_N3HW
+        return x_N3HW.contiguous(memory_format=torch.channels_last)
 
     def _train(self, phase: _Phase, saved: Saved | None) -> None:
         """Train one phase from its start or from a stored state; its module ends with the best weights."""
@@ -452,7 +449,7 @@ class _Run:
             optimiser.restore(saved.group("optimiser"))
             best = saved.group("best")
             phase.steps = optimiser.steps = int(saved.facts["steps"])
-        order = SampleOrder(len(phase.style_M), self.settings.batch, self.settings.seed, phase.name)
+        order = SampleOrder(len(phase.style_M), self.settings.batch, self.seed, phase.name)
         told: list[_Told] = []
         title = "student's head" if phase.name == HEAD else "student"
         began, step = time.monotonic(), start
@@ -490,13 +487,13 @@ class _Run:
             rows = [row]
         rows = rows or [order.indices(step)]
         # A student's own dropout draws from the global generator, hence the loan.
-        with borrowed_generator(self.settings.seed, "step", phase.name, step, parallel.share()[0]):
+        with borrowed_generator(self.seed, "step", phase.name, step, parallel.share()[0]):
             groups = [
                 self._parts(phase, rows[place], (*drawn, place) if place else drawn, place > 0)
                 for place in range(len(rows))
             ]
             share_of_peak = optimiser.rate(step)
-            alpha = self.settings.meta_alpha or self.settings.head_lr * share_of_peak
+            alpha = self.settings.head_lr * share_of_peak
             found = meta_gradient(self.settings.meta, optimiser.named, groups, alpha, parallel.summed)
         value = parallel.total(sum(found.losses)) / len(found.losses)
         if not math.isfinite(value):
@@ -519,8 +516,8 @@ class _Run:
                 f"meta distillation needs pictures of two styles or more, and there is {len(styles)}. Choose a prompt "
                 f"strategy with styles, or set distillation.meta to 'none'."
             )
-        parts = (self.settings.seed, "meta", phase.name, step)
-        subsets = split_styles(styles, groups, self.settings.meta_test_share, *parts)
+        parts = (self.seed, "meta", phase.name, step)
+        subsets = split_styles(styles, groups, _META_TEST_SHARE, *parts)
         subsets[0].append(-1)
         rows = []
         for place, subset in enumerate(subsets):

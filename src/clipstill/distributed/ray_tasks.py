@@ -145,7 +145,7 @@ def make_group(
     """
     global _worker
     from clipstill.core.device import make_deterministic, pick_device
-    from clipstill.core.progress import set_quiet
+    from clipstill.core.progress import warnings_only
     from clipstill.surrogate.shards import receipt_of
     from clipstill.surrogate.tarball import tar_bytes
 
@@ -154,7 +154,7 @@ def make_group(
             f"{platform.node()} has {_listed(_versions())}, but the run began with {_listed(versions)}, which may draw "
             f"other images. Install the same versions on all machines."
         )
-    set_quiet(True)
+    warnings_only()
     make_deterministic(threads)
     if _worker is None or _worker[0] != work.key:
         # Ray shows a task no GPU but its own.

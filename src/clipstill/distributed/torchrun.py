@@ -76,12 +76,14 @@ class Offer:
         key: Key of what the stage makes.
         groups: Numbers of all missing groups in a synthesis; empty where all ranks do the same.
         threads: CPU threads of the run.
+        cohorts: Cohorts in use, which the other ranks take over.
     """
 
     stage: str
     key: str
     groups: list[int]
     threads: int
+    cohorts: Any = None
 
 
 # A process may do several runs one after the other; all ranks do the same ones.

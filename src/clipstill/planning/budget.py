@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from clipstill.core.config import load_yaml, merge, validate
 from clipstill.core.files import write_text
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ _SIDE_UNIT, _SMALLEST_SIDE, _FEWEST_IMAGES, _FEWEST_STEPS, _FEWEST_TRAINING_STEP
 
 
 def choose_settings(
-    config: RunConfig, budget: Budget, seconds_of: Callable[[Mapping[str, Any]], float]
+    config: Settings, budget: Budget, seconds_of: Callable[[Mapping[str, Any]], float]
 ) -> dict[str, Any]:
     """Choose the best level that fits, or the lowest one where none does.
 
@@ -84,7 +84,7 @@ def choose_settings(
     return chosen
 
 
-def _settings_of(config: RunConfig, level: _Level, fixed: Collection[str]) -> dict[str, Any]:
+def _settings_of(config: Settings, level: _Level, fixed: Collection[str]) -> dict[str, Any]:
     """Settings that a level changes."""
     synthesis, distillation = config.synthesis, config.distillation
     side = synthesis.image_size
@@ -119,7 +119,7 @@ def _scaled(value: int, factor: float, least: int) -> int:
     return max(min(value, least), round(value * factor))
 
 
-def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def with_settings(config: Settings, settings: Mapping[str, Any]) -> Settings:
     """Change some settings.
 
     Args:
@@ -129,7 +129,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: The changed settings cannot be used.
     """
-    return validate(RunConfig, _merged(config.model_dump(mode="json"), settings), "the plan")
+    return validate(Settings, _merged(config.model_dump(mode="json"), settings), "the plan")
 
 
 def write_settings(settings: Mapping[str, Any], config_file: Path | None, out: Path) -> None:

@@ -9,32 +9,32 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from clipstill.workflow.keys import (
-    BUNDLE,
-    CALIBRATION,
-    CLASS_VECTORS,
-    EVALUATION,
-    NEAR_MISSES,
-    PROMPTS,
-    REPORT,
-    STUDENT,
-    SURROGATE,
-    TEACHER_PROMPTS,
+from clipstill.stages import (
+    bundle,
+    calibration,
+    class_vectors,
+    evaluation,
+    images,
+    near_misses,
+    prompts,
+    report,
+    student,
+    teacher_prompts,
 )
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from clipstill.core.protocols import Generator, Sampler, Teacher
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.models import Models
+    from clipstill.workflow.settings import Settings
 
 START = "start"
 # Work that hardly depends on the settings, in seconds of one core of a 2.8 GHz Xeon.
-_FIXED_S = {START: 8.0, BUNDLE: 10.0, REPORT: 1.0}
+_FIXED_S = {START: 8.0, bundle.NAME: 10.0, report.NAME: 1.0}
 _HEAD_STEP_S = 0.0035
 # Forward and backward pass against the forward pass alone.
 _WITH_GRADIENT = 3
@@ -45,35 +45,6 @@ _NEAR_MISSES_MOST, _NEAR_MISSES_LEAST, _NEAR_MISS_WORDS = 32, 4, 300
 _PIECE_S, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
 # A process with its libraries, where the system does not say how much memory it uses.
 _PROCESS_BYTES = 600_000_000
-
-
-@dataclass(frozen=True)
-class Models:
-    """Loaded models that a run works with.
-
-    Attributes:
-        teacher: On ``device``.
-        generators: On ``device``; they take turns. Empty for a run without synthetic images.
-        device: Where the models are.
-    """
-
-    teacher: Teacher
-    generators: Sequence[Generator | Sampler]
-    device: torch.device
-
-    @classmethod
-    def load(cls, config: RunConfig, device: torch.device) -> Self:
-        """Load the models as a run does.
-
-        Raises:
-            ClipstillError: A model cannot be loaded.
-        """
-        from clipstill.generators import load_generators
-        from clipstill.teachers import load_teacher
-
-        teacher = load_teacher(config.teacher.name, device, config.teacher.precision)
-        generators = load_generators(config.generator.name, device) if config.prompts.images_per_class else []
-        return cls(teacher, generators, device)
 
 
 @dataclass(frozen=True)
@@ -125,7 +96,7 @@ class Cost:
 
 
 def cost_of(
-    config: RunConfig,
+    settings: Settings,
     timings: Timings,
     *,
     classes: int,
@@ -137,7 +108,7 @@ def cost_of(
     """Count the work that the settings ask for, and multiply by the timings.
 
     Args:
-        config: All settings.
+        settings: All settings.
         timings: Seconds and bytes on this device; those of an image grow with its pixels.
         classes: Number of classes.
         templates: Sentences per class whose mean is its class vector.
@@ -145,60 +116,60 @@ def cost_of(
         examples: Labelled photos to learn from.
         unlabelled: Photos without labels to learn from.
     """
-    prompts, training, share = config.prompts, config.distillation, config.examples.teach_share
-    images = classes * prompts.images_per_class
-    near = _near_misses(config, classes)
-    near_images = near * config.refusal.images
-    pictures = images + unlabelled
-    calibration_views = _CALIBRATION_PASSES * (images + min(unlabelled, _CALIBRATION_PHOTOS) + near_images)
+    texts, training, share = settings.prompts, settings.distillation, settings.examples.teach_share
+    images_made = classes * texts.images_per_class
+    near = _near_misses(settings, classes)
+    near_images = near * settings.refusal.images
+    pictures = images_made + unlabelled
+    calibration_views = _CALIBRATION_PASSES * (images_made + min(unlabelled, _CALIBRATION_PHOTOS) + near_images)
     if examples:
         pictures += max(examples, round(pictures * share / (1 - share)))
     steps = training.epochs * math.ceil(pictures / training.batch) or training.steps
     head_steps, all_steps = (steps, 0) if training.freeze == "backbone" else (training.head_steps, steps)
     views = pictures * training.views if head_steps else 0
-    learns_prompts = prompts.strategy in ("sdd", "contrastive") and prompts.bank is None
-    teacher_learns = config.prompt_teacher.method != "none" and config.prompt_teacher.weights is None
-    passes_per_prompt = 1 + (2 * _WITH_GRADIENT * prompts.steps if learns_prompts else 0)
-    passes_per_example = _WITH_GRADIENT * config.prompt_teacher.epochs if teacher_learns else 0
-    pixels = (config.synthesis.image_size / timings.image_size) ** 2
-    image_s = pixels * (timings.image + config.synthesis.steps * timings.image_step)
+    learns_prompts = texts.strategy in ("sdd", "contrastive") and texts.bank is None
+    teacher_learns = settings.prompt_teacher.method != "none" and settings.prompt_teacher.weights is None
+    passes_per_prompt = 1 + (2 * _WITH_GRADIENT * texts.steps if learns_prompts else 0)
+    passes_per_example = _WITH_GRADIENT * settings.prompt_teacher.epochs if teacher_learns else 0
+    pixels = (settings.synthesis.image_size / timings.image_size) ** 2
+    image_s = pixels * (timings.image + settings.synthesis.steps * timings.image_step)
     train_s = views * timings.view + head_steps * _HEAD_STEP_S + all_steps * training.batch * timings.training_view
     stages = {
         START: _FIXED_S[START],
-        TEACHER_PROMPTS: examples * passes_per_example * timings.photo,
-        CLASS_VECTORS: (classes * templates + (_NEAR_MISS_WORDS if near else 0)) * timings.text
+        teacher_prompts.NAME: examples * passes_per_example * timings.photo,
+        class_vectors.NAME: (classes * templates + (_NEAR_MISS_WORDS if near else 0)) * timings.text
         + examples * timings.photo,
-        PROMPTS: images * passes_per_prompt * timings.text,
-        SURROGATE: images * image_s,
-        STUDENT: training.minutes * 60 or train_s,
-        NEAR_MISSES: near_images * image_s,
-        CALIBRATION: calibration_views * timings.view,
-        EVALUATION: photos * timings.photo,
-        BUNDLE: _FIXED_S[BUNDLE],
-        REPORT: _FIXED_S[REPORT],
+        prompts.NAME: images_made * passes_per_prompt * timings.text,
+        images.NAME: images_made * image_s,
+        student.NAME: training.minutes * 60 or train_s,
+        near_misses.NAME: near_images * image_s,
+        calibration.NAME: calibration_views * timings.view,
+        evaluation.NAME: photos * timings.photo,
+        bundle.NAME: _FIXED_S[bundle.NAME],
+        report.NAME: _FIXED_S[report.NAME],
     }
     stages = {stage: round(seconds, 2) for stage, seconds in stages.items() if seconds > 0}
-    at_once = min(config.synthesis.slots or config.synthesis.group_size, max(1, images))
+    at_once = min(settings.synthesis.group_size, max(1, images_made))
     kept = max(pixels * at_once * timings.image_bytes, training.batch * timings.training_bytes if all_steps else 0.0)
-    stored = pictures * 3 * max(config.synthesis.image_size, config.student.image_size) ** 2
+    stored = pictures * 3 * max(settings.synthesis.image_size, settings.student.image_size) ** 2
     return Cost(
         seconds=round(sum(stages.values()), 1),
         stages=stages,
-        images=images,
-        image_steps=(images + near_images) * config.synthesis.steps,
+        images=images_made,
+        image_steps=(images_made + near_images) * settings.synthesis.steps,
         memory_bytes=timings.base_bytes + int(kept) + stored,
     )
 
 
-def _near_misses(config: RunConfig, classes: int) -> int:
-    wanted = config.refusal.near_misses
+def _near_misses(settings: Settings, classes: int) -> int:
+    wanted = settings.refusal.near_misses
     if isinstance(wanted, list):
         return len(wanted)
     return min(_NEAR_MISSES_MOST, max(_NEAR_MISSES_LEAST, classes)) if wanted == "auto" else int(wanted)
 
 
 def measure(
-    config: RunConfig, models: Models, class_vectors_CD: Tensor, *, seconds_per_text: float, quick: bool = False
+    config: Settings, models: Models, class_vectors_CD: Tensor, *, seconds_per_text: float, quick: bool = False
 ) -> Timings:
     """Time a few real steps of the loaded models.
 
@@ -232,7 +203,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Probe:
-    config: RunConfig
+    config: Settings
     models: Models
     class_vectors_CD: Tensor
     seconds: float
@@ -242,7 +213,9 @@ class _Probe:
         from clipstill.core.protocols import Sampler
         from clipstill.synthesis.engine import Order, Synthesiser
 
-        settings = replace(self.config.synthesis.settings(), steps=_TIMED_STEPS, coarse_share=0.0, compile=False)
+        settings = self.config.synthesis.model_copy(
+            update={"steps": _TIMED_STEPS, "coarse_share": 0.0, "compile": False}
+        )
         maker = Synthesiser(
             self.models.teacher,
             self.models.generators,
@@ -265,7 +238,7 @@ class _Probe:
 
         if isinstance(self.models.generators[turn], Sampler):
             return self._time(make, 1), 0.0, 0.0
-        images, total_s, kept = self._measure(make, settings.slots or settings.group_size)
+        images, total_s, kept = self._measure(make, settings.group_size)
         step_s = times[-1] - times[-2]
         return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept / _TIMED_STEPS
 
@@ -273,12 +246,12 @@ class _Probe:
         """Seconds for both models to see a view, seconds of a view in a training step, and bytes that it keeps."""
         import torch
 
-        from clipstill.assembly.students import new_student
+        from clipstill.assembly.students import student_of
         from clipstill.distillation.views import to_unit, views_of
 
         section, device = self.config.student, self.models.device
-        student = new_student(section, len(self.class_vectors_CD), section.init, self.config.seed).to(device).eval()
-        draw = views_of(self.config.distillation.settings(self.config.seed), section.image_size)
+        student = student_of(self.models, len(self.class_vectors_CD), section.init).to(device).eval()
+        draw = views_of(self.config.distillation, section.image_size)
         weights = [weight for weight in student.parameters() if weight.requires_grad]
 
         @torch.no_grad()

@@ -17,17 +17,18 @@ from clipstill.core.files import read_json, sha256_json
 from clipstill.core.names import spoken
 from clipstill.core.progress import say, span
 from clipstill.planning.budget import Budget, choose_settings, with_settings
-from clipstill.planning.cost import Cost, Models, cost_of, measure
+from clipstill.planning.cost import Cost, cost_of, measure
 from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Linter
 from clipstill.text.task import Task
-from clipstill.workflow.keys import templates_of
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.models import Models
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.settings import Settings
+from clipstill.workflow.store import read_events
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clipstill.assembly.photos import Photos
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
     from clipstill.text.difficulty import Difficulty
@@ -89,7 +90,7 @@ class Plan:
 
 
 def plan(
-    config: RunConfig,
+    config: Settings,
     task: Task,
     photos: Photos,
     *,
@@ -110,8 +111,9 @@ def plan(
     Raises:
         ClipstillError: A part cannot be found or loaded.
     """
-    from clipstill.core.device import make_deterministic, pick_device
-    from clipstill.distributed.torchrun import local_device, threads_of_this_process
+    from clipstill.assembly.class_vectors import templates_of
+    from clipstill.core.device import make_deterministic
+    from clipstill.distributed.torchrun import threads_of_this_process
     from clipstill.teachers import class_vectors
     from clipstill.text.difficulty import estimate
     from clipstill.text.templates import class_texts
@@ -119,9 +121,9 @@ def plan(
 
     if models is None:
         make_deterministic(config.threads or threads_of_this_process())
-        models = Models.load(config, pick_device(local_device(config.device)))
+        models = Models(config)
     teacher = models.teacher
-    templates = templates_of(config, teacher.templates)
+    templates = templates_of(config, teacher)
     vectors_CD = class_vectors(teacher, class_texts(task, templates)).cpu()
     encode = functools.partial(_encode, teacher, templates[0])
     known, imagenet_KD, seconds_per_text = vocabulary(teacher, templates[0])
@@ -205,7 +207,7 @@ def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, f
     return _VOCABULARIES[key]
 
 
-def plan_key(config: RunConfig, task: Task, photos: Photos, budget_seconds: float | None) -> str:
+def plan_key(config: Settings, task: Task, photos: Photos, budget_seconds: float | None) -> str:
     """The key of a plan; with equal keys a stored plan is used again."""
     settings = config.model_dump(mode="json")
     del settings["launch"]
@@ -223,8 +225,6 @@ def plan_key(config: RunConfig, task: Task, photos: Photos, budget_seconds: floa
 
 def stored_plan(out: Path, key: str) -> Plan | None:
     """The plan that the last call with these settings left in a run folder; None where there is none."""
-    from clipstill.workflow.store import read_events
-
     try:
         events = [event for event in read_events(out) if event.get("event") == "plan"]
         if not events or events[-1].get("key") != key:

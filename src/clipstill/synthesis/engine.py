@@ -132,7 +132,7 @@ class Synthesiser:
         self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
         self._encode = torch.compile(teacher.encode_image) if settings.compile else teacher.encode_image
         # Lowered where the memory does not hold as many.
-        self._slots = settings.slots or settings.group_size
+        self._slots = settings.group_size
 
     @property
     def coupled(self) -> bool:
@@ -223,8 +223,6 @@ class Synthesiser:
             own_S = settings.text_weight * text_S + settings.class_weight * class_S
             if tv_weight > 0:
                 own_S = own_S + tv_weight * total_variation(x_S3HW)
-            if settings.prior_weight > 0:
-                own_S = own_S + settings.prior_weight * generator.prior(latents)
             margin_S = class_margin(feat_SVD, self._class_vectors_CD, class_N[members_S], self._scale)
             return Losses(own_S, {"text": text_S, "class": class_S}, margin_S, gap)
 

@@ -125,8 +125,6 @@ class Inversion:
         self._generator, self._score, self._views, self._seeds = generator, score, views, list(seeds)
         self._settings, self._decode = settings, decode
         self._size, self._start, self._stop, self._slots, self._coupled = size, start, stop, slots, coupled
-        # A coarse image has more to learn however sure the teacher is; and who leaves a coupled group changes it.
-        self._may_settle = settings.settle_margin > 0 and stop == settings.steps and not coupled
         self._watch = watch
         share_T = torch.arange(settings.steps, device=views.device) / settings.steps
         lr_T = 0.1 + 0.9 * (1 + torch.cos(math.pi * share_T)) / 2
@@ -225,11 +223,7 @@ class Inversion:
             work.upload()
 
     def _is_done(self, work: _Work, slot: int, story: Story) -> bool:
-        if work.steps[slot] >= self._stop:
-            return True
-        if work.members[slot] in story.dropped and not self._coupled:
-            return True
-        return self._may_settle and work.has_settled(slot, self._settings)
+        return work.steps[slot] >= self._stop or (work.members[slot] in story.dropped and not self._coupled)
 
 
 class _Work:
@@ -274,10 +268,6 @@ class _Work:
             self._best[slot], self._since[slot] = self._means[slot], 0
         else:
             self._since[slot] += 1
-
-    def has_settled(self, slot: int, settings: SynthesisSettings) -> bool:
-        """Whether the teacher is sure of the image and its loss falls no more."""
-        return self._margins[slot] >= settings.settle_margin and self._since[slot] >= settings.settle_patience
 
     def replace(self, leaving: Sequence[int], entering: Sequence[int], latents: Sequence[Tensor], start: int) -> None:
         """Fill the first of the freed slots with those who wait, and close the others."""
