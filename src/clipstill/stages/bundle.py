@@ -88,7 +88,7 @@ def provenance_of(run: Run) -> list[Provenance]:
 STAGE = Stage(
     name=NAME,
     version=3,
-    title="the bundle that ships",
+    title="Export the bundle",
     make=_make,
     settings=("export",),
     inputs=(calibration.NAME, evaluation.NAME),

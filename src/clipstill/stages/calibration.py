@@ -132,7 +132,7 @@ def threshold_of(calibration: dict[str, Any]) -> float | None:
 STAGE = Stage(
     name=NAME,
     version=2,
-    title="temperature and refusal threshold of the student",
+    title="Estimate how sure the student may be",
     make=_make,
     settings=("refusal.most_refused",),
     inputs=(student.NAME, near_misses.NAME),

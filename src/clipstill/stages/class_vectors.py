@@ -143,7 +143,7 @@ def read_teacher_metadata(run: Run) -> dict[str, Any]:
 STAGE = Stage(
     name=NAME,
     version=3,
-    title="one vector a class in the teacher's space",
+    title="The teacher reads the class names",
     make=_make,
     settings=("task", "teacher", "prompts.templates", "examples.images", "examples.text_count"),
     inputs=(teacher_prompts.NAME,),

@@ -41,7 +41,7 @@ def read_evaluation(run: Run) -> dict[str, Any] | None:
 STAGE = Stage(
     name=NAME,
     version=2,
-    title="teacher and student on the photos",
+    title="Measure on the photos",
     make=_make,
     settings=("evaluation.images",),
     inputs=(calibration.NAME,),

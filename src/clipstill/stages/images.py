@@ -214,7 +214,7 @@ def read_histories(run: Run) -> list[list[dict[str, float]]]:
 STAGE = Stage(
     name=NAME,
     version=3,
-    title="synthetic images of the classes",
+    title="Make the images",
     make=_make,
     settings=("generator", "synthesis", "curation.least_diversity", "curation.top_up"),
     inputs=(prompts.NAME,),

@@ -124,7 +124,7 @@ def read_ladder(run: Run) -> dict[str, Any] | None:
 STAGE = Stage(
     name=NAME,
     version=VERSION,
-    title="simpler and richer ways to the same classifier",
+    title="Compare with simpler ways",
     make=_make,
     settings=("evaluation.small_teacher",),
     inputs=(bundle.NAME,),

@@ -166,7 +166,7 @@ def _task(names: Sequence[str]) -> Task:
 STAGE = Stage(
     name=NAME,
     version=1,
-    title="images of what the classes are easily mistaken for",
+    title="Make images of things easily mistaken for the classes",
     make=_make,
     settings=(
         "refusal.near_misses",

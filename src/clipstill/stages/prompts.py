@@ -118,7 +118,7 @@ def read_style_names(run: Run) -> tuple[str, ...]:
 STAGE = Stage(
     name=NAME,
     version=2,
-    title="one prompt an image",
+    title="Plan the images",
     make=_make,
     settings=("prompts", "seed", "examples.style_share"),
     inputs=(class_vectors.NAME,),

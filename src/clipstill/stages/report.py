@@ -215,7 +215,7 @@ def _format_notes(formats: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
 STAGE = Stage(
     name=NAME,
     version=4,
-    title="the report",
+    title="Write the report",
     make=_make,
     inputs=(bundle.NAME, ladder.NAME),
     folder=".",

@@ -157,7 +157,7 @@ def read_kept(run: Run) -> list[dict[str, int]]:
 STAGE = Stage(
     name=NAME,
     version=5,
-    title="a student learns the teacher's answers",
+    title="Train the student",
     make=_make,
     settings=(
         "student",

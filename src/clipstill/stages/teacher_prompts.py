@@ -70,7 +70,7 @@ def _are_learned(settings: Settings, photos: Photos) -> bool:
 LEARNED = Stage(
     name=NAME,
     version=1,
-    title="the teacher learns prompts from the examples",
+    title="The teacher learns from the examples",
     make=_make,
     settings=("task", "teacher", "prompt_teacher", "examples.images", "seed"),
     needed=_are_learned,
@@ -78,7 +78,7 @@ LEARNED = Stage(
 GIVEN = Stage(
     name=NAME,
     version=1,
-    title="the teacher takes prompts that were learned before",
+    title="The teacher takes prompts learned before",
     make=_make,
     settings=("teacher", "prompt_teacher.weights"),
     needed=lambda settings, photos: settings.prompt_teacher.weights is not None,

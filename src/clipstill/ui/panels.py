@@ -12,25 +12,14 @@ import jinja2
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.progress import span
+from clipstill.stages import STAGES
+from clipstill.stages import images as images_stage
 from clipstill.ui.jobs import Watched
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Amount, Figures, Run, amount_in
-from clipstill.workflow import keys
 
 FILES = "/files"
-STAGE_TITLES = {
-    keys.TEACHER_PROMPTS: "The teacher learns from your examples",
-    keys.CLASS_VECTORS: "The teacher reads the names",
-    keys.PROMPTS: "Plan the images",
-    keys.SURROGATE: "Make the images",
-    keys.STUDENT: "Teach the student",
-    keys.NEAR_MISSES: "Make look-alikes of the classes",
-    keys.CALIBRATION: "Find out how sure it may be",
-    keys.EVALUATION: "Measure on your photos",
-    keys.BUNDLE: "Pack it",
-    keys.LADDER: "Compare with simpler ways",
-    keys.REPORT: "Write the report",
-}
+STAGE_TITLES = {stage.name: stage.title for stage in STAGES}
 MOST_CELLS = 600
 
 
@@ -99,7 +88,7 @@ def progress_panel(watched: Watched) -> str:
 def preview_panel(run: Run, at_work: bool) -> str:
     """The picture of the images at work."""
     version = None if run.preview is None else run.preview.stat().st_mtime_ns
-    drawing = at_work and any(each.name == keys.SURROGATE and each.state == "at work" for each in run.stages)
+    drawing = at_work and any(each.name == images_stage.NAME and each.state == "at work" for each in run.stages)
     return panel("preview", run, at_work, version, drawing)
 
 

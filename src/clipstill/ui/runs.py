@@ -9,16 +9,12 @@ from typing import Any
 
 import yaml
 
-from clipstill.commands.run import BUNDLE_FOLDER
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.files import MANIFEST, read_json
-from clipstill.stages.report import REPORT_FILE
-from clipstill.stages.stages import CURATION_FILE, PREVIEW_FILE
+from clipstill.stages import bundle, calibration, images, prompts, report
 from clipstill.text.task import Task
-from clipstill.workflow.growth import CONFIG_FILE, TASK_FILE
-from clipstill.workflow.keys import CALIBRATION, PROMPTS, REPORT, SURROGATE
-from clipstill.workflow.store import LOCK, STAGES_FOLDER, read_events, read_run_marker
-from clipstill.workflow.workbench import CALIBRATION_FILE
+from clipstill.workflow.stage import STAGES_FOLDER
+from clipstill.workflow.store import CONFIG_FILE, LOCK, TASK_FILE, read_events, read_run_marker
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 _COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")
@@ -51,7 +47,7 @@ class Run:
     @property
     def bundle(self) -> Path:
         """Place of the bundle."""
-        return self.path / BUNDLE_FOLDER
+        return self.path / bundle.NAME
 
     @property
     def has_bundle(self) -> bool:
@@ -61,12 +57,12 @@ class Run:
     @property
     def report(self) -> Path | None:
         """The report, where it is written."""
-        return self._file(REPORT_FILE)
+        return self._file(report.REPORT_FILE)
 
     @property
     def preview(self) -> Path | None:
         """The picture of the images at work, where there is one."""
-        return self._file(PREVIEW_FILE)
+        return self._file(images.PREVIEW_FILE)
 
     def _file(self, name: str) -> Path | None:
         return self.path / name if (self.path / name).is_file() else None
@@ -83,7 +79,7 @@ class Run:
     def style_names(self) -> list[str]:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
-        for file in (stages / SURROGATE / CURATION_FILE, stages / PROMPTS / "styles.json"):
+        for file in (stages / images.NAME / images.CURATION_FILE, stages / prompts.NAME / prompts.STYLES_FILE):
             if file.is_file():
                 found = read_json(file)
                 return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
@@ -98,7 +94,7 @@ class Run:
         metrics = read_json(self.bundle / "metrics.json")
         labels = read_json(self.bundle / "labels.json")
         evaluation = metrics.get("evaluation") or {}
-        calibration = self.path / STAGES_FOLDER / CALIBRATION / CALIBRATION_FILE
+        estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
         config = self.config
         try:
             return Figures(
@@ -108,7 +104,7 @@ class Run:
                 top1=evaluation.get("student_top1"),
                 teacher_top1=evaluation.get("teacher_top1"),
                 photos=evaluation.get("n"),
-                expected_top1=read_json(calibration).get("expected_top1") if calibration.is_file() else None,
+                expected_top1=read_json(estimates).get("expected_top1") if estimates.is_file() else None,
                 onnx_bytes=int(metrics["export"]["onnx_bytes"]),
                 parameters=int(metrics["export"]["parameters"]),
                 latency_ms=float(metrics["export"]["latency_ms"]),
@@ -195,8 +191,8 @@ def open_run(workspace: Path, name: str) -> Run:
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
-    bundled = (path / BUNDLE_FOLDER / MANIFEST).is_file()
-    finished = ended and bundled and (not stages or stages[-1].name == REPORT)
+    bundled = (path / bundle.NAME / MANIFEST).is_file()
+    finished = ended and bundled and (not stages or stages[-1].name == report.NAME)
     # The lock is asked for only where a process may hold it.
     return Run(path, _task(path), stages, finished, at_work=not finished and _is_held(path / LOCK))
 

@@ -86,7 +86,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
             store.set_aside(step)
             store.prepare(step, **more)
     _check_that_it_can_be_made(run, store, step)
-    say(f"{step.name}: {step.stage.title}")
+    say(f"{step.name}: at work")
     make_deterministic(store.threads)
     start = time.monotonic()
     store.event("stage", stage=step.name, key=step.key)

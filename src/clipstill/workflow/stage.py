@@ -27,7 +27,7 @@ class Stage:
     Attributes:
         name: Name of its folder, and how other stages refer to it.
         version: Raised by one where the code makes something else from equal settings.
-        title: What it does, in a few words for people.
+        title: What it does, in a few words for users.
         make: Writes the result of one step into its folder and returns the names of the files to commit; None where
             it has committed the folder by itself.
         settings: Sections or single settings (``"examples.text_count"``) that the result depends on. A setting that

@@ -68,6 +68,13 @@ class Store:
         """The cohort that a stage's folder, such as ``surrogate-2``, is for."""
         return _cohort({**self._record(self.stages / name), "complete": True})
 
+    def cohorts(self, stage: str) -> list[tuple[Path, Cohort]]:
+        """Folders of a stage that were not moved aside, the oldest first, and the cohort of each."""
+        folders = self.stages.iterdir() if self.stages.is_dir() else ()
+        records = [(folder, self._record(folder)) for folder in folders if folder.is_dir()]
+        found = [(record["serial"], folder) for folder, record in records if record.get("stage") == stage]
+        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found)]
+
     def kept(self, stage: str, key: str) -> Path:
         """The folder with the complete work of this key that the stage holds, or held before.
 
