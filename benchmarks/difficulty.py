@@ -173,14 +173,11 @@ def on_runs(args: argparse.Namespace) -> None:
     for run in args.runs:
         names = read_json(run / "task.json")["names"]
         took = {event["stage"]: event["seconds"] for event in read_events(run) if event.get("event") == "done"}
-        for quick in (True, False):
-            cost = clipstill.plan(names, config_file=run / "config.yaml", quick=quick).cost
-            stages = {stage: seconds for stage, seconds in cost.stages.items() if stage != "start"}
-            lines = [f"{stage} {seconds:.0f} ({took.get(stage, 0):.0f})" for stage, seconds in stages.items()]
-            print(
-                f"{run.name}{', quick' if quick else ''}: predicted {sum(stages.values()):.0f} s, took "
-                f"{sum(took.values()):.0f} s; stage by stage: {', '.join(lines)}"
-            )
+        cost = clipstill.plan(classes=names, config=run / "config.yaml").cost
+        stages = {stage: seconds for stage, seconds in cost.stages.items() if stage != "start"}
+        lines = [f"{stage} {seconds:.0f} ({took.get(stage, 0):.0f})" for stage, seconds in stages.items()]
+        print(f"{run.name}: predicted {sum(stages.values()):.0f} s, took {sum(took.values()):.0f} s")
+        print(f"  predicted (took): {', '.join(lines)}")
 
 
 def main() -> None:

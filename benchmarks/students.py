@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clipstill.assembly.photos import limited
 from quality import CPU, Run
 from torch import Tensor
 
-from clipstill.assembly.photos import limited
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from clipstill.workflow.growth import grown
+from clipstill.workflow.workbench import Workbench
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -27,10 +29,8 @@ from clipstill.distributed.work import Worker
 from clipstill.stages import stages
 from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import Evidence, Growth, Ledger, Taught
-from clipstill.workflow.growth import grown
 from clipstill.workflow.keys import SettingKeys, stage_keys
 from clipstill.workflow.recipes import load_settings
-from clipstill.workflow.workbench import Workbench
 
 TINY = (
     "threads=1",

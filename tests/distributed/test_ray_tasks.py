@@ -155,7 +155,7 @@ def test_a_killed_ray_worker_changes_no_image(
     cluster.begun()
     cluster.armed.touch()
     out = tmp_path / "run"
-    assert main([*arguments(out, *RAY), "--quiet"]) == 130
+    assert main(arguments(out, *RAY)) == 130
     assert not cluster.armed.exists()
     assert shards_of(out) == expected_shards
     begun = cluster.begun()
@@ -204,7 +204,7 @@ def test_what_a_lost_driver_left_in_the_storage_is_not_made_again(
         before, left = left, sorted(storage.rglob("shard-*.json"))
     assert len(left) >= 3
 
-    assert main([*command, "--quiet"]) == 130
+    assert main(command) == 130
     assert shards_of(out) == expected_shards
     made_again = {group for group, _ in cluster.begun()}
     assert made_again == set(range(GROUPS)) - {int(path.stem.removeprefix("shard-")) for path in left}

@@ -7,7 +7,7 @@ import pytest
 
 from clipstill.planning.budget import Budget, choose_settings, with_settings
 from clipstill.planning.cost import Cost, Timings, cost_of
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 
 TIMINGS = Timings(
     image=0.0,
@@ -21,7 +21,7 @@ TIMINGS = Timings(
     base_bytes=10**8,
     image_size=96,
 )
-DEFAULT = load_config()
+DEFAULT = load_settings()
 
 
 def cost(settings: Mapping[str, Any], classes: int = 5, **photos: int) -> Cost:

@@ -9,20 +9,21 @@ import yaml
 from PIL import Image
 
 import clipstill
-from clipstill.assembly.photos import Photos
 from clipstill.cli.main import main
-from clipstill.commands.run import _IN_STAGES
 from clipstill.core.errors import ArtifactError, ConfigError, TaskError, UnknownNameError
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
 from clipstill.planning.budget import Budget, with_settings
-from clipstill.planning.cost import Models, measure
+from clipstill.planning.cost import measure
 from clipstill.planning.plan import Plan
 from clipstill.text.task import parse_task
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.models import Models
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import read_events
+from run_fixtures import stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 TINY = (
@@ -45,12 +46,12 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return Models.load(load_config(overrides=TINY), torch.device("cpu"))
+    return Models(load_settings(overrides=TINY))
 
 
 @pytest.fixture(scope="module")
 def made(models: Models) -> Plan:
-    config = load_config(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
+    config = load_settings(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
     return planner.plan(
         config, parse_task("crane,heron,stork"), Photos(), budget=Budget(120), models=models, quick=True
     )
@@ -76,7 +77,7 @@ def test_a_plan_that_is_none_is_told(made: Plan) -> None:
 
 
 def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
-    config = load_config(overrides=TINY)
+    config = load_settings(overrides=TINY)
     vectors_CD = torch.nn.functional.normalize(
         torch.randn(3, models.teacher.dim, generator=generator_for("plan")), dim=1
     )
@@ -100,14 +101,9 @@ def arguments(out: Path, *more: str) -> list[str]:
 def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run within a budget that nothing fits into, stopped behind its prompts."""
     out = tmp_path_factory.mktemp("budget") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_IN_STAGES, "surrogate", stopped)
-        assert main(arguments(out, "--budget", "1s", "--quiet")) == 130
+    with stopped_before("surrogate"):
+        assert main(arguments(out, "--budget", "1s")) == 130
     return out
-
-
-def stopped(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_a_run_takes_the_settings_that_its_budget_chose(budgeted: Path) -> None:
@@ -120,37 +116,36 @@ def test_a_run_takes_the_settings_that_its_budget_chose(budgeted: Path) -> None:
 
 
 def test_the_same_command_goes_on_with_the_stored_choice_whatever_a_probe_would_say(
-    budgeted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    budgeted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(_IN_STAGES, "surrogate", stopped)
     before = read_json(budgeted / "plan.json")
-    assert main(arguments(budgeted, "--budget", "1s")) == 130
+    with stopped_before("surrogate"):
+        assert main(arguments(budgeted, "--budget", "1s")) == 130
     assert "prompts: done already, skipped" in capsys.readouterr().err
     assert read_json(budgeted / "plan.json") == before
     assert [event["event"] for event in read_events(budgeted)].count("plan") == 1
 
 
-def test_another_budget_chooses_anew(budgeted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_IN_STAGES, "surrogate", stopped)
-    assert main(arguments(budgeted, "--budget", "2s", "--quiet")) == 130
+def test_another_budget_chooses_anew(budgeted: Path) -> None:
+    with stopped_before("surrogate"):
+        assert main(arguments(budgeted, "--budget", "2s")) == 130
     assert read_json(budgeted / "plan.json")["budget_seconds"] == 2
     assert [event["event"] for event in read_events(budgeted)].count("plan") == 2
 
 
-def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(_IN_STAGES, "class_vectors", stopped)
+def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = arguments(tmp_path / "run", "--set", "synthesis.steps=2", "--set", "prompts.images_per_class=2")
     command[2] = "sofa,couch,dog"
-    assert main(command) == 130
+    with stopped_before("class_vectors"):
+        assert main(command) == 130
     told = capsys.readouterr().err
     assert "warning: 'sofa' and 'couch' are two names of one thing" in told
     assert "an estimate" in told
     plan = read_json(tmp_path / "run" / "plan.json")
     assert (plan["settings"], plan["budget_seconds"]) == ({}, None)
     assert plan["cost"]["images"] == 6
-    assert main(command) == 130
+    with stopped_before("class_vectors"):
+        assert main(command) == 130
     assert "warning" not in capsys.readouterr().err
 
 
@@ -163,7 +158,7 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     told = capsys.readouterr().out
     for text in ("warning: 'crane' can be", "an estimate", "top-1", "whole run", "Budget:"):
         assert text in told
-    assert load_config(file=out) == with_settings(load_config(), made.settings)
+    assert load_settings(file=out) == with_settings(load_settings(), made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == made.to_json()
 
@@ -186,11 +181,11 @@ def test_mistakes_are_one_line(more: list[str], message: str, capsys: pytest.Cap
 
 def test_the_python_interface_raises_the_same() -> None:
     with pytest.raises(TaskError):
-        clipstill.plan(["dog"])
+        clipstill.plan(classes=["dog"])
     with pytest.raises(UnknownNameError):
-        clipstill.plan(["dog", "cat"], teacher="embeded-s")
+        clipstill.plan(classes=["dog", "cat"], teacher="embeded-s")
     with pytest.raises(ConfigError):
-        clipstill.plan(["dog", "cat"], budget="soon")
+        clipstill.plan(classes=["dog", "cat"], budget="soon")
 
 
 def test_what_cannot_be_estimated_is_done_all_the_same(
@@ -200,14 +195,14 @@ def test_what_cannot_be_estimated_is_done_all_the_same(
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(planner, "measure", fails)
-    monkeypatch.setitem(_IN_STAGES, "prompts", stopped)
-    assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
+    with stopped_before("prompts"):
+        assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
     assert "plan: there is none (RuntimeError: no such kernel)" in capsys.readouterr().err
     assert (tmp_path / "run" / "stages" / "class_vectors" / "MANIFEST.json").exists()
 
 
 def test_who_has_examples_of_a_class_hears_nothing_of_its_name(models: Models, tmp_path: Path) -> None:
-    config, task = load_config(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
+    config, task = load_settings(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
     for name in task.names:
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clipstill.workflow.workbench import Workbench
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -33,7 +34,6 @@ from clipstill.workflow.keys import CLASS_VECTORS, PROMPTS, SURROGATE, stage_key
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import RunFolder
-from clipstill.workflow.workbench import Workbench
 from synthesis_fixtures import TinyTeacher, units
 from text_fixtures import request
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from clipstill.stages.stages import make_prompts, read_prompts, read_style_names
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import read_manifest, verify_files
-from clipstill.stages.stages import make_prompts, read_prompts, read_style_names
 from clipstill.text.dictionary import sdd_prompts
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.keys import STAGES, stage_keys
