@@ -299,8 +299,7 @@ def run_command(page: Path, block: Block, words: list[str], where: str, capfd: p
     if block.not_run or needs:
         return
     assert words[0] == "clipstill", f"{where}: '{line}' cannot run here; say why in a comment before the block"
-    quicker = ["--quick"] if words[1] == "plan" else []  # It would time the models, for a minute.
-    code = main([*words[1:], *quicker])
+    code = main(words[1:])
     assert code == 0, f"{where}: '{line}' ended with {code}: {capfd.readouterr().err[-800:]}"
 
 

@@ -11,18 +11,20 @@ from PIL import Image
 
 import clipstill
 from clipstill.cli.main import main
-from clipstill.commands.run import _IN_STAGES
 from clipstill.core.errors import ArtifactError, ConfigError, TaskError, UnknownNameError
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
 from clipstill.planning.budget import Budget, with_settings
-from clipstill.planning.cost import Models, measure
+from clipstill.planning.cost import measure
 from clipstill.planning.plan import Plan
 from clipstill.text.task import parse_task
+from clipstill.workflow.models import Models
+from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import read_events
+from run_fixtures import stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 TINY = (
@@ -45,7 +47,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return Models.load(load_settings(overrides=TINY), torch.device("cpu"))
+    return Models(load_settings(overrides=TINY))
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +102,9 @@ def arguments(out: Path, *more: str) -> list[str]:
 def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run within a budget that nothing fits into, stopped behind its prompts."""
     out = tmp_path_factory.mktemp("budget") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_IN_STAGES, "surrogate", stopped)
-        assert main(arguments(out, "--budget", "1s", "--quiet")) == 130
+    with stopped_before("surrogate"):
+        assert main(arguments(out, "--budget", "1s")) == 130
     return out
-
-
-def stopped(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_a_run_takes_the_settings_that_its_budget_chose(budgeted: Path) -> None:
@@ -120,37 +117,36 @@ def test_a_run_takes_the_settings_that_its_budget_chose(budgeted: Path) -> None:
 
 
 def test_the_same_command_goes_on_with_the_stored_choice_whatever_a_probe_would_say(
-    budgeted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    budgeted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(_IN_STAGES, "surrogate", stopped)
     before = read_json(budgeted / "plan.json")
-    assert main(arguments(budgeted, "--budget", "1s")) == 130
+    with stopped_before("surrogate"):
+        assert main(arguments(budgeted, "--budget", "1s")) == 130
     assert "prompts: done already, skipped" in capsys.readouterr().err
     assert read_json(budgeted / "plan.json") == before
     assert [event["event"] for event in read_events(budgeted)].count("plan") == 1
 
 
-def test_another_budget_chooses_anew(budgeted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_IN_STAGES, "surrogate", stopped)
-    assert main(arguments(budgeted, "--budget", "2s", "--quiet")) == 130
+def test_another_budget_chooses_anew(budgeted: Path) -> None:
+    with stopped_before("surrogate"):
+        assert main(arguments(budgeted, "--budget", "2s")) == 130
     assert read_json(budgeted / "plan.json")["budget_seconds"] == 2
     assert [event["event"] for event in read_events(budgeted)].count("plan") == 2
 
 
-def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(_IN_STAGES, "class_vectors", stopped)
+def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = arguments(tmp_path / "run", "--set", "synthesis.steps=2", "--set", "prompts.images_per_class=2")
     command[2] = "sofa,couch,dog"
-    assert main(command) == 130
+    with stopped_before("class_vectors"):
+        assert main(command) == 130
     told = capsys.readouterr().err
     assert "warning: 'sofa' and 'couch' are two names of one thing" in told
     assert "an estimate" in told
     plan = read_json(tmp_path / "run" / "plan.json")
     assert (plan["settings"], plan["budget_seconds"]) == ({}, None)
     assert plan["cost"]["images"] == 6
-    assert main(command) == 130
+    with stopped_before("class_vectors"):
+        assert main(command) == 130
     assert "warning" not in capsys.readouterr().err
 
 
@@ -186,11 +182,11 @@ def test_mistakes_are_one_line(more: list[str], message: str, capsys: pytest.Cap
 
 def test_the_python_interface_raises_the_same() -> None:
     with pytest.raises(TaskError):
-        clipstill.plan(["dog"])
+        clipstill.plan(classes=["dog"])
     with pytest.raises(UnknownNameError):
-        clipstill.plan(["dog", "cat"], teacher="embeded-s")
+        clipstill.plan(classes=["dog", "cat"], teacher="embeded-s")
     with pytest.raises(ConfigError):
-        clipstill.plan(["dog", "cat"], budget="soon")
+        clipstill.plan(classes=["dog", "cat"], budget="soon")
 
 
 def test_what_cannot_be_estimated_is_done_all_the_same(
@@ -200,8 +196,8 @@ def test_what_cannot_be_estimated_is_done_all_the_same(
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(planner, "measure", fails)
-    monkeypatch.setitem(_IN_STAGES, "prompts", stopped)
-    assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
+    with stopped_before("prompts"):
+        assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
     assert "plan: there is none (RuntimeError: no such kernel)" in capsys.readouterr().err
     assert (tmp_path / "run" / "stages" / "class_vectors" / "MANIFEST.json").exists()
 

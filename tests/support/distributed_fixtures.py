@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import clipstill
 from clipstill.cli.main import main
-from clipstill.commands import run as run_module
 from clipstill.core.files import read_json, sha256_file
+from run_fixtures import stopped_before
 
 TINY = (
     "threads=1",
@@ -59,21 +58,10 @@ def workers_of(out: Path) -> list[str]:
     return [read_json(receipt)["facts"]["worker"] for receipt in receipts]
 
 
-def _stopped(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def stopped_before_student() -> Iterator[None]:
-    """A run of this process ends, as by Ctrl-C, once the surrogate set is whole."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(run_module._IN_STAGES, "student", _stopped)
-        yield
-
-
 @pytest.fixture
 def synthesis_only() -> Iterator[None]:
-    with stopped_before_student():
+    """A run of this process that is not quiet ends, as by Ctrl-C, once the surrogate set is whole."""
+    with stopped_before("student"):
         yield
 
 
@@ -81,8 +69,8 @@ def synthesis_only() -> Iterator[None]:
 def expected_shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The shards that one process makes."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    with stopped_before_student():
-        assert main([*arguments(out), "--quiet"]) == 130
+    with stopped_before("student"):
+        assert main(arguments(out)) == 130
     found = shards_of(out)
     assert len(found) == GROUPS
     assert len(set(workers_of(out))) == 1

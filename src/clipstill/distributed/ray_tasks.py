@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.errors import ClipstillError, ResourceError
 from clipstill.core.progress import say
-from clipstill.distributed.torchrun import world
+from clipstill.distributed.torchrun import POLL_EVERY_S, VISIBLE_WITHIN_S, world
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker, worker_name
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.surrogate.storage import ShardStorage
 
-# Tasks given to Ray per task at work: enough that no worker waits for the driver.
-_QUEUED = 2
 # Spot machines are lost more often than once.
 _RETRIES = 5
 # Ray itself would try an address where nobody listens for ever.
@@ -36,9 +34,6 @@ _ANSWER_WITHIN_S = 10.0
 # A cluster that grows by itself may have no machine yet; starting one takes minutes.
 _CHECK_CLUSTER_EVERY_S = 30.0
 _MACHINE_WITHIN_S = 900.0
-# A storage that tasks wrote to shows it within this time, or it is another place on this machine.
-_STORED_WITHIN_S = 60.0
-_POLL_EVERY_S = 0.5
 
 
 def check_launcher(launch: LaunchSettings) -> None:
@@ -77,8 +72,8 @@ def make_groups(
         on_done: Called with each group that is safely stored.
 
     Raises:
-        ResourceError: Ray is not installed, its cluster is not there or has no machine for such tasks, a worker cannot
-            import clipstill or has another version of it, or workers were lost too often.
+        ResourceError: Ray, its cluster or a machine large enough is missing, a worker has another clipstill or none,
+            or workers were lost too often.
         ClipstillError: What a task raised.
     """
     if not groups:
@@ -86,41 +81,43 @@ def make_groups(
     ray = _import_ray()
     # Ray reports lost workers on standard output, which belongs to results.
     with redirect_stdout(sys.stderr), _cluster(ray, launch.address) as running:
-        storage = None
+        storage = _storage(launch.storage, work.key)
+        address = None if storage is None else storage.address
         waiting = list(groups)
-        if launch.storage is not None:
-            from clipstill.surrogate.storage import ShardStorage
-
-            storage = ShardStorage(launch.storage, work.key)
-            # Do not make again what an earlier driver's tasks left there.
-            for group in storage.gather(shards, groups):
-                waiting.remove(group)
-                on_done(group, None)
+        # Do not make again what an earlier driver's tasks left in the storage.
+        for group in storage.gather(shards, groups) if storage is not None else ():
+            waiting.remove(group)
+            on_done(group, None)
         size = TaskSize.of(ray, work.device, threads)
         task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=_RETRIES)(make_group)
-        address = None if storage is None else storage.address
         with _readable_errors(ray):
             handle = ray.put(work)
         last = time.monotonic()
         while waiting or running:
-            # The cluster may grow and shrink meanwhile.
-            most = launch.workers or _QUEUED * size.slots(ray)
-            while waiting and len(running) < most:
+            while waiting and len(running) < (launch.workers or len(groups)):
                 group = waiting.pop(0)
-                running[task.remote(handle, group, storage=address, threads=threads, versions=_versions())] = group
+                running[task.remote(handle, group, address, threads=threads, versions=_versions())] = group
             done, _ = ray.wait(list(running), num_returns=1, timeout=_CHECK_CLUSTER_EVERY_S)
             if not done:
                 size.check(ray, time.monotonic() - last)
                 continue
             last = time.monotonic()
-            group = running.pop(done[0])
             with _readable_errors(ray):
                 data, receipt, loss = ray.get(done[0])
-            if storage is None:
-                shards.adopt(group, data, receipt)
-            else:
+            group = running.pop(done[0])
+            if storage is not None:
                 _fetch(storage, shards, group)
+            else:
+                shards.adopt(group, data, receipt)
             on_done(group, loss)
+
+
+def _storage(address: str | None, key: str) -> ShardStorage | None:
+    if address is None:
+        return None
+    from clipstill.surrogate.storage import ShardStorage
+
+    return ShardStorage(address, key)
 
 
 # Tasks of one run share their models.
@@ -128,14 +125,14 @@ _worker: tuple[str, Worker] | None = None
 
 
 def make_group(
-    work: SynthesisWork, group: int, *, storage: str | None, threads: int, versions: dict[str, str]
+    work: SynthesisWork, group: int, address: str | None, *, threads: int, versions: dict[str, str]
 ) -> tuple[bytes | None, dict[str, Any], float]:
     """The Ray task: make one group and return it, or leave it in a storage.
 
     Args:
         work: What to make.
         group: Number of the group.
-        storage: Address of the storage; None to return the group.
+        address: Address of a storage; None to return the group.
         threads: CPU threads.
         versions: Versions of the driver's packages.
 
@@ -166,11 +163,10 @@ def make_group(
     made = _worker[1].make(group)
     data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
     receipt = receipt_of(work.key, len(made.records), data, {**made.facts, "worker": worker_name()})
+    storage = _storage(address, work.key)
     if storage is None:
         return data, receipt, made.loss
-    from clipstill.surrogate.storage import ShardStorage
-
-    ShardStorage(storage, work.key).write(group, data, receipt)
+    storage.write(group, data, receipt)
     return None, {}, made.loss
 
 
@@ -200,14 +196,6 @@ class TaskSize:
             )
             return cls(most, 0)
         return cls(threads, 0)
-
-    def slots(self, ray: Any) -> int:
-        """Number of tasks that the cluster holds at once, at least 1."""
-        found = 0
-        for machine in _machines(ray):
-            by_cpu = int(machine.get("CPU", 0)) // self.cpus
-            found += min(by_cpu, int(machine.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu
-        return max(1, found)
 
     def check(self, ray: Any, waited_s: float) -> None:
         """Say that no machine is large enough for a task, if that is so; called while nothing comes back.
@@ -337,11 +325,11 @@ def _not_importable(error: BaseException) -> ResourceError:
 
 def _fetch(storage: ShardStorage, shards: ShardWriter, group: int) -> None:
     """Copy a group that a task has just left in a storage."""
-    end = time.monotonic() + _STORED_WITHIN_S
+    end = time.monotonic() + VISIBLE_WITHIN_S
     while not storage.gather(shards, [group]):
         if time.monotonic() > end:
             raise ResourceError(
                 f"a task left group {group} in {storage.address}, but this machine does not find it there. The address "
                 f"must lead to one place from all machines."
             )
-        time.sleep(_POLL_EVERY_S)
+        time.sleep(POLL_EVERY_S)

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from clipstill.distributed.work import OnDone
     from clipstill.surrogate.shards import ShardWriter
 
-_POLL_EVERY_S = 0.5
+POLL_EVERY_S = 0.5
 # A file that another machine wrote and that is still not here after this long lies on another disk.
-_VISIBLE_WITHIN_S = 60.0
+VISIBLE_WITHIN_S = 60.0
 # Ranks wait for the first one for as long as a stage takes.
 _LONGEST_WAIT = timedelta(days=100)
 
@@ -173,7 +173,7 @@ def wait_for_groups(shards: ShardWriter, groups: Sequence[int], on_done: OnDone)
                 waiting.discard(group)
                 on_done(group, None)
         if waiting:
-            time.sleep(_POLL_EVERY_S)
+            time.sleep(POLL_EVERY_S)
 
 
 def wait_for_manifest(folder: Path, key: str) -> None:
@@ -182,13 +182,13 @@ def wait_for_manifest(folder: Path, key: str) -> None:
     Raises:
         ResourceError: It does not appear within a minute.
     """
-    end = time.monotonic() + _VISIBLE_WITHIN_S
+    end = time.monotonic() + VISIBLE_WITHIN_S
     while time.monotonic() < end:
         with suppress(ArtifactError):
             manifest = read_manifest(folder)
             if manifest is not None and manifest.key == key:
                 return
-        time.sleep(_POLL_EVERY_S)
+        time.sleep(POLL_EVERY_S)
     raise ResourceError(
         f"rank {rank()} on {platform.node()} does not see what the first rank wrote to {folder}. The run folder must "
         f"lie on a disk that all machines share."
