@@ -152,10 +152,8 @@ class Page:
         if run is None:
             return self._no_run()
         try:
-            images = images_of(run.path, run.task)
-            return panels.images_panel(
-                run, images, class_name=_chosen(class_name), style=_chosen(style), by_score=by_score
-            )
+            images, chosen = images_of(run.path, run.task), {"class_name": _chosen(class_name), "style": _chosen(style)}
+            return panels.images_panel(run, images, **chosen, by_score=by_score)
         except ClipstillError as error:
             return panels.error_note(error)
 

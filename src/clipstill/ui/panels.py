@@ -34,14 +34,9 @@ STAGE_TITLES = {
 MOST_CELLS = 600
 
 
-def panel(name: str, *values: Any) -> str:
-    """A panel of ``panels.html``.
-
-    Args:
-        name: Name of the panel's macro.
-        values: Its values.
-    """
-    return str(getattr(_macros(), name)(*values))
+def panel(name: str, *values: Any, **named: Any) -> str:
+    """The panel that a macro of ``panels.html`` makes of its values."""
+    return str(getattr(_macros(), name)(*values, **named))
 
 
 @cache
@@ -100,20 +95,20 @@ def preview_panel(run: Run, at_work: bool) -> str:
     """The picture of the images at work."""
     version = None if run.preview is None else run.preview.stat().st_mtime_ns
     drawing = at_work and any(each.name == keys.SURROGATE and each.state == "at work" for each in run.stages)
-    return panel("preview", run, at_work, version, drawing)
+    return panel("preview", run, at_work, version, drawing=drawing)
 
 
 def images_panel(
-    run: Run, images: Sequence[SyntheticImage], class_name: str | None, style: str | None, by_score: bool
+    run: Run, images: Sequence[SyntheticImage], *, class_name: str | None, style: str | None, by_score: bool
 ) -> str:
     """Synthetic images: one per class and style, or all that were chosen.
 
     Args:
-        run: Their run.
+        run: The run of the images.
         images: All synthetic images of the run.
         class_name: Class to show; None for all.
         style: Style to show; None for all.
-        by_score: Whether the lowest score comes first; else the order of making.
+        by_score: Whether the lowest score comes first, instead of the order of making.
     """
     if not images:
         return note("There are no images yet. They appear here as soon as the first group of them is done.")
@@ -125,7 +120,7 @@ def images_panel(
     chosen = [entry for entry in named if class_name in (None, entry[1]) and style in (None, entry[2])]
     if by_score:
         chosen.sort(key=lambda entry: entry[0].record.score)
-    return panel("gallery", run, len(images), chosen, MOST_CELLS)
+    return panel("gallery", run, len(images), chosen, most=MOST_CELLS)
 
 
 def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[str], styles: Sequence[str]) -> str:
@@ -137,7 +132,7 @@ def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[s
     most = max(1, MOST_CELLS // len(columns))
     table = [(_at(classes, row), [first.get((row, column)) for column in columns]) for row in rows[:most]]
     heads = [_at(styles, column) for column in columns]
-    return panel("image_table", run, len(images), table, heads, len(rows) - len(table))
+    return panel("image_table", run, len(images), table, columns=heads, left_out=len(rows) - len(table))
 
 
 def compare_table(rows: Sequence[tuple[str, Figures]]) -> str:
@@ -161,7 +156,8 @@ def get_panel(run: Run, command: Sequence[str] | None) -> str:
     except ArtifactError as error:
         return error_note(error)
     shown = None if command is None else f"clipstill {shlex.join(command)}"
-    return panel("get", run, figures, shown, f"clipstill predict {shlex.quote(str(run.path))} photo.jpg")
+    predict = f"clipstill predict {shlex.quote(str(run.path))} photo.jpg"
+    return panel("get", run, figures, command=shown, predict=predict)
 
 
 def report_panel(run: Run) -> str:
