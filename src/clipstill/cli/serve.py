@@ -52,9 +52,9 @@ def serve(
     secret = _secret(token, token_file)
     classifier = load_bundle(bundle, threads, model)
     body_bytes, files = round(1e6 * max_megabytes), min(max_files, queue)
-    limits = Limits(body_bytes, files=files, waiting=queue, seconds=timeout, decoders=decoders)
+    limits = Limits(body_bytes, files, waiting=queue, seconds=timeout, decoders=decoders, batch=batch)
     listener = listen(host, port)
-    app = create_app(classifier, limits=limits, batch=batch, token=secret, log=say)
+    app = create_app(classifier, limits=limits, token=secret, log=say)
     if secret is None and host not in _LOCAL:
         say("note: whoever reaches this machine may ask, for no --token-file is given.")
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"

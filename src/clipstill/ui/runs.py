@@ -84,9 +84,11 @@ class Run:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
         for file in (stages / SURROGATE / CURATION_FILE, stages / PROMPTS / "styles.json"):
-            if file.is_file():
+            try:
                 found = read_json(file)
-                return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
+            except ArtifactError:
+                continue
+            return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
         return []
 
     def figures(self) -> Figures:
