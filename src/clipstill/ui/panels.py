@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +13,6 @@ import jinja2
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.progress import span
-from clipstill.ui.jobs import Watched
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Amount, Figures, Run, amount_in
 from clipstill.workflow import keys
@@ -48,7 +48,8 @@ def _macros() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, span=span, title_of=_title, address=_address, python=repr)
+    environment.filters.update(percent=percent, span=span, title_of=_title, amount=latest_amount)
+    environment.filters.update(address=_address, version=_version, python=repr)
     return environment.get_template("panels.html").module
 
 
@@ -68,15 +69,6 @@ def percent(share: float | None, digits: int = 0) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def strip(busy: Watched | None) -> str:
-    """One line for the top of every page: the run at work."""
-    if busy is None:
-        return panel("strip", None, "", None)
-    stages = busy.run.stages if busy.run is not None else ()
-    doing = next((_title(stage.name) for stage in stages if stage.state == "at work"), "getting ready")
-    return panel("strip", busy.name, doing, latest_amount(busy.lines))
-
-
 def latest_amount(lines: Sequence[str]) -> Amount | None:
     """How far the stage at work is, by the last line of progress; None where the stage has ended or has none."""
     for line in reversed(lines):
@@ -84,18 +76,6 @@ def latest_amount(lines: Sequence[str]) -> Amount | None:
         if found is not None or line.endswith((": at work", ": done already, skipped")) or ": done in " in line:
             return found
     return None
-
-
-def progress_panel(watched: Watched) -> str:
-    """State of a run in words, and its stages."""
-    return panel("progress", watched, latest_amount(watched.lines) if watched.at_work else None)
-
-
-def preview_panel(run: Run, at_work: bool) -> str:
-    """The picture of the images at work."""
-    version = None if run.preview is None else run.preview.stat().st_mtime_ns
-    drawing = at_work and any(each.name == keys.SURROGATE and each.state == "at work" for each in run.stages)
-    return panel("preview", run, at_work, version, drawing=drawing)
 
 
 def images_panel(
@@ -160,17 +140,17 @@ def get_panel(run: Run, command: Sequence[str] | None) -> str:
     return panel("get", run, figures, command=shown, predict=predict)
 
 
-def report_panel(run: Run) -> str:
-    """The report inside the page. It may be anybody's file, so it may run nothing."""
-    return "" if run.report is None else panel("report", run, run.report.stat().st_mtime_ns)
-
-
 def _title(stage: str) -> str:
     return STAGE_TITLES.get(stage, stage.replace("_", " "))
 
 
 def _address(run: Run) -> str:
     return f"{FILES}/{quote(run.name)}"
+
+
+def _version(file: Path) -> int:
+    """Changes with the file, so that a browser asks for it again."""
+    return file.stat().st_mtime_ns
 
 
 def _at(names: Sequence[str], position: int) -> str:
