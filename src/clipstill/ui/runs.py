@@ -42,6 +42,9 @@ class Run:
     stages: tuple[StageState, ...]  # Of the last start, in order; empty before.
     finished: bool  # The last start came to its end, and the bundle is there.
     at_work: bool  # A process holds the folder.
+    has_bundle: bool  # It may be of an earlier start.
+    report: Path | None  # None while it is not written; the same for the picture of the images at work.
+    preview: Path | None
 
     @property
     def name(self) -> str:
@@ -52,24 +55,6 @@ class Run:
     def bundle(self) -> Path:
         """Place of the bundle."""
         return self.path / BUNDLE_FOLDER
-
-    @property
-    def has_bundle(self) -> bool:
-        """Whether the bundle is there; it may be of an earlier start."""
-        return (self.bundle / MANIFEST).is_file()
-
-    @property
-    def report(self) -> Path | None:
-        """The report, where it is written."""
-        return self._file(REPORT_FILE)
-
-    @property
-    def preview(self) -> Path | None:
-        """The picture of the images at work, where there is one."""
-        return self._file(PREVIEW_FILE)
-
-    def _file(self, name: str) -> Path | None:
-        return self.path / name if (self.path / name).is_file() else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -197,10 +182,19 @@ def open_run(workspace: Path, name: str) -> Run:
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
-    bundled = (path / BUNDLE_FOLDER / MANIFEST).is_file()
-    finished = ended and bundled and (not stages or stages[-1].name == REPORT)
-    # The lock is asked for only where a process may hold it.
-    return Run(path, _task(path), stages, finished, at_work=not finished and _is_held(path / LOCK))
+    has_bundle = (path / BUNDLE_FOLDER / MANIFEST).is_file()
+    finished = ended and has_bundle and (not stages or stages[-1].name == REPORT)
+    report, preview = (file if file.is_file() else None for file in (path / REPORT_FILE, path / PREVIEW_FILE))
+    return Run(
+        path,
+        _task(path),
+        stages,
+        finished=finished,
+        at_work=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
+        has_bundle=has_bundle,
+        report=report,
+        preview=preview,
+    )
 
 
 def _task(path: Path) -> Task | None:
