@@ -10,9 +10,9 @@ from clipstill.core.errors import ArtifactError, ConfigError, DataError, Resourc
 from clipstill.core.files import write_json
 from clipstill.core.progress import Progress
 from clipstill.text.task import Task, parse_task
-from clipstill.ui import checking, panels
+from clipstill.ui import panels
 from clipstill.ui.form import Form, classes_lines, run_arguments
-from clipstill.ui.jobs import Jobs, Watched
+from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import Figures, amount_in, checked_name, open_run, runs_in
 from clipstill.workflow.store import RunFolder
 
@@ -145,14 +145,14 @@ def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, 
     with made_run(tmp_path):
         with pytest.raises(ResourceError, match="'zoo' is at work"):
             jobs.start("other", ["run"])
-        assert "started elsewhere" in panels.progress_panel(jobs.watch("zoo", jobs.at_work()))
+        assert "started elsewhere" in panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
 
 
 def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
     jobs.start("zoo", ["run", "--classes", "dog"])
     until(lambda: jobs.own_at_work() is None)
     assert "'dog' is the only class" in (jobs.trouble("zoo") or "")
-    shown = panels.progress_panel(jobs.watch("zoo", jobs.at_work()))
+    shown = panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
     assert "'dog' is the only class".replace("'", "&#39;") in shown
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path
 def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ["plan", "--classes", "a.txt", "--set", "seed=3", "--json"]
     program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[1:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
-    found = checking.plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
+    found = ask_plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
     shown = panels.panel("plan", found)
     for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
@@ -247,12 +247,12 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_plan_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, "import sys\nsys.exit('error: the names are all the same.')")
     with pytest.raises(ConfigError, match="^the names are all the same"):
-        checking.plan(["run", "--classes", "a.txt"])
+        ask_plan(["run", "--classes", "a.txt"])
 
 
 def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
     made_run(tmp_path).__exit__()
-    shown = panels.progress_panel(Watched("zoo", open_run(tmp_path, "zoo"), trouble="<i>bad</i>"))
+    shown = panels.panel("progress", Watched("zoo", open_run(tmp_path, "zoo"), trouble="<i>bad</i>"))
     assert "<b>cat" not in shown
     assert "<i>bad" not in shown
     assert "&lt;b&gt;cat" in shown
