@@ -33,7 +33,14 @@ from clipstill.core.protocols import Provenance
 from clipstill.distillation.trainer import distil
 from clipstill.distributed import launch
 from clipstill.evaluation.calibration import fit_temperature
-from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
+from clipstill.evaluation.evaluate import (
+    BATCH,
+    Calibration,
+    EvaluationResult,
+    evaluate,
+    side_by_side,
+    student_predictor,
+)
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import METRICS_FILE, BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
@@ -132,7 +139,9 @@ def fine_tune(
     after = None
     if photos is not None:
         predict, fit = student_predictor(student), student.preprocess
-        after = evaluate(predict, photos, fit, BATCH, "after", False, temperature, threshold)
+        after = evaluate(
+            predict, photos, fit, title="after", name_skipped=False, calibration=Calibration(temperature, threshold)
+        )
     pictures = divided(
         images_N3SS, config.seed, {} if photos is None else {"photos": labelled(photos, bundle.preprocess)}
     )
@@ -216,17 +225,13 @@ def _description(
     bundle: Bundle, temperature: float, threshold: float | None, after: EvaluationResult | None, count: int
 ) -> Description:
     """The tuned student, from what the old bundle says of its making."""
-    evaluation: dict[str, Any] | None = None
-    if after is not None:
-        # The teacher has no part in this.
-        evaluation = {"n": after.n, "classes": list(bundle.labels), "chance": 1 / len(bundle.labels)}
-        evaluation |= {"student_top1": after.top1, "student": after.to_json(), "teacher_top1": None, "teacher": None}
     info = {name: value for name, value in bundle.info.items() if name not in ("kind", "origin")}
     return Description(
         labels=bundle.labels,
         preprocess=bundle.preprocess,
         provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
-        evaluation=evaluation,
+        # The teacher has no part in this.
+        evaluation=None if after is None else side_by_side(after),
         temperature=temperature,
         refusal_threshold=threshold,
         origin=bundle.info.get("origin", {}),

@@ -174,7 +174,7 @@ def make_zero_shot(
     from clipstill.assembly.bundles import write_described_bundle
     from clipstill.assembly.photos import limited
     from clipstill.core.description import Description
-    from clipstill.evaluation.evaluate import evaluate, student_predictor
+    from clipstill.evaluation.evaluate import evaluate, side_by_side, student_predictor
     from clipstill.export.bundle import BundleContent
     from clipstill.export.measure import FormatRequest
     from clipstill.teachers import load_teacher, resolve_teachers
@@ -202,9 +202,8 @@ def make_zero_shot(
     found, evaluation = None, None
     if photos is not None:
         # Before the export, whose gate sees to it that the file answers the same.
-        found = evaluate(student_predictor(student), photos, student.preprocess, config.evaluation.batch)
-        evaluation = {"n": found.n, "classes": list(task.names), "chance": 1 / len(task.names)}
-        evaluation |= {"student_top1": found.top1, "student": found.to_json(), "teacher_top1": None, "teacher": None}
+        found = evaluate(student_predictor(student), photos, student.preprocess, batch=config.evaluation.batch)
+        evaluation = side_by_side(found)
 
     description = Description(
         labels=task.names,

@@ -11,7 +11,7 @@ from typing import Any
 from clipstill.core.errors import ClipstillError
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
-from clipstill.evaluation.evaluate import EvaluationResult, evaluate, teacher_predictor
+from clipstill.evaluation.evaluate import Calibration, EvaluationResult, evaluate, side_by_side, teacher_predictor
 from clipstill.runtime import MODEL, Bundle, load_bundle
 from clipstill.workflow.workbench import VECTORS_FILE, VECTORS_NAME
 
@@ -42,16 +42,7 @@ def measure_bundle(
     folder = ImageFolder.open(images, bundle.labels)
     student = measure_student(bundle, folder, batch, "evaluation, student")
     teacher = _measure_teacher(bundle, folder, device, batch)
-    return {
-        "n": student.n,
-        "classes": list(bundle.labels),
-        "teacher_top1": None if teacher is None else teacher.top1,
-        "student_top1": student.top1,
-        "chance": 1 / len(bundle.labels),
-        "teacher": None if teacher is None else teacher.to_json(),
-        "student": student.to_json(),
-        "skipped": student.to_json()["skipped"],
-    }
+    return side_by_side(student, teacher)
 
 
 def measure_student(bundle: Bundle, folder: ImageFolder, batch: int, title: str) -> EvaluationResult:
@@ -60,10 +51,9 @@ def measure_student(bundle: Bundle, folder: ImageFolder, batch: int, title: str)
         bundle.logits,
         folder,
         bundle.preprocess,
-        batch,
-        title,
-        temperature=bundle.temperature,
-        threshold=bundle.refusal_threshold,
+        batch=batch,
+        title=title,
+        calibration=Calibration(bundle.temperature, bundle.refusal_threshold),
     )
 
 
@@ -88,4 +78,4 @@ def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batc
     vectors_CD = load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME]
     predict = teacher_predictor(teacher, vectors_CD, device)
     # The student's evaluation has named the files that cannot be read.
-    return evaluate(predict, folder, teacher.preprocess, batch, "evaluation, teacher", tell_skipped=False)
+    return evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher", name_skipped=False)

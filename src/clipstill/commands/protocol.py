@@ -259,7 +259,7 @@ class Protocol:
         def of_part(images_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
             return predict(images_NHW3)[:, list(part.kept)]
 
-        return 100 * evaluate(of_part, part.folder, preprocess, self.config.evaluation.batch, name).top1
+        return 100 * evaluate(of_part, part.folder, preprocess, batch=self.config.evaluation.batch, title=name).top1
 
 
 def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) -> Path | None:

@@ -458,7 +458,7 @@ class Ladder:
     # What rungs share.
 
     def _measured(self, name: str, made: _Classifier) -> Measured:
-        from clipstill.evaluation.evaluate import evaluate
+        from clipstill.evaluation.evaluate import Calibration, evaluate
 
         answers: list[int] = []
 
@@ -469,7 +469,13 @@ class Ladder:
 
         photos, batch = self._given.photos, self._bench.config.evaluation.batch
         found = evaluate(
-            answered, photos, made.preprocess, batch, f"ladder, {name}", False, temperature=made.temperature
+            answered,
+            photos,
+            made.preprocess,
+            batch=batch,
+            title=f"ladder, {name}",
+            name_skipped=False,
+            calibration=Calibration(made.temperature),
         )
         unread = {file for file, _ in found.skipped}
         labels = [label for path, label in photos.items if str(path) not in unread]

@@ -497,7 +497,7 @@ def _told(lesson: Lesson) -> str:
 
 def make_evaluation(bench: Workbench, folder: Path) -> None:
     """Real photos -> how teacher and student do on them."""
-    from clipstill.evaluation.evaluate import compare
+    from clipstill.evaluation.evaluate import Calibration, compare
 
     start = time.monotonic()
     assert bench.photos is not None
@@ -506,10 +506,9 @@ def make_evaluation(bench: Workbench, folder: Path) -> None:
         bench.class_vectors_CD,
         bench.student,
         bench.photos,
-        bench.device,
-        bench.config.evaluation.batch,
-        bench.calibration["temperature"],
-        bench.refusal_threshold,
+        device=bench.device,
+        batch=bench.config.evaluation.batch,
+        calibration=Calibration(bench.calibration["temperature"], bench.refusal_threshold),
     )
     bench.student.cpu()  # Where the export expects it.
     write_json(folder / RESULT_FILE, result)
