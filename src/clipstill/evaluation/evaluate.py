@@ -91,19 +91,19 @@ def evaluate(
     Raises:
         DataError: None of the images can be read, or the classifier has another number of classes.
     """
-    calibration = calibration or Calibration()
-    skipped: list[tuple[Path, str]] = list(folder.skipped)
+    skipped = [(str(path), reason) for path, reason in folder.skipped]
     logits_parts: list[NDArray[np.floating]] = []
     labels: list[int] = []
     with Progress(title, total=len(folder.items), unit="img") as bar:
 
         def skip(path: Path, reason: str) -> None:
-            skipped.append((path, reason))
+            skipped.append((str(path), reason))
             if name_skipped:
                 say(f"skipped: {reason}")
             bar.advance(1)
 
-        for pixels_NHW3, batch_labels, _ in iterate(folder, preprocess.size, preprocess.crop_fraction, batch, skip):
+        size, crop = preprocess.size, preprocess.crop_fraction
+        for pixels_NHW3, batch_labels, _ in iterate(folder, size, crop, batch, on_skip=skip):
             logits_parts.append(np.asarray(predict_logits(pixels_NHW3)))
             labels.extend(batch_labels)
             bar.advance(len(batch_labels))
@@ -115,12 +115,23 @@ def evaluate(
             f"the classifier has {logits_NC.shape[1]} classes, but {folder.path} was opened with "
             f"{len(folder.classes)}. Open it with the classifier's labels."
         )
+    return _judged(folder.classes, logits_NC, labels_N, skipped=skipped, calibration=calibration or Calibration())
+
+
+def _judged(
+    classes: tuple[str, ...],
+    logits_NC: NDArray[np.floating],
+    labels_N: NDArray[np.integer],
+    *,
+    skipped: list[tuple[str, str]],
+    calibration: Calibration,
+) -> EvaluationResult:
     scaled_NC, accepted = logits_NC / calibration.temperature, None
     if calibration.threshold is not None:
         accepted = float((metrics.softmax(scaled_NC).max(axis=1) >= calibration.threshold).mean())
     return EvaluationResult(
         n=len(labels_N),
-        classes=folder.classes,
+        classes=classes,
         top1=metrics.top1(logits_NC, labels_N) or 0.0,
         top5=metrics.top5(logits_NC, labels_N),
         per_class=metrics.per_class(logits_NC, labels_N),
@@ -128,7 +139,7 @@ def evaluate(
         ece=metrics.ece(scaled_NC, labels_N) or 0.0,
         ece_uncalibrated=metrics.ece(logits_NC, labels_N) or 0.0,
         accepted=accepted,
-        skipped=[(str(path), reason) for path, reason in skipped],
+        skipped=skipped,
     )
 
 

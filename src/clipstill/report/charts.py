@@ -42,11 +42,11 @@ def line_chart(chart: Chart) -> Markup:
             path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line)
             marks.append(f'<polyline class="s{index}" points="{path}"/>')
     return _svg(
-        chart.title,
-        chart.x,
-        [(across(tick), _number(tick)) for tick in _ticks(x_low, x_high, 5) if x_low <= tick <= x_high],
-        [(down(tick), f"{100 * tick:g}%" if chart.percent else _number(tick)) for tick in y_ticks],
         marks,
+        title=chart.title,
+        x_name=chart.x,
+        x_ticks=[(across(tick), _number(tick)) for tick in _ticks(x_low, x_high, 5) if x_low <= tick <= x_high],
+        y_ticks=[(down(tick), f"{100 * tick:g}%" if chart.percent else _number(tick)) for tick in y_ticks],
     )
 
 
@@ -87,20 +87,21 @@ def ladder_chart(ladder: Mapping[str, Any] | None, cost: str) -> Markup:
     powers = range(math.floor(math.log10(x_low)), math.ceil(math.log10(x_high)) + 1)
     x_ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
     return _svg(
-        f"top-1 against {name}",
-        name,
-        [(across(math.log(tick)), f"{tick:g}") for tick in x_ticks if x_low <= tick <= x_high],
-        [(down(tick), f"{100 * tick:.0f}%") for tick in y_ticks],
         marks,
+        title=f"top-1 against {name}",
+        x_name=name,
+        x_ticks=[(across(math.log(tick)), f"{tick:g}") for tick in x_ticks if x_low <= tick <= x_high],
+        y_ticks=[(down(tick), f"{100 * tick:.0f}%") for tick in y_ticks],
     )
 
 
 def _svg(
+    marks: Sequence[str],
+    *,
     title: str,
     x_name: str,
     x_ticks: Sequence[tuple[float, str]],
     y_ticks: Sequence[tuple[float, str]],
-    marks: Sequence[str],
 ) -> Markup:
     """Axes with ticks (position in pixels, label), and marks in front of them."""
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']

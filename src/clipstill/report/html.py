@@ -47,7 +47,7 @@ class Mistake(NamedTuple):
 
     true: str
     taken_for: str
-    count: int
+    photos: int
     share: float
 
 
@@ -179,7 +179,7 @@ def mistakes(student: Mapping[str, Any], labels: Sequence[str], most: int = 6) -
         for answer, count in enumerate(row)
         if true != answer and count
     ]
-    return sorted(found, key=lambda each: (-each.share, -each.count))[:most]
+    return sorted(found, key=lambda each: (-each.share, -each.photos))[:most]
 
 
 def setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -58,7 +58,7 @@ class Answer:
     refused: bool
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Bundle:
     """An image classifier, made by ``load_bundle``.
 
@@ -221,7 +221,16 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
     preprocess = _read_preprocess(folder / PREPROCESS)
     session = open_session(folder / file, threads)
     _check_shapes(session, folder / file, len(labels), preprocess.size)
-    return Bundle(folder, labels, preprocess, temperature, threshold, info=manifest.info, file=file, session=session)
+    return Bundle(
+        folder=folder,
+        labels=labels,
+        preprocess=preprocess,
+        temperature=temperature,
+        refusal_threshold=threshold,
+        info=manifest.info,
+        file=file,
+        session=session,
+    )
 
 
 def _model_file(model: str, folder: Path, manifest: Manifest) -> str:
