@@ -32,7 +32,12 @@ from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
 from clipstill.evaluation.calibration import fit_temperature
-from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
+from clipstill.evaluation.evaluate import (
+    BATCH,
+    EvaluationResult,
+    evaluate,
+    student_predictor,
+)
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
@@ -135,9 +140,8 @@ def fine_tune(
             student.preprocess,
             batch=BATCH,
             title="after",
-            tell_skipped=False,
-            temperature=temperature,
-            threshold=threshold,
+            name_skipped=False,
+            calibration=Calibration(temperature, threshold),
         )
     labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
     pictures = split_pictures(pixels_N3SS, settings.seed, labelled)

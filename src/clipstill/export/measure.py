@@ -150,7 +150,7 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
     references = _references(student, size, pictures)
     found = []
     for each in formats:
-        facts = _write_and_measure(each, source, folder, references, request.limits)
+        facts = _write_and_measure(each, source, references, request.limits)
         if facts.refused and each.name == Onnx.name:
             # Nothing else can be trusted then; it is also what the runtime opens.
             raise ExportError(
@@ -178,8 +178,9 @@ def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, 
 
 
 def _write_and_measure(
-    form: Format, source: Source, folder: Path, references: Mapping[str, _Reference], limits: ExportSettings
+    form: Format, source: Source, references: Mapping[str, _Reference], limits: ExportSettings
 ) -> FormatFacts:
+    folder = source.onnx.parent
     paths = [folder / name for name in form.files]
     facts = FormatFacts(form.name)
     try:

@@ -30,7 +30,15 @@ from clipstill.runtime import load_bundle   # numpy, onnxruntime and Pillow; no 
 load_bundle("bundle").predict("photo.jpg", top=3)
 ```
 
-{facts}
+| | |
+|---|---|
+| input | RGB, {fit} cut to {size} x {size} px, float32 in [0, 1]; normalisation is inside the model |
+| output | {count} logits, in the order of `labels.json` |
+| parameters | {export.parameters:,} |
+| `model.onnx` | {megabytes:.1f} MB |
+| one picture on one CPU core | {export.latency_ms:.1f} ms (median; without reading and resizing the file) |
+| parity with the trained model | largest difference of a logit {export.parity[max_difference]:.1e}, \
+same class for {export.parity[top1_agreement]:.1%} |
 
 {formats}{quality_heading}
 
@@ -61,6 +69,7 @@ _TIMES = (
 def model_card(model: Description, export: ExportFacts) -> str:
     """``card.md``, with the front matter that model hubs read."""
     labels, parts = model.labels, [*model.provenance, *export.software]
+    size, crop = model.preprocess.size, model.preprocess.crop_fraction
     matter = yaml.safe_dump(front_matter(model, export), sort_keys=False, allow_unicode=True, width=10_000)
     warned = warning(parts)
     licence = f"> **Warning.** {warned}\n\nAs an SPDX expression: `{spdx_of_all(parts)}`." if warned else verdict(parts)
@@ -69,7 +78,11 @@ def model_card(model: Description, export: ExportFacts) -> str:
         front_matter=matter.strip(),
         classes=", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else ""),
         opening=_opening(model),
-        facts="\n".join(_table("| | |", _facts(model, export))),
+        fit="short side" if crop == 1.0 else f"short side to {round(size / crop)} px, centre",
+        size=size,
+        count=len(labels),
+        export=export,
+        megabytes=export.onnx_bytes / 1e6,
         formats=_formats(export.formats),
         quality_heading=QUALITY_HEADING,
         quality="\n".join(_quality(model)),
@@ -157,26 +170,6 @@ def _opening(model: Description) -> str:
         f"{info.get('teacher')}. It was given {given}."
         + (f" It was then tuned on {tuned} labelled photos." if tuned else "")
     )
-
-
-def _facts(model: Description, export: ExportFacts) -> list[tuple[str, str]]:
-    size, crop, parity = model.preprocess.size, model.preprocess.crop_fraction, export.parity
-    fit = "short side" if crop == 1.0 else f"short side to {round(size / crop)} px, centre"
-    return [
-        ("input", f"RGB, {fit} cut to {size} x {size} px, float32 in [0, 1]; normalisation is inside the model"),
-        ("output", f"{len(model.labels)} logits, in the order of `labels.json`"),
-        ("parameters", f"{export.parameters:,}"),
-        ("`model.onnx`", f"{export.onnx_bytes / 1e6:.1f} MB"),
-        (
-            "one picture on one CPU core",
-            f"{export.latency_ms:.1f} ms (median; without reading and resizing the file)",
-        ),
-        (
-            "parity with the trained model",
-            f"largest difference of a logit {parity['max_difference']:.1e}, same class for "
-            f"{parity['top1_agreement']:.1%}",
-        ),
-    ]
 
 
 def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
