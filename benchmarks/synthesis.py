@@ -10,7 +10,7 @@ put ``PYTHONPATH=src`` before it; torch, timm, open_clip, kornia and safetensors
 ten minutes (random weights take half a minute, each compiled batch size a minute or two):
 
     export PYTHONPATH=src; full="--size full --device cuda --precision bf16 --image-size 224 --views 8 --steps 12"
-    python benchmarks/synthesis.py $full --batches 1 8 32 64 --settle 0.5 --json eager.json
+    python benchmarks/synthesis.py $full --batches 1 8 32 64 --json eager.json
     python benchmarks/synthesis.py $full --batches 32 64 --compile --json compiled.json
 
 What is compared, in one run, with the same generator, teacher, number of views and steps, and terms of the loss:
@@ -34,7 +34,6 @@ What is measured:
 - *memory*: CUDA: peak of the allocator above what is held before, over the batch. CPU: rise of the peak of resident
   memory between the smallest and the largest batch, over the images between. *largest*: CUDA: doubled until the
   memory does not hold it; CPU: reckoned from the memory of an image and the machine's, not tried.
-- *settling*: steps that images take where they may end early, at equal images; ``--settle`` is the margin.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ from clipstill.core.files import write_json
 from clipstill.core.seeds import generator_for, seed_for
 from clipstill.generators import load_generators
 from clipstill.generators.vqgan_network import VqganShape, needed_shapes
-from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser
+from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.teachers import class_vectors, load_teacher
 
@@ -106,10 +105,10 @@ class Setup:
     recipe_steps: int
     device: torch.device
 
-    def order(self, images: int) -> Order:
+    def group(self, images: int) -> GroupSpec:
         class_ids = [number % len(CLASSES) for number in range(images)]
         seeds = [seed_for("synthesis benchmark", number) for number in range(images)]
-        return Order(0, seeds, class_ids, self.vectors_CD[class_ids])
+        return GroupSpec(0, seeds, class_ids, self.vectors_CD[class_ids])
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -240,7 +239,7 @@ class Timing:
 def one_at_a_time(setup: Setup, generator: Any, number: int) -> Timing:
     """One image of the loop."""
     settings, teacher = setup.settings, setup.loop_teacher
-    order = setup.order(number + 1)
+    order = setup.group(number + 1)
     target_1D = order.targets_ND[number : number + 1]
     cutouts = Cutouts(setup.cut_size, settings.views)
     marks = []
@@ -274,16 +273,16 @@ def grouped(setup: Setup, engine: Synthesiser, images: int, steps: int) -> tuple
     marks: list[float] = []
     at_work: list[int] = []
 
-    def watch(members: Sequence[int], _: Tensor) -> None:
-        at_work.append(len(members))
+    def watch(x_N3HW: Tensor) -> None:
+        at_work.append(len(x_N3HW))
         if len(at_work) in (1, steps):
             setup.synchronise()
             marks.append(time.perf_counter())
 
-    order = setup.order(images)
+    spec = setup.group(images)
     setup.synchronise()
     began = time.perf_counter()
-    group = engine.group(order, watch)
+    group = engine.group(spec, watch)
     return Timing.of(began, marks, time.perf_counter(), steps, images), at_work[-1], group
 
 
@@ -296,7 +295,7 @@ def networks_alone(setup: Setup, generator: Any, images: int) -> tuple[Callable[
     """Decoder and towers, forward and backward to the latents; and the FLOPs of that in eager mode."""
     settings = setup.settings
     encode, decode = setup.teacher.encode_image, generator.decode
-    drawn = generator.init(setup.order(images).seeds, settings.image_size)
+    drawn = generator.init(setup.group(images).seeds, settings.image_size)
     latents = [latent.requires_grad_() for latent in drawn]
 
     def work(decode: Any, encode: Any) -> None:
@@ -453,8 +452,6 @@ def measure(args: argparse.Namespace, setup: Setup, generator: Any, rate: float)
                 result["largest_batch"] = largest_batch(setup, generator, max(args.batches), args.largest)
     elif memory:
         result["largest_batch"] = f"about {int((memory_bytes() or 0) * 0.9 / 2**20 / memory)} (reckoned)"
-    if args.settle:
-        result["settling"] = settling(args, setup, generator)
     return result
 
 
@@ -468,29 +465,6 @@ def memory_of_images(device: torch.device, peaks: dict[int, int]) -> float | Non
     rise = (peaks[many] - peaks[few]) / (many - few) / 2**20
     # Less than an image's own gradients: an earlier generator of this process has raised the peak already.
     return rise if rise > 1 else None
-
-
-def settling(args: argparse.Namespace, setup: Setup, generator: Any) -> dict[str, Any]:
-    """Steps and seconds of twice as many images as slots, with and without leave to end early; nothing couples them."""
-    slots = max(args.batches)
-    found = {}
-    for name, margin in (("all_steps", 0.0), ("settling", args.settle)):
-        changed = {"slots": slots, "settle_margin": margin, "bn_weight": 0.0, "steps": args.settle_steps}
-        engine = engine_of(setup, generator, 2 * slots, **changed)
-        note(f"{generator.name}: {name.replace('_', ' ')}, {2 * slots} images in {slots} slots")
-        with mode_of_runs(args):
-            setup.synchronise()
-            began = time.perf_counter()
-            group = engine.group(setup.order(2 * slots))
-            setup.synchronise()
-        found[name] = {
-            "images": len(group.members),
-            "image_steps": sum(group.steps),
-            "seconds": time.perf_counter() - began,
-            "mean_score": statistics.mean(group.scores),
-        }
-    saved = 1 - found["settling"]["image_steps"] / found["all_steps"]["image_steps"]
-    return {"margin": args.settle, "steps": args.settle_steps, "image_steps_saved": saved, **found}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -556,8 +530,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of the CPU")
     parser.add_argument("--largest", type=int, default=1024, metavar="N", help="CUDA: try batches to N; 0: none")
-    parser.add_argument("--settle", type=float, default=0.0, metavar="MARGIN", help="also: what settling saves")
-    parser.add_argument("--settle-steps", type=int, default=60)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.steps < 2:

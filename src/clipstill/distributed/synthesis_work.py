@@ -131,29 +131,29 @@ class Worker:
         """Of all weights that shape the images, but for the teacher's."""
         return self._synthesiser.provenance
 
-    def make(self, number: int, watch: Callable[[Sequence[int], Tensor], None] | None = None) -> MadeGroup:
+    def make(self, number: int, watch: Callable[[Tensor], None] | None = None) -> MadeGroup:
         """Make one group.
 
         Args:
             number: of the group.
-            watch: called once a step with the members and images at work.
+            watch: called once a step with the images at work.
 
         Raises:
             ConfigError: no image of the group could be made.
         """
-        from clipstill.synthesis.engine import Order
+        from clipstill.synthesis.engine import GroupSpec
 
         start = time.monotonic()
         members = self._work.groups[number]
         prompts = [self._work.prompts[i] for i in members]
-        order = Order(
+        group = GroupSpec(
             number,
             [prompt.seed for prompt in prompts],
             [prompt.class_id for prompt in prompts],
             self._work.targets_ND[members.start : members.stop],
             [prompt.text for prompt in prompts],
         )
-        made = self._synthesiser.group(order, watch)
+        made = self._synthesiser.group(group, watch)
         records = [
             ImageRecord(
                 class_id=prompts[member].class_id,
@@ -163,9 +163,9 @@ class Worker:
                 prompt=prompts[member].text,
                 loss=made.losses[row],
                 score=made.scores[row],
-                image_size=made.images_MHW3.shape[1],
+                image_size=made.pixels_NHW3.shape[1],
                 generator=made.generator,
-                steps=made.steps[row],
+                steps=made.steps,
                 codes=None if made.codes is None else made.codes[row],
             )
             for row, member in enumerate(made.members)
@@ -177,4 +177,4 @@ class Worker:
             "restarts": made.restarts,
             "history": made.history,
         }
-        return MadeGroup(number, made.images_MHW3, records, facts, made.features_MD)
+        return MadeGroup(number, made.pixels_NHW3, records, facts, made.features_ND)

@@ -323,7 +323,7 @@ def cost_of(work: Work, flops: Flops, rates: Rates, config: RunConfig) -> Cost:
         + work.head_steps * flops.head_step
         + work.all_steps * (student_step + batch * flops.teacher)
     )
-    at_once = min(config.synthesis.slots or config.synthesis.group_size, max(1, work.images))
+    at_once = min(config.synthesis.group_size, max(1, work.images))
     side = max(config.synthesis.image_size, config.student.image_size)
     # A step of all weights keeps about as much a picture as a step of an image does.
     kept = max(at_once * config.synthesis.views, batch if work.all_steps else 0)
@@ -403,16 +403,16 @@ def _make_group(
     turn: int,
     images: int,
     steps: int,
-    watch: Callable[[Sequence[int], Tensor], None] | None,
+    watch: Callable[[Tensor], None] | None,
 ) -> None:
     """Images of the first classes, for a few steps, as a run would make them."""
-    from clipstill.synthesis.engine import Order, Synthesiser
+    from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
     settings = replace(config.synthesis.settings(), steps=steps, coarse_share=0.0, compile=False)
     maker = Synthesiser(models.teacher, models.generators, class_vectors_CD, settings, models.device)
     ids = [number % len(class_vectors_CD) for number in range(images)]
     texts = ["a thing"] * images
-    maker.group(Order(turn, list(range(images)), ids, class_vectors_CD[ids].cpu(), texts), watch)
+    maker.group(GroupSpec(turn, list(range(images)), ids, class_vectors_CD[ids].cpu(), texts), watch)
 
 
 def _counted(work: Callable[[], Any]) -> float:
@@ -513,7 +513,7 @@ def _probe_synthesis(
     """Seconds a GFLOP of one generator's steps; of an image, where it draws by itself."""
     times: list[float] = []
 
-    def watch(members: Sequence[int], x_N3HW: Tensor) -> None:
+    def watch(x_N3HW: Tensor) -> None:
         _finish(str(models.device))
         times.append(time.monotonic())
 
@@ -521,7 +521,7 @@ def _probe_synthesis(
         start = time.monotonic()
         _make_group(config, models, class_vectors_CD, turn, 1, 1, None)
         return time.monotonic() - start
-    most = config.synthesis.slots or config.synthesis.group_size
+    most = config.synthesis.group_size
     images = _batch(most, flops.image_step * guess.synthesis)
     _make_group(config, models, class_vectors_CD, turn, images, _TIMED_STEPS + 1, watch)
     # The first step of all finds everything cold.

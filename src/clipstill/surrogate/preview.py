@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,8 @@ class Preview:
         self._path, self._submit, self._every_s = path, submit, every_s
         self._next = time.monotonic() + every_s
 
-    def __call__(self, members: Sequence[int], x_N3HW: Tensor) -> None:
-        """Told once a step; most of the time too soon for another picture."""
+    def __call__(self, x_N3HW: Tensor) -> None:
+        """Take the images of a step, in [0, 1]; most of the time it is too soon for another picture."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every_s
