@@ -130,7 +130,7 @@ def measure(runs: list[Run], photos: dict[str, Path]) -> Any:
 def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
     """The same student, steps and teacher on as many unrelated drawings, on dead leaves, and on noise."""
     teacher, made = run.teacher(), run.surrogate()
-    number, side = len(made.images), made.images.shape[-1]
+    number, side = len(made.pixels_N3HW), made.pixels_N3HW.shape[-1]
     random = generator_for(run.seed, "controls")
     sets = {
         "noise": pictures(Noise(), number, side, run.seed),
@@ -143,13 +143,13 @@ def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
         white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
         small = torch.nn.functional.interpolate(white, (side, side), mode="bilinear", antialias=True)
         sets["drawings"] = (small * 255).round().to(torch.uint8)
-        sets["made + drawings"] = torch.cat([made.images, sets["drawings"]])
+        sets["made + drawings"] = torch.cat([made.pixels_N3HW, sets["drawings"]])
     result = {}
     section = run.config["student"]
     for name, images in sets.items():
         class_id, style_id = _unknown(len(images))
         if name == "made + drawings":
-            class_id[:number], style_id[:number] = made.class_id, made.style_id
+            class_id[:number], style_id[:number] = made.class_id_N, made.style_id_N
         student = run.taught_on(
             teacher, images, class_id, style_id, run.settings, section["name"], section["init"], section["image_size"]
         )

@@ -124,7 +124,7 @@ def teach(
     elif "head" in steps:
         settings = replace(settings, steps=steps["head"])
     teacher, made = run.teacher(), run.surrogate()
-    images = (made.images, made.class_id, made.style_id)
+    images = (made.pixels_N3HW, made.class_id_N, made.style_id_N)
     if kind != "synthetic":
         images = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":

@@ -79,11 +79,11 @@ class TeachingSet:
         """
         with_examples = folder is not None and share > 0 and not folder.classes_without_images
         with_photos = with_examples or unlabelled is not None
-        size = max(student_size, 0 if made is None else made.images.shape[-1])
+        size = max(student_size, 0 if made is None else made.pixels_N3HW.shape[-1])
         whole = cls(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), torch.zeros(0).long())
         if made is not None:
-            images_N3HW = _resized(made.images, size) if with_photos else made.images
-            whole = cls(images_N3HW, made.class_id, made.style_id % max(1, styles))
+            images_N3HW = _resized(made.pixels_N3HW, size) if with_photos else made.pixels_N3HW
+            whole = cls(images_N3HW, made.class_id_N, made.style_id_N % max(1, styles))
         if unlabelled is not None:
             photos_M3HW, _ = read_all(unlabelled, size)
             whole = replace(whole._with(photos_M3HW), unlabelled=len(photos_M3HW))

@@ -401,8 +401,7 @@ def remote_group(
     global _worker
     from clipstill.core.device import make_deterministic, pick_device
     from clipstill.core.progress import set_quiet
-    from clipstill.surrogate.shards import receipt_of
-    from clipstill.surrogate.tarball import tar_bytes
+    from clipstill.surrogate.shards import receipt_of, tar_bytes
 
     if versions != _versions():
         raise ResourceError(
@@ -416,7 +415,7 @@ def remote_group(
         device = "cuda" if work.config.device.startswith("cuda") else work.config.device
         _worker = (work.key, Worker.load(work, pick_device(device)))
     made = _worker[1].make(group)
-    data = tar_bytes(made.images_NHW3, made.records, made.features_ND)
+    data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
     receipt = receipt_of(work.key, len(made.records), data, {**made.facts, "worker": worker_name()})
     if storage is None:
         return RemoteGroup(data, receipt, made.loss)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord
 from clipstill.text.prompts import Prompt
 from clipstill.workflow.settings import RunConfig
 
@@ -74,14 +74,14 @@ class MadeGroup:
 
     Attributes:
         number: of the group.
-        images_NHW3: uint8.
+        pixels_NHW3: uint8.
         records: one an image.
         facts: generator, seconds, images that were left out, images that began again, and the history of the losses.
         features_ND: float16, the teacher's unit vectors of the images.
     """
 
     number: int
-    images_NHW3: Any
+    pixels_NHW3: Any
     records: list[ImageRecord]
     facts: Mapping[str, Any]
     features_ND: NDArray[np.float16]

@@ -102,7 +102,7 @@ def _refusal(bench: Workbench, inside: _Answers, temperature: float) -> dict[str
     if near is None:
         say("calibration: no near miss is far enough from the present classes, so the student always answers")
         return None
-    parts = [_answers(bench, near.images, number).student_NC for number in (None, *range(_VIEWS))]
+    parts = [_answers(bench, near.pixels_N3HW, number).student_NC for number in (None, *range(_VIEWS))]
     inside_N, outside_N = (
         softmax(logits_NC / temperature).max(axis=1) for logits_NC in (inside.student_NC, np.concatenate(parts))
     )

@@ -149,10 +149,10 @@ def _numbers(made: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | No
 
     from clipstill.surrogate.diversity import effective_numbers
 
-    sets = [made] if beside is None else [made, beside.keep(~torch.isin(beside.class_id, made.class_id))]
+    sets = [made] if beside is None else [made, beside.keep(~torch.isin(beside.class_id_N, made.class_id_N))]
     features_ND, class_id_N = (
         torch.cat([each.features_ND for each in sets]),
-        torch.cat([each.class_id for each in sets]),
+        torch.cat([each.class_id_N for each in sets]),
     )
     classes = sorted({*drawn, *class_id_N.tolist()})
     found = effective_numbers(features_ND, class_id_N, max(classes) + 1)
@@ -174,7 +174,7 @@ def kept_facts(made: SurrogateSet, curation: Curation, classes: int) -> list[dic
     """What was left out, class by class: ``kept``, ``low_score``, ``duplicates``, ``duplicate_pairs``."""
 
     def count(mask_N: Tensor) -> list[int]:
-        return [int(number) for number in made.class_id[mask_N].bincount(minlength=classes)]
+        return [int(number) for number in made.class_id_N[mask_N].bincount(minlength=classes)]
 
     parts = zip(count(curation.keep_N), count(curation.low_score_N), count(curation.duplicate_N), strict=True)
     return [

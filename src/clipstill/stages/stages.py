@@ -280,7 +280,7 @@ def make_surrogate(bench: Workbench, folder: Path, cohort: Cohort | None = None)
     made = SurrogateSet.open(folder)
     # Only these are decoded: the whole set may take gigabytes.
     shown = made.keep(torch.arange(len(made)) < MOST_IMAGES)
-    write_grid(bench.run.path / PREVIEW_FILE, shown.images.permute(0, 2, 3, 1).numpy())
+    write_grid(bench.run.path / PREVIEW_FILE, shown.pixels_N3HW.permute(0, 2, 3, 1).numpy())
 
 
 def _diversify(bench: Workbench, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:
@@ -343,7 +343,7 @@ def make_groups(
         for number in groups:
             made = worker.make(number, watch)
             facts = {**made.facts, "worker": launch.worker_name()}
-            writer.submit(shards.write_group, number, made.images_NHW3, made.records, facts, made.features_ND)
+            writer.submit(shards.write_group, number, made.pixels_NHW3, made.records, facts, made.features_ND)
             on_done(number, made.loss)
 
 

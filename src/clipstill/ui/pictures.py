@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import stage_of
 from clipstill.workflow.growth import read_ledger
