@@ -32,6 +32,7 @@ from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.students import load_student
@@ -77,7 +78,8 @@ class Run:
     ) -> Any:
         student = load_student(name, len(self.labels), init, size, self.seed)
         with tempfile.TemporaryDirectory() as work:
-            distil(student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU)
+            data = TrainingData(images, class_id, style_id)
+            distil(student, teacher, self.vectors, data, settings=settings, folder=Path(work))
         return student
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quality import CPU, Run
+from quality import Run
 from torch import Tensor
 
 from clipstill.assembly.photos import limited
@@ -39,6 +39,7 @@ from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.student import Student
 from clipstill.workflow.recipes import load_config
@@ -124,16 +125,16 @@ def teach(
     elif "head" in steps:
         settings = replace(settings, steps=steps["head"])
     teacher, made = run.teacher(), run.surrogate()
-    images = (made.pixels_N3HW, made.class_id_N, made.style_id_N)
+    data = TrainingData(made.pixels_N3HW, made.class_id_N, made.style_id_N)
     if kind != "synthetic":
         images = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":
         # The cache of features is made first, so that the time is that of the steps.
         once = replace(settings, steps=1)
-        distil(built(run, section, teacher), teacher, run.vectors, *images, once, work, CPU)
+        distil(built(run, section, teacher), teacher, run.vectors, data, settings=once, folder=work)
     student = built(run, section, teacher)
     start = time.monotonic()
-    result = distil(student, teacher, run.vectors, *images, settings, work, CPU)
+    result = distil(student, teacher, run.vectors, data, settings=settings, folder=work)
     seconds = time.monotonic() - start
     aligned = [entry["alignment"] for entry in result.history if entry["alignment"] is not None]
     # Of each phase the last one told; the settings count epochs or minutes, too.

@@ -29,6 +29,7 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import launch
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
@@ -164,9 +165,9 @@ def teach_labels(
         settings: of a lesson without a teacher.
         device: where to work; the student ends there.
     """
-    no_vectors_CD, no_style_N = torch.zeros(student.head.out_features, 1), torch.zeros_like(label_N)
+    no_vectors_CD, data = torch.zeros(student.head.out_features, 1), TrainingData(images_N3SS, label_N, label_N)
     with tempfile.TemporaryDirectory() as work:
-        distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device)
+        distil(student.to(device), None, no_vectors_CD, data, settings=settings, folder=Path(work))
 
 
 def _calibrated(

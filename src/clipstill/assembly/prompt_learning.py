@@ -59,7 +59,7 @@ def learn_prompts(
     say(f"teacher's prompts: {len(label_N)} examples of {len(names)} of {len(examples.classes)} classes")
     place = {label: at for at, label in enumerate(shown)}
     own_N = label_N.clone().apply_(place.__getitem__)
-    history = tune_prompts(teacher, names, images_N3HW, own_N, section.settings(seed), work, device)
+    history = tune_prompts(teacher, names, images_N3HW, own_N, settings=section.settings(seed), folder=work)
     return teacher, {"history": history, "classes": names, "examples": len(label_N)}
 
 

@@ -18,6 +18,7 @@ from clipstill.assembly.students import new_student
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.distillation.trainer import DistilResult, distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import launch
 from clipstill.surrogate.curation import Curation, curate
 from clipstill.surrogate.dataset import SurrogateSet
@@ -168,16 +169,13 @@ def teach(
     teaching = lesson.teaching
     with launch.together(shares_teaching(config)):
         result = distil(
-            student,
+            student.to(device),
             teacher,
-            class_vectors_CD.to(device),
-            teaching.images_N3HW,
-            teaching.class_id_N,
-            teaching.style_id_N,
-            config.distillation.settings(config.seed),
-            work,
-            device,
-            watch,
+            class_vectors_CD,
+            TrainingData(teaching.images_N3HW, teaching.class_id_N, teaching.style_id_N),
+            settings=config.distillation.settings(config.seed),
+            folder=work,
+            watch=watch,
         )
     return student, result
 

@@ -6,9 +6,7 @@ They are those of ``torch.distributed``'s group, where there is one; without it,
 from __future__ import annotations
 
 import torch
-from torch import distributed, nn
-
-from clipstill.distillation.meta import Weights
+from torch import Tensor, distributed, nn
 
 
 def share() -> tuple[int, int]:
@@ -18,7 +16,7 @@ def share() -> tuple[int, int]:
     return 0, 1
 
 
-def summed(gradients: Weights) -> Weights:
+def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gradients of this process's pictures -> those of all; in one message."""
     if share()[1] == 1:
         return gradients

@@ -52,7 +52,7 @@ def _joined(parts: Sequence[_Answers]) -> _Answers:
 
 def make_calibration(bench: Workbench, folder: Path) -> None:
     """What was taught without labels, and examples where there are any -> what the student's scores are worth."""
-    from clipstill.distillation.holdout import held_out_mask
+    from clipstill.distillation.training_data import held_out_mask
     from clipstill.evaluation.calibration import expected_accuracy, fit_temperature
     from clipstill.evaluation.metrics import softmax
 
