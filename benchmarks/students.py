@@ -127,7 +127,7 @@ def teach(
     teacher, made = run.teacher(), run.surrogate()
     data = TrainingData(made.pixels_N3HW, made.class_id_N, made.style_id_N)
     if kind != "synthetic":
-        images = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
+        data = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":
         # The cache of features is made first, so that the time is that of the steps.
         once = replace(settings, steps=1)
@@ -158,7 +158,7 @@ def real(folders: list[Path], count: int | None, size: int, seed: int) -> tuple[
         parts.append(read_all(limited(ImageFolder.without_labels(folder), share, seed), size)[0])
     pixels_N3HW = torch.cat(parts)
     none_N = torch.full((len(pixels_N3HW),), -1)
-    return pixels_N3HW, none_N, none_N
+    return TrainingData(pixels_N3HW, none_N, none_N)
 
 
 @torch.no_grad()
@@ -166,7 +166,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
     """In percent. What a backbone makes of the photos is kept: most rows of a table share theirs."""
     key = tensor_digest(student.backbone.state_dict())[:16] + f"-{student.preprocess.size}-{folder.path.name}"
     place = work / f"{key}-{folder.path.parent.name}.safetensors"
-    saved = load_state(place)
+    saved = load_state(place, key)
     if saved is None:
         student.eval()
         fit = student.preprocess
@@ -174,8 +174,8 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         for pixels_NHW3, found, _ in iterate(folder, fit.size, fit.crop_fraction, 32, lambda path, reason: None):
             parts.append(student.features(torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).float() / 255))
             labels += found
-        save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {})
-        saved = load_state(place)
+        save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {"key": key})
+        saved = load_state(place, key)
         assert saved is not None
     right_N = student.head(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
     return round(100 * float(right_N.float().mean()), 1)

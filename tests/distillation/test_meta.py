@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clipstill.core.seeds import generator_for
-from clipstill.distillation.gradient import Loss, detached, summed_gradient
 from clipstill.distillation.losses import kd_loss
 from clipstill.distillation.meta import alignment, meta_gradient, split_styles
+from clipstill.distillation.optimisation import Loss, detached, summed_gradient
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import MetaMode
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import parallel
-from clipstill.distillation.gradient import Gradient, Loss, Weights, detached, gradient_of, sum_of, summed_gradient
+from clipstill.distillation.optimisation import Gradient, Loss, Weights, detached, gradient_of, sum_of, summed_gradient
 from clipstill.distillation.settings import DistilSettings, MetaMode
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Several processes teach one student: each takes its share of every batch, and all take the same step.
 
-They are those of ``torch.distributed``'s group, where there is one; without it, everything here does nothing.
+They are the processes of ``torch.distributed``'s group; without a group, nothing here does anything.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from torch import Tensor, distributed, nn
 
 
 def share() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
+    """Number of this process, and number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients of this process's pictures -> those of all; in one message."""
+    """Gradients of this process's images -> those of all; in one message."""
     if share()[1] == 1:
         return gradients
     flat = torch.cat([value.flatten() for value in gradients.values()])
@@ -27,36 +27,32 @@ def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def total(value: float) -> float:
-    """A process's share of a number -> the number."""
-    if share()[1] == 1:
-        return value
-    told = torch.tensor(value, dtype=torch.float64)
-    distributed.all_reduce(told)
-    return float(told)
+    """The sum of a number over all processes."""
+    number = torch.tensor(value, dtype=torch.float64)
+    if share()[1] > 1:
+        distributed.all_reduce(number)
+    return float(number)
 
 
 def least(value: int) -> int:
-    """The smallest that a process has."""
-    if share()[1] == 1:
-        return value
-    told = torch.tensor(value)
-    distributed.all_reduce(told, distributed.ReduceOp.MIN)
-    return int(told)
+    """The smallest number of all processes."""
+    number = torch.tensor(value)
+    if share()[1] > 1:
+        distributed.all_reduce(number, distributed.ReduceOp.MIN)
+    return int(number)
 
 
 @torch.no_grad()
 def average_statistics(module: nn.Module) -> None:
-    """BatchNorm's running statistics, which each process keeps of its own pictures -> their mean."""
+    """Replace BatchNorm's running statistics, which each process keeps of its own images, by their mean."""
     processes = share()[1]
-    if processes == 1:
-        return
-    for buffer in module.buffers():
+    for buffer in module.buffers() if processes > 1 else ():
         if buffer.is_floating_point():
             distributed.all_reduce(buffer)
             buffer.div_(processes)
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if share()[1] > 1:
         distributed.barrier()

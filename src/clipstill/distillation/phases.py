@@ -19,12 +19,11 @@ from torch.func import functional_call
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import parallel
 from clipstill.distillation.feature_cache import FeatureCache, Pass
-from clipstill.distillation.gradient import Loss, Weights
-from clipstill.distillation.label_cache import LabelCache
 from clipstill.distillation.losses import distillation_loss
+from clipstill.distillation.optimisation import Loss, Weights
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.soft_labels import SoftLabels
+from clipstill.distillation.soft_labels import Draw, LabelCache, SoftLabels
 from clipstill.distillation.training_data import Batch, TrainingData
 from clipstill.distillation.views import plain_view, to_unit, views_of
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from clipstill.students.student import Student
 
 HEAD, ALL = "head", "all"
-# What the seed of a batch's views is made of.
-Draw = tuple[int | str, ...]
 
 
 class Learner(nn.Module):

@@ -28,10 +28,16 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
-from clipstill.distillation.gradient import FindGradient, Gradient, plain_gradient
 from clipstill.distillation.losses import agreement, kd_loss
 from clipstill.distillation.meta import MetaDistillation
-from clipstill.distillation.optimisation import MovingAverage, Optimiser, learned_state
+from clipstill.distillation.optimisation import (
+    FindGradient,
+    Gradient,
+    MovingAverage,
+    Optimiser,
+    learned_state,
+    plain_gradient,
+)
 from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Phase, Setup
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import DistilSettings
