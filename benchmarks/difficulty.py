@@ -37,8 +37,8 @@ from clipstill.text.linter import WARNING, Linter
 from clipstill.text.task import Task
 from clipstill.text.templates import fill
 from clipstill.text.wordnet import wordnet
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import read_events
 
 _CPU = torch.device("cpu")
@@ -173,7 +173,7 @@ def tasks(asked: Asked, names: list[str], classes: Tensor, feat: Tensor, labels:
     )
 
 
-def prepared(config: RunConfig, classes: list[str], threads: int) -> tuple[Models, Any, Any]:
+def prepared(config: Settings, classes: list[str], threads: int) -> tuple[Models, Any, Any]:
     torch.set_num_threads(threads)
     models = Models.load(config, len(classes), _CPU, threads)
     vectors_CD = models.teacher.encode_text([spoken(name) for name in classes])
@@ -183,7 +183,7 @@ def prepared(config: RunConfig, classes: list[str], threads: int) -> tuple[Model
 def on_runs(args: argparse.Namespace) -> None:
     """Predicted and real seconds of finished runs."""
     for run in args.runs:
-        config = load_config("default", run / "config.yaml")
+        config = load_settings("default", run / "config.yaml")
         names = read_json(run / "task.json")["names"]
         models, vectors_CD, flops = prepared(config, names, args.threads)
         count = functools.partial(Work.of, config, len(names), examples=0, unlabelled=0, templates=1)
@@ -203,7 +203,7 @@ def on_runs(args: argparse.Namespace) -> None:
 
 def rates(args: argparse.Namespace) -> None:
     """How slow each kind of work is against the test of the device."""
-    config = load_config("default", overrides=["distillation.freeze=bn"])
+    config = load_settings("default", overrides=["distillation.freeze=bn"])
     models, vectors_CD, flops = prepared(config, ["dog", "cat", "car", "tree"], args.threads)
     found = probe(config, models, vectors_CD, flops, 0.0)
     test = test_gflops("cpu", args.threads)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import set_quiet
 from clipstill.students import load_student
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from students import top1
 
 # Start -> init and what is trained. A backbone that has seen pictures is kept: a few photos would only spoil it.
@@ -46,8 +45,8 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     )
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
-        settings = load_config("fine-tune").distillation.settings(run.seed)
-        teach_labels(student, *read_all(chosen, section["image_size"]), replace(settings, **changes), CPU)
+        settings = load_settings("fine-tune").distillation
+        teach_labels(student, *read_all(chosen, section["image_size"]), settings.changed(**changes), CPU, seed=run.seed)
     return top1(student.eval(), ImageFolder.open(args.test, run.labels), args.out / "work")
 
 

@@ -16,7 +16,6 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from clipstill.core.images import ImageFolder, fit_square, load_rgb
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
@@ -52,7 +52,7 @@ class Run:
         self.labels = json.loads((folder / "bundle" / "labels.json").read_text())["labels"]
         self.vectors = load_file(folder / "stages" / "class_vectors" / "class_vectors.safetensors")["class_vectors"]
         self.seed = int(self.config["seed"])
-        self.settings = DistilSettings(**self.config["distillation"], seed=self.seed)
+        self.settings = DistilSettings(**self.config["distillation"])
 
     def teacher(self) -> Teacher:
         return _teacher(self.config["teacher"]["name"])
@@ -79,7 +79,8 @@ class Run:
         student = load_student(name, len(self.labels), init, size, self.seed)
         with tempfile.TemporaryDirectory() as work:
             data = TrainingData(images, class_id, style_id)
-            distil(student, teacher, self.vectors, data, settings=settings, folder=Path(work))
+            labels = SoftLabels(teacher, self.vectors)
+            distil(student, labels, data, settings=settings, folder=Path(work), seed=self.seed)
         return student
 
 
@@ -174,8 +175,8 @@ def scratch(
     }
     if real is not None:
         pools["real"] = _photographs(ImageFolder.open(real, run.labels), pools["synthetic"][0].shape[-1])
-    settings = replace(
-        run.settings, freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
+    settings = run.settings.changed(
+        freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
     )
     result: dict[str, Any] = {}
     for kind, pool in pools.items():

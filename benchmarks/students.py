@@ -21,7 +21,6 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,12 @@ from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.student import Student
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 
 # PromptKD's teaching of a light student, with the loss's weight of ordinary distillation.
 _PROMPTKD = {"recipe": "promptkd-embedded", "kd_per_class": False, "kd_weight": 1.0}
@@ -115,26 +115,27 @@ def teach(
     recipe, kind = changes.pop("recipe", None), changes.pop("images", "synthetic")
     section, settings = run.config["student"], run.settings
     if recipe is not None:
-        config = load_config(recipe)
+        config = load_settings(recipe)
         own = config.student.model_dump(include={"head", "projector_layers", "projector_width", "image_size"})
-        section, settings = {**section, **own}, config.distillation.settings(run.seed)
+        section, settings = {**section, **own}, config.distillation
     section = {**section, **{k.partition(".")[2]: v for k, v in changes.items() if "." in k}}
-    settings = replace(settings, **{k: v for k, v in changes.items() if "." not in k})
+    settings = settings.changed(**{k: v for k, v in changes.items() if "." not in k})
     if settings.freeze != "backbone" and "all" in steps:
-        settings = replace(settings, steps=steps["all"])
+        settings = settings.changed(steps=steps["all"])
     elif "head" in steps:
-        settings = replace(settings, steps=steps["head"])
+        settings = settings.changed(steps=steps["head"])
     teacher, made = run.teacher(), run.surrogate()
+    labels = SoftLabels(teacher, run.vectors)
     data = TrainingData(made.pixels_N3HW, made.class_id_N, made.style_id_N)
     if kind != "synthetic":
         data = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":
         # The cache of features is made first, so that the time is that of the steps.
-        once = replace(settings, steps=1)
-        distil(built(run, section, teacher), teacher, run.vectors, data, settings=once, folder=work)
+        once = settings.changed(steps=1)
+        distil(built(run, section, teacher), labels, data, settings=once, folder=work, seed=run.seed)
     student = built(run, section, teacher)
     start = time.monotonic()
-    result = distil(student, teacher, run.vectors, data, settings=settings, folder=work)
+    result = distil(student, labels, data, settings=settings, folder=work, seed=run.seed)
     seconds = time.monotonic() - start
     aligned = [entry["alignment"] for entry in result.history if entry["alignment"] is not None]
     # Of each phase the last one told; the settings count epochs or minutes, too.

@@ -49,7 +49,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def build(args: argparse.Namespace, folder: Path) -> Setup:
         generators = load_generators("embedded+pixels", device)
         vectors_CD = class_vectors(teacher, [[name] for name in CLASSES])
         # The terms of recipe ``default``.
-        settings = SynthesisSettings(lr=0.1, bn_weight=20.0, tv_weight=2.0)
+        settings = SynthesisSettings(natural_weight=0.0)
         size, views, recipe_steps = args.image_size or 96, args.views or 1, 60
     else:
         name = random_clip(args.size == "full", folder)
@@ -170,10 +170,11 @@ def build(args: argparse.Namespace, folder: Path) -> Setup:
         draw = generator_for("synthesis benchmark", "classes")
         vectors_CD = F.normalize(torch.randn(len(CLASSES), teacher.dim, generator=draw), dim=1).to(device)
         # The terms of recipe ``ovc``.
-        settings = SynthesisSettings(lr=0.1, bn_weight=0.0, degrees=15.0, light=0.1, noise=0.1)
+        settings = SynthesisSettings(
+            bn_weight=0.0, natural_weight=0.0, tv_weight=0.0, degrees=15.0, light=0.1, noise=0.1
+        )
         size, views, recipe_steps = args.image_size or (224 if args.size == "full" else 32), args.views or 8, 400
-    settings = replace(
-        settings,
+    settings = settings.changed(
         steps=args.steps,
         image_size=size,
         views=views,
@@ -287,7 +288,7 @@ def grouped(setup: Setup, engine: Synthesiser, images: int, steps: int) -> tuple
 
 
 def engine_of(setup: Setup, generator: Any, images: int, **changed: Any) -> Synthesiser:
-    settings = replace(setup.settings, **{"group_size": images, **changed})
+    settings = setup.settings.changed(**{"group_size": images, **changed})
     return Synthesiser(setup.teacher, [generator], setup.vectors_CD, settings, setup.device)
 
 
@@ -545,15 +546,6 @@ def main() -> None:
     }
     print(", ".join(f"{name} {value}" for name, value in result.items() if name != "generators"), end="\n\n")
     print(table(result))
-    for one in result["generators"]:
-        if "settling" in one:
-            found = one["settling"]
-            print(
-                f"\n{one['generator']}, {found['settling']['images']} images of at most {found['steps']} steps: margin "
-                f"{found['margin']} saves {100 * found['image_steps_saved']:.0f} % of the image-steps; "
-                f"{found['all_steps']['seconds']:.1f} s become {found['settling']['seconds']:.1f} s; mean score "
-                f"{found['all_steps']['mean_score']:.3f} becomes {found['settling']['mean_score']:.3f}"
-            )
     if args.json is not None:
         write_json(args.json, result)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.config import apply_overrides, load_yaml, merge
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.text.task import Task, parse_task
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_with_origins
 
 if TYPE_CHECKING:
     from clipstill.commands.run import RunResult
     from clipstill.planning.plan import Plan
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 __all__ = ["add_class", "customize", "load_bundle", "plan", "remove_class", "run"]
 
@@ -264,7 +263,7 @@ def _settings(
     config_file: Path | None,
     overrides: Mapping[str, Any] | Sequence[str],
     arguments: Mapping[str, Any],
-) -> tuple[RunConfig, frozenset[str]]:
+) -> tuple[Settings, frozenset[str]]:
     """All settings, and the dotted names of those that were given beside the recipe."""
     texts = () if isinstance(overrides, Mapping) else tuple(overrides)
     values = dict(overrides) if isinstance(overrides, Mapping) else {}
@@ -272,17 +271,8 @@ def _settings(
         section, _, key = name.partition(".")
         if value is not None:
             values[section] = {**values.get(section, {}), key: value} if key else value
-    config = load_config(recipe, config_file, texts, values)
-    from_file = {} if config_file is None else load_yaml(config_file)
-    return config, frozenset(_dotted(apply_overrides(merge(from_file, values), texts)))
-
-
-def _dotted(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{above}{name}.")
-        else:
-            yield above + name
+    loaded = load_with_origins(recipe, config_file, texts, values)
+    return loaded.settings, loaded.given
 
 
 def _whole(path: str | Path | None) -> str | None:

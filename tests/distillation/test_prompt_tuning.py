@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -16,14 +15,15 @@ from torch.nn.functional import normalize
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.seeds import generator_for
-from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.prompt_tuning import CHECKPOINT, average_shares, regulated_loss, tune_prompts
+from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.teachers import load_teacher
 from clipstill.teachers.prompted import PromptedTeacher, prompted
+from clipstill.workflow.recipes import load_settings
 from openclip_fixtures import architectures, loaded, pictures  # noqa: F401
 
 NAMES = ["dog", "cat", "sea horse"]
-SETTINGS = PromptTuningSettings(epochs=3, batch=4, lr=0.05, average_mean=2.0)
+SETTINGS = PromptTeacherSettings(epochs=3, batch=4, lr=0.05, average_mean=2.0)
 
 
 def units(*shape: int) -> Tensor:
@@ -69,18 +69,18 @@ def test_unprompted_vectors_cost_nothing_but_their_errors() -> None:
 
 
 def test_the_average_is_a_gaussian_over_epochs_that_sums_to_one() -> None:
-    shares = average_shares(PromptTuningSettings())
+    shares = average_shares(PromptTeacherSettings())
     assert sum(shares) == pytest.approx(1)
     assert shares[14] / shares[15] == pytest.approx(math.exp(0.5))
-    assert average_shares(PromptTuningSettings(average_mean=0))[-2:] == [0, 1]
-    assert sum(average_shares(PromptTuningSettings(epochs=2, average_mean=90.0))) == pytest.approx(1)
+    assert average_shares(PromptTeacherSettings(average_mean=0))[-2:] == [0, 1]
+    assert sum(average_shares(PromptTeacherSettings(epochs=2, average_mean=90.0))) == pytest.approx(1)
 
 
 def test_prompts_learn_and_everything_else_keeps_its_bits(tmp_path: Path) -> None:
     teacher = clip(tmp_path)
     frozen = {name: value.clone() for name, value in teacher.base._model.state_dict().items()}
     start = {name: value.detach().clone() for name, value in teacher.named_parameters()}
-    settings = replace(SETTINGS, epochs=25, average_mean=23.0)
+    settings = SETTINGS.changed(epochs=25, average_mean=23.0)
     history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path / "work")
     assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
     assert all(not torch.equal(value, start[name]) for name, value in teacher.named_parameters())
@@ -143,7 +143,7 @@ def test_classes_in_chunks_learn_the_same(tmp_path: Path, kind: str) -> None:
         teacher = clip(tmp_path) if kind == "clip" else prompted(load_teacher("embedded-s", torch.device("cpu")))
         plain = teacher.class_vectors
         teacher.class_vectors = lambda names, plain=plain: calls.append(len(names)) or plain(names)  # type: ignore
-        settings = replace(SETTINGS, epochs=1, lr=0.005, text_chunk=chunk)
+        settings = SETTINGS.changed(epochs=1, lr=0.005, text_chunk=chunk)
         tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path / str(chunk))
         learned.append(torch.cat([value.flatten() for value in teacher.parameters()]))
     assert torch.allclose(*learned, atol=1e-6)
@@ -152,8 +152,6 @@ def test_classes_in_chunks_learn_the_same(tmp_path: Path, kind: str) -> None:
 
 
 def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
-    from clipstill.teachers import load_teacher
-
     teacher = prompted(load_teacher("embedded-s", torch.device("cpu")), words="a", rank=4)
     asked: list[int] = []
     encode = teacher.plain_image
@@ -163,7 +161,7 @@ def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
         return encode(x_N3HW)
 
     teacher.plain_image = counted  # type: ignore[method-assign]
-    settings = replace(SETTINGS, views=2, epochs=6, average_mean=6.0)
+    settings = SETTINGS.changed(views=2, epochs=6, average_mean=6.0)
     history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path)
     assert sum(asked) == 2 * 9
     assert history[-1]["loss"] < history[1]["loss"]
@@ -173,13 +171,13 @@ def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"epochs": 0}, "epochs is 0"),
-        ({"crop_min": 1.5}, "crop_min is 1.5"),
+        ({"regularisation": -1.5}, "regularisation is -1.5"),
         ({"average_std": 0.0}, "average_std is 0"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=f"prompt_teacher.{message}"):
-        PromptTuningSettings(**changes)  # type: ignore[arg-type]
+        load_settings(values={"prompt_teacher": changes})
 
 
 def test_labels_must_be_of_the_classes(tmp_path: Path) -> None:

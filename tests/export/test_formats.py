@@ -21,8 +21,9 @@ from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import formats, load_format
 from clipstill.export.bundle import BundleContent, ExportFacts, add_formats, write_bundle
-from clipstill.export.measure import FormatFacts, Limits, Photos, Pictures, student_logits, write_formats
+from clipstill.export.measure import FormatFacts, Photos, Pictures, student_logits, write_formats
 from clipstill.export.onnx import export_onnx
+from clipstill.export.settings import ExportSettings
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 
@@ -94,7 +95,7 @@ def made(net: Net, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     """All formats that can be written here, once."""
     folder = tmp_path_factory.mktemp("formats")
     export_onnx(net, folder / "model.onnx", SIZE)
-    found = write_formats(folder, folder / "model.onnx", net, SIZE, HERE, PICTURES, Limits())
+    found = write_formats(folder, folder / "model.onnx", net, SIZE, HERE, PICTURES, ExportSettings())
     return folder, {each.format: each for each in found}
 
 
@@ -174,7 +175,7 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
     names = ["onnx-int8", "onnx"]
-    refused, kept = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, PICTURES, Limits())
+    refused, kept = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, PICTURES, ExportSettings())
     assert refused.refused is not None
     assert "it answers otherwise than the student for" in refused.refused
     assert (refused.file, kept.refused) == (None, None)
@@ -185,7 +186,7 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
 def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
-    limits = Limits(warn=0.0, refuse=1.0)
+    limits = ExportSettings(int8_warn=0.0, int8_refuse=1.0)
     (found,) = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, ["onnx-int8"], PICTURES, limits)
     assert found.refused is None
     assert found.warning is not None
@@ -197,7 +198,7 @@ def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(net: Ne
     export_onnx(net, tmp_path / "model.onnx", SIZE)
     few = Pictures(coloured(3), coloured(2))
     names = ["onnx-int8", "onnx-fp16"]
-    refused, other = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, few, Limits())
+    refused, other = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, few, ExportSettings())
     assert refused.refused is not None
     assert "needs 8 pictures to calibrate on" in refused.refused
     assert other.file == "model.fp16.onnx"
@@ -208,7 +209,7 @@ def test_accuracy_is_that_of_the_file_on_the_photos(net: Net, made: tuple[Path, 
     answer_N = student_logits(net, as_input(pixels_NHW3)).argmax(1)
     label_N = np.where(np.arange(40) < 10, (answer_N + 1) % CLASSES, answer_N)
     pictures = replace(PICTURES, photos={"mine": Photos(pixels_NHW3, label_N)})
-    (found,) = write_formats(made[0], made[0] / "model.onnx", net, SIZE, ["onnx"], pictures, Limits())
+    (found,) = write_formats(made[0], made[0] / "model.onnx", net, SIZE, ["onnx"], pictures, ExportSettings())
     assert found.accuracy == {"mine": 0.75}
     assert found.agreement == {"held out": 1.0, "mine": 1.0}
 
@@ -288,7 +289,7 @@ def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) ->
     write_bundle(folder, content(net, ()), describe, key="abc")
     with pytest.raises(ArtifactError, match=r"holds no model\.int8\.onnx .*clipstill export .* --format onnx-int8"):
         load_bundle(folder, model="int8")
-    found = add_formats(folder, folder, net, SIZE, ["onnx-int8"], PICTURES, Limits(), with_formats)
+    found = add_formats(folder, folder, net, SIZE, ["onnx-int8"], PICTURES, ExportSettings(), with_formats)
     assert [each.format for each in found] == ["onnx", "onnx-int8"]
     manifest = read_manifest(folder)
     assert manifest is not None
@@ -301,7 +302,7 @@ def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) ->
     assert "`model.int8.onnx`" in card
     assert list(json.loads((folder / "metrics.json").read_text())["export"]["formats"]) == ["onnx", "onnx-int8"]
     # Again: the table is renewed, not repeated.
-    add_formats(folder, folder, net, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    add_formats(folder, folder, net, SIZE, ["onnx-fp16"], PICTURES, ExportSettings(), with_formats)
     card = (folder / "card.md").read_text()
     assert (card.count("## Formats"), card.count("## Quality"), card.count("model.int8.onnx")) == (1, 1, 1)
     assert "`model.fp16.onnx`" in card
@@ -309,7 +310,7 @@ def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) ->
 
 def test_formats_added_to_a_copy_leave_the_bundle_as_it_was(bundle: Path, net: Net, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    add_formats(bundle, tmp_path / "new", net, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    add_formats(bundle, tmp_path / "new", net, SIZE, ["onnx-fp16"], PICTURES, ExportSettings(), with_formats)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert load_bundle(tmp_path / "new", model="fp16").folder == tmp_path / "new"
 
@@ -320,7 +321,7 @@ def test_other_student_than_the_bundles_is_refused_and_nothing_changes(bundle: P
     with torch.no_grad():
         other.head.bias.add_(torch.arange(CLASSES))
     with pytest.raises(ExportError, match="is not the student"):
-        add_formats(bundle, bundle, other, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+        add_formats(bundle, bundle, other, SIZE, ["onnx-fp16"], PICTURES, ExportSettings(), with_formats)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 

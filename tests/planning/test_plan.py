@@ -22,7 +22,7 @@ from clipstill.planning import plan as planner
 from clipstill.planning.cost import Flops, Models, Rates, Work, cost_of, count_flops
 from clipstill.planning.plan import Plan, choose_settings, with_settings
 from clipstill.text.task import parse_task
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import read_events
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
@@ -48,7 +48,7 @@ FLOPS = Flops(
 RATES = Rates(synthesis=0.02, forward=0.01, training=0.03, text=0.01, slowness=1.0, probed=True)
 
 
-DEFAULT = load_config()
+DEFAULT = load_settings()
 
 
 def cost(settings: Mapping[str, Any], classes: int = 5) -> planner.Cost:
@@ -99,12 +99,12 @@ def test_a_budget_leaves_alone_what_was_given_and_what_fits() -> None:
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return Models.load(load_config(overrides=TINY), 3, torch.device("cpu"), 1)
+    return Models.load(load_settings(overrides=TINY), 3, torch.device("cpu"), 1)
 
 
 @pytest.fixture(scope="module")
 def made(models: Models) -> Plan:
-    config = load_config(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
+    config = load_settings(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_cost, "_PIECE_S", 0.2)
         return planner.plan(config, parse_task("crane,heron,stork"), budget_seconds=120, models=models)
@@ -130,7 +130,7 @@ def test_a_plan_that_is_none_is_told(made: Plan) -> None:
 
 
 def test_gflop_of_a_step_grow_with_its_pixels(models: Models) -> None:
-    config = load_config(overrides=TINY)
+    config = load_settings(overrides=TINY)
     vectors_CD = torch.nn.functional.normalize(
         torch.randn(3, models.teacher.dim, generator=generator_for("plan")), dim=1
     )
@@ -222,7 +222,7 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     told = capsys.readouterr().out
     for text in ("warning: 'crane' can be", "an estimate", "top-1", "whole run", "Budget:"):
         assert text in told
-    assert load_config(file=out) == with_settings(load_config(), made.settings)
+    assert load_settings(file=out) == with_settings(load_settings(), made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == made.to_json()
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_estimated_is_done_all_the_same(
 
 
 def test_who_has_examples_of_a_class_hears_nothing_of_its_name(models: Models, tmp_path: Path) -> None:
-    config, task = load_config(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
+    config, task = load_settings(overrides=(*TINY, "synthesis.steps=4")), parse_task("crane,heron,stork")
     for name in task.names:
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")

@@ -18,6 +18,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
@@ -26,7 +27,7 @@ from clipstill.students.frame import FramedBackbone
 from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone, takes_tokens
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
 
 VECTORS = normalize(torch.randn(3, 24, generator=generator_for("tower vectors")), dim=-1)
@@ -96,7 +97,7 @@ def test_prompts_and_projector_learn_and_the_tower_keeps_its_bits(tmp_path: Path
     student = student_of(teacher, size)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     target = student_target(kind, tmp_path)
-    distil(student, target, VECTORS, training_data(size), settings=SETTINGS, folder=tmp_path / "work")
+    distil(student, SoftLabels(target, VECTORS), training_data(size), settings=SETTINGS, folder=tmp_path / "work")
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
     assert any("prompts" in name for name in changed)
     assert all(name.startswith(("head.projector", "backbone.prompts")) for name in changed)
@@ -109,9 +110,9 @@ def student_target(kind: str, tmp_path: Path) -> Any:
 
 
 def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
-    teacher, target = loaded(tmp_path)[1], student_target("clip", tmp_path)
+    teacher, labels = loaded(tmp_path)[1], SoftLabels(student_target("clip", tmp_path), VECTORS)
     whole = student_of(teacher, 32)
-    distil(whole, target, VECTORS, training_data(32), settings=SETTINGS, folder=tmp_path / "whole")
+    distil(whole, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "whole")
     killed, steps = student_of(teacher, 32), count()
 
     def die_after_the_first_checkpoint(*_: Any) -> None:
@@ -120,9 +121,9 @@ def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> 
 
     killed.head.register_forward_pre_hook(die_after_the_first_checkpoint)
     with pytest.raises(KeyboardInterrupt):
-        distil(killed, target, VECTORS, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
+        distil(killed, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
     again = student_of(teacher, 32)
-    result = distil(again, target, VECTORS, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
+    result = distil(again, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
     assert result.resumed_step == 2
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
 
@@ -131,7 +132,7 @@ def test_the_whole_tower_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     student, target = student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path)
-    distil(student, target, VECTORS, training_data(32), settings=SETTINGS, folder=tmp_path)
+    distil(student, SoftLabels(target, VECTORS), training_data(32), settings=SETTINGS, folder=tmp_path)
     with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as stored:
         assert not [name for name in stored.keys() if "visual" in name]  # noqa: SIM118 - not a dict
 
@@ -165,7 +166,7 @@ def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
 
 
 def test_any_network_takes_a_frame_and_comes_back_from_its_file(tmp_path: Path) -> None:
-    section = load_config(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
+    section = load_settings(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
     student = new_student(section, 3, "pretrained", seed=0)
     plain = load_student("lite0", 3, "pretrained", 64)
     x_N3HW = pictures(height=64, width=64)

@@ -30,7 +30,7 @@ from clipstill.text.pseudo_styles import random_prompts
 from clipstill.text.styles import FURTHER_STYLES, STYLES
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import CLASS_VECTORS, PROMPTS, SURROGATE, stage_keys
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import RunFolder
 from clipstill.workflow.workbench import Workbench
 from synthesis_fixtures import TinyTeacher, units
@@ -190,7 +190,7 @@ def test_without_an_unused_word_nothing_is_asked_for() -> None:
 
 
 def test_groups_of_further_images_leave_the_others_as_they_were() -> None:
-    config = load_config(overrides=["synthesis.group_size=4", "generator.name=pixels"])
+    config = load_settings(overrides=["synthesis.group_size=4", "generator.name=pixels"])
     prompts = [Prompt(0, 0, i, i, "") for i in range(10)]
     work = SynthesisWork("k", config, prompts, torch.zeros(10, 2), torch.eye(2))
     more = work.with_further(prompts[:6], torch.ones(6, 2))
@@ -236,7 +236,7 @@ class Reading(TinyTeacher):
 
 
 def bench_of(out: Path, *overrides: str) -> Workbench:
-    config, task = load_config(overrides=[*TINY, *overrides]), parse_task(NAMES)
+    config, task = load_settings(overrides=[*TINY, *overrides]), parse_task(NAMES)
     bench = Workbench(config, task, RunFolder(out, 1), stage_keys(config, task, None), None)
     bench.__dict__["plain_teacher"] = Reading()  # Where a cached property keeps what it has loaded.
     return bench
@@ -349,7 +349,7 @@ def test_features_in_a_set_are_those_of_its_pictures(tmp_path: Path) -> None:
 
 
 def test_only_what_draws_further_images_makes_images_again() -> None:
-    config, task = load_config(), parse_task(NAMES)
+    config, task = load_settings(), parse_task(NAMES)
     before = stage_keys(config, task, None)
 
     def changed(**values: float) -> set[str]:
@@ -366,7 +366,7 @@ def test_a_class_without_any_image_is_told_as_such() -> None:
     made = SurrogateSet([(Path("none"), "")] * 2, records)
     made.__dict__["features_ND"] = torch.eye(2)
     prompts = [Prompt(class_id, 0, i, i, "") for i in range(2) for class_id in range(2)]
-    work = SynthesisWork("k", load_config(), prompts, torch.zeros(4, 2), torch.eye(2))
+    work = SynthesisWork("k", load_settings(), prompts, torch.zeros(4, 2), torch.eye(2))
     facts = curation_facts(made, Extended(work, 1, ("",), {}), ("dog", "guitar"))
     dog, guitar = facts["classes"]
     assert (dog["mean_score"], dog["effective_number"]) == (0.5, 2.0)
@@ -376,7 +376,7 @@ def test_a_class_without_any_image_is_told_as_such() -> None:
 
 def test_further_targets_go_towards_examples() -> None:
     of_run = request()
-    config = load_config(overrides=["curation.least_diversity=0.9", "curation.top_up=2"])
+    config = load_settings(overrides=["curation.least_diversity=0.9", "curation.top_up=2"])
     records = [ImageRecord(i % 3, 0, i, i, "", 0.0, 0.5, 8, "pixels", 2) for i in range(9)]
     made = SurrogateSet([(Path("none"), "")] * 9, records)
     features_ND = torch.eye(9)
@@ -387,5 +387,5 @@ def test_further_targets_go_towards_examples() -> None:
     plain = further_prompts(of_run, STYLES, [2], 2)
     assert torch.equal(asked.work.targets_ND, -plain.targets_ND)
     assert asked.before == {2: pytest.approx(1)}
-    quiet = replace(work, config=load_config())
+    quiet = replace(work, config=load_settings())
     assert extended(quiet, made, quiet.config.curation, of_run, STYLES, lambda a, b: a).work is quiet

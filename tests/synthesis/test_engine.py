@@ -1,7 +1,5 @@
 """The engine on a made-up teacher of a few hundred numbers: groups are what their members are, and nothing else."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,10 +10,13 @@ from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.generators.pixels import Pixels
 from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser, group_ranges
 from clipstill.synthesis.settings import SynthesisSettings
+from clipstill.workflow.recipes import load_settings
 from synthesis_fixtures import TinyTeacher, units
 
 CPU = torch.device("cpu")
-SETTINGS = SynthesisSettings(steps=12, views=2, image_size=32, group_size=4, bn_weight=0.0)
+SETTINGS = SynthesisSettings(
+    steps=12, views=2, image_size=32, group_size=4, lr=0.05, bn_weight=0.0, natural_weight=0.0, tv_weight=0.0
+)
 SEEDS, CLASSES = (21, 22, 23, 24), (0, 1, 2, 1)
 
 
@@ -23,7 +24,7 @@ TARGETS = units(4, "targets")
 
 
 def synthesiser(**changed: object) -> Synthesiser:
-    settings = replace(SETTINGS, **changed)  # type: ignore[arg-type]
+    settings = SETTINGS.changed(**changed)
     return Synthesiser(TinyTeacher(), [Pixels(CPU)], units(3, "classes"), settings, CPU)
 
 
@@ -105,7 +106,7 @@ def test_settings_without_a_pull_to_the_class_are_refused() -> None:
     with pytest.raises(ConfigError, match="both 0"):
         synthesiser(text_weight=0.0, class_weight=0.0)
     with pytest.raises(ConfigError, match=r"synthesis\.crop_min is 0"):
-        synthesiser(crop_min=0.0)
+        load_settings(overrides=["synthesis.crop_min=0.0"])
 
 
 def test_natural_networks_are_told_with_their_licence() -> None:
@@ -117,7 +118,7 @@ def test_natural_networks_are_told_with_their_licence() -> None:
 
 def test_statistics_that_the_teacher_carries_are_not_computed_twice() -> None:
     teacher = TinyTeacher()
-    settings = SynthesisSettings(bn_weight=1.0, natural_weight=1.0, natural_networks=("lite0",))
+    settings = SynthesisSettings(lr=0.05, bn_weight=1.0, natural_weight=1.0, natural_networks=("lite0",), tv_weight=0.0)
     vectors = torch.eye(teacher.dim)[:2]
     beside = Synthesiser(teacher, [Pixels(CPU)], vectors, settings, CPU)
     teacher.statistics_networks = ("lite0",)
@@ -147,7 +148,7 @@ def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:
     vectors = units(3, "classes")
 
     def drawn(generators: list[Pixels], number: int) -> SynthesisedGroup:
-        settings = replace(SETTINGS, tv_weight=1.0)
+        settings = SETTINGS.changed(tv_weight=1.0)
         engine = Synthesiser(TinyTeacher(), generators, vectors, settings, CPU)
         return engine.group(GroupSpec(number, SEEDS, CLASSES, TARGETS))
 
@@ -156,7 +157,7 @@ def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:
     assert np.array_equal(both[0].pixels_NHW3, drawn([Pixels(CPU)], 0).pixels_NHW3)
     assert np.array_equal(both[0].pixels_NHW3, both[2].pixels_NHW3)
     # The factors are what the other generator differs by.
-    settings = replace(SETTINGS, lr=SETTINGS.lr * 3, tv_weight=0.0)
+    settings = SETTINGS.changed(lr=SETTINGS.lr * 3, tv_weight=0.0)
     alone = Synthesiser(TinyTeacher(), [Pixels(CPU)], vectors, settings, CPU).group(
         GroupSpec(0, SEEDS, CLASSES, TARGETS)
     )

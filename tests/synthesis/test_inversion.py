@@ -20,7 +20,9 @@ from synthesis_fixtures import TinyTeacher, units
 
 CPU = torch.device("cpu")
 IMAGES = 7
-SETTINGS = SynthesisSettings(steps=20, views=2, image_size=32, group_size=IMAGES, bn_weight=0.0, lr=0.1)
+SETTINGS = SynthesisSettings(
+    steps=20, views=2, image_size=32, group_size=IMAGES, bn_weight=0.0, natural_weight=0.0, tv_weight=0.0, lr=0.1
+)
 VECTORS = units(3, "classes")
 CLASSES = [0, 1, 2, 0, 1, 2, 0]
 
@@ -29,7 +31,7 @@ GROUP = GroupSpec(0, range(50, 50 + IMAGES), CLASSES, VECTORS[CLASSES])
 
 
 def made(generator: object | None = None, **changed: object) -> SynthesisedGroup:
-    settings = replace(SETTINGS, **changed)  # type: ignore[arg-type]
+    settings = SETTINGS.changed(**changed)
     parts = [generator or Pixels(CPU)]
     return Synthesiser(TinyTeacher(), parts, VECTORS, settings, CPU).group(GROUP)  # type: ignore[arg-type]
 

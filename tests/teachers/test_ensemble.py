@@ -66,7 +66,9 @@ def test_statistics_come_from_those_teachers_that_have_some() -> None:
 def test_an_image_is_drawn_towards_what_all_teachers_see() -> None:
     both = ensemble([TinyTeacher(), Bright()])
     targets = normalize(torch.cat([units(3, "one"), units(3, "other")], dim=1), dim=-1)
-    settings = SynthesisSettings(steps=25, image_size=32, group_size=3, bn_weight=0.0, lr=0.1)
+    settings = SynthesisSettings(
+        steps=25, image_size=32, group_size=3, bn_weight=0.0, natural_weight=0.0, tv_weight=0.0, lr=0.1
+    )
     made = Synthesiser(both, [Pixels(torch.device("cpu"))], targets, settings, torch.device("cpu")).group(
         GroupSpec(0, [1, 2, 3], [0, 1, 2], targets)
     )

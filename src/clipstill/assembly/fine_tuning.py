@@ -28,6 +28,7 @@ from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import launch
@@ -43,7 +44,7 @@ from clipstill.workflow.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAM
 if TYPE_CHECKING:
     from clipstill.distillation.settings import DistilSettings
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 # Half of the photos each; with one photo of a class there is nothing to leave out.
 _FOLDS = 2
@@ -81,7 +82,7 @@ class FineTuned:
 
 
 def fine_tune(
-    source: Path, examples: Path, out: Path, config: RunConfig, per_class: int | None = None, images: Path | None = None
+    source: Path, examples: Path, out: Path, config: Settings, per_class: int | None = None, images: Path | None = None
 ) -> FineTuned:
     """Teach a finished student the labels of a few photos, and write the result as a bundle.
 
@@ -116,7 +117,7 @@ def fine_tune(
     before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
     size = bundle.preprocess.size
     section = bundled_section(bundle, config.student)
-    settings = config.distillation.settings(config.seed)
+    settings = config.distillation
 
     def fresh() -> Student:
         return new_student(section, len(bundle.labels), bundle.folder / STUDENT_FILE, config.seed)
@@ -127,7 +128,7 @@ def fine_tune(
         raise DataError(f"no photo of '{bundle.labels[min(missing)]}' in {examples} could be read. Check the files.")
     device = pick_device(config.device)
     student = fresh()
-    teach_labels(student, images_N3SS, label_N, settings, device)
+    teach_labels(student, images_N3SS, label_N, settings, device, seed=config.seed)
     temperature, threshold = _calibrated(bundle, fresh, images_N3SS, label_N, config, device)
     after = None
     if photos is not None:
@@ -138,7 +139,7 @@ def fine_tune(
         images_N3SS, config.seed, {} if photos is None else {"photos": labelled(photos, bundle.preprocess)}
     )
     export = config.export
-    content = replace(content, formats=export.formats, pictures=pictures, limits=export.limits(), page=export.page)
+    content = replace(content, formats=export.formats, pictures=pictures, limits=export, page=export.page)
     write_bundle(out, content, texts)
     return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
 
@@ -154,7 +155,7 @@ def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed:
 
 
 def teach_labels(
-    student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
+    student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device, *, seed: int
 ) -> None:
     """Teach a student what photos show, in place.
 
@@ -164,10 +165,12 @@ def teach_labels(
         label_N: class of each photo.
         settings: of a lesson without a teacher.
         device: where to work; the student ends there.
+        seed: Seed of everything that is drawn.
     """
-    no_vectors_CD, data = torch.zeros(student.head.out_features, 1), TrainingData(images_N3SS, label_N, label_N)
+    no_teacher = SoftLabels(None, torch.zeros(student.head.out_features, 1, device=device))
+    data = TrainingData(images_N3SS, label_N, label_N)
     with tempfile.TemporaryDirectory() as work:
-        distil(student.to(device), None, no_vectors_CD, data, settings=settings, folder=Path(work))
+        distil(student.to(device), no_teacher, data, settings=settings, folder=Path(work), seed=seed)
 
 
 def _calibrated(
@@ -175,7 +178,7 @@ def _calibrated(
     fresh: Callable[[], Student],
     images_N3SS: Tensor,
     label_N: Tensor,
-    config: RunConfig,
+    config: Settings,
     device: torch.device,
 ) -> tuple[float, float | None]:
     """Temperature and threshold of refusal, by photos that a student of the other half of them has not seen.
@@ -185,7 +188,7 @@ def _calibrated(
     if int(torch.bincount(label_N).min()) < _FOLDS:
         return bundle.temperature, bundle.refusal_threshold
     say("calibration: on each half of the photos, by a student of the other half")
-    settings = config.distillation.settings(config.seed)
+    settings = config.distillation
     seen: Counter[int] = Counter()
     fold = []
     for label in label_N.tolist():
@@ -195,7 +198,7 @@ def _calibrated(
     logits, targets = [], []
     for number in range(_FOLDS):
         student, aside_N = fresh(), fold_N == number
-        teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
+        teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device, seed=config.seed)
         predict = student_predictor(student, device)
         logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])

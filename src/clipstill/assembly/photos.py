@@ -12,10 +12,10 @@ from clipstill.core.seeds import seed_for
 
 if TYPE_CHECKING:
     from clipstill.text.task import Task
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 
-def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
+def examples_of(config: Settings, task: Task) -> ImageFolder | None:
     """The example images of a run, where it has any.
 
     Raises:
@@ -30,7 +30,7 @@ def examples_of(config: RunConfig, task: Task) -> ImageFolder | None:
     return folder
 
 
-def unlabelled_of(config: RunConfig) -> ImageFolder | None:
+def unlabelled_of(config: Settings) -> ImageFolder | None:
     """The unlabelled photos of a run, where it has any.
 
     Raises:

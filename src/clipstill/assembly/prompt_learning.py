@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
-    from clipstill.workflow.settings import PromptTeacherSection
+    from clipstill.distillation.settings import PromptTeacherSettings
 
 # Examples are stored larger than the teacher sees them, for the crops to cut from.
 _ROOM_FOR_CROPS = 8 / 7
 
 
 def learn_prompts(
-    plain: Teacher, section: PromptTeacherSection, examples: ImageFolder, seed: int, work: Path, device: torch.device
+    plain: Teacher, section: PromptTeacherSettings, examples: ImageFolder, seed: int, work: Path, device: torch.device
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Only classes with examples compete; the prompts then serve all classes.
 
@@ -41,9 +41,8 @@ def learn_prompts(
     Raises:
         ClipstillError: the examples cannot be read, or the teacher takes no prompts.
     """
-    words = section.words
-    if words == "auto":
-        words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
+    # "a photo of a" is published for CLIP; embedded teachers know bare names best.
+    words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
     teacher = prompted(
         plain,
         count=section.count,
@@ -59,7 +58,7 @@ def learn_prompts(
     say(f"teacher's prompts: {len(label_N)} examples of {len(names)} of {len(examples.classes)} classes")
     place = {label: at for at, label in enumerate(shown)}
     own_N = label_N.clone().apply_(place.__getitem__)
-    history = tune_prompts(teacher, names, images_N3HW, own_N, settings=section.settings(seed), folder=work)
+    history = tune_prompts(teacher, names, images_N3HW, own_N, settings=section, folder=work, seed=seed)
     return teacher, {"history": history, "classes": names, "examples": len(label_N)}
 
 

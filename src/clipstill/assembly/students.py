@@ -13,12 +13,12 @@ from clipstill.students import load_student, students
 
 if TYPE_CHECKING:
     from clipstill.runtime import Bundle
+    from clipstill.students.settings import StudentSettings
     from clipstill.students.student import Student
     from clipstill.students.tower_student import TowerStudent
-    from clipstill.workflow.settings import StudentSection
 
 
-def check_student_name(section: StudentSection) -> None:
+def check_student_name(section: StudentSettings) -> None:
     """Find the part behind a student's name without loading it.
 
     Raises:
@@ -32,7 +32,7 @@ def check_student_name(section: StudentSection) -> None:
         students.resolve(section.name)
 
 
-def new_student(section: StudentSection, classes: int, init: str | Path, seed: int) -> Student:
+def new_student(section: StudentSettings, classes: int, init: str | Path, seed: int) -> Student:
     """Build a student on the CPU.
 
     Args:
@@ -57,13 +57,13 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
     return student.eval()
 
 
-def bundled_section(bundle: Bundle, section: StudentSection) -> StudentSection:
+def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
     """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
     told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
     return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
 
 
-def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
+def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
     """A teacher's image tower, with tokens or a frame where there are prompts."""
     from clipstill.students.frame import FramedBackbone
     from clipstill.students.tower_student import TowerStudent
@@ -88,7 +88,7 @@ def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
     )
 
 
-def _framed_network(section: StudentSection, classes: int, init: str | Path, seed: int) -> TowerStudent:
+def _framed_network(section: StudentSettings, classes: int, init: str | Path, seed: int) -> TowerStudent:
     """Any other network as a tower with a frame."""
     from clipstill.students.frame import FramedBackbone
     from clipstill.students.timm_student import holds_frame

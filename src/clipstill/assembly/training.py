@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 from clipstill.assembly.students import new_student
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import launch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.distillation.trainer import Watch
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 # Pictures that are no synthetic image of a class: the trainer neither holds them out nor takes their statistics for
 # those of the others.
@@ -124,7 +125,7 @@ class Lesson:
     @classmethod
     def of(
         cls,
-        config: RunConfig,
+        config: Settings,
         made: SurrogateSet | None,
         examples: ImageFolder | None,
         unlabelled: ImageFolder | None,
@@ -148,7 +149,7 @@ class Lesson:
 
 
 def teach(
-    config: RunConfig,
+    config: Settings,
     lesson: Lesson,
     teacher: Teacher,
     class_vectors_CD: Tensor,
@@ -170,17 +171,17 @@ def teach(
     with launch.together(shares_teaching(config)):
         result = distil(
             student.to(device),
-            teacher,
-            class_vectors_CD,
+            SoftLabels(teacher, class_vectors_CD.to(device)),
             TrainingData(teaching.images_N3HW, teaching.class_id_N, teaching.style_id_N),
-            settings=config.distillation.settings(config.seed),
+            settings=config.distillation,
             folder=work,
+            seed=config.seed,
             watch=watch,
         )
     return student, result
 
 
-def shares_teaching(config: RunConfig) -> bool:
+def shares_teaching(config: Settings) -> bool:
     """Whether the ranks of torchrun teach together: a head on cached features is taught sooner than they have met."""
     return launch.world() > 1 and config.distillation.freeze != "backbone"
 

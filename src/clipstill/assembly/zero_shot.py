@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clipstill.export.bundle import ExportFacts
     from clipstill.students.tower_student import TowerStudent
     from clipstill.text.task import Task
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def encoded(teacher: Teacher, folder: ImageFolder, device: torch.device, batch: 
 
 
 def stored_vectors(
-    teacher: Teacher, task: Task, config: RunConfig, examples: ImageFolder | None, device: torch.device
+    teacher: Teacher, task: Task, config: Settings, examples: ImageFolder | None, device: torch.device
 ) -> Tensor:
     """One vector a class (C, D), on the CPU: of its names, and of its examples where there are some.
 
@@ -152,7 +152,7 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
 
 
 def make_zero_shot(
-    task: Task, config: RunConfig, out: Path, examples: Path | None = None, images: Path | None = None
+    task: Task, config: Settings, out: Path, examples: Path | None = None, images: Path | None = None
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle. Nothing is trained and no image is made.
 
@@ -228,7 +228,7 @@ def make_zero_shot(
         preprocess=student.preprocess,
         provenance=list(teacher.provenance),
         evaluation=evaluation,
-        limits=config.export.limits(),
+        limits=config.export,
         page=config.export.page,
         info=info,
     )

@@ -46,10 +46,10 @@ def fine_tune(
     """
     set_quiet(quiet)
     from clipstill.assembly.fine_tuning import fine_tune as tune
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
     values = {name: value for name, value in (("seed", seed), ("device", device)) if value is not None}
-    result = tune(source, examples, out, load_config(recipe, None, set_ or [], values), per_class, images)
+    result = tune(source, examples, out, load_settings(recipe, None, set_ or [], values), per_class, images)
     if as_json:
         print_json(result.to_json())
         return

@@ -28,6 +28,7 @@ from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.serve import serve
+from clipstill.cli.settings import settings
 from clipstill.cli.transfer import transfer
 from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
@@ -60,6 +61,7 @@ app.command("predict")(predict)
 app.command("export")(export)
 app.command("serve")(serve)
 app.command("list")(list_parts)
+app.command("settings")(settings)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 app.command("ui")(ui)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clipstill.datasets import Dataset
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="For the runs and what was measured.")]
@@ -48,17 +48,17 @@ def settings_for(
     student: str | None,
     overrides: Sequence[str] | None,
     device: str | None,
-) -> RunConfig:
+) -> Settings:
     """The settings of a protocol's run, with what the recipe sets otherwise for the data set.
 
     Raises:
-        ClipstillError: as ``load_config``.
+        ClipstillError: as ``load_settings``.
     """
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
     values: dict[str, Any] = {
         section: {"name": name} for section, name in (("teacher", teacher), ("student", student)) if name is not None
     }
     if device is not None:
         values["device"] = device
-    return load_config(recipe, None, overrides or [], values, dataset.layout)
+    return load_settings(recipe, None, overrides or [], values, dataset.layout)

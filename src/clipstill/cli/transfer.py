@@ -54,12 +54,12 @@ def transfer(
     from clipstill.commands.transfer import transfer as measure
     from clipstill.datasets import Dataset, joined, open_dataset
     from clipstill.evaluation.transfer import table
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
     numbers = numbers_of(seeds)
     labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]
 
-    def config_of(dataset: Dataset) -> RunConfig:
+    def config_of(dataset: Dataset) -> Settings:
         return settings_for(dataset, recipe, teacher, student, set_, device)
 
     for dataset in (labelled, *targets):

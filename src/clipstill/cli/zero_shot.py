@@ -53,7 +53,7 @@ def zero_shot(
     set_quiet(quiet)
     from clipstill.assembly.zero_shot import make_zero_shot, task_of_run
     from clipstill.text.task import parse_task
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
     task = parse_task(classes) if run is None else task_of_run(run, classes)
     values: dict[str, Any] = {"teacher": {"name": teacher}}
@@ -62,7 +62,7 @@ def zero_shot(
     if seed is not None:
         values["seed"] = seed
     settings = None if run is None else run / "config.yaml"
-    result = make_zero_shot(task, load_config(recipe, settings, set_ or [], values), out, examples, images)
+    result = make_zero_shot(task, load_settings(recipe, settings, set_ or [], values), out, examples, images)
     if as_json:
         print_json(result.to_json())
         return

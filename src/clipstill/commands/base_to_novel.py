@@ -20,11 +20,11 @@ from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
 
 if TYPE_CHECKING:
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 
 def base_to_novel(
-    config: RunConfig,
+    config: Settings,
     dataset: Dataset,
     shots: int,
     seeds: Sequence[int],
@@ -68,7 +68,7 @@ def base_to_novel(
 
 
 def _rows(
-    config: RunConfig, dataset: Dataset, shots: int, out: Path, baselines: bool, unlabelled: bool
+    config: Settings, dataset: Dataset, shots: int, out: Path, baselines: bool, unlabelled: bool
 ) -> Iterator[tuple[str, Measured]]:
     """What there is to measure with one seed."""
     config, shown = shown_photos(config, dataset if unlabelled else None)

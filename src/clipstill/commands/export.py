@@ -27,7 +27,7 @@ from clipstill.export.measure import LEAST_PICTURES, FormatFacts, Photos, Pictur
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 from clipstill.workflow.keys import SURROGATE
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import MARKER, STAGES_FOLDER
 from clipstill.workflow.workbench import STUDENT_FILE
 
@@ -142,7 +142,7 @@ def export(
     bundle = load_bundle(source)
     preprocess = bundle.preprocess
     # The student of a bundle says itself how it was built.
-    config = load_config("default", None, overrides, {})
+    config = load_settings("default", None, overrides, {})
     photos = {
         name: labelled(ImageFolder.open(path, bundle.labels), preprocess) for name, path in (images or {}).items()
     }
@@ -165,7 +165,7 @@ def export(
         preprocess.size,
         names,
         divided(teaching_N3HW, seed, photos),
-        config.export.limits(),
+        config.export,
         with_formats,
     )
     counts = {name: len(each.label_N) for name, each in photos.items()}

@@ -17,11 +17,11 @@ from clipstill.core.progress import say
 from clipstill.distributed.launch import rank
 from clipstill.text.task import Task, class_key, parse_class, parse_task
 from clipstill.workflow.growth import CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, read_ledger
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import read_run_marker
 
 if TYPE_CHECKING:
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 
 def add_classes(
@@ -104,7 +104,7 @@ def remove_classes(
 
 def _of_run(
     out: Path, overrides: Sequence[str], folders: Mapping[str, Path | None], device: str | None
-) -> tuple[RunConfig, Task]:
+) -> tuple[Settings, Task]:
     """Settings, with what the call sets otherwise, and classes of a run."""
     read_run_marker(out)
     settings, stored = out / CONFIG_FILE, out / TASK_FILE
@@ -117,7 +117,7 @@ def _of_run(
             f"{out} is a run of a protocol, whose photos are not among its settings. Add and remove classes in a run "
             f"of 'clipstill run'."
         )
-    before = load_config(file=settings)
+    before = load_settings(file=settings)
     values: dict[str, Any] = {} if device is None else {"device": device}
     for section, folder in folders.items():
         if folder is not None:
@@ -128,10 +128,10 @@ def _of_run(
             f"{out} learns from the examples in {old} already, and a run has one folder of them. Put those of the new "
             f"classes there, into sub-folders of their own, and leave --examples out."
         )
-    return load_config(file=settings, overrides=overrides, values=values), task
+    return load_settings(file=settings, overrides=overrides, values=values), task
 
 
-def _was_done(config: RunConfig, task: Task, out: Path) -> bool:
+def _was_done(config: Settings, task: Task, out: Path) -> bool:
     """Whether an earlier call brought the run to its end; another rank's first one may have, a moment ago."""
     return rank() == 0 and is_done(config, task, out)
 
@@ -153,7 +153,7 @@ def _lines(task: Task) -> list[str]:
     return [_line(name, description) for name, description in zip(task.names, task.descriptions, strict=True)]
 
 
-def _without_clashes(config: RunConfig, task: Task) -> RunConfig:
+def _without_clashes(config: Settings, task: Task) -> Settings:
     """Settings whose given near misses are none of the classes."""
     given = config.refusal.near_misses
     if not isinstance(given, list):
@@ -166,7 +166,7 @@ def _without_clashes(config: RunConfig, task: Task) -> RunConfig:
     return config.model_copy(update={"refusal": config.refusal.model_copy(update={"near_misses": left})})
 
 
-def _without_photos_of_others(config: RunConfig, task: Task, rest: Task) -> RunConfig:
+def _without_photos_of_others(config: Settings, task: Task, rest: Task) -> Settings:
     """Settings without a folder of examples or photos that shows none of the classes any more."""
     for section in ("examples", "evaluation"):
         folder = getattr(config, section).images

@@ -29,8 +29,8 @@ from clipstill.workflow.keys import (
     SURROGATE,
     TEACHER_PROMPTS,
 )
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import RunFolder, read_run_marker
 from clipstill.workflow.workbench import Workbench
 
@@ -80,7 +80,7 @@ def measure_ladder(request: LadderRequest) -> dict[str, Any]:
     threads = int(read_run_marker(request.run).get("threads", 0))
     changed = {} if request.small_teacher is None else {"evaluation": {"small_teacher": request.small_teacher}}
     values = changed if request.device is None else {**changed, "device": request.device}
-    config = load_config(file=request.run / CONFIG_FILE, values=values)
+    config = load_settings(file=request.run / CONFIG_FILE, values=values)
     task = Task.from_json(read_json(request.run / TASK_FILE))
     photos = ImageFolder.open(request.images, task.names)
     if request.examples is not None:
@@ -111,7 +111,7 @@ def _known(names: Sequence[str]) -> Sequence[str]:
     return names or RUNGS
 
 
-def _keys(run: Path, config: RunConfig, growth: Growth | None) -> dict[str, str]:
+def _keys(run: Path, config: Settings, growth: Growth | None) -> dict[str, str]:
     """Keys of the stages that the run has, as their manifests tell: photos that it was given may lie elsewhere now.
 
     Raises:

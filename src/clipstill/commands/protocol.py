@@ -22,7 +22,7 @@ from clipstill.core.images import ImageFolder, iterate
 from clipstill.datasets import Dataset, without_labels
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import CLASS_VECTORS, STUDENT, TEACHER_PROMPTS, templates_of
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import STAGES_FOLDER
 from clipstill.workflow.workbench import STUDENT_FILE, TEACHER_PROMPTS_FILE, VECTORS_FILE, VECTORS_NAME
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Preprocess, Teacher
     from clipstill.evaluation.evaluate import PredictLogits
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 # Top-1 in percent, by part.
 Measured = dict[str, float]
@@ -49,9 +49,7 @@ _COOP: dict[str, Any] = {
     "epochs": 50,
     "batch": 32,
     "lr": 0.002,
-    "text_weight": 0.0,
-    "image_weight": 0.0,
-    "logit_weight": 0.0,
+    "regularisation": 0.0,
     "average_mean": 0.0,
 }
 
@@ -80,7 +78,7 @@ class Protocol:
         out: for what was measured.
     """
 
-    config: RunConfig
+    config: Settings
     classes: tuple[str, ...]
     parts: Mapping[str, Part]
     out: Path
@@ -262,7 +260,7 @@ class Protocol:
         return 100 * evaluate(of_part, part.folder, preprocess, self.config.evaluation.batch, name).top1
 
 
-def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) -> Path | None:
+def learned_prompts(config: Settings, labelled: ImageFolder | None, out: Path) -> Path | None:
     """The prompts that the teacher learns from labelled images, once for all students of a protocol.
 
     Returns:
@@ -289,7 +287,7 @@ def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) 
     return path
 
 
-def shown_photos(config: RunConfig, dataset: Dataset | None) -> tuple[RunConfig, ImageFolder | None]:
+def shown_photos(config: Settings, dataset: Dataset | None) -> tuple[Settings, ImageFolder | None]:
     """Training images without their labels, as the settings limit them, and the settings that say so.
 
     Without a data set there are synthetic images alone: as many a class as by default, where the settings make none.
@@ -297,13 +295,13 @@ def shown_photos(config: RunConfig, dataset: Dataset | None) -> tuple[RunConfig,
     images = None if dataset is None else dataset.root
     config = config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update={"images": images})})
     if dataset is None:
-        count = config.prompts.images_per_class or load_config().prompts.images_per_class
+        count = config.prompts.images_per_class or load_settings().prompts.images_per_class
         prompts = config.prompts.model_copy(update={"images_per_class": count})
         return config.model_copy(update={"prompts": prompts}), None
     return config, limited(without_labels(dataset.folder("train")), config.unlabelled.limit, config.seed)
 
 
-def with_prompts(config: RunConfig, weights: Path | None) -> RunConfig:
+def with_prompts(config: Settings, weights: Path | None) -> Settings:
     """The same settings with a teacher that has these prompts; None leaves it as it is."""
     method = "none" if weights is None else config.prompt_teacher.method
     section = config.prompt_teacher.model_copy(update={"weights": weights, "method": method})

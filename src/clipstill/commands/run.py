@@ -57,7 +57,7 @@ from clipstill.workflow.keys import (
     styles_of,
     templates_of,
 )
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import STAGES_FOLDER, RunFolder, read_events
 from clipstill.workflow.workbench import CALIBRATION_FILE, Workbench
 
@@ -156,7 +156,7 @@ class Photos:
 
 
 def run(
-    config: RunConfig,
+    config: Settings,
     task: Task,
     out: Path,
     photos: Photos | None = None,
@@ -206,7 +206,7 @@ def run(
     return result
 
 
-def is_done(config: RunConfig, task: Task, out: Path) -> bool:
+def is_done(config: Settings, task: Task, out: Path) -> bool:
     """Whether a folder holds all that these settings make of these classes; its files are not checked.
 
     Raises:
@@ -215,7 +215,7 @@ def is_done(config: RunConfig, task: Task, out: Path) -> bool:
     return _looks_done(out, _agenda(config, task, photos_of(config, task), read_ledger(out)).keys)
 
 
-def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
+def run_until_student(config: Settings, task: Task, out: Path, photos: Photos, watch: Watch | None = None) -> None:
     """As ``run``, up to the student itself: what is measured by a protocol needs no calibration, bundle and report.
 
     Raises:
@@ -225,7 +225,7 @@ def run_until_student(config: RunConfig, task: Task, out: Path, photos: Photos, 
     _brought_to(STUDENT, config, task, out, photos, True, watch, None)
 
 
-def photos_of(config: RunConfig, task: Task) -> Photos:
+def photos_of(config: Settings, task: Task) -> Photos:
     """Those of the folders that the settings name.
 
     Raises:
@@ -250,7 +250,7 @@ class _Planned:
 
 def _brought_to(
     last: str,
-    config: RunConfig,
+    config: Settings,
     task: Task,
     out: Path,
     photos: Photos,
@@ -336,7 +336,7 @@ class _Agenda:
         return ledger.with_taught(self.student) if stage == STUDENT and self.student is not None else ledger
 
 
-def _agenda(config: RunConfig, task: Task, photos: Photos, ledger: Ledger) -> _Agenda:
+def _agenda(config: Settings, task: Task, photos: Photos, ledger: Ledger) -> _Agenda:
     by = SettingKeys(config)
     growth, ledger = grown(by, task, photos.examples, photos.unlabelled, ledger)
     keys = stage_keys(config, task, photos.measured, photos.examples, photos.unlabelled, growth, by)
@@ -383,7 +383,7 @@ def _assist(bench: Workbench, wanted: list[str]) -> None:
         launch.wait_for_manifest(_place(bench.run.path, stage), bench.keys[stage])
 
 
-def check_names(config: RunConfig) -> None:
+def check_names(config: Settings) -> None:
     """Resolve every part before any work starts, so that a typing mistake costs seconds.
 
     Raises:

@@ -24,10 +24,10 @@ from clipstill.evaluation.transfer import Seen, Transfer
 
 if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 # Settings of a run on a data set: what is published for some data sets differs.
-ConfigOf = Callable[[Dataset], "RunConfig"]
+ConfigOf = Callable[[Dataset], "Settings"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _pupils(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen) -> li
 
 
 def _rows(
-    config: RunConfig,
+    config: Settings,
     pupil: _Pupil,
     labelled: ImageFolder | None,
     source: str,

@@ -56,15 +56,22 @@ class FeatureCache:
         student: Student whose backbone is not trained while the cache is in use.
         labels: The teacher's answers.
         pixels_N3HW: Images, uint8.
-        settings: Crop, jitter, grayscale, mixing, kernel and seed count; the rest does not.
+        settings: Crop, jitter, mixing and kernel count; the rest does not.
         folder: Folder of ``features/``.
+        seed: Seed of the views.
     """
 
     def __init__(
-        self, student: Student, labels: SoftLabels, pixels_N3HW: Tensor, settings: DistilSettings, folder: Path
+        self,
+        student: Student,
+        labels: SoftLabels,
+        pixels_N3HW: Tensor,
+        settings: DistilSettings,
+        folder: Path,
+        seed: int = 0,
     ) -> None:
         self._student, self._labels, self._pixels, self._settings = student, labels, pixels_N3HW, settings
-        self._folder = folder / FOLDER
+        self._folder, self._seed = folder / FOLDER, seed
 
     @cached_property
     def key(self) -> str:
@@ -77,7 +84,7 @@ class FeatureCache:
                 "backbone": tensor_digest(self._student.backbone.state_dict()),
                 "normalisation": [fit.mean, fit.std, fit.size],
                 "teacher": self._labels.key,
-                "views": [settings.crop_min, settings.jitter, settings.grayscale, settings.mix, settings.seed],
+                "views": [settings.crop_min, settings.jitter, settings.mix, self._seed],
                 "kernel": settings.kernel,
                 "device": self._student.mean.device.type,
             }
@@ -109,7 +116,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _computed(self, views: Views | None, number: int, title: str) -> dict[str, Tensor]:
-        student, settings = self._student.eval(), self._settings
+        student = self._student.eval()
         parts = []
         with Progress(title, total=len(self._pixels), unit="img") as bar:
             for start in range(0, len(self._pixels), CHUNK):
@@ -118,9 +125,8 @@ class FeatureCache:
                 if views is None:
                     x_N3HW = plain_view(x_N3HW, student.preprocess.size)
                 else:
-                    x_N3HW, mixed_N = views(x_N3HW, settings.seed, "cache", number, start)
-                if settings.channels_last:
-                    x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
+                    x_N3HW, mixed_N = views(x_N3HW, self._seed, "cache", number, start)
+                x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 seen = student.features(x_N3HW).float(), self._labels.vectors(x_N3HW).float(), mixed_N
                 parts.append([each.cpu() for each in seen])
                 bar.advance(len(x_N3HW))

@@ -36,6 +36,8 @@ from clipstill.distillation.settings import DistilSettings, MetaMode
 if TYPE_CHECKING:
     from clipstill.distillation.phases import Phase
 
+# Share of the styles that a step is tried on.
+_TEST_SHARE = 0.25
 # Gradients of this process's images -> those of all processes' images, summed.
 Together = Callable[[Weights], Weights]
 
@@ -45,7 +47,7 @@ class MetaDistillation:
 
     Args:
         phase: The phase of training; gives the losses of images.
-        settings: The ``meta`` settings are used, and ``head_lr`` if ``meta_alpha`` is 0.
+        settings: ``meta``, ``meta_groups``, ``batch`` and ``head_lr``, the size of the inner step, are used.
 
     Raises:
         ConfigError: There are fewer than two styles.
@@ -73,15 +75,15 @@ class MetaDistillation:
         for place, rows in enumerate(self._rows(step)):
             losses = self._phase.losses(rows, (step, place) if place else (step,))
             groups.append([self._tried(loss) for loss in losses] if place else losses)
-        alpha = self._settings.meta_alpha or self._settings.head_lr * lr_share
+        alpha = self._settings.head_lr * lr_share
         losses, values, aligned = meta_gradient(self._settings.meta, weights, groups, alpha, parallel.summed)
         return Gradient(parallel.total(sum(losses)) / len(losses), values, aligned)
 
     def _rows(self, step: int) -> list[Tensor]:
         """Rows of each group of styles. Images without a style go with the first."""
         settings, style_M = self._settings, self._phase.style_M
-        parts = (settings.seed, "meta", self._phase.name, step)
-        subsets = split_styles(self._styles, self._groups, settings.meta_test_share, *parts)
+        parts = (self._phase.setup.seed, "meta", self._phase.name, step)
+        subsets = split_styles(self._styles, self._groups, _TEST_SHARE, *parts)
         subsets[0].append(-1)
         rows = []
         for place, subset in enumerate(subsets):

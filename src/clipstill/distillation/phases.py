@@ -73,6 +73,7 @@ class Setup:
         held_out: Images that choose the best weights, maybe none.
         settings: Settings of the training.
         folder: Folder of the caches.
+        seed: Seed of everything that is drawn.
     """
 
     student: Student
@@ -81,6 +82,7 @@ class Setup:
     held_out: TrainingData
     settings: DistilSettings
     folder: Path
+    seed: int
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +91,7 @@ class Setup:
 
     def cache(self, data: TrainingData) -> FeatureCache:
         """Features of some of the images."""
-        return FeatureCache(self.student, self.labels, data.pixels_N3HW, self.settings, self.folder)
+        return FeatureCache(self.student, self.labels, data.pixels_N3HW, self.settings, self.folder, self.seed)
 
 
 class Phase(ABC):
@@ -110,9 +112,9 @@ class Phase(ABC):
         projector = None
         if self.settings.feature_weight > 0:
             features, dimensions = setup.student.head.in_features, setup.labels.class_vectors_CD.shape[1]
-            projector = _new_projector(features, dimensions, self.settings.seed)
+            projector = _new_projector(features, dimensions, setup.seed)
         self.learner = Learner(trained, projector, trained is setup.student).to(self.device)
-        self._order = SampleOrder(len(style_M), self.settings.batch, self.settings.seed, self.name)
+        self._order = SampleOrder(len(style_M), self.settings.batch, setup.seed, self.name)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the name of the draw of their views."""
@@ -187,7 +189,7 @@ class AllPhase(Phase):
         # The groups of meta distillation never come again.
         if settings.labels == "cached" and settings.meta == "none":
             key_parts = [setup.cache(setup.train).key, settings.batch, *parallel.share()]
-            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings)
+            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings, setup.seed)
         # The cached features are those of the weights before training; only the teacher's part is used.
         held_out = setup.held_out
         teacher_ND = setup.cache(held_out).plain().teacher_ND if len(held_out) else torch.zeros(0, 0)
@@ -201,8 +203,8 @@ class AllPhase(Phase):
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """New views, and the teacher's answers to them."""
         x_B3HW = to_unit(self.setup.train.pixels_N3HW[rows], self.device)
-        view_B3SS, mixed_B = self._views(x_B3HW, self.settings.seed, ALL, *draw)
-        rows, mixed_B, view_B3SS = rows[own], mixed_B[own], self._laid_out(view_B3SS[own])
+        view_B3SS, mixed_B = self._views(x_B3HW, self.setup.seed, ALL, *draw)
+        rows, mixed_B, view_B3SS = rows[own], mixed_B[own], _laid_out(view_B3SS[own])
         ask = partial(self.setup.labels.vectors, view_B3SS)
         teacher_BD = ask() if self._known is None else self._known.answer(draw, ask)
         class_B = self.setup.train.class_id_N[rows].to(self.device).masked_fill(mixed_B, -1)
@@ -216,10 +218,11 @@ class AllPhase(Phase):
         for pixels_B3HW, teacher_BD in zip(*(part.split(self.settings.batch) for part in parts), strict=True):
             x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
             class_B = torch.full((len(x_B3HW),), -1, device=self.device)
-            yield Batch(self._laid_out(x_B3HW), teacher_BD, self.setup.labels.logits(teacher_BD), class_B)
+            yield Batch(_laid_out(x_B3HW), teacher_BD, self.setup.labels.logits(teacher_BD), class_B)
 
-    def _laid_out(self, x_N3HW: Tensor) -> Tensor:
-        return x_N3HW.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else x_N3HW
+
+def _laid_out(x_N3HW: Tensor) -> Tensor:
+    return x_N3HW.contiguous(memory_format=torch.channels_last)
 
 
 def _new_projector(features: int, dimensions: int, seed: int) -> nn.Linear:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,8 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import logits, tensor_digest
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
-from clipstill.distillation.prompt_settings import PromptTuningSettings
 from clipstill.distillation.randomness import SampleOrder
+from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.distillation.views import Views, to_unit
 
 if TYPE_CHECKING:
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "prompts-checkpoint.safetensors"
 _AT_ONCE = 64
+# PromptSRC's values for a ViT-L/14: learning rate of the first epoch, weight decay, least share of the area that a crop
+# keeps, and weights of the terms that keep the teacher near what it knew.
+_WARMUP_LR, _WEIGHT_DECAY, _CROP_MIN = 1e-5, 5e-4, 0.08
+_WEIGHTS = {"text": 25.0, "image": 10.0, "logits": 1.0}
 
 
 def tune_prompts(
@@ -43,8 +46,9 @@ def tune_prompts(
     pixels_N3HW: Tensor,
     label_N: Tensor,
     *,
-    settings: PromptTuningSettings,
+    settings: PromptTeacherSettings,
     folder: Path,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Train ``teacher``'s prompts in place.
 
@@ -55,6 +59,7 @@ def tune_prompts(
         label_N: Position of each image's class in ``names``.
         settings: Settings of the tuning.
         folder: Folder for the checkpoint, which is written after every epoch.
+        seed: Seed of order and views.
 
     Returns:
         One entry per epoch: epoch (from 1), lr, and the means of loss, of its terms, and of the accuracy on the views.
@@ -73,14 +78,14 @@ def tune_prompts(
     key = sha256_json(
         {
             "format": 2,
-            "settings": asdict(settings),
+            "settings": [settings.identity(), seed],
             "names": list(names),
             "images": tensor_digest({"pixels": pixels_N3HW, "labels": label_N}),
             "teacher": teacher.weights_sha256,
             "device": device.type,
         }
     )
-    tuning = _Tuning(teacher, names, pixels_N3HW, label_N.to(device), settings)
+    tuning = _Tuning(teacher, names, pixels_N3HW, label_N.to(device), settings, seed)
     path = folder / CHECKPOINT
     tuning.restore(load_state(path, key))
     total, done = settings.epochs * tuning.steps, len(tuning.history) * tuning.steps
@@ -102,18 +107,19 @@ class _Tuning:
         names: Sequence[str],
         pixels_N3HW: Tensor,
         label_N: Tensor,
-        settings: PromptTuningSettings,
+        settings: PromptTeacherSettings,
+        seed: int,
     ) -> None:
-        self.teacher, self.names, self.settings = teacher, names, settings
+        self.teacher, self.names, self.settings, self.seed = teacher, names, settings, seed
         self.pixels_N3HW, self.label_N, self.device = pixels_N3HW, label_N, label_N.device
         self.steps = math.ceil(len(pixels_N3HW) / settings.batch)
         self.learned: dict[str, Tensor] = dict(teacher.named_parameters())
         self.average = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in self.learned.items()}
         self.history: list[dict[str, Any]] = []
         self.optimiser = torch.optim.SGD(
-            list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
+            list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=_WEIGHT_DECAY
         )
-        self._views = Views(teacher.image_size, settings.crop_min, 0.0, 0.0, kernel="bicubic")
+        self._views = Views(teacher.image_size, _CROP_MIN, 0.0, kernel="bicubic")
         self._plain_text_CD = teacher.plain_class_vectors(names).to(self.device)
         self._kept = self._kept_passes() if teacher.learns_after_towers else None
 
@@ -133,10 +139,10 @@ class _Tuning:
 
     def train_epoch(self, bar: Progress) -> None:
         settings, epoch = self.settings, len(self.history)
-        lr = settings.lr * epoch_rate(epoch, settings.epochs, settings.warmup_lr / max(settings.lr, 1e-12))
+        lr = settings.lr * epoch_rate(epoch, settings.epochs, _WARMUP_LR / max(settings.lr, 1e-12))
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        order = SampleOrder(len(self.pixels_N3HW), settings.batch, settings.seed, "prompts")
+        order = SampleOrder(len(self.pixels_N3HW), settings.batch, self.seed, "prompts")
         taken = []
         for step in range(epoch * self.steps, (epoch + 1) * self.steps):
             taken.append(self._step(order.indices(step), step, epoch))
@@ -157,17 +163,16 @@ class _Tuning:
                 parts = []
                 for start in range(0, len(self.pixels_N3HW), _AT_ONCE):
                     x_N3HW = to_unit(self.pixels_N3HW[start : start + _AT_ONCE], self.device)
-                    view_N3SS = self._views(x_N3HW, self.settings.seed, "prompts", "pass", number, start).x_N3SS
+                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start).x_N3SS
                     parts.append(self.teacher.plain_image(view_N3SS))
                     bar.advance(len(x_N3HW))
                 passes.append(torch.cat(parts))
         return passes
 
     def _step(self, rows: Tensor, step: int, epoch: int) -> dict[str, float]:
-        settings = self.settings
         if self._kept is None:
             x_B3HW = to_unit(self.pixels_N3HW[rows], self.device)
-            view_B3SS = self._views(x_B3HW, settings.seed, "prompts", step).x_N3SS
+            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step).x_N3SS
             plain_BD = self.teacher.plain_image(view_B3SS)
         else:
             view_B3SS = plain_BD = self._kept[epoch % len(self._kept)][rows.to(self.device)]
@@ -179,12 +184,9 @@ class _Tuning:
             label_B=self.label_N[rows.to(self.device)],
             scale=float(self.teacher.logit_scale),
         )
-        loss = (
-            terms["cross_entropy"]
-            + settings.text_weight * terms["text"]
-            + settings.image_weight * terms["image"]
-            + settings.logit_weight * terms["logits"]
-        )
+        loss = terms["cross_entropy"]
+        for name, weight in _WEIGHTS.items():
+            loss = loss + self.settings.regularisation * weight * terms[name]
         if not bool(torch.isfinite(loss)):
             raise ConfigError(
                 f"the loss of the teacher's prompts is {float(loss)} at step {step}. Set prompt_teacher.lr lower."
@@ -231,7 +233,7 @@ def regulated_loss(
     }
 
 
-def average_shares(settings: PromptTuningSettings) -> list[float]:
+def average_shares(settings: PromptTeacherSettings) -> list[float]:
     """The share of each epoch's weights in the average; they sum to 1.
 
     Source: Khattak et al., ICCV 2023, Gaussian weighted prompt aggregation.

@@ -30,19 +30,19 @@ class SoftLabels:
     """Unit vectors and logits of a teacher for images in [0, 1]; zeros if there is no teacher."""
 
     def __init__(self, teacher: Teacher | None, class_vectors_CD: Tensor) -> None:
-        self._teacher, self.class_vectors_CD = teacher, class_vectors_CD.float()
+        self.teacher, self.class_vectors_CD = teacher, class_vectors_CD.float()
         self._scale = 1.0 if teacher is None else float(teacher.logit_scale)
 
     @property
     def key(self) -> list[Any]:
         """What the answers depend on, beside the class vectors."""
-        return [] if self._teacher is None else [self._teacher.name, self._teacher.weights_sha256, self._scale]
+        return [] if self.teacher is None else [self.teacher.name, self.teacher.weights_sha256, self._scale]
 
     def vectors(self, x_N3HW: Tensor) -> Tensor:
         """Images -> unit vectors (N, D)."""
-        if self._teacher is None:
+        if self.teacher is None:
             return x_N3HW.new_zeros((len(x_N3HW), self.class_vectors_CD.shape[1]))
-        return self._teacher.encode_image(x_N3HW)
+        return self.teacher.encode_image(x_N3HW)
 
     def logits(self, feat_ND: Tensor) -> Tensor:
         """Unit vectors -> logits (N, C)."""
@@ -59,20 +59,21 @@ class LabelCache:
         folder: Folder of ``labels/``.
         key_parts: What the answers depend on beside the seed: images, kind of views, teacher, share of the process.
         images: Number of training images; those of a pass that would not fill a batch are left out.
-        settings: ``batch``, ``views`` and ``seed`` are used.
+        settings: ``batch`` and ``views`` are used.
+        seed: Seed of the order within each pass.
     """
 
-    def __init__(self, folder: Path, key_parts: list[Any], images: int, settings: DistilSettings) -> None:
-        self._key = sha256_json({"format": 2, "parts": key_parts, "seed": settings.seed})
-        self._folder, self._images, self._settings = folder / LABELS_FOLDER, images, settings
+    def __init__(self, folder: Path, key_parts: list[Any], images: int, settings: DistilSettings, seed: int) -> None:
+        self._key = sha256_json({"format": 2, "parts": key_parts, "seed": seed})
+        self._folder, self._images, self._passes, self._seed = folder / LABELS_FOLDER, images, settings.views, seed
         self._batch = min(settings.batch, images)
         self._batches = images // self._batch
         self._known: dict[int, dict[str, Tensor]] = {}
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Images of a step, and the name of the draw of their views."""
-        number, place = step // self._batches % self._settings.views, step % self._batches
-        order = torch.randperm(self._images, generator=generator_for(self._settings.seed, "label cache", number))
+        number, place = step // self._batches % self._passes, step % self._batches
+        order = torch.randperm(self._images, generator=generator_for(self._seed, "label cache", number))
         return order[place * self._batch : (place + 1) * self._batch], ("cached", number, place)
 
     def answer(self, draw: Draw, ask: Callable[[], Tensor]) -> Tensor:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
@@ -45,10 +45,7 @@ from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.training_data import TrainingData, held_out_mask
 
 if TYPE_CHECKING:
-    from clipstill.core.protocols import Teacher
     from clipstill.students.student import Student
-
-__all__ = ["CHECKPOINT", "WEIGHTS", "DistilResult", "DistilSettings", "distil"]
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "student.safetensors"
@@ -88,24 +85,24 @@ class DistilResult:
 
 def distil(
     student: Student,
-    teacher: Teacher | None,
-    class_vectors_CD: Tensor,
+    labels: SoftLabels,
     data: TrainingData,
     *,
     settings: DistilSettings,
     folder: Path,
+    seed: int = 0,
     watch: Watch | None = None,
 ) -> DistilResult:
     """Train ``student`` in place, on the device that it is on; it ends with its best weights, in evaluation mode.
 
     Args:
         student: Student as built; a state that an equal call left in ``folder`` is gone on from.
-        teacher: Teacher on the student's device; None if the images' classes are all that is taught (``loss="ce"``, no
-            mixing).
-        class_vectors_CD: Unit vectors of the classes.
+        labels: Answers of a teacher on the student's device. Without a teacher the images' classes are all that is
+            taught (``loss="ce"``, no mixing).
         data: Images to train on. Their classes are not taught unless ``settings.loss`` asks for it.
         settings: Settings of the training.
         folder: Folder for ``checkpoint.safetensors``, ``student.safetensors``, ``features/`` and ``labels/``.
+        seed: Seed of everything that is drawn.
         watch: Called with the weights of every validation; changes nothing.
 
     Raises:
@@ -115,22 +112,21 @@ def distil(
         ResourceError: The disk is full.
 
     Example:
-        >>> data = TrainingData(pixels, class_id, style_id)
-        >>> distil(student, teacher, vectors, data, settings=DistilSettings(), folder=Path("student")).best_agreement
+        >>> labels, data = SoftLabels(teacher, class_vectors), TrainingData(pixels, class_id, style_id)
+        >>> distil(student, labels, data, settings=DistilSettings(), folder=Path("student")).best_agreement
         0.94
     """
     began = time.monotonic()
-    _check(settings, teacher, data)
-    labels = SoftLabels(teacher, class_vectors_CD.to(student.mean.device))
-    held_N = held_out_mask(data.class_id_N, data.style_id_N, settings.held_out_styles, settings.seed)
+    _check(settings, labels, data)
+    held_N = held_out_mask(data.class_id_N, data.style_id_N, settings.held_out_styles, seed)
     train, held_out = data.where(~held_N), data.where(held_N)
     if len(train) < 2:
         raise DataError(f"{len(train)} pictures are left to train on. Make more images a class.")
     if settings.epochs:
-        settings = replace(settings, steps=settings.epochs * math.ceil(len(train) / settings.batch))
-    if settings.channels_last:
-        student.to(memory_format=torch.channels_last)
-    setup = Setup(student, labels, train, held_out, settings, folder)
+        settings = settings.changed(steps=settings.epochs * math.ceil(len(train) / settings.batch))
+    # Faster for convolutions on most processors.
+    student.to(memory_format=torch.channels_last)
+    setup = Setup(student, labels, train, held_out, settings, folder, seed)
     trainer = _Trainer(setup, began, _key(setup, data), watch)
     trainer.train()
     student.freeze_backbone(False)
@@ -151,14 +147,14 @@ def distil(
     )
 
 
-def _check(settings: DistilSettings, teacher: Teacher | None, data: TrainingData) -> None:
+def _check(settings: DistilSettings, labels: SoftLabels, data: TrainingData) -> None:
     processes = parallel.share()[1]
     if settings.batch < 2 * processes:
         raise ConfigError(
             f"distillation.batch is {settings.batch}, which leaves {processes} processes less than two pictures each. "
             f"Set it to {2 * processes} or more."
         )
-    if teacher is None:
+    if labels.teacher is None:
         asked = settings.mix > 0 or settings.feature_weight > 0 or settings.held_out_styles > 0
         if asked or settings.loss != "ce" or bool((data.class_id_N < 0).any()):
             raise ConfigError(
@@ -177,7 +173,7 @@ def _key(setup: Setup, data: TrainingData) -> str:
     return sha256_json(
         {
             "format": 5,
-            "settings": asdict(setup.settings),
+            "settings": [setup.settings.identity(), setup.seed],
             "data": tensor_digest(vars(data)),
             "student": tensor_digest(setup.student.state_dict()),
             "teacher": setup.labels.key,
@@ -252,7 +248,7 @@ class _Trainer:
     def _take_step(self, find_gradient: FindGradient) -> Gradient:
         self.phase.learner.train()
         # A student's own dropout draws from the global generator.
-        with borrowed_generator(self.settings.seed, "step", self.phase.name, self.step, parallel.share()[0]):
+        with borrowed_generator(self.setup.seed, "step", self.phase.name, self.step, parallel.share()[0]):
             gradient = find_gradient(self.optimiser.named, self.step, self.optimiser.rate(self.step))
         if not math.isfinite(gradient.loss):
             raise ConfigError(

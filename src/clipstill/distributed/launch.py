@@ -35,14 +35,16 @@ from clipstill.core.progress import say
 from clipstill.distributed.synthesis_work import SynthesisWork, Worker
 
 if TYPE_CHECKING:
+    from clipstill.distributed.settings import LaunchSettings
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.surrogate.storage import ShardStorage
-    from clipstill.workflow.settings import LaunchSection
 
 # How often a rank looks what the others have done.
 _LOOK_EVERY_S = 0.5
 # After this long, a file that another machine wrote is not late any more: it lies on another disk.
 _SHARED_WITHIN_S = 60.0
+# How often a group is begun again whose worker was lost; spot machines are lost more often than once.
+_RETRIES = 5
 # Tasks that Ray holds for each that is at work: enough that no worker waits for the driver.
 _QUEUED = 2
 # An address where nobody listens: Ray itself would ask again for ever.
@@ -257,7 +259,7 @@ def _store() -> Any:
 # --- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def check_launcher(launch: LaunchSection) -> None:
+def check_launcher(launch: LaunchSettings) -> None:
     """Find out before any work starts what would end it: Ray or a storage that is not there.
 
     Raises:
@@ -277,7 +279,7 @@ def make_by_ray(
     work: SynthesisWork,
     groups: Sequence[int],
     shards: ShardWriter,
-    launch: LaunchSection,
+    launch: LaunchSettings,
     threads: int,
     on_done: OnDone,
 ) -> None:
@@ -310,7 +312,7 @@ def _make_by_ray(
     work: SynthesisWork,
     groups: Sequence[int],
     shards: ShardWriter,
-    launch: LaunchSection,
+    launch: LaunchSettings,
     threads: int,
     on_done: OnDone,
 ) -> None:
@@ -330,7 +332,7 @@ def _make_by_ray(
             for group in found:
                 on_done(group, None)
         place = _Place.of(ray, work.config.device, threads)
-        task = ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, max_retries=launch.retries)(remote_group)
+        task = ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, max_retries=_RETRIES)(remote_group)
         handle = _put(ray, work)
         waiting = list(groups)
         last = time.monotonic()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.surrogate.dataset import ImageRecord
 from clipstill.text.prompts import Prompt
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class SynthesisWork:
     """
 
     key: str
-    config: RunConfig
+    config: Settings
     prompts: Sequence[Prompt]
     targets_ND: Tensor
     class_vectors_CD: Tensor
@@ -108,9 +108,7 @@ class Worker:
         from clipstill.synthesis.engine import Synthesiser
 
         self._work = work
-        self._synthesiser = Synthesiser(
-            teacher, generators, work.class_vectors_CD, work.config.synthesis.settings(), device
-        )
+        self._synthesiser = Synthesiser(teacher, generators, work.class_vectors_CD, work.config.synthesis, device)
 
     @classmethod
     def load(cls, work: SynthesisWork, device: Any) -> Worker:

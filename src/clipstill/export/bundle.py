@@ -31,11 +31,12 @@ from clipstill.core.files import (
     write_text,
 )
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.export.measure import FormatFacts, Limits, Pictures, write_formats
+from clipstill.export.measure import FormatFacts, Pictures, write_formats
 from clipstill.export.onnx import export_onnx, open_session, run_session
 from clipstill.export.page import software, write_page
 from clipstill.export.parity import Parity, check_parity
 from clipstill.export.preprocess import preprocess_json
+from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,7 +118,7 @@ class BundleContent:
     evaluation: Mapping[str, Any] | None = None
     formats: Sequence[str] = ()
     pictures: Pictures = field(default_factory=Pictures)
-    limits: Limits = field(default_factory=Limits)
+    limits: ExportSettings = field(default_factory=ExportSettings)
     parity_images_NHW3: np.ndarray | None = None
     temperature: float = 1.0
     refusal_threshold: float | None = None
@@ -159,7 +160,7 @@ def add_formats(
     size: int,
     names: Sequence[str],
     pictures: Pictures,
-    limits: Limits,
+    limits: ExportSettings,
     card: Callable[[str, Mapping[str, Any]], str],
 ) -> list[FormatFacts]:
     """Write further formats of a bundle's student, into that bundle or into a copy of it.

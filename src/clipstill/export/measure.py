@@ -22,6 +22,7 @@ from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source, reason_of
 from clipstill.export.onnx import input_size, open_session, run_session
 from clipstill.export.parity import REQUIRED_AGREEMENT, as_input, smooth_pictures
+from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,21 +56,6 @@ class Pictures:
     calibration_NHW3: np.ndarray | None = None
     held_out_NHW3: np.ndarray | None = None
     photos: Mapping[str, Photos] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a format may cost.
-
-    Attributes:
-        tolerance: largest difference of a logit for formats that compute in float32.
-        warn: share of the answers that int8 or fp16 may change without a word.
-        refuse: share of the answers above which there is no file.
-    """
-
-    tolerance: float = 1e-3
-    warn: float = 0.05
-    refuse: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -117,7 +103,7 @@ def write_formats(
     size: int,
     names: Sequence[str],
     pictures: Pictures,
-    limits: Limits,
+    limits: ExportSettings,
 ) -> list[FormatFacts]:
     """Write formats of a student into a folder, compare each with the student, and measure it.
 
@@ -167,7 +153,7 @@ def _make(
     compared: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
     pictures: Pictures,
-    limits: Limits,
+    limits: ExportSettings,
 ) -> FormatFacts:
     paths = [folder / name for name in made.files]
     try:
@@ -208,7 +194,7 @@ def _make(
     )
 
 
-def _judged(made: Format, facts: FormatFacts, kind: str, limits: Limits) -> tuple[str | None, str | None]:
+def _judged(made: Format, facts: FormatFacts, kind: str, limits: ExportSettings) -> tuple[str | None, str | None]:
     """Why there must be no file, and what is to be known of it; None where nothing is to be said."""
     assert facts.max_difference is not None
     assert facts.top1_agreement is not None
@@ -220,9 +206,9 @@ def _judged(made: Format, facts: FormatFacts, kind: str, limits: Limits) -> tupl
         if facts.max_difference > limits.tolerance:
             return f"a logit differs by {facts.max_difference:.3g}, allowed is {limits.tolerance:.3g}", None
         return (what if facts.top1_agreement < REQUIRED_AGREEMENT else None), None
-    if changed > limits.refuse:
-        return f"{what}, allowed is {limits.refuse:.1%}", None
-    return None, (f"{what}; measure it on photos of your own" if changed > limits.warn else None)
+    if changed > limits.int8_refuse:
+        return f"{what}, allowed is {limits.int8_refuse:.1%}", None
+    return None, (f"{what}; measure it on photos of your own" if changed > limits.int8_warn else None)
 
 
 def _without_file(facts: FormatFacts, paths: Sequence[Path]) -> FormatFacts:

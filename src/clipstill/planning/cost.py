@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 START = "start"
 # Forward and backward pass against the forward pass alone.
@@ -99,7 +99,7 @@ class Work:
         return (self.images + self.near_images) * self.steps
 
     @classmethod
-    def of(cls, config: RunConfig, classes: int, photos: int, examples: int, unlabelled: int, templates: int) -> Work:
+    def of(cls, config: Settings, classes: int, photos: int, examples: int, unlabelled: int, templates: int) -> Work:
         """Count.
 
         Args:
@@ -142,7 +142,7 @@ class Work:
         )
 
 
-def _near_misses(config: RunConfig, classes: int) -> int:
+def _near_misses(config: Settings, classes: int) -> int:
     wanted = config.refusal.near_misses
     if not config.refusal.wanted:
         return 0
@@ -151,7 +151,7 @@ def _near_misses(config: RunConfig, classes: int) -> int:
     return min(_NEAR_MISSES_MOST, max(_NEAR_MISSES_LEAST, classes)) if wanted == "auto" else int(wanted)
 
 
-def text_count(config: RunConfig, teacher: Teacher) -> int:
+def text_count(config: Settings, teacher: Teacher) -> int:
     """Sentences whose mean is a class vector."""
     return len(templates_of(config, teacher.templates)) if styles_of(config) else 0
 
@@ -175,7 +175,7 @@ class Models:
     threads: int
 
     @classmethod
-    def load(cls, config: RunConfig, classes: int, device: torch.device, threads: int) -> Models:
+    def load(cls, config: Settings, classes: int, device: torch.device, threads: int) -> Models:
         """As a run loads them.
 
         Raises:
@@ -191,7 +191,7 @@ class Models:
     @classmethod
     def around(
         cls,
-        config: RunConfig,
+        config: Settings,
         classes: int,
         teacher: Teacher,
         generators: Sequence[Generator | Sampler],
@@ -281,7 +281,7 @@ class Cost:
         }
 
 
-def cost_of(work: Work, flops: Flops, rates: Rates, config: RunConfig) -> Cost:
+def cost_of(work: Work, flops: Flops, rates: Rates, config: Settings) -> Cost:
     """Counts times rates.
 
     Args:
@@ -331,7 +331,7 @@ def cost_of(work: Work, flops: Flops, rates: Rates, config: RunConfig) -> Cost:
     return Cost(sum(stages.values()), stages, work.images, work.image_steps, gflop, memory)
 
 
-def count_flops(config: RunConfig, models: Models, class_vectors_CD: Tensor) -> Flops:
+def count_flops(config: Settings, models: Models, class_vectors_CD: Tensor) -> Flops:
     """Count on the models, two images at a time."""
     import torch
 
@@ -358,7 +358,7 @@ def count_flops(config: RunConfig, models: Models, class_vectors_CD: Tensor) -> 
     )
 
 
-def _head_flops(config: RunConfig, models: Models) -> float:
+def _head_flops(config: Settings, models: Models) -> float:
     """Of one picture's features through the head."""
     section, width = config.student, int(models.student.head.in_features)
     if section.head == "linear":
@@ -367,9 +367,7 @@ def _head_flops(config: RunConfig, models: Models) -> float:
     return 2.0 * (width * hidden + (section.projector_layers - 1) * hidden * models.teacher.dim)
 
 
-def _of_image_step(
-    config: RunConfig, models: Models, class_vectors_CD: Tensor, turn: int
-) -> tuple[float | None, float]:
+def _of_image_step(config: Settings, models: Models, class_vectors_CD: Tensor, turn: int) -> tuple[float | None, float]:
     """GFLOP of one step of one image, and the bytes that it keeps for the gradient; None for a sampler."""
     from clipstill.core.protocols import Sampler
 
@@ -381,7 +379,7 @@ def _of_image_step(
 
 
 def _counted_group(
-    config: RunConfig, models: Models, class_vectors_CD: Tensor, turn: int, steps: int
+    config: Settings, models: Models, class_vectors_CD: Tensor, turn: int, steps: int
 ) -> tuple[float, float]:
     import torch
 
@@ -397,7 +395,7 @@ def _counted_group(
 
 
 def _make_group(
-    config: RunConfig,
+    config: Settings,
     models: Models,
     class_vectors_CD: Tensor,
     turn: int,
@@ -408,7 +406,7 @@ def _make_group(
     """Images of the first classes, for a few steps, as a run would make them."""
     from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
-    settings = replace(config.synthesis.settings(), steps=steps, coarse_share=0.0, compile=False)
+    settings = config.synthesis.changed(steps=steps, coarse_share=0.0, compile=False)
     maker = Synthesiser(models.teacher, models.generators, class_vectors_CD, settings, models.device)
     ids = [number % len(class_vectors_CD) for number in range(images)]
     texts = ["a thing"] * images
@@ -495,7 +493,7 @@ def test_gflops(device: str, threads: int) -> float:
     return gflop / best
 
 
-def probe(config: RunConfig, models: Models, class_vectors_CD: Tensor, flops: Flops, text_seconds: float) -> Rates:
+def probe(config: Settings, models: Models, class_vectors_CD: Tensor, flops: Flops, text_seconds: float) -> Rates:
     """Time a few real steps of the loaded models; a few seconds each."""
     guess = stored_rates(models, text_seconds)
     turns = range(len(models.generators))
@@ -508,7 +506,7 @@ def probe(config: RunConfig, models: Models, class_vectors_CD: Tensor, flops: Fl
 
 
 def _probe_synthesis(
-    config: RunConfig, models: Models, class_vectors_CD: Tensor, flops: Flops, guess: Rates, turn: int
+    config: Settings, models: Models, class_vectors_CD: Tensor, flops: Flops, guess: Rates, turn: int
 ) -> float:
     """Seconds a GFLOP of one generator's steps; of an image, where it draws by itself."""
     times: list[float] = []
@@ -528,7 +526,7 @@ def _probe_synthesis(
     return (times[-1] - times[0]) / (len(times) - 1) / images / flops.image_step
 
 
-def _probe_forward(config: RunConfig, models: Models, flops: Flops, guess: Rates) -> float:
+def _probe_forward(config: Settings, models: Models, flops: Flops, guess: Rates) -> float:
     """Seconds a GFLOP of both models seeing random views."""
     import torch
 
@@ -536,7 +534,7 @@ def _probe_forward(config: RunConfig, models: Models, flops: Flops, guess: Rates
 
     seeing, side = flops.student + flops.teacher, config.student.image_size
     images = _batch(_LARGEST_BATCH, seeing * guess.forward)
-    views = views_of(config.distillation.settings(config.seed), side)
+    views = views_of(config.distillation, side)
     pictures = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8)
 
     def see() -> None:
@@ -549,7 +547,7 @@ def _probe_forward(config: RunConfig, models: Models, flops: Flops, guess: Rates
         return _timed(see, str(models.device)) / images / seeing
 
 
-def _probe_training(config: RunConfig, models: Models, flops: Flops, guess: Rates) -> float:
+def _probe_training(config: Settings, models: Models, flops: Flops, guess: Rates) -> float:
     """Seconds a GFLOP of the student's steps with gradient."""
     import torch
 

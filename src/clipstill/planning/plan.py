@@ -21,7 +21,7 @@ from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Linter
 from clipstill.text.task import Task
 from clipstill.workflow.keys import templates_of
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +145,7 @@ class Plan:
 
 
 def plan(
-    config: RunConfig,
+    config: Settings,
     task: Task,
     photos: ImageFolder | None = None,
     examples: ImageFolder | None = None,
@@ -279,7 +279,7 @@ def _imagenet(teacher: Teacher, template: str) -> Tensor | None:
     return _IMAGENET[key]
 
 
-def _flops(config: RunConfig, models: Models, vectors_CD: Tensor) -> Flops:
+def _flops(config: Settings, models: Models, vectors_CD: Tensor) -> Flops:
     """Counted once for each size and objective."""
     synthesis = config.synthesis.model_dump(include={"views", "image_size", "bn_weight", "natural_weight", "precision"})
     parts = [config.teacher.name, config.generator.name, config.student.model_dump(), config.distillation.batch]
@@ -293,7 +293,7 @@ def _flops(config: RunConfig, models: Models, vectors_CD: Tensor) -> Flops:
 
 
 def choose_settings(
-    config: RunConfig, budget_seconds: float, seconds: Callable[[Mapping[str, Any]], float], given: Collection[str] = ()
+    config: Settings, budget_seconds: float, seconds: Callable[[Mapping[str, Any]], float], given: Collection[str] = ()
 ) -> dict[str, Any]:
     """The best rung of the ladder that fits, as changed settings; the lowest one where none does.
 
@@ -312,7 +312,7 @@ def choose_settings(
     return chosen or {}
 
 
-def _rung_settings(config: RunConfig, rung: _Rung, given: Collection[str]) -> dict[str, Any]:
+def _rung_settings(config: Settings, rung: _Rung, given: Collection[str]) -> dict[str, Any]:
     """What one rung changes."""
     synthesis, distillation = config.synthesis, config.distillation
     side = synthesis.image_size
@@ -347,26 +347,20 @@ def _scaled(value: int, share: float, least: int) -> int:
     return max(min(value, least), round(value * share))
 
 
-def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def with_settings(config: Settings, settings: Mapping[str, Any]) -> Settings:
     """The same settings, some of them changed.
 
     Raises:
         ConfigError: they cannot be used.
     """
-    from clipstill.core.config import merge, validate
-
-    values: dict[str, Any] = config.model_dump(mode="json")
-    for name, value in settings.items():
-        section, _, key = name.partition(".")
-        values = merge(values, {section: {key: value}})
-    return validate(RunConfig, values, "the plan")
+    return config.changed(**settings)
 
 
 # --- what a run keeps -------------------------------------------------------------------------------------------------
 
 
 def plan_key(
-    config: RunConfig, task: Task, photos: ImageFolder | None, examples: ImageFolder | None, budget: float | None
+    config: Settings, task: Task, photos: ImageFolder | None, examples: ImageFolder | None, budget: float | None
 ) -> str:
     """Equal keys mean that the plan is the same, or may be taken for it."""
     settings = config.model_dump(mode="json")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ def _answers(bench: Workbench, images_N3HW: Tensor, view: int | None, student: S
 
     student = (bench.student if student is None else student).to(bench.device).eval()
     size = student.preprocess.size
-    views = views_of(replace(bench.config.distillation.settings(bench.config.seed), mix=0.0), size)
+    views = views_of(bench.config.distillation.changed(mix=0.0), size)
     vectors_CD = bench.class_vectors_CD.to(bench.device)
     by_student, by_teacher = [], []
     with torch.no_grad():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.progress import say
 from clipstill.distributed.synthesis_work import SynthesisWork
 from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.workflow.settings import CurationSection
+from clipstill.surrogate.settings import CurationSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class Extended:
 def extended(
     work: SynthesisWork,
     made: SurrogateSet,
-    section: CurationSection,
+    section: CurationSettings,
     request: PromptRequest,
     style_names: Sequence[str],
     towards_examples: Callable[[Tensor, Sequence[int]], Tensor],

@@ -422,14 +422,14 @@ class Ladder:
     def _tuned(self) -> Rung:
         from clipstill.assembly.fine_tuning import fine_tune
         from clipstill.runtime import load_bundle
-        from clipstill.workflow.recipes import load_config
+        from clipstill.workflow.recipes import load_settings
 
         bench, given = self._bench, self._given
         title = "ours, tuned on labelled photos"
         if given.examples is None:
             return self._not_given(rungs.EXAMPLES, title, "--examples DIR")
         threads = bench.run.threads
-        config = load_config(
+        config = load_settings(
             "fine-tune", values={"seed": bench.config.seed, "device": bench.config.device, "threads": threads}
         )
         how = config.distillation.model_dump(mode="json")

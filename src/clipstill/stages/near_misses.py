@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.surrogate.dataset import SurrogateSet
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 NAMES_FILE = "near_misses.json"
 # Beyond it, more of them cost images and tell little new.
@@ -66,7 +66,7 @@ def make_near_misses(bench: Workbench, folder: Path, cohort: Cohort | None = Non
             seed=config.seed,
             teacher=bench.plain_teacher,
             class_vectors_CD=vectors_MD,
-            settings=replace(config.prompts.settings(), template="default"),
+            settings=config.prompts.changed(template="default"),
         )
     )
     prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in made.prompts]
@@ -125,7 +125,7 @@ def _vectors(bench: Workbench, names: tuple[str, ...]) -> Tensor:
     return class_vectors(bench.plain_teacher, class_texts(_task(names), templates)).cpu()
 
 
-def check_near_misses(config: RunConfig, task: Task) -> None:
+def check_near_misses(config: Settings, task: Task) -> None:
     """Find out before any work starts whether names that are given can be near misses.
 
     Raises:

@@ -202,7 +202,7 @@ def prompt_request(bench: Workbench) -> PromptRequest:
         seed=bench.config.seed,
         teacher=bench.plain_teacher,
         class_vectors_CD=bench.text_vectors_CD,
-        settings=section.settings(),
+        settings=section,
     )
 
 
@@ -571,7 +571,7 @@ def make_bundle(bench: Workbench, folder: Path) -> None:
         evaluation=evaluation,
         formats=bench.config.export.formats,
         pictures=pictures_of_run(bench),
-        limits=bench.config.export.limits(),
+        limits=bench.config.export,
         parity_images_NHW3=_first_photos(bench),
         temperature=bench.calibration["temperature"],
         refusal_threshold=bench.refusal_threshold,

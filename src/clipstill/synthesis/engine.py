@@ -216,15 +216,13 @@ class Synthesiser:
         target_ND = group.targets_ND.to(self._device)
         tv_weight = settings.tv_weight * generator.tv_factor
 
-        def score(x_N3HW: Tensor, latents: Sequence[Tensor], step: int) -> Losses:
+        def score(x_N3HW: Tensor, step: int) -> Losses:
             feat_NVD, gap = self._see(views(x_N3HW, step))
             text_N = spherical_distance(feat_NVD, target_ND)
             class_loss_N = class_consistency(feat_NVD, self._class_vectors_CD, class_N, self._scale)
             own_N = settings.text_weight * text_N + settings.class_weight * class_loss_N
             if tv_weight > 0:
                 own_N = own_N + tv_weight * total_variation(x_N3HW)
-            if settings.prior_weight > 0:
-                own_N = own_N + settings.prior_weight * generator.prior(latents)
             return Losses(own_N, {"text": text_N, "class": class_loss_N}, gap)
 
         return score

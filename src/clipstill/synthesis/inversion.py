@@ -43,8 +43,8 @@ class Losses:
     gap: Tensor | None
 
 
-# Images, the latents that they were decoded from, and the step, counted from 0 -> losses.
-Score = Callable[[Tensor, Sequence[Tensor], int], Losses]
+# Images and the step, counted from 0 -> losses.
+Score = Callable[[Tensor, int], Losses]
 
 
 @dataclass
@@ -143,7 +143,7 @@ def invert(
             # A broken image would spoil the statistics it shares with the others: they see grey in its place.
             fine_N = _are_finite(x_N3HW)
             x_N3HW = torch.where(_per_image(fine_N, x_N3HW), x_N3HW, 0.5)
-            losses = score(x_N3HW, leaves, step)
+            losses = score(x_N3HW, step)
             # Summed, not averaged: an image's step does not depend on how many images there are.
             total = losses.own_N.sum()
             if losses.gap is not None:

@@ -6,7 +6,7 @@ Shapes: C classes, n stored prompts a class, L soft tokens, E token width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Bank:
             classes=tuple(request.task.names),
             styles=styles,
             seed=request.seed,
-            settings=asdict(request.settings),
+            settings=request.settings.model_dump(mode="json", exclude={"bank"}),
             losses=(losses[0], losses[-1]) if losses else None,
         )
 

@@ -21,6 +21,15 @@ from clipstill.text.prompts import TEXTS_AT_ONCE, PromptRequest
 from clipstill.text.soft_tokens import Sentence, SoftSentences, learn
 from clipstill.text.templates import token_template
 
+# Temperature of the contrastive loss; usual where instances are told apart.
+_TEMPERATURE = 0.1
+# The inverse of CLIP's own logit scale: the content term fades out once the class is clear.
+CONTENT_TEMPERATURE = 0.01
+# Augmented views: noise as a share of sigma, and the share of numbers set to zero.
+# Little of both keeps a view the same sentence.
+_NOISE = 0.1
+_DROPOUT = 0.1
+
 
 def instance_loss(feat_ND: Tensor, view_ND: Tensor, temperature: float, group_N: Tensor | None = None) -> Tensor:
     """Each prompt is to be nearer to its own augmented view than to the views of the others.
@@ -105,7 +114,7 @@ class Views:
             if other != own
         ]
         self._draw = generator_for(request.seed, "augmented views", number)
-        self._augment = token_noise(settings.noise * sigma, settings.dropout, self._draw)
+        self._augment = token_noise(_NOISE * sigma, _DROPOUT, self._draw)
 
     def pair(self, tokens_NLE: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) of the prompts, and (N, D) of their augmented views: another sentence at each call, with noise."""
@@ -161,10 +170,10 @@ def _losses(
 
     def losses(tokens_NLE: Tensor) -> Tensor:
         feat_ND, view_ND = pairs.pair(tokens_NLE)
-        apart_N = instance_loss(feat_ND, view_ND, settings.temperature, class_N if apart_from_own_class else None)
+        apart_N = instance_loss(feat_ND, view_ND, _TEMPERATURE, class_N if apart_from_own_class else None)
         if settings.content_weight == 0:
             return apart_N
-        kept_N = content_loss(feat_ND, vectors_CD.to(feat_ND), class_N, settings.content_temperature)
+        kept_N = content_loss(feat_ND, vectors_CD.to(feat_ND), class_N, CONTENT_TEMPERATURE)
         return apart_N + settings.content_weight * kept_N
 
     return losses

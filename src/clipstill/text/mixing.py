@@ -26,6 +26,8 @@ from clipstill.text.templates import STYLE_TEMPLATE, fill, refuse_marks, sentenc
 
 # Below this angle the sine is too small to divide by, and chord and arc are the same to float32.
 _SMALLEST_ANGLE = 1e-4
+# Of the Dirichlet distribution of the weights: all weights are equally likely.
+_CONCENTRATION = 1.0
 
 
 def mixed_prompts(request: PromptRequest) -> PromptSet:
@@ -53,7 +55,7 @@ def mixed_prompts(request: PromptRequest) -> PromptSet:
     for prompt in round_robin(request, template, styles):
         draw = generator_for(prompt.seed, "mix")
         mixed = _mixed_styles(prompt.style_id, len(styles), count, draw)
-        weights.append(dirichlet(count, request.settings.mix_concentration, draw).sort(descending=True).values)
+        weights.append(dirichlet(count, _CONCENTRATION, draw).sort(descending=True).values)
         name, description = request.task.names[prompt.class_id], request.task.descriptions[prompt.class_id]
         texts = [fill(template, name, description, styles[style_id]) for style_id in mixed]
         parts += [replace(prompt, text=text) for text in texts]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipstill.core.progress import Progress, say
 from clipstill.text.bank import Bank
-from clipstill.text.contrastive import content_loss, earlier_loss, learn_in_batches, mean_history
+from clipstill.text.contrastive import CONTENT_TEMPERATURE, content_loss, earlier_loss, learn_in_batches, mean_history
 from clipstill.text.prompts import (
     TEXTS_AT_ONCE,
     Prompt,
@@ -195,7 +195,7 @@ def _apart_from(
     def losses(tokens_NLE: Tensor) -> Tensor:
         feat_ND = soft.encode(tokens_NLE)
         vectors_CD = request.class_vectors_CD.to(feat_ND)
-        content_N = content_loss(feat_ND, vectors_CD, class_N, settings.content_temperature)
+        content_N = content_loss(feat_ND, vectors_CD, class_N, CONTENT_TEMPERATURE)
         apart_N = 0.0 if earlier_NKD is None else earlier_loss(feat_ND, earlier_NKD)
         return apart_N + settings.content_weight * content_N
 

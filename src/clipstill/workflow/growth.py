@@ -18,12 +18,12 @@ from clipstill.core.files import read_json, read_manifest
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, Growth, Ledger, Part, Taught
 from clipstill.workflow.keys import NEAR_MISSES, STUDENT, SURROGATE, SettingKeys
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import STAGE_KEYS, STAGES_FOLDER
 
 if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 CONFIG_FILE = "config.yaml"
 TASK_FILE = "task.json"
@@ -182,7 +182,7 @@ def read_ledger(out: Path) -> Ledger:
     return Ledger.from_json(again[COHORTS]) if again is not None and COHORTS in again else ledger
 
 
-def in_use(out: Path, config: RunConfig, task: Task) -> Growth | None:
+def in_use(out: Path, config: Settings, task: Task) -> Growth | None:
     """The cohorts that a finished run uses; None where it has but one of each, wherever its photos lie now.
 
     Raises:
@@ -209,7 +209,7 @@ def _first_ledger(out: Path, stored: Mapping[str, Any]) -> Ledger:
 
     try:
         task = Task.from_json(stored)
-        config: RunConfig = load_config(file=out / CONFIG_FILE)
+        config: Settings = load_settings(file=out / CONFIG_FILE)
         keys: Mapping[str, str] = read_json(out / STAGES_FOLDER / STAGE_KEYS)
         evidence = SettingKeys(config).evidence(task, examples_of(config, task))
 

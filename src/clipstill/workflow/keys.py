@@ -18,7 +18,7 @@ from clipstill.core.weights_store import stored_weights
 from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, Growth, Part, Taught, stage_of
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 TEACHER_PROMPTS = "teacher_prompts"
 CLASS_VECTORS = "class_vectors"
@@ -65,7 +65,7 @@ _SPEED_ONLY = ("compile",)
 
 
 def stage_keys(
-    config: RunConfig,
+    config: Settings,
     task: Task,
     photos: ImageFolder | None,
     examples: ImageFolder | None = None,
@@ -123,7 +123,7 @@ class SettingKeys:
         ConfigError: a file that the settings name cannot be read.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: Settings) -> None:
         self.config = config
         self.settings = settings = config.model_dump(mode="json")
         self._weights = {"assets": _assets_digest(), "files": _weights_digest(config.teacher.name)}
@@ -264,7 +264,7 @@ def _in_use(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]) 
     return [[key_of(part.cohort), list(part.used)] for part in parts]
 
 
-def styles_of(config: RunConfig) -> tuple[str, ...]:
+def styles_of(config: Settings) -> tuple[str, ...]:
     """The style words of a run.
 
     Raises:
@@ -280,7 +280,7 @@ def styles_of(config: RunConfig) -> tuple[str, ...]:
     return tuple(styles)
 
 
-def templates_of(config: RunConfig, suited: str) -> tuple[str, ...]:
+def templates_of(config: Settings, suited: str) -> tuple[str, ...]:
     """The sentences whose mean is a class vector.
 
     Args:

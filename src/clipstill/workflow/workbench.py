@@ -28,7 +28,7 @@ from clipstill.workflow.keys import (
     SURROGATE,
     TEACHER_PROMPTS,
 )
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import RunFolder
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Workbench:
         growth: which cohorts of the folder are in use; None for a new folder.
     """
 
-    config: RunConfig
+    config: Settings
     task: Task
     run: RunFolder
     keys: dict[str, str]
