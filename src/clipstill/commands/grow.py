@@ -13,9 +13,10 @@ from clipstill.commands.run import RunResult, is_done, run
 from clipstill.core.errors import ArtifactError, ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import class_key
 from clipstill.core.progress import say
 from clipstill.distributed.launch import rank
-from clipstill.text.task import Task, class_key, parse_class, parse_task
+from clipstill.text.task import Task, parse_class, parse_task
 from clipstill.workflow.growth import CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, read_ledger
 from clipstill.workflow.recipes import load_config
 from clipstill.workflow.store import read_run_marker
