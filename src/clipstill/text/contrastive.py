@@ -54,13 +54,7 @@ def content_loss(feat_ND: Tensor, class_vectors_CD: Tensor, class_N: Tensor, tem
 
 
 def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """An augmentation of token embeddings: dropout, then additive Gaussian noise.
-
-    Args:
-        sigma: Standard deviation of the noise.
-        dropout: Share of the numbers that become zero, in [0, 1); the others are scaled up to keep the mean.
-        draw: Generator on the CPU, so that all devices get the same numbers.
-    """
+    """An augmentation of embeddings: dropout, then Gaussian noise, drawn on the CPU to be equal on all devices."""
 
     def augment(x_MTE: Tensor) -> Tensor:
         keep = (torch.rand(x_MTE.shape, generator=draw) >= dropout).to(x_MTE) / (1 - dropout)
@@ -143,13 +137,7 @@ def _batch_losses(
 
 
 def batches(classes: int, count: int, most: int) -> list[list[tuple[int, int]]]:
-    """(class, row) of all rows, cut into batches so that a class stays whole where it can.
-
-    Args:
-        classes: Number of classes.
-        count: Rows per class.
-        most: Rows per batch, at least 1.
-    """
+    """(class, row) of all rows in batches of at most ``most``; a class stays whole if it can."""
     rows = [(class_id, row) for class_id in range(classes) for row in range(count)]
     if count <= most:
         size = count * (most // count)

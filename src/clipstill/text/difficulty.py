@@ -98,13 +98,7 @@ def _gloss_margins(linter: Linter) -> list[float]:
 
 
 def simulated_accuracy(vectors_CD: Tensor, known: Known, logarithms: Sequence[float]) -> list[float]:
-    """Share of the simulated images of each class that are nearest to it.
-
-    Args:
-        vectors_CD: Unit vectors of the classes.
-        known: Common words, whose spread the noise has.
-        logarithms: Logarithm of an image's pull to its class, in standard deviations of the noise, per class.
-    """
+    """Share of simulated images nearest to their class, given log pulls in standard deviations of the noise."""
     import torch
 
     words_WD = known.vectors_WD - known.vectors_WD.mean(0)

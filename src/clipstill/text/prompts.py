@@ -126,13 +126,6 @@ def strategy_template(
 ) -> str:
     """The sentence of the images, with a place for the style and for the soft tokens that the strategy uses.
 
-    Args:
-        request: The template setting and the teacher are read.
-        strategy: Name of the strategy, for messages.
-        default: The strategy's own sentence.
-        style: Whether the strategy has styles.
-        tokens: Whether the strategy has soft tokens.
-
     Raises:
         ConfigError: The sentence holds ``{style}`` or ``{tokens}``, which the strategy does not have.
     """
@@ -148,25 +141,28 @@ def strategy_template(
     return token_template(template) if tokens else template
 
 
-def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:
-    """One prompt per image: each block of C prompts has one of every class, and styles take turns within a class.
+def round_robin(
+    request: PromptRequest,
+    template: str,
+    styles: Sequence[str],
+    *,
+    class_ids: Sequence[int] | None = None,
+    indices: range | None = None,
+) -> list[Prompt]:
+    """One prompt per class and index, by default of all images; classes take turns, and styles within a class.
 
     Any prefix is balanced. A seed depends on the run's seed, the class name, the style's name and the index, so adding
     classes or images leaves the others as they are.
-
-    Args:
-        request: Task, seed and number of images are read.
-        template: Sentence with ``{class}``, and ``{style}`` where the style's name belongs.
-        styles: At least one name.
     """
-    classes = list(zip(request.task.names, request.task.descriptions, strict=True))
+    names, descriptions = request.task.names, request.task.descriptions
     prompts: list[Prompt] = []
-    for index in range(request.per_class):
-        style_id = index % len(styles)
+    for number, index in enumerate(range(request.per_class) if indices is None else indices):
+        style_id = number % len(styles)
         style = styles[style_id]
-        for class_id, (name, description) in enumerate(classes):
-            text = fill(template, name, description, style)
-            prompts.append(Prompt(class_id, style_id, index, seed_for(request.seed, name, style, index), text=text))
+        for class_id in range(len(names)) if class_ids is None else class_ids:
+            text = fill(template, names[class_id], descriptions[class_id], style)
+            seed = seed_for(request.seed, names[class_id], style, index)
+            prompts.append(Prompt(class_id, style_id, index, seed, text=text))
     return prompts
 
 
