@@ -33,45 +33,25 @@ _CHUNK = 4000
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """Settings, chosen on the development halves of two sets of photos.
+    """Settings, chosen on the development halves of two sets of photos."""
 
-    Attributes:
-        steps: Optimiser steps.
-        batch: Drawings, and pseudo features, per step.
-        dim: Dimensions of the learned head.
-        hidden: Width of the image side.
-        lr: Peak learning rate.
-        text_lr_share: Share of ``lr`` for the text side, since MiniLM's space is good already.
-        weight_decay: Weight decay of the image side.
-        dropout: Dropout of the image side.
-        warmup: Steps to the peak.
-        temperature: Start of the softmax's temperature, which is learned.
-        pseudo: Number of pseudo features.
-        margin: Largest lead of a pseudo feature's class over the next, in logits.
-        names: Share of drawings that are shown with their name, the others with their caption.
-        above: Share of pseudo features that are shown with a noun above their class.
-        widest_noun: Most classes below such a noun.
-        ema: Decay of the averaged weights, which are the result.
-        seed: Seed of all draws.
-    """
-
-    steps: int = 450
-    batch: int = 512
-    dim: int = 384
-    hidden: int = 768
-    lr: float = 1e-3
-    text_lr_share: float = 0.3
-    weight_decay: float = 0.05
-    dropout: float = 0.5
-    warmup: int = 50
-    temperature: float = 0.05
-    pseudo: int = 20_000
-    margin: float = 8.0
-    names: float = 0.6
-    above: float = 0.3
-    widest_noun: int = 80
-    ema: float = 0.99
-    seed: int = 0
+    steps: int = 450  # Optimiser steps.
+    batch: int = 512  # Drawings, and pseudo features, per step.
+    dim: int = 384  # Dimensions of the learned head.
+    hidden: int = 768  # Width of the image side.
+    lr: float = 1e-3  # Peak learning rate.
+    text_lr_share: float = 0.3  # Share of ``lr`` for the text side, since MiniLM's space is good already.
+    weight_decay: float = 0.05  # Weight decay of the image side.
+    dropout: float = 0.5  # Dropout of the image side.
+    warmup: int = 50  # Steps to the peak.
+    temperature: float = 0.05  # Start of the softmax's temperature, which is learned.
+    pseudo: int = 20_000  # Number of pseudo features.
+    margin: float = 8.0  # Largest lead of a pseudo feature's class over the next, in logits.
+    names: float = 0.6  # Share of drawings that are shown with their name, the others with their caption.
+    above: float = 0.3  # Share of pseudo features that are shown with a noun above their class.
+    widest_noun: int = 80  # Most classes below such a noun.
+    ema: float = 0.99  # Decay of the averaged weights, which are the result.
+    seed: int = 0  # Seed of all draws.
 
 
 class Choices:
@@ -91,21 +71,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class TrainingTexts:
-    """The texts of drawings and ImageNet classes, as rows of ``text_ME``.
+    """The texts of drawings and ImageNet classes, as rows of ``text_ME``."""
 
-    Attributes:
-        text_ME: MiniLM vectors of all texts.
-        name_N: Name of each drawing.
-        caption_N: Caption of each drawing.
-        class_names: Names of each ImageNet class.
-        class_above: Nouns above each ImageNet class; may be empty.
-    """
-
-    text_ME: Tensor
-    name_N: Tensor
-    caption_N: Tensor
-    class_names: Choices
-    class_above: Choices
+    text_ME: Tensor  # MiniLM vectors of all texts.
+    name_N: Tensor  # Name of each drawing.
+    caption_N: Tensor  # Caption of each drawing.
+    class_names: Choices  # Names of each ImageNet class.
+    class_above: Choices  # Nouns above each ImageNet class; may be empty.
 
 
 def train_alignment(

@@ -49,19 +49,12 @@ class _Dice:
 
 @dataclass(frozen=True)
 class Drawings:
-    """Pictures with alpha, and how they are shown.
+    """Pictures with alpha, and how they are shown."""
 
-    Attributes:
-        rgba: Pictures, uint8 (N, H, W, 4).
-        backgrounds: Photographs, uint8 (B, 3, 320, 480).
-        size: Side of the shown images.
-        seed: Seed of all draws.
-    """
-
-    rgba: NDArray[np.uint8]
-    backgrounds: Tensor
-    size: int
-    seed: int = 0
+    rgba: NDArray[np.uint8]  # Pictures, uint8 (N, H, W, 4).
+    backgrounds: Tensor  # Photographs, uint8 (B, 3, 320, 480).
+    size: int  # Side of the shown images.
+    seed: int = 0  # Seed of all draws.
 
     def batches(self, passes: int, batch: int = 32) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
         """Each picture once per pass, in random order: (number of the pass, ascending indices, images_N3HW)."""

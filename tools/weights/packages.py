@@ -21,21 +21,13 @@ from clipstill.core.protocols import Provenance
 
 @dataclass(frozen=True)
 class Package:
-    """One archive of pictures, words or programs.
+    """One archive of pictures, words or programs."""
 
-    Attributes:
-        client: ``"debian"``, ``"npm"`` or ``"pip"``.
-        name: Name of the package.
-        version: Exact version.
-        licence: Licence of the used content.
-        sha256: Hash of the archive.
-    """
-
-    client: str
-    name: str
-    version: str
-    licence: str
-    sha256: str
+    client: str  # ``"debian"``, ``"npm"`` or ``"pip"``.
+    name: str  # Name of the package.
+    version: str  # Exact version.
+    licence: str  # Licence of the used content.
+    sha256: str  # Hash of the archive.
 
     @property
     def provenance(self) -> Provenance:

@@ -38,19 +38,12 @@ _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture before it is decoded.
+    """One picture before it is decoded."""
 
-    Attributes:
-        path: File (png, webp or svg).
-        name: Shortest name of the content, such as ``"giraffe"``.
-        caption: A sentence or keywords; may equal the name.
-        style: Number of the style.
-    """
-
-    path: Path
-    name: str
-    caption: str
-    style: int
+    path: Path  # File (png, webp or svg).
+    name: str  # Shortest name of the content, such as ``"giraffe"``.
+    caption: str  # A sentence or keywords; may equal the name.
+    style: int  # Number of the style.
 
 
 def captioned_pictures(cache: Path) -> list[Picture]:

@@ -28,17 +28,11 @@ CLOTHING = "03051540"
 
 @dataclass(frozen=True)
 class Synset:
-    """One meaning in WordNet's noun file.
+    """One meaning in WordNet's noun file."""
 
-    Attributes:
-        offset: Its number, eight digits; ImageNet's ``n02084071`` is offset ``02084071``.
-        lemmas: Its words, in lower case with spaces for underscores.
-        hypernyms: Offsets of what it is a kind or an instance of.
-    """
-
-    offset: str
-    lemmas: tuple[str, ...]
-    hypernyms: tuple[str, ...]
+    offset: str  # Its number, eight digits; ImageNet's ``n02084071`` is offset ``02084071``.
+    lemmas: tuple[str, ...]  # Its words, in lower case with spaces for underscores.
+    hypernyms: tuple[str, ...]  # Offsets of what it is a kind or an instance of.
 
 
 @dataclass(frozen=True)
