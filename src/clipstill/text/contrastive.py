@@ -65,23 +65,14 @@ def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable
 
 @dataclass(frozen=True)
 class StartTokens:
-    """Soft tokens before learning, and what they learn in.
+    """Soft tokens before learning, and what they learn in."""
 
-    Attributes:
-        tokens_CnLE: Random tokens.
-        sigma: Standard deviation of the tokens.
-        template: Sentence with ``{tokens}``, and ``{style}`` if there are styles.
-        styles: Row k of a class has style k modulo their number.
-        views: Templates of the augmented views' sentences.
-        within_class: Whether prompts are pushed from those of the same class only, not from the whole batch.
-    """
-
-    tokens_CnLE: Tensor
-    sigma: float
-    template: str
-    styles: tuple[str, ...]
-    views: Sequence[str]
-    within_class: bool
+    tokens_CnLE: Tensor  # Random tokens.
+    sigma: float  # Standard deviation of the tokens.
+    template: str  # Sentence with ``{tokens}``, and ``{style}`` if there are styles.
+    styles: tuple[str, ...]  # Row k of a class has style k modulo their number.
+    views: Sequence[str]  # Templates of the augmented views' sentences.
+    within_class: bool  # Whether prompts are pushed from those of the same class only, not from the whole batch.
 
 
 def learn_in_batches(request: PromptRequest, start: StartTokens) -> tuple[Tensor, list[float]]:

@@ -35,15 +35,10 @@ ERROR = "an estimate for photos, off by 5 points on average where it was measure
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Shares of photos that the teacher is expected to name right.
+    """Shares of photos that the teacher is expected to name right."""
 
-    Attributes:
-        top1: Mean over the classes, in [0, 1].
-        per_class: One share per class.
-    """
-
-    top1: float
-    per_class: tuple[float, ...]
+    top1: float  # Mean over the classes, in [0, 1].
+    per_class: tuple[float, ...]  # One share per class.
 
 
 def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:

@@ -37,63 +37,38 @@ TEXTS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Prompt:
-    """The target of one synthetic image.
+    """The target of one synthetic image."""
 
-    Attributes:
-        class_id: Position of the class in the task.
-        style_id: Position in ``PromptSet.style_names``.
-        index: Number of the image within its class, from 0.
-        seed: Seed of everything random about this image.
-        text: Target in words. Soft tokens and mixed vectors are in the target vector only.
-    """
-
-    class_id: int
-    style_id: int
-    index: int
-    seed: int
-    text: str
+    class_id: int  # Position of the class in the task.
+    style_id: int  # Position in ``PromptSet.style_names``.
+    index: int  # Number of the image within its class, from 0.
+    seed: int  # Seed of everything random about this image.
+    text: str  # Target in words. Soft tokens and mixed vectors are in the target vector only.
 
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """The inputs of a prompt strategy.
+    """The inputs of a prompt strategy."""
 
-    Attributes:
-        task: At least two classes.
-        styles: Style words, at least one; strategies without styles ignore them.
-        per_class: Images per class, at least 1.
-        seed: Seed of the run.
-        teacher: Its text tower makes the target vectors.
-        class_vectors_CD: One unit vector per class.
-        settings: Settings of the strategies.
-        bank: Soft tokens from an earlier run, used instead of learning new ones.
-    """
-
-    task: Task
-    styles: Sequence[str]
-    per_class: int
-    seed: int
-    teacher: Teacher
-    class_vectors_CD: Tensor
-    settings: PromptSettings = field(default_factory=PromptSettings)
-    bank: Bank | None = None
+    task: Task  # At least two classes.
+    styles: Sequence[str]  # Style words, at least one; strategies without styles ignore them.
+    per_class: int  # Images per class, at least 1.
+    seed: int  # Seed of the run.
+    teacher: Teacher  # Its text tower makes the target vectors.
+    class_vectors_CD: Tensor  # One unit vector per class.
+    settings: PromptSettings = field(default_factory=PromptSettings)  # Settings of the strategies.
+    bank: Bank | None = None  # Soft tokens from an earlier run, used instead of learning new ones.
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The output of a prompt strategy.
+    """The output of a prompt strategy."""
 
-    Attributes:
-        prompts: In round-robin order: each consecutive block of C prompts has one of every class.
-        targets_ND: One float32 unit vector per prompt, on the CPU.
-        style_names: One per style id: a style word, ``""`` without styles, ``"S1"``, ``"S2"``, ... for pseudo-styles.
-        bank: The soft tokens, learned or given; None for strategies that learn nothing.
-    """
-
-    prompts: list[Prompt]
-    targets_ND: Tensor
+    prompts: list[Prompt]  # In round-robin order: each consecutive block of C prompts has one of every class.
+    targets_ND: Tensor  # One float32 unit vector per prompt, on the CPU.
+    # One per style id: a style word, ``""`` without styles, ``"S1"``, ``"S2"``, ... for pseudo-styles.
     style_names: tuple[str, ...]
-    bank: Bank | None = None
+    bank: Bank | None = None  # The soft tokens, learned or given; None for strategies that learn nothing.
 
 
 def styled_prompts(request: PromptRequest) -> PromptSet:

@@ -21,17 +21,11 @@ _FREQUENT, _VISIBLE = 3.0, 1.5
 
 @dataclass(frozen=True)
 class Meaning:
-    """One sense of a name among the other names.
+    """One sense of a name among the other names."""
 
-    Attributes:
-        sense: The sense.
-        context: Support by the other names: the steps of the way up WordNet's tree that it shares with them.
-        score: Context plus terms for a frequent sense and for one that photos show.
-    """
-
-    sense: Sense
-    context: float
-    score: float
+    sense: Sense  # The sense.
+    context: float  # Support by the other names: the steps of the way up WordNet's tree that it shares with them.
+    score: float  # Context plus terms for a frequent sense and for one that photos show.
 
 
 def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:

@@ -35,19 +35,12 @@ _SAME = 1e-4
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence with soft tokens.
+    """One sentence with soft tokens."""
 
-    Attributes:
-        template: Text with ``{tokens}`` and ``{class}``, and ``{style}`` if there is a style.
-        name: Name of the class.
-        description: Description of the class, or an empty string.
-        style: Style word, or an empty string.
-    """
-
-    template: str
-    name: str
-    description: str = ""
-    style: str = ""
+    template: str  # Text with ``{tokens}`` and ``{class}``, and ``{style}`` if there is a style.
+    name: str  # Name of the class.
+    description: str = ""  # Description of the class, or an empty string.
+    style: str = ""  # Style word, or an empty string.
 
     def text(self, tokens: str) -> str:
         """The sentence with these words in place of its soft tokens."""

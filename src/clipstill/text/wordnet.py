@@ -31,19 +31,12 @@ _PLURALS = (
 
 @dataclass(frozen=True)
 class Sense:
-    """One meaning of a word.
+    """One meaning of a word."""
 
-    Attributes:
-        number: Row in the table; equal numbers are one meaning.
-        gloss: Definition in a few words.
-        count: Occurrences of the word in this sense in tagged texts.
-        file: Number of the lexicographer file.
-    """
-
-    number: int
-    gloss: str
-    count: int
-    file: int
+    number: int  # Row in the table; equal numbers are one meaning.
+    gloss: str  # Definition in a few words.
+    count: int  # Occurrences of the word in this sense in tagged texts.
+    file: int  # Number of the lexicographer file.
 
     @property
     def is_visible(self) -> bool:
