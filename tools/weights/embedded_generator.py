@@ -93,13 +93,13 @@ class Crops:
         return crop.flip(-1) if self._below(2) else crop
 
 
-def reconstruction_loss(made: Tensor, real: Tensor) -> Tensor:
+def reconstruction_loss(decoded: Tensor, real: Tensor) -> Tensor:
     """Absolute difference of pixels and, at three scales, of their gradients."""
-    loss = (made - real).abs().mean()
+    loss = (decoded - real).abs().mean()
     for _ in range(3):
         for dim in (2, 3):
-            loss = loss + (made.diff(dim=dim) - real.diff(dim=dim)).abs().mean()
-        made, real = F.avg_pool2d(made, 2), F.avg_pool2d(real, 2)
+            loss = loss + (decoded.diff(dim=dim) - real.diff(dim=dim)).abs().mean()
+        decoded, real = F.avg_pool2d(decoded, 2), F.avg_pool2d(real, 2)
     return loss
 
 

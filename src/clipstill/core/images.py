@@ -158,7 +158,7 @@ class ImageFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder a class.")
+            raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key: dict[str, int] = {}
         for label, name in enumerate(classes):
             by_key.setdefault(class_key(name), label)

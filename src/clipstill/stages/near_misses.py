@@ -153,11 +153,11 @@ def _names(bench: Workbench, cohort: Cohort) -> tuple[str, ...]:
     chosen = choose_near_misses(
         bench.task.names,
         bench.text_vectors_CD,
-        _vectors(bench, WORDS),
-        _vectors(bench, KINDS),
-        max(_LEAST, count),
-        None if cohort.is_whole else cohort.drawn_ids,
-        [word for folder in folders for word in read_json(folder / NAMES_FILE)],
+        word_vectors_WD=_vectors(bench, WORDS),
+        kind_vectors_KD=_vectors(bench, KINDS),
+        count=max(_LEAST, count),
+        near_to=None if cohort.is_whole else cohort.drawn_ids,
+        without=[word for folder in folders for word in read_json(folder / NAMES_FILE)],
     )
     if len(chosen) < _LEAST:
         raise ConfigError(

@@ -84,7 +84,7 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
 
 
 def parse_class(text: str) -> tuple[str, str]:
-    """Name and description of one class; the description is empty where there is none.
+    """Name and description of one class; the description is empty if there is none.
 
     Raises:
         TaskError: The name is empty.
@@ -127,7 +127,7 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
     if len(entries) == 1:
         raise TaskError(
             f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
-            "add what it is to be told apart from."
+            "add the classes that it must be distinguished from."
         )
     return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
 
@@ -155,7 +155,7 @@ def _twice(first: _Entry, second: _Entry, where: str) -> str:
 def _entries_of_file(path: Path) -> list[_Entry]:
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise TaskError(
-            f"{path} is no file of class names. Give a .txt (one name a line) or a .yaml (a list or a mapping)."
+            f"{path} is no file of class names. Give a .txt (one name per line) or a .yaml (a list or a mapping)."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
