@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,7 @@ def test_contrastive_prompts_are_further_apart_than_random_ones_and_keep_their_c
 
 
 def request_with(asked: PromptRequest, **settings: Any) -> PromptRequest:
-    from dataclasses import replace
-
-    return replace(asked, settings=replace(asked.settings, **settings))
+    return replace(asked, settings=asked.settings.changed(**settings))
 
 
 @pytest.mark.parametrize("teacher", [words, tiny_clip])

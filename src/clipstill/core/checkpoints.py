@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.errors import DataError
+from clipstill.core.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +83,25 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise DataError(f"{path} holds no state dict. Save the model's state dict as .safetensors and name that file.")
     return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def read_own_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that clipstill wrote.
+
+    Args:
+        path: The file.
+        remedy: Sentence that ends the error message and says what to do.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). {remedy}") from None
 
 
 def _stand_ins(path: Path) -> list[Any]:

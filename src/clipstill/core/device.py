@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -9,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import clipstill
 from clipstill.core.errors import ConfigError, ResourceError, did_you_mean
 
 if TYPE_CHECKING:
@@ -72,6 +74,37 @@ def memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def versions() -> dict[str, Any]:
+    """Versions of clipstill, Python and torch, and the commit of a source checkout (None for an installed package)."""
+    import torch
+
+    return {
+        "clipstill": clipstill.__version__,
+        "commit": source_commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+@functools.cache
+def source_commit() -> str | None:
+    """The commit of a source checkout, read from ``.git`` without running git; None for an installed package."""
+    git = Path(clipstill.__file__).parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="ascii").strip()
+        if not head.startswith("ref: "):
+            return head[:12]
+        reference = head.removeprefix("ref: ")
+        if (git / reference).is_file():
+            return (git / reference).read_text(encoding="ascii").strip()[:12]
+        for line in (git / "packed-refs").read_text(encoding="ascii").splitlines():
+            if line.endswith(f" {reference}"):
+                return line[:12]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None
 
 
 def describe(folder: Path | None = None) -> dict[str, Any]:

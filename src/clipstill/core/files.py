@@ -43,11 +43,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
-        handle = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(target.parent)
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
@@ -75,6 +71,15 @@ def disk_error(error: OSError, target: Path) -> ResourceError:
             f"where it stopped."
         )
     return ResourceError(f"cannot write {target}: {error.strerror or error}. Check the path and its permissions.")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes(target: Path, data: bytes) -> None:

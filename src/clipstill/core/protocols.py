@@ -146,7 +146,7 @@ class Generator(Protocol):
     stride: int
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
-        """One latent per seed: tensors (N, ...); ``size`` is rounded up to a multiple of ``stride``."""
+        """One latent per seed, in tensors with first dimension N; ``size`` is rounded up to whole latent cells."""
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], differentiable to the latents."""

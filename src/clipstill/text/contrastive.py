@@ -21,6 +21,15 @@ from clipstill.text.prompts import TEXTS_AT_ONCE, PromptRequest
 from clipstill.text.soft_tokens import SoftSentences, class_sentences, learn
 from clipstill.text.templates import token_template
 
+# Temperature of the contrastive loss; usual where instances are told apart.
+_TEMPERATURE = 0.1
+# The inverse of CLIP's own logit scale: the content term fades out once the class is clear.
+CONTENT_TEMPERATURE = 0.01
+# Augmented views: noise as a share of sigma, and the share of numbers set to zero. Little of both keeps a view the same
+# sentence.
+_NOISE = 0.1
+_DROPOUT = 0.1
+
 
 def instance_loss(feat_ND: Tensor, view_ND: Tensor, temperature: float, group_N: Tensor | None = None) -> Tensor:
     """Pull each prompt to its own augmented view and push it from the views of the others.
@@ -110,18 +119,18 @@ def _batch_losses(
         if view != start.template
     ]
     draw = generator_for(request.seed, "augmented views", number)
-    augment = token_noise(settings.noise * start.sigma, settings.dropout, draw)
+    augment = token_noise(_NOISE * start.sigma, _DROPOUT, draw)
     class_N = torch.tensor([class_id for class_id, _ in block], device=device)
 
     def losses(tokens_NLE: Tensor) -> Tensor:
         chosen = int(torch.randint(len(soft_views), (1,), generator=draw))
         feat_ND = soft.encode(tokens_NLE)
         view_ND = soft_views[chosen].encode(tokens_NLE, augment)
-        apart_N = instance_loss(feat_ND, view_ND, settings.temperature, class_N if start.within_class else None)
+        apart_N = instance_loss(feat_ND, view_ND, _TEMPERATURE, class_N if start.within_class else None)
         if settings.content_weight == 0:
             return apart_N
         vectors_CD = request.class_vectors_CD.to(feat_ND)
-        content_N = content_loss(feat_ND, vectors_CD, class_N, settings.content_temperature)
+        content_N = content_loss(feat_ND, vectors_CD, class_N, CONTENT_TEMPERATURE)
         return apart_N + settings.content_weight * content_N
 
     return device, losses

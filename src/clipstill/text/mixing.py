@@ -26,6 +26,8 @@ from clipstill.text.templates import STYLE_TEMPLATE, fill
 
 # Below this angle the sine is too small to divide by, and chord and arc are equal in float32.
 _SMALLEST_ANGLE = 1e-4
+# Of the Dirichlet distribution of the weights: all weights are equally likely.
+_CONCENTRATION = 1.0
 
 
 def mixed_prompts(request: PromptRequest) -> PromptSet:
@@ -54,7 +56,7 @@ def mixed_prompts(request: PromptRequest) -> PromptSet:
         others = torch.randperm(len(styles), generator=draw).tolist()
         others.remove(prompt.style_id)
         mixed = [styles[style_id] for style_id in (prompt.style_id, *others[: count - 1])]
-        weights.append(dirichlet(count, request.settings.mix_concentration, draw).sort(descending=True).values)
+        weights.append(dirichlet(count, _CONCENTRATION, draw).sort(descending=True).values)
         name, description = request.task.names[prompt.class_id], request.task.descriptions[prompt.class_id]
         parts += [replace(prompt, text=fill(template, name, description, style)) for style in mixed]
         prompts.append(replace(prompt, text=fill(template, name, description, " and ".join(mixed))))
