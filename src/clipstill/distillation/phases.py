@@ -34,12 +34,9 @@ HEAD, ALL = "head", "all"
 
 
 class Learner(nn.Module):
-    """Inputs -> logits, and the features in the teacher's space if they are matched.
+    """A student, which takes views in [0, 1], or a head, which takes features; and maybe a projector.
 
-    Args:
-        trained: A student, which takes views in [0, 1], or a head, which takes features.
-        projector: Features -> the teacher's space; None if they are not matched.
-        takes_views: Whether ``trained`` is a student.
+    The projector maps features to the teacher's space, where they are matched.
     """
 
     def __init__(self, trained: nn.Module, projector: nn.Linear | None, takes_views: bool) -> None:
@@ -64,17 +61,7 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class Setup:
-    """What both phases share.
-
-    Attributes:
-        student: Student on its device.
-        labels: The teacher's answers.
-        train: Images to train on.
-        held_out: Images that choose the best weights, maybe none.
-        settings: Settings of the training.
-        folder: Folder of the caches.
-        seed: Seed of everything that is drawn.
-    """
+    """What both phases share; ``held_out`` chooses the best weights and may be empty."""
 
     student: Student
     labels: SoftLabels
