@@ -78,7 +78,9 @@ class Setup:
 
     def cache(self, data: TrainingData) -> FeatureCache:
         """Features of some of the images."""
-        return FeatureCache(self.student, self.labels, data.pixels_N3HW, self.settings, self.folder, self.seed)
+        return FeatureCache(
+            self.student, self.labels, data.pixels_N3HW, settings=self.settings, folder=self.folder, seed=self.seed
+        )
 
 
 class Phase(ABC):
@@ -176,7 +178,7 @@ class AllPhase(Phase):
         # The groups of meta distillation never come again.
         if settings.labels == "cached" and settings.meta == "none":
             key_parts = [setup.cache(setup.train).key, settings.batch, *parallel.share()]
-            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings, setup.seed)
+            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings=settings, seed=setup.seed)
         # The cached features are those of the weights before training; only the teacher's part is used.
         held_out = setup.held_out
         teacher_ND = setup.cache(held_out).plain().teacher_ND if len(held_out) else torch.zeros(0, 0)
