@@ -101,10 +101,10 @@ def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int, kernel: K
     antialias, which shifts features where a crop is larger than the view.
 
     Args:
-        x_N3HW: pictures.
-        first_N2: the column and row of each part's first pixel.
-        end_N2: those after its last one.
-        size: S.
+        x_N3HW: Images.
+        first_N2: Column and row of each part's first pixel.
+        end_N2: Column and row after each part's last pixel.
+        size: Side of a view in pixels, S.
         kernel: Kernel of the resize.
     """
     first_N2, end_N2 = first_N2.to(x_N3HW.device), end_N2.to(x_N3HW.device)
