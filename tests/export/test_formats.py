@@ -15,14 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clipstill.core.description import Description, ExportFacts
 from clipstill.core.errors import ArtifactError, ExportError, ResourceError, UnknownNameError
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import formats, load_format
-from clipstill.export.bundle import BundleContent, ExportFacts, add_formats, write_bundle
-from clipstill.export.measure import FormatFacts, Limits, Photos, Pictures, student_logits, write_formats
+from clipstill.export.bundle import BundleContent, add_formats, write_bundle
+from clipstill.export.measure import FormatFacts, FormatRequest, Limits, Photos, Pictures, write_formats
 from clipstill.export.onnx import export_onnx
+from clipstill.export.parity import student_logits
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 
@@ -94,7 +96,7 @@ def made(net: Net, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict
     """All formats that can be written here, once."""
     folder = tmp_path_factory.mktemp("formats")
     export_onnx(net, folder / "model.onnx", SIZE)
-    found = write_formats(folder, folder / "model.onnx", net, SIZE, HERE, PICTURES, Limits())
+    found = write_formats(folder, net, SIZE, FormatRequest(HERE, PICTURES))
     return folder, {each.format: each for each in found}
 
 
@@ -173,8 +175,7 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
 ) -> None:
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
-    names = ["onnx-int8", "onnx"]
-    refused, kept = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, PICTURES, Limits())
+    kept, refused = write_formats(tmp_path, net, SIZE, FormatRequest(["onnx-int8"], PICTURES))
     assert refused.refused is not None
     assert "it answers otherwise than the student for" in refused.refused
     assert (refused.file, kept.refused) == (None, None)
@@ -185,8 +186,8 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
 def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
-    limits = Limits(warn=0.0, refuse=1.0)
-    (found,) = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, ["onnx-int8"], PICTURES, limits)
+    request = FormatRequest(["onnx-int8"], PICTURES, Limits(warn=0.0, refuse=1.0))
+    _, found = write_formats(tmp_path, net, SIZE, request)
     assert found.refused is None
     assert found.warning is not None
     assert (tmp_path / "model.int8.onnx").is_file()
@@ -196,8 +197,7 @@ def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, capsy
 def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(net: Net, tmp_path: Path) -> None:
     export_onnx(net, tmp_path / "model.onnx", SIZE)
     few = Pictures(coloured(3), coloured(2))
-    names = ["onnx-int8", "onnx-fp16"]
-    refused, other = write_formats(tmp_path, tmp_path / "model.onnx", net, SIZE, names, few, Limits())
+    _, refused, other = write_formats(tmp_path, net, SIZE, FormatRequest(["onnx-int8", "onnx-fp16"], few))
     assert refused.refused is not None
     assert "needs 8 pictures to calibrate on" in refused.refused
     assert other.file == "model.fp16.onnx"
@@ -208,7 +208,7 @@ def test_accuracy_is_that_of_the_file_on_the_photos(net: Net, made: tuple[Path, 
     answer_N = student_logits(net, as_input(pixels_NHW3)).argmax(1)
     label_N = np.where(np.arange(40) < 10, (answer_N + 1) % CLASSES, answer_N)
     pictures = replace(PICTURES, photos={"mine": Photos(pixels_NHW3, label_N)})
-    (found,) = write_formats(made[0], made[0] / "model.onnx", net, SIZE, ["onnx"], pictures, Limits())
+    (found,) = write_formats(made[0], net, SIZE, FormatRequest(pictures=pictures))
     assert found.accuracy == {"mine": 0.75}
     assert found.agreement == {"held out": 1.0, "mine": 1.0}
 
@@ -221,21 +221,16 @@ def test_unknown_format_has_a_suggestion() -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "executorch"])
 def test_missing_package_is_one_line_that_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ResourceError, match=rf"needs the package {name}.*pip install 'clipstill\[{name}\]'") as caught:
         load_format(name)
     assert "\n" not in str(caught.value)
 
 
 def content(net: Net, names: Sequence[str]) -> BundleContent:
-    return BundleContent(
-        student=net,
-        labels=("red", "green", "blue", "grey"),
-        class_vectors_CD=torch.eye(CLASSES, 5),
-        preprocess=Preprocess(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-        formats=names,
-        pictures=PICTURES,
-    )
+    preprocess = Preprocess(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    description = Description(("red", "green", "blue", "grey"), preprocess)
+    return BundleContent(net, torch.eye(CLASSES, 5), description, FormatRequest(names, PICTURES))
 
 
 def describe(facts: ExportFacts) -> dict[str, str]:
@@ -288,7 +283,7 @@ def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) ->
     write_bundle(folder, content(net, ()), describe, key="abc")
     with pytest.raises(ArtifactError, match=r"holds no model\.int8\.onnx .*clipstill export .* --format onnx-int8"):
         load_bundle(folder, model="int8")
-    found = add_formats(folder, folder, net, SIZE, ["onnx-int8"], PICTURES, Limits(), with_formats)
+    found = add_formats(folder, folder, net, FormatRequest(["onnx-int8"], PICTURES), with_formats)
     assert [each.format for each in found] == ["onnx", "onnx-int8"]
     manifest = read_manifest(folder)
     assert manifest is not None
@@ -301,7 +296,7 @@ def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) ->
     assert "`model.int8.onnx`" in card
     assert list(json.loads((folder / "metrics.json").read_text())["export"]["formats"]) == ["onnx", "onnx-int8"]
     # Again: the table is renewed, not repeated.
-    add_formats(folder, folder, net, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    add_formats(folder, folder, net, FormatRequest(["onnx-fp16"], PICTURES), with_formats)
     card = (folder / "card.md").read_text()
     assert (card.count("## Formats"), card.count("## Quality"), card.count("model.int8.onnx")) == (1, 1, 1)
     assert "`model.fp16.onnx`" in card
@@ -309,7 +304,7 @@ def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) ->
 
 def test_formats_added_to_a_copy_leave_the_bundle_as_it_was(bundle: Path, net: Net, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    add_formats(bundle, tmp_path / "new", net, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+    add_formats(bundle, tmp_path / "new", net, FormatRequest(["onnx-fp16"], PICTURES), with_formats)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert load_bundle(tmp_path / "new", model="fp16").folder == tmp_path / "new"
 
@@ -320,7 +315,7 @@ def test_other_student_than_the_bundles_is_refused_and_nothing_changes(bundle: P
     with torch.no_grad():
         other.head.bias.add_(torch.arange(CLASSES))
     with pytest.raises(ExportError, match="is not the student"):
-        add_formats(bundle, bundle, other, SIZE, ["onnx-fp16"], PICTURES, Limits(), with_formats)
+        add_formats(bundle, bundle, other, FormatRequest(["onnx-fp16"], PICTURES), with_formats)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 

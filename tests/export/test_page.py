@@ -24,9 +24,8 @@ from PIL import Image
 
 from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, verify_files, write_json
 from clipstill.core.images import fit_square, load_rgb
-from clipstill.export import bundle as bundle_module
 from clipstill.export.bundle import write_bundle
-from clipstill.export.page import OWN_FILES, RUNTIME_FILES, RUNTIME_LEDGER, write_page
+from clipstill.export.page import OWN_FILES, RUNTIME_FILES, RUNTIME_LEDGER
 from clipstill.runtime.bundle import load_bundle
 from export_fixtures import content, describe, new_student
 
@@ -64,18 +63,9 @@ def test_manifest_lists_the_page(exported: Path) -> None:
     verify_files(exported, manifest)
 
 
-def test_bundle_without_a_page_has_none_of_its_files(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        bundle_module, "export_onnx", lambda _student, path, _size: shutil.copyfile(exported / "model.onnx", path)
-    )
+def test_bundle_without_a_page_has_none_of_its_files(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", replace(content(new_student()), page=False), describe)
     assert not {path.name for path in (tmp_path / "bundle").iterdir()} & {*OWN_FILES, *RUNTIME_FILES}
-
-
-def test_page_says_which_files_it_wrote(tmp_path: Path) -> None:
-    assert sorted(write_page(tmp_path)) == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_runtime_is_the_one_that_its_ledger_tells(exported: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from clipstill.core.description import Description, ExportFacts
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.report.card import CardData, model_card
+from clipstill.report.card import model_card
 from clipstill.report.licences import (
     Family,
     family_of,
@@ -25,11 +26,11 @@ TOWER = Provenance("image tower", "Apache-2.0", "a package", "ab" * 32)
 WORDS = Provenance("word list", "MIT", "another package")
 
 
-def card(**changes: Any) -> CardData:
-    data = CardData(
+def card(
+    student: str = "lite0", teacher: str = "embedded-m", software: tuple[Provenance, ...] = (), **changes: Any
+) -> str:
+    description = Description(
         labels=("dog", "elephant"),
-        teacher="embedded-m",
-        student="lite0",
         preprocess=Preprocess(160, (0.5,) * 3, (0.5,) * 3, 0.875),
         provenance=(TOWER,),
         evaluation={
@@ -37,14 +38,17 @@ def card(**changes: Any) -> CardData:
             "student": {"top5": None, "ece": 0.1, "per_class": [0.7, 0.8]},
             "teacher": {"top5": None, "ece": 0.05, "per_class": [0.9, 0.9]},
         },
-        parameters=3_380_000,
-        onnx_bytes=13_600_000,
-        latency_ms=11.8,
-        parity_difference=4e-6,
-        parity_agreement=1.0,
-        run={"seed": 0},
+        info={"seed": 0, "student": student, "teacher": teacher},
     )  # fmt: skip
-    return dataclasses.replace(data, **changes)
+    facts = ExportFacts(
+        onnx_bytes=13_600_000,
+        student_bytes=13_500_000,
+        parameters=3_380_000,
+        latency_ms=11.8,
+        parity={"max_difference": 4e-6, "top1_agreement": 1.0},
+        software=software,
+    )
+    return model_card(dataclasses.replace(description, **changes), facts)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_ledger_lists_every_part_the_strictest_first() -> None:
 
 
 def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> None:
-    text = model_card(card())
+    text = card()
     for part in (
         "license: apache-2.0\n", "SYNTHETIC", "trainedAlgorithmicMedia", "| top-1 | 75.0% | 90.0% | 50.0% |",
         "| elephant | 80.0% |", "13.6 MB", "11.8 ms", "short side to 183 px", "160 x 160", "4.0e-06",
@@ -146,19 +150,19 @@ def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> Non
 
 
 def test_card_without_measurement_says_so() -> None:
-    text = model_card(card(evaluation=None))
+    text = card(evaluation=None)
     assert "Not measured" in text
     assert "top-1" not in text
 
 
 def test_card_of_restricted_parts_names_no_free_licence_to_the_hub() -> None:
-    text = model_card(card(provenance=(TOWER, Provenance("drawings", "CC-BY-NC-4.0", "x"))))
+    text = card(provenance=(TOWER, Provenance("drawings", "CC-BY-NC-4.0", "x")))
     assert "license: other" in text
     assert "No commercial use." in text
 
 
 def test_card_of_many_classes_stays_short_at_the_top() -> None:
-    text = model_card(card(labels=tuple(f"class {index}" for index in range(101)), evaluation=None))
+    text = card(labels=tuple(f"class {index}" for index in range(101)), evaluation=None)
     assert "class 11 and 89 more" in text
 
 
@@ -168,7 +172,7 @@ def front_matter_of(text: str) -> dict[str, Any]:
 
 
 def test_front_matter_says_what_was_measured_as_hubs_read_it() -> None:
-    matter = front_matter_of(model_card(card()))
+    matter = front_matter_of(card())
     assert matter["pipeline_tag"] == matter["model-index"][0]["results"][0]["task"]["type"] == "image-classification"
     result = matter["model-index"][0]["results"][0]
     assert [(each["name"], each["value"]) for each in result["metrics"]] == [
@@ -176,16 +180,16 @@ def test_front_matter_says_what_was_measured_as_hubs_read_it() -> None:
         ("expected calibration error", 0.1),
     ]
     assert result["dataset"]["name"] == "20 photos of its user, 2 classes"
-    assert "model-index" not in front_matter_of(model_card(card(evaluation=None)))
+    assert "model-index" not in front_matter_of(card(evaluation=None))
 
 
 def test_class_names_cannot_break_the_front_matter() -> None:
-    matter = front_matter_of(model_card(card(student="a: [b", teacher="c\n---\nd: e")))
+    matter = front_matter_of(card(student="a: [b", teacher="c\n---\nd: e"))
     assert matter["model-index"][0]["name"] == "a: [b of c --- d: e"
 
 
 def test_several_licences_are_named_beside_other() -> None:
-    matter = front_matter_of(model_card(card(provenance=(TOWER, WORDS))))
+    matter = front_matter_of(card(provenance=(TOWER, WORDS)))
     assert (matter["license"], matter["license_name"]) == ("other", "Apache-2.0 AND MIT")
     assert matter["license_link"] == "LICENCES.md"
 
@@ -195,11 +199,11 @@ def test_software_in_the_bundle_counts_in_ledger_and_card() -> None:
     ledger = licence_ledger([TOWER], [runtime])
     assert "cd" * 32 in ledger.split("Files of other projects")[1]
     assert "Most restrictive licence found: share-alike" in ledger
-    assert "Most restrictive licence found: share-alike" in model_card(card(software=(runtime,)))
+    assert "Most restrictive licence found: share-alike" in card(software=(runtime,))
 
 
 def test_card_warns_of_research_only_parts() -> None:
-    assert "**Warning.** Most restrictive licence found: research-only" in model_card(
-        card(provenance=(TOWER, Provenance("tower", "research only", "x")))
+    assert "**Warning.** Most restrictive licence found: research-only" in card(
+        provenance=(TOWER, Provenance("tower", "research only", "x"))
     )
-    assert "**Warning.**" not in model_card(card())
+    assert "**Warning.**" not in card()

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from clipstill.core.description import Description, ExportFacts
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.export.bundle import BundleContent, ExportFacts
+from clipstill.export.bundle import BundleContent
 
 SIZE = 32
 LABELS = ("dog", "elephant", "guitar")
@@ -50,14 +51,8 @@ def new_student(classes: int = 3) -> TinyStudent:
 
 def content(student: TinyStudent, labels: Sequence[str] = LABELS) -> BundleContent:
     """A whole bundle's content."""
-    return BundleContent(
-        student=student,
-        labels=labels,
-        class_vectors_CD=torch.eye(3, 4),
-        preprocess=student.preprocess,
-        provenance=student.provenance,
-        info={"seed": 0},
-    )
+    description = Description(labels, student.preprocess, student.provenance, info={"seed": 0})
+    return BundleContent(student, torch.eye(3, 4), description)
 
 
 def describe(facts: ExportFacts) -> dict[str, str]:

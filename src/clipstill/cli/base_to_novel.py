@@ -35,12 +35,13 @@ def base_to_novel(
     clipstill base-to-novel --data dtd:/data --out runs/dtd
     """
     from clipstill.commands.base_to_novel import base_to_novel as measure
+    from clipstill.commands.protocol import ProtocolRequest
     from clipstill.datasets import open_dataset
     from clipstill.evaluation.base_to_novel import table
 
     numbers, dataset = protocol.parse_seeds(seeds), open_dataset(data)
-    config = protocol.protocol_config(
+    settings = protocol.settings_for(
         dataset, recipe=recipe, teacher=teacher, student=student, overrides=overrides, device=device
     )
-    rows = measure(config, dataset, shots=shots, seeds=numbers, out=out, baselines=baselines, unlabelled=unlabelled)
+    rows = measure(settings, dataset, ProtocolRequest(shots, numbers, out, baselines), unlabelled=unlabelled)
     protocol.print_rows(rows, table(rows), as_json)

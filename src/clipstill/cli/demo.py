@@ -35,4 +35,5 @@ def demo(
     data = os.environ.get(DATA_VARIABLE)
     photos = Path(data) / PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
     classes = PACS_CLASSES if data else sample_photos(photos)
-    print_run(api.run(parse_task(classes), out, images=photos, overrides=overrides or [], device=device), as_json)
+    result = api.distil(classes=parse_task(classes), out=out, images=photos, settings=overrides or [], device=device)
+    print_run(result, as_json)

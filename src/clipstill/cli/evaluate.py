@@ -20,15 +20,15 @@ def evaluate(
     """
     from clipstill.commands.evaluate import measure_bundle
 
-    result = measure_bundle(folder, images, device or "auto", model=model)
-    student = result["student"]
+    result = measure_bundle(folder, images, device=device or "auto", model=model)
+    student, teacher = result.student, result.teacher
     rows = [
-        ("photos", f"{result['n']} of {len(result['classes'])} classes, {len(result['skipped'])} files skipped"),
-        ("teacher top-1", percent(result["teacher_top1"])),
-        ("student top-1", f"{percent(result['student_top1'])} (chance {percent(result['chance'])})"),
-        ("student ECE", f"{student['ece']:.3f} (without temperature {student['ece_uncalibrated']:.3f})"),
+        ("photos", f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped"),
+        ("teacher top-1", percent(None if teacher is None else teacher.top1)),
+        ("student top-1", f"{percent(student.top1)} (chance {percent(result.chance)})"),
+        ("student ECE", f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})"),
     ]
-    if student["accepted"] is not None:
-        rows.append(("answered", f"{percent(student['accepted'])}; for the others it says none of these"))
-    rows += [(f"  {name}", percent(score)) for name, score in zip(result["classes"], student["per_class"], strict=True)]
-    print_result(result, rows, as_json)
+    if student.accepted is not None:
+        rows.append(("answered", f"{percent(student.accepted)}; for the others it says none of these"))
+    rows += [(f"  {name}", percent(score)) for name, score in zip(student.classes, student.per_class, strict=True)]
+    print_result(result.to_json(), rows, as_json)

@@ -33,11 +33,11 @@ def fine_tune(
     clipstill fine-tune runs/zoo --examples photos --out zoo-tuned --set distillation.freeze=bn
     """
     from clipstill.assembly.fine_tuning import fine_tune as tune
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
     values = {name: value for name, value in (("seed", seed), ("device", device)) if value is not None}
-    config = load_config(recipe, overrides=overrides or [], values=values)
-    result = tune(source, examples, out, config, per_class=per_class, images=images)
+    settings = load_settings(recipe, overrides=overrides or [], values=values)
+    result = tune(source, examples, out, settings=settings, per_class=per_class, images=images)
     rows = [("classes", str(len(result.classes))), ("learned from", f"{result.examples} photos")]
     if result.before is not None and result.after is not None:
         before, after = percent(result.before.top1), percent(result.after.top1)

@@ -27,10 +27,10 @@ def add_class(
     clipstill add-class runs/zoo "crane: a large wading bird"
     """
     from clipstill.cli.run import print_run
-    from clipstill.commands.grow import add_classes
+    from clipstill.commands.grow import Changes, add_classes
 
-    result = add_classes(run, classes, examples=examples, images=images, overrides=overrides or [], device=device)
-    print_run(result, as_json)
+    changes = Changes(examples=examples, images=images, overrides=overrides or [], device=device)
+    print_run(add_classes(run, classes, changes), as_json)
 
 
 def remove_class(
@@ -48,6 +48,6 @@ def remove_class(
     clipstill remove-class runs/zoo crane
     """
     from clipstill.cli.run import print_run
-    from clipstill.commands.grow import remove_classes
+    from clipstill.commands.grow import Changes, remove_classes
 
-    print_run(remove_classes(run, names, overrides=overrides or [], device=device), as_json)
+    print_run(remove_classes(run, names, Changes(overrides=overrides or [], device=device)), as_json)

@@ -52,7 +52,7 @@ def ladder(
         out=out,
         device=device,
     )
-    result = measure_ladder(request)
+    result = measure_ladder(request).to_json()
     if as_json:
         print_json(result)
     else:

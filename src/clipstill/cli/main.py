@@ -28,6 +28,8 @@ from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.serve import serve
+from clipstill.cli.settings import settings
+from clipstill.cli.terminal import terminal
 from clipstill.cli.transfer import transfer
 from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
@@ -48,7 +50,7 @@ app = typer.Typer(
 )
 _VERBS: tuple[Callable[..., None], ...] = (
     *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve),
-    *(base_to_novel, transfer, doctor, demo, ui),
+    *(base_to_novel, transfer, settings, doctor, demo, ui),
 )
 for _verb in _VERBS:
     app.command()(_verb)  # Named as the function, with hyphens.
@@ -85,10 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A file's name may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        # Not standalone: click would print its usage lines around the one that matters.
-        code = command.main(
-            None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
-        )
+        with terminal():
+            # Not standalone: click would print its usage lines around the one that matters.
+            code = command.main(
+                None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
+            )
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

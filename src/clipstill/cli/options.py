@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from clipstill.core.progress import set_quiet
+from clipstill.core.progress import warnings_only
+
+
+def _obey_quiet(wanted: bool) -> None:
+    if wanted:
+        warnings_only()
+
 
 _IMAGES = typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
 
@@ -56,4 +62,4 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 
 # What is printed. The callback does all that --quiet asks, so no verb reads its value.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=set_quiet, help="No progress on standard error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_obey_quiet, help="No progress on standard error.")]

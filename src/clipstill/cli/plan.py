@@ -34,9 +34,6 @@ def plan(
         Path | None, typer.Option("--out", "-o", help="Write the chosen settings as YAML, for run --config.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with 2 where there are warnings.")] = False,
-    no_probe: Annotated[
-        bool, typer.Option("--no-probe", help="Do not time the models; estimate from stored rates.")
-    ] = False,
     seed: options.Seed = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -54,10 +51,10 @@ def plan(
     from clipstill import api
 
     found = api.plan(
-        task,
+        classes=task,
         recipe=recipe,
-        config_file=config,
-        overrides=overrides or [],
+        config=config,
+        settings=overrides or [],
         examples=examples,
         unlabelled=unlabelled,
         teacher=teacher,
@@ -66,12 +63,11 @@ def plan(
         budget=budget,
         seed=seed,
         device=device,
-        probe=not no_probe,
     )
     if out is not None:
-        from clipstill.planning.plan import write_settings
+        from clipstill.planning.budget import write_settings
 
-        write_settings(found, config, out)
+        write_settings(found.settings, config, out)
     if as_json:
         print_json(found.to_json())
     else:
@@ -102,7 +98,7 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
     print("\nCost on this device, an estimate")
     rows = [("whole run", f"about {span(cost.seconds)}")]
     rows += [(stage, span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1]
-    rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} image-steps, {cost.gflop:.0f} GFLOP"))
+    rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} image-steps"))
     rows.append(("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"))
     print_table(rows)
     if plan.budget_seconds is not None:

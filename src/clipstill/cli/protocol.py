@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from clipstill.datasets import Dataset
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the measurements.")]
@@ -38,7 +38,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def protocol_config(
+def settings_for(
     dataset: Dataset,
     *,
     recipe: str,
@@ -46,16 +46,16 @@ def protocol_config(
     student: str | None,
     overrides: Sequence[str] | None,
     device: str | None,
-) -> RunConfig:
+) -> Settings:
     """The settings of a protocol's run, with those that the recipe has for the data set alone."""
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
     values: dict[str, Any] = {
         section: {"name": name} for section, name in (("teacher", teacher), ("student", student)) if name is not None
     }
     if device is not None:
         values["device"] = device
-    return load_config(recipe, overrides=overrides or [], values=values, layout=dataset.layout)
+    return load_settings(recipe, overrides=overrides or [], values=values, layout=dataset.layout)
 
 
 def print_rows(rows: Mapping[str, Any], table: str, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from clipstill.cli import options
 from clipstill.cli.printing import percent, print_result
 
 if TYPE_CHECKING:
-    from clipstill.commands.run import RunResult
+    from clipstill.commands.results import RunResult
 
 
 def run(
@@ -53,12 +53,14 @@ def run(
     task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
     from clipstill import api
 
-    result = api.run(
-        task,
-        api.default_out(task) if out is None else out,
+    # Flags stand for settings, so they come last and win.
+    flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
+    result = api.distil(
+        classes=task,
+        out=out,
         recipe=recipe,
-        config_file=config,
-        overrides=overrides or [],
+        config=config,
+        settings=[*(overrides or []), *(f"{name}={value}" for name, value in flags.items() if value is not None)],
         images=images,
         examples=examples,
         unlabelled=unlabelled,
@@ -66,9 +68,6 @@ def run(
         generator=generator,
         student=student,
         budget=budget,
-        meta=meta,
-        launcher=launcher,
-        address=address,
         seed=seed,
         device=device,
     )
@@ -78,7 +77,7 @@ def run(
 def print_run(result: RunResult, as_json: bool) -> None:
     """Print the end of a run, on the first rank alone."""
     from clipstill.core.progress import warn
-    from clipstill.distributed.launch import rank
+    from clipstill.distributed.torchrun import rank
 
     if rank() != 0:
         return
@@ -93,14 +92,15 @@ def _rows(result: RunResult) -> list[tuple[str, str]]:
     names = ", ".join(result.classes)
     rows = [("classes", f"{len(result.classes)}: {names if len(names) <= 80 else names[:77] + '...'}")]
     measured = result.evaluation
-    expected = percent(result.calibration["expected_top1"])
+    expected = percent(result.calibration.expected_top1)
     if measured is not None:
-        photos = f"on {measured['n']} real photos" if measured["n"] != 1 else "on one real photo"
-        aside = f"(chance {percent(measured['chance'])}; expected without photos {expected})"
-        rows.append(("teacher top-1", f"{percent(measured['teacher_top1'])} {photos}"))
-        rows.append(("student top-1", f"{percent(measured['student_top1'])} {aside}"))
+        photos = f"on {measured.student.n} real photos" if measured.student.n != 1 else "on one real photo"
+        aside = f"(chance {percent(measured.chance)}; expected without photos {expected})"
+        teacher = None if measured.teacher is None else measured.teacher.top1
+        rows.append(("teacher top-1", f"{percent(teacher)} {photos}"))
+        rows.append(("student top-1", f"{percent(measured.student.top1)} {aside}"))
         if result.ladder is not None:
-            rows.append(("advice", result.ladder["recommendation"]["text"]))
+            rows.append(("advice", result.ladder.recommendation.text))
     else:
         rows.append(("quality", f"about {expected} top-1 expected; measure it: give real photos with --images DIR"))
     return [
@@ -108,7 +108,7 @@ def _rows(result: RunResult) -> list[tuple[str, str]]:
         ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
         ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
         ("time", "nothing to do, all was there" if result.up_to_date else span(sum(result.seconds.values()))),
-        ("licences", f"{result.licence} is the most restrictive; all of them: {result.bundle / 'LICENCES.md'}"),
-        ("bundle", str(result.bundle)),
+        ("licences", f"{result.licence} is the most restrictive; all of them: {result.bundle_folder / 'LICENCES.md'}"),
+        ("bundle", str(result.bundle_folder)),
         ("report", str(result.report)),
     ]

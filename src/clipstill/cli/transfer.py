@@ -40,18 +40,18 @@ def transfer(
 
     clipstill transfer --source photo/ --source art/ --target sketch/ --unlabelled source --out runs/domains
     """
+    from clipstill.commands.protocol import ProtocolRequest
     from clipstill.commands.transfer import transfer as measure
     from clipstill.datasets import joined, open_dataset
     from clipstill.evaluation.transfer import table
 
     numbers = protocol.parse_seeds(seeds)
     labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]
-    config_of = partial(
-        protocol.protocol_config, recipe=recipe, teacher=teacher, student=student, overrides=overrides, device=device
+    settings_of = partial(
+        protocol.settings_for, recipe=recipe, teacher=teacher, student=student, overrides=overrides, device=device
     )
     for dataset in (labelled, *targets):
-        config_of(dataset)  # Find mistakes in the settings before any work.
-    rows = measure(
-        config_of, labelled, targets, shots=shots, seeds=numbers, out=out, unlabelled=unlabelled, baselines=baselines
-    )
+        settings_of(dataset)  # Find mistakes in the settings before any work.
+    request = ProtocolRequest(shots, numbers, out, baselines)
+    rows = measure(settings_of, labelled, targets, request, unlabelled=unlabelled)
     protocol.print_rows(rows, table(rows), as_json)

@@ -32,19 +32,23 @@ def zero_shot(
 
     clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
     """
-    from clipstill.assembly.zero_shot import make_zero_shot, task_of_run
+    from clipstill.assembly.zero_shot import make_zero_shot
+    from clipstill.core.errors import ConfigError
     from clipstill.text.task import parse_task
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
+    from clipstill.workflow.store import CONFIG_FILE, read_task
 
-    task = parse_task(classes) if run is None else task_of_run(run, classes)
+    if run is not None and classes:
+        raise ConfigError("--classes and --run both name the classes. Give one of them.")
+    task = parse_task(classes) if run is None else read_task(run)
     values: dict[str, Any] = {"teacher": {"name": teacher}}
     if per_class is not None:
         values["examples"] = {"per_class": per_class}
     if seed is not None:
         values["seed"] = seed
-    file = None if run is None else run / "config.yaml"
-    config = load_config(recipe, file, overrides=overrides or [], values=values)
-    result = make_zero_shot(task, config, out, examples=examples, images=images)
+    file = None if run is None else run / CONFIG_FILE
+    settings = load_settings(recipe, file, overrides=overrides or [], values=values)
+    result = make_zero_shot(task, settings, out, examples=examples, images=images)
     rows = [("classes", str(len(result.classes))), ("teacher", result.teacher)]
     if result.examples:
         rows.append(("examples", str(result.examples)))

@@ -1,7 +1,7 @@
-"""The errors a user may see: one small family.
+"""The errors a user may see.
 
 Each message says what is wrong, where (file, line, class name), and what to do. The command line prints it in one line
-and ends with ``exit_code``; nobody sees a traceback for a mistake of their own.
+without a traceback and ends with ``exit_code``.
 """
 
 from __future__ import annotations
@@ -52,3 +52,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of a library's error, or its kind where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""From a trained student to the folder that is shipped: formats, parity gate, latency, bundle.
+"""From a trained student to the folder that is shipped: formats, parity check, latency, bundle.
 
-Add a format by a line in the table: a class without arguments that is a ``clipstill.export.format.Format``.
+Add a format with a subclass of ``clipstill.export.format.Format`` and a line in the table.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ formats = Registry(
 
 
 def load_format(name: str) -> Format:
-    """The format of that name, after a look whether this machine has what it needs.
+    """The format of that name, ready to write.
 
     Raises:
-        UnknownNameError: with the closest name.
-        ResourceError: the package that writes it is not installed.
+        UnknownNameError: There is no such format.
+        ResourceError: The package that writes it is not installed.
     """
     make, _ = formats.resolve(name)
     found: Format = make()

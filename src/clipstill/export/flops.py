@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def gflop(network: nn.Module, size: int) -> float:
-    """Billions of multiplications and additions for one picture; a multiplication with its addition counts as two.
+    """Billions of multiplications and additions for one picture; a multiply-add counts as two.
 
-    Counted by torch where tensors are multiplied or convolved; what is done number by number is left out, as usual.
+    Torch counts products and convolutions of tensors; element-wise operations are left out, as usual.
 
     Args:
-        network: maps (N, 3, size, size) in [0, 1] to logits; on any device.
-        size: side of the picture in pixels.
+        network: Maps (N, 3, size, size) in [0, 1] to logits; on any device.
+        size: Side of the picture in pixels.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode

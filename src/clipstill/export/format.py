@@ -5,15 +5,18 @@ Shapes: N images, C classes, H = W = ``size``; float32 RGB in [0, 1].
 
 from __future__ import annotations
 
-import os
+import copy
+import importlib.util
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipstill.core.errors import ResourceError
+from clipstill.core.errors import ClipstillError, ExportError, ResourceError, reason_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,89 +25,96 @@ if TYPE_CHECKING:
 Model = Callable[[np.ndarray], np.ndarray]
 
 
-def _no_images() -> np.ndarray:
-    return np.zeros((0, 3, 1, 1), dtype=np.float32)
-
-
 @dataclass(frozen=True)
 class Source:
     """What every format is written from.
 
     Attributes:
-        student: maps images in [0, 1] to logits; normalises by itself; on the CPU, in evaluation mode.
-        size: height and width in pixels.
-        onnx: the student as float32 ONNX, which has passed the parity gate.
-        calibration_N3HW: pictures like those in use, from which int8 learns its ranges; may be none.
+        student: Maps images in [0, 1] to logits; normalises by itself.
+        size: Height and width of the input in pixels.
+        onnx: The student as float32 ONNX, after the parity check.
+        calibration_N3HW: Pictures like those in use, for the ranges of int8; may be none.
     """
 
     student: nn.Module
     size: int
     onnx: Path
-    calibration_N3HW: np.ndarray = field(default_factory=_no_images)
+    calibration_N3HW: np.ndarray
 
 
-class Format(Protocol):
+class Format(ABC):
     """One way to store a student.
 
     Attributes:
-        name: as ``clipstill list formats`` shows it.
-        files: names in a bundle; the first is the one that is opened.
-        exact: it computes in float32, so that logits must agree; otherwise answers must.
-        calibrated: it needs pictures.
+        name: Name in ``clipstill list formats``.
+        files: File names in a bundle; the first one is opened.
+        package: Optional package that the format needs; empty for none. The extra of clipstill has the format's name.
+        advice: Last sentence of the message when writing fails.
+        exact: Whether it computes in float32, so that logits must agree; otherwise only answers must.
+        calibrated: Whether it needs calibration pictures.
     """
 
     name: str
     files: tuple[str, ...]
-    exact: bool
-    calibrated: bool
+    package = ""
+    advice = ""
+    exact = True
+    calibrated = False
 
     def check(self) -> None:
-        """Look for what the format needs, before any work.
+        """Look for the optional package without importing it.
 
         Raises:
-            ResourceError: a package is not installed.
+            ResourceError: The package is not installed.
         """
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise ResourceError(
+                f"the format '{self.name}' needs the package {self.package}, which is not installed: "
+                f"pip install 'clipstill[{self.name}]'"
+            )
 
     def write(self, source: Source, folder: Path) -> None:
         """Write ``files`` into a folder.
 
         Raises:
-            ExportError: the student cannot be written so.
+            ExportError: The student cannot be written in this format.
         """
+        try:
+            with warnings.catch_warnings():
+                # Exporters warn about their own internals; the comparison with the student decides what matters.
+                warnings.simplefilter("ignore")
+                self._write(source, folder)
+        except (ClipstillError, OSError):
+            raise
+        except Exception as error:  # every exporter has private kinds; the user needs one
+            raise ExportError(
+                f"the student cannot be written as {self.name}: {reason_of(error)}. {self.advice}".strip()
+            ) from error
 
     def open(self, path: Path, threads: int = 0) -> Model:
-        """Make a written file ready to answer.
+        """Load a written file.
 
         Args:
-            path: the first of ``files``.
+            path: The first of ``files``.
             threads: CPU threads; 0 lets the library choose.
 
         Raises:
-            ExportError: the file cannot be opened.
+            ExportError: The file cannot be opened.
         """
+        try:
+            return self._open(path, threads)
+        except Exception as error:  # as above
+            raise ExportError(
+                f"{path} cannot be opened as {self.name} ({reason_of(error)}). Export the student again."
+            ) from error
+
+    @abstractmethod
+    def _write(self, source: Source, folder: Path) -> None: ...
+
+    @abstractmethod
+    def _open(self, path: Path, threads: int) -> Model: ...
 
 
-def all_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what a library says, or the kind of its error where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def need(package: str, extra: str) -> None:
-    """Look for an optional package without importing it.
-
-    Raises:
-        ResourceError: it is not installed; says how to get it.
-    """
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise ResourceError(
-            f"the format '{extra}' needs the package {package}, which is not installed: "
-            f"pip install 'clipstill[{extra}]'"
-        )
+def frozen_copy(student: nn.Module) -> nn.Module:
+    """A float32 copy on the CPU in evaluation mode, without gradients; the student stays as it is."""
+    return copy.deepcopy(student).cpu().float().eval().requires_grad_(False)

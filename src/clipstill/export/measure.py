@@ -1,15 +1,13 @@
-"""What each format of a student is worth: whether it answers as the student does, size, and time. One code for all.
+"""What each format of a student is worth: agreement with the student, size, latency and accuracy.
 
 Shapes: N images, C classes, H = W = the exported size.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,19 +17,25 @@ import numpy as np
 from clipstill.core.errors import ExportError
 from clipstill.core.progress import say
 from clipstill.export import load_format
-from clipstill.export.format import Format, Model, Source, reason_of
-from clipstill.export.onnx import input_size, open_session, run_session
-from clipstill.export.parity import REQUIRED_AGREEMENT, as_input, smooth_pictures
+from clipstill.export.format import Format, Model, Source
+from clipstill.export.onnx import Onnx
+from clipstill.export.parity import (
+    as_input,
+    logits_of,
+    reason_to_refuse,
+    same_answers,
+    smooth_pictures,
+    student_logits,
+)
+from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
 # With fewer, neither the ranges nor the agreement would mean much; sixteen already give the ranges of sixty-four.
 LEAST_PICTURES = 8
-_AT_ONCE = 32
-_MADE = 16
-# Names of kinds of pictures that are no folder of photos.
-HELD_OUT, MADE = "held out", "made"
+_TIMED_RUNS = 30
+_TIMED_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class Pictures:
     """What formats are calibrated and compared on; uint8, resized as in use where their size differs.
 
     Attributes:
-        calibration_NHW3: for int8; None where there are none.
-        held_out_NHW3: others of the same kind, to compare answers on; smooth ones are made where None.
-        photos: by the name of their folder; answers are compared on them too, and accuracy is measured.
+        calibration_NHW3: Pictures for the ranges of int8; None for none.
+        held_out_NHW3: Other pictures of the same kind, to compare answers on; smooth random ones where None.
+        photos: Labelled photos by the name of their folder; answers are compared and accuracy is measured on them.
     """
 
     calibration_NHW3: np.ndarray | None = None
@@ -58,18 +62,18 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a format may cost.
+class FormatRequest:
+    """Which formats to write, and how to judge them.
 
     Attributes:
-        tolerance: largest difference of a logit for formats that compute in float32.
-        warn: share of the answers that int8 or fp16 may change without a word.
-        refuse: share of the answers above which there is no file.
+        names: Names of formats; ``onnx`` is always added, as the others are compared with it.
+        pictures: Pictures to calibrate and compare on.
+        limits: What a format may cost.
     """
 
-    tolerance: float = 1e-3
-    warn: float = 0.05
-    refuse: float = 0.15
+    names: Sequence[str] = ()
+    pictures: Pictures = field(default_factory=Pictures)
+    limits: ExportSettings = field(default_factory=ExportSettings)
 
 
 @dataclass(frozen=True)
@@ -77,23 +81,22 @@ class FormatFacts:
     """One format of one student.
 
     Attributes:
-        format: its name.
-        file: the one to open; None where it was refused.
-        bytes: of all its files.
-        latency_ms: median for one picture on one CPU core, without reading and resizing the photo.
-        latency_all_cores_ms: the same on all cores.
-        max_difference: of a logit from the float32 student's, over all pictures.
-        top1_agreement: share of equal answers on the pictures where it is lowest.
-        agreement: the same for each kind of picture: ``held out`` of those that int8 was calibrated on (or
-            ``made``), and each folder of photos.
-        pictures: how many of each kind.
-        accuracy: top-1 on each folder of photos.
-        warning: what is to be known before it is used; None where nothing is.
-        refused: why there is no file; None where there is one.
+        format: Its name.
+        file: The file to open; None where it was refused.
+        bytes: Size of all its files.
+        latency_ms: Median milliseconds for one picture on one CPU core, without reading and resizing the photo.
+        latency_all_cores_ms: The same on all cores.
+        max_difference: Largest difference of a logit from the float32 student's, over all pictures.
+        top1_agreement: Share of equal answers on the kind of pictures where it is lowest.
+        agreement: Share of equal answers by kind of picture: ``held out`` or ``made``, and each folder of photos.
+        pictures: Number of pictures by kind.
+        accuracy: Top-1 on each folder of photos.
+        warning: What to know before using it; None for nothing.
+        refused: Why there is no file; None where there is one.
     """
 
     format: str
-    file: str | None
+    file: str | None = None
     bytes: int = 0
     latency_ms: float | None = None
     latency_all_cores_ms: float | None = None
@@ -110,44 +113,45 @@ class FormatFacts:
         return {name: value for name, value in asdict(self).items() if name != "format"}
 
 
-def write_formats(
-    folder: Path,
-    onnx: Path,
-    student: nn.Module,
-    size: int,
-    names: Sequence[str],
-    pictures: Pictures,
-    limits: Limits,
-) -> list[FormatFacts]:
+@dataclass(frozen=True)
+class _Reference:
+    """Pictures of one kind, and what the student answers for them."""
+
+    x_N3HW: np.ndarray
+    logits_NC: np.ndarray
+    label_N: np.ndarray | None
+
+
+def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRequest) -> list[FormatFacts]:
     """Write formats of a student into a folder, compare each with the student, and measure it.
 
-    A format that is refused leaves no file; the others are made all the same.
+    A format that is refused leaves no file; the others are written all the same.
 
     Args:
-        folder: gets the files.
-        onnx: the student as float32 ONNX, which has passed the parity gate.
-        student: maps (N, 3, H, W) in [0, 1] to logits (N, C).
-        size: of the student's input, in pixels.
-        names: of formats; each is made once.
-        pictures: to calibrate and compare on.
-        limits: what a format may cost.
+        folder: Holds the student as float32 ONNX, after the parity check; gets the files.
+        student: Maps (N, 3, H, W) in [0, 1] to logits (N, C).
+        size: Height and width of the student's input in pixels.
+        request: Which formats to write, and how to judge them.
+
+    Returns:
+        One entry a format, ``onnx`` first.
 
     Raises:
-        UnknownNameError: no such format.
-        ResourceError: a package is missing.
+        UnknownNameError: There is no such format.
+        ResourceError: A format's package is not installed.
         ExportError: ``onnx`` itself is refused.
     """
-    wanted = [load_format(name) for name in dict.fromkeys(names)]
+    pictures = request.pictures
+    formats = [load_format(name) for name in dict.fromkeys([Onnx.name, *request.names])]
     calibration_NHW3 = pictures.calibration_NHW3
-    source = Source(student, size, onnx)
-    if calibration_NHW3 is not None and len(calibration_NHW3):
-        source = Source(student, size, onnx, as_input(calibration_NHW3, size))
-    compared = _compared(pictures, size)
-    expected = {kind: student_logits(student, image_N3HW) for kind, image_N3HW in compared.items()}
+    if calibration_NHW3 is None:
+        calibration_NHW3 = np.zeros((0, size, size, 3), dtype=np.uint8)
+    source = Source(student, size, folder / Onnx.files[0], as_input(calibration_NHW3, size))
+    references = _references(student, size, pictures)
     found = []
-    for each in wanted:
-        facts = _make(each, source, folder, compared, expected, pictures, limits)
-        if facts.refused and each.name == "onnx":
+    for each in formats:
+        facts = _write_and_measure(each, source, references, request.limits)
+        if facts.refused and each.name == Onnx.name:
             # Nothing else can be trusted then; it is also what the runtime opens.
             raise ExportError(
                 f"the exported model {each.files[0]} is not the student: {facts.refused}. Export it again."
@@ -160,130 +164,104 @@ def write_formats(
     return found
 
 
-def _make(
-    made: Format,
-    source: Source,
-    folder: Path,
-    compared: Mapping[str, np.ndarray],
-    expected: Mapping[str, np.ndarray],
-    pictures: Pictures,
-    limits: Limits,
+def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
+    held_out_NHW3 = pictures.held_out_NHW3
+    if held_out_NHW3 is not None and len(held_out_NHW3):
+        inputs = {"held out": as_input(held_out_NHW3, size)}
+    else:
+        inputs = {"made": smooth_pictures(np.random.default_rng(0), size)}
+    inputs |= {name: as_input(photos.pixels_NHW3, size) for name, photos in pictures.photos.items()}
+    labels = {name: photos.label_N for name, photos in pictures.photos.items()}
+    return {
+        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), labels.get(kind)) for kind, x_N3HW in inputs.items()
+    }
+
+
+def _write_and_measure(
+    form: Format, source: Source, references: Mapping[str, _Reference], limits: ExportSettings
 ) -> FormatFacts:
-    paths = [folder / name for name in made.files]
+    folder = source.onnx.parent
+    paths = [folder / name for name in form.files]
+    facts = FormatFacts(form.name)
     try:
-        if made.calibrated and len(source.calibration_N3HW) < LEAST_PICTURES:
+        if form.calibrated and len(source.calibration_N3HW) < LEAST_PICTURES:
             raise ExportError(
                 f"it needs {LEAST_PICTURES} pictures to calibrate on and as many to be checked on, there are "
                 f"{len(source.calibration_N3HW)}"
             )
-        made.write(source, folder)
-        model = made.open(paths[0])
-        logits = {kind: _answers(model, image_N3HW) for kind, image_N3HW in compared.items()}
+        form.write(source, folder)
+        facts = _compared(facts, form.open(paths[0]), references)
+        warning = _judge(form, facts, limits)
     except ExportError as error:
-        return replace(_without_file(FormatFacts(made.name, None), paths), refused=str(error))
-    gap = max(float(np.abs(logits[kind] - expected[kind]).max()) for kind in logits)
-    agreement = {kind: float((logits[kind].argmax(axis=1) == expected[kind].argmax(axis=1)).mean()) for kind in logits}
-    lowest = min(agreement, key=lambda kind: agreement[kind])
-    facts = FormatFacts(
-        format=made.name,
-        file=made.files[0],
-        max_difference=gap,
-        top1_agreement=agreement[lowest],
-        agreement=agreement,
-        pictures={kind: len(image_N3HW) for kind, image_N3HW in compared.items()},
-        accuracy={
-            name: float((logits[name].argmax(axis=1) == photos.label_N).mean())
-            for name, photos in pictures.photos.items()
-        },
-    )
-    refused, warning = _judged(made, facts, lowest, limits)
-    if refused:
-        return replace(_without_file(facts, paths), refused=refused)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return replace(facts, refused=str(error))
     return replace(
         facts,
+        file=form.files[0],
         bytes=sum(path.stat().st_size for path in paths),
-        latency_ms=latency(made.open(paths[0], threads=1), source.size),
-        latency_all_cores_ms=latency(made.open(paths[0]), source.size),
+        latency_ms=latency(form.open(paths[0], threads=1), source.size),
+        latency_all_cores_ms=latency(form.open(paths[0]), source.size),
         warning=warning,
     )
 
 
-def _judged(made: Format, facts: FormatFacts, kind: str, limits: Limits) -> tuple[str | None, str | None]:
-    """Why there must be no file, and what is to be known of it; None where nothing is to be said."""
-    assert facts.max_difference is not None
-    assert facts.top1_agreement is not None
-    changed = 1 - facts.top1_agreement
-    what = f"it answers otherwise than the student for {changed:.1%} of {facts.pictures[kind]} pictures ({kind})"
-    if not np.isfinite(facts.max_difference):
-        return "a logit is not finite", None
-    if made.exact:
-        if facts.max_difference > limits.tolerance:
-            return f"a logit differs by {facts.max_difference:.3g}, allowed is {limits.tolerance:.3g}", None
-        return (what if facts.top1_agreement < REQUIRED_AGREEMENT else None), None
-    if changed > limits.refuse:
-        return f"{what}, allowed is {limits.refuse:.1%}", None
-    return None, (f"{what}; measure it on photos of your own" if changed > limits.warn else None)
+def _compared(facts: FormatFacts, model: Model, references: Mapping[str, _Reference]) -> FormatFacts:
+    logits = {kind: logits_of(model, each.x_N3HW) for kind, each in references.items()}
+    agreement = {kind: same_answers(logits[kind], each.logits_NC) for kind, each in references.items()}
+    return replace(
+        facts,
+        # np.max, unlike max, keeps a NaN.
+        max_difference=float(
+            np.max([np.abs(logits[kind] - each.logits_NC).max() for kind, each in references.items()])
+        ),
+        top1_agreement=min(agreement.values()),
+        agreement=agreement,
+        pictures={kind: len(each.x_N3HW) for kind, each in references.items()},
+        accuracy={
+            kind: float((logits[kind].argmax(axis=1) == each.label_N).mean())
+            for kind, each in references.items()
+            if each.label_N is not None
+        },
+    )
 
 
-def _without_file(facts: FormatFacts, paths: Sequence[Path]) -> FormatFacts:
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return replace(facts, file=None)
-
-
-def _compared(pictures: Pictures, size: int) -> dict[str, np.ndarray]:
-    """The pictures that answers are compared on, by kind, as a model takes them."""
-    held_out_NHW3 = pictures.held_out_NHW3
-    if held_out_NHW3 is not None and len(held_out_NHW3):
-        compared = {HELD_OUT: as_input(held_out_NHW3, size)}
-    else:
-        compared = {MADE: smooth_pictures(np.random.default_rng(0), _MADE, size)}
-    return compared | {name: as_input(photos.pixels_NHW3, size) for name, photos in pictures.photos.items()}
-
-
-def student_logits(student: nn.Module, image_N3HW: np.ndarray) -> np.ndarray:
-    """What the trained module answers: float32 (N, C). It is neither changed nor moved."""
-    import torch
-
-    model = copy.deepcopy(student).cpu().float().eval()
-    with torch.inference_mode():
-        return _answers(lambda part_N3HW: model(torch.from_numpy(part_N3HW)).numpy(), image_N3HW)
-
-
-def _answers(model: Model, image_N3HW: np.ndarray) -> np.ndarray:
-    """One picture alone, then the others in batches: a graph with a fixed batch fails here, not in use.
+def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | None:
+    """What to know before the format is used; None for nothing.
 
     Raises:
-        ExportError: it does not run.
+        ExportError: The format changes too much.
     """
-    cuts = [1, *range(1 + _AT_ONCE, len(image_N3HW), _AT_ONCE)]
-    try:
-        return np.concatenate([model(part) for part in np.split(image_N3HW, cuts) if len(part)])
-    except Exception as error:  # each runtime has kinds of its own
-        raise ExportError(f"it does not run ({reason_of(error)})") from error
+    assert facts.max_difference is not None
+    assert facts.top1_agreement is not None
+    if not np.isfinite(facts.max_difference):
+        raise ExportError("a logit is not finite")
+    if form.exact:
+        refused = reason_to_refuse(facts.max_difference, facts.top1_agreement, limits.tolerance)
+        if refused:
+            raise ExportError(refused)
+        return None
+    changed = 1 - facts.top1_agreement
+    kind = min(facts.agreement, key=lambda kind: facts.agreement[kind])
+    what = f"it answers otherwise than the student for {changed:.1%} of {facts.pictures[kind]} pictures ({kind})"
+    if changed > limits.int8_refuse:
+        raise ExportError(f"{what}, allowed is {limits.int8_refuse:.1%}")
+    return f"{what}; measure it on photos of your own" if changed > limits.int8_warn else None
 
 
-def latency(model: Model, size: int, runs: int = 30, seconds: float = 3.0) -> float:
-    """Median milliseconds for one picture, without decoding and resizing.
+def latency(model: Model, size: int) -> float:
+    """Median milliseconds for one picture over 30 runs or 3 seconds, without decoding and resizing.
 
     Args:
-        model: opened with as many threads as shall be measured.
-        size: side of the picture in pixels.
-        runs: how many timed runs at most, after three that are not timed.
-        seconds: stop earlier after this time (at least one run is timed).
+        model: A model opened with as many threads as shall be measured.
+        size: Side of the picture in pixels.
     """
-    image_13HW = np.full((1, 3, size, size), 0.5, dtype=np.float32)
+    x_13HW = np.full((1, 3, size, size), 0.5, dtype=np.float32)
     for _ in range(3):
-        model(image_13HW)
+        model(x_13HW)
     taken: list[float] = []
-    while not taken or (len(taken) < runs and sum(taken) < seconds):
+    while not taken or (len(taken) < _TIMED_RUNS and sum(taken) < _TIMED_SECONDS):
         start = time.perf_counter()
-        model(image_13HW)
+        model(x_13HW)
         taken.append(time.perf_counter() - start)
     return 1000.0 * median(taken)
-
-
-def latency_one_core(path: Path) -> float:
-    """As ``latency``, of an ONNX file on one CPU core."""
-    session = open_session(path, threads=1)
-    return latency(partial(run_session, session), input_size(session))

@@ -11,15 +11,11 @@ import io
 import logging
 import math
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from clipstill.core.errors import ExportError
-from clipstill.export.format import Source, reason_of
+from clipstill.export.format import Source
 from clipstill.export.onnx import INPUT, Onnx
 
 # In networks of depthwise convolutions the first layers' channels differ most in range, and one scale for all of them
@@ -39,71 +35,54 @@ class OnnxInt8(Onnx):
     exact = False
     calibrated = True
 
-    def write(self, source: Source, folder: Path) -> None:
-        """Quantise the float32 file.
+    def _write(self, source: Source, folder: Path) -> None:
+        import onnx
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        Raises:
-            ExportError: there are no calibration pictures, or the graph cannot be quantised.
-        """
-        pictures_N3HW = source.calibration_N3HW
-        if not len(pictures_N3HW):
-            raise ExportError("int8 needs pictures to calibrate on, and there are none. Give some: --calibration DIR")
-        target = folder / self.files[0]
-        try:
-            with _silent(), tempfile.TemporaryDirectory() as work:
-                _quantise(source.onnx, target, pictures_N3HW, Path(work))
-        except Exception as error:  # whatever the quantiser stumbles over
-            target.unlink(missing_ok=True)
-            raise ExportError(f"the student cannot be quantised: {reason_of(error)}") from error
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            """One picture at a time, as in use."""
 
+            def __init__(self) -> None:
+                self._rest = iter(source.calibration_N3HW)
 
-def _quantise(onnx_path: Path, target: Path, pictures_N3HW: np.ndarray, work: Path) -> None:
-    import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+            def get_next(self) -> dict[str, Any] | None:
+                x_3HW = next(self._rest, None)
+                return None if x_3HW is None else {INPUT: x_3HW[None]}
 
-    class Pictures(CalibrationDataReader):  # type: ignore[misc]
-        """One at a time, as in use."""
-
-        def __init__(self) -> None:
-            self._rest = iter(pictures_N3HW)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image_3HW = next(self._rest, None)
-            return None if image_3HW is None else {INPUT: image_3HW[None]}
-
-    prepared = work / "prepared.onnx"
-    # Symbolic shapes would need sympy to know each operator; those of ONNX itself are enough here.
-    quant_pre_process(str(onnx_path), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(target),
-        Pictures(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        # 7-bit weights: with 8, sums of two products overflow 16 bits on CPUs without VNNI, and the same file would
-        # answer otherwise on a newer CPU.
-        reduce_range=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        nodes_to_exclude=_in_float(onnx.load(prepared)),
-    )
+        with _silent(), tempfile.TemporaryDirectory() as work:
+            prepared = Path(work) / "prepared.onnx"
+            # Symbolic shapes would need sympy to know each operator; those of ONNX itself are enough here.
+            quant_pre_process(str(source.onnx), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(folder / self.files[0]),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                # 7-bit weights: with 8, sums of two products overflow 16 bits on CPUs without VNNI, and the same file
+                # would answer otherwise on a newer CPU.
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=_float_nodes(onnx.load(prepared)),
+            )
 
 
-def _in_float(model: Any) -> list[str]:
-    """Names of the nodes that stay as they are."""
+def _float_nodes(model: Any) -> list[str]:
+    """Names of the nodes that stay in float."""
     sizes = {each.name: math.prod(each.dims) for each in model.graph.initializer}
-    whole = sum(sizes.values())
+    total = sum(sizes.values())
 
     def share(node: Any) -> float:
-        return float(sum(sizes.get(name, 0) for name in node.input) / whole)
+        return float(sum(sizes.get(name, 0) for name in node.input) / total)
 
     kept: list[str] = []
     held = 0.0
@@ -122,8 +101,7 @@ def _silent() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(before)

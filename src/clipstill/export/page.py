@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
@@ -28,45 +27,36 @@ RUNTIME_LEDGER = "LICENCES-web-runtime.md"
 RUNTIME_FILES = (SCRIPT, WEB_ASSEMBLY, NOTICES, RUNTIME_LEDGER)
 
 
-def write_page(folder: Path) -> list[str]:
-    """Lay the page and its runtime beside a model.
-
-    Args:
-        folder: of the bundle; flat, and the page's own names must be free in it.
-
-    Returns:
-        The names of the files.
+def write_page(folder: Path) -> None:
+    """Write the page and its runtime beside a model, into a bundle that has no files of these names.
 
     Raises:
-        ArtifactError: the installed package lacks a file.
-        ResourceError: the folder cannot be written.
+        ArtifactError: The installed package lacks a file.
+        ResourceError: The folder cannot be written.
     """
-    package = resources.files("clipstill")
-    sources = {name: package / "export" / "browser" / name for name in OWN_FILES}
-    sources |= {name: package / "assets" / name for name in RUNTIME_FILES}
-    for name, source in sources.items():
-        write_bytes(folder / name, _read(source))
-    return list(sources)
+    for name in (*OWN_FILES, *RUNTIME_FILES):
+        write_bytes(folder / name, _read(name))
 
 
 def software() -> tuple[Provenance, ...]:
-    """What of other projects comes with a page, for the licence ledger of its bundle.
+    """Files of other projects that come with a page, for the licence ledger of its bundle.
 
     Raises:
-        ArtifactError: as ``write_page``.
+        ArtifactError: The installed package lacks a file.
     """
-    assets, origin = resources.files("clipstill") / "assets", f"npm package onnxruntime-web {RUNTIME_VERSION}"
+    origin = f"npm package onnxruntime-web {RUNTIME_VERSION}"
     return tuple(
-        Provenance(f"ONNX Runtime Web ({name})", "MIT", origin, hashlib.sha256(_read(assets / name)).hexdigest())
+        Provenance(f"ONNX Runtime Web ({name})", "MIT", origin, hashlib.sha256(_read(name)).hexdigest())
         for name in (SCRIPT, WEB_ASSEMBLY)
     )
 
 
-def _read(source: Traversable) -> bytes:
+def _read(name: str) -> bytes:
+    place = "assets" if name in RUNTIME_FILES else "export/browser"
     try:
-        return source.read_bytes()
+        return resources.files("clipstill").joinpath(place, name).read_bytes()
     except FileNotFoundError:
         raise ArtifactError(
-            f"the installed clipstill lacks {source.name}, which a bundle's page needs. Install it again, or make "
-            f"bundles without a page: --set export.page=false"
+            f"the installed clipstill lacks {name}, which a bundle's page needs. Install it again, or make bundles "
+            f"without a page: --set export.page=false"
         ) from None

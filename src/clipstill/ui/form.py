@@ -14,7 +14,7 @@ from clipstill.text.task import Task, parse_task
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import take_in
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 
 # What to spend, in words; each is settings of the default recipe. Half and twice are round numbers, not tuned ones.
 EFFORTS: dict[str, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ def _settings(form: Form) -> Sequence[str]:
         raise ConfigError(f"there is no effort '{form.effort}'. Choose one of {', '.join(EFFORTS)}.")
     lines = (line.strip() for line in form.settings.splitlines())
     settings = [*EFFORTS[form.effort], *(line for line in lines if line and not line.startswith("#"))]
-    load_config("default", overrides=settings)  # A typing mistake is told at once, and not by the run.
+    load_settings("default", overrides=settings)  # A typing mistake is told at once, and not by the run.
     return settings
 
 

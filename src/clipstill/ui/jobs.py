@@ -23,7 +23,7 @@ import yaml
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
 from clipstill.core.files import disk_error, read_json, write_json, write_text
 from clipstill.ui.runs import Run, open_run, runs_in
-from clipstill.workflow.growth import CONFIG_FILE
+from clipstill.workflow.store import CONFIG_FILE
 
 KEPT_FOLDER = ".ui"
 _COMMAND = "command.json"

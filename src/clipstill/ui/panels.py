@@ -13,24 +13,12 @@ import jinja2
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.progress import span
+from clipstill.stages import STAGES
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Amount, Figures, Run, amount_in
-from clipstill.workflow import keys
 
 FILES = "/files"
-STAGE_TITLES = {
-    keys.TEACHER_PROMPTS: "The teacher learns from your examples",
-    keys.CLASS_VECTORS: "The teacher reads the names",
-    keys.PROMPTS: "Plan the images",
-    keys.SURROGATE: "Make the images",
-    keys.STUDENT: "Teach the student",
-    keys.NEAR_MISSES: "Make look-alikes of the classes",
-    keys.CALIBRATION: "Find out how sure it may be",
-    keys.EVALUATION: "Measure on your photos",
-    keys.BUNDLE: "Pack it",
-    keys.LADDER: "Compare with simpler ways",
-    keys.REPORT: "Write the report",
-}
+STAGE_TITLES = {stage.name: stage.title for stage in STAGES}
 MOST_CELLS = 600
 
 

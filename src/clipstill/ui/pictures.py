@@ -8,13 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.stages.images import NAME as SURROGATE
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.text.task import Task
-from clipstill.workflow.cohorts import stage_of
-from clipstill.workflow.growth import read_ledger
-from clipstill.workflow.keys import SURROGATE
-from clipstill.workflow.store import STAGES_FOLDER
+from clipstill.workflow.store import Store
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ def images_of(run: Path, task: Task | None) -> list[SyntheticImage]:
     if task is None:
         return []
     found: dict[str, list[SyntheticImage]] = {name: [] for name in task.names}
-    for cohort in read_ledger(run).images:
-        images = _images_in(run / STAGES_FOLDER / stage_of(SURROGATE, cohort))
+    for folder, cohort in Store(run).cohorts(SURROGATE):
+        images = _images_in(folder)
         for name in cohort.drawn:
             of_name = [image for image in images if cohort.task.names[image.record.class_id] == name]
             if name in found and of_name:

@@ -9,16 +9,12 @@ from typing import Any
 
 import yaml
 
-from clipstill.commands.run import BUNDLE_FOLDER
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.files import MANIFEST, read_json
-from clipstill.stages.report import REPORT_FILE
-from clipstill.stages.stages import CURATION_FILE, PREVIEW_FILE
+from clipstill.stages import bundle, calibration, images, prompts, report
 from clipstill.text.task import Task
-from clipstill.workflow.growth import CONFIG_FILE, TASK_FILE
-from clipstill.workflow.keys import CALIBRATION, PROMPTS, REPORT, SURROGATE
-from clipstill.workflow.store import LOCK, STAGES_FOLDER, read_events, read_run_marker
-from clipstill.workflow.workbench import CALIBRATION_FILE
+from clipstill.workflow.stage import STAGES_FOLDER
+from clipstill.workflow.store import CONFIG_FILE, LOCK, TASK_FILE, read_events, read_run_marker
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 _COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")
@@ -54,7 +50,7 @@ class Run:
     @property
     def bundle(self) -> Path:
         """Place of the bundle."""
-        return self.path / BUNDLE_FOLDER
+        return self.path / bundle.NAME
 
     @property
     def config(self) -> dict[str, Any]:
@@ -68,7 +64,7 @@ class Run:
     def style_names(self) -> list[str]:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
-        for file in (stages / SURROGATE / CURATION_FILE, stages / PROMPTS / "styles.json"):
+        for file in (stages / images.NAME / images.CURATION_FILE, stages / prompts.NAME / prompts.STYLES_FILE):
             try:
                 found = read_json(file)
             except ArtifactError:
@@ -85,7 +81,7 @@ class Run:
         metrics = read_json(self.bundle / "metrics.json")
         labels = read_json(self.bundle / "labels.json")
         evaluation = metrics.get("evaluation") or {}
-        calibration = self.path / STAGES_FOLDER / CALIBRATION / CALIBRATION_FILE
+        estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
         config = self.config
         try:
             return Figures(
@@ -95,7 +91,7 @@ class Run:
                 top1=evaluation.get("student_top1"),
                 teacher_top1=evaluation.get("teacher_top1"),
                 photos=evaluation.get("n"),
-                expected_top1=read_json(calibration).get("expected_top1") if calibration.is_file() else None,
+                expected_top1=read_json(estimates).get("expected_top1") if estimates.is_file() else None,
                 onnx_bytes=int(metrics["export"]["onnx_bytes"]),
                 parameters=int(metrics["export"]["parameters"]),
                 latency_ms=float(metrics["export"]["latency_ms"]),
@@ -182,9 +178,10 @@ def open_run(workspace: Path, name: str) -> Run:
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
-    has_bundle = (path / BUNDLE_FOLDER / MANIFEST).is_file()
-    finished = ended and has_bundle and (not stages or stages[-1].name == REPORT)
-    report, preview = (file if file.is_file() else None for file in (path / REPORT_FILE, path / PREVIEW_FILE))
+    has_bundle = (path / bundle.NAME / MANIFEST).is_file()
+    finished = ended and has_bundle and (not stages or stages[-1].name == report.NAME)
+    files = (path / report.REPORT_FILE, path / images.PREVIEW_FILE)
+    page, preview = (file if file.is_file() else None for file in files)
     return Run(
         path,
         _task(path),
@@ -192,7 +189,7 @@ def open_run(workspace: Path, name: str) -> Run:
         finished=finished,
         at_work=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
         has_bundle=has_bundle,
-        report=report,
+        report=page,
         preview=preview,
     )
 
