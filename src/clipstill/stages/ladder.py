@@ -243,8 +243,7 @@ class Ladder:
 
         from clipstill.assembly.zero_shot import stored_vectors, zero_shot_student
         from clipstill.evaluation.evaluate import student_predictor
-        from clipstill.export.flops import gflop
-        from clipstill.export.measure import latency
+        from clipstill.export.measure import gflop, latency
         from clipstill.export.onnx import Onnx, export_onnx
         from clipstill.export.parity import check_parity
         from clipstill.teachers import load_teacher
@@ -302,8 +301,7 @@ class Ladder:
     def _of_ours(self) -> _Classifier:
         """The exported student. Its latency is measured again, beside that of the other rungs."""
         from clipstill.export.bundle import METRICS_FILE
-        from clipstill.export.flops import gflop
-        from clipstill.export.measure import latency
+        from clipstill.export.measure import gflop, latency
         from clipstill.export.onnx import Onnx
         from clipstill.runtime import load_bundle
 
