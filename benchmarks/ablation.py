@@ -24,7 +24,6 @@ from quality import Run, score
 
 from clipstill import api
 from clipstill.core.files import read_json, write_json
-from clipstill.core.progress import set_quiet
 from clipstill.core.synthetic_mark import save_marked
 from clipstill.surrogate.preview import write_grid
 from clipstill.text.task import parse_task
@@ -82,7 +81,7 @@ def grid(out: Path, row: str, seed: int) -> None:
     for number, record in enumerate(made.records):
         of_class.setdefault(record.class_id, []).append(number)
     side = min(_COLUMNS, len(of_class), *(len(numbers) for numbers in of_class.values()))
-    images = [made.images[number] for class_id in sorted(of_class)[:side] for number in of_class[class_id][:side]]
+    images = [made.pixels_N3HW[number] for class_id in sorted(of_class)[:side] for number in of_class[class_id][:side]]
     write_grid(out / "grids" / f"{folder_of(out, row, seed).name}.png", torch.stack(images).permute(0, 2, 3, 1).numpy())
 
 
@@ -136,7 +135,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     photos = {name: Path(folder) for name, _, folder in (item.partition("=") for item in args.photos)}
-    set_quiet(True)
     cells = [(row, seed) for seed in args.seeds for row in args.rows]
     results = results_of(
         cells,

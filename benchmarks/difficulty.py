@@ -3,20 +3,17 @@
     python benchmarks/difficulty.py --photos NAME=DIR ... [--teacher embedded-m] [--tasks 20] [--cache FOLDER]
         [--text-terms] [--advice]
     python benchmarks/difficulty.py --runs RUN...
-    python benchmarks/difficulty.py --rates [--threads 2]
 
 Each DIR has one sub-folder a class. For each set: the rank correlation over its classes of expected and measured
 accuracy, the error of top-1 on random tasks of 5 to 50 of its classes, and how well the teacher knows classes that the
 linter warns of. ``--text-terms`` uses the terms of teachers that did not learn from ImageNet; ``--advice`` measures
 what the proposed descriptions and spellings do. Photos are encoded once where a cache is given. ``--runs`` compares the
-predicted seconds with those that finished runs took on this machine; ``--rates`` prints the figures that stand in
-``pipeline/cost.py``.
+predicted seconds with those that finished runs took on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import random
 import statistics
 from pathlib import Path
@@ -26,19 +23,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import clipstill
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.names import spoken
-from clipstill.planning import plan as planner
-from clipstill.planning.cost import Models, Work, cost_of, probe, stored_rates, test_gflops
+from clipstill.planning.plan import vocabulary
 from clipstill.teachers import load_teacher
 from clipstill.text.difficulty import estimate
 from clipstill.text.linter import WARNING, Linter
 from clipstill.text.task import Task
 from clipstill.text.templates import fill
 from clipstill.text.wordnet import wordnet
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.settings import RunConfig
 from clipstill.workflow.store import read_events
 
 _CPU = torch.device("cpu")
@@ -49,8 +44,8 @@ class Asked:
 
     def __init__(self, teacher: Any, text_terms: bool = False) -> None:
         self.teacher, self._vectors = teacher, dict[str, Tensor]()
-        self.known, _ = planner._known(teacher, "{class}")
-        self.imagenet_KD = None if text_terms else planner._imagenet(teacher, "{class}")
+        self.known, imagenet_KD, _ = vocabulary(teacher, "{class}")
+        self.imagenet_KD = None if text_terms else imagenet_KD
 
     def encode(self, texts: list[str]) -> Tensor:
         missing = [text for text in dict.fromkeys(map(spoken, texts)) if text not in self._vectors]
@@ -173,64 +168,33 @@ def tasks(asked: Asked, names: list[str], classes: Tensor, feat: Tensor, labels:
     )
 
 
-def prepared(config: RunConfig, classes: list[str], threads: int) -> tuple[Models, Any, Any]:
-    torch.set_num_threads(threads)
-    models = Models.load(config, len(classes), _CPU, threads)
-    vectors_CD = models.teacher.encode_text([spoken(name) for name in classes])
-    return models, vectors_CD, planner._flops(config, models, vectors_CD)
-
-
 def on_runs(args: argparse.Namespace) -> None:
     """Predicted and real seconds of finished runs."""
     for run in args.runs:
-        config = load_config("default", run / "config.yaml")
         names = read_json(run / "task.json")["names"]
-        models, vectors_CD, flops = prepared(config, names, args.threads)
-        count = functools.partial(Work.of, config, len(names), examples=0, unlabelled=0, templates=1)
-        photos = 0 if config.evaluation.images is None else len(ImageFolder.open(config.evaluation.images, names).items)
         took = {event["stage"]: event["seconds"] for event in read_events(run) if event.get("event") == "done"}
-        text = planner._known(models.teacher, "{class}")[1]
-        print(f"{run.name}: took {sum(took.values()):.0f} s")
-        for title, rates in (
-            ("stored rates", stored_rates(models, text)),
-            ("probe", probe(config, models, vectors_CD, flops, text)),
-        ):
-            cost = cost_of(count(photos=photos), flops, rates, config)
-            lines = [f"{stage} {seconds:.0f} ({took.get(stage, 0):.0f})" for stage, seconds in cost.stages.items()]
-            error = cost.seconds / sum(took.values()) - 1
-            print(f"  {title}: {cost.seconds:.0f} s ({100 * error:+.0f} %): predicted (took): {', '.join(lines)}")
-
-
-def rates(args: argparse.Namespace) -> None:
-    """How slow each kind of work is against the test of the device."""
-    config = load_config("default", overrides=["distillation.freeze=bn"])
-    models, vectors_CD, flops = prepared(config, ["dog", "cat", "car", "tree"], args.threads)
-    found = probe(config, models, vectors_CD, flops, 0.0)
-    test = test_gflops("cpu", args.threads)
-    print(f"test {test:.1f} GFLOP/s; an image step {flops.image_step:.2f} GFLOP")
-    for kind in ("synthesis", "forward", "training"):
-        print(f"{kind} {getattr(found, kind) * test:.2f}")
+        cost = clipstill.plan(classes=names, config=run / "config.yaml").cost
+        stages = {stage: seconds for stage, seconds in cost.stages.items() if stage != "start"}
+        lines = [f"{stage} {seconds:.0f} ({took.get(stage, 0):.0f})" for stage, seconds in stages.items()]
+        print(f"{run.name}: predicted {sum(stages.values()):.0f} s, took {sum(took.values()):.0f} s")
+        print(f"  predicted (took): {', '.join(lines)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", nargs="+", default=[], metavar="NAME=DIR")
     parser.add_argument("--runs", nargs="+", default=[], type=Path)
-    parser.add_argument("--rates", action="store_true")
     parser.add_argument("--text-terms", action="store_true")
     parser.add_argument("--advice", action="store_true")
     parser.add_argument("--teacher", default="embedded-m")
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path)
     args = parser.parse_args()
     if args.photos:
         on_photos(args)
     if args.runs:
         on_runs(args)
-    if args.rates:
-        rates(args)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from clipstill.core.files import write_json
-from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
-from clipstill.distillation import trainer
+from clipstill.distillation import phases
 from clipstill.distillation.losses import kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.distillation.views import to_unit, views_of
 from clipstill.students import load_student
 from clipstill.students.student import Student
@@ -88,8 +88,7 @@ def bare_step(
     """One step as any loop would write it; without a teacher, its answers are those to the first batch."""
     device = vectors.device
     module: nn.Module = student.to(device).train()
-    if settings.channels_last:  # As in a run, where it is half of the speed on a CPU.
-        module = module.to(memory_format=torch.channels_last)
+    module = module.to(memory_format=torch.channels_last)  # As in a run, where it is half of the speed on a CPU.
     optimiser, average = Optimiser(module, settings, 10_000), MovingAverage(module, settings.ema)
     known = torch.randn(settings.batch, vectors.shape[1], generator=generator_for("answers")).to(device)
     count = iter(range(1_000_000))
@@ -125,7 +124,6 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    set_quiet(True)
     device = torch.device(args.device)
     teacher = load_teacher(args.teacher, device, args.precision)
     fresh = load_student(args.student, _CLASSES, "scratch", args.image_size)
@@ -179,28 +177,20 @@ def main() -> None:
     def ours(labels: str) -> float:
         nonlocal drawing
         none = torch.zeros(args.pictures, dtype=torch.long)
-        told = replace(settings, labels=labels)
+        answers, data = SoftLabels(teacher, vectors), TrainingData(images, none, none)
+        told = settings.changed(labels=labels)
         times = []
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             if labels == "cached":  # All answers are given first.
                 batches = args.pictures // args.batch * settings.views
-                first = replace(told, steps=batches)
-                distil(copy.deepcopy(fresh), teacher, vectors, images, none, none, first, place, device)
+                first = told.changed(steps=batches)
+                distil(copy.deepcopy(fresh).to(device), answers, data, settings=first, folder=place)
             spent = []
             for steps in (3, 3 + args.steps):
                 start, drawing = time.monotonic(), 0.0
-                distil(
-                    copy.deepcopy(fresh),
-                    teacher,
-                    vectors,
-                    images,
-                    none,
-                    none,
-                    replace(told, steps=steps),
-                    place,
-                    device,
-                )
+                now = told.changed(steps=steps)
+                distil(copy.deepcopy(fresh).to(device), answers, data, settings=now, folder=place)
                 _finished(device)
                 times.append(time.monotonic() - start)
                 spent.append(drawing)
@@ -239,7 +229,7 @@ def main() -> None:
         return seconds_a_step(bare_step(copy.deepcopy(fresh), asked, vectors, settings, batches), args.steps, device)
 
     # Watched from outside, so that a run carries no clock.
-    trainer.views_of, trainer.to_unit = timed_views, timed_unit  # type: ignore[assignment]
+    phases.views_of, phases.to_unit = timed_views, timed_unit  # type: ignore[assignment]
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         measure: dict[str, Callable[[], float]] = {

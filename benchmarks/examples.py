@@ -23,7 +23,7 @@ from clipstill.teachers import class_vectors, load_teacher
 from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
 from clipstill.text.task import parse_task
 from clipstill.text.templates import class_texts, template_set
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 
 _AT_ONCE = 32
 
@@ -67,7 +67,7 @@ def main() -> None:
     def top1(vectors_CD: Tensor) -> float:
         return 100 * float(((test_ND @ vectors_CD.T).argmax(1) == test_N).float().mean())
 
-    text_count = load_config().examples.text_count
+    text_count = load_settings().examples.text_count
     result = {"texts": round(top1(text_CD), 1)}
     print(f"texts alone: {result['texts']}\n\n| examples a class | prototype alone | with the text |\n|---:|---:|---:|")
     for count in args.counts:

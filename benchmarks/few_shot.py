@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from clipstill.assembly.training import read_all
 from clipstill.commands.run import limited
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
-from clipstill.core.progress import set_quiet
 from clipstill.students import load_student
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from students import top1
 
 # Start -> init and what is trained. A backbone that has seen pictures is kept: a few photos would only spoil it.
@@ -42,12 +40,12 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     weights = run.folder / "stages" / "student" / "student.safetensors"
     section = run.config["student"]
     student = load_student(
-        section["name"], len(run.labels), weights if init == "student" else init, section["image_size"], run.seed
+        section["name"], len(run.labels), weights if init == "student" else init, section["image_size"], seed=run.seed
     )
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
-        settings = load_config("fine-tune").distillation.settings(run.seed)
-        teach_labels(student, *read_all(chosen, section["image_size"]), replace(settings, **changes), CPU)
+        settings = load_settings("fine-tune").distillation
+        teach_labels(student, *read_all(chosen, section["image_size"]), settings.changed(**changes), CPU, seed=run.seed)
     return top1(student.eval(), ImageFolder.open(args.test, run.labels), args.out / "work")
 
 
@@ -60,7 +58,6 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 2, 4, 8, 16])
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
     args = parser.parse_args()
-    set_quiet(True)
     lines = [f"| photos a class | {' | '.join(args.starts)} |", "|---:|" + "---:|" * len(args.starts)]
     for shots in args.shots:
         cells = []

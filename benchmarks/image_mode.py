@@ -30,7 +30,6 @@ from clipstill.assembly.training import read_all
 from clipstill.commands.run import limited
 from clipstill.core.files import write_json
 from clipstill.core.images import ImageFolder
-from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.text.task import Task, parse_task
@@ -133,7 +132,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     task = parse_task(sorted(path.name for path in args.test.iterdir() if path.is_dir()))
-    set_quiet(True)
     cells = [(count, seed) for seed in args.seeds for count in args.counts]
     results = results_of(
         cells,

@@ -26,6 +26,7 @@ from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.losses import kd_loss
+from clipstill.students.student import Backbone
 from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.teachers.openclip import OpenClipTeacher
@@ -61,9 +62,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     teacher = prompted(base, count=PROMPTS, visual_depth=depth, text_depth=depth).to(device)
     small = random_clip(args.student, args.layers, device)
     size = small.image_size
-    student = TowerStudent(
-        "tower", image_backbone(small, PROMPTS, depth, size, 0).to("cpu"), args.classes, small.preprocess
-    )
+    tower = image_backbone(small, tokens=PROMPTS, depth=depth, image_size=size)
+    student = TowerStudent(Backbone("tower", tower.to("cpu"), small.preprocess), args.classes)
     names = [f"class {number}" for number in range(args.classes)]
     with torch.no_grad():
         vectors_CD = teacher.class_vectors(names)

@@ -21,27 +21,27 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from quality import CPU, Run
+from clipstill.assembly.photos import limited
+from quality import Run
 from torch import Tensor
 
-from clipstill.assembly.photos import limited
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate
-from clipstill.core.progress import set_quiet
 from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.student import Student
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 
 # PromptKD's teaching of a light student, with the loss's weight of ordinary distillation.
 _PROMPTKD = {"recipe": "promptkd-embedded", "kd_per_class": False, "kd_weight": 1.0}
@@ -108,32 +108,32 @@ def teach(
     work: Path,
 ) -> Any:
     """One student, and what it does."""
-    set_quiet(True)
     run = Run(folder)
     changes = dict(changes)
     recipe, kind = changes.pop("recipe", None), changes.pop("images", "synthetic")
     section, settings = run.config["student"], run.settings
     if recipe is not None:
-        config = load_config(recipe)
+        config = load_settings(recipe)
         own = config.student.model_dump(include={"head", "projector_layers", "projector_width", "image_size"})
-        section, settings = {**section, **own}, config.distillation.settings(run.seed)
+        section, settings = {**section, **own}, config.distillation
     section = {**section, **{k.partition(".")[2]: v for k, v in changes.items() if "." in k}}
-    settings = replace(settings, **{k: v for k, v in changes.items() if "." not in k})
+    settings = settings.changed(**{k: v for k, v in changes.items() if "." not in k})
     if settings.freeze != "backbone" and "all" in steps:
-        settings = replace(settings, steps=steps["all"])
+        settings = settings.changed(steps=steps["all"])
     elif "head" in steps:
-        settings = replace(settings, steps=steps["head"])
+        settings = settings.changed(steps=steps["head"])
     teacher, made = run.teacher(), run.surrogate()
-    images = (made.images, made.class_id, made.style_id)
+    labels = SoftLabels(teacher, run.vectors)
+    data = TrainingData(made.pixels_N3HW, made.class_id_N, made.style_id_N)
     if kind != "synthetic":
-        images = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
+        data = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":
         # The cache of features is made first, so that the time is that of the steps.
-        once = replace(settings, steps=1)
-        distil(built(run, section, teacher), teacher, run.vectors, *images, once, work, CPU)
+        once = settings.changed(steps=1)
+        distil(built(run, section, teacher), labels, data, settings=once, folder=work, seed=run.seed)
     student = built(run, section, teacher)
     start = time.monotonic()
-    result = distil(student, teacher, run.vectors, *images, settings, work, CPU)
+    result = distil(student, labels, data, settings=settings, folder=work, seed=run.seed)
     seconds = time.monotonic() - start
     aligned = [entry["alignment"] for entry in result.history if entry["alignment"] is not None]
     # Of each phase the last one told; the settings count epochs or minutes, too.
@@ -157,7 +157,7 @@ def real(folders: list[Path], count: int | None, size: int, seed: int) -> tuple[
         parts.append(read_all(limited(ImageFolder.without_labels(folder), share, seed), size)[0])
     pixels_N3HW = torch.cat(parts)
     none_N = torch.full((len(pixels_N3HW),), -1)
-    return pixels_N3HW, none_N, none_N
+    return TrainingData(pixels_N3HW, none_N, none_N)
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
     """In percent. What a backbone makes of the photos is kept: most rows of a table share theirs."""
     key = tensor_digest(student.backbone.state_dict())[:16] + f"-{student.preprocess.size}-{folder.path.name}"
     place = work / f"{key}-{folder.path.parent.name}.safetensors"
-    saved = load_state(place)
+    saved = load_state(place, key)
     if saved is None:
         student.eval()
         fit = student.preprocess
@@ -173,8 +173,8 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         for pixels_NHW3, found, _ in iterate(folder, fit.size, fit.crop_fraction, 32, lambda path, reason: None):
             parts.append(student.features(torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).float() / 255))
             labels += found
-        save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {})
-        saved = load_state(place)
+        save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {"key": key})
+        saved = load_state(place, key)
         assert saved is not None
     right_N = student.head(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
     return round(100 * float(right_N.float().mean()), 1)
@@ -187,10 +187,10 @@ def slug(changes: dict[str, Any]) -> str:
 
 def built(run: Run, section: dict[str, Any], teacher: Teacher) -> Student:
     """A student as a run would start with it."""
-    student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], run.seed)
+    student = load_student(section["name"], len(run.labels), section["init"], section["image_size"], seed=run.seed)
     if section.get("head") == "class-vectors":
-        shape = section.get("projector_layers", 1), section.get("projector_width", 0)
-        student.use_class_vectors(run.vectors, float(teacher.logit_scale), run.seed, *shape)
+        shape = {"layers": section.get("projector_layers", 1), "width": section.get("projector_width", 0)}
+        student.use_class_vectors(run.vectors, float(teacher.logit_scale), seed=run.seed, **shape)
     return student
 
 

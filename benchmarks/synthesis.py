@@ -10,7 +10,7 @@ put ``PYTHONPATH=src`` before it; torch, timm, open_clip, kornia and safetensors
 ten minutes (random weights take half a minute, each compiled batch size a minute or two):
 
     export PYTHONPATH=src; full="--size full --device cuda --precision bf16 --image-size 224 --views 8 --steps 12"
-    python benchmarks/synthesis.py $full --batches 1 8 32 64 --settle 0.5 --json eager.json
+    python benchmarks/synthesis.py $full --batches 1 8 32 64 --json eager.json
     python benchmarks/synthesis.py $full --batches 32 64 --compile --json compiled.json
 
 What is compared, in one run, with the same generator, teacher, number of views and steps, and terms of the loss:
@@ -34,7 +34,6 @@ What is measured:
 - *memory*: CUDA: peak of the allocator above what is held before, over the batch. CPU: rise of the peak of resident
   memory between the smallest and the largest batch, over the images between. *largest*: CUDA: doubled until the
   memory does not hold it; CPU: reckoned from the memory of an image and the machine's, not tried.
-- *settling*: steps that images take where they may end early, at equal images; ``--settle`` is the margin.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,8 @@ from clipstill.core.device import make_deterministic, memory_bytes, usable_cores
 from clipstill.core.files import write_json
 from clipstill.core.seeds import generator_for, seed_for
 from clipstill.generators import load_generators
-from clipstill.generators.vqgan_network import VqganShape, needed_shapes
-from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser
+from clipstill.generators.vqgan_checkpoint import VqganShape, checkpoint_shapes
+from clipstill.synthesis.engine import SynthesisedGroup, Synthesiser
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.teachers import class_vectors, load_teacher
 
@@ -106,10 +105,10 @@ class Setup:
     recipe_steps: int
     device: torch.device
 
-    def order(self, images: int) -> Order:
+    def group(self, images: int) -> GroupSpec:
         class_ids = [number % len(CLASSES) for number in range(images)]
         seeds = [seed_for("synthesis benchmark", number) for number in range(images)]
-        return Order(0, seeds, class_ids, self.vectors_CD[class_ids])
+        return GroupSpec(0, seeds, class_ids, self.vectors_CD[class_ids])
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -142,7 +141,7 @@ def random_vqgan(full: bool, folder: Path) -> str:
     """Name of a generator whose random weights lie in the folder."""
     draw = generator_for("synthesis benchmark", "generator")
     state = {}
-    for key, shape in needed_shapes(FULL if full else TINY).items():
+    for key, shape in checkpoint_shapes(FULL if full else TINY).items():
         if len(shape) == 4:
             state[key] = torch.randn(shape, generator=draw) / math.prod(shape[1:]) ** 0.5
         elif len(shape) == 2:  # the codebook
@@ -161,7 +160,7 @@ def build(args: argparse.Namespace, folder: Path) -> Setup:
         generators = load_generators("embedded+pixels", device)
         vectors_CD = class_vectors(teacher, [[name] for name in CLASSES])
         # The terms of recipe ``default``.
-        settings = SynthesisSettings(lr=0.1, bn_weight=20.0, tv_weight=2.0)
+        settings = SynthesisSettings(natural_weight=0.0)
         size, views, recipe_steps = args.image_size or 96, args.views or 1, 60
     else:
         name = random_clip(args.size == "full", folder)
@@ -171,10 +170,11 @@ def build(args: argparse.Namespace, folder: Path) -> Setup:
         draw = generator_for("synthesis benchmark", "classes")
         vectors_CD = F.normalize(torch.randn(len(CLASSES), teacher.dim, generator=draw), dim=1).to(device)
         # The terms of recipe ``ovc``.
-        settings = SynthesisSettings(lr=0.1, bn_weight=0.0, degrees=15.0, light=0.1, noise=0.1)
+        settings = SynthesisSettings(
+            bn_weight=0.0, natural_weight=0.0, tv_weight=0.0, degrees=15.0, light=0.1, noise=0.1
+        )
         size, views, recipe_steps = args.image_size or (224 if args.size == "full" else 32), args.views or 8, 400
-    settings = replace(
-        settings,
+    settings = settings.changed(
         steps=args.steps,
         image_size=size,
         views=views,
@@ -240,7 +240,7 @@ class Timing:
 def one_at_a_time(setup: Setup, generator: Any, number: int) -> Timing:
     """One image of the loop."""
     settings, teacher = setup.settings, setup.loop_teacher
-    order = setup.order(number + 1)
+    order = setup.group(number + 1)
     target_1D = order.targets_ND[number : number + 1]
     cutouts = Cutouts(setup.cut_size, settings.views)
     marks = []
@@ -274,21 +274,21 @@ def grouped(setup: Setup, engine: Synthesiser, images: int, steps: int) -> tuple
     marks: list[float] = []
     at_work: list[int] = []
 
-    def watch(members: Sequence[int], _: Tensor) -> None:
-        at_work.append(len(members))
+    def watch(x_N3HW: Tensor) -> None:
+        at_work.append(len(x_N3HW))
         if len(at_work) in (1, steps):
             setup.synchronise()
             marks.append(time.perf_counter())
 
-    order = setup.order(images)
+    spec = setup.group(images)
     setup.synchronise()
     began = time.perf_counter()
-    group = engine.group(order, watch)
+    group = engine.group(spec, watch)
     return Timing.of(began, marks, time.perf_counter(), steps, images), at_work[-1], group
 
 
 def engine_of(setup: Setup, generator: Any, images: int, **changed: Any) -> Synthesiser:
-    settings = replace(setup.settings, **{"group_size": images, **changed})
+    settings = setup.settings.changed(**{"group_size": images, **changed})
     return Synthesiser(setup.teacher, [generator], setup.vectors_CD, settings, setup.device)
 
 
@@ -296,7 +296,7 @@ def networks_alone(setup: Setup, generator: Any, images: int) -> tuple[Callable[
     """Decoder and towers, forward and backward to the latents; and the FLOPs of that in eager mode."""
     settings = setup.settings
     encode, decode = setup.teacher.encode_image, generator.decode
-    drawn = generator.init(setup.order(images).seeds, settings.image_size)
+    drawn = generator.init(setup.group(images).seeds, settings.image_size)
     latents = [latent.requires_grad_() for latent in drawn]
 
     def work(decode: Any, encode: Any) -> None:
@@ -453,8 +453,6 @@ def measure(args: argparse.Namespace, setup: Setup, generator: Any, rate: float)
                 result["largest_batch"] = largest_batch(setup, generator, max(args.batches), args.largest)
     elif memory:
         result["largest_batch"] = f"about {int((memory_bytes() or 0) * 0.9 / 2**20 / memory)} (reckoned)"
-    if args.settle:
-        result["settling"] = settling(args, setup, generator)
     return result
 
 
@@ -468,29 +466,6 @@ def memory_of_images(device: torch.device, peaks: dict[int, int]) -> float | Non
     rise = (peaks[many] - peaks[few]) / (many - few) / 2**20
     # Less than an image's own gradients: an earlier generator of this process has raised the peak already.
     return rise if rise > 1 else None
-
-
-def settling(args: argparse.Namespace, setup: Setup, generator: Any) -> dict[str, Any]:
-    """Steps and seconds of twice as many images as slots, with and without leave to end early; nothing couples them."""
-    slots = max(args.batches)
-    found = {}
-    for name, margin in (("all_steps", 0.0), ("settling", args.settle)):
-        changed = {"slots": slots, "settle_margin": margin, "bn_weight": 0.0, "steps": args.settle_steps}
-        engine = engine_of(setup, generator, 2 * slots, **changed)
-        note(f"{generator.name}: {name.replace('_', ' ')}, {2 * slots} images in {slots} slots")
-        with mode_of_runs(args):
-            setup.synchronise()
-            began = time.perf_counter()
-            group = engine.group(setup.order(2 * slots))
-            setup.synchronise()
-        found[name] = {
-            "images": len(group.members),
-            "image_steps": sum(group.steps),
-            "seconds": time.perf_counter() - began,
-            "mean_score": statistics.mean(group.scores),
-        }
-    saved = 1 - found["settling"]["image_steps"] / found["all_steps"]["image_steps"]
-    return {"margin": args.settle, "steps": args.settle_steps, "image_steps_saved": saved, **found}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -556,8 +531,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of the CPU")
     parser.add_argument("--largest", type=int, default=1024, metavar="N", help="CUDA: try batches to N; 0: none")
-    parser.add_argument("--settle", type=float, default=0.0, metavar="MARGIN", help="also: what settling saves")
-    parser.add_argument("--settle-steps", type=int, default=60)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.steps < 2:
@@ -573,15 +546,6 @@ def main() -> None:
     }
     print(", ".join(f"{name} {value}" for name, value in result.items() if name != "generators"), end="\n\n")
     print(table(result))
-    for one in result["generators"]:
-        if "settling" in one:
-            found = one["settling"]
-            print(
-                f"\n{one['generator']}, {found['settling']['images']} images of at most {found['steps']} steps: margin "
-                f"{found['margin']} saves {100 * found['image_steps_saved']:.0f} % of the image-steps; "
-                f"{found['all_steps']['seconds']:.1f} s become {found['settling']['seconds']:.1f} s; mean score "
-                f"{found['all_steps']['mean_score']:.3f} becomes {found['settling']['mean_score']:.3f}"
-            )
     if args.json is not None:
         write_json(args.json, result)
 

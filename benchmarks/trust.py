@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from clipstill.commands.run import limited
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder, iterate
-from clipstill.core.progress import set_quiet
 from clipstill.evaluation.calibration import auroc, fit_temperature
 from clipstill.evaluation.metrics import ece, softmax
 from clipstill.runtime import Bundle, load_bundle
@@ -102,7 +101,6 @@ def main() -> None:
     parser.add_argument("--examples", type=Path)
     parser.add_argument("--per-class", type=int, default=5)
     args = parser.parse_args()
-    set_quiet(True)
     rows = [trust(run, args) for run in args.runs]
     for row in rows:
         print(json.dumps(row), file=sys.stderr)

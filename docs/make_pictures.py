@@ -82,7 +82,7 @@ def browser_page() -> Iterator[Page]:
 
 def plan(page: Page, arguments: argparse.Namespace) -> str | None:
     """What ``clipstill plan`` says of class names with traps, as a terminal shows it."""
-    words = ["plan", "--classes", TRAPS, "--no-probe"]
+    words = ["plan", "--classes", TRAPS]
     done = subprocess.run([sys.executable, "-m", "clipstill", *words], capture_output=True, text=True)
     if done.returncode:
         return f"left out: {done.stderr.strip().splitlines()[-1]}"

@@ -6,14 +6,6 @@ import pytest
 import torch
 
 from browser_fixtures import browser, browser_page  # noqa: F401 (fixtures)
-from clipstill.core.progress import set_quiet
-
-
-@pytest.fixture(autouse=True)
-def not_quiet() -> Iterator[None]:
-    """A command with --quiet silences the whole process; the next test hears again."""
-    yield
-    set_quiet(False)
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,18 @@ import pytest
 
 from clipstill import api
 from clipstill.text.task import Task, parse_task
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, Task, Path]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, Task, Path]]:
     """What reaches the pipeline."""
-    calls: list[tuple[RunConfig, Task, Path]] = []
+    calls: list[tuple[Settings, Task, Path]] = []
     monkeypatch.setattr("clipstill.commands.run.run", lambda *arguments, **_: calls.append(arguments))
     return calls
 
 
-def test_arguments_win_over_overrides_and_recipe(asked: list[tuple[RunConfig, Task, Path]]) -> None:
+def test_arguments_win_over_overrides_and_recipe(asked: list[tuple[Settings, Task, Path]]) -> None:
     api.run(
         parse_task("dog,cat"),
         Path("runs/x"),
@@ -37,7 +37,7 @@ def test_arguments_win_over_overrides_and_recipe(asked: list[tuple[RunConfig, Ta
     assert (task.names, out) == (("dog", "cat"), Path("runs/x"))
 
 
-def test_texts_and_nested_values_say_the_same(asked: list[tuple[RunConfig, Task, Path]]) -> None:
+def test_texts_and_nested_values_say_the_same(asked: list[tuple[Settings, Task, Path]]) -> None:
     api.run(parse_task("dog,cat"), Path("x"), overrides=["synthesis.steps=3"])
     api.run(parse_task("dog,cat"), Path("x"), overrides={"synthesis": {"steps": 3}})
     assert asked[0] == asked[1]

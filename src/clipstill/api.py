@@ -1,300 +1,402 @@
-"""The same from Python as from the command line."""
+"""The public API: what the command line does, from Python.
+
+All functions take keywords. Results are typed, show themselves in a notebook, and give JSON values by ``to_json``.
+Notes of progress go to the logger ``clipstill``: ``logging.basicConfig(level="INFO")`` shows them; ``progress=`` takes
+a function that is called with each ``ProgressEvent``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from clipstill.core.config import apply_overrides, load_yaml, merge
+from clipstill.core.config import dotted, merge, nested
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import ConfigError
+from clipstill.core.errors import (
+    ArtifactError,
+    ClipstillError,
+    ConfigError,
+    DataError,
+    ExportError,
+    ResourceError,
+    TaskError,
+    UnknownNameError,
+)
 from clipstill.core.files import sha256_json
-from clipstill.runtime import Bundle, load_bundle
+from clipstill.core.progress import ProgressEvent, listening
+from clipstill.runtime import Bundle, Prediction, load_bundle
 from clipstill.text.task import Task, parse_task
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import LoadedSettings, load_with_origins
 
 if TYPE_CHECKING:
-    from clipstill.commands.run import RunResult
+    from clipstill.assembly.fine_tuning import FineTuned
+    from clipstill.assembly.zero_shot import ZeroShot
+    from clipstill.commands.export import Exported
+    from clipstill.commands.results import Evaluation, Ladder, RunResult
+    from clipstill.commands.run import Job
+    from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.planning.plan import Plan
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.students.student import Student
 
-__all__ = ["add_class", "customize", "load_bundle", "plan", "remove_class", "run"]
+__all__ = [
+    "ArtifactError",
+    "Bundle",
+    "ClipstillError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "Prediction",
+    "ProgressEvent",
+    "ResourceError",
+    "RunOptions",
+    "TaskError",
+    "UnknownNameError",
+    "add_class",
+    "distil",
+    "evaluate",
+    "export_formats",
+    "fine_tune",
+    "ladder",
+    "load_bundle",
+    "plan",
+    "remove_class",
+    "zero_shot",
+]
+
+# Names, a comma-separated text, or a .txt or .yaml file.
+Classes = Task | str | Sequence[str] | Path
+# Nested settings, or texts such as "synthesis.steps=40".
+Overrides = Mapping[str, Any] | Sequence[str]
+AnyPath = str | Path
 
 
-def customize(
-    classes: str | Sequence[str] | Path,
-    out: str | Path | None = None,
-    images: str | Path | None = None,
-    examples: str | Path | None = None,
-    unlabelled: str | Path | None = None,
-    teacher: str | None = None,
-    generator: str | None = None,
-    student: str | None = None,
-    recipe: str = "default",
-    overrides: Mapping[str, Any] | Sequence[str] = (),
-    seed: int | None = None,
-    device: str | None = None,
-) -> Bundle:
+class RunOptions(TypedDict, total=False):
+    """Options that ``distil`` and ``plan`` share.
+
+    Attributes:
+        images: Folder of real photos to measure on, one sub-folder a class.
+        examples: Folder of a few example images of some or all classes, one sub-folder a class.
+        unlabelled: Folder of photos without labels to learn from.
+        teacher: Name such as ``"openclip:ViT-B-32/openai"``, or a teacher that you built.
+        generator: Name such as ``"pixels"``, several joined by ``+``, or a generator that you built.
+        student: Name such as ``"resnet18"``, or a student that you built for these classes.
+        recipe: Shipped recipe or YAML file.
+        config: YAML file of settings, which wins over the recipe.
+        settings: Nested settings or texts such as ``"synthesis.steps=40"``, which win over the file.
+        seed: Seed of everything random.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        budget: Time for the whole run, such as ``"30min"``; settings that nobody gave are chosen by it.
+        progress: Function that is called with each ``ProgressEvent``.
+    """
+
+    images: AnyPath | None
+    examples: AnyPath | None
+    unlabelled: AnyPath | None
+    teacher: str | Teacher | None
+    generator: str | Generator | Sampler | None
+    student: str | Student | None
+    recipe: str
+    config: AnyPath | None
+    settings: Overrides
+    seed: int | None
+    device: str | None
+    budget: str | None
+    progress: Callable[[ProgressEvent], None] | None
+
+
+def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[RunOptions]) -> RunResult:
     """Make an image classifier from class names.
 
     A call that was interrupted goes on where it was; a call that was done before returns at once.
 
     Args:
-        classes: names, a comma-separated text, or a ``.txt`` or ``.yaml`` file.
-        out: the run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
-        images: real photos to measure on, one sub-folder a class.
-        examples: a few example images of some or all classes, one sub-folder a class.
-        unlabelled: a folder of photos without labels, which teach beside the synthetic images.
-        teacher: such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; the recipe's where None.
-        generator: such as ``"pixels"``; joined by ``+``, several take turns; the recipe's where None.
-        student: the recipe's where None.
-        recipe: a shipped recipe or a YAML file.
-        overrides: nested settings, or texts such as ``"synthesis.steps=40"``.
-        seed: of everything random, at least 0; the recipe's where None.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; the recipe's where None.
-
-    Returns:
-        The exported bundle, opened.
+        classes: Names, a comma-separated text, or a ``.txt`` or ``.yaml`` file.
+        out: The run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
+        options: See ``RunOptions``.
 
     Raises:
-        ClipstillError: one of its kinds; the message says what is wrong, where, and what to do.
+        ClipstillError: One of its kinds; the message says what is wrong, where, and what to do.
 
     Example:
-        >>> bundle = customize(["dog", "elephant", "giraffe"], out="runs/zoo")  # doctest: +SKIP
-        >>> bundle.predict("photo.jpg")[0].label  # doctest: +SKIP
+        >>> result = distil(classes=["dog", "elephant", "giraffe"], out="runs/zoo")  # doctest: +SKIP
+        >>> result.bundle.predict("photo.jpg")[0].label  # doctest: +SKIP
         'dog'
     """
-    task = parse_task(classes)
-    return load_bundle(
-        run(
-            task,
-            default_out(task) if out is None else Path(out),
-            recipe=recipe,
-            overrides=overrides,
-            images=images,
-            examples=examples,
-            unlabelled=unlabelled,
-            teacher=teacher,
-            generator=generator,
-            student=student,
-            seed=seed,
-            device=device,
-        ).bundle
-    )
+    from clipstill.commands.run import run
+
+    task = _task(classes)
+    with listening(options.get("progress")):
+        job, loaded = _job(task, default_out(task) if out is None else Path(out), options)
+        return run(job, budget_seconds=_seconds(options.get("budget")), fixed=loaded.given)
 
 
-def add_class(
-    run: str | Path,
-    classes: str | Sequence[str],
-    examples: str | Path | None = None,
-    images: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    device: str | None = None,
-) -> Bundle:
-    """Add classes to a run; images are made of them alone.
-
-    Args:
-        run: the run folder.
-        classes: one class, or several: ``"name"`` or ``"name: description"`` each.
-        examples: example images, one sub-folder a class.
-        images: real photos to measure on, instead of those that the run has.
-        overrides: settings that are to differ from the run's, such as ``"growth.by_vector=false"``.
-        device: instead of the run's.
-
-    Returns:
-        The new bundle, opened.
-
-    Raises:
-        ClipstillError: one of its kinds.
-
-    Example:
-        >>> bundle = add_class("runs/zoo", "crane: a large wading bird")  # doctest: +SKIP
-    """
-    from clipstill.commands.grow import add_classes
-
-    names = [classes] if isinstance(classes, str) else list(classes)
-    shown, measured = (None if folder is None else Path(folder) for folder in (examples, images))
-    return load_bundle(add_classes(Path(run), names, shown, measured, overrides, device).bundle)
-
-
-def remove_class(
-    run: str | Path, names: str | Sequence[str], overrides: Sequence[str] = (), device: str | None = None
-) -> Bundle:
-    """Take classes out of a run; no image is made, and none is deleted.
-
-    Args:
-        run: the run folder.
-        names: of one class, or of several.
-        overrides: settings that are to differ from the run's.
-        device: instead of the run's.
-
-    Returns:
-        The new bundle, opened.
-
-    Raises:
-        ClipstillError: one of its kinds.
-    """
-    from clipstill.commands.grow import remove_classes
-
-    asked = [names] if isinstance(names, str) else list(names)
-    return load_bundle(remove_classes(Path(run), asked, overrides, device).bundle)
-
-
-def run(
-    task: Task,
-    out: Path,
-    *,
-    recipe: str = "default",
-    config_file: Path | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
-    images: str | Path | None = None,
-    examples: str | Path | None = None,
-    unlabelled: str | Path | None = None,
-    teacher: str | None = None,
-    generator: str | None = None,
-    student: str | None = None,
-    budget: str | None = None,
-    meta: str | None = None,
-    launcher: str | None = None,
-    address: str | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-) -> RunResult:
-    """As ``customize``, with a parsed task, a settings file, and everything that the run measured as its result.
-
-    ``budget`` is the time for the whole run, such as ``"30min"``, by which settings that nobody gave are chosen;
-    ``meta`` the kind of meta distillation.
-
-    Raises:
-        ClipstillError: one of its kinds.
-    """
-    from clipstill.commands.run import run as run_pipeline
-
-    config, given = _settings(
-        recipe,
-        config_file,
-        overrides,
-        {
-            "teacher.name": teacher,
-            "generator.name": generator,
-            "student.name": student,
-            "distillation.meta": meta,
-            "launch.launcher": launcher,
-            "launch.address": address,
-            "evaluation.images": _whole(images),
-            "examples.images": _whole(examples),
-            "unlabelled.images": _whole(unlabelled),
-            "seed": seed,
-            "device": device,
-        },
-    )
-    return run_pipeline(config, task, out, budget_seconds=_seconds(budget), given=given)
-
-
-def plan(
-    classes: Task | str | Sequence[str] | Path,
-    *,
-    recipe: str = "default",
-    config_file: Path | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
-    images: str | Path | None = None,
-    examples: str | Path | None = None,
-    unlabelled: str | Path | None = None,
-    teacher: str | None = None,
-    generator: str | None = None,
-    student: str | None = None,
-    budget: str | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    probe: bool = True,
-) -> Plan:
+def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
     """Look at class names and settings before a run: what is doubtful, how well it may go, what it takes here.
 
     Args:
-        classes: a task, or what ``customize`` takes.
-        recipe: as ``customize``, and so are those not named here.
-        budget: time for the whole run, such as ``"30min"``: the best settings that fit are chosen.
-        probe: whether a few steps of the models are timed; else stored rates serve.
+        classes: As ``distil`` takes them.
+        options: See ``RunOptions``.
 
     Raises:
-        ClipstillError: one of its kinds.
+        ClipstillError: One of its kinds.
 
     Example:
-        >>> plan("crane,heron,stork").findings[0].kind  # doctest: +SKIP
+        >>> plan(classes="crane,heron,stork").findings[0].kind  # doctest: +SKIP
         'ambiguous'
     """
-    from clipstill.commands.run import check_names, photos_of
-    from clipstill.planning.plan import plan as plan_pipeline
+    from clipstill.commands.run import check_names
+    from clipstill.planning.budget import Budget
+    from clipstill.planning.plan import plan as make_plan
 
-    task = classes if isinstance(classes, Task) else parse_task(classes)
-    config, given = _settings(
-        recipe,
-        config_file,
-        overrides,
-        {
-            "teacher.name": teacher,
-            "generator.name": generator,
-            "student.name": student,
-            "evaluation.images": _whole(images),
-            "examples.images": _whole(examples),
-            "unlabelled.images": _whole(unlabelled),
-            "seed": seed,
-            "device": device,
-        },
+    with listening(options.get("progress")):
+        job, loaded = _job(_task(classes), Path(), options)
+        seconds = _seconds(options.get("budget"))
+        check_names(job)
+        budget = None if seconds is None else Budget(seconds, loaded.given)
+        return make_plan(job.settings, job.task, job.photos, budget=budget, models=job.models)
+
+
+def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str = "fp32") -> Evaluation:  # noqa: A002
+    """Measure an exported bundle, and its teacher beside it, on real photos.
+
+    Args:
+        run: A bundle or a run folder.
+        images: Labelled photos, one sub-folder a class.
+        device: Device of the teacher; the student runs on the CPU.
+        format: ONNX model of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+
+    Raises:
+        ClipstillError: One of its kinds.
+    """
+    from clipstill.commands.evaluate import measure_bundle
+
+    return measure_bundle(Path(run), Path(images), device=device, model=format)
+
+
+def fine_tune(
+    *,
+    run: AnyPath,
+    examples: AnyPath,
+    out: AnyPath,
+    images: AnyPath | None = None,
+    per_class: int | None = None,
+    recipe: str = "fine-tune",
+    settings: Overrides = (),
+) -> FineTuned:
+    """Train a finished student on the labels of a few photos of its classes, and write a new bundle.
+
+    Args:
+        run: A bundle or a run folder.
+        examples: Labelled photos, one sub-folder a class; every class has some.
+        out: The new bundle.
+        images: Other labelled photos, which the student is measured on before and after.
+        per_class: Most photos of a class that are trained on; None for all.
+        recipe: Shipped recipe or YAML file.
+        settings: Nested settings or texts such as ``"distillation.steps=100"``.
+
+    Raises:
+        ClipstillError: One of its kinds.
+    """
+    from clipstill.assembly.fine_tuning import fine_tune as tune
+
+    loaded = _load(recipe, None, settings)
+    return tune(
+        Path(run), Path(examples), Path(out), settings=loaded.settings, per_class=per_class, images=_path(images)
     )
-    config.check_together()
-    seconds = _seconds(budget)
-    photos = photos_of(config, task)
-    check_names(config)
-    return plan_pipeline(
-        config,
-        task,
-        photos.measured,
-        photos.examples,
-        photos.unlabelled,
-        budget_seconds=seconds,
-        given=given,
-        with_probe=probe,
+
+
+def zero_shot(
+    *,
+    classes: Classes,
+    out: AnyPath,
+    teacher: str | None = None,
+    examples: AnyPath | None = None,
+    images: AnyPath | None = None,
+    settings: Overrides = (),
+) -> ZeroShot:
+    """Export a teacher's image tower with stored class vectors as a bundle; nothing is trained.
+
+    Args:
+        classes: As ``distil`` takes them.
+        out: The bundle.
+        teacher: Name of the teacher; that of the default recipe where None.
+        examples: Labelled photos of some or all classes, which move the class vectors.
+        images: Other labelled photos to measure on.
+        settings: Nested settings or texts such as ``"examples.per_class=5"``.
+
+    Raises:
+        ClipstillError: One of its kinds.
+    """
+    from clipstill.assembly.zero_shot import make_zero_shot
+
+    loaded = _load("default", None, settings, {"teacher.name": teacher})
+    return make_zero_shot(_task(classes), loaded.settings, Path(out), examples=_path(examples), images=_path(images))
+
+
+def export_formats(
+    *,
+    run: AnyPath,
+    formats: Sequence[str],
+    out: AnyPath | None = None,
+    images: Mapping[str, AnyPath] | None = None,
+    calibration: AnyPath | None = None,
+    settings: Sequence[str] = (),
+) -> Exported:
+    """Write further formats of a finished student, each measured beside ``model.onnx``.
+
+    Args:
+        run: A bundle or a run folder.
+        formats: Names of formats, such as ``"onnx-fp16"``.
+        out: A new bundle; None writes into the bundle itself.
+        images: Name -> folder of labelled photos to compare answers and accuracy on.
+        calibration: Photos like those in use for int8, labels not needed; None takes the run's synthetic images.
+        settings: Texts such as ``"export.int8_refuse=0.3"``.
+
+    Raises:
+        ClipstillError: One of its kinds.
+    """
+    from clipstill.commands.export import export as write
+
+    folders = {name: Path(folder) for name, folder in (images or {}).items()}
+    return write(Path(run), formats, out=_path(out), images=folders, calibration=_path(calibration), overrides=settings)
+
+
+def ladder(
+    *,
+    run: AnyPath,
+    images: AnyPath,
+    examples: AnyPath | None = None,
+    shots: int | None = None,
+    unlabelled: AnyPath | None = None,
+    rungs: Sequence[str] = (),
+) -> Ladder:
+    """Measure simpler and richer ways to a finished classifier on real photos, and recommend one.
+
+    Args:
+        run: A finished run folder.
+        images: Labelled photos to measure on, one sub-folder a class.
+        examples: Labelled photos to learn from.
+        shots: Most examples of a class; None for all.
+        unlabelled: Photos without labels to learn from.
+        rungs: Names of rungs; all where empty.
+
+    Raises:
+        ClipstillError: One of its kinds.
+    """
+    from clipstill.commands.ladder import LadderRequest, measure_ladder
+
+    request = LadderRequest(
+        run=Path(run),
+        images=Path(images),
+        examples=_path(examples),
+        shots=shots,
+        unlabelled=_path(unlabelled),
+        rungs=rungs,
     )
+    return measure_ladder(request)
 
 
-def _settings(
-    recipe: str,
-    config_file: Path | None,
-    overrides: Mapping[str, Any] | Sequence[str],
-    arguments: Mapping[str, Any],
-) -> tuple[RunConfig, frozenset[str]]:
-    """All settings, and the dotted names of those that were given beside the recipe."""
+def add_class(
+    *,
+    run: AnyPath,
+    classes: str | Sequence[str],
+    examples: AnyPath | None = None,
+    images: AnyPath | None = None,
+    settings: Sequence[str] = (),
+    device: str | None = None,
+) -> RunResult:
+    """Add classes to a run; images are made of them alone.
+
+    Args:
+        run: The run folder.
+        classes: One class, or several: ``"name"`` or ``"name: description"`` each.
+        examples: Example images, one sub-folder a class.
+        images: Photos to measure on, instead of those that the run has.
+        settings: Settings that differ from the run's, such as ``"growth.by_vector=false"``.
+        device: Device, instead of the run's.
+
+    Raises:
+        ClipstillError: One of its kinds.
+
+    Example:
+        >>> add_class(run="runs/zoo", classes="crane: a large wading bird")  # doctest: +SKIP
+    """
+    from clipstill.commands.grow import Changes, add_classes
+
+    names = [classes] if isinstance(classes, str) else list(classes)
+    return add_classes(Path(run), names, Changes(_path(examples), _path(images), settings, device))
+
+
+def remove_class(
+    *, run: AnyPath, classes: str | Sequence[str], settings: Sequence[str] = (), device: str | None = None
+) -> RunResult:
+    """Remove classes from a run; no image is made, and none is deleted.
+
+    Args:
+        run: The run folder.
+        classes: Name of one class, or of several.
+        settings: Settings that differ from the run's.
+        device: Device, instead of the run's.
+
+    Raises:
+        ClipstillError: One of its kinds.
+    """
+    from clipstill.commands.grow import Changes, remove_classes
+
+    names = [classes] if isinstance(classes, str) else list(classes)
+    return remove_classes(Path(run), names, Changes(overrides=settings, device=device))
+
+
+def default_out(task: Task) -> Path:
+    """``runs/dog-elephant-giraffe-1a2b3c4d``: the same classes lead to the same folder."""
+    words = ["".join(letter if letter.isalnum() else "_" for letter in name.lower()) for name in task.names[:3]]
+    return Path("runs") / f"{'-'.join(words)[:60]}-{sha256_json(task.to_json())[:8]}"
+
+
+def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSettings]:
+    """The settings, photos and models that the options ask for."""
+    from clipstill.commands.run import Job
+
+    given = {name: options.get(name) for name in ("teacher", "generator", "student")}
+    built = {name: part for name, part in given.items() if part is not None and not isinstance(part, str)}
+    values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}
+    for name, section in (("images", "evaluation"), ("examples", "examples"), ("unlabelled", "unlabelled")):
+        folder = _path(options.get(name))  # type: ignore[arg-type]
+        # The same folder wherever the run is gone on with.
+        values[f"{section}.images"] = None if folder is None else str(folder.resolve())
+    values |= {"seed": options.get("seed"), "device": options.get("device")}
+    loaded = _load(options.get("recipe", "default"), options.get("config"), options.get("settings", ()), values)
+    return Job.of(loaded.settings, task, out, built=built), loaded
+
+
+def _load(
+    recipe: str, config: AnyPath | None, overrides: Overrides, flags: Mapping[str, Any] | None = None
+) -> LoadedSettings:
+    """Settings by recipe, file, overrides and flags, the later ones winning; flags that are None say nothing."""
     texts = () if isinstance(overrides, Mapping) else tuple(overrides)
-    values = dict(overrides) if isinstance(overrides, Mapping) else {}
-    for name, value in arguments.items():
-        section, _, key = name.partition(".")
+    values: dict[str, Any] = {}
+    for name, value in dotted(overrides) if isinstance(overrides, Mapping) else ():
+        values = merge(values, nested(name, value))
+    for name, value in (flags or {}).items():
         if value is not None:
-            values[section] = {**values.get(section, {}), key: value} if key else value
-    config = load_config(recipe, config_file, texts, values)
-    from_file = {} if config_file is None else load_yaml(config_file)
-    return config, frozenset(_dotted(apply_overrides(merge(from_file, values), texts)))
+            values = merge(values, nested(name, value))
+    return load_with_origins(recipe, _path(config), texts, values)
 
 
-def _dotted(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{above}{name}.")
-        else:
-            yield above + name
+def _task(classes: Classes) -> Task:
+    return classes if isinstance(classes, Task) else parse_task(classes)
 
 
-def _whole(path: str | Path | None) -> str | None:
-    """A path that means the same from every folder."""
-    return None if path is None else str(Path(path).resolve())
+def _path(path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _seconds(budget: str | None) -> float | None:
-    """Of a budget.
+    """Seconds of a budget.
 
     Raises:
-        ConfigError: it is no duration, or none at all.
+        ConfigError: It is no duration, or none at all.
     """
     if budget is None:
         return None
@@ -302,9 +404,3 @@ def _seconds(budget: str | None) -> float | None:
     if minutes <= 0:
         raise ConfigError(f"the budget '{budget}' leaves no time. Write it like 10min, 90s or 1h30min.")
     return 60 * minutes
-
-
-def default_out(task: Task) -> Path:
-    """``runs/dog-elephant-giraffe-1a2b3c4d``: the same classes lead to the same folder."""
-    words = ["".join(letter if letter.isalnum() else "_" for letter in name.lower()) for name in task.names[:3]]
-    return Path("runs") / f"{'-'.join(words)[:60]}-{sha256_json(task.to_json())[:8]}"

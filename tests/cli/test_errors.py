@@ -2,12 +2,13 @@
 
 import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from clipstill.cli.main import main
+from clipstill.cli.main import app, main
 
 CLASSES = ("--classes", "dog,cat")
 
@@ -160,14 +161,24 @@ def test_predicting_with_what_is_no_bundle(capsys: pytest.CaptureFixture[str], t
     assert "not a clipstill bundle" in failed(capsys, "predict", tmp_path, photos / "dog" / "a.png")
 
 
-def test_interrupt_is_one_line_and_130(
-    capsys: pytest.CaptureFixture[str], out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+@pytest.fixture
+def verb_that_raises() -> Iterator[Callable[[BaseException], None]]:
+    """Registers a verb ``fail`` that raises an error."""
 
-    monkeypatch.setattr("clipstill.api.run", interrupted)
-    assert main(["run", *CLASSES, "--out", str(out)]) == 130
+    def register(error: BaseException) -> None:
+        @app.command()
+        def fail() -> None:
+            raise error
+
+    yield register
+    app.registered_commands.pop()
+
+
+def test_interrupt_is_one_line_and_130(
+    capsys: pytest.CaptureFixture[str], verb_that_raises: Callable[[BaseException], None]
+) -> None:
+    verb_that_raises(KeyboardInterrupt())
+    assert main(["fail"]) == 130
     assert capsys.readouterr().err.splitlines() == ["error: interrupted. The same command goes on where it stopped."]
 
 
@@ -180,19 +191,16 @@ def test_interrupt_is_one_line_and_130(
     ],
 )
 def test_what_libraries_raise_for_a_lack_of_room_is_one_line(
-    capsys: pytest.CaptureFixture[str], out: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+    capsys: pytest.CaptureFixture[str],
+    verb_that_raises: Callable[[BaseException], None],
+    error: Exception,
+    message: str,
 ) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr("clipstill.api.run", exhausted)
-    assert message in failed(capsys, "run", *CLASSES, "--out", out)
+    verb_that_raises(error)
+    assert message in failed(capsys, "fail")
 
 
-def test_a_bug_is_not_dressed_up_as_a_mistake(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("clipstill.api.run", broken)
+def test_a_bug_is_not_dressed_up_as_a_mistake(verb_that_raises: Callable[[BaseException], None]) -> None:
+    verb_that_raises(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        main(["run", *CLASSES, "--out", str(out)])
+        main(["fail"])

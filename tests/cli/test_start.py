@@ -33,7 +33,7 @@ def test_wrong_class_names_are_told_before_torch_is_loaded() -> None:
 
 
 def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("run", "evaluate", "predict", "list", "doctor", "demo", "build"):
+    for verb in ("run", "evaluate", "predict", "list", "doctor", "demo"):
         assert main([verb, "--help"]) == 0
         assert f"clipstill {verb}" in capsys.readouterr().out
 

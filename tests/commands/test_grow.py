@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from clipstill.workflow.growth import grown
+from clipstill.workflow.workbench import Workbench
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,14 +25,12 @@ from clipstill.cli.main import main
 from clipstill.core.files import commit_manifest, read_json, sha256_file, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.synthesis_work import Worker
+from clipstill.distributed.work import Worker
 from clipstill.stages import stages
 from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import Evidence, Growth, Ledger, Taught
-from clipstill.workflow.growth import grown
 from clipstill.workflow.keys import SettingKeys, stage_keys
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.workbench import Workbench
+from clipstill.workflow.recipes import load_settings
 
 TINY = (
     "threads=1",
@@ -114,9 +114,9 @@ def work() -> Iterator[Work]:
             seen.images[name] = seen.images.get(name, 0) + 1
         return made
 
-    def counting_distil(*arguments: Any) -> Any:
+    def counting_distil(*arguments: Any, **named: Any) -> Any:
         seen.taught += 1
-        return distil(*arguments)
+        return distil(*arguments, **named)
 
     def counting_encode(*arguments: Any) -> Any:
         found = encode(*arguments)
@@ -390,7 +390,7 @@ def test_damaged_images_of_a_class_among_others_are_made_anew(
 
 
 def plan_of(ledger: Ledger, classes: str, *overrides: str) -> tuple[Growth, Ledger]:
-    return grown(SettingKeys(load_config(overrides=overrides)), parse_task(classes), None, None, ledger)
+    return grown(SettingKeys(load_settings(overrides=overrides)), parse_task(classes), None, None, ledger)
 
 
 def all_done(ledger: Ledger) -> Ledger:
@@ -407,7 +407,7 @@ def used(growth: Growth) -> list[tuple[int, tuple[str, ...]]]:
     "overrides", [(), ("refusal.near_misses=0",), ("prompts.images_per_class=0", "refusal.near_misses=0")]
 )
 def test_an_empty_folder_has_the_keys_of_a_plain_run(overrides: tuple[str, ...]) -> None:
-    config, task = load_config(overrides=overrides), parse_task("dog,cat: a pet")
+    config, task = load_settings(overrides=overrides), parse_task("dog,cat: a pet")
     growth, _ = grown(SettingKeys(config), task, None, None, Ledger())
     assert stage_keys(config, task, None, growth=growth) == stage_keys(config, task, None)
     assert not any("-" in stage for stage in stage_keys(config, task, None))
@@ -424,7 +424,7 @@ def test_a_cohort_that_is_not_finished_serves_only_the_classes_it_was_begun_for(
 def test_images_that_are_not_finished_are_begun_anew_when_examples_come(tmp_path: Path) -> None:
     """Those of the other classes would be told apart by vectors that examples have moved."""
     _, ledger = plan_of(Ledger(), "dog,cat")
-    task, by = parse_task("dog,cat"), SettingKeys(load_config())
+    task, by = parse_task("dog,cat"), SettingKeys(load_settings())
     examples = ImageFolder.open(pictures(tmp_path, "dog"), task.names)
     assert used(grown(by, task, examples, None, ledger)[0]) == [(1, ("dog", "cat"))]
     assert used(grown(by, task, examples, None, all_done(ledger))[0]) == [(1, ("cat",)), (2, ("dog",))]
@@ -443,7 +443,7 @@ def test_other_settings_draw_all_classes_together_and_the_old_ones_find_their_co
     other, ledger = plan_of(ledger, "dog,cat,cow", "synthesis.steps=3")
     assert used(other) == [(1, ("dog", "cat", "cow"))]
     task = parse_task("dog,cat,cow")
-    config = load_config(overrides=["synthesis.steps=3"])
+    config = load_settings(overrides=["synthesis.steps=3"])
     assert stage_keys(config, task, None, growth=other) == stage_keys(config, task, None)
     assert used(plan_of(all_done(ledger), "dog,cat,cow")[0]) == [(1, ("dog", "cat")), (2, ("cow",))]
 

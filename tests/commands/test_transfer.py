@@ -10,7 +10,7 @@ from clipstill.commands.protocol import shown_photos
 from clipstill.core.files import read_json
 from clipstill.datasets import joined, open_dataset
 from clipstill.evaluation.transfer import Transfer, table
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from tests.stages.test_examples import TINY, example_folder
 from tests.stages.test_unlabelled import PROMPTKD
 
@@ -114,12 +114,12 @@ def test_domains_are_joined_where_their_classes_are_the_same(tmp_path: Path) -> 
 
 
 def test_what_a_student_is_shown_follows_the_settings(tmp_path: Path) -> None:
-    photo, config = open_dataset(data(tmp_path / "photo")), load_config("promptkd")
+    photo, config = open_dataset(data(tmp_path / "photo")), load_settings("promptkd")
     told, shown = shown_photos(config, photo)
     assert told.unlabelled.images == photo.root
     assert shown is not None
     assert sorted(shown.items) == sorted((path, -1) for path, _ in photo.train)
-    few = load_config("promptkd", overrides=["unlabelled.limit=4"])
+    few = load_settings("promptkd", overrides=["unlabelled.limit=4"])
     assert len(shown_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]
     told, shown = shown_photos(config, None)
     assert (config.prompts.images_per_class, told.prompts.images_per_class, shown) == (0, 16, None)

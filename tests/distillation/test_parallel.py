@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import subprocess
@@ -19,13 +18,15 @@ from tests.distillation.test_trainer import MODES, train
 
 # As torchrun starts it: the group comes from the environment.
 PROCESS = """
-import dataclasses, os, sys
+import os, sys
 from pathlib import Path
 import torch
 torch.distributed.init_process_group("gloo")
+from clipstill.distillation import parallel
 from tests.distillation.test_trainer import MODES, train
-settings = dataclasses.replace(MODES[sys.argv[1]], meta=sys.argv[2], accumulate=int(sys.argv[3]))
-train(Path(sys.argv[4]), settings)
+settings = MODES[sys.argv[1]].changed(meta=sys.argv[2], accumulate=int(sys.argv[3]))
+with parallel.together():
+    train(Path(sys.argv[4]), settings)
 torch.distributed.destroy_process_group()
 """
 
@@ -40,7 +41,7 @@ def free_port() -> str:
     ("mode", "meta", "parts"), [("backbone", "none", 1), ("backbone", "exact", 2), ("bn", "exact", 2)]
 )
 def test_two_processes_equal_one(mode: str, meta: str, parts: int, tmp_path: Path) -> None:
-    settings = dataclasses.replace(MODES[mode], meta=meta)  # type: ignore[arg-type]
+    settings = MODES[mode].changed(meta=meta)
     alone, _ = train(tmp_path / "alone", settings)
     folders = [str(Path(clipstill.__file__).parents[1]), str(Path(__file__).parents[2])]
     shared = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}

@@ -14,12 +14,13 @@ from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
-from clipstill.distillation.holdout import held_out_mask
 from clipstill.distillation.losses import agreement, kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, epoch_rate, learned_state, rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.training_data import held_out_mask
 from clipstill.distillation.views import Kernel, Views, crops, plain_view
+from clipstill.workflow.recipes import load_settings
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -67,11 +68,11 @@ def test_agreement_counts_equal_first_places() -> None:
 
 
 def test_views_depend_on_their_seed_and_not_on_the_global_generator() -> None:
-    views, x_N3HW = Views(32, 0.3, 0.4, 0.2), random(6, 3, 40, 40)
+    views, x_N3HW = Views(32, 0.3, 0.4), random(6, 3, 40, 40)
     first = views(x_N3HW, 0, "step", 5).x_N3SS
     torch.rand(11)
     state = torch.get_rng_state()
-    again = Views(32, 0.3, 0.4, 0.2)(x_N3HW, 0, "step", 5).x_N3SS
+    again = Views(32, 0.3, 0.4)(x_N3HW, 0, "step", 5).x_N3SS
     assert torch.equal(first, again)
     assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(first, views(x_N3HW, 0, "step", 6).x_N3SS)
@@ -79,7 +80,7 @@ def test_views_depend_on_their_seed_and_not_on_the_global_generator() -> None:
 
 def test_views_stay_in_range_and_differ_between_equal_pictures() -> None:
     x_N3HW = random(1, 3, 48, 48).expand(8, 3, 48, 48).contiguous()
-    view_N3SS = Views(32, 0.2, 0.8, 0.3)(x_N3HW, 1).x_N3SS
+    view_N3SS = Views(32, 0.2, 0.8)(x_N3HW, 1).x_N3SS
     assert view_N3SS.shape == (8, 3, 32, 32)
     assert 0 <= float(view_N3SS.min()) <= float(view_N3SS.max()) <= 1
     for other in range(1, 8):
@@ -88,12 +89,12 @@ def test_views_stay_in_range_and_differ_between_equal_pictures() -> None:
 
 def test_views_keep_a_plain_picture_plain_without_colour_changes() -> None:
     x_N3HW = torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(4, 3, 40, 40).contiguous()
-    torch.testing.assert_close(Views(32, 0.3, 0.0, 0.0)(x_N3HW, 2).x_N3SS, x_N3HW[:, :, :32, :32])
+    torch.testing.assert_close(Views(32, 0.3, 0.0)(x_N3HW, 2).x_N3SS, x_N3HW[:, :, :32, :32])
 
 
 def test_mixed_views_show_two_pictures_and_the_others_stay_as_they_were() -> None:
     x_N3HW = torch.linspace(0, 1, 64).view(-1, 1, 1, 1).expand(64, 3, 32, 32).contiguous()
-    plain, half = Views(32, 0.5, 0.0, 0.0)(x_N3HW, 4), Views(32, 0.5, 0.0, 0.0, mix=0.5)(x_N3HW, 4)
+    plain, half = Views(32, 0.5, 0.0)(x_N3HW, 4), Views(32, 0.5, 0.0, mix=0.5)(x_N3HW, 4)
     assert not bool(plain.mixed_N.any())
     assert 0.3 < float(half.mixed_N.float().mean()) < 0.7
     assert torch.equal(half.x_N3SS[~half.mixed_N], plain.x_N3SS[~half.mixed_N])
@@ -105,7 +106,7 @@ def test_mixed_views_show_two_pictures_and_the_others_stay_as_they_were() -> Non
 
 def test_crops_cover_at_least_the_least_area() -> None:
     ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(32, 3, 64, 64).contiguous()
-    view_N3SS = Views(32, 0.8, 0.0, 0.0)(ramp, 3).x_N3SS
+    view_N3SS = Views(32, 0.8, 0.0)(ramp, 3).x_N3SS
     widths = view_N3SS.amax((1, 2, 3)) - view_N3SS.amin((1, 2, 3))
     # Area 0.8 at a ratio of 3 / 4 is the narrowest crop.
     assert float(widths.min()) > math.sqrt(0.8 * 3 / 4) - 0.06
@@ -267,13 +268,14 @@ def test_moving_average_follows_the_recursion() -> None:
 def test_state_comes_back_as_written(tmp_path: Path) -> None:
     laid_out = random(2, 3, 4, 4).to(memory_format=torch.channels_last)
     tensors = {"a.x": random(3, 2), "a.y": torch.tensor(5), "b": laid_out}
-    save_state(tmp_path / "state.safetensors", tensors, {"step": 3, "loss": 0.1 + 0.2})
-    saved = load_state(tmp_path / "state.safetensors")
+    save_state(tmp_path / "state.safetensors", tensors, {"key": "k", "step": 3, "loss": 0.1 + 0.2})
+    saved = load_state(tmp_path / "state.safetensors", "k")
     assert saved is not None
-    assert saved.facts == {"step": 3, "loss": 0.1 + 0.2}
+    assert saved.facts == {"key": "k", "step": 3, "loss": 0.1 + 0.2}
     assert set(saved.group("a")) == {"x", "y"}
     assert all(torch.equal(value, saved.tensors[name]) for name, value in tensors.items())
-    assert load_state(tmp_path / "absent.safetensors") is None
+    assert load_state(tmp_path / "absent.safetensors", "k") is None
+    assert load_state(tmp_path / "state.safetensors", "another") is None
 
 
 def test_damaged_state_is_named(tmp_path: Path) -> None:
@@ -281,7 +283,7 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
     save_state(path, {"a": random(100)}, {"step": 1})
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ArtifactError, match="state.safetensors is damaged"):
-        load_state(path)
+        load_state(path, "k")
 
 
 def test_digest_sees_values_names_and_shapes_and_not_the_memory_layout() -> None:
@@ -295,8 +297,8 @@ def test_digest_sees_values_names_and_shapes_and_not_the_memory_layout() -> None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch", 1), ("freeze", "heads"), ("temperature", 0.0), ("ema", 1.0), ("feature_recentre", "yes"), ("steps", 0)],
+    [("batch", 1), ("freeze", "heads"), ("temperature", 0.0), ("ema", 1.0), ("keep", "first"), ("steps", 0)],
 )
 def test_impossible_settings_are_named(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"distillation.{name} is"):
-        DistilSettings(**{name: value})  # type: ignore[arg-type]
+        load_settings(overrides=[f"distillation.{name}={value}"])

@@ -129,32 +129,24 @@ def test_more_texts_than_a_batch_are_all_drawn(sampler: TextToImage) -> None:
     assert sampler.sample([], [], 16).shape == (0, 3, 16, 16)
 
 
-def test_the_text_changes_the_image_and_guidance_follows_it_further(folder: Path, sampler: TextToImage) -> None:
+def test_the_text_changes_the_image(sampler: TextToImage) -> None:
     dog, cat = sampler.sample(["dog"], [1], 32), sampler.sample(["cat"], [1], 32)
     assert float((dog - cat).abs().mean()) > 1e-3
-    free = TextToImage(folder, CPU, steps=2, guidance=1.0)
-    apart = float((free.sample(["dog"], [1], 32) - free.sample(["cat"], [1], 32)).abs().mean())
-    assert apart < float((dog - cat).abs().mean())
 
 
 def test_it_draws_at_the_side_that_the_network_was_trained_at(
-    folder: Path, sampler: TextToImage, monkeypatch: pytest.MonkeyPatch
+    sampler: TextToImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides = []
-    for made in (sampler, TextToImage(folder, CPU, steps=2, side=21)):
-        call = made._pipeline.__class__.__call__
-        seen: list[int] = []
+    call = StableDiffusionPipeline.__call__
 
-        def spy(self: Any, *args: Any, call: Any = call, seen: list[int] = seen, **settings: Any) -> Any:
-            seen.append(settings["height"])
-            return call(self, *args, **settings)
+    def spy(self: Any, *args: Any, **settings: Any) -> Any:
+        sides.append(settings["height"])
+        return call(self, *args, **settings)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(made._pipeline.__class__, "__call__", spy)
-            made.sample(["dog"], [1], 16)
-        sides += seen
-    # 16 cells of 2 pixels; and 21 up to a multiple of twice the cell.
-    assert sides == [32, 24]
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", spy)
+    sampler.sample(["dog"], [1], 16)
+    assert sides == [32]  # 16 cells of 2 pixels
 
 
 def test_licence_and_hash_are_those_of_the_folder(folder: Path, sampler: TextToImage, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tiny autoencoders: names of layers, whitened latents, statistics, and what a user is told."""
 
+import logging
 import os
 import socket
 import sys
@@ -18,10 +19,9 @@ from clipstill.core.errors import ArtifactError, DataError, ResourceError
 from clipstill.core.protocols import Generator
 from clipstill.core.seeds import generator_for
 from clipstill.generators import generators, load_generators
-from clipstill.generators.latent_prior import LatentPrior, Probe, from_frequencies, radial_frequency, to_frequencies
-from clipstill.generators.model_licence import licence_of
+from clipstill.generators.latent_prior import LatentPrior, Probe, from_frequencies, radial_frequency
+from clipstill.generators.model_files import DIFFUSERS_FILE, licence_of
 from clipstill.generators.tiny_autoencoder import (
-    DIFFUSERS_FILE,
     PRIOR,
     PRIOR_FILE,
     AutoencoderFiles,
@@ -30,7 +30,7 @@ from clipstill.generators.tiny_autoencoder import (
     find_autoencoder,
     load_part,
 )
-from tools.weights.latent_prior import encoded
+from tools.weights.latent_prior import encoded, measured, save_prior, to_frequencies
 
 CPU = torch.device("cpu")
 DATA = Path(os.environ.get("CLIPSTILL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -73,6 +73,12 @@ def generator(folder: Path) -> TinyAutoencoder:
     return made
 
 
+def whitened(prior: LatentPrior, latent: torch.Tensor) -> torch.Tensor:
+    """Coefficients of a latent, solved for apart from the generator."""
+    coloured = to_frequencies(latent - prior.mean_Z[:, None, None]).permute(2, 3, 1, 0)
+    return torch.linalg.solve(prior.at(latent.shape[-1]), coloured).permute(3, 2, 0, 1)
+
+
 def test_it_keeps_the_protocol_of_generators(generator: TinyAutoencoder) -> None:
     assert isinstance(generator, Generator)
     assert generator.name in generators.names()
@@ -103,7 +109,7 @@ def test_published_weights_reproduce_a_picture_and_are_known_by_their_prior() ->
     across = torch.linspace(0, 1, 64).expand(64, 64)
     picture = torch.stack([across, across.T, 1 - across])[None]
     picture[:, :, 16:40, 24:48] = torch.tensor([0.9, 0.2, 0.1])[:, None, None]
-    again = generator.decode([generator.coefficients(encoder(picture * 2 - 1))])
+    again = generator.decode([whitened(LatentPrior.load(PRIOR)[0], encoder(picture * 2 - 1))])
     assert float((again - picture).abs().mean()) < 0.05
     assert [part.name for part in generator.provenance] == ["tiny autoencoder", "latent statistics"]
     assert generator.provenance[0].licence == "MIT"
@@ -156,7 +162,7 @@ def coloured_noise(images: int, side: int) -> torch.Tensor:
 
 
 def test_measured_statistics_are_those_that_latents_were_drawn_with() -> None:
-    prior = LatentPrior.measure(coloured_noise(3000, 12))
+    prior = measured(coloured_noise(3000, 12))
     assert torch.allclose(prior.mean_Z, torch.tensor([1.0, -2.0]), atol=0.1)
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     roots = prior.at(12)
@@ -169,7 +175,7 @@ def test_measured_statistics_are_those_that_latents_were_drawn_with() -> None:
 
 def test_whitened_latents_of_another_side_are_white_too() -> None:
     """Statistics of 12 cells a side serve 20, because spectra are of cells and not of images."""
-    prior, latents = LatentPrior.measure(coloured_noise(2000, 12)), coloured_noise(1000, 20)
+    prior, latents = measured(coloured_noise(2000, 12)), coloured_noise(1000, 20)
     coloured = to_frequencies(latents - prior.mean_Z[:, None, None]).permute(2, 3, 1, 0)
     white = torch.linalg.solve(prior.at(20), coloured)[1:, 1:]
     assert float(white.var()) == pytest.approx(1, abs=0.1)
@@ -188,7 +194,8 @@ def test_a_step_moves_the_coarse_further_than_the_fine(generator: TinyAutoencode
 
 def test_coefficients_are_the_inverse_of_latents(generator: TinyAutoencoder) -> None:
     [start] = generator.init([3], 48)
-    assert torch.allclose(generator.coefficients(generator.latent(start)), start, atol=1e-4)
+    assumed = LatentPrior.assumed(LatentPrior.load(PRIOR)[0], 4)
+    assert torch.allclose(whitened(assumed, generator.latent(start)), start, atol=1e-4)
 
 
 def test_a_resized_latent_is_the_same_picture_and_comes_back(generator: TinyAutoencoder) -> None:
@@ -210,25 +217,27 @@ def test_prior_is_the_normal_one_and_projection_clips(generator: TinyAutoencoder
 
 
 def test_a_decoder_without_statistics_gets_assumed_ones_and_says_so(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="clipstill")
     made = TinyAutoencoder(AutoencoderFiles(folder / DIFFUSERS_FILE, "a relative"), CPU)
-    assert "no statistics of the latents of a relative" in capsys.readouterr().err
+    assert "no statistics of the latents of a relative" in caplog.text
     assert [part.name for part in made.provenance] == ["tiny autoencoder"]
     white = torch.randn(200, 4, 12, 12, generator=generator_for("white"))
     assert float(made.latent(white).std()) == pytest.approx(1, abs=0.1)
 
 
 def test_statistics_beside_a_decoder_are_used(
-    network: AutoencoderTiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: AutoencoderTiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="clipstill")
     network.save_pretrained(tmp_path)
     latent = torch.randn(2, 4, 3, 3, generator=generator_for("probe"))
     photos = torch.randint(0, 256, (3, 3, 100, 130), generator=generator_for("photos")).to(torch.uint8)
-    prior = LatentPrior.measure(encoded(network.encoder, photos, 40))
-    prior.save(tmp_path / PRIOR_FILE, "CC0-1.0", Probe.take(network.decoder, latent))
+    prior = measured(encoded(network.encoder, photos, 40))
+    save_prior(tmp_path / PRIOR_FILE, prior, Probe.take(network.decoder, latent), "CC0-1.0")
     [made] = load_generators(f"tiny-autoencoder:{tmp_path}", CPU)
-    assert "no statistics" not in capsys.readouterr().err
+    assert "no statistics" not in caplog.text
     assert made.provenance[1].licence == "CC0-1.0"
     stored, _ = LatentPrior.load(tmp_path / PRIOR_FILE)
     assert torch.equal(stored.roots_KZZ, prior.roots_KZZ)

@@ -14,11 +14,17 @@ from torch import Tensor
 
 import vqgan_fixtures as published
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, UnknownNameError
+from clipstill.core.files import sha256_file
 from clipstill.core.seeds import generator_for
-from clipstill.generators import load_generators, vqgan
-from clipstill.generators.vqgan import OneSidedClamp, Vqgan, nearest_codes, weights_digest
-from clipstill.generators.vqgan_checkpoint import import_vqgan
-from clipstill.generators.vqgan_network import build_network, encoder_shapes, needed_shapes, select_tensors, shape_of
+from clipstill.generators import load_generators
+from clipstill.generators.vqgan import OneSidedClamp, Vqgan, nearest_codes
+from clipstill.generators.vqgan_checkpoint import (
+    build_model,
+    checkpoint_shapes,
+    import_vqgan,
+    select_tensors,
+    shape_of,
+)
 
 CPU = torch.device("cpu")
 TINY = published.TINY
@@ -27,8 +33,7 @@ STATE = published.random_state(published.decoder(TINY))
 
 def tiny(dtype: torch.dtype = torch.float32) -> Vqgan:
     shape = shape_of(STATE, "tiny")
-    network = build_network(shape, select_tensors(STATE, shape, "tiny")).to(dtype)
-    return Vqgan(network, network.quantize.embedding.weight, shape.stride, ())
+    return Vqgan.of_model(build_model(shape, select_tensors(STATE, shape, "tiny")).to(dtype))
 
 
 def near_codes(generator: Vqgan, seeds: list[int], size: int = 8) -> Tensor:
@@ -71,8 +76,7 @@ def test_published_state_dicts_have_the_names_and_shapes_of_the_network(
     )
     assert shape.widths == tuple(config.ch * multiplier for multiplier in config.ch_mult)
     assert shape.middle_attention == config.mid_attention
-    assert needed_shapes(shape) == published.decoder(config)
-    assert encoder_shapes(shape) == published.encoder(config)
+    assert checkpoint_shapes(shape) == published.encoder(config) | published.decoder(config)
     # The same sizes without the encoder, as clipstill stores them.
     assert shape_of({name: state[name] for name in published.decoder(config)}, "stored") == shape
 
@@ -90,19 +94,21 @@ def test_decode_equals_a_forward_pass_written_from_the_key_names() -> None:
 def test_post_quant_conv_is_not_skipped() -> None:
     moved = {**STATE, "post_quant_conv.bias": STATE["post_quant_conv.bias"] + 1}
     shape = shape_of(moved, "moved")
-    [z] = tiny().init([1], 8)
-    assert not torch.allclose(build_network(shape, moved)(z), build_network(shape, STATE)(z), atol=1e-3)
+    latents = tiny().init([1], 8)
+    image = Vqgan.of_model(build_model(shape, moved)).decode(latents)
+    assert not torch.allclose(image, tiny().decode(latents), atol=1e-3)
 
 
-@pytest.mark.parametrize("distances", [2**25, 24 * 7, 1])
-def test_quantiser_forward_is_the_nearest_code(monkeypatch: pytest.MonkeyPatch, distances: int) -> None:
-    monkeypatch.setattr(vqgan, "_DISTANCES", distances)
+@pytest.mark.parametrize(("codes", "channels", "side"), [(24, 5, 4), (2**14, 2, 56)])
+def test_quantiser_forward_is_the_nearest_code(codes: int, channels: int, side: int) -> None:
+    """The larger codebook has more distances than are held at once."""
     draw = generator_for("codebook")
-    codebook = torch.randn(24, 5, generator=draw)
-    z = torch.randn(3, 5, 4, 2, generator=draw)
-    every = (z.double()[:, None] - codebook.double()[None, :, :, None, None]).square().sum(2)
+    codebook = torch.randn(codes, channels, generator=draw)
+    z = torch.randn(1, channels, side, side, generator=draw)
     found = nearest_codes(z, codebook, codebook.square().sum(1))
-    assert torch.equal(found, every.argmin(1))
+    cells = z.permute(0, 2, 3, 1).reshape(-1, channels).double()
+    expected = torch.cat([torch.cdist(part, codebook.double()).argmin(1) for part in cells.split(512)])
+    assert torch.equal(found.flatten(), expected)
 
 
 def test_quantiser_backward_is_identity() -> None:
@@ -197,12 +203,12 @@ def test_prior_is_the_mean_square_of_each_latent() -> None:
 
 def test_weights_stay_frozen_while_gradients_pass() -> None:
     shape = shape_of(STATE, "tiny")
-    network = build_network(shape, STATE)
-    generator = Vqgan(network, network.quantize.embedding.weight, shape.stride, ())
+    model = build_model(shape, STATE)
+    generator = Vqgan.of_model(model)
     [z] = generator.init([1], 8)
     generator.decode([z.requires_grad_()]).sum().backward()
-    assert not network.training
-    assert all(not weight.requires_grad and weight.grad is None for weight in network.parameters())
+    assert not model.training
+    assert all(not weight.requires_grad and weight.grad is None for weight in model.parameters())
     assert z.grad is not None
     assert float(z.grad.abs().sum()) > 0
 
@@ -225,8 +231,7 @@ def test_autocast_chooses_the_same_codes_and_nearly_the_same_image() -> None:
 
 def test_channels_last_gives_the_same_image() -> None:
     shape = shape_of(STATE, "tiny")
-    network = build_network(shape, STATE).to(memory_format=torch.channels_last)
-    generator = Vqgan(network, network.quantize.embedding.weight, shape.stride, ())
+    generator = Vqgan.of_model(build_model(shape, STATE).to(memory_format=torch.channels_last))
     [z] = tiny().init([1, 2], 8)
     image = generator.decode([z.to(memory_format=torch.channels_last)])
     assert torch.allclose(image, tiny().decode([z]), atol=1e-5)
@@ -266,8 +271,7 @@ def test_folder_file_and_name_give_the_same_generator_and_tell_what_is_known(tmp
         known = name != str(given)
         assert part.licence == ("CC-BY-4.0" if known else "unknown")
         assert part.source == ("trained by us" if known else str(given))
-        assert part.sha256 == weights_digest(name)
-        assert not known or part.sha256 == stored.facts.sha256
+        assert part.sha256 == (stored.facts.sha256 if known else sha256_file(given))
     assert all(torch.equal(image, images[0]) for image in images)
 
 
@@ -339,10 +343,10 @@ def test_a_diffusers_model_decodes_as_diffusers_does(tmp_path: Path, norm_type: 
     assert float(z.grad.abs().sum()) > 0
     [part] = generator.provenance
     assert part.licence == "cc-by-4.0"
-    assert part.sha256 == weights_digest(f"hub:{tmp_path / 'model'}") != ""
+    assert part.sha256 == sha256_file(tmp_path / "model" / "diffusion_pytorch_model.safetensors")
 
 
-def test_our_network_with_diffusers_weights_decodes_as_diffusers_does() -> None:
+def test_a_published_checkpoint_with_diffusers_weights_decodes_as_diffusers_does() -> None:
     model = diffusers_model("group")
     theirs = model.state_dict()
     names = published.decoder(published.Published(24, 5, 6, 32, (1, 2), 1, (), 16))
@@ -358,10 +362,11 @@ def test_our_network_with_diffusers_weights_decodes_as_diffusers_does() -> None:
             parts = parts.replace(f"decoder.up.{level}.upsample", f"decoder.up_blocks.{1 - level}.upsamplers.0")
         parts = parts.replace("nin_shortcut", "conv_shortcut").replace("decoder.norm_out", "decoder.conv_norm_out")
         state[name] = theirs[parts].reshape(shape)
-    network = build_network(shape_of(state, "diffusers"), state)
+    built = build_model(shape_of(state, "diffusers"), state)
     z = torch.randn(2, 5, 4, 4, generator=generator_for("codes"))
     with torch.no_grad():
-        assert torch.allclose(network(z), model.decode(z, force_not_quantize=True).sample, atol=1e-5)
+        ours, diffusers = (one.decode(z, force_not_quantize=True).sample for one in (built, model))
+    assert torch.allclose(ours, diffusers, atol=1e-5)
 
 
 def test_folders_without_a_whole_vq_model_are_refused(tmp_path: Path) -> None:
@@ -390,30 +395,28 @@ def test_a_remote_model_is_asked_for_by_its_repository_and_failures_are_one_line
     model = diffusers_model("group")
     snapshot = tmp_path / "snapshot"
     model.save_pretrained(snapshot / "vqvae", safe_serialization=True)
-    asked: list[tuple[str, dict[str, Any]]] = []
-    original = type(model).from_pretrained
-
-    def fetched(repository: str, **options: Any) -> Any:
-        asked.append((repository, options))
-        return original(snapshot, **options)
-
-    monkeypatch.setattr(type(model), "from_pretrained", fetched)
-    weights = snapshot / "vqvae" / "diffusion_pytorch_model.safetensors"
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(weights))
     (snapshot / "README.md").write_text("---\nlicense: mit\n---\n")
+    asked: list[tuple[str, list[str]]] = []
+
+    def fetched(repository: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
     [generator] = load_generators("vqgan:hub:someone/something/vqvae", CPU)
-    [(repository, options)] = asked
-    assert (repository, options["subfolder"]) == ("someone/something", "vqvae")
-    assert options["use_safetensors"] is True
-    assert options["local_files_only"] is False
+    [(repository, patterns)] = asked
+    assert repository == "someone/something"
+    # Nothing but safetensors is fetched: code in weight files is never run.
+    assert patterns[:2] == ["vqvae/config.json", "vqvae/diffusion_pytorch_model.safetensors"]
+    assert set(patterns[2:]) == {"README.md", "LICENSE"}
     [part] = generator.provenance
     assert (part.licence, part.source) == ("mit", "hub model someone/something/vqvae")
-    assert part.sha256 == weights_digest(f"hub:{snapshot / 'vqvae'}")
+    assert part.sha256 == sha256_file(snapshot / "vqvae" / "diffusion_pytorch_model.safetensors")
 
     def offline(*_: Any, **__: Any) -> Any:
         raise OSError("no route to host\nand a long story")
 
-    monkeypatch.setattr(type(model), "from_pretrained", offline)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(ResourceError, match="no route to host") as caught:
         load_generators("vqgan:hub:someone/something", CPU)
     assert "\n" not in str(caught.value)

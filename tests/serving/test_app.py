@@ -22,7 +22,7 @@ from clipstill.core.files import commit_manifest, read_manifest
 from clipstill.export.bundle import write_bundle
 from clipstill.runtime import Answer, Bundle, Prediction, load_bundle
 from clipstill.serving.app import answer_json, create_app
-from clipstill.serving.limits import Limits
+from clipstill.serving.uploads import Limits
 from export_fixtures import LABELS, content, describe, new_student
 
 LIMITS = Limits(body_bytes=300_000, files=4, waiting=8, seconds=20)
@@ -84,9 +84,7 @@ def bundle(folder: Path) -> Bundle:
 
 
 def client_of(bundle: Bundle, **options: Any) -> TestClient:
-    manifest = read_manifest(bundle.folder)
-    assert manifest is not None
-    app = create_app(bundle, manifest, **{"limits": LIMITS, **options})
+    app = create_app(bundle, **{"limits": LIMITS, **options})
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -392,20 +390,26 @@ def test_answer_that_does_not_come_in_time_is_given_up(bundle: Bundle) -> None:
         assert_well(client)
 
 
-def test_failure_of_the_model_is_a_500_without_a_traceback(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(images_NHW3: np.ndarray) -> Any:
-        raise ZeroDivisionError("inside\nthe model")
+class BrokenBundle(SlowBundle):
+    """A bundle whose model fails until it is mended."""
 
-    with client_of(bundle) as client:
-        with monkeypatch.context() as patch:
-            patch.setattr(bundle, "answer_pixels", broken)
-            response = client.post("/predict", content=png(), headers=PNG)
+    mended = False
+
+    def answer_pixels(self, images_NHW3: np.ndarray) -> Any:
+        if not self.mended:
+            raise ZeroDivisionError("inside\nthe model")
+        return self._bundle.answer_pixels(images_NHW3)
+
+
+def test_failure_of_the_model_is_a_500_without_a_traceback(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    broken: Any = BrokenBundle(bundle)
+    with client_of(broken) as client:
+        response = client.post("/predict", content=png(), headers=PNG)
         assert response.status_code == 500
         assert json.loads(response.text) == {"error": "the server failed at this request; its log says why."}
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: ZeroDivisionError at test_serving_app.py:")
+        assert line.startswith("error: ZeroDivisionError at test_app.py:")
+        broken.mended = True
         assert_well(client)
 
 

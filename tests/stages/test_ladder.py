@@ -123,14 +123,14 @@ def test_keys_of_other_stages_do_not_know_the_ladder(tmp_path: Path, photos: Pat
     from clipstill.core.images import ImageFolder
     from clipstill.text.task import parse_task
     from clipstill.workflow.keys import stage_keys
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
     task, folder = parse_task(list(CLASSES)), ImageFolder.open(photos, CLASSES)
-    with_it = stage_keys(load_config(), task, folder)
-    without = stage_keys(load_config(overrides=["evaluation.ladder=false"]), task, folder)
+    with_it = stage_keys(load_settings(), task, folder)
+    without = stage_keys(load_settings(overrides=["evaluation.ladder=false"]), task, folder)
     assert set(with_it) - set(without) == {"ladder"}
     assert [stage for stage in without if with_it[stage] != without[stage]] == ["report"]
-    assert "ladder" not in stage_keys(load_config(), task, None)
+    assert "ladder" not in stage_keys(load_settings(), task, None)
 
 
 def test_a_ladder_that_was_interrupted_equals_one_that_was_not(
@@ -227,9 +227,9 @@ def test_a_student_of_the_noise_rung_has_seen_noise_alone(
     seen = []
     distil = teaching.distil
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: Any, **named: Any) -> Any:
         seen.append(arguments[3])
-        return distil(*arguments)
+        return distil(*arguments, **named)
 
     monkeypatch.setattr(teaching, "distil", watched)
     measured(capsys, run, photos, "--rungs", "noise", "--out", str(tmp_path / "out"))
@@ -278,9 +278,9 @@ def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photo
     from clipstill.core.images import ImageFolder
     from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
     from clipstill.text.task import parse_task
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
 
-    cpu, config = torch.device("cpu"), load_config()
+    cpu, config = torch.device("cpu"), load_settings()
     teacher, folder = load_teacher("embedded-s", cpu), ImageFolder.open(photos, CLASSES)
     task = parse_task(list(CLASSES))
     text_CD = stored_vectors(teacher, task, config, None, cpu)

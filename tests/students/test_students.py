@@ -15,7 +15,7 @@ from clipstill.core.packaged_weights import lite_state_dict
 from clipstill.core.seeds import generator_for
 from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead, projector_shape
-from clipstill.students.natural_statistics import clipped_normal_moments, natural_feature_mean
+from clipstill.students.natural_statistics import clipped_normal_moments, natural_feature_statistics
 
 SMALL = "timm:test_efficientnet"
 
@@ -118,12 +118,12 @@ def test_natural_feature_mean_reads_the_last_batch_norm() -> None:
         # Inputs distributed as the running statistics say; the layer itself is the reference.
         drawn = torch.randn(4000, 1280, 1, 1, generator=generator_for("maps"))
         maps = norm.eval()(drawn * norm.running_var.sqrt().view(1, -1, 1, 1) + norm.running_mean.view(1, -1, 1, 1))
-    torch.testing.assert_close(natural_feature_mean(backbone), maps.mean((0, 2, 3)), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(natural_feature_statistics(backbone)[0], maps.mean((0, 2, 3)), rtol=0.1, atol=0.1)
 
 
 def test_network_without_a_final_batch_norm_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="feature_recentre"):
-        natural_feature_mean(nn.Sequential(nn.Conv2d(3, 4, 3)))
+        natural_feature_statistics(nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
 def test_bad_requests_are_one_line_errors() -> None:
@@ -167,7 +167,7 @@ def test_a_head_of_class_vectors_answers_by_cosines_and_takes_another_class_with
     student = load_student(SMALL, classes=3, init="scratch")
     with pytest.raises(ConfigError, match="linear head"):
         student.embed(torch.rand(1, 3, 32, 32))
-    student.use_class_vectors(vectors[:3], 20.0, 3, layers, width)
+    student.use_class_vectors(vectors[:3], 20.0, seed=3, layers=layers, width=width)
     student.eval()
     images = torch.rand(2, 3, 32, 32, generator=generator_for("images"))
     logits = student(images)

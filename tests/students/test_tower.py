@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead
-from clipstill.students.frame import FramedBackbone
-from clipstill.students.tower_student import TowerStudent
+from clipstill.students.student import Backbone
+from clipstill.students.tower_student import FramedBackbone, TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone, takes_tokens
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
 
 VECTORS = normalize(torch.randn(3, 24, generator=generator_for("tower vectors")), dim=-1)
@@ -37,18 +40,18 @@ def small() -> Teacher:
 
 def student_of(teacher: Teacher, size: int, prompts: int = 2, depth: int = 2) -> TowerStudent:
     tokens = prompts if takes_tokens(teacher) else 0
-    backbone = image_backbone(teacher, tokens, depth, size, seed=0)
+    network = image_backbone(teacher, tokens=tokens, depth=depth, image_size=size)
     if prompts and not tokens:
-        backbone = FramedBackbone(backbone, prompts, size)
+        network = FramedBackbone(network, prompts, size)
     preprocess = type(teacher.preprocess)(size, teacher.preprocess.mean, teacher.preprocess.std)
-    student = TowerStudent(f"tower:{teacher.name}", backbone, 3, preprocess, teacher.provenance)
+    student = TowerStudent(Backbone(f"tower:{teacher.name}", network, preprocess, teacher.provenance), 3)
     student.use_class_vectors(VECTORS, 20.0, layers=2)
     return student
 
 
-def pixels(size: int) -> tuple[Tensor, Tensor, Tensor]:
-    images = torch.randint(0, 256, (8, 3, size, size), generator=generator_for("tower"), dtype=torch.uint8)
-    return images, torch.full((8,), -1), torch.full((8,), -1)
+def training_data(size: int) -> TrainingData:
+    pixels_N3HW = torch.randint(0, 256, (8, 3, size, size), generator=generator_for("tower"), dtype=torch.uint8)
+    return TrainingData(pixels_N3HW, torch.full((8,), -1), torch.full((8,), -1))
 
 
 SETTINGS = DistilSettings(
@@ -94,7 +97,7 @@ def test_prompts_and_projector_learn_and_the_tower_keeps_its_bits(tmp_path: Path
     student = student_of(teacher, size)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     target = student_target(kind, tmp_path)
-    distil(student, target, VECTORS, *pixels(size), SETTINGS, tmp_path / "work")
+    distil(student, SoftLabels(target, VECTORS), training_data(size), settings=SETTINGS, folder=tmp_path / "work")
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
     assert any("prompts" in name for name in changed)
     assert all(name.startswith(("head.projector", "backbone.prompts")) for name in changed)
@@ -106,24 +109,21 @@ def student_target(kind: str, tmp_path: Path) -> Any:
     return loaded(tmp_path / "teacher")[1]
 
 
-def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipstill.distillation import trainer
-
-    teacher, target = loaded(tmp_path)[1], student_target("clip", tmp_path)
+def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    teacher, labels = loaded(tmp_path)[1], SoftLabels(student_target("clip", tmp_path), VECTORS)
     whole = student_of(teacher, 32)
-    distil(whole, target, VECTORS, *pixels(32), SETTINGS, tmp_path / "whole")
-    save = trainer.save_state
+    distil(whole, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "whole")
+    killed, steps = student_of(teacher, 32), count()
 
-    def and_die(*args: Any) -> None:
-        save(*args)
-        raise KeyboardInterrupt
+    def die_after_the_first_checkpoint(*_: Any) -> None:
+        if next(steps) == 2:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "save_state", and_die)
+    killed.head.register_forward_pre_hook(die_after_the_first_checkpoint)
     with pytest.raises(KeyboardInterrupt):
-        distil(student_of(teacher, 32), target, VECTORS, *pixels(32), SETTINGS, tmp_path / "killed")
-    monkeypatch.setattr(trainer, "save_state", save)
+        distil(killed, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
     again = student_of(teacher, 32)
-    result = distil(again, target, VECTORS, *pixels(32), SETTINGS, tmp_path / "killed")
+    result = distil(again, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
     assert result.resumed_step == 2
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
 
@@ -131,9 +131,8 @@ def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path, mon
 def test_the_whole_tower_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    distil(
-        student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path), VECTORS, *pixels(32), SETTINGS, tmp_path
-    )
+    student, target = student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path)
+    distil(student, SoftLabels(target, VECTORS), training_data(32), settings=SETTINGS, folder=tmp_path)
     with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as stored:
         assert not [name for name in stored.keys() if "visual" in name]  # noqa: SIM118 - not a dict
 
@@ -144,7 +143,7 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a frame of 32 pixels leaves nothing"):
         student_of(small(), 64, prompts=32)
     with pytest.raises(ConfigError, match="has no place for tokens"):
-        image_backbone(small(), 2, 2, 64, seed=0)
+        image_backbone(small(), tokens=2, depth=2, image_size=64)
 
 
 def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
@@ -167,7 +166,7 @@ def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
 
 
 def test_any_network_takes_a_frame_and_comes_back_from_its_file(tmp_path: Path) -> None:
-    section = load_config(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
+    section = load_settings(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
     student = new_student(section, 3, "pretrained", seed=0)
     plain = load_student("lite0", 3, "pretrained", 64)
     x_N3HW = pictures(height=64, width=64)

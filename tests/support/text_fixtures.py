@@ -109,4 +109,13 @@ def request(
     """A request whose class vectors are those of the bare names."""
     teacher = teacher or words()
     vectors_CD = class_vectors(teacher, class_texts(task, ["a {class}"]))
-    return PromptRequest(task, styles, per_class, seed, teacher, vectors_CD, PromptSettings(**settings), bank)
+    return PromptRequest(
+        task,
+        styles,
+        per_class,
+        seed,
+        teacher,
+        vectors_CD,
+        PromptSettings(**{"steps": 200, "lr": 0.01, **settings}),
+        bank,
+    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from clipstill.workflow.workbench import Workbench
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -18,22 +18,21 @@ from clipstill.assembly.training import TeachingSet
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, read_manifest, sha256_file, verify_files
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.synthesis_work import MadeGroup, SynthesisWork, Worker
+from clipstill.distributed.work import ImageGroup, SynthesisWork, Worker
 from clipstill.stages import stages
 from clipstill.stages.curation import Extended, curation_facts, curation_line, extended
-from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.diversity import by_class, effective_number, effective_numbers, look_alikes, near_duplicates
-from clipstill.surrogate.records import ImageRecord
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.further import further_prompts
+from clipstill.text.learned import random_prompts
 from clipstill.text.prompts import Prompt
-from clipstill.text.pseudo_styles import random_prompts
 from clipstill.text.styles import FURTHER_STYLES, STYLES
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import CLASS_VECTORS, PROMPTS, SURROGATE, stage_keys
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import RunFolder
-from clipstill.workflow.workbench import Workbench
 from synthesis_fixtures import TinyTeacher, units
 from text_fixtures import request
 
@@ -190,10 +189,26 @@ def test_without_an_unused_word_nothing_is_asked_for() -> None:
     assert further_prompts(request(), [style.upper() for style in FURTHER_STYLES], [0], 3).prompts == []
 
 
+def synthesis_work(
+    config: Settings, prompts: Sequence[Prompt], targets_ND: torch.Tensor, class_vectors_CD: torch.Tensor
+) -> SynthesisWork:
+    return SynthesisWork(
+        key="k",
+        teacher=config.teacher.name,
+        precision=config.teacher.precision,
+        generator=config.generator.name,
+        device=config.device,
+        settings=config.synthesis,
+        prompts=prompts,
+        targets_ND=targets_ND,
+        class_vectors_CD=class_vectors_CD,
+    )
+
+
 def test_groups_of_further_images_leave_the_others_as_they_were() -> None:
-    config = load_config(overrides=["synthesis.group_size=4", "generator.name=pixels"])
+    config = load_settings(overrides=["synthesis.group_size=4", "generator.name=pixels"])
     prompts = [Prompt(0, 0, i, i, "") for i in range(10)]
-    work = SynthesisWork("k", config, prompts, torch.zeros(10, 2), torch.eye(2))
+    work = synthesis_work(config, prompts, torch.zeros(10, 2), torch.eye(2))
     more = work.with_further(prompts[:6], torch.ones(6, 2))
     assert more.groups[: len(work.groups)] == work.groups
     assert [i for group in more.groups for i in group] == list(range(16))
@@ -237,7 +252,7 @@ class Reading(TinyTeacher):
 
 
 def bench_of(out: Path, *overrides: str) -> Workbench:
-    config, task = load_config(overrides=[*TINY, *overrides]), parse_task(NAMES)
+    config, task = load_settings(overrides=[*TINY, *overrides]), parse_task(NAMES)
     bench = Workbench(config, task, RunFolder(out, 1), stage_keys(config, task, None), None)
     bench.__dict__["plain_teacher"] = Reading()  # Where a cached property keeps what it has loaded.
     return bench
@@ -270,7 +285,7 @@ def guitars_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher sees one and the same in the first images of class 1, and chance in all others."""
     real = Worker.make
 
-    def make(worker: Worker, number: int, watch: Any = None) -> MadeGroup:
+    def make(worker: Worker, number: int, watch: Any = None) -> ImageGroup:
         made = real(worker, number, watch)
         for row, record in enumerate(made.records):
             alike = record.class_id == 1 and record.index < 6
@@ -314,7 +329,7 @@ def test_a_kill_before_between_or_among_further_groups_changes_no_bit(
     assert len([name for name in whole if name.endswith(".tar")]) == 7  # five, and two with further images
     makes, calls = Worker.make, []
 
-    def at_most(worker: Worker, number: int, watch: Any = None) -> MadeGroup:
+    def at_most(worker: Worker, number: int, watch: Any = None) -> ImageGroup:
         calls.append(number)
         if len(calls) > groups:
             raise KeyboardInterrupt
@@ -345,12 +360,12 @@ def test_switched_off_the_first_images_are_the_same(tmp_path: Path) -> None:
 def test_features_in_a_set_are_those_of_its_pictures(tmp_path: Path) -> None:
     make_surrogate(tmp_path / "run", "curation.least_diversity=0")
     made = SurrogateSet.open(tmp_path / "run" / "stages" / "surrogate")
-    expected = Reading().encode_image(made.images.float() / 255)
+    expected = Reading().encode_image(made.pixels_N3HW.float() / 255)
     assert torch.allclose(made.features_ND.float(), expected, atol=1e-3)
 
 
 def test_only_what_draws_further_images_makes_images_again() -> None:
-    config, task = load_config(), parse_task(NAMES)
+    config, task = load_settings(), parse_task(NAMES)
     before = stage_keys(config, task, None)
 
     def changed(**values: float) -> set[str]:
@@ -367,7 +382,7 @@ def test_a_class_without_any_image_is_told_as_such() -> None:
     made = SurrogateSet([(Path("none"), "")] * 2, records)
     made.__dict__["features_ND"] = torch.eye(2)
     prompts = [Prompt(class_id, 0, i, i, "") for i in range(2) for class_id in range(2)]
-    work = SynthesisWork("k", load_config(), prompts, torch.zeros(4, 2), torch.eye(2))
+    work = synthesis_work(load_settings(), prompts, torch.zeros(4, 2), torch.eye(2))
     facts = curation_facts(made, Extended(work, 1, ("",), {}), ("dog", "guitar"))
     dog, guitar = facts["classes"]
     assert (dog["mean_score"], dog["effective_number"]) == (0.5, 2.0)
@@ -377,16 +392,15 @@ def test_a_class_without_any_image_is_told_as_such() -> None:
 
 def test_further_targets_go_towards_examples() -> None:
     of_run = request()
-    config = load_config(overrides=["curation.least_diversity=0.9", "curation.top_up=2"])
+    config = load_settings(overrides=["curation.least_diversity=0.9", "curation.top_up=2"])
     records = [ImageRecord(i % 3, 0, i, i, "", 0.0, 0.5, 8, "pixels", 2) for i in range(9)]
     made = SurrogateSet([(Path("none"), "")] * 9, records)
     features_ND = torch.eye(9)
-    features_ND[made.class_id == 2] = torch.eye(9)[2]
+    features_ND[made.class_id_N == 2] = torch.eye(9)[2]
     made.__dict__["features_ND"] = features_ND
-    work = SynthesisWork("k", config, [], torch.zeros(0, 16), of_run.class_vectors_CD)
+    work = synthesis_work(config, [], torch.zeros(0, 16), of_run.class_vectors_CD)
     asked = extended(work, made, config.curation, of_run, STYLES, lambda targets_ND, class_ids: -targets_ND)
     plain = further_prompts(of_run, STYLES, [2], 2)
     assert torch.equal(asked.work.targets_ND, -plain.targets_ND)
     assert asked.before == {2: pytest.approx(1)}
-    quiet = replace(work, config=load_config())
-    assert extended(quiet, made, quiet.config.curation, of_run, STYLES, lambda a, b: a).work is quiet
+    assert extended(work, made, load_settings().curation, of_run, STYLES, lambda a, b: a).work is work

@@ -108,7 +108,7 @@ def test_gradient_reaches_every_pixel_and_stays_finite() -> None:
     assert torch.isfinite(x.grad).all()
     assert float((x.grad[0] != 0).float().mean()) > 0.9
     assert float(x.grad[1].abs().sum()) == 0
-    assert not any(tensor.requires_grad for tower in teacher()._towers for tensor in tower.network.parameters())
+    assert not any(tensor.requires_grad for tower in teacher().towers for tensor in tower.network.parameters())
 
 
 def test_statistics_are_those_of_the_packaged_network() -> None:

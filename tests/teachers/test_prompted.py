@@ -77,7 +77,7 @@ def test_visual_prompts_stand_after_the_patches_and_replace_those_before(tmp_pat
     teacher = clip(tmp_path, visual_depth=depth)
     x_N3HW = pictures()
     expected = normalize(
-        by_hand(teacher.base.image_tower(), teacher.base.prepared(x_N3HW), teacher.visual_prompts.tokens_KPE), dim=-1
+        by_hand(teacher.base.image_tower, teacher.base.prepared(x_N3HW), teacher.visual_prompts.tokens_KPE), dim=-1
     )
     assert torch.allclose(teacher.encode_image(x_N3HW), expected, atol=1e-5)
     assert not torch.allclose(teacher.encode_image(x_N3HW), teacher.base.encode_image(x_N3HW), atol=1e-3)
@@ -86,7 +86,7 @@ def test_visual_prompts_stand_after_the_patches_and_replace_those_before(tmp_pat
 def test_what_a_layer_makes_of_its_prompts_reaches_the_next_only_through_the_images_own_tokens(tmp_path: Path) -> None:
     # With the first layer's attention cut off, a change of the first prompts cannot get past the second ones.
     teacher = clip(tmp_path)
-    first = teacher.base.image_tower().transformer.resblocks[0]
+    first = teacher.base.image_tower.transformer.resblocks[0]
     with torch.no_grad():
         first.attn.out_proj.weight.zero_()
     before = teacher.encode_image(pictures())
@@ -102,7 +102,7 @@ def test_memory_can_be_spared_at_the_price_of_time_with_equal_gradients(tmp_path
     teacher = clip(tmp_path)
     gradients = []
     for spared in (False, True):
-        teacher.base.image_tower().transformer.grad_checkpointing = spared
+        teacher.base.image_tower.transformer.grad_checkpointing = spared
         teacher.zero_grad()
         teacher.encode_image(pictures())[:, 0].sum().backward()
         assert teacher.visual_prompts.tokens_KPE.grad is not None

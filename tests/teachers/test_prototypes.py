@@ -63,7 +63,7 @@ def test_the_more_examples_the_less_the_text_says() -> None:
 def test_where_images_lie_where_their_texts_lie_nothing_moves() -> None:
     found = prototypes(TEXT, [0, 1, 2, 3], TEXT)
     torch.testing.assert_close(class_vectors_with_examples(TEXT, found, 1.0), TEXT)
-    targets = targets_with_examples(TEXT, [0, 1, 2, 3], TEXT, found, 1.0)
+    targets = targets_with_examples(TEXT, [0, 1, 2, 3], text_CD=TEXT, examples=found, style_share=1.0)
     torch.testing.assert_close(targets, TEXT)
 
 
@@ -71,7 +71,7 @@ def test_where_images_lie_where_their_texts_lie_nothing_moves() -> None:
 def test_targets_are_prototypes_moved_by_their_style(style_share: float) -> None:
     found = prototypes(FEATURES, CLASSES, TEXT)
     styled, class_ids = units(3, "styled"), [0, 2, 1]
-    targets = targets_with_examples(styled, class_ids, TEXT, found, style_share)
+    targets = targets_with_examples(styled, class_ids, text_CD=TEXT, examples=found, style_share=style_share)
     beyond = styled - TEXT[class_ids]
     expected = normalize(found.prototypes_CD[class_ids] + style_share * beyond, dim=-1)
     torch.testing.assert_close(targets[:2], expected[:2])

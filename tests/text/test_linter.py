@@ -10,12 +10,14 @@ from torch import Tensor
 from clipstill.core.seeds import generator_for
 from clipstill.teachers import load_teacher
 from clipstill.text.difficulty import estimate, simulated_accuracy
-from clipstill.text.linter import NOTE, WARNING, Finding, Known, Linter, choose_senses
+from clipstill.text.linter import NOTE, WARNING, Finding, Known, Linter
 from clipstill.text.near_misses import WORDS
+from clipstill.text.senses import choose_senses
 from clipstill.text.task import parse_task
 from clipstill.text.wordnet import wordnet
 
 DIM = 256
+COMMON = ("tiger", "bottle", "rope", "tree")
 
 
 def drawn(text: str) -> Tensor:
@@ -40,8 +42,8 @@ class Space:
 def lint(names: Sequence[str], encode: Space | None = None) -> list[Finding]:
     encode = encode or space()
     task = parse_task(list(names))
-    known = Known.of(("tiger", "bottle", "rope", "tree"), encode)
-    return Linter(task, encode(task.names), known, encode, wordnet()).findings()
+    known = Known(COMMON, encode(COMMON))
+    return Linter(task, encode(task.names), known, encode).findings()
 
 
 def kinds(findings: Sequence[Finding]) -> list[tuple[str, tuple[str, ...]]]:
@@ -128,7 +130,8 @@ def test_findings_are_plain_values() -> None:
 
 def test_simulated_images_are_named_by_how_far_they_are_drawn() -> None:
     encode = space()
-    known, vectors_CD = Known.of([f"word {number}" for number in range(64)], encode), encode(["a", "b", "c", "d"])
+    common = [f"word {number}" for number in range(64)]
+    known, vectors_CD = Known(common, encode(common)), encode(["a", "b", "c", "d"])
     guessed, weak, strong = (simulated_accuracy(vectors_CD, known, [value] * 4) for value in (-3.0, 0.0, 2.0))
     assert sum(guessed) / 4 == pytest.approx(0.25, abs=0.05)
     assert 0.3 < sum(weak) / 4 < 0.9
@@ -139,7 +142,7 @@ def test_simulated_images_are_named_by_how_far_they_are_drawn() -> None:
 def real() -> tuple[Known, Tensor]:
     teacher = load_teacher("embedded-s", torch.device("cpu"))
     real_encode.teacher = teacher  # type: ignore[attr-defined]
-    return Known.of(WORDS, teacher.encode_text), teacher.encode_text(wordnet().imagenet_words()[::4])
+    return Known(WORDS, teacher.encode_text(WORDS)), teacher.encode_text(wordnet().imagenet_words()[::4])
 
 
 def real_encode(texts: Sequence[str]) -> Tensor:
@@ -149,7 +152,7 @@ def real_encode(texts: Sequence[str]) -> Tensor:
 def real_linter(names: str) -> Linter:
     known, _ = real()
     task = parse_task(names)
-    return Linter(task, real_encode(task.names), known, real_encode, wordnet())
+    return Linter(task, real_encode(task.names), known, real_encode)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from clipstill.core.seeds import generator_for, seed_for
 from clipstill.text import prompt_strategies
 from clipstill.text.mixing import dirichlet, mix, mixed_prompts, slerp
 from clipstill.text.prompts import plain_prompts, styled_prompts
-from clipstill.text.settings import PromptSettings
 from clipstill.text.styles import STYLES, load_styles
 from clipstill.text.task import Task
 from clipstill.text.templates import (
@@ -26,8 +24,7 @@ from clipstill.text.templates import (
     styled_template,
     template_set,
 )
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.settings import PromptsSection
+from clipstill.workflow.recipes import load_settings
 from text_fixtures import TASK, request, words
 
 
@@ -168,17 +165,6 @@ def test_the_sentence_of_the_images_can_be_chosen() -> None:
             strategy(request(template="a {tokens} {class}"))
 
 
-def test_impossible_counts_are_refused() -> None:
-    for name in prompt_strategies.names():
-        strategy, _ = prompt_strategies.resolve(name)
-        with pytest.raises(ConfigError, match="at least 1"):
-            strategy(request(per_class=0))
-    for name in ("styles", "mix", "sdd"):
-        strategy, _ = prompt_strategies.resolve(name)
-        with pytest.raises(ConfigError, match="list of styles is empty"):
-            strategy(request(styles=()))
-
-
 def test_two_vectors_are_mixed_along_the_arc_between_them() -> None:
     a, b = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
     for degrees in (0.0, 15.0, 45.0, 90.0):
@@ -241,19 +227,12 @@ def test_the_strategies_are_found_by_name() -> None:
     assert prompt_strategies.resolve("styles")[0] is styled_prompts
 
 
-def test_the_section_of_settings_carries_the_fields_of_its_part() -> None:
-    own = {"strategy", "styles", "templates", "images_per_class", "bank"}
-    assert set(PromptsSection.model_fields) == own | {field.name for field in fields(PromptSettings)}
-    settings = load_config(overrides=["prompts.tokens=3", "prompts.sigma=0.5"]).prompts.settings()
-    assert (settings.tokens, settings.sigma) == (3, 0.5)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("prompts.tokens=0", "prompts.tokens is 0. It must lie between 1 and"),
         ("prompts.sigma=0", "prompts.sigma is 0"),
-        ("prompts.dropout=1", "prompts.dropout is 1"),
+        ("prompts.images_per_class=-1", "prompts.images_per_class is -1"),
         ("prompts.order=both", "prompts.order"),
         ("prompts.sigma=big", "prompts.sigma"),
         ("prompts.template=a photo", "does not contain"),
@@ -261,6 +240,6 @@ def test_the_section_of_settings_carries_the_fields_of_its_part() -> None:
 )
 def test_settings_that_make_no_prompt_are_refused_before_any_work(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(overrides=[override])
+        load_settings(overrides=[override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

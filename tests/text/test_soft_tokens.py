@@ -143,11 +143,14 @@ def test_the_automatic_sigma_of_the_towers_is_their_own_scale() -> None:
 
 
 def test_tokens_are_drawn_by_class_and_row() -> None:
-    drawn = random_tokens(0, "dog", 3, (4, 500), 0.25)
-    assert torch.equal(drawn, random_tokens(0, "dog", 3, (4, 500), 0.25))
+    drawn = random_tokens(0, "dog", 3, shape=(4, 500), sigma=0.25)
+    assert torch.equal(drawn, random_tokens(0, "dog", 3, shape=(4, 500), sigma=0.25))
     assert float(drawn.std()) == pytest.approx(0.25, rel=0.05)
     assert abs(float(drawn.mean())) < 0.02
-    for other in (random_tokens(0, "dog", 4, (4, 500), 0.25), random_tokens(1, "dog", 3, (4, 500), 0.25)):
+    for other in (
+        random_tokens(0, "dog", 4, shape=(4, 500), sigma=0.25),
+        random_tokens(1, "dog", 3, shape=(4, 500), sigma=0.25),
+    ):
         assert abs(float((drawn * other).mean())) < 0.02 * 0.25
 
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from clipstill.stages.stages import make_prompts, read_prompts, read_style_names
 
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import read_manifest, verify_files
-from clipstill.stages.stages import make_prompts, read_prompts, read_style_names
-from clipstill.text.dictionary import sdd_prompts
+from clipstill.text.learned import sdd_prompts
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.keys import STAGES, stage_keys
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 from text_fixtures import TASK, request, words
 
 
 def make(folder: Path, *overrides: str) -> tuple[Any, Any]:
     """The stage with a small teacher: (prompts, targets)."""
-    config = load_config(overrides=["prompts.images_per_class=3", "prompts.styles=[sketch, art]", *overrides])
+    config = load_settings(overrides=["prompts.images_per_class=3", "prompts.styles=[sketch, art]", *overrides])
     keys = {"prompts": "the key"}
     bench: Any = SimpleNamespace(
         config=config,
@@ -83,7 +83,7 @@ def test_prompts_and_vectors_that_do_not_belong_together_are_refused(tmp_path: P
 
 def test_a_bank_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
     def key(place: Path) -> dict[str, str]:
-        return stage_keys(load_config(overrides=[f"prompts.bank={place}"]), TASK, None)
+        return stage_keys(load_settings(overrides=[f"prompts.bank={place}"]), TASK, None)
 
     banks = [sdd_prompts(request(steps=0, per_class=1, seed=seed)).bank for seed in (0, 1, 0)]
     for name, bank in zip("abc", banks, strict=True):

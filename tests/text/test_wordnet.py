@@ -50,10 +50,10 @@ def test_the_first_word_names_a_sense_and_its_kind() -> None:
     assert nouns.kind_word(nouns.senses("crane")[1].number) == "bird"
 
 
-def test_imagenet_distance_counts_steps_up_and_nothing_below() -> None:
-    assert table(("00000003",)).imagenet_distance(table().senses("bird")[0].number) == 0
-    assert table(("00000002",)).imagenet_distance(table().senses("crane")[1].number) == 1
-    assert table(("00000002",)).imagenet_distance(table().senses("hoist")[0].number) is None
+def test_a_kind_covers_imagenet_where_a_class_lies_at_or_below_it() -> None:
+    assert table(("00000003",)).covers_imagenet(table().senses("bird")[0].number)
+    assert not table(("00000002",)).covers_imagenet(table().senses("crane")[1].number)
+    assert not table(("00000002",)).covers_imagenet(table().senses("hoist")[0].number)
 
 
 def test_a_class_that_is_no_noun_is_told() -> None:

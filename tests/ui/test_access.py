@@ -149,8 +149,8 @@ def calls_abroad() -> list[str]:
 def guarded(tmp_path_factory: pytest.TempPathFactory, calls_abroad: list[str]) -> Any:
     """The real app, without the guard, built with sockets blocked."""
     pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.app import make_app
     from clipstill.ui.jobs import Jobs
-    from clipstill.ui.serve import make_app
 
     def blocked(*address: object, **_: object) -> None:
         calls_abroad.append(repr(address))
@@ -183,27 +183,28 @@ def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any
 ENDED = """
 import os, signal, sys
 from pathlib import Path
-import clipstill.ui.serve as serve
+from types import SimpleNamespace
+from clipstill.ui.serve import serve
 
 known = []
-
-def jobs_of(workspace):
-    known.append(serve_jobs(workspace))
-    return known[0]
 
 async def app(scope, receive, send):
     for answer in ("startup", "shutdown"):
         await receive()
         await send({{"type": f"lifespan.{{answer}}.complete"}})
 
+def make_app(jobs, uploads):
+    known.append(jobs)
+    return app
+
 def ready(address):
-    sys.executable = sys.argv[2]
+    os.environ["PYTHONPATH"] = sys.argv[2]
     known[0].start("zoo", [])
     print(known[0]._process.pid, flush=True)
     os.kill(os.getpid(), signal.{name})
 
-serve_jobs, serve.Jobs, serve.make_app = serve.Jobs, jobs_of, lambda *_: app
-serve.serve(Path(sys.argv[1]), on_ready=ready)
+sys.modules["clipstill.ui.app"] = SimpleNamespace(make_app=make_app)
+serve(Path(sys.argv[1]), on_ready=ready)
 """
 
 
@@ -211,8 +212,9 @@ serve.serve(Path(sys.argv[1]), on_ready=ready)
 def test_a_run_ends_with_the_page_that_started_it(tmp_path: Path, name: str) -> None:
     pytest.importorskip("gradio", reason="the extra ui is not installed")
     sleeper = tmp_path / "sleeper"
-    sleeper.write_text("#!/bin/sh\nsleep 600\n", encoding="ascii")
-    sleeper.chmod(0o755)
+    (sleeper / "clipstill").mkdir(parents=True)
+    (sleeper / "clipstill" / "__init__.py").touch()
+    (sleeper / "clipstill" / "__main__.py").write_text("import time\ntime.sleep(600)\n", encoding="ascii")
     code = ENDED.format(name=name)
     done = subprocess.run([sys.executable, "-c", code, tmp_path, sleeper], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -224,7 +226,7 @@ def test_a_run_ends_with_the_page_that_started_it(tmp_path: Path, name: str) -> 
 def test_a_missing_extra_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["ui", "--workspace", str(tmp_path), "--no-browser"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: gradio is not installed; the page is made with it: pip install 'clipstill[ui]'"
@@ -238,7 +240,7 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path, capsys: pytest.Capture
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["ui", "--workspace", str(tmp_path), "--port", str(port), "--no-browser"]) == 2
-    assert f"port {port} cannot be used" in capsys.readouterr().err
+    assert f"cannot listen on port {port} of 127.0.0.1: Address already in use." in capsys.readouterr().err
 
 
 def test_no_other_host_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """What the page knows of runs, how it starts and stops them, and what it makes of the form. No browser, no gradio."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from clipstill.core.errors import ArtifactError, ConfigError, DataError, Resourc
 from clipstill.core.files import write_json
 from clipstill.core.progress import Progress
 from clipstill.text.task import Task, parse_task
-from clipstill.ui import checking, panels
+from clipstill.ui import panels
 from clipstill.ui.form import Form, classes_lines, run_arguments
-from clipstill.ui.jobs import Jobs
+from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import Figures, amount_in, checked_name, open_run, runs_in
 from clipstill.workflow.store import RunFolder
 
-PYTHON = sys.executable
 PLAN = {
     "classes": ["dog", "crane"],
     "findings": [
@@ -31,7 +29,7 @@ PLAN = {
     ],
     "expected_top1": 0.63,
     "expected_per_class": {"dog": 0.86, "crane": 0.4},
-    "cost": {"seconds": 312.0, "stages": {}, "images": 112, "image_steps": 6720, "gflop": 1.0, "memory_bytes": 1},
+    "cost": {"seconds": 312.0, "stages": {}, "images": 112, "image_steps": 6720, "memory_bytes": 1},
     "settings": {},
     "budget_seconds": None,
 }
@@ -54,11 +52,12 @@ def made_run(workspace: Path, name: str = "zoo") -> RunFolder:
 
 
 def program(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Let a script stand for Python itself, and so for clipstill."""
-    script = folder / "program"
-    script.write_text(f"#!{PYTHON}\n{text}\n", encoding="utf-8")
-    script.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(script))
+    """Let a script stand for the program that ``python -m clipstill`` runs."""
+    package = folder / "instead" / "clipstill"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(f"{text}\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
 
 
 def until(condition: object) -> None:
@@ -137,7 +136,7 @@ def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
     assert jobs.at_work() is None
     assert jobs.trouble("zoo") is None
     assert jobs.stop() is None
-    jobs.go_on("zoo")
+    jobs.start("zoo", jobs.command("zoo"))
     assert jobs.lines("zoo")[0].startswith("--- started")
     assert jobs.stop() == "zoo"
 
@@ -146,17 +145,15 @@ def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, 
     with made_run(tmp_path):
         with pytest.raises(ResourceError, match="'zoo' is at work"):
             jobs.start("other", ["run"])
-        run = open_run(tmp_path, "zoo")
-        assert "started elsewhere" in panels.progress_panel("zoo", run, None, [], at_work=True, own=False)
+        assert "started elsewhere" in panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
 
 
 def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
     jobs.start("zoo", ["run", "--classes", "dog"])
     until(lambda: jobs.own_at_work() is None)
     assert "'dog' is the only class" in (jobs.trouble("zoo") or "")
-    assert "'dog' is the only class".replace("'", "&#x27;") in panels.progress_panel(
-        "zoo", None, jobs.trouble("zoo"), jobs.lines("zoo"), at_work=False, own=False
-    )
+    shown = panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
+    assert "'dog' is the only class".replace("'", "&#39;") in shown
 
 
 @pytest.mark.parametrize(("text", "told"), [("raise ValueError('odd')", "ValueError: odd"), ("", "short of memory")])
@@ -238,36 +235,31 @@ def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path
 
 def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ["plan", "--classes", "a.txt", "--set", "seed=3", "--json"]
-    program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[3:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
-    found = checking.plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
+    program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[1:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
+    found = ask_plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
-    shown = panels.plan_panel(found)
+    shown = panels.panel("plan", found)
     for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
         assert text in shown
     assert shown.index(">crane<") < shown.index(">dog<")
 
 
-def test_a_plan_that_refuses_and_a_version_without_one_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, "import sys\nsys.exit('error: the names are all the same.')")
     with pytest.raises(ConfigError, match="^the names are all the same"):
-        checking.plan(["run", "--classes", "a.txt"])
-    program(tmp_path, monkeypatch, "import sys\nsys.exit(\"error: No such command 'plan'.\")")
-    with pytest.raises(ResourceError, match="has no plan"):
-        checking.plan(["run", "--classes", "a.txt"])
+        ask_plan(["run", "--classes", "a.txt"])
 
 
 def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
     made_run(tmp_path).__exit__()
-    shown = panels.progress_panel("zoo", open_run(tmp_path, "zoo"), "<i>bad</i>", [], at_work=False, own=False)
+    shown = panels.panel("progress", Watched("zoo", open_run(tmp_path, "zoo"), trouble="<i>bad</i>"))
     assert "<b>cat" not in shown
     assert "<i>bad" not in shown
     assert "&lt;b&gt;cat" in shown
     finding = {"level": "note", "message": "<script>", "advice": "<img src=x>"}
-    assert "<script" not in panels.plan_panel({**PLAN, "findings": [finding]})
-    assert "<img" not in panels.plan_panel({**PLAN, "findings": [finding]})
-    assert "<script" not in panels.log_panel(["<script>"])
+    assert "<script" not in panels.panel("plan", {**PLAN, "findings": [finding]})
+    assert "<img" not in panels.panel("plan", {**PLAN, "findings": [finding]})
+    assert "<script" not in panels.panel("log", ["<script>"])
 
 
 def test_comparing_different_questions_is_warned_of() -> None:

@@ -217,7 +217,7 @@ def _words(folder: Path) -> tuple[Words, list[Noun], list[Noun], TextVectors]:
     texts = [lemma for noun in nouns for lemma in noun.lemmas] + ["man", "woman", "a red fox", "fox"]
     vectors = _cached_vectors(folder, texts)
     save_file(words_tensors(nouns, classes, vectors), folder / "words.safetensors")
-    return Words.load(folder / "words.safetensors"), nouns, classes, vectors
+    return Words(folder / "words.safetensors"), nouns, classes, vectors
 
 
 def test_stored_words_are_unit_vectors_and_shares_of_classes(tmp_path: Path) -> None:

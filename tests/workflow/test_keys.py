@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from clipstill.core.images import ImageFolder
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import NEAR_MISSES, STAGES, stage_keys
-from clipstill.workflow.recipes import load_config
+from clipstill.workflow.recipes import load_settings
 
 TASK = parse_task("dog,cat")
 
@@ -22,8 +22,8 @@ def photo_folder(path: Path) -> ImageFolder:
 
 def changed(tmp_path: Path, *overrides: str) -> list[str]:
     photos = photo_folder(tmp_path / "photos")
-    before = stage_keys(load_config(), TASK, photos)
-    after = stage_keys(load_config(overrides=overrides), TASK, photos)
+    before = stage_keys(load_settings(), TASK, photos)
+    after = stage_keys(load_settings(overrides=overrides), TASK, photos)
     assert list(before) == list(after)
     return [stage for stage in before if before[stage] != after[stage]]
 
@@ -67,19 +67,19 @@ def test_what_changes_only_the_speed_touches_nothing(tmp_path: Path, override: s
 
 
 def test_another_photo_is_measured_again_and_trains_nothing(tmp_path: Path) -> None:
-    before = stage_keys(load_config(), TASK, photo_folder(tmp_path))
+    before = stage_keys(load_settings(), TASK, photo_folder(tmp_path))
     Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog" / "b.png")
-    after = stage_keys(load_config(), TASK, ImageFolder.open(tmp_path, TASK.names))
+    after = stage_keys(load_settings(), TASK, ImageFolder.open(tmp_path, TASK.names))
     assert [stage for stage in before if before[stage] != after[stage]] == ["evaluation", "bundle", "ladder", "report"]
 
 
 def test_without_photos_there_is_no_evaluation() -> None:
-    assert "evaluation" not in stage_keys(load_config(), TASK, None)
+    assert "evaluation" not in stage_keys(load_settings(), TASK, None)
 
 
 def test_teacher_file_counts_by_its_content(tmp_path: Path) -> None:
     weights = tmp_path / "vit.pt"
-    config = load_config(overrides=[f"teacher.name=openclip:ViT-B-32-quickgelu/{weights}"])
+    config = load_settings(overrides=[f"teacher.name=openclip:ViT-B-32-quickgelu/{weights}"])
     keys = []
     for content in (b"one", b"two", b"one"):
         weights.write_bytes(content)
@@ -89,7 +89,7 @@ def test_teacher_file_counts_by_its_content(tmp_path: Path) -> None:
 
 def test_style_file_counts_by_its_content(tmp_path: Path) -> None:
     styles = tmp_path / "styles.txt"
-    config = load_config(overrides=[f"prompts.styles={styles}"])
+    config = load_settings(overrides=[f"prompts.styles={styles}"])
     keys = []
     for content in ("sketch\n", "mosaic\n"):
         styles.write_text(content)
@@ -102,7 +102,7 @@ def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path)
 
     def surrogate_key(value: float) -> str:
         save_file({"weight": torch.full((2,), value)}, file)
-        return stage_keys(load_config(overrides=[f"generator.name=vqgan:{file}+pixels"]), TASK, None)["surrogate"]
+        return stage_keys(load_settings(overrides=[f"generator.name=vqgan:{file}+pixels"]), TASK, None)["surrogate"]
 
     assert surrogate_key(0.0) == surrogate_key(0.0)
     assert surrogate_key(0.0) != surrogate_key(1.0)
@@ -110,9 +110,9 @@ def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path)
 
 def test_examples_touch_class_vectors_and_all_that_follows(tmp_path: Path) -> None:
     examples = photo_folder(tmp_path / "examples")
-    without, given = (stage_keys(load_config(), TASK, None, folder) for folder in (None, examples))
+    without, given = (stage_keys(load_settings(), TASK, None, folder) for folder in (None, examples))
     assert all(without[stage] != given[stage] for stage in given)
-    changed = stage_keys(load_config(overrides=["examples.teach_share=0.1"]), TASK, None, examples)
+    changed = stage_keys(load_settings(overrides=["examples.teach_share=0.1"]), TASK, None, examples)
     assert [stage for stage in given if given[stage] != changed[stage]] == [
         "student",
         "calibration",
@@ -123,7 +123,7 @@ def test_examples_touch_class_vectors_and_all_that_follows(tmp_path: Path) -> No
 
 def test_where_images_are_made_touches_nothing() -> None:
     here, there = (
-        stage_keys(load_config(overrides=overrides), TASK, None)
+        stage_keys(load_settings(overrides=overrides), TASK, None)
         for overrides in ([], ["launch.launcher=ray", "launch.workers=3", "synthesis.compile=true"])
     )
     assert here == there
@@ -134,21 +134,21 @@ def test_photos_without_labels_touch_the_student_alone_and_instead_of_images_lea
 ) -> None:
     photo_folder(tmp_path / "photos")
     folder = ImageFolder.without_labels(tmp_path / "photos")
-    before, after = stage_keys(load_config(), TASK, None), stage_keys(load_config(), TASK, None, None, folder)
+    before, after = stage_keys(load_settings(), TASK, None), stage_keys(load_settings(), TASK, None, None, folder)
     changed = [stage for stage in before if before[stage] != after[stage]]
     assert changed == ["student", "calibration", "bundle", "report"]
-    alone = stage_keys(load_config(overrides=["prompts.images_per_class=0", "refusal.near_misses=0"]), TASK, None)
+    alone = stage_keys(load_settings(overrides=["prompts.images_per_class=0", "refusal.near_misses=0"]), TASK, None)
     assert list(alone) == ["class_vectors", "student", "calibration", "bundle", "report"]
 
 
 def test_what_a_teacher_learns_touches_everything_behind_it(tmp_path: Path) -> None:
     examples = photo_folder(tmp_path / "photos")
     learns = ["prompt_teacher.method=auto"]
-    plain = stage_keys(load_config(overrides=learns), TASK, None, None)
+    plain = stage_keys(load_settings(overrides=learns), TASK, None, None)
     assert "teacher_prompts" not in plain  # auto, and there are no examples
     before, after = (
         stage_keys(
-            load_config(overrides=[*learns, f"prompt_teacher.epochs={epochs}", "examples.images=x"]),
+            load_settings(overrides=[*learns, f"prompt_teacher.epochs={epochs}", "examples.images=x"]),
             TASK,
             None,
             examples,

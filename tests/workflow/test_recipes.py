@@ -11,7 +11,7 @@ from clipstill.datasets.coop import LAYOUTS
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.text.task import parse_task
 from clipstill.workflow.keys import stage_keys
-from clipstill.workflow.recipes import load_config, recipe_names
+from clipstill.workflow.recipes import load_settings, recipe_names
 
 TASK = parse_task("dog,guitar")
 TINY = (
@@ -38,15 +38,15 @@ TINY = (
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_is_complete_and_has_keys_of_its_own(recipe: str) -> None:
-    config = load_config(recipe)
+    config = load_settings(recipe)
     keys = stage_keys(config, TASK, None)
-    assert keys["student"] != stage_keys(load_config(), TASK, None)["student"] or recipe == "default"
+    assert keys["student"] != stage_keys(load_settings(), TASK, None)["student"] or recipe == "default"
 
 
 @pytest.mark.usefixtures("own_torch_settings")
 @pytest.mark.parametrize("recipe", ["ovc", "dfkd-vlfm", "deepinversion"])
 def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path) -> None:
-    run(load_config(recipe, overrides=TINY), TASK, tmp_path / "run")
+    run(load_settings(recipe, overrides=TINY), TASK, tmp_path / "run")
     stages = tmp_path / "run" / "stages"
     assert len(SurrogateSet.open(stages / "surrogate")) == 8
     strategy = {"ovc": "sdd", "dfkd-vlfm": "contrastive", "deepinversion": "plain"}[recipe]
@@ -56,18 +56,18 @@ def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path
 
 
 def test_a_published_data_set_has_settings_of_its_own_that_give_way_to_the_users() -> None:
-    assert load_config("promptkd").distillation.kd_weight == 1000
+    assert load_settings("promptkd").distillation.kd_weight == 1000
     for layout in LAYOUTS:
-        config = load_config("promptkd", layout=layout)
+        config = load_settings("promptkd", layout=layout)
         assert config.prompts.templates == layout
         few_classes = layout in ("oxford_flowers", "fgvc_aircraft", "dtd")
         assert config.distillation.kd_weight == (200 if few_classes else 1000)
-    assert load_config("promptkd", overrides=["distillation.kd_weight=7"], layout="dtd").distillation.kd_weight == 7
-    assert load_config("default", layout="dtd") == load_config("default")
+    assert load_settings("promptkd", overrides=["distillation.kd_weight=7"], layout="dtd").distillation.kd_weight == 7
+    assert load_settings("default", layout="dtd") == load_settings("default")
 
 
 def test_a_recipe_extends_another() -> None:
-    published, embedded = load_config("promptkd"), load_config("promptkd-embedded", layout="dtd")
+    published, embedded = load_settings("promptkd"), load_settings("promptkd-embedded", layout="dtd")
     assert embedded.teacher.name == "embedded-m"
     assert embedded.distillation.epochs == published.distillation.epochs == 20
     assert embedded.student.head == published.student.head == "class-vectors"
@@ -78,7 +78,7 @@ def test_a_recipe_that_extends_itself_is_told(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"extends: {recipe}\n")
     with pytest.raises(ConfigError, match="extends itself"):
-        load_config(str(recipe))
+        load_settings(str(recipe))
     recipe.write_text("extends: no-such\n")
     with pytest.raises(UnknownNameError, match="no-such"):
-        load_config(str(recipe))
+        load_settings(str(recipe))

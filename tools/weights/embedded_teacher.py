@@ -64,7 +64,7 @@ def build_teachers(out: Path, cache: Path | None = None) -> None:
     with atomic_path(out / WORDS_FILE) as temporary:
         save_file(words_tensors(nouns, classes, vectors), temporary)
     # Read back: trained with exactly the rounded words that a teacher will use.
-    words = Words.load(out / WORDS_FILE)
+    words = Words(out / WORDS_FILE)
     lessons = make_lessons(pictures, nouns, classes, vectors, settings.widest_noun)
     for size, image_size in IMAGE_SIZES.items():
         classifier = Classifier.of(size)

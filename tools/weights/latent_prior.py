@@ -1,6 +1,6 @@
 """Recipe of the latent prior: statistics of openly licensed photographs, encoded by a tiny autoencoder.
 
-Shapes: N crops, Z latent channels, H x W pixels.
+Shapes: N crops, Z latent channels, h x h cells, H x W pixels.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.errors import DataError
-from clipstill.core.files import write_text
+from clipstill.core.files import atomic_path, write_text
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
-from clipstill.generators.latent_prior import LatentPrior, Probe
+from clipstill.generators.latent_prior import STORED_NAMES, LatentPrior, Probe, cosine_basis, radial_frequency
 from clipstill.generators.tiny_autoencoder import (
     PRIOR_FILE,
     AutoencoderFiles,
@@ -33,6 +34,10 @@ LEDGER_FILE = "LICENCES-latent-prior.md"
 _BATCH = 32
 _PHOTOGRAPHS = ("gnome-backgrounds", "mate-backgrounds", "plasma-workspace-wallpapers", "ukui-wallpapers")
 _PROBES, _PROBE_SIDE = 4, 3
+# A spectrum is smooth: powers are averaged over this many steps of 1 / h to both sides.
+_SMOOTHING = 0.35
+# Least eigenvalue of a covariance, as a share of the largest: no direction is so flat that it cannot be inverted.
+_LEAST_SHARE = 1e-4
 
 
 def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CROPS) -> Path:
@@ -58,15 +63,54 @@ def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CR
         )
     encoder, decoder = load_part(files, "encoder"), load_part(files, "decoder")
     encoder.to(memory_format=torch.channels_last)  # twice as quick on a CPU
-    prior = LatentPrior.measure(encoded(encoder, load_backgrounds(cache), crops))
+    prior = measured(encoded(encoder, load_backgrounds(cache), crops))
     probe_latent = torch.randn(
         _PROBES, prior.channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator_for("latent prior", "probe")
     )
     packages = [PACKAGES[name] for name in _PHOTOGRAPHS]
     target = out / PRIOR_FILE
-    prior.save(target, trained_licence(packages), Probe.take(decoder, probe_latent))
+    save_prior(target, prior, Probe.take(decoder, probe_latent), trained_licence(packages))
     write_text(out / LEDGER_FILE, _ledger(packages, files, crops))
     return target
+
+
+def to_frequencies(z_NZhh: Tensor) -> Tensor:
+    """Latents -> their cosine coefficients; the inverse of ``from_frequencies``."""
+    basis = cosine_basis(z_NZhh.shape[-1])
+    return basis @ z_NZhh @ basis.T
+
+
+def measured(z_NZhh: Tensor) -> LatentPrior:
+    """Statistics of many encoded pictures, of one side of at least 3 cells."""
+    mean_Z = z_NZhh.mean((0, 2, 3))
+    side = z_NZhh.shape[-1]
+    coefficients = to_frequencies(z_NZhh - mean_Z[:, None, None])
+    # The orthonormal basis makes the mean over cells, times the side, the first coefficient.
+    levels_NZ = coefficients[:, :, 0, 0] / side
+    level_ZZ = _root(levels_NZ.T @ levels_NZ / len(levels_NZ))
+    frequency = radial_frequency(side)
+    frequencies_K = torch.cat([torch.arange(1, side) / side, frequency.max()[None]])
+    powers = []
+    for centre in frequencies_K:
+        weight = torch.exp(-0.5 * ((frequency - centre) * side / _SMOOTHING).square())
+        weight[0, 0] = 0.0
+        powers.append(torch.einsum("hw,nchw,ndhw->cd", weight / weight.sum(), coefficients, coefficients))
+    return LatentPrior(mean_Z, level_ZZ, frequencies_K, torch.stack([_root(power / len(z_NZhh)) for power in powers]))
+
+
+def save_prior(path: Path, prior: LatentPrior, probe: Probe, licence: str) -> None:
+    """Write the statistics, and the probe of their decoder."""
+    own = (prior.mean_Z, prior.level_ZZ, prior.frequencies_K, prior.roots_KZZ, probe.latent, probe.image)
+    stored = {name: tensor.contiguous() for name, tensor in zip(STORED_NAMES, own, strict=True)}
+    with atomic_path(path) as temporary:
+        save_file(stored, temporary, metadata={"licence": licence})
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp(min=float(values[-1]) * _LEAST_SHARE)
+    root: Tensor = vectors @ torch.diag(values.sqrt()) @ vectors.T
+    return root
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,42 +14,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from clipstill.assembly.bundles import write_described_bundle
-from clipstill.assembly.photos import limited, refuse_overlap
+from clipstill.assembly.measuring import evaluation_json, measure_student
+from clipstill.assembly.pictures import labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
-from clipstill.commands.evaluate import measure_student
-from clipstill.commands.export import divided, labelled
 from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
-from clipstill.distributed import launch
+from clipstill.distillation.training_data import TrainingData
+from clipstill.distributed import torchrun
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.evaluate import (
     BATCH,
     Calibration,
     EvaluationResult,
     evaluate,
-    side_by_side,
     student_predictor,
 )
 from clipstill.evaluation.metrics import softmax
-from clipstill.export.bundle import METRICS_FILE, BundleContent, check_replaceable
+from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
 from clipstill.runtime import Bundle, load_bundle
-from clipstill.workflow.workbench import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
+from clipstill.workflow.photos import limited, refuse_overlap
 
 if TYPE_CHECKING:
-    from clipstill.distillation.settings import DistilSettings
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.settings import Settings
 
 # Half of the photos each; with one photo of a class there is nothing to leave out.
 _FOLDS = 2
@@ -61,12 +59,12 @@ class FineTuned:
     """What came out.
 
     Attributes:
-        out: the new bundle.
-        classes: their names.
-        examples: photos that were taught.
-        temperature: of the scores.
-        before: the student on other photos before tuning; None where none were given.
-        after: the same after it.
+        out: The new bundle.
+        classes: Class names.
+        examples: Number of photos that were trained on.
+        temperature: Temperature of the scores.
+        before: The student on other photos before tuning; None where none were given.
+        after: The student on the same photos after tuning.
     """
 
     out: Path
@@ -88,23 +86,29 @@ class FineTuned:
 
 
 def fine_tune(
-    source: Path, examples: Path, out: Path, config: RunConfig, per_class: int | None = None, images: Path | None = None
+    source: Path,
+    examples: Path,
+    out: Path,
+    *,
+    settings: Settings,
+    per_class: int | None = None,
+    images: Path | None = None,
 ) -> FineTuned:
-    """Teach a finished student the labels of a few photos, and write the result as a bundle.
+    """Train a finished student on the labels of a few photos, and write the result as a bundle.
 
     Args:
-        source: a bundle or a run folder.
-        examples: labelled photos, one sub-folder a class; every class has some.
-        out: the new bundle; absent, empty, or an earlier bundle, which is replaced at the end.
-        config: of which ``distillation``, ``seed``, ``device``, ``threads`` and ``export`` are used.
-        per_class: most photos of a class that are taught, drawn by the seed; None for all.
-        images: other labelled photos, on which both students are measured.
+        source: A bundle or a run folder.
+        examples: Labelled photos, one sub-folder a class; every class has some.
+        out: The new bundle; absent, empty, or an earlier bundle, which is replaced at the end.
+        settings: ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` are used.
+        per_class: Most photos of a class that are trained on, drawn by the seed; None for all.
+        images: Other labelled photos, which both students are measured on.
 
     Raises:
-        ArtifactError: no bundle, or an altered one; or ``out`` holds something else.
-        DataError: a folder of photos is missing or empty, a class has no photo, or photos are in both folders.
-        ConfigError: a setting cannot be used.
-        ExportError: the exported model does not behave as the student.
+        ArtifactError: There is no bundle, or an altered one; or ``out`` holds something else.
+        DataError: A folder of photos is missing or empty, a class has no photo, or photos lie in both folders.
+        ConfigError: A setting cannot be used.
+        ExportError: The exported model does not behave as the student.
 
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
@@ -115,123 +119,125 @@ def fine_tune(
             f"{source} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
-    folder = _shown(examples, bundle.labels, per_class, config.seed)
+    folder = _open_examples(examples, bundle.labels, per_class, settings.seed)
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
     if images is not None:
         refuse_overlap(folder, images)
-    make_deterministic(config.threads or launch.threads_of_this_process())
+    make_deterministic(settings.threads or torchrun.threads_of_this_process())
     before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
-    size = bundle.preprocess.size
-    section = bundled_section(bundle, config.student)
-    settings = config.distillation.settings(config.seed)
-
-    def fresh() -> Student:
-        return new_student(section, len(bundle.labels), bundle.folder / STUDENT_FILE, config.seed)
-
-    images_N3SS, label_N = read_all(folder, size)
+    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
     missing = set(range(len(bundle.labels))) - set(label_N.tolist())
     if missing:
         raise DataError(f"no photo of '{bundle.labels[min(missing)]}' in {examples} could be read. Check the files.")
-    device = pick_device(config.device)
-    student = fresh()
-    teach_labels(student, images_N3SS, label_N, settings, device)
-    temperature, threshold = _calibrated(bundle, fresh, images_N3SS, label_N, config, device)
+    # Every photo has its class as a label and no style.
+    data = TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
+    tuner = Tuner(bundle, settings)
+    student = tuner.tuned_on(data)
+    temperature, threshold = tuner.calibrated(data)
     after = None
     if photos is not None:
-        predict, fit = student_predictor(student), student.preprocess
         after = evaluate(
-            predict, photos, fit, title="after", name_skipped=False, calibration=Calibration(temperature, threshold)
+            student_predictor(student),
+            photos,
+            student.preprocess,
+            batch=BATCH,
+            title="after",
+            name_skipped=False,
+            calibration=Calibration(temperature, threshold),
         )
-    pictures = divided(
-        images_N3SS, config.seed, {} if photos is None else {"photos": labelled(photos, bundle.preprocess)}
-    )
+    labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
+    pictures = split_pictures(pixels_N3SS, settings.seed, labelled)
     content = BundleContent(
         student=student.cpu(),
         class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
-        description=_description(bundle, temperature, threshold, after, len(label_N)),
-        formats=FormatRequest(config.export.formats, pictures, config.export.limits()),
-        page=config.export.page,
+        description=_description(bundle, temperature, threshold, after, count=len(label_N)),
+        formats=FormatRequest(settings.export.formats, pictures, settings.export),
+        page=settings.export.page,
     )
     write_described_bundle(out, content)
-    return FineTuned(out, bundle.labels, len(label_N), temperature, before, after)
+    return FineTuned(out, bundle.labels, len(label_N), temperature, before=before, after=after)
 
 
-def _shown(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:
+def _open_examples(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:
     folder = ImageFolder.open(examples, labels)
     if folder.classes_without_images:
         raise DataError(
-            f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is shown some "
-            f"of its classes forgets the others: add photos, or give these to clipstill run --examples."
+            f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is trained on "
+            f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
         )
     return limited(folder, per_class, seed)
 
 
-def teach_labels(
-    student: Student, images_N3SS: Tensor, label_N: Tensor, settings: DistilSettings, device: torch.device
-) -> None:
-    """Teach a student what photos show, in place.
+@dataclass(frozen=True)
+class Tuner:
+    """Trains copies of a bundle's student on labelled photos.
 
-    Args:
-        student: its classes are those of the labels.
-        images_N3SS: uint8.
-        label_N: class of each photo.
-        settings: of a lesson without a teacher.
-        device: where to work; the student ends there.
+    Attributes:
+        bundle: The bundle.
+        settings: How to train.
     """
-    no_vectors_CD, no_style_N = torch.zeros(student.head.out_features, 1), torch.zeros_like(label_N)
-    with tempfile.TemporaryDirectory() as work:
-        distil(student, None, no_vectors_CD, images_N3SS, label_N, no_style_N, settings, Path(work), device)
 
+    bundle: Bundle
+    settings: Settings
 
-def _calibrated(
-    bundle: Bundle,
-    fresh: Callable[[], Student],
-    images_N3SS: Tensor,
-    label_N: Tensor,
-    config: RunConfig,
-    device: torch.device,
-) -> tuple[float, float | None]:
-    """Temperature and threshold of refusal, by photos that a student of the other half of them has not seen.
+    def tuned_on(self, data: TrainingData) -> Student:
+        """A fresh copy of the student, trained on the labels of photos; on the device of the settings."""
+        settings, classes = self.settings, len(self.bundle.labels)
+        device = pick_device(settings.device)
+        section = bundled_section(self.bundle, settings.student)
+        student = new_student(section, classes, self.bundle.folder / STUDENT_FILE, settings.seed)
+        with tempfile.TemporaryDirectory() as work:
+            distil(
+                student.to(device),
+                SoftLabels(None, torch.zeros(classes, 1, device=device)),
+                data,
+                settings=settings.distillation,
+                folder=Path(work),
+                seed=settings.seed,
+            )
+        return student
 
-    Where a class has but one photo, they stay as they were.
-    """
-    if int(torch.bincount(label_N).min()) < _FOLDS:
-        return bundle.temperature, bundle.refusal_threshold
-    say("calibration: on each half of the photos, by a student of the other half")
-    settings = config.distillation.settings(config.seed)
-    seen: Counter[int] = Counter()
-    fold = []
-    for label in label_N.tolist():
-        fold.append(seen[label] % _FOLDS)
-        seen[label] += 1
-    fold_N = torch.tensor(fold)
-    logits, targets = [], []
-    for number in range(_FOLDS):
-        student, aside_N = fresh(), fold_N == number
-        teach_labels(student, images_N3SS[~aside_N], label_N[~aside_N], settings, device)
-        predict = student_predictor(student, device)
-        logits.append(predict(images_N3SS[aside_N].permute(0, 2, 3, 1).numpy()))
-        targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
-    logits_NC = np.concatenate(logits)
-    temperature, threshold = fit_temperature(logits_NC, np.concatenate(targets)), bundle.refusal_threshold
-    if threshold is not None:
-        # What other things score now is not known; of its own classes it shall still refuse no more than before.
-        score_N = softmax(logits_NC / temperature).max(axis=1)
-        threshold = min(threshold, float(np.quantile(score_N, config.refusal.most_refused)))
-    return temperature, threshold
+    def calibrated(self, data: TrainingData) -> tuple[float, float | None]:
+        """Temperature and refusal threshold by photos that a student of the other half of them has not seen.
+
+        Where a class has but one photo, they stay as they were.
+        """
+        label_N, bundle = data.class_id_N, self.bundle
+        if int(torch.bincount(label_N).min()) < _FOLDS:
+            return bundle.temperature, bundle.refusal_threshold
+        say("calibration: on each half of the photos, by a student of the other half")
+        seen: Counter[int] = Counter()
+        folds = []
+        for label in label_N.tolist():
+            folds.append(seen[label] % _FOLDS)
+            seen[label] += 1
+        fold_N = torch.tensor(folds)
+        answers, targets = [], []
+        for number in range(_FOLDS):
+            student, aside_N = self.tuned_on(data.where(fold_N != number)), fold_N == number
+            predict = student_predictor(student, pick_device(self.settings.device))
+            answers.append(predict(data.pixels_N3HW[aside_N].permute(0, 2, 3, 1).numpy()))
+            targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
+        logits_NC = np.concatenate(answers)
+        temperature, threshold = fit_temperature(logits_NC, np.concatenate(targets)), bundle.refusal_threshold
+        if threshold is not None:
+            # How other things score now is not known; of its own classes it must refuse no more than before.
+            score_N = softmax(logits_NC / temperature).max(axis=1)
+            threshold = min(threshold, float(np.quantile(score_N, self.settings.refusal.most_refused)))
+        return temperature, threshold
 
 
 def _description(
-    bundle: Bundle, temperature: float, threshold: float | None, after: EvaluationResult | None, count: int
+    bundle: Bundle, temperature: float, threshold: float | None, after: EvaluationResult | None, *, count: int
 ) -> Description:
-    """The tuned student, from what the old bundle says of its making."""
+    """The tuned student, with what the old bundle says of how it was made."""
     info = {name: value for name, value in bundle.info.items() if name not in ("kind", "origin")}
     return Description(
         labels=bundle.labels,
         preprocess=bundle.preprocess,
         provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
         # The teacher has no part in this.
-        evaluation=None if after is None else side_by_side(after),
+        evaluation=None if after is None else evaluation_json(after),
         temperature=temperature,
         refusal_threshold=threshold,
         origin=bundle.info.get("origin", {}),

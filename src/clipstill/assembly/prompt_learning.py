@@ -12,38 +12,39 @@ from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.prompted import PromptedTeacher, import_prompts, load_prompts, prompted
 
 if TYPE_CHECKING:
-    import torch
-
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
-    from clipstill.workflow.settings import PromptTeacherSection
+    from clipstill.distillation.settings import PromptTeacherSettings
 
 # Examples are stored larger than the teacher sees them, for the crops to cut from.
 _ROOM_FOR_CROPS = 8 / 7
 
 
 def learn_prompts(
-    plain: Teacher, section: PromptTeacherSection, examples: ImageFolder, seed: int, work: Path, device: torch.device
+    plain: Teacher,
+    examples: ImageFolder,
+    section: PromptTeacherSettings,
+    *,
+    seed: int,
+    work: Path,
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
-    """Only classes with examples compete; the prompts then serve all classes.
+    """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
     Args:
-        plain: the teacher as it is.
-        section: of the settings.
-        examples: of some or all classes.
-        seed: of everything random.
-        work: a folder to go on from after a kill.
-        device: the teacher's.
+        plain: The teacher without prompts.
+        examples: Labelled photos of some or all classes.
+        section: How prompts are learned.
+        seed: Seed of everything random.
+        work: Folder to resume from after a kill.
 
     Returns:
-        The teacher with what it learned, and the facts: ``history``, ``classes`` that had examples, ``examples``.
+        The teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``.
 
     Raises:
-        ClipstillError: the examples cannot be read, or the teacher takes no prompts.
+        ClipstillError: The examples cannot be read, or the teacher takes no prompts.
     """
-    words = section.words
-    if words == "auto":
-        words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
+    # "a photo of a" is published for CLIP; embedded teachers know bare names best.
+    words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
     teacher = prompted(
         plain,
         count=section.count,
@@ -53,13 +54,13 @@ def learn_prompts(
         rank=section.rank,
         seed=seed,
     )
-    images_N3HW, label_N = read_all(examples, round(plain.image_size * _ROOM_FOR_CROPS))
+    pixels_N3HW, label_N = read_all(examples, round(plain.image_size * _ROOM_FOR_CROPS))
     shown = sorted(set(label_N.tolist()))
     names = [examples.classes[label] for label in shown]
     say(f"teacher's prompts: {len(label_N)} examples of {len(names)} of {len(examples.classes)} classes")
     place = {label: at for at, label in enumerate(shown)}
     own_N = label_N.clone().apply_(place.__getitem__)
-    history = tune_prompts(teacher, names, images_N3HW, own_N, section.settings(seed), work, device)
+    history = tune_prompts(teacher, names, pixels_N3HW, own_N, settings=section, folder=work, seed=seed)
     return teacher, {"history": history, "classes": names, "examples": len(label_N)}
 
 
@@ -67,7 +68,7 @@ def given_prompts(plain: Teacher, path: Path) -> tuple[PromptedTeacher, dict[str
     """Prompts that were learned before: by a run, or by the code of PromptSRC.
 
     Raises:
-        ClipstillError: the file is of another teacher, or holds no prompts.
+        ClipstillError: The file is of another teacher, or holds no prompts.
     """
     teacher = load_prompts(plain, path) if path.suffix == ".safetensors" else import_prompts(plain, path)
     return teacher, {"history": [], "classes": [], "examples": 0, "given": str(path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,13 @@ from clipstill.students import load_student, students
 
 if TYPE_CHECKING:
     from clipstill.runtime import Bundle
+    from clipstill.students.settings import StudentSettings
     from clipstill.students.student import Student
     from clipstill.students.tower_student import TowerStudent
-    from clipstill.workflow.settings import StudentSection
+    from clipstill.workflow.models import Models
 
 
-def check_student_name(section: StudentSection) -> None:
+def check_student_name(section: StudentSettings) -> None:
     """Find the part behind a student's name without loading it.
 
     Raises:
@@ -32,7 +34,7 @@ def check_student_name(section: StudentSection) -> None:
         students.resolve(section.name)
 
 
-def new_student(section: StudentSection, classes: int, init: str | Path, seed: int) -> Student:
+def new_student(section: StudentSettings, classes: int, init: str | Path, seed: int) -> Student:
     """Build a student on the CPU.
 
     Args:
@@ -45,7 +47,7 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
         ClipstillError: as ``load_student``; what is frozen cannot begin from scratch.
     """
     if section.tower_of is None and section.prompts == 0:
-        return load_student(section.name, classes, init, section.image_size, seed)
+        return load_student(section.name, classes, init, section.image_size, seed=seed)
     if init == "scratch":
         what = "is a trained tower" if section.tower_of else "is frozen behind student.prompts"
         raise ConfigError(f"student.init is 'scratch', and '{section.name}' {what}. Set it to 'pretrained'.")
@@ -57,50 +59,67 @@ def new_student(section: StudentSection, classes: int, init: str | Path, seed: i
     return student.eval()
 
 
-def bundled_section(bundle: Bundle, section: StudentSection) -> StudentSection:
+def student_of(models: Models, classes: int, init: str | Path) -> Student:
+    """The student of a run on the CPU: the one that the caller built, or the named one.
+
+    Args:
+        models: Models of the run.
+        classes: Number of classes.
+        init: ``"pretrained"``, ``"scratch"`` or a file of weights; one that the caller built starts as it is.
+
+    Raises:
+        ConfigError: The caller's student has another number of classes.
+        ClipstillError: As ``new_student``.
+    """
+    settings = models.settings
+    built: Student | None = models.built.get("student")
+    if built is None:
+        return new_student(settings.student, classes, init, settings.seed)
+    if built.head.out_features != classes:
+        raise ConfigError(f"the given student has {built.head.out_features} classes, and the task has {classes}.")
+    student = copy.deepcopy(built).cpu()
+    if isinstance(init, Path):
+        _load(student, init)
+    return student.eval()
+
+
+def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
     """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
     told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
     return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
 
 
-def _tower(section: StudentSection, classes: int, seed: int) -> TowerStudent:
+def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
     """A teacher's image tower, with tokens or a frame where there are prompts."""
-    from clipstill.students.frame import FramedBackbone
-    from clipstill.students.tower_student import TowerStudent
+    from clipstill.students.student import Backbone
+    from clipstill.students.tower_student import FramedBackbone, TowerStudent
     from clipstill.teachers import load_teacher
     from clipstill.teachers.image_backbones import image_backbone, takes_tokens
 
     assert section.tower_of is not None
     teacher = load_teacher(section.tower_of, torch.device("cpu"))
     tokens = section.prompts if takes_tokens(teacher) else 0
-    backbone = image_backbone(teacher, tokens, section.prompt_depth, section.image_size, seed)
-    if section.prompts and not tokens:
-        backbone = FramedBackbone(backbone, section.prompts, section.image_size)
-    return TowerStudent(
-        section.name,
-        backbone,
-        classes,
-        replace(teacher.preprocess, size=section.image_size),
-        teacher.provenance,
-        seed,
-        float(teacher.logit_scale),
-        trained=section.tower == "trained",
+    network = image_backbone(
+        teacher, tokens=tokens, depth=section.prompt_depth, image_size=section.image_size, seed=seed
     )
+    if section.prompts and not tokens:
+        network = FramedBackbone(network, section.prompts, section.image_size)
+    preprocess = replace(teacher.preprocess, size=section.image_size)
+    backbone = Backbone(section.name, network, preprocess, teacher.provenance, float(teacher.logit_scale))
+    return TowerStudent(backbone, classes, seed, trained=section.tower == "trained")
 
 
-def _framed_network(section: StudentSection, classes: int, init: str | Path, seed: int) -> TowerStudent:
+def _framed_network(section: StudentSettings, classes: int, init: str | Path, seed: int) -> TowerStudent:
     """Any other network as a tower with a frame."""
-    from clipstill.students.frame import FramedBackbone
+    from clipstill.students.student import Backbone
     from clipstill.students.timm_student import holds_frame
-    from clipstill.students.tower_student import TowerStudent
+    from clipstill.students.tower_student import FramedBackbone, TowerStudent
 
     stored = init != "pretrained" and holds_frame(Path(init))
-    plain = load_student(section.name, classes, "scratch" if stored else init, section.image_size, seed)
-    backbone = FramedBackbone(plain.backbone, section.prompts, section.image_size)
-    trained = section.tower == "trained"
-    student = TowerStudent(
-        section.name, backbone, classes, plain.preprocess, plain.provenance, seed, plain.logit_scale, trained
-    )
+    plain = load_student(section.name, classes, "scratch" if stored else init, section.image_size, seed=seed)
+    network = FramedBackbone(plain.backbone, section.prompts, section.image_size)
+    backbone = Backbone(section.name, network, plain.preprocess, plain.provenance)
+    student = TowerStudent(backbone, classes, seed, trained=section.tower == "trained")
     if stored:
         _load(student, init)
     return student

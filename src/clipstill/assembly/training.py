@@ -1,11 +1,11 @@
-"""What the student is taught on, synthetic images with the examples among them, and how that is done.
+"""What a student is trained on, synthetic images and photos together, and the training itself.
 
-Shapes: N images, C classes, D teacher dimensions, H x W pixels.
+Shapes: N pictures, C classes, D teacher dimensions, H x W pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,42 +14,43 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from clipstill.assembly.students import new_student
+from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.distillation.parallel import together
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import DistilResult, distil
-from clipstill.distributed import launch
+from clipstill.distillation.training_data import TrainingData
+from clipstill.distributed import torchrun
 from clipstill.surrogate.curation import Curation, curate
 from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
-    from clipstill.distillation.trainer import Watch
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
+    from clipstill.workflow.models import Models
+    from clipstill.workflow.run import Watch
+    from clipstill.workflow.settings import Settings
 
-# Pictures that are no synthetic image of a class: the trainer neither holds them out nor takes their statistics for
-# those of the others.
-_NO_CLASS = -1
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class TeachingSet:
-    """Pictures with what the trainer must know of them.
+class TrainingSet:
+    """Pictures to train on, and where they come from.
 
     Attributes:
-        images_N3HW: uint8.
-        class_id_N: class of a synthetic image, -1 for a photo. No label is taught: the teacher's answer is.
-        style_id_N: style of a synthetic image, -1 for a photo.
-        examples: different examples among the pictures.
-        repeats: how often each of them is there.
-        unlabelled: photos without labels among the pictures.
+        data: Pictures with their class and style ids.
+        images: All synthetic images; None where there are none.
+        curation: Which of them are trained on.
+        examples: Number of different examples among the pictures.
+        repeats: How often each example is there.
+        unlabelled: Number of unlabelled photos among the pictures.
     """
 
-    images_N3HW: Tensor
-    class_id_N: Tensor
-    style_id_N: Tensor
+    data: TrainingData
+    images: SurrogateSet | None = None
+    curation: Curation | None = None
     examples: int = 0
     repeats: int = 0
     unlabelled: int = 0
@@ -57,153 +58,145 @@ class TeachingSet:
     @classmethod
     def of(
         cls,
-        made: SurrogateSet | None,
-        folder: ImageFolder | None,
-        unlabelled: ImageFolder | None,
-        share: float,
-        student_size: int,
-        styles: int,
-    ) -> TeachingSet:
-        """Put synthetic images and photos together; examples only where every class has some.
-
-        Where some have none, examples would teach that all photos show the other classes.
-
-        Args:
-            made: synthetic images that teach; None where there are none.
-            folder: examples; None where there are none.
-            unlabelled: other photos; None where there are none.
-            share: of the examples in the whole, in [0, 1).
-            student_size: side in pixels that the student sees; photos are not stored below it.
-            styles: that all classes have. A style that only some classes have tells little when it is held out: it
-                goes with one that all have.
-        """
-        with_examples = folder is not None and share > 0 and not folder.classes_without_images
-        with_photos = with_examples or unlabelled is not None
-        size = max(student_size, 0 if made is None else made.images.shape[-1])
-        whole = cls(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), torch.zeros(0).long())
-        if made is not None:
-            images_N3HW = _resized(made.images, size) if with_photos else made.images
-            whole = cls(images_N3HW, made.class_id, made.style_id % max(1, styles))
-        if unlabelled is not None:
-            photos_M3HW, _ = read_all(unlabelled, size)
-            whole = replace(whole._with(photos_M3HW), unlabelled=len(photos_M3HW))
-        if with_examples:
-            assert folder is not None
-            examples_M3HW, _ = read_all(folder, size)
-            repeats = max(1, round(len(whole.images_N3HW) * share / (1 - share) / len(examples_M3HW)))
-            repeated = whole._with(examples_M3HW.repeat(repeats, 1, 1, 1))
-            whole = replace(repeated, examples=len(examples_M3HW), repeats=repeats)
-        return whole
-
-    def _with(self, photos_M3HW: Tensor) -> TeachingSet:
-        """And further pictures, of which neither class nor style is known."""
-        outside_M = torch.full((len(photos_M3HW),), _NO_CLASS)
-        return replace(
-            self,
-            images_N3HW=torch.cat([self.images_N3HW, photos_M3HW]),
-            class_id_N=torch.cat([self.class_id_N, outside_M]),
-            style_id_N=torch.cat([self.style_id_N, outside_M]),
-        )
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What one run teaches.
-
-    Attributes:
-        made: all synthetic images; None where there are none.
-        curation: which of them teach.
-        teaching: what is taught on.
-    """
-
-    made: SurrogateSet | None
-    curation: Curation | None
-    teaching: TeachingSet
-
-    @classmethod
-    def of(
-        cls,
-        config: RunConfig,
-        made: SurrogateSet | None,
+        settings: Settings,
+        images: SurrogateSet | None,
         examples: ImageFolder | None,
         unlabelled: ImageFolder | None,
         styles: int,
-    ) -> Lesson:
-        """Read and choose.
+    ) -> TrainingSet:
+        """Curate the synthetic images and put the photos beside them.
+
+        Examples are used only where every class has some: else they would teach that all photos show those classes.
 
         Args:
-            config: of the run.
-            made: all synthetic images; None where there are none.
-            examples: of the classes, where there are any.
-            unlabelled: other photos, where there are any.
-            styles: that all classes have.
+            settings: Settings of the run.
+            images: All synthetic images.
+            examples: Labelled photos of the classes.
+            unlabelled: Other photos.
+            styles: Number of styles that all classes have. Further styles, which only some classes have, are counted
+                as one of these, so that none is held out that tells little.
         """
+        share = settings.examples.teach_share
+        if examples is not None and (share == 0 or examples.classes_without_images):
+            examples = None
         curation = chosen = None
-        if made is not None:
-            curation = curate(made, config.curation.min_score, config.curation.duplicate_cosine)
-            chosen = made.keep(curation.keep_N)
-        share, size = config.examples.teach_share, config.student.image_size
-        return cls(made, curation, TeachingSet.of(chosen, examples, unlabelled, share, size, styles))
+        if images is not None:
+            curation = curate(images, settings.curation.min_score, settings.curation.duplicate_cosine)
+            chosen = images.keep(curation.keep_N)
+        # Photos are not stored below the student's input.
+        size = max(settings.student.image_size, 0 if chosen is None else chosen.pixels_N3HW.shape[-1])
+        data = _photos(torch.zeros(0, 3, size, size, dtype=torch.uint8))
+        if chosen is not None:
+            with_photos = examples is not None or unlabelled is not None
+            pixels_N3HW = _resized(chosen.pixels_N3HW, size) if with_photos else chosen.pixels_N3HW
+            data = TrainingData(pixels_N3HW, chosen.class_id_N, chosen.style_id_N % max(1, styles))
+        photos = shown = repeats = 0
+        if unlabelled is not None:
+            pixels_M3HW, _ = read_all(unlabelled, size)
+            data, photos = _joined(data, _photos(pixels_M3HW)), len(pixels_M3HW)
+        if examples is not None:
+            pixels_M3HW, _ = read_all(examples, size)
+            shown = len(pixels_M3HW)
+            repeats = max(1, round(len(data.pixels_N3HW) * share / (1 - share) / shown))
+            data = _joined(data, _photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
+        return cls(data, images, curation, shown, repeats, photos)
+
+    def summary(self) -> str:
+        """What is trained on, in a line."""
+        parts = []
+        if self.images is not None and self.curation is not None:
+            low, same, kept = (
+                int(each.sum()) for each in (self.curation.low_score_N, self.curation.duplicate_N, self.curation.keep_N)
+            )
+            left_out = f" (left out: {low} with a low score, {same} near-duplicates)" if low or same else ""
+            parts.append(f"{kept} of {len(self.images)} synthetic images{left_out}")
+        if self.unlabelled:
+            parts.append(f"{self.unlabelled} unlabelled photos")
+        if self.examples:
+            parts.append(f"{self.examples} examples {self.repeats} times over")
+        return f"training on {' and '.join(parts)}"
 
 
-def teach(
-    config: RunConfig,
-    lesson: Lesson,
+def _photos(pixels_N3HW: Tensor) -> TrainingData:
+    """Pictures of no class that they were made for, and of no style."""
+    none_N = torch.full((len(pixels_N3HW),), -1)
+    return TrainingData(pixels_N3HW, none_N, none_N)
+
+
+def _joined(first: TrainingData, second: TrainingData) -> TrainingData:
+    return TrainingData(
+        torch.cat([first.pixels_N3HW, second.pixels_N3HW]),
+        torch.cat([first.class_id_N, second.class_id_N]),
+        torch.cat([first.style_id_N, second.style_id_N]),
+    )
+
+
+def train_student(
+    models: Models,
+    data: TrainingData,
+    *,
     teacher: Teacher,
     class_vectors_CD: Tensor,
     work: Path,
-    device: torch.device,
     watch: Watch | None = None,
 ) -> tuple[Student, DistilResult]:
-    """A new student, taught; it is on ``device``, in evaluation mode.
+    """A new student, trained; on the device of the models, in evaluation mode.
 
-    Under torchrun all ranks call this at once, with equal arguments, and teach one student. ``watch`` is the trainer's.
+    Under torchrun all ranks call this at once, with equal arguments, and train one student.
+
+    Args:
+        models: Models of the run.
+        data: Pictures to train on.
+        teacher: Teacher with its prompts, if it has any.
+        class_vectors_CD: Unit vectors, one a class.
+        work: Folder to resume from after a kill.
+        watch: Called at each validation.
     """
-    section, classes = config.student, len(class_vectors_CD)
-    student = new_student(section, classes, section.init, config.seed)
+    settings, device = models.settings, models.device
+    section = settings.student
+    student = student_of(models, len(class_vectors_CD), section.init)
     if section.head == "class-vectors":
         scale = float(student.logit_scale or teacher.logit_scale)
         layers, width = section.projector_layers, section.projector_width
-        student.use_class_vectors(class_vectors_CD, scale, config.seed, layers, width)
-    teaching = lesson.teaching
-    with launch.together(shares_teaching(config)):
+        student.use_class_vectors(class_vectors_CD, scale, seed=settings.seed, layers=layers, width=width)
+    with together(trains_together(settings)):
         result = distil(
-            student,
-            teacher,
-            class_vectors_CD.to(device),
-            teaching.images_N3HW,
-            teaching.class_id_N,
-            teaching.style_id_N,
-            config.distillation.settings(config.seed),
-            work,
-            device,
-            watch,
+            student.to(device),
+            SoftLabels(teacher, class_vectors_CD.to(device)),
+            data,
+            settings=settings.distillation,
+            folder=work,
+            seed=settings.seed,
+            watch=watch,
         )
     return student, result
 
 
-def shares_teaching(config: RunConfig) -> bool:
-    """Whether the ranks of torchrun teach together: a head on cached features is taught sooner than they have met."""
-    return launch.world() > 1 and config.distillation.freeze != "backbone"
+def trains_together(settings: Settings) -> bool:
+    """Whether the ranks of torchrun train together; a head on cached features is trained before they have met."""
+    return torchrun.world() > 1 and settings.distillation.freeze != "backbone"
 
 
 def read_all(folder: ImageFolder, size: int) -> tuple[Tensor, Tensor]:
-    """All readable pictures, uint8 (N, 3, size, size), and their classes (N,). Others are told of where they are first
-    read.
+    """All readable pictures, uint8 (N, 3, size, size), and their classes (N,).
+
+    Raises:
+        DataError: None can be read.
     """
+    # Files that cannot be read are named where they are first read.
     parts = [(pixels, labels) for pixels, labels, _ in iterate(folder, size, 1.0, _AT_ONCE, lambda path, reason: None)]
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
-    images_NHW3 = np.concatenate([pixels for pixels, _ in parts])
+    pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])
     labels_N = torch.tensor([label for _, labels in parts for label in labels])
-    return torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).contiguous(), labels_N
+    return torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).contiguous(), labels_N
 
 
-def _resized(images_N3HW: Tensor, size: int) -> Tensor:
-    if images_N3HW.shape[-1] == size:
-        return images_N3HW
+def _resized(pixels_N3HW: Tensor, size: int) -> Tensor:
+    if pixels_N3HW.shape[-1] == size:
+        return pixels_N3HW
     parts = [
         interpolate(part.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
-        for part in torch.split(images_N3HW, _AT_ONCE)
+        for part in torch.split(pixels_N3HW, _AT_ONCE)
     ]
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])

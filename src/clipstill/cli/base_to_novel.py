@@ -6,36 +6,25 @@ from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, print_json, set_quiet
-from clipstill.cli.protocol_options import (
-    DATA,
-    BaselinesOption,
-    OutOption,
-    ProtocolRecipeOption,
-    SeedsOption,
-    StudentOption,
-    TeacherOption,
-    numbers_of,
-    settings_for,
-)
+from clipstill.cli import options, protocol
 
 
 def base_to_novel(
-    data: Annotated[str, typer.Option("--data", help=f"{DATA}.")],
-    out: OutOption,
-    shots: Annotated[int, typer.Option("--shots", min=0, help="Labelled images of each base class.")] = 16,
-    seeds: SeedsOption = "1,2,3",
-    baselines: BaselinesOption = True,
-    recipe: ProtocolRecipeOption = "promptkd",
-    teacher: TeacherOption = None,
-    student: StudentOption = None,
+    data: Annotated[str, typer.Option(help=f"{protocol.DATA}.")],
+    out: protocol.Out,
+    shots: protocol.Shots = 16,
+    seeds: protocol.Seeds = "1,2,3",
+    baselines: protocol.Baselines = True,
+    recipe: options.Recipe = "promptkd",
+    teacher: options.Teacher = None,
+    student: options.Student = None,
     unlabelled: Annotated[
         bool, typer.Option(help="Show the student the training images without labels; else synthetic images alone.")
     ] = True,
-    set_: SetOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure base classes, novel classes and their harmonic mean, with baselines.
 
@@ -45,15 +34,14 @@ def base_to_novel(
 
     clipstill base-to-novel --data dtd:/data --out runs/dtd
     """
-    set_quiet(quiet)
     from clipstill.commands.base_to_novel import base_to_novel as measure
+    from clipstill.commands.protocol import ProtocolRequest
     from clipstill.datasets import open_dataset
     from clipstill.evaluation.base_to_novel import table
 
-    numbers, dataset = numbers_of(seeds), open_dataset(data)
-    config = settings_for(dataset, recipe, teacher, student, set_, device)
-    rows = measure(config, dataset, shots, numbers, out, baselines, unlabelled)
-    if as_json:
-        print_json({name: row.to_json() for name, row in rows.items()})
-    else:
-        print(table(rows))
+    numbers, dataset = protocol.parse_seeds(seeds), open_dataset(data)
+    settings = protocol.settings_for(
+        dataset, recipe=recipe, teacher=teacher, student=student, overrides=overrides, device=device
+    )
+    rows = measure(settings, dataset, ProtocolRequest(shots, numbers, out, baselines), unlabelled=unlabelled)
+    protocol.print_rows(rows, table(rows), as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, set_quiet
+from clipstill.cli import options
 
 DATA_VARIABLE = "CLIPSTILL_DATA"
 PACS_PHOTOS = Path("pacs/test/photo")
@@ -17,23 +17,23 @@ PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "perso
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/demo"),
-    set_: SetOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run everything on seven everyday classes.
 
     The photos are the seven classes of PACS below $CLIPSTILL_DATA where that is set; otherwise the few that come with
     scikit-image and scikit-learn.
     """
-    set_quiet(quiet)
     from clipstill import api
-    from clipstill.cli.run import show
+    from clipstill.cli.run import print_run
     from clipstill.evaluation.sample_photos import sample_photos
     from clipstill.text.task import parse_task
 
     data = os.environ.get(DATA_VARIABLE)
     photos = Path(data) / PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
     classes = PACS_CLASSES if data else sample_photos(photos)
-    show(api.run(parse_task(classes), out, images=photos, overrides=set_ or [], device=device), as_json)
+    result = api.distil(classes=parse_task(classes), out=out, images=photos, settings=overrides or [], device=device)
+    print_run(result, as_json)

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipstill.cli.options import JsonOption, QuietOption, SetOption, percent, print_json, set_quiet
+from clipstill.cli import options
+from clipstill.cli.printing import percent, print_json, print_table
 from clipstill.core.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
     from clipstill.commands.export import Exported
 
+_HEAD = ("format", "file", "MB", "ms, one core", "ms, all", "same answers", "logits differ by")
+
 
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")],
+    source: options.Source,
     names: Annotated[list[str], typer.Option("--format", "-f", help="See: clipstill list formats; may be repeated.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A new bundle; into the bundle itself if left out.")
@@ -23,18 +26,16 @@ def export(
     images: Annotated[
         list[str] | None,
         typer.Option(
-            "--images",
             metavar="[NAME=]DIR",
             help="Real photos to measure on: one sub-folder a class; may be repeated under different names.",
         ),
     ] = None,
     calibration: Annotated[
-        Path | None,
-        typer.Option("--calibration", help="Photos like those in use, for int8; a run has its synthetic images."),
+        Path | None, typer.Option(help="Photos like those in use, for int8; a run has its synthetic images.")
     ] = None,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    overrides: options.Overrides = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write further formats of a finished student.
 
@@ -43,24 +44,25 @@ def export(
 
     clipstill export runs/zoo --format onnx-int8 --format torch --images photos
     """
-    set_quiet(quiet)
     from clipstill.commands.export import export as write
 
-    result = write(source, names, out, named_folders(images or []), calibration, set_ or [])
+    folders = named_folders(images or [])
+    result = write(source, names, out=out, images=folders, calibration=calibration, overrides=overrides or [])
     if as_json:
         print_json(result.to_json())
     else:
-        print("\n".join(table(result)))
+        print_table(_rows(result))
+        print(f"  written to {result.out}")
     refused = [each for each in result.formats if each.refused]
     if refused:
         raise ExportError(f"{refused[0].format} is refused, and its file is not written: {refused[0].refused}.")
 
 
 def named_folders(texts: list[str]) -> dict[str, Path]:
-    """``NAME=DIR`` or ``DIR``, which is named after its folder.
+    """Folders by name, from ``NAME=DIR`` or ``DIR``, which is named after its folder.
 
     Raises:
-        ConfigError: two of one name.
+        ConfigError: Two folders have one name.
     """
     found: dict[str, Path] = {}
     for text in texts:
@@ -73,9 +75,9 @@ def named_folders(texts: list[str]) -> dict[str, Path]:
     return found
 
 
-def table(result: Exported) -> list[str]:
-    """Lines for people: a row a format."""
-    rows = [["format", "file", "MB", "ms, one core", "ms, all", "same answers", "logits differ by", *result.photos]]
+def _rows(result: Exported) -> list[list[str]]:
+    """A head, and a row per format."""
+    rows = [[*_HEAD, *result.photos]]
     for each in result.formats:
         if each.refused:
             rows.append([each.format, "refused"])
@@ -92,8 +94,4 @@ def table(result: Exported) -> list[str]:
                 *(percent(each.accuracy[name]) for name in result.photos),
             ]
         )
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
-    lines = [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
-    ]
-    return [*lines, f"  written to {result.out}"]
+    return rows

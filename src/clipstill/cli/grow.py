@@ -1,28 +1,23 @@
-"""``clipstill add-class`` and ``remove-class``: another list of classes for a run, and only the work that it asks."""
+"""``clipstill add-class`` and ``remove-class``: change the classes of a run, and redo only what that needs."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import DeviceOption, ImagesOption, JsonOption, QuietOption, SetOption, set_quiet
-
-_RUN = typer.Argument(metavar="RUN", help="A run folder.")
+from clipstill.cli import options
 
 
 def add_class(
-    run: Annotated[Path, _RUN],
+    run: options.RunFolder,
     classes: Annotated[list[str], typer.Argument(metavar="CLASS...", help='"name" or "name: description" each.')],
-    examples: Annotated[
-        Path | None, typer.Option("--examples", help="Example images, one sub-folder a class, of the new classes say.")
-    ] = None,
-    images: ImagesOption = None,
-    set_: SetOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    examples: options.Examples = None,
+    images: options.Images = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Add classes to a run.
 
@@ -31,23 +26,20 @@ def add_class(
 
     clipstill add-class runs/zoo "crane: a large wading bird"
     """
-    set_quiet(quiet)
-    from clipstill.cli.run import show
-    from clipstill.commands.grow import add_classes
-    from clipstill.distributed.launch import rank
+    from clipstill.cli.run import print_run
+    from clipstill.commands.grow import Changes, add_classes
 
-    result = add_classes(run, classes, examples, images, set_ or [], device)
-    if rank() == 0:
-        show(result, as_json)
+    changes = Changes(examples=examples, images=images, overrides=overrides or [], device=device)
+    print_run(add_classes(run, classes, changes), as_json)
 
 
 def remove_class(
-    run: Annotated[Path, _RUN],
+    run: options.RunFolder,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of classes that the run has.")],
-    set_: SetOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Take classes out of a run.
 
@@ -55,11 +47,7 @@ def remove_class(
 
     clipstill remove-class runs/zoo crane
     """
-    set_quiet(quiet)
-    from clipstill.cli.run import show
-    from clipstill.commands.grow import remove_classes
-    from clipstill.distributed.launch import rank
+    from clipstill.cli.run import print_run
+    from clipstill.commands.grow import Changes, remove_classes
 
-    result = remove_classes(run, names, set_ or [], device)
-    if rank() == 0:
-        show(result, as_json)
+    print_run(remove_classes(run, names, Changes(overrides=overrides or [], device=device)), as_json)

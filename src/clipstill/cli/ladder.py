@@ -7,36 +7,30 @@ from typing import Annotated, Any
 
 import typer
 
-from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, print_json, set_quiet
+from clipstill.cli import options
+from clipstill.cli.printing import print_json, print_table
 
 _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "minutes", "photos", "labels")
 
 
 def ladder(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
-    images: Annotated[Path, typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")],
-    examples: Annotated[
-        Path | None, typer.Option("--examples", help="Labelled photos to learn from: one sub-folder a class.")
-    ] = None,
-    shots: Annotated[
-        int | None, typer.Option("--shots", min=1, help="Most examples of a class; all if left out.")
-    ] = None,
-    unlabelled: Annotated[
-        Path | None, typer.Option("--unlabelled", help="Photos without labels to learn from.")
-    ] = None,
+    run: options.RunFolder,
+    images: options.RequiredImages,
+    examples: options.Examples = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Most examples of a class; all if left out.")] = None,
+    unlabelled: options.Unlabelled = None,
     rungs: Annotated[
-        str, typer.Option("--rungs", help="Names, joined by commas, such as ours,small-teacher; all if left out.")
+        str, typer.Option(help="Names, joined by commas, such as ours,small-teacher; all if left out.")
     ] = "",
     small_teacher: Annotated[
-        str | None,
-        typer.Option("--small-teacher", help="Teacher that would ship untrained; the settings' if left out."),
+        str | None, typer.Option(help="Teacher that would ship untrained; the settings' if left out.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keeps what is made for the next call; RUN/ladder if left out.")
     ] = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Ask whether distilling was worth it.
 
@@ -45,47 +39,50 @@ def ladder(
 
     clipstill ladder runs/zoo --images photos --examples five-a-class --shots 5
     """
-    set_quiet(quiet)
     from clipstill.commands.ladder import LadderRequest, measure_ladder
 
-    names = tuple(name.strip() for name in rungs.split(",") if name.strip())
-    request = LadderRequest(run, images, examples, shots, unlabelled, names, small_teacher, out, device)
-    result = measure_ladder(request)
+    request = LadderRequest(
+        run,
+        images,
+        examples=examples,
+        shots=shots,
+        unlabelled=unlabelled,
+        rungs=[name.strip() for name in rungs.split(",") if name.strip()],
+        small_teacher=small_teacher,
+        out=out,
+        device=device,
+    )
+    result = measure_ladder(request).to_json()
     if as_json:
         print_json(result)
     else:
-        print("\n".join(ladder_lines(result)))
+        _print_ladder(result)
 
 
-def ladder_lines(result: dict[str, Any]) -> list[str]:
+def _print_ladder(result: dict[str, Any]) -> None:
     """The recommendation, a table of the measured rungs, and what is missing."""
     advice = result["recommendation"]
-    rows = [_HEAD, *(_row(rung, result["against_ours"]) for rung in result["rungs"] if rung["measured"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [advice["text"], ""]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    missing = [rung for rung in result["rungs"] if not rung["measured"]]
-    lines += [f"{rung['title']}: not measured; {rung['missing']}" for rung in missing]
-    lines += [
-        "",
-        f"{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured.",
-    ]
-    return [*lines, *([advice["command"]] if advice["command"] else [])]
+    print(f"{advice['text']}\n")
+    measured = [rung for rung in result["rungs"] if rung["measured"]]
+    print_table([_HEAD, *(_row(rung, result["against_ours"]) for rung in measured)], indent="", numbers=True)
+    for rung in result["rungs"]:
+        if not rung["measured"]:
+            print(f"{rung['title']}: not measured; {rung['missing']}")
+    print(f"\n{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured.")
+    if advice["command"]:
+        print(advice["command"])
 
 
 def _row(rung: dict[str, Any], against: dict[str, Any]) -> tuple[str, ...]:
     found, gap = rung["measured"], against.get(rung["name"])
     cost = found["cost"]
-    megabytes = None if cost["onnx_bytes"] is None else cost["onnx_bytes"] / 1e6
     return (
         rung["title"],
         f"{100 * found['top1']:.1f}",
         "" if gap is None else f"{100 * gap['share']:+.1f} (p {gap['p']:.2g})",
         f"{found['ece']:.3f}",
-        _number(megabytes),
-        _number(None if cost["parameters"] is None else cost["parameters"] / 1e6, "M"),
+        _number(cost["onnx_bytes"], scale=1e-6),
+        _number(cost["parameters"], "M", scale=1e-6),
         _number(cost["gflop"], digits=2),
         _number(cost["latency_ms"]),
         _number(cost["minutes"]),
@@ -94,5 +91,5 @@ def _row(rung: dict[str, Any], against: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _number(value: float | None, unit: str = "", digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}{unit}"
+def _number(value: float | None, unit: str = "", digits: int = 1, scale: float = 1) -> str:
+    return "-" if value is None else f"{value * scale:.{digits}f}{unit}"

@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Literal
 
 import typer
 
-from clipstill.cli.options import JsonOption, print_json
+from clipstill.cli import options
+from clipstill.cli.printing import print_json
+
+Kind = Literal["teachers", "generators", "students", "prompts", "formats", "recipes"]
+# Kind -> module and name of its registry.
+_REGISTRIES = {
+    "teachers": ("clipstill.teachers", "teachers"),
+    "generators": ("clipstill.generators", "generators"),
+    "students": ("clipstill.students", "students"),
+    "prompts": ("clipstill.text", "prompt_strategies"),
+    "formats": ("clipstill.export", "formats"),
+}
 
 
-class Kind(StrEnum):
-    """What can be listed."""
-
-    teachers = "teachers"
-    generators = "generators"
-    students = "students"
-    prompts = "prompts"
-    formats = "formats"
-    recipes = "recipes"
-
-
-def list_parts(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    as_json: JsonOption = False,
-) -> None:
+def list_parts(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: options.Json = False) -> None:
     """List the parts by name.
 
     Those of installed extensions are among them.
     """
-    names = part_names(kind)
+    names = _names(kind)
     if as_json:
         print_json(names)
     else:
-        for name in names:
-            print(name)
+        print("\n".join(names))
 
 
-def part_names(kind: Kind) -> list[str]:
-    """All names of a kind, those of installed extensions included."""
-    if kind is Kind.teachers:
-        from clipstill.teachers import teachers
+def _names(kind: Kind) -> list[str]:
+    if kind == "recipes":
+        from clipstill.workflow.recipes import recipe_names
 
-        return teachers.names()
-    if kind is Kind.generators:
-        from clipstill.generators import generators
-
-        return generators.names()
-    if kind is Kind.students:
-        from clipstill.students import students
-
-        return [*students.names(), "tower:TEACHER"]
-    if kind is Kind.prompts:
-        from clipstill.text import prompt_strategies
-
-        return prompt_strategies.names()
-    if kind is Kind.formats:
-        from clipstill.export import formats
-
-        return formats.names()
-    from clipstill.workflow.recipes import recipe_names
-
-    return recipe_names()
+        return recipe_names()
+    module, registry = _REGISTRIES[kind]
+    names: list[str] = getattr(import_module(module), registry).names()
+    return [*names, "tower:TEACHER"] if kind == "students" else names

@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -28,6 +28,8 @@ from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.run import run
 from clipstill.cli.serve import serve
+from clipstill.cli.settings import settings
+from clipstill.cli.terminal import terminal
 from clipstill.cli.transfer import transfer
 from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
@@ -46,23 +48,13 @@ app = typer.Typer(
     # Plain help: rich would double the time to the first line.
     rich_markup_mode=None,
 )
-app.command("run")(run)
-app.command("plan")(plan)
-app.command("add-class")(add_class)
-app.command("remove-class")(remove_class)
-app.command("fine-tune")(fine_tune)
-app.command("base-to-novel")(base_to_novel)
-app.command("transfer")(transfer)
-app.command("evaluate")(evaluate)
-app.command("ladder")(ladder)
-app.command("zero-shot")(zero_shot)
-app.command("predict")(predict)
-app.command("export")(export)
-app.command("serve")(serve)
+_VERBS: tuple[Callable[..., None], ...] = (
+    *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve),
+    *(base_to_novel, transfer, settings, doctor, demo, ui),
+)
+for _verb in _VERBS:
+    app.command()(_verb)  # Named as the function, with hyphens.
 app.command("list")(list_parts)
-app.command("doctor")(doctor)
-app.command("demo")(demo)
-app.command("ui")(ui)
 app.add_typer(weights_app, name="weights")
 
 
@@ -85,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: without the program's name; those of the process where None.
+        arguments: Words after the program's name; those of the process where None.
 
     Returns:
         The exit code.
@@ -95,10 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A file's name may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        # Not standalone: click would print its usage lines around the one that matters.
-        code = command.main(
-            None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
-        )
+        with terminal():
+            # Not standalone: click would print its usage lines around the one that matters.
+            code = command.main(
+                None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
+            )
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -124,7 +117,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _user_error(error: Exception) -> str | None:
-    """One line for what is no bug of clipstill although its kind does not say so; None for everything else."""
+    """One line for an error that is no bug of clipstill; None for other errors."""
     text = str(error)
     shown = getattr(error, "format_message", None)
     if shown is not None:  # click's usage errors

@@ -1,49 +1,65 @@
-"""Options that several verbs share, and what they do with them."""
+"""Options that several verbs share, each declared once."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-SetOption = Annotated[
+from clipstill.core.progress import warnings_only
+
+
+def _obey_quiet(wanted: bool) -> None:
+    if wanted:
+        warnings_only()
+
+
+_IMAGES = typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
+
+# Places.
+Source = Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+OutBundle = Annotated[Path, typer.Option("--out", "-o", help="The new bundle.")]
+Images = Annotated[Path | None, _IMAGES]
+RequiredImages = Annotated[Path, _IMAGES]
+Examples = Annotated[
+    Path | None,
+    typer.Option("--examples", help="Labelled photos of some or all classes to learn from: one sub-folder a class."),
+]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option("--unlabelled", help="Photos without labels to learn from; sub-folders may have any name."),
+]
+PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most examples of a class; all if left out.")]
+
+Bundle = Annotated[Path, typer.Argument(help="A bundle, or a run folder.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]
+
+# What to make, and of which parts.
+Classes = Annotated[
+    str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
+]
+Teacher = Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")]
+Generator = Annotated[
+    str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
+]
+Student = Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")]
+Model = Annotated[str, typer.Option("--format", help="Which ONNX model of the bundle: fp32, fp16 or int8.")]
+
+# Settings.
+Recipe = Annotated[str, typer.Option("--recipe", help="A shipped recipe (clipstill list recipes) or a YAML file.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")]
+Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as synthesis.steps=40; may be repeated."),
 ]
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", help="A shipped recipe (clipstill list recipes) or a YAML file.")
+Budget = Annotated[
+    str | None, typer.Option("--budget", help="Time that the whole run may take, such as 30min: chooses the settings.")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
-ImagesOption = Annotated[
-    Path | None, typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
-]
-ModelOption = Annotated[str, typer.Option("--format", help="Which ONNX model of the bundle: fp32, fp16 or int8.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 
-
-def set_quiet(quiet: bool) -> None:
-    """Obey ``--quiet``."""
-    from clipstill.core import progress
-
-    progress.set_quiet(quiet)
-
-
-def print_json(value: Any) -> None:
-    """One JSON value on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def percent(share: float | None) -> str:
-    """``81.4 %``; ``-`` for what was not measured."""
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def print_table(rows: list[tuple[str, str]]) -> None:
-    """Two columns on standard output."""
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"  {name.ljust(width)}  {value}".rstrip())
+# What is printed. The callback does all that --quiet asks, so no verb reads its value.
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_obey_quiet, help="No progress on standard error.")]

@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipstill.cli.options import (
-    DeviceOption,
-    JsonOption,
-    QuietOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    percent,
-    print_json,
-    print_table,
-    set_quiet,
-)
+from clipstill.cli import options
+from clipstill.cli.printing import percent, print_json, print_table
 
 if TYPE_CHECKING:
     from clipstill.planning.plan import Plan
@@ -30,36 +20,24 @@ _WIDTH = 110
 
 
 def plan(
-    classes: Annotated[
-        str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
-    ] = "",
-    examples: Annotated[
-        Path | None, typer.Option("--examples", help="Example images of some or all classes: one sub-folder a class.")
-    ] = None,
-    unlabelled: Annotated[Path | None, typer.Option("--unlabelled", help="Photos without labels.")] = None,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")] = None,
-    generator: Annotated[str | None, typer.Option("--generator", help="See: clipstill list generators.")] = None,
-    student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", help="Time that the whole run may take, such as 30min: chooses the settings."),
-    ] = None,
-    recipe: RecipeOption = "default",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")
-    ] = None,
-    set_: SetOption = None,
+    classes: options.Classes = "",
+    examples: options.Examples = None,
+    unlabelled: options.Unlabelled = None,
+    teacher: options.Teacher = None,
+    generator: options.Generator = None,
+    student: options.Student = None,
+    budget: options.Budget = None,
+    recipe: options.Recipe = "default",
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the chosen settings as YAML, for run --config.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with 2 where there are warnings.")] = False,
-    no_probe: Annotated[
-        bool, typer.Option("--no-probe", help="Do not time the models; estimate from stored rates.")
-    ] = False,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Look at class names and settings before a run: what is doubtful, how well it may go, what it takes.
 
@@ -67,17 +45,16 @@ def plan(
 
     clipstill plan --classes classes.txt --budget 30min --out plan.yaml
     """
-    set_quiet(quiet)
     from clipstill.text.task import parse_task
 
-    task = parse_task(classes)
+    task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
     from clipstill import api
 
-    made = api.plan(
-        task,
+    found = api.plan(
+        classes=task,
         recipe=recipe,
-        config_file=config,
-        overrides=set_ or [],
+        config=config,
+        settings=overrides or [],
         examples=examples,
         unlabelled=unlabelled,
         teacher=teacher,
@@ -86,49 +63,45 @@ def plan(
         budget=budget,
         seed=seed,
         device=device,
-        probe=not no_probe,
     )
     if out is not None:
-        from clipstill.planning.plan import write_settings
+        from clipstill.planning.budget import write_settings
 
-        write_settings(made, config, out)
+        write_settings(found.settings, config, out)
     if as_json:
-        print_json(made.to_json())
+        print_json(found.to_json())
     else:
-        show(made, out)
-    if strict and made.warnings:
+        _print_plan(found, out)
+    if strict and found.warnings:
         raise typer.Exit(2)
 
 
-def show(made: Plan, out: Path | None) -> None:
-    """The plan on standard output, for people."""
+def _print_plan(plan: Plan, out: Path | None) -> None:
     from clipstill.core.progress import span
     from clipstill.planning.plan import choice_line
     from clipstill.text.difficulty import ERROR
 
-    print("Class names" if made.findings else f"Class names: nothing to say about {len(made.classes)} of them")
-    for one in made.findings:
-        print(textwrap.fill(f"{one.level}: {one.message}", _WIDTH, initial_indent="  ", subsequent_indent="    "))
-        print(f"    {one.advice}")
+    print("Class names" if plan.findings else f"Class names: nothing to say about {len(plan.classes)} of them")
+    for finding in plan.findings:
+        line = f"{finding.level}: {finding.message}"
+        print(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    "))
+        print(f"    {finding.advice}")
     print("\nExpected from the names alone")
-    order = sorted(made.expected_per_class, key=lambda name: made.expected_per_class[name])
-    rows = [(name, percent(made.expected_per_class[name])) for name in order[:_SHOWN]]
-    if len(order) > _SHOWN:
-        rows.append(("...", f"and {len(order) - _SHOWN} easier ones"))
-    rows.append(("top-1", f"{percent(made.expected_top1)} of the teacher by names alone, {ERROR}"))
+    hardest_first = sorted(plan.expected_per_class.items(), key=lambda item: item[1])
+    rows = [(name, percent(expected)) for name, expected in hardest_first[:_SHOWN]]
+    if len(hardest_first) > _SHOWN:
+        rows.append(("...", f"and {len(hardest_first) - _SHOWN} easier ones"))
+    rows.append(("top-1", f"{percent(plan.expected_top1)} of the teacher by names alone, {ERROR}"))
     rows.append(("", "a student made from names alone stays below it; example images lift it"))
     print_table(rows)
-    cost = made.cost
+    cost = plan.cost
     print("\nCost on this device, an estimate")
-    print_table(
-        [
-            ("whole run", f"about {span(cost.seconds)}"),
-            *((stage, span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1),
-            ("images", f"{cost.images} of the classes, {cost.image_steps} image-steps, {cost.gflop:.0f} GFLOP"),
-            ("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"),
-        ]
-    )
-    if made.budget_seconds is not None:
-        print(textwrap.fill(f"\nBudget: {choice_line(made)}", _WIDTH))
+    rows = [("whole run", f"about {span(cost.seconds)}")]
+    rows += [(stage, span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1]
+    rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} image-steps"))
+    rows.append(("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"))
+    print_table(rows)
+    if plan.budget_seconds is not None:
+        print(textwrap.fill(f"\nBudget: {choice_line(plan)}", _WIDTH))
     if out is not None:
         print(f"\nSettings: clipstill run --config {out} ...")

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipstill.cli.options import JsonOption, ModelOption, print_json
+from clipstill.cli import options
+from clipstill.cli.printing import print_json
 from clipstill.core.errors import ClipstillError, DataError
 from clipstill.core.names import plain
 
+if TYPE_CHECKING:
+    from clipstill.runtime import Answer
+
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run folder.")],
+    bundle: options.Bundle,
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.")],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
-    model: ModelOption = "fp32",
-    as_json: JsonOption = False,
+    model: options.Model = "fp32",
+    as_json: options.Json = False,
 ) -> None:
     """Name what photos show.
 
     A photo that cannot be read is named, the others are still answered, and the exit code is 2.
     """
-    import sys
-
     from clipstill.runtime import load_bundle
 
     classifier = load_bundle(bundle, model=model)
@@ -32,26 +35,25 @@ def predict(
     failures: list[str] = []
     for photo in photos:
         try:
-            (found,) = classifier.answer([photo], top=top)
+            (answer,) = classifier.answer([photo], top=top)
         except DataError as error:
             failures.append(str(error))
             answers.append({"photo": str(photo), "error": str(error)})
             if len(photos) > 1 and not as_json:
                 print(f"skipped: {plain(str(error))}", file=sys.stderr)
             continue
-        answers.append(
-            {
-                "photo": str(photo),
-                "refused": found.refused,
-                "predictions": [{"label": each.label, "score": each.score} for each in found.predictions],
-            }
-        )
+        predictions = [{"label": each.label, "score": each.score} for each in answer.predictions]
+        answers.append({"photo": str(photo), "refused": answer.refused, "predictions": predictions})
         if not as_json:
-            named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in found.predictions)
-            print(f"{plain(str(photo))}: " + (f"none of these (most like {named})" if found.refused else named))
+            print(f"{plain(str(photo))}: {_sentence(answer)}")
     if as_json:
         print_json(answers)
     if failures:
         raise ClipstillError(
             failures[0] if len(photos) == 1 else f"{len(failures)} of {len(photos)} photos could not be read."
         )
+
+
+def _sentence(answer: Answer) -> str:
+    named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.predictions)
+    return f"none of these (most like {named})" if answer.refused else named

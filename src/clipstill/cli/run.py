@@ -7,71 +7,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipstill.cli.options import (
-    DeviceOption,
-    ImagesOption,
-    JsonOption,
-    QuietOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    percent,
-    print_json,
-    print_table,
-    set_quiet,
-)
+from clipstill.cli import options
+from clipstill.cli.printing import percent, print_result
 
 if TYPE_CHECKING:
-    from clipstill.commands.run import RunResult
+    from clipstill.commands.results import RunResult
 
 
 def run(
-    classes: Annotated[
-        str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
-    ] = "",
+    classes: options.Classes = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run folder; named after the classes if left out.")
     ] = None,
-    images: ImagesOption = None,
-    examples: Annotated[
-        Path | None,
-        typer.Option(
-            "--examples", help="Example images of some or all classes: one sub-folder a class, one or more each."
-        ),
-    ] = None,
-    unlabelled: Annotated[
-        Path | None,
-        typer.Option("--unlabelled", help="Photos without labels, which teach too; sub-folders may be named anyhow."),
-    ] = None,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")] = None,
-    generator: Annotated[
-        str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
-    ] = None,
-    student: Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", help="Time that the whole run may take, such as 30min: chooses the settings."),
-    ] = None,
+    images: options.Images = None,
+    examples: options.Examples = None,
+    unlabelled: options.Unlabelled = None,
+    teacher: options.Teacher = None,
+    generator: options.Generator = None,
+    student: options.Student = None,
+    budget: options.Budget = None,
     meta: Annotated[
-        str | None,
-        typer.Option("--meta", help="Meta distillation over styles: none, first_order, exact or reptile."),
+        str | None, typer.Option(help="Meta distillation over styles: none, first_order, exact or reptile.")
     ] = None,
-    recipe: RecipeOption = "default",
-    launcher: Annotated[
-        str | None, typer.Option("--launcher", help="Who makes the images: local, or ray (see --address).")
-    ] = None,
+    recipe: options.Recipe = "default",
+    launcher: Annotated[str | None, typer.Option(help="Who makes the images: local, or ray (see --address).")] = None,
     address: Annotated[
-        str | None,
-        typer.Option("--address", help="Of the Ray cluster, such as ray://head:10001; RAY_ADDRESS, or one of its own."),
+        str | None, typer.Option(help="Of the Ray cluster, such as ray://head:10001; RAY_ADDRESS, or one of its own.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")
-    ] = None,
-    set_: SetOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make a classifier from class names.
 
@@ -80,19 +48,19 @@ def run(
 
     torchrun --nproc-per-node 8 -m clipstill run --classes classes.txt
     """
-    set_quiet(quiet)
     from clipstill.text.task import parse_task
 
     task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
     from clipstill import api
-    from clipstill.distributed.launch import rank
 
-    result = api.run(
-        task,
-        api.default_out(task) if out is None else out,
+    # Flags stand for settings, so they come last and win.
+    flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
+    result = api.distil(
+        classes=task,
+        out=out,
         recipe=recipe,
-        config_file=config,
-        overrides=set_ or [],
+        config=config,
+        settings=[*(overrides or []), *(f"{name}={value}" for name, value in flags.items() if value is not None)],
         images=images,
         examples=examples,
         unlabelled=unlabelled,
@@ -100,53 +68,47 @@ def run(
         generator=generator,
         student=student,
         budget=budget,
-        meta=meta,
-        launcher=launcher,
-        address=address,
         seed=seed,
         device=device,
     )
-    if rank() == 0:
-        show(result, as_json)
+    print_run(result, as_json)
 
 
-def show(result: RunResult, as_json: bool) -> None:
-    """The end of a run on standard output: a short table, or JSON."""
-    from clipstill.core.progress import span, warn
+def print_run(result: RunResult, as_json: bool) -> None:
+    """Print the end of a run, on the first rank alone."""
+    from clipstill.core.progress import warn
+    from clipstill.distributed.torchrun import rank
 
+    if rank() != 0:
+        return
     if result.licence_warning is not None:
         warn(result.licence_warning)
-    if as_json:
-        print_json(result.to_json())
-        return
+    print_result(result.to_json(), _rows(result), as_json)
 
-    rows = [("classes", f"{len(result.classes)}: {_shortened(', '.join(result.classes))}")]
+
+def _rows(result: RunResult) -> list[tuple[str, str]]:
+    from clipstill.core.progress import span
+
+    names = ", ".join(result.classes)
+    rows = [("classes", f"{len(result.classes)}: {names if len(names) <= 80 else names[:77] + '...'}")]
     measured = result.evaluation
-    expected = percent(result.calibration["expected_top1"])
+    expected = percent(result.calibration.expected_top1)
     if measured is not None:
-        photos = f"on {measured['n']} real photos" if measured["n"] != 1 else "on one real photo"
-        rows += [
-            ("teacher top-1", f"{percent(measured['teacher_top1'])} {photos}"),
-            (
-                "student top-1",
-                f"{percent(measured['student_top1'])} (chance {percent(measured['chance'])}; expected without photos "
-                f"{expected})",
-            ),
-        ]
+        photos = f"on {measured.student.n} real photos" if measured.student.n != 1 else "on one real photo"
+        aside = f"(chance {percent(measured.chance)}; expected without photos {expected})"
+        teacher = None if measured.teacher is None else measured.teacher.top1
+        rows.append(("teacher top-1", f"{percent(teacher)} {photos}"))
+        rows.append(("student top-1", f"{percent(measured.student.top1)} {aside}"))
         if result.ladder is not None:
-            rows.append(("advice", result.ladder["recommendation"]["text"]))
+            rows.append(("advice", result.ladder.recommendation.text))
     else:
         rows.append(("quality", f"about {expected} top-1 expected; measure it: give real photos with --images DIR"))
-    rows += [
+    return [
+        *rows,
         ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
         ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
         ("time", "nothing to do, all was there" if result.up_to_date else span(sum(result.seconds.values()))),
-        ("licences", f"{result.licence} is the most restrictive; all of them: {result.bundle / 'LICENCES.md'}"),
-        ("bundle", str(result.bundle)),
+        ("licences", f"{result.licence} is the most restrictive; all of them: {result.bundle_folder / 'LICENCES.md'}"),
+        ("bundle", str(result.bundle_folder)),
         ("report", str(result.report)),
     ]
-    print_table(rows)
-
-
-def _shortened(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
-from clipstill.cli.options import DeviceOption, JsonOption, QuietOption, SetOption, print_json, set_quiet
-from clipstill.cli.protocol_options import (
-    DATA,
-    BaselinesOption,
-    OutOption,
-    ProtocolRecipeOption,
-    SeedsOption,
-    StudentOption,
-    TeacherOption,
-    numbers_of,
-    settings_for,
-)
+from clipstill.cli import options, protocol
 
 
 def transfer(
     source: Annotated[
-        list[str], typer.Option("--source", help=f"{DATA}; repeated for several domains of the same classes.")
+        list[str], typer.Option(help=f"{protocol.DATA}; repeated for several domains of the same classes.")
     ],
-    target: Annotated[list[str], typer.Option("--target", help="Likewise; repeated for several, a column each.")],
-    out: OutOption,
-    shots: Annotated[int, typer.Option("--shots", min=0, help="Labelled images of each class of the source.")] = 16,
-    seeds: SeedsOption = "1,2,3",
+    target: Annotated[list[str], typer.Option(help="Likewise; repeated for several, a column each.")],
+    out: protocol.Out,
+    shots: protocol.Shots = 16,
+    seeds: protocol.Seeds = "1,2,3",
     unlabelled: Annotated[
         Literal["target", "source", "none"],
         typer.Option("--unlabelled", help="Whose training images the student sees; none for synthetic ones alone."),
     ] = "target",
-    baselines: BaselinesOption = True,
-    recipe: ProtocolRecipeOption = "promptkd",
-    teacher: TeacherOption = None,
-    student: StudentOption = None,
-    set_: SetOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    baselines: protocol.Baselines = True,
+    recipe: options.Recipe = "promptkd",
+    teacher: options.Teacher = None,
+    student: options.Student = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure on other data sets than the labels are of: across data sets, or across domains of the same classes.
 
@@ -50,22 +40,18 @@ def transfer(
 
     clipstill transfer --source photo/ --source art/ --target sketch/ --unlabelled source --out runs/domains
     """
-    set_quiet(quiet)
+    from clipstill.commands.protocol import ProtocolRequest
     from clipstill.commands.transfer import transfer as measure
-    from clipstill.datasets import Dataset, joined, open_dataset
+    from clipstill.datasets import joined, open_dataset
     from clipstill.evaluation.transfer import table
-    from clipstill.workflow.settings import RunConfig
 
-    numbers = numbers_of(seeds)
+    numbers = protocol.parse_seeds(seeds)
     labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]
-
-    def config_of(dataset: Dataset) -> RunConfig:
-        return settings_for(dataset, recipe, teacher, student, set_, device)
-
+    settings_of = partial(
+        protocol.settings_for, recipe=recipe, teacher=teacher, student=student, overrides=overrides, device=device
+    )
     for dataset in (labelled, *targets):
-        config_of(dataset)  # A mistake in the settings is told before any work.
-    rows = measure(config_of, labelled, targets, shots, numbers, out, unlabelled, baselines)
-    if as_json:
-        print_json({name: row.to_json() for name, row in rows.items()})
-    else:
-        print(table(rows))
+        settings_of(dataset)  # Find mistakes in the settings before any work.
+    request = ProtocolRequest(shots, numbers, out, baselines)
+    rows = measure(settings_of, labelled, targets, request, unlabelled=unlabelled)
+    protocol.print_rows(rows, table(rows), as_json)

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from clipstill.cli import options
+
 
 def ui(
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", help="Folder of the run folders; those in it are shown.")
     ] = Path("runs"),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 0,
+    port: options.Port = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open nothing.")] = False,
 ) -> None:
     """Use clipstill in the browser: from names to a bundle.

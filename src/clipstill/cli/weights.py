@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clipstill.cli.options import JsonOption, print_json, print_table
-
-if TYPE_CHECKING:
-    from clipstill.core.weights_store import StoredWeights
+from clipstill.cli import options
+from clipstill.cli.printing import print_json, print_result, print_table
 
 weights_app = typer.Typer(
     help="Import weights of VQGANs, and list them.\n\nThey lie in the folder that CLIPSTILL_WEIGHTS names, or in the "
@@ -24,16 +22,14 @@ weights_app = typer.Typer(
 @weights_app.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A Lightning checkpoint (.ckpt, .pt) or .safetensors.")],
-    name: Annotated[
-        str | None, typer.Option("--name", help="What to call it; after its architecture if left out.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it; after its architecture if left out.")] = None,
     licence: Annotated[
-        str | None, typer.Option("--licence", metavar="TEXT", help="Of the weights, such as MIT; else unknown.")
+        str | None, typer.Option(metavar="TEXT", help="Of the weights, such as MIT; else unknown.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="TEXT", help="Where the file came from: an address or a name.")
+        str | None, typer.Option(metavar="TEXT", help="Where the file came from: an address or a name.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Import a VQGAN checkpoint.
 
@@ -57,25 +53,21 @@ def import_weights(
             f"architecture. If the file is theirs, import it again with --source {known.repository}",
             file=sys.stderr,
         )
-    if as_json:
-        print_json(stored.to_json())
-    else:
-        print_table(
-            [
-                ("name", stored.name),
-                ("use it as", f"--generator {stored.facts.kind}:{stored.name}"),
-                ("folder", str(stored.folder)),
-                ("codes", f"{sizes['codes']} of {sizes['code_channels']} channels"),
-                ("licence", stored.facts.licence),
-                ("source", stored.facts.source),
-                ("trained on", stored.facts.trained_on),
-                ("sha256", stored.facts.sha256),
-            ]
-        )
+    rows = [
+        ("name", stored.name),
+        ("use it as", f"--generator {stored.facts.kind}:{stored.name}"),
+        ("folder", str(stored.folder)),
+        ("codes", f"{sizes['codes']} of {sizes['code_channels']} channels"),
+        ("licence", stored.facts.licence),
+        ("source", stored.facts.source),
+        ("trained on", stored.facts.trained_on),
+        ("sha256", stored.facts.sha256),
+    ]
+    print_result(stored.to_json(), rows, as_json)
 
 
 @weights_app.command("list")
-def list_weights(as_json: JsonOption = False) -> None:
+def list_weights(as_json: options.Json = False) -> None:
     """List what was imported.
 
     \b
@@ -88,11 +80,9 @@ def list_weights(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([entry.to_json() for entry in entries])
     elif entries:
-        print_table([(entry.name, _line(entry)) for entry in entries])
+        print_table(
+            (each.name, f"{each.facts.kind}  licence: {each.facts.licence}  from: {each.facts.source}")
+            for each in entries
+        )
     else:
         print(f"nothing is imported into {weights_folder()}. See: clipstill weights import --help", file=sys.stderr)
-
-
-def _line(entry: StoredWeights) -> str:
-    facts = entry.facts
-    return f"{facts.kind}  licence: {facts.licence}  from: {facts.source}"

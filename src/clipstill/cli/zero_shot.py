@@ -7,41 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from clipstill.cli.options import (
-    ImagesOption,
-    JsonOption,
-    QuietOption,
-    RecipeOption,
-    SeedOption,
-    SetOption,
-    percent,
-    print_json,
-    print_table,
-    set_quiet,
-)
+from clipstill.cli import options
+from clipstill.cli.printing import percent, print_result
 
 
 def zero_shot(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new bundle.")],
-    classes: Annotated[
-        str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
-    ] = "",
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Take the classes and settings of this run folder instead.")
-    ] = None,
-    teacher: Annotated[str, typer.Option("--teacher", help="See: clipstill list teachers.")] = "embedded-s",
-    examples: Annotated[
-        Path | None, typer.Option("--examples", help="Labelled photos of some or all classes: one sub-folder a class.")
-    ] = None,
-    per_class: Annotated[
-        int | None, typer.Option("--per-class", min=1, help="Most examples of a class; all if left out.")
-    ] = None,
-    images: ImagesOption = None,
-    recipe: RecipeOption = "default",
-    set_: SetOption = None,
-    seed: SeedOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    out: options.OutBundle,
+    classes: options.Classes = "",
+    run: Annotated[Path | None, typer.Option(help="Take the classes and settings of this run folder instead.")] = None,
+    teacher: Annotated[str, typer.Option(help="See: clipstill list teachers.")] = "embedded-s",
+    examples: options.Examples = None,
+    per_class: options.PerClass = None,
+    images: options.Images = None,
+    recipe: options.Recipe = "default",
+    overrides: options.Overrides = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make a classifier without training.
 
@@ -50,22 +32,23 @@ def zero_shot(
 
     clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
     """
-    set_quiet(quiet)
-    from clipstill.assembly.zero_shot import make_zero_shot, task_of_run
+    from clipstill.assembly.zero_shot import make_zero_shot
+    from clipstill.core.errors import ConfigError
     from clipstill.text.task import parse_task
-    from clipstill.workflow.recipes import load_config
+    from clipstill.workflow.recipes import load_settings
+    from clipstill.workflow.store import CONFIG_FILE, read_task
 
-    task = parse_task(classes) if run is None else task_of_run(run, classes)
+    if run is not None and classes:
+        raise ConfigError("--classes and --run both name the classes. Give one of them.")
+    task = parse_task(classes) if run is None else read_task(run)
     values: dict[str, Any] = {"teacher": {"name": teacher}}
     if per_class is not None:
         values["examples"] = {"per_class": per_class}
     if seed is not None:
         values["seed"] = seed
-    settings = None if run is None else run / "config.yaml"
-    result = make_zero_shot(task, load_config(recipe, settings, set_ or [], values), out, examples, images)
-    if as_json:
-        print_json(result.to_json())
-        return
+    file = None if run is None else run / CONFIG_FILE
+    settings = load_settings(recipe, file, overrides=overrides or [], values=values)
+    result = make_zero_shot(task, settings, out, examples=examples, images=images)
     rows = [("classes", str(len(result.classes))), ("teacher", result.teacher)]
     if result.examples:
         rows.append(("examples", str(result.examples)))
@@ -76,4 +59,4 @@ def zero_shot(
         ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
         ("bundle", str(result.out)),
     ]
-    print_table(rows)
+    print_result(result.to_json(), rows, as_json)

@@ -1,6 +1,6 @@
-"""The base-to-novel protocol, whole: a few labelled images of half of the classes, and all other images unlabelled.
+"""The base-to-novel protocol: a few labelled images of half of the classes, and all other images unlabelled.
 
-The teacher learns prompts from images of the base classes where the settings say so, the student from all training
+The teacher learns prompts from images of the base classes where the settings say so. The student sees all training
 images without their labels, those of novel classes among them: it is transductive, and the table says so.
 
 Source: Zhou et al., CVPR 2022 (CoCoOp), and Li et al., CVPR 2024 (PromptKD), which adds the unlabelled images.
@@ -8,55 +8,49 @@ Source: Zhou et al., CVPR 2022 (CoCoOp), and Li et al., CVPR 2024 (PromptKD), wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clipstill.commands.protocol import Measured, Part, Protocol, learned_prompts, shown_photos, with_prompts
+from clipstill.commands.protocol import (
+    Accuracies,
+    Part,
+    Protocol,
+    ProtocolRequest,
+    Training,
+    learned_prompts,
+    with_photos,
+    with_prompts,
+)
 from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
 from clipstill.evaluation.base_to_novel import BaseToNovel
-
-if TYPE_CHECKING:
-    from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 
 def base_to_novel(
-    config: RunConfig,
-    dataset: Dataset,
-    shots: int,
-    seeds: Sequence[int],
-    out: Path,
-    baselines: bool = True,
-    unlabelled: bool = True,
+    settings: Settings, dataset: Dataset, request: ProtocolRequest, *, unlabelled: bool = True
 ) -> dict[str, BaseToNovel]:
-    """Run and measure; what was measured by an equal call is there already.
+    """Run and measure; what an equal call measured is not measured again.
 
     Args:
-        config: of the run; ``prompt_teacher.method`` says whether the teacher learns.
-        dataset: the whole, with its splits.
-        shots: labelled images of each base class; 0 for none.
-        seeds: one run each.
-        out: a folder for the runs and what was measured.
-        baselines: also the teachers without prompts, and CoOp's text prompts on the student's own tower or, where the
-            student is no tower, on the teacher.
-        unlabelled: let the student see the training images without their labels; else synthetic ones are all it has,
-            and it is not transductive.
+        settings: Settings of the runs; ``prompt_teacher.method`` says whether the teacher learns.
+        dataset: The whole data set with its splits.
+        request: Shots, seeds, folder and baselines; the shots are of each base class.
+        unlabelled: Whether the student sees the training images without their labels; else it has synthetic images
+            alone and is not transductive.
 
     Returns:
         Rows by name: baselines, the teacher with prompts where it learns, the student.
 
     Raises:
-        ClipstillError: as a run.
+        ClipstillError: As a run.
     """
-    make_folder(out)
-    found: dict[str, list[Measured]] = {}
-    for seed in seeds:
-        of_seed = config.model_copy(update={"seed": seed})
-        for name, measured in _rows(of_seed, dataset, shots, out, baselines, unlabelled):
-            found.setdefault(name, []).append(measured)
+    make_folder(request.out)
+    found: dict[str, list[Accuracies]] = {}
+    for seed in request.seeds:
+        for name, accuracies in _rows(settings.changed(seed=seed), dataset, request, unlabelled):
+            found.setdefault(name, []).append(accuracies)
     return {
         name: BaseToNovel(
             tuple(each["base"] for each in several),
@@ -68,19 +62,28 @@ def base_to_novel(
 
 
 def _rows(
-    config: RunConfig, dataset: Dataset, shots: int, out: Path, baselines: bool, unlabelled: bool
-) -> Iterator[tuple[str, Measured]]:
+    settings: Settings, dataset: Dataset, request: ProtocolRequest, unlabelled: bool
+) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure with one seed."""
-    config, shown = shown_photos(config, dataset if unlabelled else None)
-    # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
-    few = dataset.half("base").few(shots, config.seed).folder("train") if shots else None
-    labelled = None if few is None else replace(few, classes=dataset.classes)
-    config = with_prompts(config, learned_prompts(config, labelled, out))
+    settings, photos = with_photos(settings, dataset if unlabelled else None)
+    shots, labelled = request.shots, None
+    if shots:
+        # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
+        few = dataset.half("base").few(shots, settings.seed).folder("train")
+        labelled = replace(few, classes=dataset.classes)
+    settings = with_prompts(settings, learned_prompts(settings, labelled, request.out))
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES
     }
-    protocol = Protocol(config, dataset.classes, parts, out)
-    if baselines:
+    protocol = Protocol(settings, dataset.classes, parts, request.out)
+    if request.baselines:
         yield from protocol.baselines(labelled)
-    name, prompts = f"{shots}-shot-seed-{config.seed}", f"{shots}-shot prompts"
-    yield from protocol.taught(shown, name, prompts, by=("base",), test_images="the base test images")
+    yield from protocol.trained(
+        Training(
+            photos=photos,
+            name=f"{shots}-shot-seed-{settings.seed}",
+            prompts=f"{shots}-shot prompts",
+            chosen_by=("base",),
+            test_images="the base test images",
+        )
+    )

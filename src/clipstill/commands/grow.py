@@ -1,92 +1,96 @@
-"""Classes that come to a run, or leave it: the run's own settings, another task, the same folder.
+"""Add classes to a run, or remove some: the run's own settings, another task, the same folder.
 
-What is done again follows from ``growth.grown``, as for ``clipstill run`` with another list of classes.
+What is done again follows from the cohorts of the folder, as for ``clipstill run`` with another list of classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipstill.commands.run import RunResult, is_done, run
-from clipstill.core.errors import ArtifactError, ConfigError, TaskError, did_you_mean
+from clipstill.commands.results import RunResult
+from clipstill.commands.run import PHOTOS_LISTED, Job, is_done, run
+from clipstill.core.errors import ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
-from clipstill.distributed.launch import rank
+from clipstill.distributed.torchrun import rank
 from clipstill.text.task import Task, class_key, parse_class, parse_task
-from clipstill.workflow.growth import CONFIG_FILE, PHOTOS_GIVEN, TASK_FILE, read_ledger
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.store import read_run_marker
-
-if TYPE_CHECKING:
-    from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.settings import Settings
+from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
 
 
-def add_classes(
-    out: Path,
-    classes: Sequence[str],
-    examples: Path | None = None,
-    images: Path | None = None,
-    overrides: Sequence[str] = (),
-    device: str | None = None,
-) -> RunResult:
-    """Add classes to a run; they come last. A call that was killed goes on by the same call.
+@dataclass(frozen=True)
+class Changes:
+    """What a call sets otherwise than the run has it.
+
+    Attributes:
+        examples: Folder of examples.
+        images: Folder of photos to measure on.
+        overrides: Settings as texts, such as ``"growth.by_vector=false"``.
+        device: Device.
+    """
+
+    examples: Path | None = None
+    images: Path | None = None
+    overrides: Sequence[str] = ()
+    device: str | None = None
+
+
+def add_classes(out: Path, classes: Sequence[str], changes: Changes) -> RunResult:
+    """Add classes to a run; they come last. The same call goes on after a kill.
 
     Args:
-        out: the run folder, finished or not.
+        out: The run folder, finished or not.
         classes: ``name`` or ``name: description`` each.
-        examples: example images, one sub-folder a class; of the classes that are added, or of others too.
-        images: real photos to measure on, instead of those that the run has.
-        overrides: settings that are to differ from the run's, such as ``"growth.by_vector=false"``.
-        device: instead of the run's.
+        changes: What is set otherwise.
 
     Raises:
-        TaskError: a class is there already, or its name is empty.
-        ConfigError: the run's settings cannot be used, or it has other examples already.
+        TaskError: A class is there already, or its name is empty.
+        ConfigError: The settings cannot be used, or the run has another folder of examples.
         ArtifactError: ``out`` is no run.
-        ClipstillError: as ``clipstill.commands.run.run``.
+        ClipstillError: As ``clipstill.commands.run.run``.
     """
-    config, task = _of_run(out, overrides, {"examples": examples, "evaluation": images}, device)
+    settings, task = _of_run(out, changes)
     entries = [parse_class(text) for text in classes]
-    there = {class_key(name): (name, told) for name, told in zip(task.names, task.descriptions, strict=True)}
+    there = {class_key(name): (name, text) for name, text in zip(task.names, task.descriptions, strict=True)}
     known = [entry for entry in entries if class_key(entry[0]) in there]
+    grown = task
     if known:
-        # Its own call may have been killed before the work was done.
-        goes_on = all(there.get(class_key(entry[0])) == entry for entry in entries)
-        if not goes_on or _was_done(config, task, out):
+        # An equal call may have been killed before its work was done.
+        resumes = all(there.get(class_key(entry[0])) == entry for entry in entries)
+        if not resumes or _was_done(settings, task, out):
             raise _exists(out, known[0][0], *there[class_key(known[0][0])])
-        grown = task
     else:
-        grown = parse_task([*_lines(task), *(_line(name, told) for name, told in entries)])
-    return run(_without_clashes(config, grown), grown, out)
+        before = zip(task.names, task.descriptions, strict=True)
+        grown = parse_task([f"{name}: {text}" if text else name for name, text in [*before, *entries]])
+    return run(Job.of(_without_clashes(settings, grown), grown, out))
 
 
-def remove_classes(
-    out: Path, names: Sequence[str], overrides: Sequence[str] = (), device: str | None = None
-) -> RunResult:
-    """Take classes out of a run; their images stay in the folder. A call that was killed goes on by the same call.
+def remove_classes(out: Path, names: Sequence[str], changes: Changes) -> RunResult:
+    """Remove classes from a run; their images stay in the folder. The same call goes on after a kill.
 
     Args:
-        out: the run folder, finished or not.
-        names: of the classes; case, spaces, underscores and hyphens do not count.
-        overrides: settings that are to differ from the run's.
-        device: instead of the run's.
+        out: The run folder, finished or not.
+        names: Names of the classes; case, spaces, underscores and hyphens do not count.
+        changes: What is set otherwise.
 
     Raises:
-        TaskError: no such class, or fewer than two would be left.
-        ConfigError: the run's settings cannot be used.
+        TaskError: There is no such class, or fewer than two would be left.
+        ConfigError: The settings cannot be used.
         ArtifactError: ``out`` is no run.
-        ClipstillError: as ``clipstill.commands.run.run``.
+        ClipstillError: As ``clipstill.commands.run.run``.
     """
-    config, task = _of_run(out, overrides, {}, device)
+    settings, task = _of_run(out, changes)
     gone = {class_key(name) for name in names}
     there = {class_key(name) for name in task.names}
-    if not gone & there:
-        drawn = {class_key(name) for cohort in read_ledger(out).images for name in cohort.drawn}
-        if gone and gone <= drawn and not _was_done(config, task, out):
-            return run(config, task, out)
+    if gone and not gone & there:
+        drawn = {class_key(name) for cohort in Store(out).history().images for name in cohort.drawn}
+        if gone <= drawn and not _was_done(settings, task, out):
+            return run(Job.of(settings, task, out))
     for name in names:
         if class_key(name) not in there:
             raise TaskError(
@@ -96,84 +100,71 @@ def remove_classes(
     if len(left) < 2:
         raise TaskError(
             f"{out} has {len(task.names)} classes, and {len(left)} would be left. A classifier needs at least two; add "
-            f"what else it is to know first."
+            f"another class first."
         )
     rest = Task(tuple(task.names[place] for place in left), tuple(task.descriptions[place] for place in left))
-    return run(_without_photos_of_others(config, task, rest), rest, out)
+    return run(Job.of(_without_photos_of_others(settings, task, rest), rest, out))
 
 
-def _of_run(
-    out: Path, overrides: Sequence[str], folders: Mapping[str, Path | None], device: str | None
-) -> tuple[RunConfig, Task]:
-    """Settings, with what the call sets otherwise, and classes of a run."""
-    read_run_marker(out)
-    settings, stored = out / CONFIG_FILE, out / TASK_FILE
-    if not settings.is_file() or not stored.is_file():
-        raise ArtifactError(f"{out} was not begun: it has no settings yet. Run 'clipstill run --out {out}' first.")
-    told = read_json(stored)
-    task = Task.from_json(told)
-    if told.get(PHOTOS_GIVEN):
+def _of_run(out: Path, changes: Changes) -> tuple[Settings, Task]:
+    """Settings and classes of a run, with what the call sets otherwise."""
+    task = read_task(out)
+    if read_json(out / TASK_FILE).get(PHOTOS_LISTED):
         raise ConfigError(
             f"{out} is a run of a protocol, whose photos are not among its settings. Add and remove classes in a run "
             f"of 'clipstill run'."
         )
-    before = load_config(file=settings)
-    values: dict[str, Any] = {} if device is None else {"device": device}
-    for section, folder in folders.items():
+    file = out / CONFIG_FILE
+    old = load_settings(file=file).examples.images
+    values: dict[str, Any] = {} if changes.device is None else {"device": changes.device}
+    for section, folder in (("examples", changes.examples), ("evaluation", changes.images)):
         if folder is not None:
             values[section] = {"images": str(folder.resolve())}
-    old = before.examples.images
-    if "examples" in values and old is not None and old.resolve() != Path(values["examples"]["images"]):
+    if changes.examples is not None and old is not None and old.resolve() != changes.examples.resolve():
         raise ConfigError(
             f"{out} learns from the examples in {old} already, and a run has one folder of them. Put those of the new "
             f"classes there, into sub-folders of their own, and leave --examples out."
         )
-    return load_config(file=settings, overrides=overrides, values=values), task
+    return load_settings(file=file, overrides=changes.overrides, values=values), task
 
 
-def _was_done(config: RunConfig, task: Task, out: Path) -> bool:
-    """Whether an earlier call brought the run to its end; another rank's first one may have, a moment ago."""
-    return rank() == 0 and is_done(config, task, out)
+def _was_done(settings: Settings, task: Task, out: Path) -> bool:
+    """Whether an earlier call brought the run to its end; other ranks cannot tell it from the first rank's work."""
+    return rank() == 0 and is_done(Job.of(settings, task, out))
 
 
 def _exists(out: Path, asked: str, name: str, description: str) -> TaskError:
     spelling = "" if asked == name else f", spelled '{name}'"
-    told = f" ({description})" if description else ""
+    described = f" ({description})" if description else ""
     return TaskError(
-        f"{out} has the class '{asked}' already{spelling}{told}. Give the new one another name, or remove that one "
-        f"first: clipstill remove-class {out} '{name}'."
+        f"{out} has the class '{asked}' already{spelling}{described}. Give the new one another name, or remove that "
+        f"one first: clipstill remove-class {out} '{name}'."
     )
 
 
-def _line(name: str, description: str) -> str:
-    return f"{name}: {description}" if description else name
-
-
-def _lines(task: Task) -> list[str]:
-    return [_line(name, description) for name, description in zip(task.names, task.descriptions, strict=True)]
-
-
-def _without_clashes(config: RunConfig, task: Task) -> RunConfig:
+def _without_clashes(settings: Settings, task: Task) -> Settings:
     """Settings whose given near misses are none of the classes."""
-    given = config.refusal.near_misses
+    given = settings.refusal.near_misses
     if not isinstance(given, list):
-        return config
+        return settings
     classes = {class_key(name) for name in task.names}
     left = [name for name in given if class_key(name) not in classes]
     if left == given:
-        return config
+        return settings
     say(f"near misses: left out, since they are classes now: {', '.join(name for name in given if name not in left)}")
-    return config.model_copy(update={"refusal": config.refusal.model_copy(update={"near_misses": left})})
+    return settings.changed(**{"refusal.near_misses": left})
 
 
-def _without_photos_of_others(config: RunConfig, task: Task, rest: Task) -> RunConfig:
-    """Settings without a folder of examples or photos that shows none of the classes any more."""
-    for section in ("examples", "evaluation"):
-        folder = getattr(config, section).images
+def _without_photos_of_others(settings: Settings, task: Task, rest: Task) -> Settings:
+    """Settings without a folder of examples or photos that shows none of the classes that are left."""
+    folders: Mapping[str, Path | None] = {
+        "examples": settings.examples.images,
+        "evaluation": settings.evaluation.images,
+    }
+    for section, folder in folders.items():
         if folder is None or not folder.is_dir():
             continue
         if set(rest.names) <= set(ImageFolder.open(folder, task.names).classes_without_images):
             say(f"{section}: {folder} shows none of the classes that are left, and is left out")
-            changed = getattr(config, section).model_copy(update={"images": None})
-            config = config.model_copy(update={section: changed})
-    return config
+            settings = settings.changed(**{f"{section}.images": None})
+    return settings

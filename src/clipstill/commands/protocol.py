@@ -1,8 +1,8 @@
-"""What the published protocols share: rows that are measured on parts of a data set, each once.
+"""What the published protocols share: classifiers that are measured on parts of a data set, each once.
 
 A protocol names its parts (the halves of one data set, or several data sets), and for each the classes that compete.
-What is measured of a student is its last step; nothing is chosen by a test image. Beside that stands what choosing
-would have given, since the authors of PromptKD keep the epoch with most right answers for test images.
+What is measured of a student is its last step; no test image chooses anything. Beside it stands what choosing would
+have given, since the authors of PromptKD keep the epoch with most right answers for test images.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from clipstill.assembly.photos import limited
-from clipstill.assembly.students import new_student
-from clipstill.commands.run import Photos, run_until_student
+from clipstill.commands.run import Job, run_until_student
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.datasets import Dataset, without_labels
+from clipstill.stages import class_vectors, teacher_prompts
+from clipstill.stages import student as student_stage
 from clipstill.text.task import parse_task
-from clipstill.workflow.keys import CLASS_VECTORS, STUDENT, TEACHER_PROMPTS, templates_of
-from clipstill.workflow.recipes import load_config
-from clipstill.workflow.store import STAGES_FOLDER
-from clipstill.workflow.workbench import STUDENT_FILE, TEACHER_PROMPTS_FILE, VECTORS_FILE, VECTORS_NAME
+from clipstill.workflow.models import Models
+from clipstill.workflow.photos import Photos, limited
+from clipstill.workflow.settings import Settings
+from clipstill.workflow.stage import STAGES_FOLDER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +34,11 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Preprocess, Teacher
     from clipstill.evaluation.evaluate import PredictLogits
     from clipstill.students.student import Student
-    from clipstill.workflow.settings import RunConfig
 
 # Top-1 in percent, by part.
-Measured = dict[str, float]
+Accuracies = dict[str, float]
 
-# CoOp's own values for sixteen images a class (Zhou et al., IJCV 2022): text prompts alone, and nothing that regulates.
+# CoOp's own values for sixteen images a class (Zhou et al., IJCV 2022): text prompts alone, and no regularisation.
 _COOP: dict[str, Any] = {
     "method": "regularised",
     "count": 16,
@@ -49,38 +48,73 @@ _COOP: dict[str, Any] = {
     "epochs": 50,
     "batch": 32,
     "lr": 0.002,
-    "text_weight": 0.0,
-    "image_weight": 0.0,
-    "logit_weight": 0.0,
+    "regularisation": 0.0,
     "average_mean": 0.0,
 }
 
 
 @dataclass(frozen=True)
-class Part:
-    """Test images that have a number of their own.
+class ProtocolRequest:
+    """What is asked of a protocol.
 
     Attributes:
-        folder: labels are positions in ``kept``.
-        kept: positions in the classes of the protocol; only these compete.
+        shots: Labelled images per class that the teacher learns from; 0 for none.
+        seeds: Seeds; each is one run, or one for each student.
+        out: Folder for the runs and the accuracies.
+        baselines: Whether to measure the teachers without prompts too, and CoOp's text prompts on the student's own
+            tower or, where it has none, on the teacher.
+    """
+
+    shots: int
+    seeds: Sequence[int]
+    out: Path
+    baselines: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """Test images with an accuracy of their own.
+
+    Attributes:
+        folder: Test images; labels are positions in ``kept``.
+        kept: Positions in the classes of the protocol; only these classes compete.
     """
 
     folder: ImageFolder
     kept: tuple[int, ...]
 
 
-@dataclass
-class Protocol:
-    """Measures, and keeps what it measured.
+@dataclass(frozen=True)
+class Training:
+    """What one student of a protocol sees, and how its rows are called.
 
     Attributes:
-        config: of the run.
-        classes: all that a student of it tells apart.
-        parts: by name, in the order of the table.
-        out: for what was measured.
+        photos: Unlabelled photos; None for synthetic images alone.
+        name: Name of the run's folder, which tells its settings apart from others.
+        prompts: What the teacher's prompts are called.
+        chosen_by: Parts whose test images would choose a validation.
+        test_images: What these are called.
     """
 
-    config: RunConfig
+    photos: ImageFolder | None
+    name: str
+    prompts: str
+    chosen_by: Sequence[str]
+    test_images: str
+
+
+@dataclass
+class Protocol:
+    """Measures classifiers, and keeps what it measured.
+
+    Attributes:
+        settings: Settings of the run.
+        classes: All classes that a student tells apart.
+        parts: Parts by name, in the order of the table.
+        out: Folder for the runs and the accuracies.
+    """
+
+    settings: Settings
     classes: tuple[str, ...]
     parts: Mapping[str, Part]
     out: Path
@@ -89,127 +123,119 @@ class Protocol:
     def __post_init__(self) -> None:
         from clipstill.core.device import pick_device
 
-        self.device = pick_device(self.config.device)
+        self.device = pick_device(self.settings.device)
 
-    def baselines(self, labelled: ImageFolder | None) -> Iterator[tuple[str, Measured]]:
-        """Those that no unlabelled image is shown, by name.
+    def baselines(self, labelled: ImageFolder | None) -> Iterator[tuple[str, Accuracies]]:
+        """Rows of classifiers that see no unlabelled image.
 
         The student's tower, where it has one, and the teacher, as they are; and with labelled images CoOp's text
         prompts, learned by that tower, or by the teacher where there is none.
         """
-        teacher = self.config.teacher.name
-        tower = self.config.student.tower_of or teacher
+        teacher = self.settings.teacher.name
+        tower = self.settings.student.tower_of or teacher
         for name in dict.fromkeys((tower, teacher)):
-            made = partial(self._plain, name)
-            yield f"zero-shot {name}", self._kept([name, self.config.prompts.templates], made)
+            identity: list[Any] = [name, self.settings.prompts.templates]
+            yield f"zero-shot {name}", self._measured_once(identity, partial(self._zero_shot, name))
         if labelled is not None:
-            shown = sorted(str(path) for path, _ in labelled.items)
-            identity = [tower, _COOP, self.config.seed, labelled.classes, shown]
-            yield f"CoOp {tower}", self._kept(identity, partial(self._coop, tower, labelled))
+            files = sorted(str(path) for path, _ in labelled.items)
+            identity = [tower, _COOP, self.settings.seed, labelled.classes, files]
+            yield f"CoOp {tower}", self._measured_once(identity, partial(self._coop, tower, labelled))
 
-    def taught(
-        self, shown: ImageFolder | None, name: str, prompts: str, by: Sequence[str], test_images: str
-    ) -> Iterator[tuple[str, Measured]]:
-        """Teach a student, and measure it and the teacher where that has prompts: rows by name.
-
-        Args:
-            shown: photos that it sees; None for synthetic images alone.
-            name: of the run's folder, which also tells its settings apart.
-            prompts: what the teacher's are called.
-            by: parts whose test images would choose a validation.
-            test_images: what these are called.
-        """
-        task, student = parse_task(list(self.classes)), self.config.student.name
-        about = sha256_json([self.config.model_dump(mode="json"), self.classes, name])[:8]
-        run = self.out / f"{student}-{name}-{about}".replace("/", "-").replace(":", "-")
-        run_until_student(self.config, task, run, Photos(None, None, shown), partial(self._watch, run))
-        if self.config.has_prompts:
-            yield f"teacher {self.config.teacher.name}, {prompts}", self._of_teacher(run)
+    def trained(self, training: Training) -> Iterator[tuple[str, Accuracies]]:
+        """Train a student, and measure it, and the teacher where that has prompts: rows by name."""
+        settings, student = self.settings, self.settings.student.name
+        digest = sha256_json([settings.model_dump(mode="json"), self.classes, training.name])[:8]
+        run = self.out / f"{student}-{training.name}-{digest}".replace("/", "-").replace(":", "-")
+        photos = Photos(unlabelled=training.photos, listed=True)
+        task, watch = parse_task(list(self.classes)), partial(self._watch, run)
+        settings.check_together()
+        run_until_student(Job(settings, task, run, photos, models=Models(settings), watch=watch))
+        if settings.has_prompts:
+            yield f"teacher {settings.teacher.name}, {training.prompts}", self._of_teacher(run)
         yield f"student {student}", self._of_student(run)
-        best = self._best_watched(run, by)
+        best = self._best_validation(run, training.chosen_by)
         if best is not None:
-            yield f"student {student}, best of its validations by {test_images}", best
+            yield f"student {student}, best of its validations by {training.test_images}", best
 
-    def _of_teacher(self, run: Path) -> Measured:
+    def _of_teacher(self, run: Path) -> Accuracies:
         """The teacher with the prompts that it had in a run."""
         stages = run / STAGES_FOLDER
 
-        def made() -> tuple[PredictLogits, Preprocess]:
+        def predictor() -> tuple[PredictLogits, Preprocess]:
             from safetensors.torch import load_file
 
             from clipstill.teachers.prompted import load_prompts
 
-            path = stages / TEACHER_PROMPTS / TEACHER_PROMPTS_FILE
-            vectors_CD = load_file(stages / CLASS_VECTORS / VECTORS_FILE)[VECTORS_NAME]
-            return self._predictor(load_prompts(self._load(self.config.teacher.name), path), vectors_CD)
+            teacher = load_prompts(
+                self._load(self.settings.teacher.name), stages / teacher_prompts.NAME / teacher_prompts.PROMPTS_FILE
+            )
+            tensors = load_file(stages / class_vectors.NAME / class_vectors.VECTORS_FILE)
+            return self._predictor(teacher, tensors[class_vectors.VECTORS_NAME])
 
-        return self._kept([TEACHER_PROMPTS, _key(stages / CLASS_VECTORS)], made)
+        return self._measured_once([teacher_prompts.NAME, _key(stages / class_vectors.NAME)], predictor)
 
-    def _of_student(self, run: Path) -> Measured:
+    def _of_student(self, run: Path) -> Accuracies:
         """The student of a run."""
-        stages = run / STAGES_FOLDER
+        folder = run / STAGES_FOLDER / student_stage.NAME
 
-        def made() -> tuple[PredictLogits, Preprocess]:
+        def predictor() -> tuple[PredictLogits, Preprocess]:
+            from clipstill.assembly.students import new_student
             from clipstill.evaluation.evaluate import student_predictor
 
-            stored = stages / STUDENT / STUDENT_FILE
-            student = new_student(self.config.student, len(self.classes), stored, self.config.seed).eval()
+            stored = folder / student_stage.STUDENT_FILE
+            student = new_student(self.settings.student, len(self.classes), stored, self.settings.seed).eval()
             return student_predictor(student, self.device), student.preprocess
 
-        return self._kept([STUDENT, _key(stages / STUDENT)], made)
+        return self._measured_once([student_stage.NAME, _key(folder)], predictor)
 
     def _watch(self, run: Path, step: int, student: Student, head: nn.Module) -> None:
-        """Measure the student of a run on its way. One that was killed goes on behind what was measured before."""
+        """Measure the student of a run at a validation. One that was killed goes on behind earlier validations."""
         import torch
 
-        # While the head alone is taught, the features of the test images stay what they are.
+        # While the head alone is trained, the features of the test images stay what they are.
         if not self._features or head is student.head:
-            self._features = {name: self._of_test(student, part) for name, part in self.parts.items()}
+            self._features = {name: self._test_features(student, part) for name, part in self.parts.items()}
         found = {}
         for name, (feat_NF, label_N) in self._features.items():
             with torch.no_grad():
                 best_N = head(feat_NF)[:, list(self.parts[name].kept)].argmax(1).cpu()
             found[name] = 100 * float((best_N == label_N).float().mean())
-        earlier = [entry for entry in self._watched(run) if entry["step"] < step]
-        write_json(self._watched_file(run), [*earlier, {"step": step, **found}])
+        earlier = [entry for entry in self._validations(run) if entry["step"] < step]
+        write_json(self._validations_file(run), [*earlier, {"step": step, **found}])
 
-    def _best_watched(self, run: Path, by: Sequence[str]) -> Measured | None:
+    def _best_validation(self, run: Path, chosen_by: Sequence[str]) -> Accuracies | None:
         """The validation with most right answers in some of the parts; None where there was none."""
-        watched = self._watched(run)
-        if not watched:
+        validations = self._validations(run)
+        if not validations:
             return None
-        best = max(watched, key=lambda entry: fmean(float(entry[name]) for name in by))
+        best = max(validations, key=lambda entry: fmean(float(entry[name]) for name in chosen_by))
         return {name: float(best[name]) for name in self.parts}
 
-    def _watched_file(self, run: Path) -> Path:
-        return self._measured / f"{run.name}-{self._identity[:8]}-validations.json"
+    def _validations_file(self, run: Path) -> Path:
+        return self.out / "measured" / f"{run.name}-{self._identity[:8]}-validations.json"
 
-    def _watched(self, run: Path) -> list[dict[str, Any]]:
-        path = self._watched_file(run)
+    def _validations(self, run: Path) -> list[dict[str, Any]]:
+        path = self._validations_file(run)
         return list(read_json(path)) if path.is_file() else []
-
-    @property
-    def _measured(self) -> Path:
-        return self.out / "measured"
 
     @cached_property
     def _identity(self) -> str:
-        """Of classes and test images."""
+        """Hash of classes and test images."""
         parts = {
             name: [part.kept, [[str(path), label] for path, label in part.folder.items]]
             for name, part in self.parts.items()
         }
         return sha256_json([self.classes, parts])
 
-    def _of_test(self, student: Student, part: Part) -> tuple[Tensor, Tensor]:
+    def _test_features(self, student: Student, part: Part) -> tuple[Tensor, Tensor]:
         """Features of a part's test images, and their labels within it."""
         import torch
 
         fit, found, labels = student.preprocess, [], []
-        batch = self.config.evaluation.batch
+        batch = self.settings.evaluation.batch
         with torch.no_grad():
-            for images_NHW3, of_batch, _ in iterate(part.folder, fit.size, fit.crop_fraction, batch, lambda *_: None):
-                x_N3HW = torch.from_numpy(images_NHW3).to(self.device).permute(0, 3, 1, 2).float() / 255
+            for pixels_NHW3, of_batch, _ in iterate(part.folder, fit.size, fit.crop_fraction, batch, lambda *_: None):
+                x_N3HW = torch.from_numpy(pixels_NHW3).to(self.device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += of_batch
         return torch.cat(found), torch.tensor(labels)
@@ -217,59 +243,64 @@ class Protocol:
     def _load(self, name: str) -> Teacher:
         from clipstill.teachers import load_teacher
 
-        return load_teacher(name, self.device, self.config.teacher.precision)
+        return load_teacher(name, self.device, self.settings.teacher.precision)
 
     def _predictor(self, teacher: Teacher, vectors_CD: Tensor) -> tuple[PredictLogits, Preprocess]:
         from clipstill.evaluation.evaluate import teacher_predictor
 
         return teacher_predictor(teacher, vectors_CD.to(self.device), self.device), teacher.preprocess
 
-    def _plain(self, name: str) -> tuple[PredictLogits, Preprocess]:
-        from clipstill.teachers import class_vectors
-        from clipstill.text.templates import class_texts
+    def _zero_shot(self, name: str) -> tuple[PredictLogits, Preprocess]:
+        from clipstill.assembly.class_vectors import text_vectors
 
         teacher = self._load(name)
-        texts = class_texts(parse_task(list(self.classes)), templates_of(self.config, teacher.templates))
-        return self._predictor(teacher, class_vectors(teacher, texts))
+        return self._predictor(teacher, text_vectors(teacher, parse_task(list(self.classes)), self.settings))
 
     def _coop(self, name: str, labelled: ImageFolder) -> tuple[PredictLogits, Preprocess]:
         from clipstill.assembly.prompt_learning import learn_prompts
 
-        section = self.config.prompt_teacher.model_copy(update=_COOP)
-        work = self.out / "work" / f"coop-{self.config.seed}"
-        teacher, _ = learn_prompts(self._load(name), section, labelled, self.config.seed, work, self.device)
+        teacher, _ = learn_prompts(
+            self._load(name),
+            labelled,
+            self.settings.prompt_teacher.changed(**_COOP),
+            seed=self.settings.seed,
+            work=self.out / "work" / f"coop-{self.settings.seed}",
+        )
         return self._predictor(teacher, teacher.class_vectors(self.classes).detach())
 
-    def _kept(self, identity: list[Any], made: Callable[[], tuple[PredictLogits, Preprocess]]) -> Measured:
-        """Measured once for the same identity and test images."""
-        place = self._measured / f"{sha256_json([identity, self._identity])[:16]}.json"
+    def _measured_once(
+        self, identity: list[Any], predictor: Callable[[], tuple[PredictLogits, Preprocess]]
+    ) -> Accuracies:
+        """Accuracies that an equal call measured before, else measured now."""
+        place = self.out / "measured" / f"{sha256_json([identity, self._identity])[:16]}.json"
         if place.is_file():
             return dict(read_json(place))
-        predict, preprocess = made()
+        predict, preprocess = predictor()
         found = {name: self._top1(predict, preprocess, name) for name in self.parts}
         write_json(place, found)
         return found
 
     def _top1(self, predict: PredictLogits, preprocess: Preprocess, name: str) -> float:
-        """In percent, among the classes of one part alone."""
+        """Top-1 in percent among the classes of one part alone."""
         from clipstill.evaluation.evaluate import evaluate
 
         part = self.parts[name]
 
-        def of_part(images_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
-            return predict(images_NHW3)[:, list(part.kept)]
+        def of_part(pixels_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
+            return predict(pixels_NHW3)[:, list(part.kept)]
 
-        return 100 * evaluate(of_part, part.folder, preprocess, batch=self.config.evaluation.batch, title=name).top1
+        batch = self.settings.evaluation.batch
+        return 100 * evaluate(of_part, part.folder, preprocess, batch=batch, title=name).top1
 
 
-def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) -> Path | None:
+def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path) -> Path | None:
     """The prompts that the teacher learns from labelled images, once for all students of a protocol.
 
     Returns:
-        The file below ``out``, with what learning told beside it; the one that the settings give; None where the
-        settings have none learned, or there are no images.
+        The file below ``out``, with the history beside it; the one that the settings give; None where no prompts are
+        to be learned, or there are no images.
     """
-    section = config.prompt_teacher
+    section = settings.prompt_teacher
     if section.weights is not None or section.method == "none" or labelled is None:
         return section.weights
     from clipstill.assembly.prompt_learning import learn_prompts
@@ -277,37 +308,35 @@ def learned_prompts(config: RunConfig, labelled: ImageFolder | None, out: Path) 
     from clipstill.teachers import load_teacher
     from clipstill.teachers.prompted import save_prompts
 
-    device = pick_device(config.device)
-    shown = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
-    name = sha256_json([config.teacher.model_dump(), section.model_dump(mode="json"), config.seed, shown])[:16]
+    device = pick_device(settings.device)
+    files = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
+    name = sha256_json([settings.teacher.identity(), section.identity(), settings.seed, files])[:16]
     path = out / "teachers" / f"{name}.safetensors"
     if not path.is_file():
-        plain = load_teacher(config.teacher.name, device, config.teacher.precision)
-        teacher, told = learn_prompts(plain, section, labelled, config.seed, out / "work" / name, device)
-        write_json(path.with_suffix(".json"), told)
+        plain = load_teacher(settings.teacher.name, device, settings.teacher.precision)
+        teacher, history = learn_prompts(plain, labelled, section, seed=settings.seed, work=out / "work" / name)
+        write_json(path.with_suffix(".json"), history)
         save_prompts(teacher, path)
     return path
 
 
-def shown_photos(config: RunConfig, dataset: Dataset | None) -> tuple[RunConfig, ImageFolder | None]:
-    """Training images without their labels, as the settings limit them, and the settings that say so.
+def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, ImageFolder | None]:
+    """Training images without their labels, as the settings limit them, and the settings that name them.
 
     Without a data set there are synthetic images alone: as many a class as by default, where the settings make none.
     """
-    images = None if dataset is None else dataset.root
-    config = config.model_copy(update={"unlabelled": config.unlabelled.model_copy(update={"images": images})})
     if dataset is None:
-        count = config.prompts.images_per_class or load_config().prompts.images_per_class
-        prompts = config.prompts.model_copy(update={"images_per_class": count})
-        return config.model_copy(update={"prompts": prompts}), None
-    return config, limited(without_labels(dataset.folder("train")), config.unlabelled.limit, config.seed)
+        count = settings.prompts.images_per_class or Settings().prompts.images_per_class
+        return settings.changed(**{"unlabelled.images": None, "prompts.images_per_class": count}), None
+    settings = settings.changed(**{"unlabelled.images": dataset.root})
+    photos = without_labels(dataset.folder("train"))
+    return settings, limited(photos, settings.unlabelled.limit, settings.seed)
 
 
-def with_prompts(config: RunConfig, weights: Path | None) -> RunConfig:
-    """The same settings with a teacher that has these prompts; None leaves it as it is."""
-    method = "none" if weights is None else config.prompt_teacher.method
-    section = config.prompt_teacher.model_copy(update={"weights": weights, "method": method})
-    return config.model_copy(update={"prompt_teacher": section})
+def with_prompts(settings: Settings, weights: Path | None) -> Settings:
+    """The same settings with a teacher that has these prompts; with none where there are none."""
+    method = "none" if weights is None else settings.prompt_teacher.method
+    return settings.changed(**{"prompt_teacher.weights": weights, "prompt_teacher.method": method})
 
 
 def _key(stage: Path) -> str:

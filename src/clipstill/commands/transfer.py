@@ -1,4 +1,4 @@
-"""One source of labels, measured on other data sets: cross-data-set transfer and domain generalisation.
+"""Labels of one source, measured on other data sets: cross-data-set transfer and domain generalisation.
 
 The teacher learns prompts from a few labelled images of all classes of the source. The student sees the unlabelled
 training images of each target, so that it is transductive and there is one a target; or those of the source; or
@@ -12,85 +12,85 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clipstill.commands.protocol import Measured, Part, Protocol, learned_prompts, shown_photos, with_prompts
+from clipstill.commands.protocol import (
+    Accuracies,
+    Part,
+    Protocol,
+    ProtocolRequest,
+    Training,
+    learned_prompts,
+    with_photos,
+    with_prompts,
+)
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import make_folder
+from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset
 from clipstill.evaluation.transfer import Seen, Transfer
-
-if TYPE_CHECKING:
-    from clipstill.core.images import ImageFolder
-    from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 # Settings of a run on a data set: what is published for some data sets differs.
-ConfigOf = Callable[[Dataset], "RunConfig"]
+SettingsOf = Callable[[Dataset], Settings]
 
 
 @dataclass(frozen=True)
-class _Pupil:
+class _StudentPlan:
     """One student of a seed.
 
     Attributes:
-        about: the data set whose classes and settings it has.
-        shown: the data set whose training images it sees, unlabelled; None for synthetic images alone.
-        targets: what it is measured on.
+        about: Data set whose classes and settings it has.
+        seen: Data set whose training images it sees without labels; None for synthetic images alone.
+        targets: Data sets that it is measured on.
     """
 
     about: Dataset
-    shown: Dataset | None
+    seen: Dataset | None
     targets: tuple[Dataset, ...]
 
 
 def transfer(
-    config_of: ConfigOf,
+    settings_of: SettingsOf,
     source: Dataset,
     targets: Sequence[Dataset],
-    shots: int,
-    seeds: Sequence[int],
-    out: Path,
+    request: ProtocolRequest,
+    *,
     unlabelled: Seen = "target",
-    baselines: bool = True,
 ) -> dict[str, Transfer]:
-    """Run and measure; what was measured by an equal call is there already.
+    """Run and measure; what an equal call measured is not measured again.
 
     Args:
-        config_of: settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
-        source: of the labels.
-        targets: what is measured on, by their test images. The source may be one of them.
-        shots: labelled images of each class of the source; 0 for none.
-        seeds: one run each, or one for each target.
-        out: a folder for the runs and what was measured.
-        unlabelled: whose training images the student sees.
-        baselines: also the teachers without prompts, and CoOp's text prompts.
+        settings_of: Settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
+        source: Data set of the labels.
+        targets: Data sets whose test images are measured on. The source may be one of them.
+        request: Shots, seeds, folder and baselines; the shots are of each class of the source.
+        unlabelled: Whose training images the student sees.
 
     Returns:
         Rows by name, each with a column a target.
 
     Raises:
-        ConfigError: two targets of one name.
-        DataError: a target has classes that a student of the source does not know.
-        ClipstillError: as a run.
+        ConfigError: Two targets have one name.
+        DataError: A target has classes that a student of the source does not know.
+        ClipstillError: As a run.
     """
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
         raise ConfigError(f"two targets are called '{max(names, key=names.count)}'. Give their folders other names.")
-    pupils = _pupils(source, targets, unlabelled)
-    make_folder(out)
+    plans = _student_plans(source, targets, unlabelled)
+    make_folder(request.out)
     found: dict[str, dict[str, list[float]]] = {}
-    for seed in seeds:
-        labelled = source.few(shots, seed).folder("train") if shots else None
-        at_source = config_of(source).model_copy(update={"seed": seed})
-        weights = learned_prompts(at_source, labelled, out)
-        for pupil in pupils:
-            config = with_prompts(config_of(pupil.about).model_copy(update={"seed": seed}), weights)
-            say(f"seed {seed}: {source.name} -> {', '.join(target.name for target in pupil.targets)}")
-            for name, measured in _rows(config, pupil, labelled, source.name, shots, out, baselines):
-                for target, top1 in measured.items():
-                    found.setdefault(name, {}).setdefault(target, []).append(top1)
+    for seed in request.seeds:
+        labelled = source.few(request.shots, seed).folder("train") if request.shots else None
+        for plan in plans:
+            say(f"seed {seed}: {source.name} -> {', '.join(target.name for target in plan.targets)}")
+            prompts = learned_prompts(settings_of(source).changed(seed=seed), labelled, request.out)
+            settings = with_prompts(settings_of(plan.about).changed(seed=seed), prompts)
+            prompts_name = f"{request.shots}-shot prompts of {source.name}"
+            for name, accuracies in _rows(settings, plan, labelled, request, prompts_name):
+                for target_name, top1 in accuracies.items():
+                    found.setdefault(name, {}).setdefault(target_name, []).append(top1)
     return {
         name: Transfer(
             {target: tuple(by_target[target]) for target in names},
@@ -100,7 +100,7 @@ def transfer(
     }
 
 
-def _pupils(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen) -> list[_Pupil]:
+def _student_plans(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen) -> list[_StudentPlan]:
     if unlabelled == "source":
         for target in targets:
             unknown = [name for name in target.classes if name not in source.classes]
@@ -109,35 +109,36 @@ def _pupils(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen) -> li
                     f"'{unknown[0]}' is a class of {target.name} and not of {source.name}, so a student of the "
                     f"source's images cannot know it. Show it the target's: --unlabelled target."
                 )
-        return [_Pupil(source, source, tuple(targets))]
+        return [_StudentPlan(source, source, tuple(targets))]
     if unlabelled == "target":
-        return [_Pupil(target, target, (target,)) for target in targets]
+        return [_StudentPlan(target, target, (target,)) for target in targets]
     # Nothing but the classes tells such students apart.
     by_classes: dict[tuple[str, ...], list[Dataset]] = {}
     for target in targets:
         by_classes.setdefault(target.classes, []).append(target)
-    return [_Pupil(group[0], None, tuple(group)) for group in by_classes.values()]
+    return [_StudentPlan(group[0], None, tuple(group)) for group in by_classes.values()]
 
 
 def _rows(
-    config: RunConfig,
-    pupil: _Pupil,
-    labelled: ImageFolder | None,
-    source: str,
-    shots: int,
-    out: Path,
-    baselines: bool,
-) -> Iterator[tuple[str, Measured]]:
+    settings: Settings, plan: _StudentPlan, labelled: ImageFolder | None, request: ProtocolRequest, prompts_name: str
+) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure of one student, its teacher and the baselines."""
-    classes = pupil.about.classes
+    classes = plan.about.classes
     parts = {
         target.name: Part(target.folder("test"), tuple(classes.index(name) for name in target.classes))
-        for target in pupil.targets
+        for target in plan.targets
     }
-    config, shown = shown_photos(config, pupil.shown)
-    protocol = Protocol(config, classes, parts, out)
-    if baselines:
+    settings, photos = with_photos(settings, plan.seen)
+    protocol = Protocol(settings, classes, parts, request.out)
+    if request.baselines:
         yield from protocol.baselines(labelled)
-    name = f"{'synthetic' if pupil.shown is None else pupil.shown.name}-{shots}-shot-seed-{config.seed}"
-    prompts = f"{shots}-shot prompts of {source}"
-    yield from protocol.taught(shown, name, prompts, by=tuple(parts), test_images="the test images")
+    seen = "synthetic" if plan.seen is None else plan.seen.name
+    yield from protocol.trained(
+        Training(
+            photos=photos,
+            name=f"{seen}-{request.shots}-shot-seed-{settings.seed}",
+            prompts=prompts_name,
+            chosen_by=tuple(parts),
+            test_images="the test images",
+        )
+    )

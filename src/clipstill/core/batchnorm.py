@@ -1,4 +1,4 @@
-"""How far a batch of images is from the images that a network was trained on, told by its BatchNorm layers.
+"""How far a batch of images is from a network's training images, by the statistics of its BatchNorm layers.
 
 Shapes: N images, K channels, H x W positions.
 """
@@ -22,11 +22,11 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect each BatchNorm layer's gap during the forward passes inside the ``with`` block.
 
     The gap of a layer is ``(|m - m'| + |s - s'|) / |s'|``: m and s are the means and standard deviations of the layer's
-    input over batch and positions, m' and s' the stored ones, and the norms run over channels. It couples the images of
-    the batch, and it has a gradient to the pixels.
+    input over batch and positions, m' and s' the stored ones; the norms run over channels. The gap couples the images
+    of the batch and has a gradient to the pixels.
 
     Source: Yin et al., CVPR 2020 (DeepInversion), made relative to the stored deviations so that layers of any scale
-    weigh alike. (Relative to the stored means, layers whose means are near zero would drown all others.)
+    weigh alike. Relative to the stored means, layers with means near zero would outweigh all others.
     """
     gaps: list[Tensor] = []
 
@@ -49,10 +49,9 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and mean square of each channel.
+    """Mean and mean square of each channel: ``x.mean((0, 2, 3))`` and ``x.square().mean((0, 2, 3))``.
 
-    The same as ``x.mean((0, 2, 3))`` and ``x.square().mean((0, 2, 3))``, with two passes over memory forward and one
-    backward: the ready-made variance took a quarter of the time of a synthesis step on the CPU.
+    With fewer passes over memory than autograd, whose variance took a quarter of a synthesis step on the CPU.
     """
 
     @staticmethod

@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pydantic
 import yaml
 
+from clipstill.core.config_fields import field_at, is_section_type, range_text, type_text
 from clipstill.core.errors import ConfigError, did_you_mean
+
+# An upper bound for counts and weights that no sensible value comes near.
+MANY = 10_000_000
+
+# Marks a field that changes where or how fast a run works and no bit of its results.
+SPEED_ONLY: dict[str, Any] = {"result": False}
 
 
 class Config(pydantic.BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The values that results depend on, ready for JSON; fields marked ``SPEED_ONLY`` are left out."""
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra == SPEED_ONLY:
+                del values[name]
+            elif isinstance(section := getattr(self, name), Config):
+                values[name] = section.identity()
+        return values
+
+    def changed(self, **values: Any) -> Self:
+        """The same settings with other values, checked anew.
+
+        Args:
+            values: New values by name; a name may be dotted, as in ``changed(**{"synthesis.steps": 40})``.
+
+        Raises:
+            ConfigError: A name is unknown or a value cannot be used.
+
+        Example:
+            >>> Settings().changed(seed=3, **{"synthesis.steps": 40})
+        """
+        data = self.model_dump()
+        for name, value in values.items():
+            data = merge(data, nested(name, value))
+        return validate(type(self), data, "changed settings")
 
 
 ConfigType = TypeVar("ConfigType", bound=Config)
@@ -116,7 +150,7 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
         raise ConfigError(f"{where}: {error}") from None
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
-    keys = [str(part) for part in first["loc"]]
+    keys = _field_keys(model, [str(part) for part in first["loc"]])
     name = ".".join(keys)
     place = f"{where}{_key_line(where, keys)}" if isinstance(where, Path) else where
     if first["type"] == "extra_forbidden":
@@ -126,18 +160,36 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
         raise ConfigError(f"{place}: unknown key '{name}'.{hint} Known in {parent}: {', '.join(known)}.") from None
     shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    if first["type"] in _RANGE_ERRORS:
+        limits = range_text(field_at(model, keys))
+        raise ConfigError(f"{place}: {name} is {shown}. It must lie {limits}.") from None
+    if first["type"] == "literal_error":
+        wanted = type_text(field_at(model, keys))
+        raise ConfigError(f"{place}: {name} is {shown}. It must be {wanted}.") from None
     is_section = first["type"] == "model_type"
     message = "it is a section, give its settings one by one" if is_section else str(first["msg"])
     raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
 
 
+_RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+
+
+def _field_keys(model: type[pydantic.BaseModel], keys: list[str]) -> list[str]:
+    """The names of fields in a place of pydantic's; what follows them are members of unions and lists."""
+    for depth, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        if field is None or not is_section_type(field.annotation):
+            return keys[: depth + 1]
+        model = field.annotation
+    return keys
+
+
 def _known_keys(model: type[pydantic.BaseModel], parents: Sequence[str]) -> list[str]:
     for parent in parents:
         field = model.model_fields.get(parent)
-        annotation = field.annotation if field is not None else None
-        if not (isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)):
+        if field is None or not is_section_type(field.annotation):
             return []
-        model = annotation
+        model = field.annotation
     return list(model.model_fields)
 
 
@@ -190,7 +242,22 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             raise ConfigError(f"--set '{text}': the value is not valid YAML: {_yaml_problem(error)}.") from None
         # "{class}" is a template; YAML takes it for a mapping to nothing.
         value = raw.strip() if isinstance(value, dict) and set(value.values()) == {None} else value
-        for key in reversed(keys):
-            value = {key: value}
-        result = merge(result, value)
+        result = merge(result, nested(".".join(keys), value))
     return result
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """A dotted name and its value as nested settings: ``a.b`` and 1 become ``{"a": {"b": 1}}``."""
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def dotted(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted names and values."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{above}{name}.")
+        else:
+            yield above + name, value

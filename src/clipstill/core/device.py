@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -9,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import clipstill
 from clipstill.core.errors import ConfigError, ResourceError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,14 +20,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` takes CUDA, then Apple's MPS, then the CPU.
+    """The torch device; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
 
     Args:
-        name: one of ``DEVICES``; ``cuda`` may carry an index, such as ``cuda:1``.
+        name: One of ``DEVICES``; ``cuda`` may have an index, such as ``cuda:1``.
 
     Raises:
-        ConfigError: no device of that name exists.
-        ResourceError: this machine does not have it.
+        ConfigError: No device of that name exists.
+        ResourceError: This machine does not have it.
     """
     import torch
 
@@ -45,46 +47,68 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def make_deterministic(threads: int) -> None:
-    """Make equal work give equal bits on the CPU.
+    """Make equal work give equal bits on the CPU, for a fixed number of threads, among which sums are split.
 
-    Sums are split among threads, so their number is fixed too. GPU operations without a deterministic form still run.
-
-    Args:
-        threads: number of CPU threads, at least 1.
+    GPU operations without a deterministic form still run.
     """
     import torch
 
     torch.set_num_threads(threads)
-    # Needed by cuBLAS before the first CUDA call; without effect on the CPU.
+    # cuBLAS reads it at the first CUDA call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
-    # Filling fresh memory finds reads of it in torch itself; it costs time and changes no result here.
+    # Only finds reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
 def usable_cores() -> int:
     """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Installed memory, or None where the system does not tell."""
+    """Installed memory in bytes; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def describe(folder: Path | None = None) -> dict[str, Any]:
-    """Facts about the machine, as JSON values, for the doctor, the report and manifests.
+def versions() -> dict[str, Any]:
+    """Versions of clipstill, Python and torch, and the commit of a source checkout (None for an installed package)."""
+    import torch
 
-    Args:
-        folder: where free disk space is looked up; the working folder where None.
-    """
+    return {
+        "clipstill": clipstill.__version__,
+        "commit": source_commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+@functools.cache
+def source_commit() -> str | None:
+    """The commit of a source checkout, read from ``.git`` without running git; None for an installed package."""
+    git = Path(clipstill.__file__).parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="ascii").strip()
+        if not head.startswith("ref: "):
+            return head[:12]
+        reference = head.removeprefix("ref: ")
+        if (git / reference).is_file():
+            return (git / reference).read_text(encoding="ascii").strip()[:12]
+        for line in (git / "packed-refs").read_text(encoding="ascii").splitlines():
+            if line.endswith(f" {reference}"):
+                return line[:12]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None
+
+
+def describe(folder: Path | None = None) -> dict[str, Any]:
+    """Facts about the machine as JSON values; free disk space is that of ``folder``, by default the working folder."""
     import torch
 
     memory = memory_bytes()

@@ -1,4 +1,4 @@
-"""How long something may take, as people write it."""
+"""Durations as people write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def minutes_of(value: object) -> float:
     """``"10min"``, ``"90 s"``, ``"1h30min"`` or a number of minutes -> minutes.
 
     Raises:
-        ConfigError: it reads like nothing of that kind.
+        ConfigError: The value is no duration.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)

@@ -1,7 +1,7 @@
-"""The errors a user may see: one small family.
+"""The errors a user may see.
 
 Each message says what is wrong, where (file, line, class name), and what to do. The command line prints it in one line
-and ends with ``exit_code``; nobody sees a traceback for a mistake of their own.
+without a traceback and ends with ``exit_code``.
 """
 
 from __future__ import annotations

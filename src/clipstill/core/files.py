@@ -1,7 +1,6 @@
-"""Files that are either whole or absent.
+"""Files that are whole or absent: written under a temporary name in the same folder, synced, and renamed.
 
-Everything is written to a temporary name in the same folder, synced, and renamed. An artefact is a folder with a
-``MANIFEST.json`` that lists the sha256 of each of its files: no manifest, no artefact.
+An artefact is a folder with a ``MANIFEST.json`` that lists the sha256 of each of its files.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; on success it is synced and renamed onto ``target``.
 
-    The suffix is kept, so that writers that look at it (image and tensor libraries) work.
+    The suffix is kept for writers that need it.
 
     Raises:
-        ResourceError: the disk is full or not writable. ``target`` is as it was before.
+        ResourceError: The disk is full or not writable; ``target`` is unchanged.
     """
     temporary: Path | None = None
     try:
@@ -53,10 +52,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that results will go to, before the work that they come from.
+    """Make the folder of results before the work starts.
 
     Raises:
-        ResourceError: something else is there, or it is not writable.
+        ResourceError: A file is there, or it is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -68,14 +67,14 @@ def disk_error(error: OSError, target: Path) -> ResourceError:
     """Turn an operating-system error into one line that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
-            f"the disk is full while writing {target}. Free some space and run the same command again: it goes on "
+            f"the disk is full while writing {target}. Free some space and run the same command again: it continues "
             f"where it stopped."
         )
     return ResourceError(f"cannot write {target}: {error.strerror or error}. Check the path and its permissions.")
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder's list of names to the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,7 +96,7 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write JSON (sorted keys, two spaces) atomically."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    # The name of a file that is no UTF-8 holds halves of surrogate pairs; their escapes are JSON's own.
+    # File names that are no UTF-8 hold halves of surrogate pairs; their escapes are JSON's own.
     write_bytes(target, text.encode(errors="backslashreplace"))
 
 
@@ -105,7 +104,7 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        ArtifactError: absent or malformed.
+        ArtifactError: Missing or malformed.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +112,7 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
         ) from None
-    # ValueError: no JSON, no UTF-8, or a number of thousands of digits. RecursionError: brackets nested as deep.
+    # ValueError: no JSON, no UTF-8, or a too long number. RecursionError: too many nested brackets.
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
 
@@ -132,12 +131,12 @@ def sha256_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete artefact folder says of itself.
+    """The content of ``MANIFEST.json``.
 
     Attributes:
-        key: hash of everything that the content depends on.
-        files: relative path -> sha256.
-        info: free facts (seconds, counts, versions).
+        key: Hash of everything that the content depends on.
+        files: Relative path -> sha256.
+        info: Other facts, such as seconds and versions.
     """
 
     key: str
@@ -146,28 +145,27 @@ class Manifest:
 
 
 def commit_manifest(folder: Path, key: str, files: list[str], info: dict[str, Any] | None = None) -> Manifest:
-    """Hash the named files and write the folder's manifest; the folder counts from then on."""
+    """Hash the named files and write the folder's manifest, which makes it complete."""
     manifest = Manifest(key, {name: sha256_file(folder / name) for name in sorted(files)}, info or {})
     write_json(folder / MANIFEST, {"key": manifest.key, "files": manifest.files, "info": manifest.info})
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a complete folder, or None where there is none.
+    """The manifest of a folder, or None if there is none.
 
     Raises:
-        ArtifactError: the manifest is there and malformed, or names a file that does not lie below the folder.
+        ArtifactError: The manifest is malformed, or names a file outside of the folder.
     """
     path = folder / MANIFEST
     if not path.exists():
         return None
-    if not path.is_file():  # A pipe would be waited for without end.
+    if not path.is_file():  # Reading a pipe would block.
         raise ArtifactError(f"{path} is no file. Choose another folder.")
     raw = read_json(path)
     try:
-        manifest = Manifest(
-            str(raw["key"]), {str(k): str(v) for k, v in raw["files"].items()}, dict(raw.get("info", {}))
-        )
+        files = {str(name): str(digest) for name, digest in raw["files"].items()}
+        manifest = Manifest(str(raw["key"]), files, dict(raw.get("info", {})))
     except (TypeError, KeyError, AttributeError, ValueError):
         raise ArtifactError(f"{path} is not a clipstill manifest. Choose another folder or delete this one.") from None
     for name, digest in manifest.files.items():
@@ -180,7 +178,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _lies_below(name: str) -> bool:
-    """Whether a name of a manifest is a plain relative path, on every system."""
+    """Whether a name is a plain relative path on every system."""
     if not 0 < len(name) <= 1000 or not name.isprintable() or "\\" in name:
         return False
     return not (PureWindowsPath(name).drive or name.startswith("/")) and not {"", ".", ".."} & set(name.split("/"))
@@ -190,7 +188,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """Check each listed file against its sha256.
 
     Raises:
-        ArtifactError: names the first file that is missing or altered.
+        ArtifactError: A file is missing or altered.
     """
     for name, digest in manifest.files.items():
         path = folder / name
@@ -207,10 +205,10 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def is_whole(folder: Path, key: str) -> bool:
-    """Whether a folder was committed under this key, with all its files as they were.
+    """Whether a folder is complete under this key.
 
     Raises:
-        ArtifactError: it was, and a file is missing or altered; or its manifest is malformed.
+        ArtifactError: It is, but a file is missing or altered; or its manifest is malformed.
     """
     manifest = read_manifest(folder)
     if manifest is None or manifest.key != key:

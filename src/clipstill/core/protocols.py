@@ -1,7 +1,7 @@
-"""What the parts promise each other.
+"""Interfaces between the parts.
 
 Shapes: N images, M texts, C classes, D teacher dimensions, L tokens, H x W pixels. Images are RGB float in [0, 1];
-every model normalises by itself, so that nobody passes normalised tensors around.
+every model normalises by itself.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights came from and under which licence they may be used.
+    """Source and licence of weights.
 
     Attributes:
-        name: what it is, such as ``"EfficientNet-Lite0 image tower"``.
-        licence: SPDX identifier, or a plain name where there is none.
-        source: package, file or model name.
-        sha256: hash of the weights; empty for parts without weights.
+        name: Name of the part, such as ``"EfficientNet-Lite0 image tower"``.
+        licence: SPDX identifier or a plain name.
+        source: Package, file or model name.
+        sha256: Hash of the weights; empty for parts without weights.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What happens to an image file before a model sees it; travels with the model.
+    """Preprocessing of image files for a model.
 
     Resize so that the short side is ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x
     ``size`` centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
@@ -50,14 +50,14 @@ class Teacher(Protocol):
     """A CLIP-like dual encoder.
 
     Attributes:
-        name: as the user wrote it.
-        image_size: side in pixels that the image tower was trained for.
+        name: Name as the user wrote it.
+        image_size: Side in pixels that the image tower was trained for.
         dim: D.
-        logit_scale: what cosines are multiplied by before a softmax.
-        preprocess: of image files.
-        templates: the set of sentences around a class name that suits its text tower, see ``clipstill.text.templates``.
-        image_parameters: numbers in the image tower.
-        provenance: of all its weights.
+        logit_scale: Factor of the cosines before a softmax.
+        preprocess: Preprocessing of image files.
+        templates: Set of templates in ``clipstill.text.templates`` that suits the text tower.
+        image_parameters: Number of parameters of the image tower.
+        provenance: Source of all weights.
     """
 
     name: str
@@ -71,24 +71,19 @@ class Teacher(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Of all its weights together."""
-        ...
+        """Hash of all weights."""
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] of any size -> unit vectors (N, D), float32, differentiable to the pixels."""
-        ...
+        """Unit vectors (N, D), float32, of images of any size, differentiable to the pixels."""
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> unit vectors (M, D), float32, no gradient."""
-        ...
+        """Unit vectors (M, D), float32, without gradient."""
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token embeddings (M, L, E) and the mask or end-of-text position that ``encode_tokens`` needs."""
-        ...
+        """Token embeddings (M, L, E), and the mask or end-of-text position that ``encode_tokens`` needs."""
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings."""
-        ...
+        """Unit vectors (M, D) of token embeddings, differentiable to the embeddings."""
 
 
 @runtime_checkable
@@ -96,54 +91,40 @@ class BatchNormTeacher(Teacher, Protocol):
     """A teacher whose image tower carries BatchNorm statistics.
 
     Attributes:
-        statistics_networks: the packaged ImageNet networks (``core.packaged_weights``) whose statistics these are;
-            empty where they are of other networks or images.
+        statistics_networks: Packaged ImageNet networks (``core.packaged_weights``) that have these statistics; empty if
+            none has.
     """
 
     statistics_networks: tuple[str, ...]
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the batch's distance from the stored statistics.
-
-        The distance is a scalar, the mean over layers of the relative gap of means and of standard deviations. It
-        couples the images of the batch.
-        """
-        ...
+        """Unit vectors (N, D), and the mean of the layers' ``core.batchnorm.statistics_gaps``, which couples images."""
 
 
 @runtime_checkable
 class PromptedTeacher(Teacher, Protocol):
-    """A teacher with prompts to learn, which are its parameters; the weights of its towers are none of them.
+    """A teacher with learnable prompts, which are its only parameters.
 
     Attributes:
-        learns_after_towers: whether images pass through the frozen tower first and meet what is learned then, so that
-            the tower's part can be computed once.
+        learns_after_towers: Whether the prompts act after the frozen image tower, whose output can then be cached.
     """
 
     learns_after_towers: bool
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
         """Unit vectors (C, D), float32, differentiable to the prompts."""
-        ...
 
     def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
-        """Unit vectors (C, D), float32, without any prompt: what the teacher knew before."""
-        ...
+        """Unit vectors (C, D), float32, of the teacher without prompts."""
 
     def plain_image(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> unit vectors (N, D), float32, without any prompt."""
-        ...
+        """Unit vectors (N, D), float32, of the teacher without prompts."""
 
     def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
-        """As ``encode_image``, where the same images' ``plain_image`` is known already.
-
-        ``x_N3HW`` is not looked at where the teacher learns after its towers.
-        """
-        ...
+        """As ``encode_image``, given ``plain_image``; ``x_N3HW`` is ignored if the prompts act after the towers."""
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """What is learned."""
-        ...
+        """The prompts."""
 
 
 @runtime_checkable
@@ -151,11 +132,11 @@ class Generator(Protocol):
     """A frozen differentiable map from a latent to an image.
 
     Attributes:
-        name: as registered.
-        provenance: of its weights.
-        lr_factor: how large a step its latents need, as a multiple of what plain pixels need.
-        tv_factor: how much of the total variation's weight it needs, in [0, 1]; less where it cannot make noise anyway.
-        stride: pixels a latent cell; sides of images are multiples of it.
+        name: Name in the registry.
+        provenance: Source of the weights.
+        lr_factor: Learning rate of the latents, as a multiple of that of plain pixels.
+        tv_factor: Share of the total variation's weight, in [0, 1]; less for generators that make little noise.
+        stride: Pixels per latent cell; sides of images are multiples of it.
     """
 
     name: str
@@ -165,45 +146,35 @@ class Generator(Protocol):
     stride: int
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
-        """One latent an image from one seed an image: tensors whose first dimension is N.
-
-        ``size`` is rounded up to a multiple of ``stride``.
-        """
-        ...
+        """One latent per seed, in tensors with first dimension N; ``size`` is rounded up to whole latent cells."""
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
-        """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
-        ...
+        """Images (N, 3, H, W) in [0, 1], differentiable to the latents."""
 
     def project_(self, latents: Sequence[Tensor]) -> None:
-        """Clip the latents to their valid box, in place, without gradient."""
-        ...
+        """Clip the latents to their valid box in place, without gradient."""
 
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """How unlikely each latent is: loss_N >= 0 (zeros where the generator has no prior)."""
-        ...
+        """How unlikely each latent is: loss_N >= 0, zeros without a prior."""
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """The same images at another side in pixels, as latents: how a coarse image is gone on from at a finer size."""
-        ...
+        """Latents of the same images at another side in pixels, to continue a coarse image at a finer size."""
 
     def codes(self, latents: Sequence[Tensor]) -> Tensor | None:
-        """Codebook indices of each image, integers (N, h, w); None where the generator has no codebook."""
-        ...
+        """Codebook indices (N, h, w) of each image; None without a codebook."""
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A model that draws images from texts by itself: what inversion is compared with. Registered as a generator.
+    """A text-to-image model, the alternative to inversion; registered as a generator.
 
     Attributes:
-        name: as registered.
-        provenance: of its weights.
+        name: Name in the registry.
+        provenance: Source of the weights.
     """
 
     name: str
     provenance: Sequence[Provenance]
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
-        """One image (N, 3, size, size) in [0, 1] for each text and seed; each from its own seed alone."""
-        ...
+        """One image (N, 3, size, size) in [0, 1] per text and seed, each from its own seed alone."""

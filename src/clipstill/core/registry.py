@@ -1,7 +1,7 @@
-"""One way to plug things in: a lazy table of names, extended by entry points.
+"""Tables of parts by name. A part is imported when it is asked for.
 
-Nothing is imported until it is asked for. A third-party package adds a part by an entry point in the group
-``clipstill.<kind>s`` (for example ``clipstill.teachers``) whose name is the part's name.
+A third-party package adds a part by an entry point in the group ``clipstill.<kind>s``, such as ``clipstill.teachers``,
+whose name is the part's name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Registry:
     """Maps names to ``module:attribute`` paths.
 
     Args:
-        kind: singular noun used in messages and for the entry-point group, such as ``"teacher"``.
-        table: name -> ``"package.module:attribute"``.
-        prefixes: names that stand for a family and take a rest after a colon, such as ``openclip:ViT-B-32/openai``.
+        kind: Singular noun for messages and the entry-point group, such as ``"teacher"``.
+        table: Name -> ``"package.module:attribute"``.
+        prefixes: The same for families, whose names go on after a colon, such as ``openclip:ViT-B-32/openai``.
     """
 
     def __init__(self, kind: str, table: dict[str, str], prefixes: dict[str, str] | None = None) -> None:
@@ -38,10 +38,10 @@ class Registry:
         """Load the object behind a name.
 
         Returns:
-            The object and what follows the family prefix (an empty string for plain names).
+            The object, and the part of the name after the family prefix (an empty string for plain names).
 
         Raises:
-            UnknownNameError: with the closest name and the command that lists all of them.
+            UnknownNameError: No part of that name.
         """
         self._scan()
         prefix, colon, rest = name.partition(":")

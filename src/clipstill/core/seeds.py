@@ -1,4 +1,4 @@
-"""Seeds: one for each thing that is drawn, made from names, so that order and batch size do not matter."""
+"""Seeds made from names, one for each thing that is drawn, so that order and batch size do not matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors as values: class logits, and the digest that tells two sets of tensors apart.
+"""Tensors as values: class logits, digests, files.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
+
+from clipstill.core.files import write_bytes
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -22,7 +26,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float) -> Tensor:
+def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float | Tensor) -> Tensor:
     """Class logits of unit vectors: the scaled cosine with each class vector.
 
     Args:
@@ -31,3 +35,13 @@ def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float) -> Tensor:
         scale: Logit scale of the teacher, about 100 for CLIP.
     """
     return scale * feat_ND @ class_vectors_CD.T
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file, whole or not at all.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    # Cloned, because safetensors refuses tensors that share memory or lie channels-last.
+    write_bytes(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))

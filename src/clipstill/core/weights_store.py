@@ -1,10 +1,10 @@
-"""Weights that the user imported: one folder a name, with the tensors and what is known of them.
+"""Weights that the user imported: one folder per name, with the tensors and facts about them.
 
 ```
 ~/.cache/clipstill/weights/     or the folder in CLIPSTILL_WEIGHTS
   vqgan-f16-16384/
     model.safetensors
-    config.json                 kind, architecture, licence, source, hashes; written last: without it there is no entry
+    config.json                 kind, architecture, licence, source, hashes; written last
 ```
 """
 
@@ -28,22 +28,22 @@ ENVIRONMENT = "CLIPSTILL_WEIGHTS"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 UNKNOWN = "unknown"
-# No slash, for a name is a folder's; no plus, for that joins the names of generators.
+# No slash, since a name is a folder's; no plus, which joins the names of generators.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """What ``config.json`` says of the weights beside it.
+    """The content of ``config.json``.
 
     Attributes:
-        kind: which part reads them, such as ``"vqgan"``.
-        architecture: sizes, as JSON values; the part of that kind knows them.
-        licence: SPDX identifier or a plain name; ``"unknown"`` where nobody said.
-        source: where the user got the file.
-        trained_on: which pictures, as its publisher says; ``"unknown"`` where nobody said.
-        foreign_sha256: of the file that was imported.
-        sha256: of ``model.safetensors``.
+        kind: Part that reads the weights, such as ``"vqgan"``.
+        architecture: Sizes as JSON values, for that part.
+        licence: SPDX identifier, a plain name, or ``"unknown"``.
+        source: Where the user got the file.
+        trained_on: Training pictures, as the publisher says, or ``"unknown"``.
+        foreign_sha256: Hash of the file that was imported.
+        sha256: Hash of ``model.safetensors``.
     """
 
     kind: str
@@ -57,23 +57,17 @@ class WeightsFacts:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """One entry.
-
-    Attributes:
-        name: of the entry, and of its folder.
-        folder: where it lies.
-        facts: what is known of it.
-    """
+    """Imported weights under a name, which is also that of their folder."""
 
     name: str
     folder: Path
     facts: WeightsFacts
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights, on the CPU.
+        """The weights on the CPU.
 
         Raises:
-            ArtifactError: the file is missing, or is not the one that was imported.
+            ArtifactError: The file is missing or altered.
         """
         from safetensors.torch import load_file
 
@@ -91,7 +85,7 @@ class StoredWeights:
 
 
 def weights_folder() -> Path:
-    """Where imported weights lie: the folder in ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
+    """The folder of all imported weights: that in ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
     named = os.environ.get(ENVIRONMENT)
     if named:
         return Path(named).expanduser()
@@ -100,13 +94,10 @@ def weights_folder() -> Path:
 
 
 def stored_weights(kind: str | None = None) -> list[StoredWeights]:
-    """All complete entries, by name.
-
-    Args:
-        kind: of these alone; all where None.
+    """All imported weights, or those of one kind, sorted by name.
 
     Raises:
-        ArtifactError: an entry is damaged.
+        ArtifactError: A ``config.json`` is damaged.
     """
     folder = weights_folder()
     if not folder.is_dir():
@@ -116,7 +107,7 @@ def stored_weights(kind: str | None = None) -> list[StoredWeights]:
 
 
 def open_weights(folder: Path) -> StoredWeights:
-    """One entry by its folder, inside the store or elsewhere.
+    """Imported weights by their folder, inside the store or elsewhere.
 
     Raises:
         ArtifactError: ``config.json`` is missing, malformed, or of something else.
@@ -138,17 +129,17 @@ def open_weights(folder: Path) -> StoredWeights:
 
 
 def store_weights(name: str, tensors: Mapping[str, Tensor], facts: WeightsFacts) -> StoredWeights:
-    """Write an entry. The same weights under the same name again change the facts at most.
+    """Store weights under a name; importing the same file again changes the facts only.
 
     Args:
-        name: letters, digits, ``.``, ``_`` and ``-``.
-        tensors: what to keep.
-        facts: all but ``sha256``, which is that of the file written here.
+        name: Letters, digits, ``.``, ``_`` and ``-``.
+        tensors: The weights.
+        facts: Facts without ``sha256``, which is computed here.
 
     Raises:
-        ConfigError: the name cannot be one, or is taken by other weights.
-        ArtifactError: the entry of that name is damaged.
-        ResourceError: the disk is full or not writable.
+        ConfigError: The name is malformed, or other weights have it.
+        ArtifactError: The ``config.json`` of that name is damaged.
+        ResourceError: The disk is full or not writable.
     """
     from safetensors.torch import save_file
 

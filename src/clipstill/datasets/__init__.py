@@ -1,8 +1,4 @@
-"""Labelled data sets with their splits, as the literature uses them, and one's own as folders or tables.
-
-``open_dataset`` reads all of them: ``caltech101:ROOT`` and the other ten layouts of CoOp (``clipstill.datasets.coop``),
-a folder that holds ``train/CLASS`` and ``test/CLASS``, or a CSV file with the columns path, class and split.
-"""
+"""Labelled data sets with their splits: published layouts, folders, and tables."""
 
 from __future__ import annotations
 
@@ -21,12 +17,12 @@ def open_dataset(where: str | Path) -> Dataset:
     """Read a data set's lists; no image is opened.
 
     Args:
-        where: ``LAYOUT:ROOT`` for a layout of CoOp below the folder ROOT, a folder with ``train`` and ``test``, or a
-            ``.csv`` file.
+        where: ``LAYOUT:ROOT`` for a layout of CoOp below the folder ROOT; a folder that holds ``train/CLASS`` and
+            ``test/CLASS``; or a ``.csv`` file with the columns path, class and split.
 
     Raises:
-        DataError: nothing is there, a file is missing or malformed, or a class has no name.
-        UnknownNameError: no such layout.
+        DataError: A file or folder is missing or malformed.
+        UnknownNameError: No such layout.
     """
     layout, colon, root = str(where).partition(":")
     # A drive letter ("C:\photos") is one letter; no layout's name is.

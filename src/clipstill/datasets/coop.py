@@ -1,7 +1,7 @@
-"""The eleven data sets of CoOp, laid out and split as its authors publish them.
+"""The eleven data sets of CoOp in their published layouts and splits.
 
-Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022; its ``DATASETS.md`` says where the images
-and the split files come from. Their few-shot lists are pickles and are not read: see ``Dataset.few``.
+Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022; its ``DATASETS.md`` says where to get
+images and split files. Its few-shot lists are pickles and are not read: see ``Dataset.few``.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from clipstill.core.errors import DataError
 from clipstill.core.images import IMAGE_SUFFIXES
 from clipstill.core.names import spoken
-from clipstill.datasets.split import Dataset, below, in_order
+from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set lies.
+    """Where the files of a data set are.
 
     Attributes:
-        folder: below the root.
-        images: below ``folder``; the split file's paths begin there.
-        split: the split file, below ``folder``; empty for data sets that come with lists of another form.
-        names: class names that are written otherwise in prompts.
-        dropped: classes that are left out.
+        folder: Folder below the root.
+        images: Folder of the images, below ``folder``; the split file's paths are relative to it.
+        split: Split file below ``folder``; empty for data sets with lists of another form.
+        names: Class name in the split file -> name in prompts, where they differ.
+        dropped: Classes that are left out.
     """
 
     folder: str
@@ -75,23 +75,24 @@ LAYOUTS = {
 
 
 def open_layout(name: str, root: Path) -> Dataset:
-    """Read the lists of a data set below ``root``; a link to it may lie there.
+    """Read the lists of a data set below ``root``.
 
     Raises:
-        DataError: a folder or a list is missing or malformed.
+        DataError: A folder or a list is missing or malformed.
     """
-    layout = LAYOUTS[name]
-    folder = root / layout.folder
+    folder = root / LAYOUTS[name].folder
+    _check_folder(name, folder)
+    read = {"imagenet": _imagenet, "fgvc_aircraft": _aircraft}.get(name, _from_split)
+    return in_order(name, folder, read(name, folder))
+
+
+def _check_folder(name: str, folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"data set {name}: there is no folder {folder}. Lay it out as CoOp's DATASETS.md says.")
-    if name == "imagenet":
-        return _imagenet(name, folder)
-    if name == "fgvc_aircraft":
-        return _aircraft(name, folder)
-    return _from_split(name, layout, folder)
 
 
-def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
+def _from_split(name: str, folder: Path) -> Named:
+    layout = LAYOUTS[name]
     path = folder / layout.split
     try:
         stored = json.loads(path.read_text("utf-8"))
@@ -101,7 +102,7 @@ def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
                 for place, label, class_name in stored[part]
                 if class_name not in layout.dropped
             ]
-            for part in ("train", "val", "test")
+            for part in SPLITS
         }
     except OSError as error:
         raise DataError(
@@ -112,50 +113,41 @@ def _from_split(name: str, layout: Layout, folder: Path) -> Dataset:
         raise DataError(
             f"{path} is no split file: it needs lists train, val and test of [path, label, class name]. Fetch it again."
         ) from None
-    named = {
-        part: [(place, label, spoken(layout.names.get(class_name, class_name))) for place, label, class_name in items]
+    # Labels without gaps where classes were dropped.
+    labels = sorted({label for items in parts.values() for _, label, _ in items})
+    return {
+        part: [(image, labels.index(label), spoken(layout.names.get(each, each))) for image, label, each in items]
         for part, items in parts.items()
     }
-    return in_order(name, folder, _without_gaps(named))
 
 
-def _without_gaps(parts: dict[str, list[tuple[Path, int, str]]]) -> dict[str, list[tuple[Path, int, str]]]:
-    """Labels closed up where classes were dropped; their order stays."""
-    labels = sorted({label for items in parts.values() for _, label, _ in items})
-    place = {label: at for at, label in enumerate(labels)}
-    return {part: [(path, place[label], name) for path, label, name in items] for part, items in parts.items()}
-
-
-def _imagenet(name: str, folder: Path) -> Dataset:
-    """Folders of WordNet ids; their names in ``classnames.txt``. The validation set is what is measured on."""
+def _imagenet(name: str, folder: Path) -> Named:
+    """Folders of WordNet ids with their names in ``classnames.txt``; the validation set is the test set."""
     names = dict(line.split(" ", 1) for line in _lines(name, folder / "classnames.txt"))
-    parts: dict[str, list[tuple[Path, int, str]]] = {}
+    parts: Named = {"train": [], "test": []}
     for part, place in (("train", "train"), ("test", "val")):
         images = folder / "images" / place
-        if not images.is_dir():
-            raise DataError(f"data set {name}: there is no folder {images}. Lay it out as CoOp's DATASETS.md says.")
-        items = parts.setdefault(part, [])
+        _check_folder(name, images)
         for label, entry in enumerate(sorted(entry for entry in images.iterdir() if entry.is_dir())):
             if entry.name not in names:
                 raise DataError(f"{folder / 'classnames.txt'} has no name for the folder {entry.name}. Add its line.")
             files = sorted(file for file in entry.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            items += [(file, label, names[entry.name]) for file in files]
-    return in_order(name, folder, parts)
+            parts[part] += [(file, label, names[entry.name]) for file in files]
+    return parts
 
 
-def _aircraft(name: str, folder: Path) -> Dataset:
+def _aircraft(name: str, folder: Path) -> Named:
     """Lists of image number and variant."""
     labels = {variant: label for label, variant in enumerate(_lines(name, folder / "variants.txt"))}
-    parts: dict[str, list[tuple[Path, int, str]]] = {}
-    for part in ("train", "val", "test"):
+    parts: Named = {part: [] for part in SPLITS}
+    for part, items in parts.items():
         path = folder / f"images_variant_{part}.txt"
-        items = parts.setdefault(part, [])
         for line in _lines(name, path):
             number, _, variant = line.partition(" ")
             if variant not in labels:
                 raise DataError(f"{path} names the variant '{variant}', which is not in variants.txt. Fetch it again.")
             items.append((folder / "images" / f"{number}.jpg", labels[variant], variant))
-    return in_order(name, folder, parts)
+    return parts
 
 
 def _lines(name: str, path: Path) -> list[str]:

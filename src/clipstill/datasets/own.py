@@ -1,4 +1,4 @@
-"""One's own labelled data: folders, or a table."""
+"""The user's own labelled data: folders, or a table."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
-from clipstill.datasets.split import Dataset, below, in_order
+from clipstill.core.names import spoken
+from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
 _COLUMNS = ("path", "class", "split")
-_SPLITS = ("train", "val", "test")
 
 
 def open_folders(folder: Path) -> Dataset:
-    """``train/CLASS`` and ``test/CLASS``, and ``val/CLASS`` where there is one; classes in alphabetical order.
+    """Read ``train/CLASS``, ``test/CLASS``, and ``val/CLASS`` if it exists; classes in alphabetical order.
 
     Raises:
-        DataError: a folder is missing or empty, or ``test`` has other classes than ``train``.
+        DataError: A folder is missing or empty, or ``test`` has other classes than ``train``.
     """
     for needed in ("train", "test"):
         if not (folder / needed).is_dir():
@@ -26,9 +26,9 @@ def open_folders(folder: Path) -> Dataset:
     if _class_folders(folder / "test") != names:
         raise DataError(f"{folder}: train and test have different classes. Give both the same sub-folders.")
     parts = {
-        part: [(path, label, names[label].replace("_", " ")) for path, label in ImageFolder.open(place, names).items]
-        for part in _SPLITS
-        if (place := folder / part).is_dir()
+        part: [(path, label, spoken(names[label])) for path, label in ImageFolder.open(folder / part, names).items]
+        for part in SPLITS
+        if (folder / part).is_dir()
     }
     return in_order(folder.name, folder, parts)
 
@@ -38,12 +38,12 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def open_csv(path: Path) -> Dataset:
-    """A table with the columns path, class and split (train, val or test); paths count from the table's folder.
+    """Read a table with the columns path, class and split (train, val or test).
 
-    Labels follow the alphabetical order of the classes.
+    Paths are relative to the table's folder; labels follow the alphabetical order of the classes.
 
     Raises:
-        DataError: a column is missing, a split is unknown, or train or test is empty.
+        DataError: A column is missing, a split is unknown, or train or test is empty.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -51,19 +51,17 @@ def open_csv(path: Path) -> Dataset:
             missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 raise DataError(f"{path} has no column '{missing[0]}'. It needs the columns {', '.join(_COLUMNS)}.")
-            rows = [
-                (number, {name: (row[name] or "").strip() for name in _COLUMNS}) for number, row in enumerate(reader, 2)
-            ]
+            rows = [[(row[column] or "").strip() for column in _COLUMNS] for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}). Save it as CSV in UTF-8.") from None
-    parts: dict[str, list[tuple[Path, int, str]]] = {part: [] for part in _SPLITS}
-    names = sorted({row["class"] for _, row in rows})
-    for number, row in rows:
-        if row["split"] not in _SPLITS or not row["path"] or not row["class"]:
+    parts: Named = {part: [] for part in SPLITS}
+    names = sorted({name for _, name, _ in rows})
+    for number, (place, name, split) in enumerate(rows, 2):
+        if split not in SPLITS or not place or not name:
             raise DataError(
-                f"{path}, line {number}: each row needs a path, a class and a split, one of {', '.join(_SPLITS)}."
+                f"{path}, line {number}: each row needs a path, a class and a split, one of {', '.join(SPLITS)}."
             )
-        parts[row["split"]].append((path.parent / below(row["path"], path), names.index(row["class"]), row["class"]))
+        parts[split].append((path.parent / below(place, path), names.index(name), name))
     for needed in ("train", "test"):
         if not parts[needed]:
             raise DataError(f"{path} has no row whose split is '{needed}'. Add some.")

@@ -1,4 +1,4 @@
-"""A data set as lists of files: what is trained on, what is chosen by, what is measured on."""
+"""A data set as lists of labelled files: training, validation and test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
@@ -14,7 +14,10 @@ from clipstill.core.names import is_plain
 from clipstill.core.seeds import generator_for
 
 Item = tuple[Path, int]
+# File, label and class name of each item of ``"train"``, ``"val"`` and ``"test"``.
+Named = dict[str, list[tuple[Path, int, str]]]
 Half = Literal["base", "novel"]
+SPLITS = ("train", "val", "test")
 HALVES: tuple[Half, ...] = get_args(Half)
 
 
@@ -23,13 +26,13 @@ class Dataset:
     """Files with labels; a label is a position in ``classes``.
 
     Attributes:
-        name: of the layout, or of the folder.
-        root: a folder above all files.
-        classes: names, in the order of the labels.
-        train: to learn from.
-        val: to choose by; empty where the data set has none.
-        test: to measure on.
-        layout: the published layout that it was read by; None for one's own data.
+        name: Name of the layout or the folder.
+        root: A folder above all files.
+        classes: Class names in the order of the labels.
+        train: Training files.
+        val: Validation files; may be empty.
+        test: Test files.
+        layout: Published layout that the data set was read by; None for the user's own data.
     """
 
     name: str
@@ -41,33 +44,28 @@ class Dataset:
     layout: str | None = None
 
     def half(self, which: Half) -> Dataset:
-        """Base or novel classes alone, labels counted from 0 again.
-
-        Base is the first half of the labels, rounded up: of 101 classes, 51.
+        """The base or the novel classes only, labels counted from 0 again.
 
         Source: Zhou et al., CVPR 2022 (CoCoOp), the base-to-novel protocol.
         """
         kept = half_of(len(self.classes), which)
-        return self._among(kept)
+
+        items: dict[str, Any] = {
+            split: tuple((path, label - kept.start) for path, label in getattr(self, split) if label in kept)
+            for split in SPLITS
+        }
+        return replace(self, classes=self.classes[kept.start : kept.stop], **items)
 
     def few(self, shots: int, seed: int) -> Dataset:
-        """The same with ``shots`` training files a class, all of a class that has no more; ``val`` gets at most four.
+        """The same with at most ``shots`` training files and ``min(shots, 4)`` validation files per class.
 
-        Drawn for each class by itself, so that the same files come whatever other classes there are. CoOp's own draws
-        are kept in pickles that depend on Python's generator; these are others.
+        The draw of a class does not depend on the other classes. It is not CoOp's, whose lists are pickles.
         """
         return replace(self, train=self._drawn(self.train, shots, seed), val=self._drawn(self.val, min(shots, 4), seed))
 
     def folder(self, split: Literal["train", "val", "test"]) -> ImageFolder:
-        """One split as what evaluation and training read."""
+        """One split, as evaluation and training read it."""
         return ImageFolder(self.root, self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
-
-    def _among(self, kept: range) -> Dataset:
-        def of(items: Sequence[Item]) -> tuple[Item, ...]:
-            return tuple((path, label - kept.start) for path, label in items if label in kept)
-
-        names = tuple(self.classes[label] for label in kept)
-        return replace(self, classes=names, train=of(self.train), val=of(self.val), test=of(self.test))
 
     def _drawn(self, items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
         import torch
@@ -82,11 +80,17 @@ class Dataset:
         return tuple(chosen)
 
 
+def half_of(count: int, which: Half) -> range:
+    """Labels of a half of ``count`` classes; the base half is rounded up: 51 of 101."""
+    middle = (count + 1) // 2
+    return range(middle) if which == "base" else range(middle, count)
+
+
 def joined(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets of the same classes as one, such as the domains that a student may see.
+    """Several data sets of the same classes as one, such as several domains.
 
     Raises:
-        DataError: their classes differ.
+        DataError: Their classes differ.
     """
     first = datasets[0]
     for other in datasets[1:]:
@@ -96,20 +100,12 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
             )
     if len(datasets) == 1:
         return first
-    return Dataset(
-        "+".join(each.name for each in datasets),
-        Path(os.path.commonpath([each.root.resolve() for each in datasets])),
-        first.classes,
-        tuple(item for each in datasets for item in _resolved(each, each.train)),
-        tuple(item for each in datasets for item in _resolved(each, each.val)),
-        tuple(item for each in datasets for item in _resolved(each, each.test)),
-    )
-
-
-def _resolved(dataset: Dataset, items: Sequence[Item]) -> tuple[Item, ...]:
-    """The same files below the resolved root, which may be reached by links."""
-    root = dataset.root.resolve()
-    return tuple((root / path.relative_to(dataset.root), label) for path, label in items)
+    items: dict[str, Any] = {
+        split: tuple((path.absolute(), label) for each in datasets for path, label in getattr(each, split))
+        for split in SPLITS
+    }
+    root = Path(os.path.commonpath([each.root.absolute() for each in datasets]))
+    return replace(first, name="+".join(each.name for each in datasets), root=root, layout=None, **items)
 
 
 def without_labels(folder: ImageFolder) -> ImageFolder:
@@ -118,10 +114,10 @@ def without_labels(folder: ImageFolder) -> ImageFolder:
 
 
 def below(place: object, split: Path) -> Path:
-    """A path that a list names, which must not leave the data set's folder.
+    """A path that a list names.
 
     Raises:
-        DataError: it does.
+        DataError: It leaves the data set's folder.
     """
     path = Path(str(place))
     if path.is_absolute() or ".." in path.parts:
@@ -129,17 +125,11 @@ def below(place: object, split: Path) -> Path:
     return path
 
 
-def half_of(count: int, which: Half) -> range:
-    """Labels of a half of ``count`` classes."""
-    middle = (count + 1) // 2
-    return range(middle) if which == "base" else range(middle, count)
-
-
-def in_order(name: str, root: Path, parts: dict[str, list[tuple[Path, int, str]]]) -> Dataset:
-    """A data set from files, labels and class names, whose labels must be 0 to C - 1 and have one name each.
+def in_order(name: str, root: Path, parts: Named) -> Dataset:
+    """A data set from named items.
 
     Raises:
-        DataError: they do not.
+        DataError: Labels are not 0 to C - 1 with one name each, or a name holds a control character.
     """
     names: dict[int, str] = {}
     for items in parts.values():
@@ -148,14 +138,12 @@ def in_order(name: str, root: Path, parts: dict[str, list[tuple[Path, int, str]]
                 raise DataError(f"data set {name}: the class {class_name[:80]!a} holds a control character. Rename it.")
             if names.setdefault(label, class_name) != class_name:
                 raise DataError(
-                    f"data set {name}: label {label} is called '{names[label]}' and '{class_name}'. Mend its split "
-                    f"file."
+                    f"data set {name}: label {label} is called '{names[label]}' and '{class_name}'. Fix its split file."
                 )
     if sorted(names) != list(range(len(names))) or len(names) < 2:
         raise DataError(
             f"data set {name} has {len(names)} labels, {min(names, default=0)} to {max(names, default=0)}; there must "
-            f"be two or more, from 0 on and without a gap. Mend its split file."
+            f"be two or more, from 0 on and without a gap. Fix its split file."
         )
-    files = {part: tuple((path, label) for path, label, _ in items) for part, items in parts.items()}
-    classes = tuple(names[label] for label in range(len(names)))
-    return Dataset(name, root, classes, files["train"], files.get("val", ()), files["test"])
+    files: dict[str, Any] = {split: tuple((path, label) for path, label, _ in parts.get(split, ())) for split in SPLITS}
+    return Dataset(name, root, classes=tuple(names[label] for label in range(len(names))), **files)

@@ -1,25 +1,39 @@
 """Several processes teach one student: each takes its share of every batch, and all take the same step.
 
-They are those of ``torch.distributed``'s group, where there is one; without it, everything here does nothing.
+They are those of ``torch.distributed``'s group, within ``together``; outside it, everything here does nothing.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import distributed, nn
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from clipstill.distillation.meta import Weights
+import torch
+from torch import Tensor, distributed, nn
+
+_together = False
+
+
+@contextmanager
+def together(wanted: bool = True) -> Iterator[None]:
+    """Train one student with all processes of the ``torch.distributed`` group, if that is wanted."""
+    global _together
+    _together = wanted
+    try:
+        yield
+    finally:
+        _together = False
 
 
 def share() -> tuple[int, int]:
     """Number of this process, and how many there are."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _together:
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
-def summed(gradients: Weights) -> Weights:
-    """Gradients of this process's pictures -> those of all; in one message."""
+def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of this process's images -> those of all; in one message."""
     if share()[1] == 1:
         return gradients
     flat = torch.cat([value.flatten() for value in gradients.values()])
@@ -29,36 +43,32 @@ def summed(gradients: Weights) -> Weights:
 
 
 def total(value: float) -> float:
-    """A process's share of a number -> the number."""
-    if share()[1] == 1:
-        return value
-    told = torch.tensor(value, dtype=torch.float64)
-    distributed.all_reduce(told)
-    return float(told)
+    """The sum of a number over all processes."""
+    number = torch.tensor(value, dtype=torch.float64)
+    if share()[1] > 1:
+        distributed.all_reduce(number)
+    return float(number)
 
 
 def least(value: int) -> int:
-    """The smallest that a process has."""
-    if share()[1] == 1:
-        return value
-    told = torch.tensor(value)
-    distributed.all_reduce(told, distributed.ReduceOp.MIN)
-    return int(told)
+    """The smallest number of all processes."""
+    number = torch.tensor(value)
+    if share()[1] > 1:
+        distributed.all_reduce(number, distributed.ReduceOp.MIN)
+    return int(number)
 
 
 @torch.no_grad()
 def average_statistics(module: nn.Module) -> None:
-    """BatchNorm's running statistics, which each process keeps of its own pictures -> their mean."""
+    """Replace BatchNorm's running statistics, which each process keeps of its own images, by their mean."""
     processes = share()[1]
-    if processes == 1:
-        return
-    for buffer in module.buffers():
+    for buffer in module.buffers() if processes > 1 else ():
         if buffer.is_floating_point():
             distributed.all_reduce(buffer)
             buffer.div_(processes)
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if share()[1] > 1:
         distributed.barrier()

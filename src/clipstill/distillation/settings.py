@@ -1,169 +1,198 @@
-"""What can be set about distillation. Light: no tensor library is loaded."""
+"""Settings of distillation and of learning a teacher's prompts. Light: no tensor library is loaded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
+from pydantic import BeforeValidator, Field, model_validator
+
+from clipstill.core.config import MANY, Config
+from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
 
 MetaMode = Literal["none", "first_order", "exact", "reptile"]
 
 
-@dataclass(frozen=True)
-class DistilSettings:
-    """How a student is taught.
+class DistilSettings(Config):
+    """How the student is taught."""
 
-    Attributes:
-        steps: optimiser steps of the main phase.
-        minutes: that teaching may take, features included, instead of ``steps``: the time of the first steps tells how
-            many there will be; 0 goes by ``steps``.
-        epochs: passes over the pictures, which then decide the number of steps; 0 goes by ``steps``.
-        batch: images a step, of all processes together.
-        accumulate: parts of a batch that go through memory one after the other.
-        precision: ``"fp32"``, or ``"bf16"`` for the student's passes; weights and losses stay in fp32.
-        lr: peak learning rate of the backbone.
-        head_lr: peak learning rate of the head, in every phase.
-        weight_decay: decoupled; not on biases and BatchNorm.
-        optimiser: ``"adamw"``, ``"sgd"`` (momentum 0.9, Nesterov) or ``"momentum"`` (the same without Nesterov's step).
-        schedule: ``"steps"`` rises over ``warmup_steps`` and falls to zero as a cosine does; ``"epochs"``, which needs
-            ``epochs``, keeps a five-hundredth of the peak for one epoch and falls by whole epochs then, as PromptKD
-            does (Li et al., CVPR 2024).
-        warmup_steps: steps of linear rise at the start of each phase.
-        freeze: ``"backbone"`` trains the head alone on cached features of augmented views, which are computed once;
-            ``"bn"`` tunes all weights and keeps BatchNorm's statistics; ``"none"`` trains everything, for students
-            from scratch.
-        head_steps: steps of a first phase that trains the head alone, by the same cache, before ``"bn"`` or ``"none"``
-            goes on; 0 leaves it out. Not used with ``freeze="backbone"``.
-        views: augmented passes over the pictures that are cached for the head, or by ``labels="cached"``.
-        labels: ``"online"`` draws new views at every step and asks the teacher about them; ``"cached"`` draws ``views``
-            passes, which then come again with the answers that the teacher gave. The head alone always does the latter.
-        loss: ``"kd"``, the teacher's soft labels; ``"ce"``, hard ones: the class that a picture was made for, or the
-            teacher's answer where it was made for none; ``"ce+kd"``, the sum.
-        temperature: of the soft labels, above 0.
-        kd_weight: of the soft labels' loss.
-        kd_per_class: divide that loss by the number of classes, as PromptKD's code does: its weights of 200 and 1000
-            are two and ten for a hundred classes, and a hundred for ten.
-        feature_weight: of the loss between features and the teacher's vectors; 0 leaves it out.
-        meta: over styles: ``"none"``, or how the gradient of the outer loss is computed: ``"first_order"``, ``"exact"``
-            or ``"reptile"``. It needs two styles or more.
-        meta_alpha: size of the inner step; 0 for the head's learning rate of the moment.
-        meta_test_share: of the styles that a step is tried on, in (0, 1).
-        meta_groups: inner steps of ``"reptile"``, each on styles of its own.
-        ema: decay of the moving average of the weights, which is what is validated and kept; 0 keeps the raw weights.
-        crop_min: least share of the area that a random crop keeps, in (0, 1].
-        jitter: strength of the changes of brightness, contrast and saturation, in [0, 1]; a fifth of it for the hue.
-        grayscale: share of views that lose their colours, in [0, 1].
-        kernel: of the views' resize, with antialias: ``"bilinear"``, or ``"bicubic"``, which CLIP learned from.
-        mix: share of views that are mixed with another picture: blended, or with a part of it pasted in; in [0, 1].
-        keep: which validated weights are the result: most ``"agreement"`` with the teacher on held-out pictures (at
-            equal agreement the least loss), least ``"loss"`` on them, or the ``"last"``.
-        held_out_styles: styles that are not trained on and choose the best checkpoint. Where there are not more styles
-            than that, every tenth picture of a class is held out; 0 holds nothing out and keeps the last step.
-        feature_recentre: ``"mean"`` shifts the head's training input so that its mean on the synthetic pictures is the
-            one that the pretrained BatchNorm predicts for natural images, ``"mean_std"`` scales its spread as well,
-            ``"off"`` does neither.
-        checkpoint_every: steps between validations; each is also a point from which a killed run goes on.
-        channels_last: memory layout; faster for convolutions on most processors.
-        seed: of everything that is drawn.
-    """
+    steps: int = Field(default=1000, ge=1, le=MANY, description="Optimiser steps of the main phase.")
+    minutes: Annotated[float, BeforeValidator(minutes_of)] = Field(
+        default=0.0,
+        ge=0,
+        le=MANY,
+        description="Time for teaching, features included, instead of steps: a number of minutes or a text such as "
+        "1h30min. The first steps are timed to find how many fit; 0 goes by steps.",
+    )
+    epochs: int = Field(
+        default=0, ge=0, le=MANY, description="Passes over the images instead of steps; 0 goes by steps."
+    )
+    # BatchNorm with live statistics has none to take from a single image.
+    batch: int = Field(default=64, ge=2, le=65_536, description="Images per step, over all processes together.")
+    accumulate: int = Field(
+        default=1, ge=1, le=65_536, description="Parts of a batch that go through memory one after the other."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Precision of the student's passes; weights and losses stay in float32."
+    )
+    lr: float = Field(default=1e-4, ge=0, le=10, description="Peak learning rate of the backbone.")
+    head_lr: float = Field(default=3e-3, ge=0, le=10, description="Peak learning rate of the head, in every phase.")
+    weight_decay: float = Field(
+        default=1e-4, ge=0, le=1, description="Decoupled weight decay. Biases and BatchNorm have none."
+    )
+    optimiser: Literal["adamw", "sgd", "momentum"] = Field(
+        default="adamw",
+        description="Optimiser. sgd has momentum 0.9 and Nesterov's step, momentum has no such step.",
+    )
+    schedule: Literal["steps", "epochs"] = Field(
+        default="steps",
+        description="Learning rate schedule. steps rises over warmup_steps and falls to zero along a cosine; epochs, "
+        "which needs epochs, keeps a five-hundredth of the peak for one epoch and then falls by whole epochs, as "
+        "PromptKD does (Li et al., CVPR 2024).",
+    )
+    warmup_steps: int = Field(default=20, ge=0, le=MANY, description="Steps of linear rise at the start of each phase.")
+    freeze: Literal["backbone", "bn", "none"] = Field(
+        default="backbone",
+        description="What is not trained. backbone trains the head alone on cached features; bn trains all weights and "
+        "keeps BatchNorm's statistics; none trains everything, for students from scratch. bn after 300 head_steps "
+        "gains two points, for a thousand times the time of a step.",
+    )
+    head_steps: int = Field(
+        default=0,
+        ge=0,
+        le=MANY,
+        description="Steps of a first phase that trains the head alone before all weights are trained; 0 leaves it "
+        "out. Not used where the backbone is frozen.",
+    )
+    views: int = Field(
+        default=4, ge=1, le=1_000, description="Augmented passes over the images that are cached for the head."
+    )
+    labels: Literal["online", "cached"] = Field(
+        default="online",
+        description="Where labels come from while all weights are trained. online asks the teacher about new views at "
+        "every step; cached asks it once about the views passes, which are then repeated.",
+    )
+    loss: Literal["kd", "ce", "ce+kd"] = Field(
+        default="kd",
+        description="Loss of the student. kd uses the teacher's soft labels, ce the class an image was made for (or "
+        "the teacher's answer where it was made for none), ce+kd the sum.",
+    )
+    temperature: float = Field(default=2.0, ge=0.01, le=100, description="Temperature of the soft labels.")
+    kd_weight: float = Field(default=1.0, ge=0, le=MANY, description="Weight of the soft labels' loss.")
+    kd_per_class: bool = Field(
+        default=False,
+        description="Divide that loss by the number of classes, as PromptKD's code does. Its weights of 200 and 1000 "
+        "are two and ten for a hundred classes, and twenty and a hundred for ten.",
+    )
+    feature_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000,
+        description="Weight of the loss between the student's features and the teacher's vectors; 0 leaves it out.",
+    )
+    meta: MetaMode = Field(
+        default="none",
+        description="Meta distillation over styles: how the gradient of the outer loss is computed. It needs two "
+        "styles or more.",
+    )
+    meta_groups: int = Field(
+        default=4, ge=2, le=1_000, description="Inner steps of reptile, each on styles of its own."
+    )
+    ema: float = Field(
+        default=0.99,
+        ge=0,
+        le=0.99999,
+        description="Decay of the moving average of the weights, which is validated and kept; 0 keeps the raw weights.",
+    )
+    crop_min: float = Field(default=0.3, ge=0.01, le=1, description="Least share of the area that a random crop keeps.")
+    jitter: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Strength of the changes of brightness, contrast and saturation; hue changes by a fifth of it.",
+    )
+    kernel: Literal["bilinear", "bicubic"] = Field(
+        default="bilinear", description="Antialiased resize of the views. CLIP was trained with bicubic."
+    )
+    mix: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of views that are mixed with another image: blended, or with a part of it pasted in.",
+    )
+    keep: Literal["agreement", "loss", "last"] = Field(
+        default="agreement",
+        description="Which weights are the result: those that agree most with the teacher on held-out images, those "
+        "with the least loss on them, or the last. No label is used.",
+    )
+    held_out_styles: int = Field(
+        default=2,
+        ge=0,
+        le=1_000,
+        description="Styles that are not trained on and choose the best checkpoint. Where there are too few styles, "
+        "every tenth image of a class is held out; 0 holds nothing out and keeps the last step.",
+    )
+    checkpoint_every: int = Field(
+        default=100,
+        ge=1,
+        le=MANY,
+        description="Steps between validations. A killed run resumes from the last one.",
+    )
 
-    steps: int = 1000
-    minutes: float = 0.0
-    epochs: int = 0
-    batch: int = 64
-    accumulate: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    lr: float = 1e-4
-    head_lr: float = 3e-3
-    weight_decay: float = 1e-4
-    optimiser: Literal["adamw", "sgd", "momentum"] = "adamw"
-    schedule: Literal["steps", "epochs"] = "steps"
-    warmup_steps: int = 20
-    freeze: Literal["backbone", "bn", "none"] = "backbone"
-    head_steps: int = 0
-    views: int = 4
-    labels: Literal["online", "cached"] = "online"
-    loss: Literal["kd", "ce", "ce+kd"] = "kd"
-    temperature: float = 2.0
-    kd_weight: float = 1.0
-    kd_per_class: bool = False
-    feature_weight: float = 0.0
-    meta: MetaMode = "none"
-    meta_alpha: float = 0.0
-    meta_test_share: float = 0.25
-    meta_groups: int = 4
-    ema: float = 0.99
-    crop_min: float = 0.3
-    jitter: float = 0.3
-    grayscale: float = 0.0
-    kernel: Literal["bilinear", "bicubic"] = "bilinear"
-    mix: float = 0.0
-    keep: Literal["agreement", "loss", "last"] = "agreement"
-    held_out_styles: int = 2
-    feature_recentre: Literal["off", "mean", "mean_std"] = "off"
-    checkpoint_every: int = 100
-    channels_last: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot be trained with.
-
-        Raises:
-            ConfigError: names the setting and its range.
-        """
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"distillation.{name} is '{getattr(self, name)}'. Choose one of {', '.join(allowed)}."
-                )
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ConfigError(f"distillation.{name} is {value}. It must lie between {least:g} and {most:g}.")
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
         if self.schedule == "epochs" and self.epochs == 0:
             raise ConfigError("distillation.schedule is 'epochs' and distillation.epochs is 0. Set how many there are.")
         if self.epochs and self.minutes:
             raise ConfigError("both distillation.epochs and distillation.minutes are set. Set one of them to 0.")
+        return self
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "labels": ("online", "cached"),
-    "loss": ("kd", "ce", "ce+kd"),
-    "precision": ("fp32", "bf16"),
-    "meta": ("none", "first_order", "exact", "reptile"),
-    "optimiser": ("adamw", "sgd", "momentum"),
-    "schedule": ("steps", "epochs"),
-    "kernel": ("bilinear", "bicubic"),
-    "freeze": ("backbone", "bn", "none"),
-    "keep": ("agreement", "loss", "last"),
-    "feature_recentre": ("off", "mean", "mean_std"),
-}
-_MANY = 10_000_000
-_RANGES: dict[str, tuple[float, float]] = {
-    "steps": (1, _MANY),
-    "epochs": (0, _MANY),
-    "kd_weight": (0, _MANY),
-    # BatchNorm with live statistics has none to take from a single image.
-    "batch": (2, 65_536),
-    "minutes": (0, _MANY),
-    "accumulate": (1, 65_536),
-    "lr": (0, 10),
-    "head_lr": (0, 10),
-    "weight_decay": (0, 1),
-    "warmup_steps": (0, _MANY),
-    "head_steps": (0, _MANY),
-    "views": (1, 1_000),
-    "temperature": (0.01, 100),
-    "feature_weight": (0, 1_000),
-    "meta_alpha": (0, 100),
-    "meta_test_share": (0.01, 0.99),
-    "meta_groups": (2, 1_000),
-    "ema": (0, 0.99999),
-    "crop_min": (0.01, 1),
-    "jitter": (0, 1),
-    "grayscale": (0, 1),
-    "mix": (0, 1),
-    "held_out_styles": (0, 1_000),
-    "checkpoint_every": (1, _MANY),
-}
+class PromptTeacherSettings(Config):
+    """Prompts that the teacher learns from examples before it teaches (PromptSRC, ICCV 2023)."""
+
+    method: Literal["none", "regularised", "auto"] = Field(
+        default="none",
+        description="How prompts are learned. regularised is PromptSRC, which needs examples; auto is regularised "
+        "where there are examples.",
+    )
+    weights: Path | None = Field(
+        default=None,
+        description="Learned prompts to use instead: a run's prompts.safetensors, or a checkpoint of PromptSRC or "
+        "PromptKD.",
+    )
+    count: int = Field(default=4, ge=1, description="Prompt tokens per layer of CLIP's towers. 4 is published.")
+    visual_depth: int = Field(
+        default=9, ge=0, description="Layers of CLIP's image tower that get prompts; 0 for none. 9 is published."
+    )
+    text_depth: int = Field(default=9, ge=1, description="Layers of CLIP's text tower with prompts. 9 is published.")
+    rank: int = Field(default=64, ge=0, description="Rank of the projection that embedded teachers learn; 0 for none.")
+    epochs: int = Field(
+        default=20,
+        ge=1,
+        description="Passes over the examples. PromptSRC has 20 for a ViT-L/14.",
+    )
+    batch: int = Field(default=8, ge=1, description="Examples per step.")
+    lr: float = Field(default=0.005, ge=0, description="Peak learning rate of SGD with momentum 0.9.")
+    regularisation: float = Field(
+        default=1.0,
+        ge=0,
+        description="Factor of PromptSRC's three regularising terms, whose weights are 25 (text), 10 (image) and 1 "
+        "(logits); 0 leaves them out, as CoOp does.",
+    )
+    average_mean: float = Field(
+        default=15.0,
+        ge=0,
+        description="Epoch around which weights are averaged by a Gaussian; 0 keeps the last epoch's.",
+    )
+    average_std: float = Field(default=1.0, gt=0, description="Standard deviation of that Gaussian, in epochs.")
+    views: int = Field(
+        default=4, ge=1, description="Passes of crops that embedded teachers encode once and then repeat."
+    )
+    text_chunk: int = Field(
+        default=0,
+        ge=0,
+        description="Classes whose texts are in memory at once; 0 for all. 100 helps where a thousand classes do not "
+        "fit into memory.",
+    )

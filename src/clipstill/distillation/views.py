@@ -43,7 +43,6 @@ class Views:
         size: S, side of a view in pixels.
         crop_min: least share of the area that a crop keeps, in (0, 1].
         jitter: strength for brightness, contrast and saturation; a fifth of it for the hue.
-        grayscale: probability of losing the colours.
         mix: probability of being mixed with another picture of the same call: blended, or with a part of it pasted in.
         kernel: of the resize; CLIP was trained with ``"bicubic"`` views.
     """
@@ -53,7 +52,6 @@ class Views:
         size: int,
         crop_min: float,
         jitter: float,
-        grayscale: float,
         mix: float = 0.0,
         kernel: Kernel = "bilinear",
     ) -> None:
@@ -63,8 +61,6 @@ class Views:
         self._colours: list[torch.nn.Module] = []
         if jitter > 0:
             self._colours.append(augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5))
-        if grayscale > 0:
-            self._colours.append(augmentation.RandomGrayscale(p=grayscale))
         self._crop = augmentation.RandomResizedCrop((size, size), scale=(crop_min, 1.0))
         self._flip = augmentation.RandomHorizontalFlip(p=0.5)
         self._blend = augmentation.RandomMixUpV2(p=1.0, data_keys=["input"])
@@ -95,7 +91,7 @@ class Views:
 
 def views_of(settings: DistilSettings, size: int) -> Views:
     """The views that settings ask for, for a student that sees ``size`` pixels a side."""
-    return Views(size, settings.crop_min, settings.jitter, settings.grayscale, settings.mix, settings.kernel)
+    return Views(size, settings.crop_min, settings.jitter, settings.mix, settings.kernel)
 
 
 def plain_view(x_N3HW: Tensor, size: int) -> Tensor:

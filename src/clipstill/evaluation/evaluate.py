@@ -5,10 +5,10 @@ Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,12 @@ class EvaluationResult:
             "classes": list(self.classes),
             "skipped": [{"file": file, "reason": reason} for file, reason in self.skipped],
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_json``."""
+        skipped = [(str(each["file"]), str(each["reason"])) for each in value["skipped"]]
+        return cls(**{**value, "classes": tuple(value["classes"]), "skipped": skipped})
 
 
 def evaluate(

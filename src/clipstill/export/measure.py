@@ -27,6 +27,7 @@ from clipstill.export.parity import (
     smooth_pictures,
     student_logits,
 )
+from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,21 +56,12 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a format may cost."""
-
-    tolerance: float = 1e-3  # Largest difference of a logit for formats that compute in float32.
-    warn: float = 0.05  # Share of the answers that int8 or fp16 may change without a warning.
-    refuse: float = 0.15  # Share of the answers above which the format is refused.
-
-
-@dataclass(frozen=True)
 class FormatRequest:
     """Which formats to write, and how to judge them."""
 
     names: Sequence[str] = ()  # ``onnx`` is always added, as the others are compared with it.
     pictures: Pictures = field(default_factory=Pictures)
-    limits: Limits = field(default_factory=Limits)
+    limits: ExportSettings = field(default_factory=ExportSettings)
 
 
 @dataclass(frozen=True)
@@ -153,7 +145,7 @@ def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, 
 
 
 def _write_and_measure(
-    form: Format, source: Source, references: Mapping[str, _Reference], limits: Limits
+    form: Format, source: Source, references: Mapping[str, _Reference], limits: ExportSettings
 ) -> FormatFacts:
     folder = source.onnx.parent
     paths = [folder / name for name in form.files]
@@ -201,7 +193,7 @@ def _compared(facts: FormatFacts, model: Model, references: Mapping[str, _Refere
     )
 
 
-def _judge(form: Format, facts: FormatFacts, limits: Limits) -> str | None:
+def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | None:
     """What to know before the format is used; None for nothing.
 
     Raises:
@@ -219,9 +211,9 @@ def _judge(form: Format, facts: FormatFacts, limits: Limits) -> str | None:
     changed = 1 - facts.top1_agreement
     kind = min(facts.agreement, key=lambda kind: facts.agreement[kind])
     what = f"it answers otherwise than the student for {changed:.1%} of {facts.pictures[kind]} pictures ({kind})"
-    if changed > limits.refuse:
-        raise ExportError(f"{what}, allowed is {limits.refuse:.1%}")
-    return f"{what}; measure it on photos of your own" if changed > limits.warn else None
+    if changed > limits.int8_refuse:
+        raise ExportError(f"{what}, allowed is {limits.int8_refuse:.1%}")
+    return f"{what}; measure it on photos of your own" if changed > limits.int8_warn else None
 
 
 def latency(model: Model, size: int) -> float:

@@ -1,7 +1,7 @@
 """Generators: frozen differentiable maps from latents to images, found by name.
 
-Every factory has the same call: ``factory(rest, device)``. It gives a ``Generator``, or a ``Sampler`` where a model
-draws from texts by itself. Several take turns where their names are joined by ``+``.
+Every factory has the same call: ``factory(rest, device)``. It returns a ``Generator``, or a ``Sampler`` where a model
+draws from texts by itself. Generators whose names are joined by ``+`` take turns.
 """
 
 from __future__ import annotations
@@ -34,13 +34,10 @@ generators = Registry(
 
 
 def resolve_generators(names: str) -> list[tuple[Callable[..., Any], str]]:
-    """What makes each generator, and the rest of its name, without loading one.
-
-    Args:
-        names: one, or several joined by ``+``, such as ``"embedded+pixels"``.
+    """Factory of each generator of a name, which may join several by ``+``, and the rest of its name.
 
     Raises:
-        UnknownNameError: no such generator.
+        UnknownNameError: There is no such generator.
     """
     return [generators.resolve(name.strip()) for name in names.split("+")]
 
@@ -49,6 +46,6 @@ def load_generators(names: str, device: torch.device) -> list[Generator | Sample
     """Load generators, frozen, in the order of their names.
 
     Raises:
-        UnknownNameError: no such generator.
+        UnknownNameError: There is no such generator.
     """
     return [factory(rest, device) for factory, rest in resolve_generators(names)]

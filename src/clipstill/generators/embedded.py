@@ -13,20 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipstill.core.errors import ArtifactError
+from clipstill.core.checkpoints import read_own_tensors
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
+from clipstill.generators.latent_prior import NormalLatents
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "embedded-generator.safetensors"
 LATENT_CHANNELS = 16
 REDUCTION = 8
-# Codes of the training pictures are whitened; beyond three deviations the decoder has seen nothing.
-BOX = 3.0
+# Channels at an eighth, a quarter, a half and the whole of the image's side.
+WIDTHS = (64, 48, 24, 12)
 
 
 class Block(nn.Module):
@@ -44,20 +44,16 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (N, Z, h, w) -> images (N, 3, 8 h, 8 w) in (0, 1).
+    """Latents (N, Z, h, w) -> images (N, 3, 8 h, 8 w) in (0, 1)."""
 
-    Args:
-        widths: channels at an eighth, a quarter, a half and the whole of the image's side.
-    """
-
-    def __init__(self, widths: tuple[int, int, int, int] = (64, 48, 24, 12)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(LATENT_CHANNELS, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(LATENT_CHANNELS, WIDTHS[0], 3, padding=1)
         self.stages = nn.ModuleList()
-        for number, (width, narrower) in enumerate(zip(widths, (*widths[1:], widths[-1]), strict=True)):
+        for number, (width, narrower) in enumerate(zip(WIDTHS, (*WIDTHS[1:], WIDTHS[-1]), strict=True)):
             blocks = 2 if number < 2 else 1
             self.stages.append(nn.Sequential(*(Block(width) for _ in range(blocks)), nn.Conv2d(width, narrower, 1)))
-        self.leave = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.leave = nn.Conv2d(WIDTHS[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents -> images; see the class."""
@@ -69,43 +65,35 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.leave(F.silu(x)))
 
 
-class EmbeddedGenerator:
+class EmbeddedGenerator(NormalLatents):
     """The decoder as a generator.
 
-    Args:
-        device: where it runs.
-
     Raises:
-        ArtifactError: the stored weights are missing or damaged.
+        ArtifactError: The stored weights are missing or damaged.
     """
 
     name = "embedded"
-    # A latent speaks for a patch: it is moved further than a pixel, and its patch is smooth already.
+    # A latent stands for a patch: it is moved further than a pixel, and its patch is smooth already.
     lr_factor = 2.0
     tv_factor = 0.25
     stride = REDUCTION
+    # Codes of the training pictures are whitened; beyond three deviations the decoder has seen nothing.
+    box = 3.0
 
     def __init__(self, device: torch.device, weights: Path = WEIGHTS) -> None:
         self._device = device
-        try:
-            with safe_open(weights, framework="pt") as stored:
-                state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
-                licence = (stored.metadata() or {}).get("licence", "unknown")
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ArtifactError(
-                f"{weights} cannot be read ({error}). Reinstall clipstill, or make it again: python -m tools.weights "
-                f"embedded-generator"
-            ) from None
+        remedy = "Reinstall clipstill, or make it again: python -m tools.weights embedded-generator"
+        tensors, metadata = read_own_tensors(weights, remedy)
+        state = {name: tensor.float() for name, tensor in tensors.items()}
         # Square root of the correlation of neighbouring codes; see ``init``.
         self._smoothing = float(state.pop("smoothing"))
         self._decoder = Decoder()
         self._decoder.load_state_dict(state)
         self._decoder.eval().requires_grad_(False).to(device)
-        # Its narrow convolutions take two thirds of the time in this layout.
+        # The narrow convolutions take two thirds of the time in this layout.
         self._decoder.to(memory_format=torch.channels_last)
-        self.provenance = (
-            Provenance("embedded generator", licence, f"clipstill assets/{weights.name}", sha256_file(weights)),
-        )
+        licence, source = metadata.get("licence", "unknown"), f"clipstill assets/{weights.name}"
+        self.provenance = (Provenance("embedded generator", licence, source, sha256_file(weights)),)
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
         """Standard normal latents (N, Z, size / 8, size / 8), smooth like codes of real pictures."""
@@ -116,34 +104,20 @@ class EmbeddedGenerator:
             fine = torch.randn(LATENT_CHANNELS, side, side, generator=random)
             coarse = torch.randn(1, LATENT_CHANNELS, max(2, side // 3), max(2, side // 3), generator=random)
             smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)[0]
-            mixed = self._smoothing * smooth + math.sqrt(1 - self._smoothing**2) * fine
-            rows.append(mixed)
+            rows.append(self._smoothing * smooth + math.sqrt(1 - self._smoothing**2) * fine)
         return [torch.stack(rows).to(self._device)]
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents -> images (N, 3, H, W) in (0, 1), differentiable."""
-        image: Tensor = self._decoder(latents[0])
-        return image
-
-    def project_(self, latents: Sequence[Tensor]) -> None:
-        """Clip to three deviations, in place."""
-        with torch.no_grad():
-            latents[0].clamp_(-BOX, BOX)
-
-    def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """Half the mean square of each latent: loss_N, the normal prior per dimension."""
-        return 0.5 * latents[0].square().mean((1, 2, 3))
+        x_N3HW: Tensor = self._decoder(latents[0])
+        return x_N3HW
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """Bilinear between codes: neighbours are alike, so what lies between them is likely too."""
+        """Bilinear: neighbouring codes are alike, so values between them are likely too."""
         side = math.ceil(size / REDUCTION)
         return [F.interpolate(latents[0], (side, side), mode="bilinear", align_corners=False)]
 
-    def codes(self, latents: Sequence[Tensor]) -> None:
-        """None: there is no codebook."""
-
 
 def load_embedded(rest: str, device: torch.device) -> EmbeddedGenerator:
-    """The factory of the registry."""
-    del rest
+    """Factory of the registry."""
     return EmbeddedGenerator(device)

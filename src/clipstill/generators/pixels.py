@@ -24,17 +24,15 @@ LEVELS = (8, 4, 2, 1)
 # Natural images have less of the fine than of the coarse (their spectrum falls as 1 / frequency). Without this, the
 # optimiser fills the finest level with noise that only the teacher sees.
 AMPLITUDES = (1.0, 0.6, 0.36, 0.2)
+# Standard deviation of the first latents.
+NOISE = 0.3
 
 
 class Pixels:
-    """Images as a sum of levels of growing resolution, each a latent of its own.
+    """Images as a sum of levels of growing resolution, each with its own latent.
 
     Coarse levels move many pixels at once, so that the optimiser finds shapes before texture; decorrelated colours keep
-    it from saturating single channels. There is no prior: natural images are as likely as noise.
-
-    Args:
-        device: where latents live.
-        noise: standard deviation of the first latents.
+    it from saturating single channels. There is no prior: noise is as likely as natural images.
 
     Source: Olah, Mordvintsev and Schubert, Distill 2017 (decorrelated parametrisation), with a pyramid for the Fourier
     basis.
@@ -46,8 +44,7 @@ class Pixels:
     tv_factor = 1.0
     stride = 1
 
-    def __init__(self, device: torch.device, noise: float = 0.3) -> None:
-        self._noise = noise
+    def __init__(self, device: torch.device) -> None:
         self._device = device
         self._colours = torch.tensor(COLOUR_AXES, device=device)
 
@@ -57,16 +54,16 @@ class Pixels:
         for seed in seeds:
             random = generator_for(seed, "latent")
             for rows, side in zip(levels, _sides(size), strict=True):
-                rows.append(torch.randn(3, side, side, generator=random) * self._noise)
+                rows.append(torch.randn(3, side, side, generator=random) * NOISE)
         return [torch.stack(rows).to(self._device) for rows in levels]
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Sum of the levels, bilinearly enlarged, in RGB through a sigmoid: (N, 3, H, W) in (0, 1)."""
         finest = latents[-1]
-        total = finest * AMPLITUDES[-1]
+        z_N3HW = finest * AMPLITUDES[-1]
         for level, amplitude in zip(latents[:-1], AMPLITUDES, strict=False):
-            total = total + amplitude * F.interpolate(level, finest.shape[-2:], mode="bilinear", align_corners=False)
-        return torch.sigmoid(torch.einsum("rc,nchw->nrhw", self._colours, total) * 2)
+            z_N3HW = z_N3HW + amplitude * F.interpolate(level, finest.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.sigmoid(torch.einsum("rc,nchw->nrhw", self._colours, z_N3HW) * 2)
 
     def project_(self, latents: Sequence[Tensor]) -> None:
         """Nothing: every latent is valid."""
@@ -76,7 +73,7 @@ class Pixels:
         return latents[0].new_zeros(len(latents[0]))
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """Each level enlarged by itself: the coarsest level of the larger image is as coarse as before in parts."""
+        """Each level is enlarged by itself."""
         return [
             F.interpolate(level, (side, side), mode="bilinear", align_corners=False)
             for level, side in zip(latents, _sides(size), strict=True)
@@ -92,6 +89,5 @@ def _sides(size: int) -> list[int]:
 
 
 def load_pixels(rest: str, device: torch.device) -> Pixels:
-    """The factory of the registry."""
-    del rest
+    """Factory of the registry."""
     return Pixels(device)

@@ -1,4 +1,4 @@
-"""Pictures of nothing, drawn from a seed alone: what synthetic images must teach better than.
+"""Pictures without a class, drawn from a seed alone: a baseline that synthetic images must exceed.
 
 Shapes: N images, H x W pixels, h x w pixels around a leaf.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import seed_for
 
-# Of a leaf's radius, as shares of the image's side; with both ends open the picture has no natural size.
+# Limits of a leaf's radius, as shares of the image's side.
 _SMALLEST, _LARGEST = 0.03, 0.5
 _LEAVES = 250
 _CORNERS = (3, 4, 5, 6)
@@ -25,7 +25,7 @@ class DeadLeaves:
     """Flat and textured shapes that cover each other, as leaves do on the ground.
 
     Sizes follow the law that makes a picture look the same at every scale, which gives it edges, occlusions and the
-    spectrum of photos. There is no class in it.
+    spectrum of photos.
 
     Source: Lee, Mumford and Huang, IJCV 2001; for teaching: Baradad et al., NeurIPS 2021. Shapes and textures are ours.
     """
@@ -34,8 +34,7 @@ class DeadLeaves:
     provenance: tuple[Provenance, ...] = ()
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
-        """One image (N, 3, size, size) in [0, 1] a seed; texts say nothing to it."""
-        del texts
+        """One image (N, 3, size, size) in [0, 1] for each seed; texts are ignored."""
         return torch.stack([torch.from_numpy(_leaves(seed, size)) for seed in seeds])
 
 
@@ -46,26 +45,23 @@ class Noise:
     provenance: tuple[Provenance, ...] = ()
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
-        """One image (N, 3, size, size) a seed; texts say nothing to it."""
-        del texts
+        """One image (N, 3, size, size) in [0, 1] for each seed; texts are ignored."""
         drawn = [np.random.default_rng(seed).random((3, size, size), dtype=np.float32) for seed in seeds]
         return torch.from_numpy(np.stack(drawn))
 
 
 def load_dead_leaves(rest: str, device: torch.device) -> DeadLeaves:
-    """The sampler ``dead-leaves``."""
-    del rest, device
+    """Factory of the registry."""
     return DeadLeaves()
 
 
 def load_noise(rest: str, device: torch.device) -> Noise:
-    """The sampler ``noise``."""
-    del rest, device
+    """Factory of the registry."""
     return Noise()
 
 
 def pictures(sampler: DeadLeaves | Noise, count: int, size: int, seed: int) -> Tensor:
-    """So many pictures, uint8 (N, 3, size, size); the first of them are the same whatever their number."""
+    """Pictures, uint8 (N, 3, size, size); the first ones do not depend on how many there are."""
     seeds = [seed_for(seed, sampler.name, number) for number in range(count)]
     return (sampler.sample([""] * count, seeds, size) * 255).round().to(torch.uint8)
 
@@ -82,13 +78,13 @@ def _leaves(seed: int, size: int) -> NDArray[np.float32]:
 
 
 def _lay_leaf(picture_3HW: NDArray[np.float32], radius: float, random: np.random.Generator) -> None:
-    """A disc or a regular polygon on top of what is there, in place; its radius is a share of the side."""
+    """Draw a disc or a regular polygon on top of the picture, in place; its radius is a share of the side."""
     size = picture_3HW.shape[1]
     (y, x), colour_3 = random.random(2), random.random(3)
     corners, turn = random.choice(_CORNERS), random.uniform(0, 2 * np.pi)
     slope, wave, angle = random.normal(0, 0.15), random.uniform(4, 40), random.uniform(0, np.pi)
     is_disc, has_stripes = random.random(2) < 0.5
-    # Only the square around the leaf is looked at: most leaves are small.
+    # Only the square around the leaf is computed: most leaves are small.
     top, left = (max(0, int((middle - radius) * size)) for middle in (y, x))
     bottom, right = (min(size, int((middle + radius) * size) + 1) for middle in (y, x))
     rows_hw, columns_hw = np.mgrid[top:bottom, left:right]
@@ -96,7 +92,7 @@ def _lay_leaf(picture_3HW: NDArray[np.float32], radius: float, random: np.random
     if is_disc:
         inside_hw = down_hw**2 + right_hw**2 < radius**2
     else:
-        # Inside a polygon is what is nearer to the middle than all of its sides are.
+        # Points inside a polygon are nearer to the middle than all of its sides are.
         around_hw = (np.arctan2(down_hw, right_hw) - turn) % (2 * np.pi / corners) - np.pi / corners
         inside_hw = np.hypot(down_hw, right_hw) * np.cos(around_hw) < radius * np.cos(np.pi / corners)
     along_hw = np.cos(angle) * right_hw + np.sin(angle) * down_hw

@@ -2,9 +2,9 @@
 
 ``tiny-autoencoder:/path/to/taesd_decoder.safetensors`` names a decoder, ``tiny-autoencoder:/path/to/folder`` a folder
 that holds one, or that diffusers saved; ``tiny-autoencoder:OWNER/REPO`` names a model of the hub, and plain
-``tiny-autoencoder`` the one that began the family. Which way the layers are named is read from the file.
+``tiny-autoencoder`` is TAESD from the hub. Layers have their published names or those of diffusers.
 
-What the optimiser moves is not the latent, but the whitened coefficients that ``latent_prior`` makes it of: an
+The optimiser does not move the latent itself, but whitened coefficients that ``latent_prior`` turns into it: an
 autoencoder decodes every latent, and inverting it plainly gives texture without objects.
 
 Shapes: N images, Z latent channels, H x W pixels; a latent is (N, Z, H / stride, W / stride).
@@ -25,34 +25,36 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipstill.core.errors import DataError, ResourceError
+from clipstill.core.errors import DataError
 from clipstill.core.files import read_json, sha256_file
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.generators.latent_prior import LatentPrior, from_frequencies, to_frequencies
-from clipstill.generators.model_licence import licence_of
+from clipstill.generators.latent_prior import LatentPrior, NormalLatents, from_frequencies
+from clipstill.generators.model_files import (
+    CONFIG_FILE,
+    DIFFUSERS_FILE,
+    REPOSITORY,
+    download_diffusers_model,
+    import_diffusers,
+    licence_of,
+)
 from clipstill.generators.vqgan import OneSidedClamp
 
-FIRST_OF_ITS_KIND = "madebyollin/taesd"
+TAESD = "madebyollin/taesd"
 PRIOR = Path(__file__).parents[1] / "assets" / "latent-prior.safetensors"
-# Where a user's own statistics are looked for, beside the decoder.
+# Name of a user's own statistics, beside the decoder.
 PRIOR_FILE = "latent-prior.safetensors"
-CONFIG_FILE = "config.json"
-DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
-# About one whitened coefficient of pictures in a thousand lies beyond this many deviations.
-BOX = 5.0
-_UPSTREAM_NAME = re.compile(r"(\d+)\.(.+)")
-_REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_PUBLISHED_NAME = re.compile(r"(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
 class AutoencoderFiles:
-    """Where an autoencoder lies.
+    """Files of an autoencoder.
 
     Attributes:
-        decoder: its file; one that diffusers wrote holds the encoder too.
-        source: what a licence ledger says of it.
+        decoder: File of the decoder; one that diffusers wrote holds the encoder too.
+        source: Origin, for the licence ledger.
     """
 
     decoder: Path
@@ -60,32 +62,33 @@ class AutoencoderFiles:
 
     @property
     def encoder(self) -> Path:
-        """The file that holds the encoder: named alike, or the same one; it may be absent."""
+        """File of the encoder, of a like name or the same; it may be absent."""
         return self.decoder.with_name(self.decoder.name.replace("decoder", "encoder"))
 
 
 def find_autoencoder(rest: str) -> AutoencoderFiles:
-    """The files behind a name.
+    """Files of the autoencoder of a name.
 
     Args:
-        rest: what follows ``tiny-autoencoder:``: a file, a folder, or a repository of the hub; empty for the first one.
+        rest: Text after ``tiny-autoencoder:``: a file, a folder, or a repository of the hub; empty for TAESD.
 
     Raises:
-        DataError: there is no such file, or no decoder in the folder.
-        ResourceError: the hub cannot be reached.
+        DataError: There is no such file, or no decoder in the folder.
+        ResourceError: The hub cannot be reached.
     """
     path = Path(rest).expanduser()
     if rest and path.is_file():
         return AutoencoderFiles(path, str(path))
     if rest and path.is_dir():
         return AutoencoderFiles(_decoder_in(path), str(path))
-    repository = rest or FIRST_OF_ITS_KIND
-    if not _REPOSITORY.fullmatch(repository) or path.suffix == ".safetensors":
+    repository = rest or TAESD
+    if not REPOSITORY.fullmatch(repository) or path.suffix == ".safetensors":
         raise DataError(
             f"there is no file or folder {rest} for the generator tiny-autoencoder. Check the path, or name a "
-            f"repository: tiny-autoencoder:{FIRST_OF_ITS_KIND}"
+            f"repository: tiny-autoencoder:{TAESD}"
         )
-    return AutoencoderFiles(_decoder_in(_download(repository)), repository)
+    folder = download_diffusers_model("tiny-autoencoder", repository, "/path/to/taesd_decoder.safetensors")
+    return AutoencoderFiles(_decoder_in(folder), repository)
 
 
 def _decoder_in(folder: Path) -> Path:
@@ -100,52 +103,39 @@ def _decoder_in(folder: Path) -> Path:
     return decoders[0]
 
 
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, DIFFUSERS_FILE, "README.md", "LICENSE"]))
-    except Exception as error:  # of the network, the hub's client or the disk
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ResourceError(
-            f"cannot get tiny-autoencoder {repository} from the model hub ({reason}). Check the name and the "
-            f"connection, or name a local copy: tiny-autoencoder:/path/to/taesd_decoder.safetensors"
-        ) from None
-
-
 def diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in diffusers' names, from them or from the numbers of the published sequential modules.
+    """State dict under diffusers' names, from these or from the layer numbers of the published weights.
 
     The published decoder counts its clamp as layer 0, which diffusers computes outside the layers; the published
-    encoder counts alike.
+    encoder has no such layer.
 
     Raises:
-        KeyError: a name of neither kind.
+        KeyError: A name is of neither kind.
     """
     if all(name.startswith(("decoder.", "encoder.")) for name in state):
         return dict(state)
     part, before = ("encoder", 0) if "0.weight" in state else ("decoder", 1)
-    named = {}
+    renamed = {}
     for name, tensor in state.items():
-        match = _UPSTREAM_NAME.fullmatch(name)
+        match = _PUBLISHED_NAME.fullmatch(name)
         if match is None:
             raise KeyError(name)
-        named[f"{part}.layers.{int(match.group(1)) - before}.{match.group(2)}"] = tensor
-    return named
+        renamed[f"{part}.layers.{int(match.group(1)) - before}.{match.group(2)}"] = tensor
+    return renamed
 
 
 def load_part(files: AutoencoderFiles, part: str) -> Any:
     """The decoder or the encoder as diffusers' module, float32, frozen.
 
     Args:
-        files: where it lies.
+        files: Files of the autoencoder.
         part: ``"decoder"`` or ``"encoder"``.
 
     Raises:
-        DataError: the file cannot be read, or holds another network.
+        DataError: The file cannot be read, or holds another network.
         ResourceError: diffusers is not installed.
     """
-    network_class = _autoencoder_class()
+    network_class = import_diffusers("tiny-autoencoder").AutoencoderTiny
     path = files.decoder if part == "decoder" else files.encoder
     try:
         stored = diffusers_names(load_file(path))
@@ -171,34 +161,21 @@ def load_part(files: AutoencoderFiles, part: str) -> Any:
 
 
 def _latent_channels(state: Mapping[str, Tensor], part: str) -> int:
-    """Read from the weights, for files without a configuration: what the first layer takes, or the last one gives."""
+    """Channels read from the weights, for files without a configuration."""
     if part == "decoder":
         return int(state["layers.0.weight"].shape[1])
     last = max(int(name.split(".")[1]) for name in state)
     return len(state[f"layers.{last}.bias"])
 
 
-def _autoencoder_class() -> Any:
-    try:
-        from diffusers import AutoencoderTiny
-    except ImportError:
-        raise ResourceError(
-            "the generator tiny-autoencoder needs diffusers. Install it: pip install 'clipstill[diffusers]'"
-        ) from None
-    return AutoencoderTiny
+class TinyAutoencoder(NormalLatents):
+    """Decoder of a tiny autoencoder behind whitened latents.
 
-
-class TinyAutoencoder:
-    """A tiny autoencoder's decoder behind whitened latents.
-
-    Args:
-        files: of the weights.
-        device: where it runs.
-        prior: statistics of latents; None looks for them beside the decoder, then among those that come with clipstill.
+    Statistics of the latents are looked for beside the decoder, then among those of clipstill.
 
     Raises:
-        DataError: the weights are not those of a tiny autoencoder.
-        ArtifactError: statistics are damaged.
+        DataError: The weights are not those of a tiny autoencoder.
+        ArtifactError: The statistics are damaged.
         ResourceError: diffusers is not installed.
     """
 
@@ -206,10 +183,12 @@ class TinyAutoencoder:
     # Twice the step of pixels left a lower loss after 60 steps than once or thrice.
     lr_factor = 2.0
     tv_factor = 0.25
+    # About one whitened coefficient of pictures in a thousand lies beyond this many deviations.
+    box = 5.0
 
-    def __init__(self, files: AutoencoderFiles, device: torch.device, prior: LatentPrior | None = None) -> None:
+    def __init__(self, files: AutoencoderFiles, device: torch.device) -> None:
         self._decoder = load_part(files, "decoder")
-        self._prior = prior or _prior_of(self._decoder, files)
+        self._prior = _prior_of(self._decoder, files)
         self._device = device
         self._decoder.to(device, memory_format=torch.channels_last)
         self.stride = 2 ** sum(isinstance(layer, torch.nn.Upsample) for layer in self._decoder.layers)
@@ -232,47 +211,28 @@ class TinyAutoencoder:
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Coefficients -> images (N, 3, H, W) in [0, 1]; gradients stop only where they would push further out."""
         # AutoencoderTiny gives [-1, 1] and a little beyond.
-        image = (self._decoder(self.latent(latents[0])) + 1) / 2
-        clamped: Tensor = OneSidedClamp.apply(image)
+        clamped: Tensor = OneSidedClamp.apply((self._decoder(self.latent(latents[0])) + 1) / 2)
         return clamped
 
     def latent(self, coefficients: Tensor) -> Tensor:
-        """Whitened coefficients -> what the decoder takes, both (N, Z, h, h)."""
-        # Half precision would round coarse coefficients by more than what fine ones amount to.
+        """Whitened coefficients -> input of the decoder, both (N, Z, h, h)."""
+        # In half precision, rounding errors of coarse coefficients would exceed the fine ones.
         with torch.autocast(coefficients.device.type, enabled=False):
-            coloured = torch.einsum("hwcd,ndhw->nchw", self._roots_of(coefficients.shape[-1]), coefficients.float())
-            return self._mean + from_frequencies(coloured)
-
-    def coefficients(self, latent: Tensor) -> Tensor:
-        """The inverse of ``latent``."""
-        side = latent.shape[-1]
-        coloured = to_frequencies(latent - self._mean).permute(2, 3, 1, 0)
-        white: Tensor = torch.linalg.solve(self._roots_of(side), coloured)
-        return white.permute(3, 2, 0, 1)
-
-    def project_(self, latents: Sequence[Tensor]) -> None:
-        """Clip to the deviations that pictures have, in place."""
-        with torch.no_grad():
-            latents[0].clamp_(-BOX, BOX)
-
-    def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """Half the mean square of each image's coefficients: loss_N, the normal prior per dimension."""
-        return 0.5 * latents[0].square().mean((1, 2, 3))
+            return self._mean + from_frequencies(self._coloured(coefficients))
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
         """The same coarse frequencies in a larger or smaller latent; new fine ones are 0, the likeliest value."""
-        old = latents[0]
-        side = math.ceil(size / self.stride)
-        kept = min(side, old.shape[-1])
+        side, old = math.ceil(size / self.stride), latents[0].shape[-1]
+        kept = min(side, old)
         with torch.no_grad():
-            coloured = torch.einsum("hwcd,ndhw->nchw", self._roots_of(old.shape[-1]), old.float())
             # An orthonormal basis keeps lengths: the same picture on more cells is longer.
-            cut = coloured[..., :kept, :kept] * (side / old.shape[-1])
-            grown = F.pad(cut, (0, side - kept, 0, side - kept)).permute(2, 3, 1, 0)
-            return [torch.linalg.solve(self._roots_of(side), grown).permute(3, 2, 0, 1).contiguous()]
+            cut = self._coloured(latents[0])[..., :kept, :kept] * (side / old)
+            padded = F.pad(cut, (0, side - kept, 0, side - kept)).permute(2, 3, 1, 0)
+            return [torch.linalg.solve(self._roots_of(side), padded).permute(3, 2, 0, 1).contiguous()]
 
-    def codes(self, latents: Sequence[Tensor]) -> None:
-        """None: there is no codebook."""
+    def _coloured(self, coefficients: Tensor) -> Tensor:
+        """White coefficients -> those of the latent's cosine transform."""
+        return torch.einsum("hwcd,ndhw->nchw", self._roots_of(coefficients.shape[-1]), coefficients.float())
 
     def _roots_of(self, side: int) -> Tensor:
         if side not in self._roots:
@@ -281,7 +241,7 @@ class TinyAutoencoder:
 
 
 def _prior_of(decoder: Any, files: AutoencoderFiles) -> LatentPrior:
-    """Statistics of this decoder's latents, or assumed ones where nobody measured them."""
+    """Statistics of this decoder's latents, or assumed ones where they were not measured."""
     own = files.decoder.parent / PRIOR_FILE
     prior, probe = LatentPrior.load(own if own.is_file() else PRIOR)
     channels = int(decoder.layers[0].in_channels)
@@ -295,6 +255,6 @@ def _prior_of(decoder: Any, files: AutoencoderFiles) -> LatentPrior:
 
 
 def load_tiny_autoencoder(rest: str, device: torch.device) -> TinyAutoencoder:
-    """The factory of the registry."""
-    _autoencoder_class()  # before anything is downloaded for it
+    """Factory of the registry."""
+    import_diffusers("tiny-autoencoder")  # before anything is downloaded for it
     return TinyAutoencoder(find_autoencoder(rest), device)

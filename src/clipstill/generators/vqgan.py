@@ -5,11 +5,11 @@ the decoder was trained to draw. Three published tricks make that optimisable: t
 it were not there, the clamp of the image stops only gradients that push further out, and after each step the latent is
 clipped to the codebook's box.
 
-Names: ``vqgan`` is what was imported, ``vqgan:NAME`` one of several, ``vqgan:PATH`` a folder or safetensors file,
-``vqgan:hub:OWNER/REPO`` (or ``hub:FOLDER``) a ``VQModel`` in diffusers' layout.
+Names: ``vqgan`` is the imported one, ``vqgan:NAME`` one of several, ``vqgan:PATH`` a folder or safetensors file,
+``vqgan:hub:OWNER/REPO`` (or ``hub:FOLDER``) a ``VQModel`` in diffusers' layout. All of them run in diffusers.
 
 The published weights were trained on photographs, mostly ImageNet: whether images made with them are data-free for a
-task that ImageNet covers is debatable. ``provenance`` says what is known.
+task that ImageNet covers is debatable. ``provenance`` states the training pictures where they are known.
 
 Shapes: N images, E channels of a code, K codes, h x w cells, H x W pixels, M = N h w.
 
@@ -18,7 +18,6 @@ Source: Crowson et al., ECCV 2022 (VQGAN-CLIP); Esser et al., CVPR 2021.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
+from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
@@ -36,19 +35,17 @@ from clipstill.core.weights_store import (
     CONFIG_FILE,
     UNKNOWN,
     WEIGHTS_FILE,
-    StoredWeights,
+    WeightsFacts,
     open_weights,
     stored_weights,
     weights_folder,
 )
-from clipstill.generators.model_licence import licence_of
-from clipstill.generators.vqgan_checkpoint import KIND, vqgan_tensors
-from clipstill.generators.vqgan_network import build_network, select_tensors, shape_of
+from clipstill.generators.model_files import DIFFUSERS_FILE, download_diffusers_model, import_diffusers, licence_of
+from clipstill.generators.vqgan_checkpoint import KIND, build_model, read_vqgan_tensors, select_tensors, shape_of
 
-# The variant that public VQGAN-CLIP tools use; what ``vqgan`` means where several are imported.
+# The variant that public VQGAN-CLIP tools use, and the default where several are imported.
 USUAL = "vqgan-f16-16384"
 HUB = "hub:"
-_HUB_FILE = "diffusion_pytorch_model.safetensors"
 # Distances held at once: 128 MiB of float32, whatever the batch and the codebook.
 _DISTANCES = 2**25
 
@@ -68,7 +65,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 class OneSidedClamp(torch.autograd.Function):
-    """Forward: clamp to [0, 1]. Backward: stops only what would push a value further out.
+    """Forward: clamp to [0, 1]. Backward: stop only gradients that would push a value further out.
 
     An ordinary clamp stops all gradients of saturated pixels, which then never come back.
     """
@@ -114,10 +111,10 @@ class Vqgan:
     """A decoder with its codebook as a generator.
 
     Args:
-        paint: quantised latents (N, E, h, w) -> images (N, 3, H, W), about in [-1, 1]; frozen.
-        codebook_KE: codes, on the device where ``paint`` works.
-        stride: pixels a cell.
-        provenance: of the weights.
+        decoder: Quantised latents (N, E, h, w) -> images (N, 3, H, W), about in [-1, 1]; frozen.
+        codebook_KE: Codes, on the decoder's device.
+        stride: Pixels per cell.
+        provenance: Origin of the weights.
     """
 
     name = "vqgan"
@@ -127,26 +124,35 @@ class Vqgan:
     tv_factor = 0.0
 
     def __init__(
-        self, paint: Callable[[Tensor], Tensor], codebook_KE: Tensor, stride: int, provenance: Sequence[Provenance]
+        self, decoder: Callable[[Tensor], Tensor], codebook_KE: Tensor, stride: int, provenance: Sequence[Provenance]
     ) -> None:
         self.stride = stride
         self.provenance = tuple(provenance)
-        self._paint = paint
+        self._decoder = decoder
         self._codebook_KE = codebook_KE.detach()
         self._square_K = self._codebook_KE.square().sum(1)
         self._low_E11 = self._codebook_KE.amin(0)[:, None, None]
         self._high_E11 = self._codebook_KE.amax(0)[:, None, None]
 
+    @classmethod
+    def of_model(cls, model: Any, provenance: Sequence[Provenance] = ()) -> Vqgan:
+        """Generator of a ``VQModel`` of diffusers that is frozen and on its device."""
+        # Decoders with spatial normalisation see the codes a second time, at every layer.
+        spatial = model.config.norm_type == "spatial"
+
+        def decoder(quantised_NEhw: Tensor) -> Tensor:
+            x_N3HW: Tensor = model.decoder(model.post_quant_conv(quantised_NEhw), quantised_NEhw if spatial else None)
+            return x_N3HW
+
+        stride = 2 ** (len(model.config.block_out_channels) - 1)
+        return cls(decoder, model.quantize.embedding.weight, stride, provenance)
+
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
         """A random code in each cell: one latent (N, E, size / stride, size / stride)."""
         side = math.ceil(size / self.stride)
-        codes_Nhw = torch.stack(
-            [
-                torch.randint(len(self._codebook_KE), (side, side), generator=generator_for(seed, "latent"))
-                for seed in seeds
-            ]
-        )
-        return [self.embed(codes_Nhw)]
+        draws = [generator_for(seed, "latent") for seed in seeds]
+        codes = [torch.randint(len(self._codebook_KE), (side, side), generator=draw) for draw in draws]
+        return [self.embed(torch.stack(codes))]
 
     def embed(self, codes_Nhw: Tensor) -> Tensor:
         """Codebook indices (N, h, w) -> the latents (N, E, h, w) that are exactly these codes."""
@@ -155,13 +161,11 @@ class Vqgan:
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
-        z_NEhw = latents[0]
-        quantised_NEhw = self.embed(nearest_codes(z_NEhw, self._codebook_KE, self._square_K))
-        through: Any = StraightThrough.apply(z_NEhw, quantised_NEhw)
-        image_N3HW = self._paint(through)
-        if image_N3HW.dtype in (torch.float16, torch.bfloat16):  # autocast
-            image_N3HW = image_N3HW.float()
-        clamped: Tensor = OneSidedClamp.apply((image_N3HW + 1) / 2)
+        quantised_NEhw: Any = StraightThrough.apply(latents[0], self.embed(self.codes(latents)))
+        x_N3HW = self._decoder(quantised_NEhw)
+        if x_N3HW.dtype in (torch.float16, torch.bfloat16):  # autocast
+            x_N3HW = x_N3HW.float()
+        clamped: Tensor = OneSidedClamp.apply((x_N3HW + 1) / 2)
         return clamped
 
     def project_(self, latents: Sequence[Tensor]) -> None:
@@ -172,13 +176,13 @@ class Vqgan:
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
         """Mean square of each latent: loss_N.
 
-        Public loops have it as an option whose weight decays as ``1 / (2 i + 1)``; here the weight is a setting, and it
-        stays.
+        Public loops have it as an option whose weight decays as ``1 / (2 i + 1)``; here the weight is a constant
+        setting.
         """
         return latents[0].square().mean((1, 2, 3))
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """Cells repeated or left out: what lies between two codes is near neither, often near an unused one."""
+        """Cells are repeated or left out: a mean of two codes is near neither, and often near an unused one."""
         side = math.ceil(size / self.stride)
         return [F.interpolate(latents[0], (side, side), mode="nearest-exact")]
 
@@ -188,173 +192,96 @@ class Vqgan:
 
 
 def load_vqgan(rest: str, device: torch.device) -> Vqgan:
-    """The factory of the registry.
+    """Factory of the registry.
 
     Args:
-        rest: what follows ``vqgan:``; empty for ``vqgan`` alone.
-        device: where the decoder runs.
+        rest: Text after ``vqgan:``; empty for ``vqgan`` alone.
+        device: Device of the decoder.
 
     Raises:
-        ResourceError: none is imported; or diffusers is not installed, or its model cannot be fetched.
-        ConfigError: several are imported, and none was chosen.
-        UnknownNameError: no weights of that name, and no such path.
-        DataError, ArtifactError: the weights are damaged or of something else.
+        ResourceError: No weights are imported, diffusers is not installed, or a model of the hub cannot be fetched.
+        ConfigError: Several are imported, and none was chosen.
+        UnknownNameError: There are no weights of that name, and no such path.
+        DataError, ArtifactError: The weights are damaged or of something else.
     """
     if rest.startswith(HUB):
-        return _load_hub(rest.removeprefix(HUB), device)
-    found = _find(rest)
-    if isinstance(found, StoredWeights):
-        where, tensors, facts = found.folder, found.tensors(), found.facts
-        licence, source, trained_on, digest = facts.licence, facts.source, facts.trained_on, facts.sha256
-    else:
-        where, tensors, digest = found, vqgan_tensors(found), sha256_file(found)
-        licence, source, trained_on = UNKNOWN, str(found), UNKNOWN
+        return _load_diffusers_folder(rest, device)
+    where, tensors, metadata = _find(rest)
     shape = shape_of(tensors, where)
-    network = build_network(shape, select_tensors(tensors, shape, where)).to(device)
-    network.to(memory_format=torch.channels_last)
-    title = f"VQGAN {shape.label} decoder, training pictures: {trained_on}"
-    return Vqgan(
-        network,
-        network.quantize.embedding.weight,
-        shape.stride,
-        [Provenance(title, licence, source, digest)],
+    model = build_model(shape, select_tensors(tensors, shape, where)).to(device)
+    title = f"VQGAN {shape.label} decoder, training pictures: {metadata.trained_on}"
+    return Vqgan.of_model(
+        model.to(memory_format=torch.channels_last),
+        [Provenance(title, metadata.licence, metadata.source, metadata.sha256)],
     )
 
 
-def weights_digest(rest: str) -> str:
-    """The identity of the weights behind a name, without loading them: for keys of work that depends on them.
-
-    Args:
-        rest: what follows ``vqgan:``; empty for ``vqgan`` alone.
-
-    Returns:
-        A sha256; an empty string for a remote model, whose weights are not known before they are fetched.
-
-    Raises:
-        ResourceError, ConfigError, UnknownNameError, DataError, ArtifactError: as ``load_vqgan``.
-    """
-    if rest.startswith(HUB):
-        file = Path(rest.removeprefix(HUB)).expanduser() / _HUB_FILE
-        return sha256_file(file) if file.is_file() else ""
-    found = _find(rest)
-    return found.facts.sha256 if isinstance(found, StoredWeights) else sha256_file(found)
-
-
-def _find(rest: str) -> StoredWeights | Path:
-    """An entry of the store or of another folder, or a safetensors file."""
+def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
+    """Place, tensors and metadata of imported weights, of a folder like them, or of a safetensors file."""
     entries = {entry.name: entry for entry in stored_weights(KIND)}
-    if rest in entries:
-        return entries[rest]
     names = ", ".join(entries) or "none"
-    if not rest:
-        if len(entries) == 1:
-            return next(iter(entries.values()))
-        if USUAL in entries:
-            return entries[USUAL]
-        if not entries:
-            raise ResourceError(
-                f"no VQGAN is imported into {weights_folder()}. Import a checkpoint: clipstill weights import FILE; or "
-                "name a model in diffusers' layout: vqgan:hub:OWNER/REPO"
-            )
+    path = Path(rest).expanduser()
+    if not rest and not entries:
+        raise ResourceError(
+            f"no VQGAN is imported into {weights_folder()}. Import a checkpoint: clipstill weights import FILE; or "
+            "name a model in diffusers' layout: vqgan:hub:OWNER/REPO"
+        )
+    if not rest and len(entries) > 1 and USUAL not in entries:
         raise ConfigError(
             f"several VQGANs are imported: {names}. Choose one, such as vqgan:{next(iter(entries))}; another is added "
             "by: clipstill weights import FILE"
         )
-    path = Path(rest).expanduser()
-    if path.is_dir():
-        if not (path / CONFIG_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
-            return path / WEIGHTS_FILE
-        if (path / _HUB_FILE).is_file():
-            raise ConfigError(f"{path} is in diffusers' layout. Name it as vqgan:{HUB}{rest}")
-        return open_weights(path)
-    if path.is_file():
-        if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
-            return open_weights(path.parent)
-        if path.suffix != ".safetensors":
-            raise ConfigError(f"{path} is no safetensors file. Import it first: clipstill weights import {path}")
-        return path
-    raise UnknownNameError(
-        f"no VQGAN is named '{rest}', and there is no such folder or file.{did_you_mean(rest, entries)} Imported: "
-        f"{names}. To add one: clipstill weights import FILE"
-    )
-
-
-def _load_hub(rest: str, device: torch.device) -> Vqgan:
-    """A ``VQModel`` by diffusers, from a local folder or, since the user names a remote model, from the hub."""
-    try:
-        diffusers: Any = importlib.import_module("diffusers")
-    except ImportError:
-        raise ResourceError(
-            f"vqgan:{HUB}{rest} needs the package diffusers. Run: pip install 'clipstill[diffusers]'"
-        ) from None
-    folder = Path(rest).expanduser()
-    local = folder.is_dir()
-    owner, _, tail = rest.partition("/")
-    repository, _, subfolder = tail.partition("/")
-    if not local and not (owner and repository):
-        raise ConfigError(
-            f"'{rest}' is neither a folder nor a hub repository. Write vqgan:{HUB}OWNER/REPO, "
-            f"vqgan:{HUB}OWNER/REPO/SUBFOLDER or vqgan:{HUB}FOLDER."
+    name = rest or (USUAL if USUAL in entries else next(iter(entries)))
+    if name not in entries and not path.exists():
+        raise UnknownNameError(
+            f"no VQGAN is named '{rest}', and there is no such folder or file.{did_you_mean(rest, entries)} Imported: "
+            f"{names}. To add one: clipstill weights import FILE"
         )
+    if name not in entries and (path / DIFFUSERS_FILE).is_file():
+        raise ConfigError(f"{path} is in diffusers' layout. Name it as vqgan:{HUB}{rest}")
+    if (path / WEIGHTS_FILE).is_file():
+        path = path / WEIGHTS_FILE
+    folder = path.parent if path.name == WEIGHTS_FILE else path
+    if name in entries or path.is_dir() or (folder / CONFIG_FILE).is_file():
+        entry = entries[name] if name in entries else open_weights(folder)
+        return entry.folder, entry.tensors(), entry.facts
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path} is no safetensors file. Import it first: clipstill weights import {path}")
+    return path, read_vqgan_tensors(path), WeightsFacts(KIND, {}, source=str(path), sha256=sha256_file(path))
+
+
+def _load_diffusers_folder(rest: str, device: torch.device) -> Vqgan:
+    """A ``VQModel`` that diffusers saved, in a local folder or, since the user names a remote model, on the hub."""
+    diffusers = import_diffusers(f"vqgan:{rest}")
+    name = rest.removeprefix(HUB)
+    root = folder = Path(name).expanduser()
+    source = str(folder)
+    if not folder.is_dir():
+        owner, _, tail = name.partition("/")
+        repository, _, subfolder = tail.partition("/")
+        if not (owner and repository):
+            raise ConfigError(
+                f"'{name}' is neither a folder nor a hub repository. Write vqgan:{HUB}OWNER/REPO, "
+                f"vqgan:{HUB}OWNER/REPO/SUBFOLDER or vqgan:{HUB}FOLDER."
+            )
+        root = download_diffusers_model("vqgan", f"{owner}/{repository}", f"{HUB}/path/to/folder", subfolder)
+        folder, source = root / subfolder, f"hub model {name}"
     try:
         model, info = diffusers.VQModel.from_pretrained(
-            str(folder) if local else f"{owner}/{repository}",
-            subfolder=None if local else subfolder or None,
-            use_safetensors=True,
-            local_files_only=local,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
+            folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
         )
-    except Exception as error:  # connection, HTTP status, absent or damaged files: many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if local:
-            raise DataError(
-                f"{folder} holds no VQModel of diffusers that can be read ({reason}). It needs config.json and "
-                f"{_HUB_FILE}."
-            ) from None
-        raise ResourceError(
-            f"vqgan:{HUB}{rest} cannot be fetched ({reason}). Check the name and the network, or name a local folder."
+    except Exception as error:  # Absent and damaged files give many kinds.
+        raise DataError(
+            f"{folder} holds no VQModel of diffusers that can be read ({reason_of(error)}). It needs {CONFIG_FILE} "
+            f"and {DIFFUSERS_FILE}."
         ) from None
-    lost = [name for name in info["missing_keys"] if not name.startswith(("encoder.", "quant_conv."))]
+    lost = [key for key in info["missing_keys"] if not key.startswith(("encoder.", "quant_conv."))]
     if model.config.get("_class_name", "VQModel") != "VQModel" or lost or model.config.out_channels != 3:
         raise DataError(
-            f"vqgan:{HUB}{rest} is not a whole VQModel of RGB images"
-            + (f" (it lacks '{lost[0]}')" if lost else "")
-            + ". Name another model."
+            f"vqgan:{rest} is not a whole VQModel of RGB images{f' (it lacks {lost[0]!r})' if lost else ''}. "
+            "Name another model."
         )
     model.encoder = nn.Identity()  # not needed; half of the memory
-    model.eval().requires_grad_(False).to(device)
-    spatial = model.config.norm_type == "spatial"
-
-    def paint(quantised_NEhw: Tensor) -> Tensor:
-        # Decoders with spatial normalisation see the codes a second time, at every layer.
-        image: Tensor = model.decoder(model.post_quant_conv(quantised_NEhw), quantised_NEhw if spatial else None)
-        return image
-
-    file = folder / _HUB_FILE if local else _cached(f"{owner}/{repository}", subfolder)
-    card = folder if local else _snapshot(file, subfolder)
-    return Vqgan(
-        paint,
-        model.quantize.embedding.weight,
-        2 ** (len(model.config.block_out_channels) - 1),
-        [
-            Provenance(
-                f"VQModel of {rest}, training pictures: {UNKNOWN}",
-                licence_of(card) if card is not None else UNKNOWN,
-                str(folder) if local else f"hub model {rest}",
-                sha256_file(file) if file is not None and file.is_file() else "",
-            )
-        ],
-    )
-
-
-def _cached(repository: str, subfolder: str) -> Path | None:
-    """Where the hub's client keeps the file that was just read."""
-    hub: Any = importlib.import_module("huggingface_hub")
-    found = hub.try_to_load_from_cache(repository, f"{subfolder}/{_HUB_FILE}" if subfolder else _HUB_FILE)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _snapshot(file: Path | None, subfolder: str) -> Path | None:
-    """The root of the repository in the hub's cache, where its card lies if it was fetched."""
-    return file.parents[len(Path(subfolder).parts)] if file is not None else None
+    title = f"VQModel of {name}, training pictures: {UNKNOWN}"
+    provenance = Provenance(title, licence_of(root), source, sha256_file(folder / DIFFUSERS_FILE))
+    return Vqgan.of_model(model.eval().requires_grad_(False).to(device), [provenance])

@@ -1,1 +1,1 @@
-"""Settings by name: one YAML file a recipe. ``default.yaml`` holds every setting; the others say what differs."""
+"""Settings by name: one YAML file a recipe. Each says what differs from the defaults."""

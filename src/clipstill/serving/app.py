@@ -1,11 +1,10 @@
-"""What the service answers, and how a request is refused. Every refusal is JSON: ``{"error": "..."}``."""
+"""The answers of the service. Every refusal is JSON: ``{"error": "..."}``."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import binascii
-import hmac
 import sys
 import time
 import traceback
@@ -16,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from clipstill.core.errors import DataError, PictureTooLargeError
-from clipstill.core.files import MANIFEST, Manifest
+from clipstill.core.files import MANIFEST, Manifest, read_manifest
 from clipstill.runtime.bundle import Answer, Bundle
 from clipstill.serving.batching import Batcher, BusyError
-from clipstill.serving.limits import Limits
 from clipstill.serving.metrics import CONTENT_TYPE, Metrics
-from clipstill.serving.uploads import Upload, uploads
+from clipstill.serving.uploads import Limits, Upload, uploads
+from clipstill.web.access import same_secret, with_headers
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,8 +48,8 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
-# Told here and not looked up: the system's table differs between machines and often lacks the first two, without which
-# a browser refuses to compile or to import.
+# The system's table of types differs between machines and often lacks the first two, without which a browser refuses
+# to compile or to import.
 _TYPES = {
     ".wasm": "application/wasm",
     ".mjs": "text/javascript",
@@ -67,55 +66,47 @@ _TYPES = {
 
 def create_app(
     bundle: Bundle,
-    manifest: Manifest,
     *,
     limits: Limits | None = None,
-    batch: int = 32,
     token: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> ASGIApp:
-    """The service as an ASGI application, for ``server.serve`` or any other ASGI server.
+    """The service as an ASGI application, for ``web.server.run`` or any other ASGI server.
 
     ``POST /predict``, ``GET /labels``, ``GET /health``, ``GET /metrics``; ``GET /`` is the bundle's own page, and the
-    manifest and every file that it lists lie beside it.
+    manifest and every file that it lists lie beside it. Nothing that the manifest does not list is served.
 
     Args:
-        bundle: what answers.
-        manifest: its verified manifest; nothing that it does not list is served.
-        limits: what a client may ask for; the defaults where None.
-        batch: most photos that the model sees at once.
-        token: what a client must know, as ``Authorization: Bearer TOKEN`` or as the password of a browser's dialogue;
-            ``/health`` answers without. None for no secret.
-        log: takes one line a request.
+        bundle: Classifier, as ``load_bundle`` opened and verified it.
+        limits: Bounds of what a client may ask for; the defaults where None.
+        token: Secret that a client must send, as ``Authorization: Bearer TOKEN`` or as the password of a browser's
+            dialogue; ``/health`` answers without. None for no secret.
+        log: Takes one line per request.
     """
-    limits = limits or Limits()
-    service = _Service(bundle, manifest, limits, batch)
+    manifest = read_manifest(bundle.folder)
+    assert manifest is not None
+    service = _Service(bundle, manifest, limits or Limits())
     routes = [
         Route("/predict", service.predict, methods=["POST"]),
-        # Otherwise the last route, which takes any name, would say that there is no /predict.
+        # Without it the last route, which takes any name, would say that there is no /predict.
         Route("/predict", service.only_post),
         Route("/health", service.health),
         Route("/labels", service.labels),
         Route("/metrics", service.metrics_text),
         Route("/{name:path}", service.file),
     ]
-    inner = Starlette(
-        routes=routes,
-        lifespan=service.lifespan,
-        exception_handlers={HTTPException: _refusal, DataError: _bad_picture, BusyError: _busy, Exception: _failure},
-    )
+    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, DataError, BusyError, Exception), _refusal)
+    inner = Starlette(routes=routes, lifespan=service.lifespan, exception_handlers=handlers)
     return _Guard(inner, service.metrics, token, log)
 
 
 class _Service:
-    def __init__(self, bundle: Bundle, manifest: Manifest, limits: Limits, batch: int) -> None:
+    def __init__(self, bundle: Bundle, manifest: Manifest, limits: Limits) -> None:
         self.bundle = bundle
         self.manifest = manifest
         self.limits = limits
         self.metrics = Metrics()
-        self.batcher = Batcher(
-            bundle, batch, limits.waiting, limits.decoders, on_batch=lambda size: self.metrics.batches.observe(size)
-        )
+        self.batcher = Batcher(bundle, limits, on_batch=self.metrics.batches.observe)
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -128,35 +119,34 @@ class _Service:
     async def predict(self, request: Request) -> Response:
         start = time.perf_counter()
         top = _number(request, "top", _TOP)
+        seconds = self.limits.seconds
         async with AsyncExitStack() as stack:
-            # Before a byte is read: what waits lies in memory.
+            # Before a byte is read: photos that wait are in memory.
             stack.enter_context(self.batcher.room(1))
             try:
-                async with asyncio.timeout(self.limits.seconds):
+                async with asyncio.timeout(seconds):
                     photos = await stack.enter_async_context(uploads(request, self.limits))
             except TimeoutError:
-                raise HTTPException(
-                    408, f"the body did not come within {self.limits.seconds:g} seconds. Send it again."
-                ) from None
+                raise HTTPException(408, f"the body did not come within {seconds:g} seconds. Send it again.") from None
             stack.enter_context(self.batcher.room(len(photos) - 1))
             try:
-                async with asyncio.timeout(self.limits.seconds):
-                    found = await asyncio.gather(*(self._answer(photo, top) for photo in photos))
+                async with asyncio.timeout(seconds):
+                    answers = await asyncio.gather(*(self._answer(photo, top) for photo in photos))
             except TimeoutError:
-                raise BusyError(f"no answer within {self.limits.seconds:g} seconds. Ask again later.") from None
+                raise BusyError(f"no answer within {seconds:g} seconds. Ask again later.") from None
         spent = {"milliseconds": round(1000 * (time.perf_counter() - start), 2)}
-        if photos[0].name:
-            errors = [each["error"] for each in found if "error" in each]
-            if len(errors) == len(found):
-                return JSONResponse({"error": errors[0], "answers": found, **spent}, 422)
-            return JSONResponse({"answers": found, **spent})
-        return JSONResponse({**found[0], **spent})
+        if not photos[0].name:
+            return JSONResponse({**answers[0], **spent})
+        errors = [answer["error"] for answer in answers if "error" in answer]
+        if len(errors) == len(answers):
+            return JSONResponse({"error": errors[0], "answers": answers, **spent}, 422)
+        return JSONResponse({"answers": answers, **spent})
 
     async def only_post(self, request: Request) -> Response:
         raise HTTPException(405, headers={"Allow": "POST"})
 
     async def _answer(self, photo: Upload, top: int) -> dict[str, Any]:
-        """One photo of several may be unreadable; the only one may not."""
+        """Answer one photo. One of several may be unreadable; the only one may not."""
         try:
             answer = await self.batcher.answer(photo.stream, photo.name or "the body")
         except DataError as error:
@@ -198,7 +188,7 @@ class _Service:
 
 
 def answer_json(answer: Answer, top: int) -> dict[str, Any]:
-    """An answer as JSON values: the best class, None where the photo shows none of them, and the first ``top``."""
+    """JSON values of an answer: the best class, None where the photo shows none of them, and the first ``top``."""
     best = answer.predictions[0]
     return {
         "label": None if answer.refused else best.label,
@@ -216,28 +206,30 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = error.detail
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET")
-        message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
-    return JSONResponse({"error": message}, error.status_code, error.headers)
+    message, status, headers = str(error), 422, None
+    if isinstance(error, HTTPException):
+        message, status, headers = error.detail, error.status_code, error.headers
+        if status == 405:
+            allowed = (headers or {}).get("Allow", "GET")
+            message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
+    elif isinstance(error, PictureTooLargeError):
+        status = 413
+    elif isinstance(error, BusyError):
+        status, headers = 503, {"retry-after": "1"}
+    elif not isinstance(error, DataError):
+        message, status = "the server failed at this request; its log says why.", 500
+    return JSONResponse({"error": message}, status, headers)
 
 
-async def _bad_picture(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 413 if isinstance(error, PictureTooLargeError) else 422)
-
-
-async def _busy(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 503, {"retry-after": "1"})
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed at this request; its log says why."}, 500)
+_NO_TOKEN = JSONResponse(
+    {"error": "a token is needed: Authorization: Bearer TOKEN"},
+    401,
+    {"www-authenticate": 'Bearer, Basic realm="clipstill", charset="UTF-8"'},
+)
 
 
 class _Guard:
-    """Around the application: the token, headers, counting, the log, and a line of it for what nobody foresaw."""
+    """Around the application: token, headers, metrics, log, and a line on standard error for unexpected failures."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, log: Callable[[str], None]) -> None:
         self._app = app
@@ -251,36 +243,27 @@ class _Guard:
             return
         start, status = time.perf_counter(), 0
 
-        async def counted(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
             await send(message)
 
+        app = self._app if self._may_enter(scope) else _NO_TOKEN
         try:
-            if self._may_enter(scope):
-                await self._app(scope, receive, counted)
-            else:
-                refusal = JSONResponse(
-                    {"error": "a token is needed: Authorization: Bearer TOKEN"},
-                    401,
-                    {"www-authenticate": 'Bearer, Basic realm="clipstill", charset="UTF-8"'},
-                )
-                await refusal(scope, receive, counted)
+            await app(scope, receive, with_headers(send_and_note_status, _HEADERS))
         except (ClientDisconnect, ConnectionError):
             status = status or 499
-        except Exception as error:  # starlette has sent the answer of ``_failure`` and raises the error again.
+        except Exception as error:  # starlette has sent the answer of ``_refusal`` and raises the error again.
             last = traceback.extract_tb(error.__traceback__)[-1]
-            print(
-                f"error: {type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {_shown(str(error))}",
-                file=sys.stderr,
-            )
-        seconds = time.perf_counter() - start
+            place = f"{Path(last.filename).name}:{last.lineno}"
+            print(f"error: {type(error).__name__} at {place}: {_shown(str(error))}", file=sys.stderr)
+        self._count(scope, status, time.perf_counter() - start)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
         endpoint = scope["path"].strip("/")
-        endpoint = endpoint if endpoint in _ENDPOINTS else "page" if status in (200, 206, 304) else "other"
+        if endpoint not in _ENDPOINTS:
+            endpoint = "page" if status in (200, 206, 304) else "other"
         self._metrics.requests.labels(endpoint, str(status)).inc()
         self._metrics.seconds.labels(endpoint).observe(seconds)
         client = scope["client"][0] if scope.get("client") else "-"
@@ -297,7 +280,7 @@ class _Guard:
                 return False
         elif kind.lower() != "bearer":
             return False
-        return hmac.compare_digest(given.strip().encode(), self._token.encode())
+        return same_secret(given.strip(), self._token)
 
 
 def _shown(text: str) -> str:

@@ -21,43 +21,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clipstill.runtime import Answer, Bundle
+    from clipstill.serving.uploads import Limits
+
+
+# Longest wait for photos that are being decoded.
+_GATHER_S = 0.005
 
 
 class BusyError(ClipstillError):
-    """As many photos wait as may wait."""
+    """No further photo may wait."""
 
 
 class Batcher:
     """Decodes photos and answers them, off the event loop.
 
-    A batch goes to the model as soon as the model is free and no photo that was taken in is still on its way, or after
-    ``gather_s`` at most; what arrives meanwhile is the next batch. A photo alone is therefore never kept waiting, and
-    under load batches grow by themselves. One thread runs the model, which has threads of its own.
+    A batch goes to the model as soon as the model is free and no photo is being decoded, or after five milliseconds;
+    photos that arrive meanwhile are the next batch. So a single photo never waits, and batches grow under load. One
+    thread runs the model, which has threads of its own.
 
     Args:
-        bundle: what answers.
-        batch: most photos at once; 1 for no batching.
-        waiting: most photos that are taken in and not answered.
-        decoders: threads that decode.
-        gather_s: longest wait for photos that are on their way.
-        on_batch: told the size of each batch.
+        bundle: Classifier.
+        limits: Bounds of batches, waiting photos and decoders.
+        on_batch: Called with the size of each batch.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        batch: int,
-        waiting: int,
-        decoders: int,
-        gather_s: float = 0.005,
-        on_batch: Callable[[int], None] = lambda size: None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, limits: Limits, on_batch: Callable[[int], None]) -> None:
         self._bundle = bundle
-        self._batch = batch
-        self._waiting = waiting
-        self._gather_s = gather_s
+        self._limits = limits
         self._on_batch = on_batch
-        self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._decoders = ThreadPoolExecutor(limits.decoders, "decode")
         self._model = ThreadPoolExecutor(1, "model")
         self._ready: deque[tuple[np.ndarray, asyncio.Future[Answer]]] = deque()
         self._taken = 0
@@ -67,15 +59,15 @@ class Batcher:
 
     @property
     def running(self) -> bool:
-        """Whether photos are answered."""
+        """Whether photos are being answered."""
         return self._worker is not None and not self._worker.done()
 
     def start(self) -> None:
-        """Begin to answer; called on the event loop."""
+        """Start answering; call it on the event loop."""
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def stop(self) -> None:
-        """End; the server has answered what it had taken in."""
+        """Stop; call it once the received photos are answered."""
         if self._worker is not None:
             self._worker.cancel()
             with suppress(asyncio.CancelledError):
@@ -85,12 +77,12 @@ class Batcher:
 
     @contextmanager
     def room(self, photos: int) -> Iterator[None]:
-        """Keep places for photos until they are answered.
+        """Reserve places for photos until they are answered.
 
         Raises:
-            BusyError: there are not as many.
+            BusyError: Too few places are free.
         """
-        if self._taken + photos > self._waiting:
+        if self._taken + photos > self._limits.waiting:
             raise BusyError(f"{self._taken} photos are waiting, as many as may. Ask again in a moment.")
         self._taken += photos
         try:
@@ -99,14 +91,14 @@ class Batcher:
             self._taken -= photos
 
     async def answer(self, photo: BinaryIO, name: str) -> Answer:
-        """Decode one photo and name what it shows, all classes, best first.
+        """Decode one photo and classify it: all classes, best first.
 
         Args:
-            photo: its bytes.
-            name: what messages call it.
+            photo: Encoded picture.
+            name: Name of the photo in messages.
 
         Raises:
-            DataError: it cannot be read, or has too many pixels.
+            DataError: The photo cannot be read, or has too many pixels.
         """
         loop = asyncio.get_running_loop()
         self._decoding += 1
@@ -126,8 +118,8 @@ class Batcher:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._gathered(loop)
-            taken = [self._ready.popleft() for _ in range(min(self._batch, len(self._ready)))]
+            await self._wait_for_batch(loop)
+            taken = [self._ready.popleft() for _ in range(min(self._limits.batch, len(self._ready)))]
             # Those whose client has left, or has waited too long, are not worth the model's time.
             taken = [(pixels, future) for pixels, future in taken if not future.done()]
             if not taken:
@@ -136,7 +128,7 @@ class Batcher:
             pixels_NHW3 = np.stack([pixels_HW3 for pixels_HW3, _ in taken])
             try:
                 answers = await loop.run_in_executor(self._model, self._bundle.answer_pixels, pixels_NHW3)
-            except Exception as error:  # It belongs to those who asked; the next batch may go well.
+            except Exception as error:  # The clients of this batch get it; the next batch may go well.
                 for _, future in taken:
                     if not future.done():
                         future.set_exception(error)
@@ -145,13 +137,13 @@ class Batcher:
                 if not future.done():
                     future.set_result(answer)
 
-    async def _gathered(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _wait_for_batch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Return when there is a batch to run."""
         while not self._ready:
             self._changed.clear()
             await self._changed.wait()
-        deadline = loop.time() + self._gather_s
-        while len(self._ready) < self._batch and self._decoding and (left := deadline - loop.time()) > 0:
+        deadline = loop.time() + _GATHER_S
+        while len(self._ready) < self._limits.batch and self._decoding and (left := deadline - loop.time()) > 0:
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)

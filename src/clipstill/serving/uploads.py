@@ -1,4 +1,4 @@
-"""Photos out of a request: one as its body, or several as the files of a form."""
+"""Photos of a request: one as its body, or several as the files of a form."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from clipstill.serving.limits import Limits
-
 _HOW = (
     "Send one picture as the body with a content type of image/..., such as image/jpeg, or several as the files of "
     "multipart/form-data."
@@ -22,12 +20,33 @@ _LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
-class Upload:
-    """One photo as it came.
+class Limits:
+    """Bounds of one request, and of all of them together. What is above them is refused before it costs anything.
 
     Attributes:
-        name: of the file, as the client calls it; empty for a body.
-        stream: its bytes.
+        body_bytes: Most bytes of one request.
+        files: Most files of one request.
+        waiting: Most photos that were received and are not answered; others are answered with HTTP 503.
+        seconds: Time to send a request, and again to wait for its answer.
+        decoders: Most photos decoded at the same time; each may need a gigabyte for a moment.
+        batch: Most photos that the model sees at once; 1 for no batching.
+    """
+
+    body_bytes: int = 20_000_000
+    files: int = 16
+    waiting: int = 64
+    seconds: float = 30.0
+    decoders: int = 2
+    batch: int = 32
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One photo of a request.
+
+    Attributes:
+        name: File name that the client gave; empty for a body.
+        stream: Encoded picture.
     """
 
     name: str
@@ -36,7 +55,7 @@ class Upload:
 
 @asynccontextmanager
 async def uploads(request: Request, limits: Limits) -> AsyncIterator[list[Upload]]:
-    """The photos of a request, whose temporary files are gone afterwards.
+    """The photos of a request; their temporary files are deleted afterwards.
 
     Raises:
         HTTPException: 400 for a malformed form or none, 413 for too many bytes or files, 415 for another content type.
@@ -61,9 +80,9 @@ async def uploads(request: Request, limits: Limits) -> AsyncIterator[list[Upload
 
 async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
     """The body in pieces. What comes behind the answer to one that is too long is dropped by the server."""
-    told, size = request.headers.get("content-length", ""), 0
-    if told.isdecimal():
-        _check_size(int(told), limits)
+    announced, size = request.headers.get("content-length", ""), 0
+    if announced.isdecimal():
+        _check_size(int(announced), limits)
     async for chunk in request.stream():
         size += len(chunk)
         _check_size(size, limits)

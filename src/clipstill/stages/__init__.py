@@ -1,1 +1,33 @@
-"""The stages of a run, one file each."""
+"""The stages of a run, one file each, and their list in the order of work."""
+
+from __future__ import annotations
+
+from clipstill.stages import (
+    bundle,
+    calibration,
+    class_vectors,
+    evaluation,
+    images,
+    ladder,
+    near_misses,
+    prompts,
+    report,
+    student,
+    teacher_prompts,
+)
+from clipstill.workflow.stage import Stage
+
+STAGES: tuple[Stage, ...] = (
+    teacher_prompts.LEARNED,
+    teacher_prompts.GIVEN,
+    class_vectors.STAGE,
+    prompts.STAGE,
+    images.STAGE,
+    student.STAGE,
+    near_misses.STAGE,
+    calibration.STAGE,
+    evaluation.STAGE,
+    bundle.STAGE,
+    ladder.STAGE,
+    report.STAGE,
+)

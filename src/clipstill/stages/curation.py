@@ -1,4 +1,4 @@
-"""How diverse the images of each class are, further images where they all look alike, and what is told of it.
+"""How diverse the images of each class are, and further images of classes whose images look alike.
 
 Shapes: N images, D teacher dimensions.
 """
@@ -6,32 +6,32 @@ Shapes: N images, D teacher dimensions.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.progress import say
-from clipstill.distributed.synthesis_work import SynthesisWork
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.workflow.settings import CurationSection
+from clipstill.stages import class_vectors, prompts
+from clipstill.workflow.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clipstill.distributed.work import SynthesisWork
     from clipstill.surrogate.curation import Curation
-    from clipstill.text.prompts import PromptRequest
+    from clipstill.surrogate.dataset import SurrogateSet
 
 
 @dataclass(frozen=True)
-class Extended:
-    """A surrogate set's work with what look-alikes ask for; without any, the work as it was.
+class ExtendedWork:
+    """The images of a cohort with the further images of classes whose first ones look alike.
 
     Attributes:
-        work: all of it.
-        strategy_styles: how many styles the prompt strategy has.
-        style_names: one a style id, the further styles after those of the strategy.
-        before: class -> effective number of images of a class that gets further ones, as it was without them.
+        work: All of them.
+        strategy_styles: Number of styles that the prompt strategy has.
+        style_names: Name of each style id, the further styles last.
+        before: Class id -> effective number of images without the further ones, for the classes that get some.
     """
 
     work: SynthesisWork
@@ -40,55 +40,47 @@ class Extended:
     before: dict[int, float]
 
 
-def extended(
-    work: SynthesisWork,
-    made: SurrogateSet,
-    section: CurationSection,
-    request: PromptRequest,
-    style_names: Sequence[str],
-    towards_examples: Callable[[Tensor, Sequence[int]], Tensor],
-    beside: SurrogateSet | None = None,
-) -> Extended:
+def extended(run: Run, work: SynthesisWork, images: SurrogateSet, beside: SurrogateSet | None) -> ExtendedWork:
     """Ask for further images of the classes that are far less diverse than the others.
 
     It follows from the images alone, so that whoever goes on with the same images asks for the same.
 
     Args:
-        work: whose images are made.
-        made: those images, with features.
-        section: how far below the others is far, and how many images are asked for.
-        request: that the prompt strategy got.
-        style_names: of the prompt strategy.
-        towards_examples: moves targets of texts to where example images say.
-        beside: images of other classes, with features, which were made before.
+        run: The run.
+        work: Images that were asked for so far.
+        images: Those images, with features.
+        beside: Images of other classes that were made before, with features.
     """
     from clipstill.surrogate.diversity import look_alikes
     from clipstill.text.further import further_prompts
 
-    without = Extended(work, len(style_names), tuple(style_names), {})
+    section, names = run.settings.curation, run.task.names
+    style_names = prompts.read_style_names(run)
+    unchanged = ExtendedWork(work, len(style_names), style_names, {})
     if section.least_diversity == 0:
-        return without
-    names = request.task.names
+        return unchanged
     drawn = _drawn(work, names, beside)
-    numbers = _numbers(made, drawn, beside)
+    numbers = _effective_numbers(images, drawn, beside)
     classes = list(numbers)
     below = [classes[place] for place in look_alikes(list(numbers.values()), section.least_diversity)]
     alike = [class_id for class_id in below if class_id in drawn]
     if not alike:
-        return without
-    further = further_prompts(request, style_names, alike, section.top_up)
-    told = ", ".join(f"{names[class_id]} ({numbers[class_id]:.1f})" for class_id in alike[:8])
+        return unchanged
+    further = further_prompts(prompts.prompt_request(run), style_names, alike, section.top_up)
+    listed = ", ".join(f"{names[class_id]} ({numbers[class_id]:.1f})" for class_id in alike[:8])
     more = f" and {len(alike) - 8} more" if len(alike) > 8 else ""
+    what = f"{section.top_up} further images each" if further.prompts else "no style is left for further images"
     say(
         f"surrogate: too much alike beside the median class ({median(numbers.values()):.1f} different images): "
-        f"{told}{more}; "
-        + (f"{section.top_up} further images each" if further.prompts else "no style is left for further images")
+        f"{listed}{more}; {what}"
     )
     if not further.prompts:
-        return without
-    targets_ND = towards_examples(further.targets_ND, [prompt.class_id for prompt in further.prompts])
-    return Extended(
-        work.with_further(further.prompts, targets_ND.to(work.targets_ND)),
+        return unchanged
+    target_ND = class_vectors.read_class_vectors(run).targets(
+        further.targets_ND, [prompt.class_id for prompt in further.prompts]
+    )
+    return ExtendedWork(
+        work.with_further(further.prompts, target_ND.to(work.targets_ND)),
         len(style_names),
         further.style_names,
         {class_id: numbers[class_id] for class_id in alike},
@@ -96,15 +88,15 @@ def extended(
 
 
 def curation_facts(
-    made: SurrogateSet, asked: Extended, names: Sequence[str], beside: SurrogateSet | None = None
+    images: SurrogateSet, asked: ExtendedWork, names: Sequence[str], beside: SurrogateSet | None = None
 ) -> dict[str, Any]:
-    """What is to be known of a finished set, class by class, as plain values.
+    """What came out, class by class, as JSON values.
 
     Args:
-        made: with features.
-        asked: what was to be made.
-        names: of the classes.
-        beside: images of other classes, with features, which were made before.
+        images: The finished images, with features.
+        asked: The images that were asked for.
+        names: Class names of the run.
+        beside: Images of other classes that were made before, with features.
 
     Returns:
         ``styles``: one name a style id; ``median_effective_number``; ``classes``: ``name``, ``made``, ``not_made``,
@@ -112,12 +104,12 @@ def curation_facts(
         ``effective_number``, and ``effective_number_before`` the further images (None where there are none).
     """
     drawn = _drawn(asked.work, names, beside)
-    numbers = _numbers(made, drawn, beside)
+    numbers = _effective_numbers(images, drawn, beside)
     wanted = Counter(prompt.class_id for prompt in asked.work.prompts)
-    found = Counter(record.class_id for record in made.records)
-    further = Counter(record.class_id for record in made.records if record.style_id >= asked.strategy_styles)
+    found = Counter(record.class_id for record in images.records)
+    further = Counter(record.class_id for record in images.records if record.style_id >= asked.strategy_styles)
     scores: dict[int, list[float]] = defaultdict(list)
-    for record in made.records:
+    for record in images.records:
         scores[record.class_id].append(record.score)
     return {
         "styles": list(asked.style_names),
@@ -139,20 +131,20 @@ def curation_facts(
 
 
 def _drawn(work: SynthesisWork, names: Sequence[str], beside: SurrogateSet | None) -> list[int]:
-    """The classes that a set has images of: all, where none have images beside it."""
+    """Ids of the classes that a cohort draws: all of them, where no other cohort has images."""
     return list(range(len(names))) if beside is None else sorted({prompt.class_id for prompt in work.prompts})
 
 
-def _numbers(made: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | None) -> dict[int, float]:
-    """Class -> its effective number of images, for the classes of a set, and for those beside it."""
+def _effective_numbers(images: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | None) -> dict[int, float]:
+    """Class id -> effective number of images, also of the classes beside."""
     import torch
 
     from clipstill.surrogate.diversity import effective_numbers
 
-    sets = [made] if beside is None else [made, beside.keep(~torch.isin(beside.class_id, made.class_id))]
+    sets = [images] if beside is None else [images, beside.keep(~torch.isin(beside.class_id_N, images.class_id_N))]
     features_ND, class_id_N = (
         torch.cat([each.features_ND for each in sets]),
-        torch.cat([each.class_id for each in sets]),
+        torch.cat([each.class_id_N for each in sets]),
     )
     classes = sorted({*drawn, *class_id_N.tolist()})
     found = effective_numbers(features_ND, class_id_N, max(classes) + 1)
@@ -160,7 +152,7 @@ def _numbers(made: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | No
 
 
 def curation_line(facts: Mapping[str, Any]) -> str:
-    """The same for people, in one line."""
+    """The facts for people, in one line."""
     classes = sorted(facts["classes"], key=lambda each: float(each["effective_number"]))
     least, most = classes[0], classes[-1]
     return (
@@ -170,11 +162,11 @@ def curation_line(facts: Mapping[str, Any]) -> str:
     )
 
 
-def kept_facts(made: SurrogateSet, curation: Curation, classes: int) -> list[dict[str, int]]:
-    """What was left out, class by class: ``kept``, ``low_score``, ``duplicates``, ``duplicate_pairs``."""
+def kept_facts(images: SurrogateSet, curation: Curation, classes: int) -> list[dict[str, int]]:
+    """How many images of each class are trained on (``kept``) and left out, and why."""
 
     def count(mask_N: Tensor) -> list[int]:
-        return [int(number) for number in made.class_id[mask_N].bincount(minlength=classes)]
+        return [int(number) for number in images.class_id_N[mask_N].bincount(minlength=classes)]
 
     parts = zip(count(curation.keep_N), count(curation.low_score_N), count(curation.duplicate_N), strict=True)
     return [

@@ -1,6 +1,6 @@
-"""Images of what the classes are easily taken for: below which score "none of these" is said is learned from them.
+"""Images of things that the classes are easily mistaken for: the threshold for "none of these" is set by them.
 
-The student is not taught on them: as photos of anything else, it has never seen them.
+The student is not trained on them: as with photos of anything else, it has never seen them.
 
 Shapes: M near misses, D teacher dimensions.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,73 +17,65 @@ from typing import TYPE_CHECKING
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
+from clipstill.stages import class_vectors
+from clipstill.stages.images import make_alone, new_synthesis_work
 from clipstill.text.task import Task, parse_task
-from clipstill.workflow.cohorts import Cohort, stage_of
-from clipstill.workflow.keys import NEAR_MISSES, styles_of, templates_of
-from clipstill.workflow.workbench import Workbench
+from clipstill.workflow.cohorts import Cohort
+from clipstill.workflow.run import Run
+from clipstill.workflow.settings import Settings
+from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.surrogate.dataset import SurrogateSet
-    from clipstill.workflow.settings import RunConfig
 
+NAME = "near_misses"
 NAMES_FILE = "near_misses.json"
-# Beyond it, more of them cost images and tell little new.
+# More of them cost images and hardly change the threshold.
 _MOST = 32
-# One word alone would set the threshold by what it happens to look like.
+# A single word would set the threshold by what it happens to look like.
 _LEAST = 2
+_LEAST_BY_DEFAULT = 4
 
 
-def make_near_misses(bench: Workbench, folder: Path, cohort: Cohort | None = None) -> None:
-    """Choose near misses of the classes and make a few images of each, as those of the classes are made.
-
-    Args:
-        bench: of the run.
-        folder: of the stage.
-        cohort: of whose classes; None for that of a plain run.
-
-    Raises:
-        ConfigError: fewer than two words are far enough from the classes.
-    """
+def _make(run: Run, step: Step, folder: Path) -> None:
     import torch
 
-    from clipstill.distributed.synthesis_work import SynthesisWork
-    from clipstill.stages.stages import make_alone
+    from clipstill.assembly.class_vectors import styles_of
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.text.prompts import PromptRequest, styled_prompts
 
     start = time.monotonic()
-    config, classes = bench.config, len(bench.task.names)
-    cohort = cohort or bench.cohort_of(NEAR_MISSES)
-    names = _names(bench, cohort)
-    vectors_MD = _vectors(bench, names)
+    settings, classes = run.settings, len(run.task.names)
+    names = _names(run, step.cohort)
+    vectors_MD = _vectors(run, names)
     say(f"near misses: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
-    made = styled_prompts(
-        PromptRequest(
-            task=_task(names),
-            styles=styles_of(config),
-            per_class=config.refusal.images,
-            seed=config.seed,
-            teacher=bench.plain_teacher,
-            class_vectors_CD=vectors_MD,
-            settings=replace(config.prompts.settings(), template="default"),
-        )
+    request = PromptRequest(
+        task=_task(names),
+        styles=styles_of(settings),
+        per_class=settings.refusal.images,
+        seed=settings.seed,
+        teacher=run.models.teacher,
+        class_vectors_CD=vectors_MD,
+        settings=settings.prompts.model_copy(update={"template": "default"}),
     )
-    prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in made.prompts]
-    all_vectors_D = torch.cat([bench.drawn_vectors_CD, vectors_MD])
-    work = SynthesisWork(bench.keys[stage_of(NEAR_MISSES, cohort)], config, prompts, made.targets_ND, all_vectors_D)
-    shards = ShardWriter(folder, work.key)
-    make_alone(bench, work, shards, range(len(work.groups)), "near misses", None)
+    found = styled_prompts(request)
+    # Class ids behind those of the classes.
+    prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in found.prompts]
+    vectors_CD = torch.cat([class_vectors.read_class_vectors(run).image_CD, vectors_MD])
+    work = new_synthesis_work(run, step.key, prompts, found.targets_ND, vectors_CD)
+    shards = ShardWriter(folder, step.key)
+    make_alone(run, work, shards, range(len(work.groups)), title="near misses", preview=None)
     write_json(folder / NAMES_FILE, names)
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
 
 
-def read_near_misses(bench: Workbench) -> tuple[tuple[str, ...], SurrogateSet | None]:
+def read_near_misses(run: Run) -> tuple[tuple[str, ...], SurrogateSet | None]:
     """Near misses of all cohorts in use, and their images; None where none is left.
 
-    A word that was chosen when there were other classes may by now be one of the classes, or another name of one; it
-    is left out.
+    A word that was chosen beside other classes may be one of the present classes, or another name of one; it is left
+    out.
     """
     import torch
 
@@ -90,74 +83,73 @@ def read_near_misses(bench: Workbench) -> tuple[tuple[str, ...], SurrogateSet | 
 
     names: list[str] = []
     sets = []
-    for part in bench.near_parts:
-        folder = bench.run.stage(stage_of(NEAR_MISSES, part.cohort))
-        of_part, made = tuple(read_json(folder / NAMES_FILE)), SurrogateSet.open(folder)
-        # Those that are given are meant, and an explicit number is chosen as "auto" is.
-        if part.cohort.task != bench.task and not isinstance(bench.config.refusal.near_misses, list):
-            fine = _far_enough(bench)
-            first = len(part.cohort.task.names)
-            keep = [of_part[record.class_id - first] in fine for record in made.records]
-            made = made.keep(torch.tensor(keep))
-            left_out = [name for name in of_part if name not in fine]
-            of_part = tuple(name for name in of_part if name in fine)
+    for step in run.steps_of(NAME):
+        of_step, images = (
+            tuple(read_json(run.store.folder(step) / NAMES_FILE)),
+            SurrogateSet.open(run.store.folder(step)),
+        )
+        # Names that were given are meant as they are.
+        if step.cohort.task != run.task and not isinstance(run.settings.refusal.near_misses, list):
+            fine = _far_enough(run)
+            first = len(step.cohort.task.names)
+            images = images.keep(torch.tensor([of_step[record.class_id - first] in fine for record in images.records]))
+            left_out = [name for name in of_step if name not in fine]
+            of_step = tuple(name for name in of_step if name in fine)
             if left_out:
-                say(f"near misses: left out, since they are too near to the present classes: {', '.join(left_out)}")
-        names += of_part
-        sets.append(made)
+                say(f"near misses: left out, too near to the present classes: {', '.join(left_out)}")
+        names += of_step
+        sets.append(images)
     joined = SurrogateSet.joined(sets)
     return tuple(names), joined if len(joined) else None
 
 
-def _far_enough(bench: Workbench) -> set[str]:
-    from clipstill.text.near_misses import KINDS, WORDS, far_enough
-
-    words_WD, kinds_KD = _vectors(bench, WORDS), _vectors(bench, KINDS)
-    return far_enough(bench.task.names, bench.text_vectors_CD, words_WD, kinds_KD)
-
-
-def _vectors(bench: Workbench, names: tuple[str, ...]) -> Tensor:
-    """Of the teacher without prompts, as those of classes are made."""
-    from clipstill.teachers import class_vectors
-    from clipstill.text.templates import class_texts
-
-    templates = templates_of(bench.config, bench.plain_teacher.templates)
-    return class_vectors(bench.plain_teacher, class_texts(_task(names), templates)).cpu()
-
-
-def check_near_misses(config: RunConfig, task: Task) -> None:
-    """Find out before any work starts whether names that are given can be near misses.
+def check_near_misses(settings: Settings, task: Task) -> None:
+    """Check given names before any work starts.
 
     Raises:
-        ConfigError: there are too few.
-        TaskError: one is a class, or there twice.
+        ConfigError: There are too few.
+        TaskError: One is a class, or is there twice.
     """
-    given = config.refusal.near_misses
+    given = settings.refusal.near_misses
     if isinstance(given, list) and given:
         if len(given) < _LEAST:
             raise ConfigError(f"refusal.near_misses names {len(given)}. Give at least {_LEAST}, a number, or auto.")
         parse_task([*task.names, *given])
 
 
-def _names(bench: Workbench, cohort: Cohort) -> tuple[str, ...]:
+def _far_enough(run: Run) -> set[str]:
+    from clipstill.text.near_misses import KINDS, WORDS, far_enough
+
+    text_CD = class_vectors.read_class_vectors(run).text_CD
+    return far_enough(run.task.names, text_CD, _vectors(run, WORDS), _vectors(run, KINDS))
+
+
+def _vectors(run: Run, names: Sequence[str]) -> Tensor:
+    """Vectors of words as those of classes are made, of the teacher without prompts."""
+    from clipstill.assembly.class_vectors import text_vectors
+
+    return text_vectors(run.models.teacher, _task(names), run.settings)
+
+
+def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     """As given, or chosen: near to the classes of the cohort, and to none that earlier cohorts have."""
     from clipstill.text.near_misses import KINDS, WORDS, choose_near_misses
 
-    wanted = bench.config.refusal.near_misses
+    wanted = run.settings.refusal.near_misses
     if isinstance(wanted, list):
         return tuple(wanted)
-    least = 4 if cohort.is_whole else _LEAST
+    least = _LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
     count = min(_MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
-    earlier = [part.cohort for part in itertools.takewhile(lambda part: part.cohort != cohort, bench.near_parts)]
-    folders = [bench.run.stage(stage_of(NEAR_MISSES, each)) for each in earlier]
+    earlier = itertools.takewhile(lambda step: step.cohort != cohort, run.steps_of(NAME))
+    taken = [word for step in earlier for word in read_json(run.store.folder(step) / NAMES_FILE)]
     chosen = choose_near_misses(
-        bench.task.names,
-        bench.text_vectors_CD,
-        _vectors(bench, WORDS),
-        _vectors(bench, KINDS),
-        max(_LEAST, count),
-        None if cohort.is_whole else cohort.drawn_ids,
-        [word for folder in folders for word in read_json(folder / NAMES_FILE)],
+        run.task.names,
+        class_vectors.read_class_vectors(run).text_CD,
+        word_vectors_WD=_vectors(run, WORDS),
+        kind_vectors_KD=_vectors(run, KINDS),
+        count=max(_LEAST, count),
+        near_to=None if cohort.is_whole else cohort.drawn_ids,
+        without=taken,
     )
     if len(chosen) < _LEAST:
         raise ConfigError(
@@ -167,5 +159,25 @@ def _names(bench: Workbench, cohort: Cohort) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _task(names: tuple[str, ...]) -> Task:
-    return Task(names, ("",) * len(names))
+def _task(names: Sequence[str]) -> Task:
+    return Task(tuple(names), ("",) * len(names))
+
+
+STAGE = Stage(
+    name=NAME,
+    version=1,
+    title="Make images of things easily mistaken for the classes",
+    make=_make,
+    settings=(
+        "refusal.near_misses",
+        "refusal.images",
+        "prompts.styles",
+        "prompts.tokens",
+        "seed",
+        "generator",
+        "synthesis",
+    ),
+    inputs=(class_vectors.NAME,),
+    needed=lambda settings, photos: settings.refusal.wanted,
+    per_cohort=True,
+)

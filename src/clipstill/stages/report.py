@@ -1,134 +1,133 @@
-"""What the stages left, told in one HTML page."""
+"""The results of all stages -> one HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
-from clipstill.stages.ladder import LADDER_FILE
-from clipstill.stages.stages import CURATION_FILE, KEPT_FILE, read_evaluation, synthesis_histories
-from clipstill.workflow.cohorts import stage_of
-from clipstill.workflow.keys import CLASS_VECTORS, LADDER, STUDENT, SURROGATE, TEACHER_PROMPTS
-from clipstill.workflow.workbench import HISTORY_FILE, TEACHER_FILE, Workbench
+from clipstill.stages import (
+    bundle,
+    calibration,
+    class_vectors,
+    evaluation,
+    images,
+    ladder,
+    student,
+    teacher_prompts,
+)
+from clipstill.workflow.run import Run
+from clipstill.workflow.runner import seconds_of_work
+from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
     from clipstill.report.data import Chart, Curated, Picture, Series
 
+NAME = "report"
 REPORT_FILE = "report.html"
-# A page of a thousand classes would be of no use; the grid shows the first of them.
+# The picture grid shows the first classes; a page of a thousand would be of no use.
 _MOST_CLASSES = 40
 _PHOTOS_FOR_TRUST = 100
 _PROMPT_LOSSES = ("loss", "cross_entropy")
 
 
-def make_report(bench: Workbench, seconds: Mapping[str, float]) -> None:
-    """Write ``report.html`` into the run folder.
-
-    Args:
-        bench: a run whose other stages are complete.
-        seconds: of work a stage.
-    """
-    from clipstill.report.data import ReportData, Stage
+def _make(run: Run, step: Step, folder: Path) -> list[str]:
+    from clipstill.report.data import ReportData
+    from clipstill.report.data import Stage as StageRow
     from clipstill.report.html import write_report
 
-    bundle = bench.run.path / "bundle"
-    export = read_json(bundle / "metrics.json")["export"]
-    training = read_json(bench.run.stage(STUDENT) / HISTORY_FILE)
-    evaluation = read_evaluation(bench)
-    tower = int(read_json(bench.run.stage(CLASS_VECTORS) / TEACHER_FILE)["image_parameters"])
+    exported = run.folder(bundle.NAME)
+    export = read_json(exported / "metrics.json")["export"]
+    training = student.read_student_metadata(run)
+    measured, settings, photos = evaluation.read_evaluation(run), run.settings, run.photos
+    tower = int(class_vectors.read_teacher_metadata(run)["image_parameters"])
     details = {
-        **_made_of(bench, training),
-        TEACHER_PROMPTS: "learned from examples",
-        STUDENT: f"best at step {training['best_step']} ({training['best_phase']})",
+        **_image_details(run, training),
+        teacher_prompts.NAME: "learned from examples",
+        student.NAME: f"best at step {training['best_step']} ({training['best_phase']})",
     }
     data = ReportData(
-        labels=bench.task.names,
-        teacher=bench.config.teacher.name,
-        student=bench.config.student.name,
+        labels=run.task.names,
+        teacher=settings.teacher.name,
+        student=settings.student.name,
         student_bytes=int(export["onnx_bytes"]),
         student_parameters=int(export["parameters"]),
         latency_ms=float(export["latency_ms"]),
         teacher_parameters=tower,
-        teacher_bytes=tower * (4 if bench.config.teacher.precision == "fp32" else 2),
-        parity=read_json(bundle / "parity.json"),
-        evaluation=evaluation,
-        ladder=read_json(bench.run.stage(LADDER) / LADDER_FILE) if LADDER in bench.keys else None,
-        calibration=bench.calibration,
-        examples=0 if bench.examples is None else len(bench.examples.items),
-        unlabelled=0 if bench.unlabelled is None else len(bench.unlabelled.items),
-        pictures=_pictures(bench),
-        curation=_curation(bench),
-        charts=tuple(_charts(bench, training["history"])),
-        stages=tuple(Stage(name, value, detail=details.get(name, "")) for name, value in seconds.items()),
-        settings=bench.config.model_dump(mode="json"),
-        provenance=tuple(bench.provenance()),
-        environment={**describe(bench.run.path), **bench.facts()},
-        notes=(*_notes(evaluation), *_notes_of_growth(bench), *_format_notes(export["formats"])),
+        teacher_bytes=tower * (4 if settings.teacher.precision == "fp32" else 2),
+        parity=read_json(exported / "parity.json"),
+        evaluation=measured,
+        ladder=ladder.read_ladder(run),
+        calibration=calibration.read_calibration(run),
+        examples=0 if photos.examples is None else len(photos.examples.items),
+        unlabelled=0 if photos.unlabelled is None else len(photos.unlabelled.items),
+        pictures=_pictures(run),
+        curation=_curation(run),
+        charts=tuple(_charts(run, training["history"])),
+        stages=tuple(
+            StageRow(name, seconds, detail=details.get(name, ""))
+            for name, seconds in seconds_of_work(run.store, run.steps).items()
+        ),
+        settings=settings.model_dump(mode="json"),
+        provenance=tuple(bundle.provenance_of(run)),
+        environment={**describe(run.store.path), **run.metadata()},
+        notes=(*_notes(measured), *_vector_notes(training), *_format_notes(export["formats"])),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=clipstill.__version__,
     )
-    write_report(bench.run.path / REPORT_FILE, data)
+    write_report(folder / REPORT_FILE, data)
+    return [REPORT_FILE]
 
 
-def _made_of(bench: Workbench, training: Mapping[str, Any]) -> dict[str, str]:
-    """What came out of each stage of images."""
-    parts = bench.image_parts
-    if [part.cohort.drawn for part in parts] == [bench.task.names]:
-        return {stage_of(SURROGATE, parts[0].cohort): f"{training['images_made']} images, {training['images']} kept"}
-    told = {}
-    for part, facts in zip(parts, _curation_facts(bench), strict=True):
+def _image_details(run: Run, training: Mapping[str, Any]) -> dict[str, str]:
+    """How many images each cohort has."""
+    steps, parts = run.steps_of(images.NAME), run.cohorts.images
+    if [part.cohort.drawn for part in parts] == [run.task.names]:
+        return {steps[0].name: f"{training['images_made']} images, {training['images']} kept"}
+    details = {}
+    for step, part, facts in zip(steps, parts, images.read_curation(run), strict=True):
         count = sum(each["made"] for each in facts["classes"] if each["name"] in part.used)
         more = f" and {len(part.used) - 4} more" if len(part.used) > 4 else ""
-        told[stage_of(SURROGATE, part.cohort)] = f"{count} images in use, of {', '.join(part.used[:4])}{more}"
-    return told
+        details[step.name] = f"{count} images in use, of {', '.join(part.used[:4])}{more}"
+    return details
 
 
-def _notes_of_growth(bench: Workbench) -> Iterable[str]:
-    added = read_json(bench.run.stage(STUDENT) / HISTORY_FILE).get("by_vector", [])
-    if added:
-        yield (
-            f"Added by their vectors alone: {', '.join(added)}. No image was made for them, and the student was not "
-            f"taught again; measure it on real photos of them."
-        )
-
-
-def _pictures(bench: Workbench) -> tuple[Picture, ...]:
-    """The first image of each class and style: chosen by its index, not by its looks."""
+def _pictures(run: Run) -> tuple[Picture, ...]:
+    """The first image of each class and style, chosen by its index and not by its looks."""
     from clipstill.report.data import Picture, picture_uri
 
-    made = bench.made_images()
-    if made is None:
+    found = images.read_images(run)
+    if found is None:
         return ()
-    # Those that got further images have further styles behind the common ones.
-    styles = max((facts["styles"] for facts in _curation_facts(bench)), key=len)
+    # Cohorts with further images have further styles behind the common ones.
+    styles = max((facts["styles"] for facts in images.read_curation(run)), key=len)
     first: dict[tuple[int, int], int] = {}
-    for position, record in enumerate(made.records):
+    for position, record in enumerate(found.records):
         if record.class_id < _MOST_CLASSES:
             first.setdefault((record.class_id, record.style_id), position)
     pictures = []
     for position in first.values():
-        record = made.records[position]
-        pixels_HW3 = made.images[position].permute(1, 2, 0).contiguous().numpy()
-        name = bench.task.names[record.class_id]
+        record = found.records[position]
+        pixels_HW3 = found.pixels_N3HW[position].permute(1, 2, 0).contiguous().numpy()
+        name = run.task.names[record.class_id]
         pictures.append(Picture(name, styles[record.style_id], picture_uri(pixels_HW3), record.score, record.prompt))
     return tuple(pictures)
 
 
-def _curation(bench: Workbench) -> tuple[Curated, ...]:
-    """What was made of each class, and what of it taught."""
+def _curation(run: Run) -> tuple[Curated, ...]:
+    """How many images each class has, and how many of them were trained on."""
     from clipstill.report.data import Curated
 
-    made = {
-        (number, each["name"]): each for number, facts in enumerate(_curation_facts(bench)) for each in facts["classes"]
-    }
-    in_use = {name: made[number, name] for number, part in enumerate(bench.image_parts) for name in part.used}
+    in_use: dict[str, dict[str, Any]] = {}
+    for part, facts in zip(run.cohorts.images, images.read_curation(run), strict=True):
+        in_use |= {each["name"]: each for each in facts["classes"] if each["name"] in part.used}
     if not in_use:
         return ()
-    kept = zip(bench.task.names, read_json(bench.run.stage(STUDENT) / KEPT_FILE), strict=True)
+    kept = zip(run.task.names, student.read_kept(run), strict=True)
     return tuple(
         Curated(class_name=in_use[name].pop("name"), **in_use[name], **of_class)
         for name, of_class in kept
@@ -136,24 +135,14 @@ def _curation(bench: Workbench) -> tuple[Curated, ...]:
     )
 
 
-def _curation_facts(bench: Workbench) -> list[dict[str, Any]]:
-    """What each cohort wrote down of its images."""
-    folders = [bench.run.stage(stage_of(SURROGATE, part.cohort)) for part in bench.image_parts]
-    return [read_json(folder / CURATION_FILE) for folder in folders]
-
-
-def _charts(bench: Workbench, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
+def _charts(run: Run, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
     from clipstill.report.data import Chart
 
-    if TEACHER_PROMPTS in bench.keys:
-        learned = read_json(bench.run.stage(TEACHER_PROMPTS) / HISTORY_FILE)["history"]
-        if learned:
-            yield Chart(
-                "The teacher's prompts: loss",
-                "epoch",
-                tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES),
-            )
-    synthesis = _mean_over_groups(synthesis_histories(bench))
+    learned = teacher_prompts.read_history(run)
+    if learned:
+        losses = tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES)
+        yield Chart("The teacher's prompts: loss", "epoch", losses)
+    synthesis = _mean_over_groups(images.read_histories(run))
     series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
     if series:
         yield Chart("Synthesis: mean loss of the images", "step", series[:6])
@@ -206,10 +195,28 @@ def _notes(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
         yield f"{len(evaluation['skipped'])} files of the photo folder could not be read and were left out."
 
 
+def _vector_notes(training: Mapping[str, Any]) -> Iterable[str]:
+    if training.get("by_vector"):
+        yield (
+            f"Added by their vectors alone: {', '.join(training['by_vector'])}. No image was made for them, and the "
+            f"student was not trained again; measure it on real photos of them."
+        )
+
+
 def _format_notes(formats: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """What is to be known of files that do not answer quite as the student does."""
+    """Formats whose answers differ from the student's."""
     for name, facts in formats.items():
         if facts["refused"]:
             yield f"The format {name} was refused, and its file is not in the bundle: {facts['refused']}."
         elif facts["warning"]:
             yield f"The file {facts['file']}: {facts['warning']}."
+
+
+STAGE = Stage(
+    name=NAME,
+    version=4,
+    title="Write the report",
+    make=_make,
+    inputs=(bundle.NAME, ladder.NAME),
+    folder=".",
+)

@@ -1,6 +1,6 @@
 """Students: small image classifiers that are trained, exported and shipped.
 
-Add one by a line in the table: a factory ``f(rest, classes, init, image_size, seed) -> Student``.
+Add one by a line in the table: a factory ``f(rest, classes, *, init, image_size, seed) -> Student``.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ students = Registry(
 
 
 def load_student(
-    name: str, classes: int, init: str | Path = "pretrained", image_size: int | None = None, seed: int = 0
+    name: str, classes: int, init: str | Path = "pretrained", image_size: int | None = None, *, seed: int = 0
 ) -> Student:
     """Build a student.
 
     Args:
-        name: a name of ``clipstill list students``, or ``timm:ARCHITECTURE``.
-        classes: number of outputs, at least 2.
+        name: Name in ``clipstill list students``, or ``timm:ARCHITECTURE``.
+        classes: Number of outputs, at least 2.
         init: ``"pretrained"`` (ImageNet weights), ``"scratch"``, or the path of a safetensors file: a whole student, or
             a timm network whose classifier is replaced.
-        image_size: side in pixels that it will be trained and used at; the architecture's own where None.
-        seed: of the weights that are drawn: all of them from scratch, the head otherwise.
+        image_size: Side in pixels for training and use; by default the architecture's own.
+        seed: Seed of the random weights: all of them from scratch, the head's otherwise.
 
     Raises:
-        UnknownNameError: no such student or architecture.
-        ConfigError: ``classes`` or ``image_size`` too small, or pretrained weights asked where none are shipped.
-        ArtifactError: the weight file does not fit.
-        ResourceError: the package with the weights is not installed, or a named remote model cannot be fetched.
+        UnknownNameError: There is no such student or architecture.
+        ConfigError: ``classes`` or ``image_size`` is too small, or no package carries the pretrained weights.
+        ArtifactError: The weight file does not fit.
+        ResourceError: The package with the weights is not installed, or a remote model cannot be fetched.
     """
     factory, rest = students.resolve(name)
-    student: Student = factory(rest, classes, init, image_size, seed)
+    student: Student = factory(rest, classes, init=init, image_size=image_size, seed=seed)
     return student

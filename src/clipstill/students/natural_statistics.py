@@ -1,4 +1,4 @@
-"""What a pretrained backbone's features look like on natural images, read from its BatchNorm weights, without images.
+"""Statistics of a pretrained backbone's features on natural images, from its BatchNorm weights, without images.
 
 A BatchNorm layer turns each channel into mean ``beta`` and standard deviation ``|gamma|`` over the positions of the
 images it was trained on. Near a normal distribution, the clipped activation behind it has a mean and a variance in
@@ -21,37 +21,30 @@ from clipstill.core.errors import ConfigError
 
 # Beyond this many standard deviations the float32 normal density and distribution are 0 and 1 exactly.
 _FAR = 40.0
+_UPPER_LIMITS: dict[type, float] = {nn.ReLU6: 6.0, nn.ReLU: math.inf}
 
 
 def natural_feature_statistics(backbone: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the last feature map's channels on the images of the pretraining.
 
     Args:
-        backbone: a timm network whose feature map ends with BatchNorm and ReLU or ReLU6 (the EfficientNet-Lite family).
+        backbone: A timm network whose feature map ends with BatchNorm and ReLU or ReLU6 (the EfficientNet-Lite family).
 
     Returns:
         mean_F, also the expected mean of the pooled features; and std_F over single positions, which is larger than the
-        spread of pooled features.
+        spread of pooled features. For the Lite networks, mean_F is E[clip(N(beta, gamma ** 2), 0, 6)].
 
     Raises:
-        ConfigError: the network ends otherwise (a residual sum, a swish, a layer after pooling).
+        ConfigError: The network ends otherwise (a residual sum, a swish, a layer after pooling).
     """
     norm = getattr(backbone, "bn2", None)
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not hasattr(backbone, "conv_head"):
-        raise ConfigError(_unfit(backbone))
-    activation = getattr(norm, "act", None)
-    if isinstance(activation, nn.ReLU6):
-        high = 6.0
-    elif isinstance(activation, nn.ReLU):
-        high = math.inf
-    else:
-        raise ConfigError(_unfit(backbone))
+    high = _UPPER_LIMITS.get(type(getattr(norm, "act", None)))
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not hasattr(backbone, "conv_head") or high is None:
+        raise ConfigError(
+            f"the features of {type(backbone).__name__} do not end with BatchNorm and ReLU, so their mean on natural "
+            f"images is not known. Set distillation.feature_recentre to 'off', or use the student lite0 or lite2."
+        )
     return clipped_normal_moments(norm.bias.detach(), norm.weight.detach().abs(), high)
-
-
-def natural_feature_mean(backbone: nn.Module) -> Tensor:
-    """mean_F of ``natural_feature_statistics``: E[clip(N(beta, gamma ** 2), 0, 6)] for the Lite networks."""
-    return natural_feature_statistics(backbone)[0]
 
 
 def clipped_normal_moments(mean_F: Tensor, std_F: Tensor, high: float) -> tuple[Tensor, Tensor]:
@@ -62,12 +55,12 @@ def clipped_normal_moments(mean_F: Tensor, std_F: Tensor, high: float) -> tuple[
     likewise.
 
     Args:
-        mean_F: of X before clipping.
-        std_F: of X, not negative; 0 stands for a constant.
-        high: upper limit, above 0; may be infinite.
+        mean_F: Mean of X.
+        std_F: Standard deviation of X, not negative; 0 stands for a constant.
+        high: Upper limit, above 0; may be infinite.
 
     Returns:
-        mean_F and std_F after clipping.
+        Mean and standard deviation after clipping.
     """
     mean, std = mean_F.double(), std_F.double().clamp_min(1e-12)
     low_z = (-mean / std).clamp(-_FAR, _FAR)
@@ -91,10 +84,3 @@ def _density(z: Tensor) -> Tensor:
 
 def _distribution(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
-
-
-def _unfit(backbone: nn.Module) -> str:
-    return (
-        f"the features of {type(backbone).__name__} do not end with BatchNorm and ReLU, so their mean on natural "
-        f"images is not known. Set distillation.feature_recentre to 'off', or use the student lite0 or lite2."
-    )

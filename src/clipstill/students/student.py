@@ -6,6 +6,7 @@ Shapes: N images, C classes, F features, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,44 +19,51 @@ from clipstill.students.class_vectors_head import ClassVectorsHead
 from clipstill.students.natural_statistics import natural_feature_statistics
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """A network that a student is built on.
+
+    Attributes:
+        name: Name of the student in the settings, such as ``"lite0"``.
+        network: Normalised images (N, 3, H, W) -> features (N, F), such as a timm network with ``num_classes=0``.
+        preprocess: Size, mean and standard deviation of its images.
+        provenance: Origin of its weights.
+        logit_scale: Logit scale that it was trained with, where it has been a CLIP's image tower.
+    """
+
+    name: str
+    network: nn.Module
+    preprocess: Preprocess
+    provenance: Sequence[Provenance] = ()
+    logit_scale: float | None = None
+
+
 class Student(nn.Module):
     """A small image classifier.
 
     Args:
-        name: as ``clipstill list students`` shows it, such as ``"lite0"``.
-        backbone: maps normalised (N, 3, H, W) to pooled features (N, F) (a timm network with ``num_classes=0``).
-        feature_count: F.
-        classes: C.
-        preprocess: size, mean and standard deviation; the normalisation is part of ``forward``.
-        provenance: origin of the starting weights.
-        seed: of the head's weights.
+        backbone: Network and its preprocessing; the normalisation is part of ``forward``.
+        classes: Number of classes, at least 2.
+        seed: Seed of the head's weights.
     """
 
     mean: Tensor
     std: Tensor
-    # Of a backbone that has been a CLIP's image tower; others take their teacher's.
-    logit_scale: float | None = None
 
-    def __init__(
-        self,
-        name: str,
-        backbone: nn.Module,
-        feature_count: int,
-        classes: int,
-        preprocess: Preprocess,
-        provenance: Sequence[Provenance] = (),
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, classes: int, seed: int = 0) -> None:
         super().__init__()
-        self.name = name
-        self.preprocess = preprocess
-        self.provenance = tuple(provenance)
-        self.backbone = backbone
+        if classes < 2:
+            raise ConfigError(f"a student needs at least 2 classes, not {classes}. Name more classes.")
+        self.name = backbone.name
+        self.preprocess = backbone.preprocess
+        self.provenance = tuple(backbone.provenance)
+        self.logit_scale = backbone.logit_scale
+        self.backbone = backbone.network
         # Made without values, since the usual initialisation would draw from torch's global generator.
-        head = nn.Linear(feature_count, classes, device="meta").to_empty(device="cpu")
+        head = nn.Linear(self._feature_count(), classes, device="meta").to_empty(device="cpu")
         self.head: nn.Linear | ClassVectorsHead = head
-        self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.preprocess.std).view(1, 3, 1, 1), persistent=False)
         self._backbone_frozen = False
         self._statistics_frozen = False
         with torch.no_grad():
@@ -63,13 +71,21 @@ class Student(nn.Module):
             head.weight.normal_(0.0, 0.01, generator=generator_for(seed, "student head"))
             head.bias.zero_()
 
+    @torch.no_grad()
+    def _feature_count(self) -> int:
+        """Measured: ``num_features`` of timm differs from it where a layer follows the pooling."""
+        was_training, size = self.backbone.training, self.preprocess.size
+        features_NF = self.backbone.eval()(torch.zeros(1, 3, size, size))
+        self.backbone.train(was_training)
+        return int(features_NF.shape[1])
+
     def features(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1], sides of 32 pixels or more -> what the head sees, (N, F)."""
+        """Images in [0, 1], sides of 32 pixels or more -> features (N, F), the input of the head."""
         feat_NF: Tensor = self.backbone((x_N3HW - self.mean) / self.std)
         return feat_NF
 
     def feature_map(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> the map (N, F, h, w) that pooling turns into ``features`` (timm backbones)."""
+        """Images in [0, 1] -> feature map (N, F, h, w) before pooling (timm backbones only)."""
         forward_features = cast("Callable[[Tensor], Tensor]", self.backbone.forward_features)
         return forward_features((x_N3HW - self.mean) / self.std)
 
@@ -79,50 +95,51 @@ class Student(nn.Module):
         return logits_NC
 
     def use_class_vectors(
-        self, class_vectors_CD: Tensor, scale: float, seed: int = 0, layers: int = 1, width: int = 0
+        self, class_vectors_CD: Tensor, scale: float, *, seed: int = 0, layers: int = 1, width: int = 0
     ) -> None:
-        """Answer by class vectors in the teacher's space, instead of by a linear layer of its own.
+        """Replace the linear head by a head of class vectors in the teacher's space.
 
-        A student that already does keeps its projector: it then tells other classes apart, without training.
+        A student that has such a head keeps its projector, and needs no training to tell other classes apart.
 
         Args:
-            class_vectors_CD: one a class.
-            scale: the teacher's logit scale.
-            seed: of the projector, where there is none yet.
-            layers: of the projector, where there is none yet.
-            width: between its layers; 0 for as many dimensions as the vectors have.
+            class_vectors_CD: Class vectors.
+            scale: Logit scale of the teacher.
+            seed: Seed of a new projector.
+            layers: Layers of a new projector.
+            width: Width between its layers; 0 for the vectors' number of dimensions.
 
         Raises:
-            ConfigError: vectors of another teacher's space.
+            ConfigError: The vectors are of another teacher's space.
         """
         if isinstance(self.head, ClassVectorsHead):
             self.head = self.head.with_vectors(class_vectors_CD)
-        else:
-            self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, seed, layers, width)
+            return
+        shape = {"seed": seed, "layers": layers, "width": width}
+        self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, **shape)
 
     def embed(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D) in the teacher's space.
 
         Raises:
-            ConfigError: the student has a linear head.
+            ConfigError: The student has a linear head.
         """
         if not isinstance(self.head, ClassVectorsHead):
             raise ConfigError("a student with a linear head has no vectors. Train it with student.head=class-vectors.")
         return self.head.embed(self.features(x_N3HW))
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Take the backbone out of training, its BatchNorm statistics included, or put it back."""
+        """Exclude the backbone and its BatchNorm statistics from training, or include them again."""
         self._backbone_frozen = frozen
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)
 
     def freeze_statistics(self, frozen: bool) -> None:
-        """Keep BatchNorm's running statistics (and normalise by them) while the weights may still train."""
+        """Freeze BatchNorm's running statistics (and normalise by them), whether or not the weights train."""
         self._statistics_frozen = frozen
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Student:
-        """As ``nn.Module.train``, with what is frozen staying in evaluation mode."""
+        """As ``nn.Module.train``, but frozen parts stay in evaluation mode."""
         super().train(mode)
         if self._backbone_frozen:
             self.backbone.eval()
@@ -133,5 +150,5 @@ class Student(nn.Module):
         return self
 
     def natural_feature_statistics(self) -> tuple[Tensor, Tensor]:
-        """What ``natural_statistics.natural_feature_statistics`` says of this backbone."""
+        """``natural_statistics.natural_feature_statistics`` of this backbone."""
         return natural_feature_statistics(self.backbone)

@@ -6,6 +6,7 @@ model (``timm:ARCHITECTURE``), from timm's hub.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,111 +16,79 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError, did_you_mean
+from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import seed_for
 from clipstill.students.class_vectors_head import projector_shape
-from clipstill.students.student import Student
+from clipstill.students.student import Backbone, Student
 
 _PACKAGED = {weights.timm_name: size for size, weights in LITE.items()}
-# Five halvings of the resolution: smaller pictures would leave a feature map without a pixel.
+# Networks halve the resolution five times: smaller images would leave an empty feature map.
 _SMALLEST = 32
 
 
-def load_timm(
-    rest: str, classes: int, init: str | Path = "pretrained", image_size: int | None = None, seed: int = 0
-) -> Student:
-    """``timm:ARCHITECTURE``: any network of timm; its pretrained weights may come from the hub."""
-    return _build(f"timm:{rest}", rest, classes, init, image_size, seed, remote=True)
-
-
-def lite0(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """EfficientNet-Lite0, 3.4 million parameters without the head."""
-    return _build("lite0", "tf_efficientnet_lite0", classes, init, image_size, seed)
-
-
-def lite2(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """EfficientNet-Lite2, 4.8 million parameters without the head."""
-    return _build("lite2", "tf_efficientnet_lite2", classes, init, image_size, seed)
-
-
-def mobilenetv3_small(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """MobileNetV3-Small, 1.5 million parameters without the head."""
-    return _build("mobilenetv3-small", "mobilenetv3_small_100", classes, init, image_size, seed)
-
-
-def mobilenetv4_small(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """MobileNetV4-Conv-Small, 2.5 million parameters without the head."""
-    return _build("mobilenetv4-small", "mobilenetv4_conv_small", classes, init, image_size, seed)
-
-
-def vit_tiny(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """ViT-Tiny with patches of 16 pixels, 5.5 million parameters without the head; sides are multiples of 16."""
-    return _build("vit-tiny", "vit_tiny_patch16_224", classes, init, image_size, seed)
-
-
-def resnet10t(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """A ten-layer ResNet, 4.9 million parameters without the head."""
-    return _build("resnet10t", "resnet10t", classes, init, image_size, seed)
-
-
-def resnet18(rest: str, classes: int, init: str | Path, image_size: int | None, seed: int) -> Student:
-    """ResNet-18, 11.2 million parameters without the head; the student of the published system."""
-    return _build("resnet18", "resnet18", classes, init, image_size, seed)
-
-
 def _build(
-    name: str,
-    architecture: str,
-    classes: int,
-    init: str | Path,
-    image_size: int | None,
-    seed: int,
-    remote: bool = False,
+    name: str, architecture: str, rest: str, classes: int, *, init: str | Path, image_size: int | None, seed: int
 ) -> Student:
-    if classes < 2:
-        raise ConfigError(f"a student needs at least 2 classes, not {classes}. Name more classes.")
+    del rest
     if image_size is not None and image_size < _SMALLEST:
         raise ConfigError(f"student.image_size is {image_size}; students see no less than {_SMALLEST} pixels a side.")
     from_hub = init == "pretrained" and architecture not in _PACKAGED
-    if from_hub and not remote:
+    if from_hub and not name.startswith("timm:"):
         raise ConfigError(
             f"no installed package carries pretrained weights of '{name}'. Set student.init to 'scratch' or to a "
             f"safetensors file, choose lite0 or lite2, or name the hub's model: timm:{architecture}."
         )
-    backbone = _create(architecture, seed, from_hub, image_size)
-    preprocess = _preprocess(backbone, architecture, image_size)
-    feature_count = _feature_count(backbone, preprocess.size)
-    provenance: list[Provenance] = []
+    network = _create(architecture, seed, from_hub, image_size)
+    metadata: dict[str, Any] = getattr(network, "pretrained_cfg", {})
     if from_hub:
-        provenance.append(_hub_provenance(backbone, architecture))
+        source = f"timm hub model {metadata.get('hf_hub_id') or architecture}"
+        licence = str(metadata.get("license") or "unknown")
+        provenance = [Provenance(f"{architecture}, pretrained weights", licence, source)]
     elif init == "pretrained":
         size = _PACKAGED[architecture]
-        backbone.load_state_dict(_without_classifier(lite_state_dict(size), backbone), strict=True)
-        provenance.append(lite_provenance(size))
-    elif init != "scratch":
+        network.load_state_dict(_without_classifier(lite_state_dict(size), network), strict=True)
+        provenance = [lite_provenance(size)]
+    elif init == "scratch":
+        provenance = []
+    else:
         digest = sha256_file(_existing(Path(init)))
-        provenance.append(Provenance(f"{name} weights given by the user", "not stated", str(init), digest))
-    student = Student(name, backbone, feature_count, classes, preprocess, provenance, seed)
+        provenance = [Provenance(f"{name} weights given by the user", "not stated", str(init), digest)]
+    preprocess = _preprocess(metadata, architecture, image_size)
+    student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
     if init not in ("pretrained", "scratch"):
         load_weights(student, Path(init))
     return student.eval()
 
 
+def load_timm(rest: str, classes: int, *, init: str | Path, image_size: int | None, seed: int) -> Student:
+    """``timm:ARCHITECTURE``: any network of timm; its pretrained weights may come from the hub."""
+    return _build(f"timm:{rest}", rest, "", classes, init=init, image_size=image_size, seed=seed)
+
+
+# Numbers of parameters are without the head.
+lite0 = partial(_build, "lite0", "tf_efficientnet_lite0")  # 3.4 million
+lite2 = partial(_build, "lite2", "tf_efficientnet_lite2")  # 4.8 million
+mobilenetv3_small = partial(_build, "mobilenetv3-small", "mobilenetv3_small_100")  # 1.5 million
+mobilenetv4_small = partial(_build, "mobilenetv4-small", "mobilenetv4_conv_small")  # 2.5 million
+resnet10t = partial(_build, "resnet10t", "resnet10t")  # 4.9 million
+resnet18 = partial(_build, "resnet18", "resnet18")  # 11.2 million; the student of the published system
+vit_tiny = partial(_build, "vit-tiny", "vit_tiny_patch16_224")  # 5.5 million; sides are multiples of 16
+
+
 def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None) -> nn.Module:
-    """Weights are drawn from torch's global generator; it is borrowed, so that nobody else's numbers change."""
+    """Network without a classifier. timm draws weights from torch's global generator, whose state is restored."""
     if not timm.is_model(architecture):
         raise UnknownNameError(
             f"timm {timm.__version__} has no architecture '{architecture}'."
             f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
         )
-    facts = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
-    # Transformers are built for one size, and have a position of their own for each patch.
-    sized: dict[str, Any] = {}
-    if image_size is not None and getattr(facts, "fixed_input_size", False):
-        sized = {"img_size": image_size}
+    metadata = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    # Transformers are built for one size, with a positional embedding for each patch.
+    has_fixed_size = image_size is not None and getattr(metadata, "fixed_input_size", False)
+    sized: dict[str, Any] = {"img_size": image_size} if has_fixed_size else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "student", architecture))
         try:
@@ -127,9 +96,8 @@ def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None
         except Exception as error:  # The hub's client raises many kinds: connection, HTTP status, missing weights.
             if not from_hub:
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ResourceError(
-                f"the pretrained weights of timm:{architecture} cannot be fetched ({reason}). "
+                f"the pretrained weights of timm:{architecture} cannot be fetched ({reason_of(error)}). "
                 f"Check the network, or set student.init to 'scratch' or to a safetensors file."
             ) from None
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
@@ -138,33 +106,13 @@ def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None
     return backbone
 
 
-def _preprocess(backbone: nn.Module, architecture: str, image_size: int | None) -> Preprocess:
-    facts: dict[str, Any] = getattr(backbone, "pretrained_cfg", {})
-    mean, std = (LITE_MEAN, LITE_STD) if architecture in _PACKAGED else (facts["mean"], facts["std"])
+def _preprocess(metadata: dict[str, Any], architecture: str, image_size: int | None) -> Preprocess:
+    mean, std = (LITE_MEAN, LITE_STD) if architecture in _PACKAGED else (metadata["mean"], metadata["std"])
     return Preprocess(
-        size=image_size or int(facts["input_size"][-1]),
+        size=image_size or int(metadata["input_size"][-1]),
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
-        crop_fraction=float(facts.get("crop_pct", 1.0)),
-    )
-
-
-def _feature_count(backbone: nn.Module, size: int) -> int:
-    """Asked of the network itself: ``num_features`` differs from it where a layer follows the pooling."""
-    was_training = backbone.training
-    backbone.eval()
-    with torch.no_grad():
-        count = int(backbone(torch.zeros(1, 3, size, size)).shape[1])
-    backbone.train(was_training)
-    return count
-
-
-def _hub_provenance(backbone: nn.Module, architecture: str) -> Provenance:
-    facts: dict[str, Any] = getattr(backbone, "pretrained_cfg", {})
-    return Provenance(
-        name=f"{architecture}, pretrained weights",
-        licence=str(facts.get("license") or "unknown"),
-        source=f"timm hub model {facts.get('hf_hub_id') or architecture}",
+        crop_fraction=float(metadata.get("crop_pct", 1.0)),
     )
 
 
@@ -184,11 +132,11 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def holds_frame(path: Path) -> bool:
-    """Whether a file is of a student with a learned frame.
+    """Whether a file holds a student with a learned frame.
 
     Raises:
-        ConfigError: there is no such file.
-        ArtifactError: it holds no weights.
+        ConfigError: There is no such file.
+        ArtifactError: It holds no weights.
     """
     return "backbone.prompts" in _read(path)
 
@@ -199,13 +147,13 @@ def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[s
 
 
 def load_weights(student: Student, path: Path) -> None:
-    """Put a file's weights into a student.
+    """Load a file's weights into a student.
 
-    A whole student keeps its head where the number of classes is the same; a timm network gives its backbone.
+    The file is a whole student, whose head is used if the number of classes is the same, or a timm network.
 
     Raises:
-        ConfigError: there is no such file.
-        ArtifactError: it holds no weights, or those of something else.
+        ConfigError: There is no such file.
+        ArtifactError: It holds no weights, or those of something else.
     """
     state = _read(path)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

@@ -1,85 +1,95 @@
-"""What can be set about synthesis. Light: no tensor library is loaded."""
+"""Settings of synthesis. Light: no tensor library is loaded."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
+
+from clipstill.core.config import MANY, SPEED_ONLY, Config
 from clipstill.core.errors import ConfigError, did_you_mean
 from clipstill.core.packaged_weights import LITE
 
+_SMALLEST_SIDE = 32
 
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """How images are made.
 
-    Attributes:
-        steps: of the optimiser, for each image.
-        lr: of Adam, with a cosine to a tenth; times the generator's own factor.
-        views: an image and step.
-        image_size: side in pixels.
-        coarse_share: share of the steps that work at about half that side, in [0, 1).
-        group_size: most members of a group: the unit of work, and of common statistics.
-        slots: most images at work at once where nothing couples them; 0 takes the whole group.
-        settle_margin: an image may end early where the teacher's probability of its class leads that of all others by
-            this much, in [0, 1], and its loss falls no more; 0 gives every image all steps. Images that share
-            statistics always take all steps.
-        settle_patience: steps without progress that count as falling no more.
-        precision: of generator and teacher at work, ``"fp32"`` or ``"bf16"`` (autocast; latents and losses stay
-            float32).
-        compile: compile generator and teacher; pays for long runs on GPUs.
-        text_weight: of image-text matching.
-        class_weight: of class consistency.
-        bn_weight: of the teacher's BatchNorm statistics; teachers without any ignore it.
-        natural_weight: of the BatchNorm statistics of ``natural_networks``.
-        natural_networks: packaged ImageNet networks, ``"lite0"`` or ``"lite2"``; those whose statistics the teacher
-            carries itself are left out where ``bn_weight`` is above 0.
-        tv_weight: of total variation; times the generator's own factor.
-        prior_weight: of the generator's prior.
-        crop_min: least side of a view's crop, as a share of the image's side, in (0, 1].
-        degrees: largest turn of a view.
-        light: largest relative change of a view's light, contrast and colour, in [0, 1).
-        noise: largest standard deviation of a view's noise.
-    """
+class SynthesisSettings(Config):
+    """How synthetic images are made."""
 
-    steps: int = 60
-    lr: float = 0.05
-    views: int = 1
-    image_size: int = 96
-    coarse_share: float = 0.0
-    group_size: int = 28
-    slots: int = 0
-    settle_margin: float = 0.0
-    settle_patience: int = 10
-    precision: str = "fp32"
-    compile: bool = False
-    text_weight: float = 1.0
-    class_weight: float = 1.0
-    bn_weight: float = 2.0
-    natural_weight: float = 0.0
-    natural_networks: tuple[str, ...] = ()
-    tv_weight: float = 0.0
-    prior_weight: float = 0.0
-    crop_min: float = 0.7
-    degrees: float = 10.0
-    light: float = 0.2
-    noise: float = 0.0
+    steps: int = Field(default=60, ge=1, le=MANY, description="Optimiser steps per image.")
+    lr: float = Field(
+        default=0.1,
+        ge=1e-6,
+        le=100,
+        description="Learning rate of Adam, which falls to a tenth along a cosine. 0.1 suits pixels; each generator "
+        "multiplies it by a factor of its own, the embedded one by two.",
+    )
+    views: int = Field(default=1, ge=1, le=1_000, description="Augmented views per image and step.")
+    image_size: int = Field(default=96, ge=_SMALLEST_SIDE, le=1_024, description="Side of an image in pixels.")
+    coarse_share: float = Field(
+        default=0.0, ge=0, le=0.95, description="Share of the steps that work at about half the image size."
+    )
+    group_size: int = Field(
+        default=28,
+        ge=1,
+        le=65_536,
+        description="Most images that are made together and share BatchNorm statistics. A fixed size keeps images the "
+        "same wherever a run was resumed.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Precision of generator and teacher; latents and losses stay in float32. bf16 is faster on GPUs.",
+    )
+    compile: bool = Field(
+        default=False,
+        json_schema_extra=SPEED_ONLY,
+        description="Compile generator and teacher. This pays for long runs on GPUs.",
+    )
+    text_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=MANY,
+        description="Weight of image-text matching. Wei et al. (ICLR 2025) weigh it like the class term.",
+    )
+    class_weight: float = Field(default=1.0, ge=0, le=MANY, description="Weight of class consistency.")
+    bn_weight: float = Field(
+        default=20.0,
+        ge=0,
+        le=MANY,
+        description="Weight of the teacher's BatchNorm statistics of natural images. Teachers without any ignore it.",
+    )
+    natural_weight: float = Field(
+        default=10.0,
+        ge=0,
+        le=MANY,
+        description="Weight of the BatchNorm statistics of the networks in natural_networks.",
+    )
+    natural_networks: tuple[str, ...] = Field(
+        default=("lite0",),
+        description="Packaged ImageNet networks, lite0 or lite2, that give teachers such as CLIP a prior of natural "
+        "images. Those whose statistics the teacher carries itself are left out where bn_weight is above 0.",
+    )
+    tv_weight: float = Field(
+        default=2.0,
+        ge=0,
+        le=MANY,
+        description="Weight of total variation. Each generator multiplies it by a factor of its own.",
+    )
+    crop_min: float = Field(
+        default=0.7, ge=0.01, le=1, description="Least side of a view's crop, as a share of the image's side."
+    )
+    degrees: float = Field(default=10.0, ge=0, le=180, description="Largest rotation of a view in degrees.")
+    light: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.99,
+        description="Largest relative change of a view's brightness, contrast and saturation.",
+    )
+    noise: float = Field(default=0.0, ge=0, le=1, description="Largest standard deviation of the noise on a view.")
 
-    def __post_init__(self) -> None:
-        """Refuse values that nothing can be made with.
-
-        Raises:
-            ConfigError: names the setting and what it may be, or says that nothing pulls an image to its class.
-        """
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ConfigError(f"synthesis.{name} is {value}. It must lie between {least:g} and {most:g}.")
-        if self.precision not in PRECISIONS:
-            hint = did_you_mean(self.precision, PRECISIONS)
-            raise ConfigError(
-                f"synthesis.precision is '{self.precision}'.{hint} It must be one of {', '.join(PRECISIONS)}."
-            )
+    @model_validator(mode="after")
+    def _can_make_images(self) -> Self:
         if self.text_weight == 0 and self.class_weight == 0:
             raise ConfigError("synthesis.text_weight and synthesis.class_weight are both 0. Give one of them a weight.")
         for name in self.natural_networks:
@@ -88,6 +98,7 @@ class SynthesisSettings:
                     f"synthesis.natural_networks: no network named '{name}'.{did_you_mean(name, LITE)} "
                     f"There are: {', '.join(LITE)}."
                 )
+        return self
 
     def coarse_size(self, stride: int) -> int:
         """Side of the coarse images: half of ``image_size``, up to a multiple of the generator's stride."""
@@ -100,29 +111,3 @@ class SynthesisSettings:
         if first == 0 or coarse >= self.image_size:
             return [(self.image_size, 0, self.steps)]
         return [(coarse, 0, first), (self.image_size, first, self.steps)]
-
-
-PRECISIONS = ("fp32", "bf16")
-_SMALLEST_SIDE = 32
-_MANY = 10_000_000
-_RANGES: dict[str, tuple[float, float]] = {
-    "steps": (1, _MANY),
-    "lr": (1e-6, 100),
-    "views": (1, 1_000),
-    "image_size": (_SMALLEST_SIDE, 1_024),
-    "coarse_share": (0, 0.95),
-    "slots": (0, 65_536),
-    "settle_margin": (0, 1),
-    "settle_patience": (1, _MANY),
-    "group_size": (1, 65_536),
-    "text_weight": (0, _MANY),
-    "class_weight": (0, _MANY),
-    "bn_weight": (0, _MANY),
-    "natural_weight": (0, _MANY),
-    "tv_weight": (0, _MANY),
-    "prior_weight": (0, _MANY),
-    "crop_min": (0.01, 1),
-    "degrees": (0, 180),
-    "light": (0, 0.99),
-    "noise": (0, 1),
-}

@@ -1,7 +1,7 @@
 """Teachers: CLIP-like dual encoders, found by name.
 
 Every factory has the same call: ``factory(rest, device, precision) -> Teacher``, where ``rest`` is what follows the
-family's colon (an empty string for plain names). Several teach together where their names are joined by ``+``.
+family's colon (an empty string for plain names). Names that are joined by ``+`` make an ensemble.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+# Names in the settings -> torch's names.
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 teachers = Registry(
     "teacher",
@@ -30,13 +31,10 @@ teachers = Registry(
 
 
 def resolve_teachers(names: str) -> list[tuple[Callable[..., Any], str]]:
-    """What makes each teacher, and the rest of its name, without loading one.
-
-    Args:
-        names: one, or several joined by ``+``.
+    """Factory of each teacher of a name, which may join several by ``+``, and the rest of its name.
 
     Raises:
-        UnknownNameError: no such teacher.
+        UnknownNameError: There is no such teacher.
     """
     return [teachers.resolve(name.strip()) for name in names.split("+")]
 
@@ -45,13 +43,13 @@ def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Te
     """Load a teacher, frozen and in evaluation mode.
 
     Args:
-        name: of the registry, such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; several joined by ``+``.
-        device: where both towers go.
-        precision: of the towers' weights; features are float32 whatever it is.
+        name: Name such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; several are joined by ``+``.
+        device: Device of both towers.
+        precision: Precision of the towers' weights; features are always float32.
 
     Raises:
-        UnknownNameError: no such teacher.
-        ConfigError: an unknown precision, or fp16 without a GPU.
+        UnknownNameError: There is no such teacher.
+        ConfigError: The precision is unknown, or fp16 without a GPU.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"teacher.precision is '{precision}'; it must be one of {', '.join(PRECISIONS)}.")
@@ -66,13 +64,14 @@ def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Te
 
 
 def class_vectors(teacher: Teacher, texts_per_class: Sequence[Sequence[str]]) -> Tensor:
-    """One unit vector a class: the mean of its texts' unit vectors, normalised again.
+    """Unit vector of each class: the mean of its texts' unit vectors, normalised again.
 
     Args:
-        texts_per_class: at least one text for each of C classes.
+        teacher: Teacher that encodes the texts.
+        texts_per_class: At least one text for each of C classes.
 
     Returns:
-        vectors_CD, float32.
+        Class vectors (C, D), float32.
 
     Source: Radford et al., 2021, section 3.1.4 (ensembling in embedding space).
     """

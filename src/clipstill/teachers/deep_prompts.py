@@ -1,17 +1,16 @@
 """Learned tokens in the first layers of CLIP's towers, while all of its own weights stay as they are.
 
-The image tower gets them after its patches, the text tower after its start token. The first layer's go through it; each
-further layer of the first ``depth`` finds fresh ones in their place, so what a layer made of its prompts is dropped.
+The image tower gets them after its patches, the text tower after its start token. The first layer's prompts go through
+that layer; each further layer of the first ``depth`` replaces them by prompts of its own.
 
 Source: Li et al., PromptKD, CVPR 2024, section 3 (independent vision-language prompting); Jia et al., Visual Prompt
 Tuning, ECCV 2022 (deep prompts).
 
-Shapes: N images, M texts, L tokens, P prompt tokens, E token width, D dimensions, H x W pixels.
+Shapes: N images, M texts, L tokens, P prompt tokens, K layers with prompts, E token width, D dimensions, H x W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import generator_for
 
-# Of the random ones, as published for both towers.
+# Standard deviation of random prompts, as published for both towers.
 SIGMA = 0.02
 
 
@@ -30,13 +29,13 @@ class VisualPrompts(nn.Module):
     """Prompts of an image tower.
 
     Args:
-        visual: open_clip's vision transformer; it is not part of this module.
-        count: P.
-        depth: layers that get prompts, counted from the first.
-        seed: of their values, N(0, 0.02).
+        visual: Vision transformer of open_clip; it does not become a part of this module.
+        count: Prompt tokens per layer.
+        depth: Layers with prompts, counted from the first.
+        seed: Seed of the random prompts, N(0, 0.02).
 
     Raises:
-        ConfigError: a tower that is no vision transformer read at its class token, or has fewer layers.
+        ConfigError: The tower is no vision transformer that is read at its class token, or has fewer layers.
     """
 
     def __init__(self, visual: Any, count: int, depth: int, seed: int) -> None:
@@ -47,26 +46,19 @@ class VisualPrompts(nn.Module):
                 "visual prompts need an image tower that is a vision transformer read at its class token, as CLIP's "
                 "ViT-B/16 is. Choose such a model, or train the projector alone."
             )
-        blocks, width = _layers(visual.transformer), visual.class_embedding.shape[0]
-        _check_depth(depth, len(blocks), "image")
-        self.tokens_KPE = nn.Parameter(_random(seed, "visual prompts", depth, count, width))
+        _check_depth(depth, visual.transformer, "image")
+        draw = generator_for(seed, "visual prompts")
+        self.tokens_KPE = nn.Parameter(SIGMA * torch.randn(depth, count, len(visual.class_embedding), generator=draw))
 
     def forward(self, visual: Any, x_N3HW: Tensor) -> Tensor:
         """Normalised images -> the tower's vectors (N, D), not of unit length."""
         x_NLE = visual.conv1(x_N3HW).flatten(2).mT
-        first_NE = visual.class_embedding.to(x_NLE.dtype).expand(len(x_NLE), 1, -1)
-        x_NLE = torch.cat([first_NE, x_NLE], 1) + visual.positional_embedding.to(x_NLE.dtype)
-        own = x_NLE.shape[1]
-        tokens_KPE = self.tokens_KPE.to(x_NLE.dtype)
-
-        def fresh(layer: int, x_NLE: Tensor) -> Tensor:
-            if layer >= len(tokens_KPE):
-                return x_NLE
-            return torch.cat([x_NLE[:, :own], tokens_KPE[layer].expand(len(x_NLE), -1, -1)], 1)
-
-        # The first layer's prompts are normalised with the patches; fresh(0) would put raw ones after that.
-        x_NLE = visual.ln_pre(fresh(0, x_NLE))
-        x_NLE = through(visual.transformer, x_NLE, None, lambda layer, x: fresh(layer, x) if layer else x)
+        class_NE = visual.class_embedding.to(x_NLE.dtype).expand(len(x_NLE), 1, -1)
+        x_NLE = torch.cat([class_NE, x_NLE], 1) + visual.positional_embedding.to(x_NLE.dtype)
+        place, tokens_KPE = x_NLE.shape[1], self.tokens_KPE.to(x_NLE.dtype)
+        # The first layer's prompts are normalised with the patches, the further layers' are not.
+        x_NLE = visual.ln_pre(_insert(tokens_KPE[0], x_NLE, place))
+        x_NLE = _through_layers(visual.transformer, x_NLE, tokens_KPE, place)
         pooled_NE = visual.ln_post(x_NLE[:, 0])
         vectors_ND: Tensor = pooled_NE if visual.proj is None else pooled_NE @ visual.proj
         return vectors_ND
@@ -76,45 +68,68 @@ class TextPrompts(nn.Module):
     """Prompts of a text tower, the same for every class.
 
     Args:
-        tower: open_clip's text tower, or the CLIP that holds it; it is not part of this module.
-        first_PE: token embeddings that the first layer's start as, such as those of "a photo of a".
-        depth: layers that get prompts, counted from the first.
-        seed: of the further layers' values, N(0, 0.02).
+        tower: Text tower of open_clip, or the CLIP that holds it; it does not become a part of this module.
+        first_PE: Token embeddings that the first layer's prompts start as, such as those of "a photo of a".
+        depth: Layers with prompts, counted from the first.
+        seed: Seed of the further layers' random prompts, N(0, 0.02).
 
     Raises:
-        ConfigError: the tower has fewer layers.
+        ConfigError: The tower has fewer layers.
     """
 
     def __init__(self, tower: Any, first_PE: Tensor, depth: int, seed: int) -> None:
         super().__init__()
-        _check_depth(depth, len(_layers(tower.transformer)), "text")
-        count, width = first_PE.shape
-        further_KPE = _random(seed, "text prompts", depth - 1, count, width).to(first_PE.device)
-        self.tokens_KPE = nn.Parameter(torch.cat([first_PE.detach().float()[None], further_KPE]))
+        _check_depth(depth, tower.transformer, "text")
+        draw = generator_for(seed, "text prompts")
+        further_KPE = SIGMA * torch.randn(depth - 1, *first_PE.shape, generator=draw)
+        self.tokens_KPE = nn.Parameter(torch.cat([first_PE.detach().float()[None], further_KPE.to(first_PE.device)]))
 
     def forward(self, tower: Any, embeddings_MLE: Tensor, position_M: Tensor) -> Tensor:
-        """Texts as token embeddings, in which places 1 to P are the prompts' -> vectors (M, D), not of unit length."""
-        tokens_KPE = self.tokens_KPE.to(embeddings_MLE.dtype)
-        count, length = tokens_KPE.shape[1], embeddings_MLE.shape[1]
+        """Texts as token embeddings, with placeholders at 1 to P for the prompts -> vectors (M, D), not of unit length.
 
-        def fresh(layer: int, x_MLE: Tensor) -> Tensor:
-            if layer >= len(tokens_KPE):
-                return x_MLE
-            return torch.cat([x_MLE[:, :1], tokens_KPE[layer].expand(len(x_MLE), -1, -1), x_MLE[:, 1 + count :]], 1)
-
-        x_MLE = fresh(0, embeddings_MLE) + tower.positional_embedding[:length].to(embeddings_MLE.dtype)
-        mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
-        # The first layer's prompts have their places' positions added by now; the further layers' stand as they are.
-        x_MLE = through(tower.transformer, x_MLE, mask, lambda layer, x: fresh(layer, x) if layer else x)
+        Args:
+            tower: The tower of the constructor.
+            embeddings_MLE: Token embeddings.
+            position_M: Position that each text's vector is read from.
+        """
+        tokens_KPE, length = self.tokens_KPE.to(embeddings_MLE.dtype), embeddings_MLE.shape[1]
+        # The first layer's prompts get positional embeddings, the further layers' do not.
+        x_MLE = _insert(tokens_KPE[0], embeddings_MLE, 1)
+        x_MLE = x_MLE + tower.positional_embedding[:length].to(embeddings_MLE.dtype)
+        x_MLE = _through_layers(tower.transformer, x_MLE, tokens_KPE, 1, mask=attention_mask(tower, length))
         x_ME = tower.ln_final(x_MLE)[torch.arange(len(x_MLE), device=x_MLE.device), position_M]
         return projected(tower, x_ME)
 
 
-def through(transformer: Any, x_NLE: Tensor, mask: Tensor | None, before: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Tokens through a transformer's layers, changed before each; memory is spared where its checkpointing is on."""
+def attention_mask(tower: Any, length: int) -> Tensor | None:
+    """Mask of a text tower's attention, for texts of fewer tokens than its limit."""
+    return None if tower.attn_mask is None else tower.attn_mask[:length, :length]
+
+
+def projected(tower: Any, x_ME: Tensor) -> Tensor:
+    """Token that a text tower reads at the end of each text -> vectors (M, D)."""
+    vectors_MD: Tensor = x_ME
+    if isinstance(tower.text_projection, nn.Linear):
+        vectors_MD = tower.text_projection(x_ME)
+    elif tower.text_projection is not None:
+        vectors_MD = x_ME @ tower.text_projection
+    return vectors_MD
+
+
+def _insert(tokens_PE: Tensor, x_NLE: Tensor, place: int) -> Tensor:
+    """Replace the tokens from a place on by prompts; at the end, append them."""
+    prompts_NPE = tokens_PE.expand(len(x_NLE), -1, -1)
+    return torch.cat([x_NLE[:, :place], prompts_NPE, x_NLE[:, place + len(tokens_PE) :]], 1)
+
+
+def _through_layers(
+    transformer: Any, x_NLE: Tensor, tokens_KPE: Tensor, place: int, *, mask: Tensor | None = None
+) -> Tensor:
+    """Tokens after a transformer whose second and further layers insert prompts; checkpoints where that is on."""
     batch_first = bool(getattr(transformer, "batch_first", False))
-    for layer, block in enumerate(_layers(transformer)):
-        x_NLE = before(layer, x_NLE)
+    for layer, block in enumerate(transformer.resblocks):
+        if 0 < layer < len(tokens_KPE):
+            x_NLE = _insert(tokens_KPE[layer], x_NLE, place)
         x = x_NLE if batch_first else x_NLE.transpose(0, 1)
         if getattr(transformer, "grad_checkpointing", False) and torch.is_grad_enabled():
             x = checkpoint(block, x, None, None, mask, use_reentrant=False)
@@ -124,26 +139,9 @@ def through(transformer: Any, x_NLE: Tensor, mask: Tensor | None, before: Callab
     return x_NLE
 
 
-def projected(tower: Any, x_ME: Tensor) -> Tensor:
-    """What a text tower reads at the end of a text -> its vectors (M, D)."""
-    vectors_MD: Tensor = x_ME
-    if isinstance(tower.text_projection, nn.Linear):
-        vectors_MD = tower.text_projection(x_ME)
-    elif tower.text_projection is not None:
-        vectors_MD = x_ME @ tower.text_projection
-    return vectors_MD
-
-
-def _layers(transformer: Any) -> Any:
-    return transformer.resblocks
-
-
-def _check_depth(depth: int, layers: int, tower: str) -> None:
+def _check_depth(depth: int, transformer: Any, tower: str) -> None:
+    layers = len(transformer.resblocks)
     if not 1 <= depth <= layers:
         raise ConfigError(
             f"prompts of depth {depth} do not fit the {layers} layers of the {tower} tower. Set 1 to {layers}."
         )
-
-
-def _random(seed: int, what: str, depth: int, count: int, width: int) -> Tensor:
-    return SIGMA * torch.randn(depth, count, width, generator=generator_for(seed, what))

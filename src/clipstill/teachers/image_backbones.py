@@ -15,22 +15,22 @@ from clipstill.teachers.openclip import OpenClipTeacher
 
 
 def takes_tokens(teacher: Teacher) -> bool:
-    """Whether prompts are tokens in its image tower's layers; others see a frame (``clipstill.students.frame``)."""
+    """Whether prompts are tokens in its image tower's layers; others get a frame (``FramedBackbone``)."""
     return isinstance(teacher, OpenClipTeacher)
 
 
-def image_backbone(teacher: Teacher, tokens: int, depth: int, image_size: int, seed: int) -> nn.Module:
-    """Normalised images (N, 3, S, S) -> features (N, F). What of it requires a gradient are prompts.
+def image_backbone(teacher: Teacher, *, tokens: int = 0, depth: int = 1, image_size: int, seed: int = 0) -> nn.Module:
+    """Normalised images (N, 3, S, S) -> features (N, F). Only its prompts require a gradient.
 
     Args:
-        teacher: whose tower it is; the tower's weights are shared with it.
-        tokens: learned ones in each of the first layers of a vision transformer; 0 for none.
-        depth: layers that get tokens.
-        image_size: S; a transformer of CLIP takes its own size alone.
-        seed: of the tokens.
+        teacher: Teacher that shares its tower's weights.
+        tokens: Learned tokens in each of the first layers of a vision transformer; 0 for none.
+        depth: Layers with tokens.
+        image_size: Side of an image, S; a transformer of CLIP takes its own size alone.
+        seed: Seed of the tokens.
 
     Raises:
-        ConfigError: a teacher of another kind, a size that the tower does not take, or one without a place for tokens.
+        ConfigError: The teacher is of another kind, or its tower does not take the size or the tokens.
     """
     if isinstance(teacher, OpenClipTeacher):
         if image_size != teacher.image_size:
@@ -47,11 +47,11 @@ def image_backbone(teacher: Teacher, tokens: int, depth: int, image_size: int, s
 
 
 class OpenClipBackbone(nn.Module):
-    """A tower of open_clip; deep prompts need a vision transformer read at its class token."""
+    """Image tower of open_clip; deep prompts need a vision transformer read at its class token."""
 
     def __init__(self, teacher: OpenClipTeacher, tokens: int, depth: int, seed: int) -> None:
         super().__init__()
-        self.visual = teacher.image_tower()
+        self.visual = teacher.image_tower
         self.prompts = VisualPrompts(self.visual, tokens, depth, seed) if tokens else None
 
     def forward(self, x_N3SS: Tensor) -> Tensor:
@@ -62,16 +62,15 @@ class OpenClipBackbone(nn.Module):
 
 
 class EmbeddedBackbone(nn.Module):
-    """The towers of an embedded teacher, up to its unit vectors."""
+    """Image towers of an embedded teacher, up to its unit vectors."""
 
     def __init__(self, teacher: EmbeddedTeacher) -> None:
         super().__init__()
-        towers = teacher.image_towers()
-        self.networks = nn.ModuleList(tower.network for tower in towers)
-        self.alignments = nn.ModuleList(tower.alignment for tower in towers)
-        # Not a module: it reads through the two lists above.
+        self.networks = nn.ModuleList(tower.network for tower in teacher.towers)
+        self.alignments = nn.ModuleList(tower.alignment for tower in teacher.towers)
+        # In a list: the teacher is no module, and computes with the two lists above.
         self._teacher = [teacher]
 
     def forward(self, x_N3SS: Tensor) -> Tensor:
         """Normalised images -> unit vectors (N, F)."""
-        return self._teacher[0].of_normalised(x_N3SS)
+        return self._teacher[0].encode_normalised(x_N3SS)

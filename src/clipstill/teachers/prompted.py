@@ -1,33 +1,31 @@
-"""Teachers with learned prompts: their own weights stay as they are, a few thousand numbers beside them are trained.
+"""Teachers with learned prompts: their own weights are frozen, and a few thousand parameters beside them are trained.
 
-A prompted teacher is a teacher: images go through its prompts, and ``class_vectors`` makes the vectors of any classes.
-No class is stored in it, so that it serves other classes than those it was trained with.
+Images go through a prompted teacher's prompts, and ``class_vectors`` makes the vectors of any classes. No class is
+stored in it, so that it serves other classes than those it was trained with.
 
 Shapes: N images, C classes, P prompt tokens, E token width, R rank, D dimensions, H x W pixels.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from clipstill.core.checkpoints import read_state
+from clipstill.core.checkpoints import read_own_tensors, read_state
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import atomic_path, sha256_json
 from clipstill.core.names import spoken
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
-from clipstill.teachers.deep_prompts import TextPrompts, VisualPrompts
+from clipstill.teachers.deep_prompts import SIGMA, TextPrompts, VisualPrompts
 from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.openclip import OpenClipTeacher
 
@@ -36,21 +34,20 @@ __all__ = ["PromptedTeacher", "import_prompts", "load_prompts", "prompted", "sav
 _FORMAT = "1"
 
 
-class PromptedTeacher(nn.Module, ABC):
-    """What both kinds share; the parameters of the module are what is learned.
+class _Prompted(nn.Module):
+    """Base of both kinds. The module's parameters are the learned ones; ``core.protocols`` documents the methods.
 
     Args:
-        base: the teacher; it is no part of the module's parameters.
-        facts: what the prompts were made with, for the file.
-
-    Attributes:
-        base: the same, unchanged: its own vectors are the zero-shot ones.
+        base: The unchanged teacher, whose own vectors are the zero-shot ones; not part of the module's parameters.
+        settings: Settings of the prompts, stored with them.
     """
 
-    def __init__(self, base: Teacher, facts: Mapping[str, Any]) -> None:
+    learns_after_towers = False
+
+    def __init__(self, base: Teacher, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.base = base
-        self.facts = dict(facts)
+        self.settings = dict(settings)
         self.name = base.name
         self.image_size = base.image_size
         self.dim = base.dim
@@ -62,98 +59,76 @@ class PromptedTeacher(nn.Module, ABC):
 
     @property
     def weights_sha256(self) -> str:
-        """Of the base's weights and of the prompts as they are now."""
         return sha256_json([self.base.weights_sha256, tensor_digest(dict(self.named_parameters()))])
-
-    learns_after_towers = False
-
-    @abstractmethod
-    def encode_image(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> unit vectors (N, D), float32, differentiable to the prompts and to the pixels."""
-
-    @abstractmethod
-    def class_vectors(self, names: Sequence[str]) -> Tensor:
-        """Unit vectors (C, D), float32, differentiable to the prompts."""
-
-    @abstractmethod
-    def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
-        """Unit vectors (C, D), float32, without any prompt: what the teacher knew before."""
 
     @torch.no_grad()
     def plain_image(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> unit vectors (N, D), float32, without any prompt."""
         return self.base.encode_image(x_N3HW)
 
-    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
-        """As ``encode_image``; ``plain_ND`` spares the way through the towers where nothing is learned in them."""
-        del plain_ND
-        return self.encode_image(x_N3HW)
-
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Plain texts -> unit vectors (M, D): as the base sees them."""
         return self.base.encode_text(texts)
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """As the base does."""
         return self.base.embed_tokens(texts)
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """As the base does."""
         return self.base.encode_tokens(embeddings_MLE, position)
 
 
-class PromptedOpenClip(PromptedTeacher):
+class PromptedOpenClip(_Prompted):
     """Deep prompts in both towers of a CLIP with a vision transformer.
 
     Source: Li et al., PromptKD, CVPR 2024; Khattak et al., PromptSRC, ICCV 2023 (its independent prompts).
 
     Args:
-        base: the teacher.
-        count: P, of both towers.
-        visual_depth: layers of the image tower that get prompts; 0 for none.
-        text_depth: layers of the text tower that do, at least 1.
-        words: the first layer's text prompts start as these, if they are P tokens; else at random.
-        seed: of what is random.
+        base: The teacher.
+        count: Prompt tokens per layer of both towers, P.
+        visual_depth: Layers of the image tower with prompts; 0 for none.
+        text_depth: Layers of the text tower with prompts, at least 1.
+        words: Start of the first layer's text prompts, if these are P tokens; otherwise they are random.
+        seed: Seed of the random prompts.
 
     Raises:
-        ConfigError: the towers do not take such prompts.
+        ConfigError: The towers do not take such prompts.
     """
 
     base: OpenClipTeacher
 
     def __init__(
-        self, base: OpenClipTeacher, count: int, visual_depth: int, text_depth: int, words: str, seed: int
+        self, base: OpenClipTeacher, *, count: int, visual_depth: int, text_depth: int, words: str, seed: int
     ) -> None:
-        facts = {"count": count, "visual_depth": visual_depth, "text_depth": text_depth, "words": words}
-        super().__init__(base, facts)
-        # Between the start and the end of the text lie its tokens.
+        super().__init__(base, {"count": count, "visual_depth": visual_depth, "text_depth": text_depth, "words": words})
+        # The tokens of a text lie between its start and its end.
         embedded_1LE, position_1 = base.embed_tokens([words])
         first_PE = embedded_1LE[0, 1 : int(position_1[0])]
         if len(first_PE) != count:
             draw = generator_for(seed, "text prompts", 0)
-            first_PE = 0.02 * torch.randn(count, embedded_1LE.shape[2], generator=draw).to(embedded_1LE.device)
-        self.text_prompts = TextPrompts(base.text_tower(), first_PE, text_depth, seed)
+            first_PE = SIGMA * torch.randn(count, embedded_1LE.shape[2], generator=draw).to(embedded_1LE.device)
+        self.text_prompts = TextPrompts(base.text_tower, first_PE, text_depth, seed)
         self.visual_prompts = None
         if visual_depth:
-            self.visual_prompts = VisualPrompts(base.image_tower(), count, visual_depth, seed).to(embedded_1LE.device)
-        # One token each, whatever it is: its place is what counts.
-        self._holders = " ".join(["x"] * count)
+            self.visual_prompts = VisualPrompts(base.image_tower, count, visual_depth, seed).to(embedded_1LE.device)
+        # Words of one token each, which the prompts replace.
+        self._placeholders = " ".join(["x"] * count)
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         if self.visual_prompts is None:
             return self.plain_image(x_N3HW)
-        return normalize(self.visual_prompts(self.base.image_tower(), self.base.prepared(x_N3HW)).float(), dim=-1)
+        return normalize(self.visual_prompts(self.base.image_tower, self.base.prepared(x_N3HW)).float(), dim=-1)
+
+    def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
+        return self.encode_image(x_N3HW)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
-        texts = [f"{self._holders} {spoken(name)}." for name in names]
+        texts = [f"{self._placeholders} {spoken(name)}." for name in names]
         embeddings_CLE, position_C = self.base.embed_tokens(texts)
         embeddings_CLE = embeddings_CLE.to(self.base.dtype)
-        return normalize(self.text_prompts(self.base.text_tower(), embeddings_CLE, position_C).float(), dim=-1)
+        return normalize(self.text_prompts(self.base.text_tower, embeddings_CLE, position_C).float(), dim=-1)
 
     def plain_class_vectors(self, names: Sequence[str]) -> Tensor:
-        """The mean over the ImageNet sentences of CLIP's authors, of vectors whose length was not changed.
+        """Mean over the eighty ImageNet sentences of CLIP's authors, of vectors that are not normalised.
 
-        Khattak et al. (PromptSRC, ICCV 2023) take sixty sentences; these are the eighty that open_clip carries.
+        Khattak et al. (PromptSRC, ICCV 2023) take sixty sentences.
         """
         means = []
         for name in names:
@@ -162,16 +137,16 @@ class PromptedOpenClip(PromptedTeacher):
         return normalize(torch.stack(means), dim=-1)
 
 
-class PromptedEmbedded(PromptedTeacher):
-    """Soft tokens before the class name, and a projection after the image towers that starts as no change at all.
+class PromptedEmbedded(_Prompted):
+    """Soft tokens before the class name, and a projection after the image towers that starts as the identity.
 
     An extension of clipstill: convolutional towers have no tokens to learn.
 
     Args:
-        base: the teacher.
-        words: the soft tokens start as these; one at least.
-        rank: R, of the projection; 0 for none.
-        seed: of what is random.
+        base: The teacher.
+        words: Start of the soft tokens, one word at least.
+        rank: Rank of the projection, R; 0 for none.
+        seed: Seed of the projection.
     """
 
     base: EmbeddedTeacher
@@ -180,7 +155,7 @@ class PromptedEmbedded(PromptedTeacher):
     def __init__(self, base: EmbeddedTeacher, words: str, rank: int, seed: int) -> None:
         super().__init__(base, {"words": words, "rank": rank})
         embedded_1LE, mask_1L = base.embed_tokens([words])
-        # Without the marks of start and end.
+        # Without the tokens of start and end.
         first_PE = embedded_1LE[0, 1 : int(mask_1L[0].sum()) - 1]
         if not len(first_PE):
             raise ConfigError("soft tokens need words to start as. Set prompt_teacher.words.")
@@ -197,11 +172,9 @@ class PromptedEmbedded(PromptedTeacher):
         return self.base.encode_text([spoken(name) for name in names])
 
     def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
-        del x_N3HW
         return self.project(plain_ND)
 
     def project(self, vectors_ND: Tensor) -> Tensor:
-        """The base's unit vectors of images -> its own."""
         return normalize(vectors_ND + vectors_ND @ self.image_into_RD.T @ self.image_out_DR.T, dim=-1)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
@@ -210,6 +183,9 @@ class PromptedEmbedded(PromptedTeacher):
         with_soft = torch.cat([embeddings_CLE[:, :1], soft_CPE, embeddings_CLE[:, 1:]], 1)
         with_mask = torch.cat([mask_CL[:, :1].expand(-1, 1 + soft_CPE.shape[1]), mask_CL[:, 1:]], 1)
         return self.base.encode_tokens(with_soft, with_mask)
+
+
+PromptedTeacher = PromptedOpenClip | PromptedEmbedded
 
 
 def prompted(
@@ -222,75 +198,72 @@ def prompted(
     rank: int = 64,
     seed: int = 0,
 ) -> PromptedTeacher:
-    """A teacher with prompts as they start.
+    """A teacher with untrained prompts.
 
     Args:
-        base: a teacher of open_clip, or an embedded one.
-        count: of open_clip's prompt tokens a layer.
-        visual_depth: of open_clip's image tower; 0 leaves images as the base sees them.
-        text_depth: of open_clip's text tower.
-        words: that text prompts start as.
-        rank: of an embedded teacher's projection; 0 leaves images as the base sees them.
-        seed: of what is random.
+        base: Teacher of open_clip, or an embedded one.
+        count: Prompt tokens per layer, for open_clip.
+        visual_depth: Layers of the image tower with prompts, for open_clip; 0 for none.
+        text_depth: Layers of the text tower with prompts, for open_clip.
+        words: Start of the text prompts.
+        rank: Rank of the image projection, for an embedded teacher; 0 for none.
+        seed: Seed of the random parameters.
 
     Raises:
-        ConfigError: a teacher of another kind, or one whose towers do not take prompts.
+        ConfigError: The teacher is of another kind, or its towers do not take prompts.
     """
     if isinstance(base, EmbeddedTeacher):
         return PromptedEmbedded(base, words, rank, seed)
     if isinstance(base, OpenClipTeacher):
-        return PromptedOpenClip(base, count, visual_depth, text_depth, words, seed)
+        return PromptedOpenClip(
+            base, count=count, visual_depth=visual_depth, text_depth=text_depth, words=words, seed=seed
+        )
     raise ConfigError(f"the teacher {base.name} takes no prompts. Choose an embedded one or one of open_clip.")
 
 
 def save_prompts(teacher: PromptedTeacher, path: Path) -> None:
-    """Write what was learned, and what it belongs to."""
+    """Write the learned parameters, their settings and their teacher's name and hash."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in teacher.named_parameters()}
-    facts = {name: str(value) for name, value in teacher.facts.items()}
-    about = {"format": _FORMAT, "teacher": teacher.name, "teacher_sha256": teacher.base.weights_sha256, **facts}
+    settings = {name: str(value) for name, value in teacher.settings.items()}
+    metadata = {"format": _FORMAT, "teacher": teacher.name, "teacher_sha256": teacher.base.weights_sha256, **settings}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, about)
+        save_file(tensors, temporary, metadata)
 
 
 def load_prompts(base: Teacher, path: Path) -> PromptedTeacher:
-    """A teacher with the prompts that ``save_prompts`` wrote, for whatever classes.
+    """A teacher with the prompts that ``save_prompts`` wrote, for any classes.
 
     Raises:
-        ArtifactError: the file is missing, damaged, or of another teacher.
+        ArtifactError: The file is missing, damaged, or of another teacher.
     """
-    try:
-        with safe_open(path, framework="pt") as stored:
-            about = dict(stored.metadata() or {})
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} holds no prompts ({error}). Train the teacher again.") from None
-    if about.get("format") != _FORMAT or about.get("teacher_sha256") != base.weights_sha256:
+    tensors, metadata = read_own_tensors(path, "It holds no prompts; train the teacher again.")
+    if metadata.get("format") != _FORMAT or metadata.get("teacher_sha256") != base.weights_sha256:
         raise ArtifactError(
-            f"{path} holds prompts of the teacher {about.get('teacher', 'unknown')}, whose weights are not those of "
+            f"{path} holds prompts of the teacher {metadata.get('teacher', 'unknown')}, whose weights are not those of "
             f"{base.name}. Name that teacher, or train prompts for this one."
         )
-    numbers = {name: int(about[name]) for name in ("count", "visual_depth", "text_depth", "rank") if name in about}
-    teacher = prompted(base, words=about["words"], **numbers)
+    numbers = ("count", "visual_depth", "text_depth", "rank")
+    settings = {name: int(metadata[name]) for name in numbers if name in metadata}
+    teacher = prompted(base, words=metadata["words"], **settings)
     teacher.load_state_dict(tensors)
     return teacher
 
 
 def import_prompts(base: Teacher, path: Path) -> PromptedTeacher:
-    """A teacher with the prompts of a checkpoint of PromptSRC or PromptKD, as their code saves it.
+    """A teacher with the prompts of a checkpoint of PromptSRC or PromptKD, as their code saves it, for any classes.
 
-    Depths are read from the file. What belongs to its classes (the tokens around the prompts) and CLIP's own weights,
-    which are in it too, are left where they are, so it serves any classes.
+    Depths are read from the file. The tokens of its classes and CLIP's own weights, which it also holds, are ignored.
 
     Raises:
-        ConfigError: the teacher is no CLIP with a vision transformer.
-        DataError: the file is missing or no plain state dict.
-        ArtifactError: it holds no prompts, or those of another architecture.
+        ConfigError: The teacher is no CLIP with a vision transformer.
+        DataError: The file is missing or no plain state dict.
+        ArtifactError: It holds no prompts, or those of another architecture.
     """
     state = read_state(path)
     visual, text = (_layers_of(state, tower) for tower in ("image_encoder", "text_encoder"))
     if not isinstance(base, OpenClipTeacher) or "prompt_learner.ctx" not in state:
         raise ArtifactError(
-            f"{path} cannot be taken for the prompts of {base.name}: it takes a checkpoint of PromptSRC (with "
+            f"{path} cannot be taken for the prompts of {base.name}: that needs a checkpoint of PromptSRC (with "
             f"'prompt_learner.ctx') and a CLIP of open_clip."
         )
     text = [state["prompt_learner.ctx"], *text]
@@ -308,7 +281,7 @@ def import_prompts(base: Teacher, path: Path) -> PromptedTeacher:
 
 
 def _layers_of(state: Mapping[str, Tensor], tower: str) -> list[Tensor]:
-    """The prompts of the second layer and those that follow it without a gap."""
+    """Prompts of the second layer and of those that follow it without a gap."""
     found: list[Tensor] = []
     while (name := f"{tower}.transformer.resblocks.{len(found) + 1}.VPT_shallow") in state:
         found.append(state[name])

@@ -1,8 +1,8 @@
-"""Class vectors from example images, and what becomes of the texts beside them.
+"""Class vectors from example images, together with the texts of the classes.
 
 Images and texts of a dual encoder lie apart from each other: two images of different classes are often nearer to each
-other than an image is to its own text. Where some classes have examples and others have not, prototypes and texts are
-brought together by the mean difference between the two; or else the classes with examples would take all images.
+other than an image is to its own text. Where only some classes have examples, prototypes and texts are brought together
+by the mean difference between the two; without that, the classes with examples would get all images.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-# Neither a text that counts nor an example: the text then has to do.
+# Keeps the share of the examples at 0 where there are none and the text does not count either.
 _LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class ExampleVectors:
-    """What example images say of the classes.
+    """Example images of the classes, as vectors.
 
     Attributes:
-        prototypes_CD: unit vectors; rows of zeros where a class has no example.
-        count_C: examples of each class.
-        shift_D: from where the texts lie to where the images lie.
+        prototypes_CD: Unit vectors; rows of zeros where a class has no example.
+        count_C: Number of examples of each class.
+        shift_D: Mean difference from the texts to the prototypes.
     """
 
     prototypes_CD: Tensor
@@ -36,7 +36,7 @@ class ExampleVectors:
 
     @property
     def has_C(self) -> Tensor:
-        """Which classes have examples."""
+        """Whether each class has examples."""
         return self.count_C > 0
 
 
@@ -44,9 +44,9 @@ def prototypes(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> Ex
     """The mean of each class's example vectors, normalised again; their order does not matter.
 
     Args:
-        feat_ND: unit vectors of the examples, at least one.
-        class_ids: class of each.
-        text_CD: unit vectors of the classes' texts.
+        feat_ND: Unit vectors of the examples, at least one.
+        class_ids: Class of each example.
+        text_CD: Unit vectors of the classes' texts.
 
     Source: Wei et al., ICLR 2025, image-based customisation; the shift is ours.
     """
@@ -62,20 +62,20 @@ def prototypes(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> Ex
 
 
 def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_count: float) -> Tensor:
-    """One vector a class: examples and text together where there are examples, else the text alone.
+    """One vector per class: examples and text together where there are examples, else the text alone.
 
-    Where every class has examples, these are unit vectors on the images' side. Where some have none, the others are
-    their texts, moved by what their own prototype says beyond the mean of all: no longer of one length, for made of one
-    length a class with examples lost 2 to 4 points in a hundred to its neighbours.
+    Where every class has examples, these are unit vectors on the images' side. Where some have none, the classes with
+    examples are their texts, moved by the difference of their own prototype from the mean shift. These vectors are not
+    normalised: normalised, a class with examples lost 2 to 4 points in a hundred to its neighbours.
 
     Args:
-        text_CD: unit vectors of the classes' texts.
-        examples: of some or all classes.
-        text_count: how many examples the text counts for, at least 0: the more examples a class has, the less its text
-            says. 0 is the prototype alone, as published.
+        text_CD: Unit vectors of the classes' texts.
+        examples: Example vectors of some or all classes.
+        text_count: Number of examples that the text counts for, at least 0. With 0, the prototype alone counts, as
+            published.
 
     Returns:
-        vectors_CD, the longest of length 1.
+        Class vectors (C, D), the longest of length 1.
     """
     share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(_LEAST))[:, None].float()
     if bool(examples.has_C.all()):
@@ -88,20 +88,20 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
 
 
 def targets_with_examples(
-    target_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor, examples: ExampleVectors, style_share: float
+    target_ND: Tensor, class_ids: Sequence[int], *, text_CD: Tensor, examples: ExampleVectors, style_share: float
 ) -> Tensor:
-    """What each synthetic image is drawn towards: the prototype of its class, or its text where there is no example.
+    """Vector that each synthetic image is drawn towards: the prototype of its class, or its text without examples.
 
     Args:
-        target_ND: unit vectors of the images' own texts.
-        class_ids: class of each image.
-        text_CD: unit vectors of the classes' texts.
-        examples: of some or all classes.
-        style_share: how far the prototype is moved by what the image's text says beyond its class, in [0, 1]: 0 is the
-            prototype for every image of a class, as published; 1 moves it as far as the text moves from its class.
+        target_ND: Unit vectors of the images' own texts.
+        class_ids: Class of each image.
+        text_CD: Unit vectors of the classes' texts.
+        examples: Example vectors of some or all classes.
+        style_share: How far the prototype is moved by the difference of the image's text from its class, in [0, 1]. 0
+            is the prototype for every image of a class, as published.
 
     Returns:
-        unit vectors (N, D).
+        Unit vectors (N, D).
     """
     class_N = torch.tensor(class_ids, device=target_ND.device)
     beyond_ND = target_ND - text_CD[class_N]

@@ -8,8 +8,8 @@ prompt_strategies = Registry(
         "plain": "clipstill.text.prompts:plain_prompts",
         "styles": "clipstill.text.prompts:styled_prompts",
         "mix": "clipstill.text.mixing:mixed_prompts",
-        "sdd": "clipstill.text.dictionary:sdd_prompts",
-        "random": "clipstill.text.pseudo_styles:random_prompts",
-        "contrastive": "clipstill.text.pseudo_styles:contrastive_prompts",
+        "sdd": "clipstill.text.learned:sdd_prompts",
+        "random": "clipstill.text.learned:random_prompts",
+        "contrastive": "clipstill.text.learned:contrastive_prompts",
     },
 )

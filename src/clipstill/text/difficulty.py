@@ -1,13 +1,12 @@
-"""How well a teacher may tell classes apart by their names alone, without a photo.
+"""Estimates how well a teacher tells classes apart by their names, without a photo.
 
-An image is simulated in the space of the classes: as near to its own class's text as the teacher is likely to know that
-class, plus noise as the teacher's vectors of common words vary. Whether the simulated image is nearest to its own class
-then depends on which other classes there are, and how many.
+Images are simulated in the space of the classes: each lies as near to its class's text as the teacher is likely to know
+that class, plus noise with the spread of common words. An image is right if it is nearest to its own class.
 
-How near, is a formula of few terms, fitted on Caltech-101's 100 classes with ``embedded-m`` and checked on PACS
-(``benchmarks/difficulty.py``). It is an estimate, and is called one wherever it is shown.
+How near is a formula of a few terms, fitted on Caltech-101's 100 classes with ``embedded-m`` and checked on PACS
+(``benchmarks/difficulty.py``).
 
-Shapes: C classes, W words, K ImageNet classes, S simulated images a class, D teacher dimensions.
+Shapes: C classes, W words, K ImageNet classes, S simulated images per class, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SIMULATED = 256
-# Terms of how near an image lies to its own class, as the logarithm of a multiple of the noise.
+# Weights of the terms; their sum is the logarithm of an image's pull to its class, as a multiple of the noise.
 _IMAGENET_TERMS = {"one": -0.92, "covered": 0.64, "kinship": 0.50, "gloss": 1.04, "known": 1.22, "strange": -0.40}
 _TEXT_TERMS = {"one": 0.97, "gloss": 0.70, "strange": -0.53, "common": -1.65}
 _MOST_TERMS = 3.0
-# What a class that WordNet does not know is taken for: neither near nor far.
+# Kinship of a class that is not in WordNet: neither near nor far.
 _NO_KINSHIP = 0.5
-# For people, beside each estimate; `python benchmarks/difficulty.py --photos caltech=DIR --tasks 20` with embedded-m.
+# Shown beside each estimate; `python benchmarks/difficulty.py --photos caltech=DIR --tasks 20` with embedded-m.
 ERROR = "an estimate for photos, off by 5 points on average where it was measured; drawings are harder"
 
 
@@ -39,8 +38,8 @@ class Difficulty:
     """Shares of photos that the teacher is expected to name right.
 
     Attributes:
-        top1: mean over the classes, in [0, 1].
-        per_class: one a class.
+        top1: Mean over the classes, in [0, 1].
+        per_class: One share per class.
     """
 
     top1: float
@@ -48,18 +47,18 @@ class Difficulty:
 
 
 def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:
-    """Estimate the teacher's top-1 on photos of the classes, given their names.
+    """Estimate the teacher's top-1 accuracy on photos of the classes, given their names.
 
     Args:
-        linter: of the task, in the teacher's space.
-        imagenet_vectors_KD: of the names of ImageNet's classes, where the image tower knows these and little else; None
-            for a teacher that learned from captions.
+        linter: Linter of the task in the teacher's space.
+        imagenet_vectors_KD: Vectors of the names of ImageNet's classes, for a teacher whose image tower knows little
+            else; None for a teacher that learned from captions.
     """
     known, nouns, vectors_CD = linter.known, linter.nouns, linter.vectors_CD
     places = range(len(linter.meanings))
     terms = {
         "one": [1.0 for _ in places],
-        "gloss": gloss_margins(linter),
+        "gloss": _gloss_margins(linter),
         "strange": [linter.strangeness(place) for place in places],
     }
     if imagenet_vectors_KD is None:
@@ -70,25 +69,27 @@ def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:
         weights = _IMAGENET_TERMS
         words_C = (vectors_CD @ known.vectors_WD.T).amax(1)
         nearest_C = (vectors_CD @ imagenet_vectors_KD.float().T).amax(1).maximum(words_C)
-        senses = [of_name[0].sense.number if of_name else None for of_name in linter.meanings]
+        senses = [meanings[0].sense.number if meanings else None for meanings in linter.meanings]
         terms |= {
-            "covered": [float(sense is not None and nouns.imagenet_distance(sense) == 0) for sense in senses],
+            "covered": [float(sense is not None and nouns.covers_imagenet(sense)) for sense in senses],
             "kinship": [_NO_KINSHIP if sense is None else nouns.imagenet_kinship(sense) for sense in senses],
             "known": known.share(nearest_C).tolist(),
         }
-    logarithm = [sum(weights[name] * terms[name][place] for name in weights) for place in places]
-    per_class = simulated_accuracy(vectors_CD, known, logarithm)
+    logarithms = [sum(weights[name] * terms[name][place] for name in weights) for place in places]
+    per_class = simulated_accuracy(vectors_CD, known, logarithms)
     return Difficulty(sum(per_class) / len(per_class), tuple(per_class))
 
 
-def gloss_margins(linter: Linter) -> list[float]:
-    """How much nearer what WordNet says of a class lies to its name than to any other, as a difference of shares.
+def _gloss_margins(linter: Linter) -> list[float]:
+    """How much nearer the definition of a class lies to its name than to any other, as a difference of shares.
 
-    A text about the thing that does not name it is the nearest to a photo that words come.
+    The definition stands for a photo, since it tells of the thing without naming it.
     """
     texts = [
-        of_name[0].sense.gloss if of_name else description or spoken(name)
-        for of_name, name, description in zip(linter.meanings, linter.task.names, linter.task.descriptions, strict=True)
+        meanings[0].sense.gloss if meanings else description or spoken(name)
+        for meanings, name, description in zip(
+            linter.meanings, linter.task.names, linter.task.descriptions, strict=True
+        )
     ]
     share_CC = linter.known.share(linter.encode(texts) @ linter.vectors_CD.T)
     own_C = share_CC.diagonal().clone()
@@ -96,13 +97,13 @@ def gloss_margins(linter: Linter) -> list[float]:
     return [float(value) for value in own_C - share_CC.amax(1)]
 
 
-def simulated_accuracy(vectors_CD: Tensor, known: Known, logarithm: Sequence[float]) -> list[float]:
-    """How often a simulated image of each class is nearest to its own.
+def simulated_accuracy(vectors_CD: Tensor, known: Known, logarithms: Sequence[float]) -> list[float]:
+    """Share of the simulated images of each class that are nearest to it.
 
     Args:
-        vectors_CD: unit vectors of the classes.
-        known: whose spread is the noise's.
-        logarithm: of how far an image of each class is drawn to its class, in standard deviations of the noise.
+        vectors_CD: Unit vectors of the classes.
+        known: Common words, whose spread the noise has.
+        logarithms: Logarithm of an image's pull to its class, in standard deviations of the noise, per class.
     """
     import torch
 
@@ -112,7 +113,7 @@ def simulated_accuracy(vectors_CD: Tensor, known: Known, logarithm: Sequence[flo
     noise_SC = noise_SC / noise_SC.std().clamp_min(1e-6)
     share_CC = known.share(vectors_CD @ vectors_CD.T)
     found = []
-    for place, value in enumerate(logarithm):
+    for place, value in enumerate(logarithms):
         strength = float(torch.tensor(value).clamp(-_MOST_TERMS, _MOST_TERMS).exp())
         answers_S = (strength * share_CC[place] + noise_SC).argmax(1)
         found.append(float((answers_S == place).float().mean()))

@@ -1,7 +1,4 @@
-"""Further images of classes whose images look too much alike: the same class in styles that it has not been asked for.
-
-Shapes: N prompts, D teacher dimensions.
-"""
+"""Further images of classes whose images look too much alike: the same class in styles it did not have yet."""
 
 from __future__ import annotations
 
@@ -16,21 +13,20 @@ from clipstill.text.templates import STYLE_TEMPLATE, fill, put_tokens, sentence_
 def further_prompts(
     request: PromptRequest, style_names: Sequence[str], class_ids: Sequence[int], count: int
 ) -> PromptSet:
-    """Ask for further images of some classes, whatever strategy asked for the first ones.
+    """Prompts for further images of some classes, after those of any strategy.
 
-    Words of style are all that is needed to leave the beaten path, so no token is drawn or learned. Style ids and
-    indices go on after those of the strategy. As everywhere, an image's seed depends on the run's seed, the class name,
-    the style's name and its index: which other classes get further images changes nothing.
+    They use style words only: no soft tokens are drawn or learned. Style ids and indices continue those of the
+    strategy. Seeds are made as in ``round_robin``, so they do not depend on which other classes get further images.
 
     Args:
-        request: that the strategy got.
-        style_names: of the strategy, one a style id.
-        class_ids: of the classes, each once.
-        count: further images a class; beyond the number of further styles these take turns.
+        request: The request that the strategy got.
+        style_names: Style names of the strategy.
+        class_ids: Classes that get further images, each once.
+        count: Further images per class; beyond the number of further styles, styles take turns.
 
     Returns:
-        Round-robin over the classes; ``style_names`` are those of the strategy and the further ones. Without prompts
-        where the strategy has used all the words of ``FURTHER_STYLES``.
+        Prompts in round-robin order over the classes; ``style_names`` has those of the strategy first. No prompts if
+        the strategy has used all of ``FURTHER_STYLES``.
     """
     used = {name.casefold() for name in style_names}
     styles = [style for style in FURTHER_STYLES if style.casefold() not in used][:count]
@@ -44,6 +40,6 @@ def further_prompts(
         for class_id in class_ids:
             text = fill(template, names[class_id], descriptions[class_id], styles[place])
             seed = seed_for(request.seed, names[class_id], styles[place], index)
-            prompts.append(Prompt(class_id, len(style_names) + place, index, seed, text))
+            prompts.append(Prompt(class_id, len(style_names) + place, index, seed, text=text))
     targets_ND = encode_texts(request.teacher, prompts) if prompts else request.class_vectors_CD[:0]
     return PromptSet(prompts, targets_ND, (*style_names, *styles))

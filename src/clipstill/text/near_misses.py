@@ -1,4 +1,4 @@
-"""Names of what a task's classes are easily taken for, and are not: what "none of these" is learned from.
+"""Words for things that are easily mistaken for a task's classes; "none of these" is learned from their images.
 
 Shapes: C classes, W words, D teacher dimensions.
 """
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# What a photo shows and people have one plain word for, by what it is a kind of. Our choice: wide, and as few kinds of
-# one another as can be.
+from clipstill.text.linter import Known
+
+# Plain words for things that photos show, by their kinds. Our choice: broad, and few words are kinds of another.
 NOUNS = {
     (
         "animal",
@@ -49,11 +50,10 @@ WORDS = tuple(word.strip() for words in NOUNS.values() for word in words.split("
 KINDS = tuple(dict.fromkeys(kind for kinds in NOUNS for kind in kinds))
 _KINDS_OF = [kinds for kinds, words in NOUNS.items() for _ in words.split(",")]
 
-# Nearer than this share of the way from an unrelated word to the class itself, a word may be another name of the class,
-# a kind of it or what it is a kind of; in embedded-m, wolf lies at 0.3 of dog and puppy above a half.
+# Shares of the way from an unrelated word to the class itself. A word nearer than this may be another name of the class
+# or a kind of it; in embedded-m, wolf lies at 0.3 of dog and puppy above a half.
 NEAREST = 0.35
-# A class this near to the name of a kind is that kind, and everything of it is left out: a deer is no near miss of an
-# animal.
+# A class this near to the name of a kind is that kind, and all its words are left out: a deer is an animal.
 SAME_KIND = 0.7
 
 
@@ -66,57 +66,55 @@ def choose_near_misses(
     near_to: Sequence[int] | None = None,
     without: Sequence[str] = (),
 ) -> list[str]:
-    """Choose words that lie near the classes, and far enough to mean something else.
-
-    The classes take turns, so that any stretch of the choice is spread over them.
+    """Choose words that are near the classes but mean something else; the classes take turns.
 
     Args:
-        names: of the classes.
-        class_vectors_CD: of the texts of the classes.
-        word_vectors_WD: unit vectors of ``WORDS``, made as those of the classes are.
-        kind_vectors_KD: the same of ``KINDS``.
-        count: how many; fewer come back where fewer words are far enough.
-        near_to: positions of the classes that take turns; None for all. Words are far enough from every class.
-        without: words that are not wanted.
+        names: Names of the classes.
+        class_vectors_CD: Text vectors of the classes.
+        word_vectors_WD: Unit vectors of ``WORDS``, made like those of the classes.
+        kind_vectors_KD: Unit vectors of ``KINDS``, made like those of the classes.
+        count: Number of words; fewer are returned if fewer mean something else.
+        near_to: Positions of the classes that take turns; None for all. Chosen words mean something else than all.
+        without: Words to leave out.
     """
-    share_CW, free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
-    free = [each and word not in without for each, word in zip(free, WORDS, strict=True)]
+    share_CW, is_free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
+    free = {word for word, each in zip(WORDS, is_free, strict=True) if each} - set(without)
     chosen: list[str] = []
     turns_CW = share_CW if near_to is None else share_CW[list(near_to)]
-    nearest = [iter(order) for order in turns_CW.argsort(dim=1, descending=True, stable=True).tolist()]
-    wanted = min(count, sum(free))
-    while len(chosen) < wanted:
-        for order in nearest:
-            word = next((WORDS[place] for place in order if free[place] and WORDS[place] not in chosen), None)
-            if word is not None and len(chosen) < wanted:
+    orders = turns_CW.argsort(dim=1, descending=True, stable=True).tolist()
+    nearest = [[WORDS[place] for place in order] for order in orders]
+    while len(chosen) < count and free:
+        for order in nearest[: count - len(chosen)]:
+            word = next((each for each in order if each in free), None)
+            if word is not None:
                 chosen.append(word)
+                free.remove(word)
     return chosen
 
 
 def far_enough(
     names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
 ) -> set[str]:
-    """All words that mean something else than the classes; arguments are those of ``choose_near_misses``."""
-    _, free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
-    return {word for each, word in zip(free, WORDS, strict=True) if each}
+    """All words that mean something else than the classes; arguments as in ``choose_near_misses``."""
+    _, is_free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
+    return {word for word, each in zip(WORDS, is_free, strict=True) if each}
 
 
 def _shares(
     names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
 ) -> tuple[Tensor, list[bool]]:
-    """How near each word lies to each class, as a share (C, W), and which words are far enough from all of them."""
-    words_WD, classes_CD = word_vectors_WD.float(), torch.nn.functional.normalize(class_vectors_CD.float(), dim=1)
-    between_WW = words_WD @ words_WD.T
-    unrelated = float((between_WW.sum() - between_WW.trace()) / (len(WORDS) * (len(WORDS) - 1)))
-    share_CW = (classes_CD @ words_WD.T - unrelated) / (1 - unrelated)
-    share_CK = (classes_CD @ kind_vectors_KD.float().T - unrelated) / (1 - unrelated)
-    asked = {kind for kind, share in zip(KINDS, share_CK.amax(0).tolist(), strict=True) if share >= SAME_KIND}
-    taken = {token for name in names for token in _tokens(name)}
-    free = [
-        share <= NEAREST and not _tokens(word) & taken and not asked & set(kinds)
+    """How near each word lies to each class, as a share (C, W), and whether it means something else than all."""
+    known = Known(WORDS, word_vectors_WD.float())
+    classes_CD = torch.nn.functional.normalize(class_vectors_CD.float(), dim=1)
+    share_CW = known.share(classes_CD @ known.vectors_WD.T)
+    share_CK = known.share(classes_CD @ kind_vectors_KD.float().T)
+    class_kinds = {kind for kind, share in zip(KINDS, share_CK.amax(0).tolist(), strict=True) if share >= SAME_KIND}
+    class_tokens = {token for name in names for token in _tokens(name)}
+    is_free = [
+        share <= NEAREST and not _tokens(word) & class_tokens and not class_kinds & set(kinds)
         for word, share, kinds in zip(WORDS, share_CW.amax(0).tolist(), _KINDS_OF, strict=True)
     ]
-    return share_CW, free
+    return share_CW, is_free
 
 
 def _tokens(name: str) -> set[str]:

@@ -1,7 +1,7 @@
-"""Which images are made: one prompt an image, each with its own seed and its own vector in the teacher's space.
+"""One prompt per synthetic image: its text, its seed, and its target vector in the teacher's space.
 
-A strategy is ``strategy(request: PromptRequest) -> PromptSet``, found by name in ``prompt_strategies``. Here are the
-two that need no more than words; those with mixed vectors, soft tokens and learning lie in files of their own.
+A strategy is ``strategy(request: PromptRequest) -> PromptSet``, found by name in ``prompt_strategies``. This file has
+the two strategies that need words only.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -20,9 +20,9 @@ from clipstill.text.templates import (
     PLAIN_TEMPLATE,
     STYLE_TEMPLATE,
     fill,
-    refuse_marks,
     sentence_template,
     styled_template,
+    token_template,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.text.bank import Bank
 
-# Texts are short; this many at once keep the text tower busy and its memory small.
+# Enough to keep the text tower busy at little memory.
 TEXTS_AT_ONCE = 256
 
 
@@ -40,11 +40,11 @@ class Prompt:
     """The target of one synthetic image.
 
     Attributes:
-        class_id: position of the class in the task.
-        style_id: position of the style in the run's list, or of the pseudo-style in the strategy's.
-        index: number of the image within its class, from 0.
-        seed: of everything random about this image.
-        text: what the teacher is asked to see, in words; what soft tokens and mixed vectors add is in the target only.
+        class_id: Position of the class in the task.
+        style_id: Position in ``PromptSet.style_names``.
+        index: Number of the image within its class, from 0.
+        seed: Seed of everything random about this image.
+        text: Target in words. Soft tokens and mixed vectors are in the target vector only.
     """
 
     class_id: int
@@ -56,17 +56,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """What a strategy may look at.
+    """The inputs of a prompt strategy.
 
     Attributes:
-        task: at least two classes.
-        styles: style words; strategies without styles do not look at them.
-        per_class: images a class, at least 1.
-        seed: of the run.
-        teacher: whose text tower makes the targets.
-        class_vectors_CD: unit vectors, one a class.
-        settings: of the strategies.
-        bank: soft tokens that an earlier run learned, instead of learning them.
+        task: At least two classes.
+        styles: Style words, at least one; strategies without styles ignore them.
+        per_class: Images per class, at least 1.
+        seed: Seed of the run.
+        teacher: Its text tower makes the target vectors.
+        class_vectors_CD: One unit vector per class.
+        settings: Settings of the strategies.
+        bank: Soft tokens from an earlier run, used instead of learning new ones.
     """
 
     task: Task
@@ -81,13 +81,13 @@ class PromptRequest:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What a strategy returns.
+    """The output of a prompt strategy.
 
     Attributes:
-        prompts: in round-robin order: each consecutive block of C prompts has one of every class.
-        targets_ND: float32 unit vectors on the CPU, one a prompt.
-        style_names: one a style id; empty where images have no style, ``"S1"``, ``"S2"``, ... for pseudo-styles.
-        bank: what was learned, or given; None for strategies that learn nothing.
+        prompts: In round-robin order: each consecutive block of C prompts has one of every class.
+        targets_ND: One float32 unit vector per prompt, on the CPU.
+        style_names: One per style id: a style word, ``""`` without styles, ``"S1"``, ``"S2"``, ... for pseudo-styles.
+        bank: The soft tokens, learned or given; None for strategies that learn nothing.
     """
 
     prompts: list[Prompt]
@@ -99,45 +99,66 @@ class PromptSet:
 def styled_prompts(request: PromptRequest) -> PromptSet:
     """Spread each class evenly over the styles.
 
-    The order is round-robin, so that any prefix is balanced. An image's seed depends on the run's seed, the class name,
-    the style's name and its index: another class or more images a class leave the others as they are.
-
     Raises:
-        ConfigError: no style, fewer than one image a class, a bank, or a template with ``{tokens}``.
+        ConfigError: A bank, or a template with ``{tokens}``.
 
-    Source: Wei et al., ICLR 2025, style dictionary; 64 images a class over 16 styles there.
+    Source: Wei et al., ICLR 2025, style dictionary; 64 images per class over 16 styles there.
     """
     refuse_bank(request, "styles")
-    template = styled_template(sentence_template(request.settings.template, STYLE_TEMPLATE, request.teacher.templates))
-    refuse_marks(template, "styles", "{tokens}")
-    prompts = round_robin(request, template, styles_of_request(request))
+    template = strategy_template(request, "styles", STYLE_TEMPLATE, style=True)
+    prompts = round_robin(request, template, request.styles)
     return PromptSet(prompts, encode_texts(request.teacher, prompts), tuple(request.styles))
 
 
 def plain_prompts(request: PromptRequest) -> PromptSet:
-    """The baseline without style words: every image of a class has one text and style id 0.
+    """The baseline without style words: every image of a class has the same text and style id 0.
 
     Raises:
-        ConfigError: fewer than one image a class, a bank, or a template with ``{style}`` or ``{tokens}``.
+        ConfigError: A bank, or a template with ``{style}`` or ``{tokens}``.
     """
     refuse_bank(request, "plain")
-    template = sentence_template(request.settings.template, PLAIN_TEMPLATE, request.teacher.templates)
-    refuse_marks(template, "plain", "{style}", "{tokens}")
-    prompts = round_robin(request, template, ("",))
+    prompts = round_robin(request, strategy_template(request, "plain", PLAIN_TEMPLATE), ("",))
     return PromptSet(prompts, encode_texts(request.teacher, prompts), ("",))
 
 
-def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:
-    """One prompt an image, styles in turn within each class, one of every class in each block of C.
+def strategy_template(
+    request: PromptRequest, strategy: str, default: str, *, style: bool = False, tokens: bool = False
+) -> str:
+    """The sentence of the images, with a place for the style and for the soft tokens that the strategy uses.
 
     Args:
-        template: with ``{class}``, and ``{style}`` where the style's name belongs.
-        styles: at least one; the name is part of the image's seed.
+        request: The template setting and the teacher are read.
+        strategy: Name of the strategy, for messages.
+        default: The strategy's own sentence.
+        style: Whether the strategy has styles.
+        tokens: Whether the strategy has soft tokens.
 
     Raises:
-        ConfigError: fewer than one image a class.
+        ConfigError: The sentence holds ``{style}`` or ``{tokens}``, which the strategy does not have.
     """
-    check_count(request)
+    template = sentence_template(request.settings.template, default, request.teacher.templates)
+    for mark, is_used in (("{style}", style), ("{tokens}", tokens)):
+        if mark in template and not is_used:
+            raise ConfigError(
+                f"prompts.template '{template}' holds {mark}, but the strategy '{strategy}' has none. "
+                "Leave it out or choose another strategy."
+            )
+    if style:
+        template = styled_template(template)
+    return token_template(template) if tokens else template
+
+
+def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:
+    """One prompt per image: each block of C prompts has one of every class, and styles take turns within a class.
+
+    Any prefix is balanced. A seed depends on the run's seed, the class name, the style's name and the index, so adding
+    classes or images leaves the others as they are.
+
+    Args:
+        request: Task, seed and number of images are read.
+        template: Sentence with ``{class}``, and ``{style}`` where the style's name belongs.
+        styles: At least one name.
+    """
     classes = list(zip(request.task.names, request.task.descriptions, strict=True))
     prompts: list[Prompt] = []
     for index in range(request.per_class):
@@ -145,12 +166,12 @@ def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) ->
         style = styles[style_id]
         for class_id, (name, description) in enumerate(classes):
             text = fill(template, name, description, style)
-            prompts.append(Prompt(class_id, style_id, index, seed_for(request.seed, name, style, index), text))
+            prompts.append(Prompt(class_id, style_id, index, seed_for(request.seed, name, style, index), text=text))
     return prompts
 
 
 def encode_texts(teacher: Teacher, prompts: Sequence[Prompt]) -> Tensor:
-    """targets_ND of prompts that are no more than their texts; each text is encoded once."""
+    """The text vectors targets_ND of the prompts; each text is encoded once."""
     import torch
 
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
@@ -160,35 +181,14 @@ def encode_texts(teacher: Teacher, prompts: Sequence[Prompt]) -> Tensor:
     return vectors[torch.tensor([row[prompt.text] for prompt in prompts])]
 
 
-def check_count(request: PromptRequest) -> None:
-    """Refuse to make no image.
-
-    Raises:
-        ConfigError: fewer than one image a class.
-    """
-    if request.per_class < 1:
-        raise ConfigError(f"images_per_class is {request.per_class}; it must be at least 1.")
-
-
-def styles_of_request(request: PromptRequest) -> tuple[str, ...]:
-    """The style words.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if not request.styles:
-        raise ConfigError("the list of styles is empty. Give at least one, or choose the prompt strategy 'plain'.")
-    return tuple(request.styles)
-
-
 def refuse_bank(request: PromptRequest, strategy: str) -> None:
     """Refuse a bank where nothing is learned.
 
     Raises:
-        ConfigError: a bank was given.
+        ConfigError: The request has a bank.
     """
     if request.bank is not None:
         raise ConfigError(
-            f"prompts.bank is given, and the strategy '{strategy}' learns nothing that it could stand for. "
+            f"prompts.bank is given, but the strategy '{strategy}' learns nothing. "
             f"Set prompts.strategy={request.bank.strategy}, or prompts.bank=null."
         )

@@ -1,8 +1,7 @@
-"""Learned tokens inside ordinary sentences, for any teacher whose text tower takes token embeddings.
+"""Soft tokens inside ordinary sentences, for any teacher whose text tower takes token embeddings.
 
-The sentence is written with a placeholder word for each soft token, and the teacher cuts it into tokens as always: so
-the end of the text and the mask are where they belong, whatever the tokenizer, and nothing has to be moved. The rows
-that the placeholders' embeddings stand in are then replaced by the learned ones.
+The teacher tokenises the sentence with a placeholder word for each soft token, so that mask and end of text are right
+for any tokenizer. Soft tokens then replace the placeholders' embeddings.
 
 Shapes: M sentences, T tokens of a sentence, L soft tokens, E token width, D teacher dimensions.
 """
@@ -19,6 +18,7 @@ from torch import Tensor
 from clipstill.core.errors import ConfigError
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
+from clipstill.text.prompts import TEXTS_AT_ONCE
 from clipstill.text.settings import PromptSettings
 from clipstill.text.task import Task
 from clipstill.text.templates import fill, put_tokens
@@ -26,10 +26,10 @@ from clipstill.text.templates import fill, put_tokens
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
 
-# Single letters are one token in the vocabulary of CLIP and in that of BERT. The first that does not occur in a
-# sentence by itself is taken: "x" does in "x-ray".
+# Single letters are one token for CLIP and for BERT. A sentence takes the first that is not a token of its own, as "x"
+# is in "x-ray".
 PLACEHOLDERS = ("x", "q", "z", "j", "v", "k", "w", "y")
-# How much vectors may move where padding is cut off: rounding, and no more.
+# Vectors may move by rounding alone when padding is cut off.
 _SAME = 1e-4
 
 
@@ -38,10 +38,10 @@ class Sentence:
     """One sentence with soft tokens.
 
     Attributes:
-        template: with ``{tokens}`` and ``{class}``, and ``{style}`` where there is one.
-        name: of the class.
-        description: of the class, or an empty string.
-        style: or an empty string.
+        template: Text with ``{tokens}`` and ``{class}``, and ``{style}`` if there is a style.
+        name: Name of the class.
+        description: Description of the class, or an empty string.
+        style: Style word, or an empty string.
     """
 
     template: str
@@ -58,17 +58,17 @@ class SoftSentences:
     """Sentences as token embeddings, with places for L soft tokens each.
 
     Args:
-        teacher: whose text tower reads them.
-        sentences: at least one; equal ones are cut into tokens once.
+        teacher: Its text tower reads the sentences.
+        sentences: At least one; equal ones are tokenised once.
         tokens: L, at least 1.
 
     Attributes:
-        embeddings_MTE: of the sentences, the placeholders' still in their places.
-        place_ML: where the soft tokens belong.
-        word_MT: which tokens are words of the sentence: no placeholder, no padding, no mark of its start or end.
+        embeddings_MTE: Embeddings of the sentences with placeholders.
+        place_ML: Positions of the soft tokens.
+        word_MT: Whether a token is a word: not a placeholder, padding, or a mark of start or end.
 
     Raises:
-        ConfigError: the teacher takes no soft tokens, or a sentence is longer than it reads.
+        ConfigError: The teacher takes no soft tokens, or a sentence is longer than it reads.
     """
 
     def __init__(self, teacher: Teacher, sentences: Sequence[Sentence], tokens: int) -> None:
@@ -79,7 +79,7 @@ class SoftSentences:
         words = _placeholders(teacher, unique)
         texts = [sentence.text(" ".join([words[i]] * tokens)) for i, sentence in enumerate(unique)]
         marks_UE = torch.stack([_embedding(teacher, word) for word in words])
-        # A further placeholder at the end is read only if all of the sentence is.
+        # If a further placeholder at the end is read, the whole sentence is.
         longer_UTE, _ = teacher.embed_tokens([f"{text} {word}" for text, word in zip(texts, words, strict=True)])
         fits_U = (longer_UTE == marks_UE[:, None]).all(-1).sum(1) == tokens + 1
         if not bool(fits_U.all()):
@@ -88,7 +88,7 @@ class SoftSentences:
                 f"class '{worst.name}': its sentence with {tokens} soft tokens is longer than {teacher.name} reads. "
                 "Shorten its description, or set prompts.tokens lower."
             )
-        # Without words: what it holds are the tokens that every text has around it, and padding.
+        # The empty text has only the marks of start and end, and padding.
         embeddings_UTE, position = teacher.embed_tokens([*texts, ""])
         self._position = position[:-1][row_M.to(position.device)]
         frame_TE, embeddings_UTE = embeddings_UTE[-1], embeddings_UTE[:-1]
@@ -105,10 +105,9 @@ class SoftSentences:
 
     @torch.no_grad()
     def _cut_padding(self) -> None:
-        """Drop what follows the longest sentence, where the teacher's vectors are the same without it.
+        """Drop padding after the longest sentence if it does not change the teacher's vectors.
 
-        A causal tower that reads its vector at the end of the text never looks there; CLIP pads to 77 tokens, most of
-        which are never seen. Others do look, so it is tried out and not assumed.
+        A causal tower that reads its vector at the end of the text, such as CLIP, never sees the padding.
         """
         if self._position.dim() != 1:
             return
@@ -123,11 +122,11 @@ class SoftSentences:
             self.word_MT = self.word_MT[:, :width]
 
     def encode(self, tokens_MLE: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Soft tokens -> unit vectors (M, D) of the sentences that hold them, differentiable to the tokens.
+        """Unit vectors (M, D) of the sentences with these soft tokens, differentiable to the tokens.
 
         Args:
-            tokens_MLE: one set a sentence.
-            augment: changes the embeddings (M, T, E) of the whole sentences before they are read.
+            tokens_MLE: One set of soft tokens per sentence.
+            augment: Function that changes the embeddings (M, T, E) of the whole sentences.
         """
         place_MLE = self.place_ML[..., None].expand(-1, -1, self.embeddings_MTE.shape[-1])
         filled_MTE = self.embeddings_MTE.to(tokens_MLE.dtype).scatter(1, place_MLE, tokens_MLE)
@@ -148,16 +147,15 @@ def _embedding(teacher: Teacher, word: str) -> Tensor:
 
 
 def _placeholders(teacher: Teacher, sentences: Sequence[Sentence]) -> list[str]:
-    """For each sentence the first placeholder that its own words do not contain as a token."""
+    """For each sentence the first placeholder that is not one of its own tokens."""
     chosen: dict[int, str] = {}
     for word in PLACEHOLDERS:
-        open_ = [i for i in range(len(sentences)) if i not in chosen]
-        if not open_:
+        missing = [i for i in range(len(sentences)) if i not in chosen]
+        if not missing:
             break
-        mark_E = _embedding(teacher, word)
-        embeddings, _ = teacher.embed_tokens([sentences[i].text("") for i in open_])
-        free = ~(embeddings == mark_E).all(-1).any(-1)
-        chosen |= {i: word for i, is_free in zip(open_, free.tolist(), strict=True) if is_free}
+        embeddings, _ = teacher.embed_tokens([sentences[i].text("") for i in missing])
+        is_free = ~(embeddings == _embedding(teacher, word)).all(-1).any(-1)
+        chosen |= {i: word for i, free in zip(missing, is_free.tolist(), strict=True) if free}
     if len(chosen) < len(sentences):
         name = next(sentence.name for i, sentence in enumerate(sentences) if i not in chosen)
         raise ConfigError(
@@ -167,53 +165,50 @@ def _placeholders(teacher: Teacher, sentences: Sequence[Sentence]) -> list[str]:
     return [chosen[i] for i in range(len(sentences))]
 
 
-def class_sentences(task: Task, template: str, style: str = "") -> list[Sentence]:
-    """The sentence of each class, in the order of the task."""
-    return [
-        Sentence(template, name, description, style)
-        for name, description in zip(task.names, task.descriptions, strict=True)
-    ]
+def class_sentences(task: Task, template: str) -> list[Sentence]:
+    """The sentence of each class without a style, in the order of the task."""
+    return [Sentence(template, *one) for one in zip(task.names, task.descriptions, strict=True)]
 
 
 @torch.no_grad()
 def token_sigma(teacher: Teacher, task: Task, template: str, settings: PromptSettings) -> tuple[float, int]:
     """Standard deviation that soft tokens start with, and their width E.
 
-    Where it is set to ``"auto"``, that of all numbers in the teacher's own embeddings of the words of these sentences:
-    0.02, as others use for CLIP, would be next to nothing for a tower whose embeddings are larger.
+    ``"auto"`` means that of all numbers in the teacher's own embeddings of the words of these sentences: 0.02, as is
+    usual for CLIP, would be next to nothing for a tower with larger embeddings.
     """
-    sentences = class_sentences(task, template, style="")
+    sentences = class_sentences(task, template)
     parts = []
-    for at in range(0, len(sentences), 256):
-        soft = SoftSentences(teacher, sentences[at : at + 256], settings.tokens)
+    for at in range(0, len(sentences), TEXTS_AT_ONCE):
+        soft = SoftSentences(teacher, sentences[at : at + TEXTS_AT_ONCE], settings.tokens)
         parts.append(soft.embeddings_MTE[soft.word_MT].double())
     words_WE = torch.cat(parts)
     sigma = float(words_WE.std()) if isinstance(settings.sigma, str) else float(settings.sigma)
     return sigma, words_WE.shape[-1]
 
 
-def random_tokens(seed: int, name: str, row: int, shape: tuple[int, int], sigma: float) -> Tensor:
-    """Soft tokens (L, E) from N(0, sigma), on the CPU: their own for each class and row, whatever else is drawn."""
+def random_tokens(seed: int, name: str, row: int, *, shape: tuple[int, int], sigma: float) -> Tensor:
+    """Soft tokens (L, E) from N(0, sigma) on the CPU; they depend on seed, class name and row only."""
     return sigma * torch.randn(shape, generator=generator_for(seed, name, "soft tokens", row))
 
 
-def start_tokens(seed: int, names: Sequence[str], count: int, shape: tuple[int, int], sigma: float) -> Tensor:
+def start_tokens(seed: int, names: Sequence[str], count: int, *, shape: tuple[int, int], sigma: float) -> Tensor:
     """``random_tokens`` of ``count`` rows of every class: (C, n, L, E)."""
-    return torch.stack(
-        [torch.stack([random_tokens(seed, name, row, shape, sigma) for row in range(count)]) for name in names]
-    )
+    rows = [[random_tokens(seed, name, row, shape=shape, sigma=sigma) for row in range(count)] for name in names]
+    return torch.stack([torch.stack(of_class) for of_class in rows])
 
 
 def learn(
     tokens: Tensor, losses: Callable[[Tensor], Tensor], settings: PromptSettings, bar: Progress
 ) -> tuple[Tensor, list[float]]:
-    """Adam on soft tokens.
+    """Optimise soft tokens by Adam.
 
     Args:
-        tokens: the start; any shape.
-        losses: tokens -> one loss a prompt. Their sum is descended, so that the step does not depend on their number.
-        settings: for ``steps`` and ``lr``.
-        bar: advanced by one each step.
+        tokens: Start of the tokens, of any shape.
+        losses: Function from tokens to one loss per prompt. The sum is minimised, so that a step does not depend on
+            the number of prompts.
+        settings: ``steps`` and ``lr`` are read.
+        bar: Advanced by one per step.
 
     Returns:
         The tokens, and the mean loss before each step.
@@ -232,15 +227,14 @@ def learn(
 
 
 @torch.no_grad()
-def encode_bank(
-    teacher: Teacher, sentences: Sequence[Sentence], tokens_MLE: Tensor, at_once: int, title: str
-) -> Tensor:
-    """targets_MD, float32 on the CPU, of one sentence and one set of soft tokens an image."""
+def encode_sentences(teacher: Teacher, sentences: Sequence[Sentence], tokens_MLE: Tensor) -> Tensor:
+    """Unit vectors (M, D), float32 on the CPU, of sentences with one set of soft tokens each."""
     parts = []
-    with Progress(title, total=len(sentences), unit="prompt") as bar:
-        for at in range(0, len(sentences), at_once):
-            chosen = sentences[at : at + at_once]
+    with Progress("prompts", total=len(sentences), unit="prompt") as bar:
+        for at in range(0, len(sentences), TEXTS_AT_ONCE):
+            chosen = sentences[at : at + TEXTS_AT_ONCE]
             soft = SoftSentences(teacher, chosen, tokens_MLE.shape[1])
-            parts.append(soft.encode(tokens_MLE[at : at + at_once].to(soft.embeddings_MTE.device)).float().cpu())
+            tokens = tokens_MLE[at : at + TEXTS_AT_ONCE].to(soft.embeddings_MTE.device)
+            parts.append(soft.encode(tokens).float().cpu())
             bar.advance(len(chosen))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Style words: the unit that synthetic images are spread over and that held-out validation splits by."""
+"""Style words. Synthetic images are spread over them, and held-out validation splits by them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,25 @@ from pathlib import Path
 
 from clipstill.core.errors import ConfigError
 
-# 16 as in Wei et al., ICLR 2025. Illustration, pattern and photorealism are attested; the others are our choice.
-STYLES = (
-    "photorealism",
-    "illustration",
-    "pattern",
-    "sketch",
-    "oil painting",
-    "watercolor",
-    "cartoon",
-    "3D render",
-    "vintage photo",
-    "black-and-white photo",
-    "close-up",
-    "low light",
-    "overexposed",
-    "mosaic",
-    "poster",
-    "clay model",
+# 16 as in Wei et al., ICLR 2025. Illustration, pattern and photorealism are theirs; the others are our choice.
+_STYLES = (
+    "photorealism, illustration, pattern, sketch, oil painting, watercolor, cartoon, 3D render, vintage photo, "
+    "black-and-white photo, close-up, low light, overexposed, mosaic, poster, clay model"
 )
-
-# For classes whose images look alike: techniques, materials and light that the first sixteen do not name. Our choice.
-FURTHER_STYLES = (
-    "woodcut",
-    "pastel drawing",
-    "ink wash",
-    "stained glass",
-    "embroidery",
-    "paper cut",
-    "pixel art",
-    "low-poly model",
-    "wood carving",
-    "plush toy",
-    "graffiti",
-    "silhouette",
-    "wide shot",
-    "fog",
-    "golden hour",
-    "motion blur",
+STYLES = tuple(_STYLES.split(", "))
+# For classes whose images look alike: techniques, materials and light that ``STYLES`` does not name. Our choice.
+_FURTHER_STYLES = (
+    "woodcut, pastel drawing, ink wash, stained glass, embroidery, paper cut, pixel art, low-poly model, "
+    "wood carving, plush toy, graffiti, silhouette, wide shot, fog, golden hour, motion blur"
 )
+FURTHER_STYLES = tuple(_FURTHER_STYLES.split(", "))
 
 
 def load_styles(path: Path) -> tuple[str, ...]:
-    """Read styles from a text file, one a line; blank lines and lines that start with ``#`` are skipped.
+    """Read styles from a text file, one per line; blank lines and lines that start with ``#`` are skipped.
 
     Raises:
-        ConfigError: the file cannot be read, holds no style, or one twice.
+        ConfigError: The file cannot be read, holds no style, or holds one twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -65,13 +38,10 @@ def load_styles(path: Path) -> tuple[str, ...]:
         style = " ".join(line.split())
         if not style or style.startswith("#"):
             continue
-        key = style.casefold()
-        if key in first_line:
-            raise ConfigError(
-                f"style '{style}' appears twice (lines {first_line[key]} and {number} of {path}). Remove one."
-            )
-        first_line[key] = number
+        first = first_line.setdefault(style.casefold(), number)
+        if first != number:
+            raise ConfigError(f"style '{style}' appears twice (lines {first} and {number} of {path}). Remove one.")
         styles.append(style)
     if not styles:
-        raise ConfigError(f"the file of styles {path} holds no style. Write one a line.")
+        raise ConfigError(f"the file of styles {path} holds no style. Write one per line.")
     return tuple(styles)

@@ -1,21 +1,20 @@
-"""What the user wants told apart: class names, each with an optional description."""
+"""Class names, each with an optional description."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipstill.core.errors import TaskError
 from clipstill.core.names import is_plain
 
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
-# Far above what a text tower reads (77 tokens of CLIP); what is longer is no name but a file that was taken for one.
-_LONGEST_NAME = 200
-_LONGEST_TEXT = 2000
+# Longest name and description in characters, far above what a text tower reads (77 tokens for CLIP).
+_LONGEST = {"name": 200, "description": 2000}
 
 
 @dataclass(frozen=True)
@@ -23,46 +22,37 @@ class Task:
     """Class names in the order of the model's outputs.
 
     Attributes:
-        names: at least two, all different, also by case, spaces, underscores and hyphens.
-        descriptions: one a name; an empty string where there is none.
+        names: At least two names that differ in more than case, spaces, underscores and hyphens.
+        descriptions: One per name; an empty string if there is none.
     """
 
     names: tuple[str, ...]
     descriptions: tuple[str, ...]
 
-    def to_json(self) -> dict[str, list[str]]:
-        """A JSON value that ``from_json`` reads back."""
-        return {"names": list(self.names), "descriptions": list(self.descriptions)}
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that ``from_json`` reads."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any) -> Task:
-        """The task of ``to_json``.
+        """Read the value of ``to_json``.
 
         Raises:
-            TaskError: the value is not a task.
+            TaskError: The value is not a task.
         """
         try:
-            names = tuple(str(name) for name in value["names"])
-            descriptions = tuple(str(description) for description in value["descriptions"])
+            names, descriptions = (tuple(map(str, value[key])) for key in ("names", "descriptions"))
         except (TypeError, KeyError):
-            raise TaskError(
-                "the stored task has no 'names' and 'descriptions'. Start the run in a new folder."
-            ) from None
+            names, descriptions = (), ("",)
         if len(names) != len(descriptions):
             raise TaskError(
-                f"the stored task has {len(names)} names and {len(descriptions)} descriptions. "
-                "Start the run in a new folder."
+                "the stored task does not have one description for each of its names. Start the run in a new folder."
             )
         return cls(names, descriptions)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One class as it was found.
-
-    Attributes:
-        place: ``"line 4"`` or ``"position 4"``.
-    """
+class _Entry(NamedTuple):
+    """One class as the user gave it, with its place, such as ``"line 4"`` or ``"position 4"``."""
 
     name: str
     description: str
@@ -70,36 +60,34 @@ class _Entry:
 
 
 def parse_task(classes: str | Sequence[str] | Path) -> Task:
-    """Read class names from whatever the user gave.
+    """Read class names from a string, a sequence or a file.
 
     Args:
-        classes: comma-separated names; a sequence of names; or a file: ``.txt`` with one ``name`` or
-            ``name: description`` a line (``#`` starts a comment), ``.yaml`` with a list of names or a mapping from name
-            to description. A string that ends in one of these suffixes is a file.
+        classes: Comma-separated names; a sequence of names; or a file: ``.txt`` with one ``name`` or
+            ``name: description`` per line (``#`` starts a comment), ``.yaml`` with a list of names or a mapping from
+            name to description. A string that ends in one of these suffixes is a file.
 
     Raises:
-        TaskError: no class, one class, an empty name, two names that differ only in case, spaces, underscores or
-            hyphens, a name or a description of control characters or too long, or a file that cannot be read.
+        TaskError: Fewer than two classes; an empty name; two names that differ only in case, spaces, underscores or
+            hyphens; a name or description that is too long or holds control characters; or an unreadable file.
 
     Example:
         >>> parse_task("dog, sea horse").names
         ('dog', 'sea horse')
     """
-    if isinstance(classes, Path) or (isinstance(classes, str) and classes.strip().lower().endswith(FILE_SUFFIXES)):
-        path = Path(classes) if isinstance(classes, Path) else Path(classes.strip())
-        return _check(_entries_of_file(path), f" of {path}")
     if isinstance(classes, str):
-        items: Sequence[str] = classes.split(",") if classes.strip() else ()
-    else:
-        items = classes
-    return _check([_entry(str(item), f"position {number}") for number, item in enumerate(items, 1)], "")
+        text = classes.strip()
+        classes = Path(text) if text.lower().endswith(FILE_SUFFIXES) else text.split(",") if text else ()
+    if isinstance(classes, Path):
+        return _check(_entries_of_file(classes), f" of {classes}")
+    return _check([_entry(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
 
 
 def parse_class(text: str) -> tuple[str, str]:
     """Name and description of one class; the description is empty where there is none.
 
     Raises:
-        TaskError: the name is empty.
+        TaskError: The name is empty.
 
     Example:
         >>> parse_class("crane: a large wading bird")
@@ -112,12 +100,12 @@ def parse_class(text: str) -> tuple[str, str]:
 
 
 def class_key(name: str) -> str:
-    """What two class names are compared by: case, spaces, underscores and hyphens do not count."""
+    """The class name without case, spaces, underscores and hyphens, for comparison with others."""
     return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def _entry(text: str, place: str) -> _Entry:
-    # A description follows a colon and a space, so that a name may hold a colon ("16:9 photo").
+    # A colon without a space belongs to the name ("16:9 photo").
     name, _, description = f"{text.strip()} ".partition(": ")
     return _Entry(_squeeze(name), _squeeze(description), place)
 
@@ -136,8 +124,8 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
         key = class_key(entry.name)
         if not key:
             raise TaskError(f"the class name at {entry.place}{where} is empty. Write a name there or remove the entry.")
-        _check_text("name", entry.name, _LONGEST_NAME, f"{entry.place}{where}")
-        _check_text("description", entry.description, _LONGEST_TEXT, f"{entry.place}{where}")
+        _check_text("name", entry.name, f"{entry.place}{where}")
+        _check_text("description", entry.description, f"{entry.place}{where}")
         if key in seen:
             raise TaskError(_twice(seen[key], entry, where))
         seen[key] = entry
@@ -149,8 +137,8 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
     return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
 
 
-def _check_text(what: str, text: str, most: int, place: str) -> None:
-    shown = ascii(text[:40]) + ("..." if len(text) > 40 else "")
+def _check_text(what: str, text: str, place: str) -> None:
+    most, shown = _LONGEST[what], ascii(text[:40]) + ("..." if len(text) > 40 else "")
     if not is_plain(text):
         raise TaskError(f"the class {what} at {place} holds a control character: {shown}. Remove it.")
     if len(text) > most:
@@ -189,8 +177,7 @@ def _entries_of_file(path: Path) -> list[_Entry]:
 
 
 def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
-    # The node tree and not safe_load: it knows the lines, keeps both of two equal keys, and leaves `no` and `007` as
-    # they are written.
+    # Unlike safe_load, the node tree knows the lines, keeps both of two equal keys, and leaves `no` and `007` as text.
     import yaml
 
     try:

@@ -1,4 +1,4 @@
-"""Sentences around a class name. A teacher that learned from captions knows sentences better than bare words."""
+"""Sentences around a class name: teachers that learned from captions know sentences better than bare words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
 from clipstill.core.names import spoken
 from clipstill.text.task import Task
 
-# Plain ones of the ensemble that CLIP's authors published for ImageNet: those that name no medium and no oddity, since
-# a class vector is to stand for the class in every style.
+# The sentences of CLIP's published ImageNet ensemble that name no medium: a class vector stands for every style.
 CLASS_TEMPLATES = (
     "a photo of a {class}.",
     "a photo of the {class}.",
@@ -21,7 +20,7 @@ CLASS_TEMPLATES = (
     "a photo of a small {class}.",
 )
 NAME_TEMPLATES = ("{class}",)
-# One hand-written sentence a data set, as in CoOp (Zhou et al., IJCV 2022) and the papers that compare with it.
+# Source: CoOp (Zhou et al., IJCV 2022), one hand-written sentence per data set.
 DATASET_TEMPLATES = {
     "caltech101": ("a photo of a {class}.",),
     "imagenet": ("a photo of a {class}.",),
@@ -36,17 +35,15 @@ DATASET_TEMPLATES = {
     "ucf101": ("a photo of a person doing {class}.",),
 }
 TEMPLATE_SETS = {"plain": CLASS_TEMPLATES, "name": NAME_TEMPLATES, **DATASET_TEMPLATES}
-# Stands for the set that suits the teacher.
-AUTO = "auto"
-# Stands for the sentence that a prompt strategy has of its own.
-DEFAULT = "default"
+AUTO = "auto"  # The set that suits the teacher.
+DEFAULT = "default"  # The prompt strategy's own sentence.
 
 # Source: Wei et al., ICLR 2025, "[class text] in the style of [style]".
 STYLE_TEMPLATE = "a {class} in the style of {style}"
 PLAIN_TEMPLATE = "a photo of a {class}"
 # Source: Cho et al., ICCV 2023 (PromptStyler), "a S* style of a [class]"; S* are pseudo-words.
 PSEUDO_TEMPLATE = "a {tokens} style of a {class}"
-# Other sentences of the same content: the text augmentation of the contrastive losses. Our choice.
+# Text augmentation of the contrastive losses: other sentences of the same content. Our choice.
 STYLE_VIEWS = (
     "a photo of a {class} in the style of {style}",
     "a {class}, {style}",
@@ -63,11 +60,11 @@ def template_set(name: str, suited: str) -> tuple[str, ...]:
     """The templates of a named set.
 
     Args:
-        name: of the set, or ``"auto"``.
-        suited: the set that suits the teacher, which ``"auto"`` stands for.
+        name: Name of the set, or ``"auto"``.
+        suited: Set that suits the teacher, which ``"auto"`` means.
 
     Raises:
-        UnknownNameError: with the closest name.
+        UnknownNameError: No set of that name.
     """
     if name == AUTO:
         name = suited
@@ -80,10 +77,10 @@ def template_set(name: str, suited: str) -> tuple[str, ...]:
 
 
 def fill(template: str, name: str, description: str = "", style: str = "") -> str:
-    """One sentence: the class name with spaces for underscores, its description after it as an apposition.
+    """One sentence with the class name, its description after a comma, and the style.
 
     Raises:
-        ConfigError: the template has no ``{class}``.
+        ConfigError: The template has no ``{class}``.
 
     Example:
         >>> fill("a photo of a {class}.", "crane", "a large wading bird")
@@ -93,25 +90,22 @@ def fill(template: str, name: str, description: str = "", style: str = "") -> st
         raise ConfigError(
             f"the template '{template}' does not contain {{class}}. Write it where the class name belongs."
         )
-    noun = spoken(name)
-    if description:
-        noun = f"{noun}, {description}"
-    # One pass, so that a name that itself holds "{style}" stays what it is.
-    parts = template.split("{class}")
-    return noun.join(part.replace("{style}", style) for part in parts)
+    noun = f"{spoken(name)}, {description}" if description else spoken(name)
+    # In one pass, since a class name may contain "{style}".
+    return noun.join(part.replace("{style}", style) for part in template.split("{class}"))
 
 
 def sentence_template(setting: str, default: str, suited: str) -> str:
-    """The sentence of the images that a setting stands for.
+    """The image sentence that the setting ``prompts.template`` means.
 
     Args:
-        setting: a text with ``{class}``; the name of a template set, whose first sentence is taken; or ``"default"``.
-        default: the sentence of the prompt strategy.
-        suited: the template set that suits the teacher, which ``"auto"`` stands for.
+        setting: A text with ``{class}``; the name of a template set, for its first sentence; or ``"default"``.
+        default: The prompt strategy's own sentence.
+        suited: Template set that suits the teacher, which ``"auto"`` means.
 
     Raises:
-        ConfigError: a text without ``{class}``.
-        UnknownNameError: a word that names no set.
+        ConfigError: A text without ``{class}``.
+        UnknownNameError: No template set of that name.
     """
     if setting == DEFAULT:
         return default
@@ -125,56 +119,27 @@ def sentence_template(setting: str, default: str, suited: str) -> str:
 
 
 def styled_template(template: str) -> str:
-    """The same sentence with a place for the style: ``"[t] in the style of [d]"`` where it has none.
-
-    Example:
-        >>> styled_template("a photo of a {class}, a type of pet.")
-        'a photo of a {class}, a type of pet in the style of {style}'
-    """
+    """The same sentence with ``{style}`` added at the end if it is missing."""
     if "{style}" in template:
         return template
     return f"{template.rstrip().removesuffix('.')} in the style of {{style}}"
 
 
 def token_template(template: str) -> str:
-    """The same sentence with a place for soft tokens: before the class name where it has none.
-
-    Example:
-        >>> token_template("a {class} in the style of {style}")
-        'a {tokens} {class} in the style of {style}'
-    """
+    """The same sentence with ``{tokens}`` added before the class name if it is missing."""
     return template if "{tokens}" in template else template.replace("{class}", "{tokens} {class}", 1)
 
 
 def put_tokens(template: str, words: str) -> str:
-    """The sentence with words, or none, in the place of its soft tokens.
-
-    Example:
-        >>> put_tokens("a {tokens} {class}", "")
-        'a {class}'
-    """
+    """The sentence with ``words``, possibly none, in place of ``{tokens}``."""
     return " ".join(template.replace("{tokens}", words).split())
 
 
-def refuse_marks(template: str, strategy: str, *marks: str) -> None:
-    """Refuse a sentence that asks for what a strategy does not have.
-
-    Raises:
-        ConfigError: the sentence holds one of the marks, such as ``{style}``.
-    """
-    for mark in marks:
-        if mark in template:
-            raise ConfigError(
-                f"prompts.template '{template}' holds {mark}, of which the strategy '{strategy}' has none. "
-                "Leave it out or choose another strategy."
-            )
-
-
 def class_texts(task: Task, templates: Sequence[str]) -> list[list[str]]:
-    """The texts of each class, one a template: what its class vector is the mean of.
+    """The texts of each class, one per template; the class vector is their mean.
 
     Raises:
-        ConfigError: no template, or one without ``{class}``.
+        ConfigError: No template, or a template without ``{class}``.
     """
     if not templates:
         raise ConfigError("the list of templates is empty. Give at least one, such as 'a photo of a {class}'.")

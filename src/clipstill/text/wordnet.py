@@ -1,6 +1,6 @@
-"""What WordNet knows of a class name: its senses, what each is a kind of, and a gloss. Nothing heavy is loaded.
+"""WordNet's nouns: the senses of a class name, what each is a kind of, and a short definition (gloss).
 
-The table is made by ``python -m tools.weights wordnet``.
+``python -m tools.weights wordnet`` makes the table.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.names import spoken
 
 TABLE = Path(__file__).parents[1] / "assets" / "wordnet-nouns.json.gz"
-# Numbers of WordNet's lexicographer files (lexnames(5WN)) whose nouns a photo can show. Persons are left out: most
-# nouns have a slang sense for a person.
+# Numbers of WordNet's lexicographer files, see lexnames(5WN).
 _ANIMAL, _ARTEFACT, _BODY, _FOOD, _OBJECT, _PERSON, _PLANT = 5, 6, 8, 13, 17, 18, 20
-VISIBLE = frozenset({_ANIMAL, _ARTEFACT, _BODY, _FOOD, _OBJECT, _PLANT})
-# Likeness of two spellings (difflib) from which on one is taken for the other.
+# Likeness of two spellings (difflib) from which one counts as a typing mistake of the other.
 _TYPING_MISTAKE = 0.88
-# Endings of plurals, the longest first.
-_PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("ses", "s"), ("xes", "x"), ("ches", "ch"))
-_MORE_PLURALS = (("shes", "sh"), ("es", "e"), ("s", ""))
+# Endings of plurals with those of their singulars, the longest first.
+_PLURALS = (
+    *(("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("ses", "s"), ("xes", "x"), ("ches", "ch")),
+    *(("shes", "sh"), ("es", "e"), ("s", "")),
+)
 
 
 @dataclass(frozen=True)
@@ -34,44 +34,57 @@ class Sense:
     """One meaning of a word.
 
     Attributes:
-        number: row in the table; equal numbers are one meaning.
-        gloss: what it is, in a few words.
-        count: how often the word was met in this sense in tagged texts.
-        is_visible: whether it is of a kind that photos show: an animal, a thing, a plant, food.
-        is_person: whether it is a person.
+        number: Row in the table; equal numbers are one meaning.
+        gloss: Definition in a few words.
+        count: Occurrences of the word in this sense in tagged texts.
+        file: Number of the lexicographer file.
     """
 
     number: int
     gloss: str
     count: int
-    is_visible: bool
-    is_person: bool
+    file: int
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether photos show it. Persons do not count, since most nouns have a slang sense for a person."""
+        return self.file in (_ANIMAL, _ARTEFACT, _BODY, _FOOD, _OBJECT, _PLANT)
+
+    @property
+    def is_person(self) -> bool:
+        """Whether it is a person."""
+        return self.file == _PERSON
+
+    @property
+    def is_food(self) -> bool:
+        """Whether it is something to eat; the same word is often a plant or an animal, too."""
+        return self.file == _FOOD
 
 
 class Wordnet:
     """The nouns.
 
     Args:
-        table: plain values, as ``tools.weights.wordnet.noun_table`` makes them.
+        table: Plain values as made by ``tools.weights.wordnet.noun_table``.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._glosses: Sequence[str] = table["glosses"]
-        self._kinds: Sequence[int] = table["kinds"]
+        self._files: Sequence[int] = table["kinds"]
         self._above: Sequence[Sequence[int]] = table["above"]
         self._words: Mapping[str, Sequence[int]] = table["words"]
         self._counts: Mapping[str, Sequence[int]] = table["counts"]
         self._names: Sequence[int] = table["names"]
-        self._imagenet = frozenset(table["imagenet"])
+        self._imagenet: Sequence[int] = sorted(table["imagenet"])
         self._ups: dict[int, dict[int, int]] = {}
         self._depths: dict[int, int] = {}
 
     @classmethod
     def load(cls, path: Path = TABLE) -> Wordnet:
-        """From the stored file.
+        """Read the stored table.
 
         Raises:
-            ArtifactError: missing or damaged.
+            ArtifactError: The file is missing or damaged.
         """
         try:
             return cls(json.loads(gzip.decompress(path.read_bytes())))
@@ -79,30 +92,23 @@ class Wordnet:
             raise ArtifactError(f"{path} cannot be read ({error}). Install clipstill again.") from None
 
     def lemma(self, name: str) -> str | None:
-        """The entry that a class name is found under: as it is written, without a plural, or in one word."""
-        plain = spoken(name.replace("-", " ")).lower()
-        hyphened = spoken(name).lower()
-        for text in dict.fromkeys((hyphened, plain, plain.replace(" ", ""), plain.replace(" ", "-"))):
+        """The entry of a class name: as written, in the singular, or in one word."""
+        hyphened, plain = spoken(name).lower(), spoken(name.replace("-", " ")).lower()
+        for text in (hyphened, plain, plain.replace(" ", ""), plain.replace(" ", "-")):
             for form in (text, *singulars(text)):
                 if form in self._words:
                     return form
         return None
 
     def senses(self, name: str) -> list[Sense]:
-        """All senses of a name, the most frequent first; empty where WordNet does not know it."""
+        """All senses of a name, the most frequent first; empty for a name that is not in WordNet."""
         lemma = self.lemma(name)
         if lemma is None:
             return []
         numbers = self._words[lemma]
         counts = self._counts.get(lemma, [0] * len(numbers))
         return [
-            Sense(
-                number,
-                self._glosses[number],
-                count,
-                self._kinds[number] in VISIBLE,
-                self._kinds[number] == _PERSON,
-            )
+            Sense(number, self._glosses[number], count, self._files[number])
             for number, count in zip(numbers, counts, strict=True)
         ]
 
@@ -111,74 +117,50 @@ class Wordnet:
         return self._words_in_order[self._names[number]]
 
     def words(self, number: int) -> list[str]:
-        """All words of a sense, its first one first."""
+        """All words of a sense, in WordNet's order from its first one."""
         first = self.word(number)
         return [first, *(word for word in self._words_of.get(number, ()) if word != first)]
 
-    def gloss(self, number: int) -> str:
-        """What the sense is, in a few words."""
-        return self._glosses[number]
-
-    def kind(self, number: int) -> int:
-        """The lexicographer file of a sense."""
-        return self._kinds[number]
-
-    def is_food(self, number: int) -> bool:
-        """Whether it is something to eat; the same word is often a plant or an animal, too."""
-        return self._kinds[number] == _FOOD
-
-    def is_plain(self, number: int) -> bool:
-        """Whether its first word is one that people say: a single one, met in tagged texts in this sense."""
-        word = self.word(number)
-        counts = dict(zip(self._words[word], self._counts.get(word, [0] * len(self._words[word])), strict=True))
-        return word.isalpha() and counts.get(number, 0) > 0
-
     def kind_word(self, number: int) -> str | None:
-        """The word for what the sense is a kind of; None at the top of the tree."""
+        """The word for what a sense is a kind of; None at the top of the tree."""
         above = self._above[number]
         return self.word(above[0]) if above else None
 
     def spelled_like(self, word: str) -> str | None:
-        """The word that this one is a typing mistake away from, or None."""
+        """The noun that ``word`` is a typing mistake away from, or None."""
+        if len(word) < 5:
+            return None
         rough = [
             each
             for each in self._words
             if each[:1] == word[:1] and abs(len(each) - len(word)) <= 1 and each.count(" ") == word.count(" ")
         ]
-        close = difflib.get_close_matches(word, rough, n=1, cutoff=_TYPING_MISTAKE) if len(word) >= 5 else []
-        return close[0] if close else None
+        return next(iter(difflib.get_close_matches(word, rough, n=1, cutoff=_TYPING_MISTAKE)), None)
 
     def distances_up(self, number: int) -> dict[int, int]:
-        """The sense and all it is a kind of, each with the least number of steps up."""
-        if number in self._ups:
-            return self._ups[number]
-        found, waiting = {number: 0}, [number]
-        for current in waiting:
-            for parent in self._above[current]:
-                if parent not in found:
-                    found[parent] = found[current] + 1
-                    waiting.append(parent)
-        self._ups[number] = found
-        return found
+        """The sense and everything it is a kind of, each with the least number of steps up the tree."""
+        if number not in self._ups:
+            found, waiting = {number: 0}, [number]
+            for current in waiting:
+                for parent in self._above[current]:
+                    if parent not in found:
+                        found[parent] = found[current] + 1
+                        waiting.append(parent)
+            self._ups[number] = found
+        return self._ups[number]
 
     def depth(self, number: int) -> int:
-        """Steps down from the most general noun: the larger, the more it says."""
+        """Steps down from the most general noun; deeper senses are more specific."""
         if number not in self._depths:
             self._depths[number] = max(self.distances_up(number).values())
         return self._depths[number]
 
-    def imagenet_distance(self, number: int) -> int | None:
-        """Steps up to the nearest sense that an ImageNet class is of; 0 also for kinds of which there are classes.
-
-        None where neither the sense nor anything above it or below it is one.
-        """
-        if number in self._above_imagenet:
-            return 0
-        steps = [steps for above, steps in self.distances_up(number).items() if above in self._imagenet]
-        return min(steps) if steps else None
+    def covers_imagenet(self, number: int) -> bool:
+        """Whether the sense is an ImageNet class or a kind that has ImageNet classes below it."""
+        return number in self._steps_to_imagenet
 
     def imagenet_kinship(self, number: int) -> float:
-        """How near the nearest ImageNet class is in the tree, in [0, 1]; 1 where there is one of this very sense.
+        """How near the nearest ImageNet class is in the tree, in [0, 1]; 1 if the sense is an ImageNet class.
 
         Source: Wu and Palmer, 1994: twice the depth of what both are, over that and the steps down to either.
         """
@@ -190,18 +172,18 @@ class Wordnet:
                 best = max(best, 2 * depth / (2 * depth + up + down))
         return best
 
+    def imagenet_words(self) -> list[str]:
+        """The first word of each ImageNet class."""
+        return [self.word(number) for number in self._imagenet]
+
     @functools.cached_property
     def _steps_to_imagenet(self) -> dict[int, int]:
-        """Least steps down to an ImageNet class, for what is above one."""
+        """Least steps down to an ImageNet class, for each sense that has one at or below it."""
         found: dict[int, int] = {}
         for number in self._imagenet:
             for above, steps in self.distances_up(number).items():
                 found[above] = min(steps, found.get(above, steps))
         return found
-
-    def imagenet_words(self) -> list[str]:
-        """The first word of each ImageNet class."""
-        return [self.word(number) for number in sorted(self._imagenet)]
 
     @functools.cached_property
     def _words_in_order(self) -> list[str]:
@@ -215,14 +197,10 @@ class Wordnet:
                 found.setdefault(number, []).append(word)
         return found
 
-    @functools.cached_property
-    def _above_imagenet(self) -> frozenset[int]:
-        return frozenset(above for number in self._imagenet for above in self.distances_up(number))
-
 
 def singulars(text: str) -> Iterator[str]:
-    """What a text may be the plural of, the likeliest first."""
-    for ending, singular in (*_PLURALS, *_MORE_PLURALS):
+    """Possible singulars of a text, the likeliest first; none if it does not look like a plural."""
+    for ending, singular in _PLURALS:
         if text.endswith(ending) and len(text) > len(ending) + 1 and not text.endswith("ss"):
             yield text.removesuffix(ending) + singular
 

@@ -1,11 +1,12 @@
-"""Runs that the page starts and stops: one process at a time, with its words in a log.
+"""Runs that the page starts and stops: one process at a time, with its output in a log.
 
-What the page keeps lies in ``.ui`` inside the workspace, one folder a run: ``command.json`` is the command that made
-it, ``log.txt`` what it said. So another page, or this one after a reload or a new start, finds everything again.
+The page keeps a folder per run in ``.ui`` of the workspace: ``command.json`` is the command that made the run,
+``log.txt`` its output. So another page, or this one after a reload or a new start, finds everything again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,82 +14,93 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
+import yaml
+
+from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
 from clipstill.core.files import disk_error, read_json, write_json, write_text
 from clipstill.ui.runs import Run, open_run, runs_in
-from clipstill.workflow.growth import CONFIG_FILE
+from clipstill.workflow.store import CONFIG_FILE
 
 KEPT_FOLDER = ".ui"
-UPLOADS_FOLDER = "uploads"
-CLASSES_FOLDER = "classes"
 _COMMAND = "command.json"
 _LOG = "log.txt"
 _STARTED = "--- started"
 _STOPPED = "--- stopped by you"
 _TAIL_BYTES = 64 << 10
 _GRACE_S = 10.0
-SLOW_ERRORS = "The log below says more; 'Go on' tries again from where it stopped."
+_PLAN_TIMEOUT_S = 300.0
+# Options of a run that say nothing of how it will go.
+_NOT_PLANNED = ("--out", "--images")
+_SEE_LOG = "The log below says more; 'Go on' tries again from where it stopped."
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run as the page watches it."""
+
+    name: str
+    run: Run | None  # None before it has a folder.
+    lines: Sequence[str] = ()  # Printed since its last start.
+    at_work: bool = False
+    own: bool = False  # Whether this page started the process at work.
+    trouble: str | None = None  # Why it ended before its time.
 
 
 class Jobs:
-    """The one run at work, and the words of all of them.
+    """The one run at work, and the logs of all of them.
 
     Args:
-        workspace: holds the run folders.
-
-    Attributes:
-        started: names of the runs that were started here, the latest first.
+        workspace: Folder of the run folders.
     """
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
+        # Names of the runs that this page started, the latest first.
         self.started: list[str] = []
+        # Photos that came through the page, and class lists that were typed.
+        self.uploads = workspace / KEPT_FOLDER / "uploads"
+        self.classes = workspace / KEPT_FOLDER / "classes"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._name = ""
 
-    @property
-    def uploads(self) -> Path:
-        """Where photos that came through the page lie."""
-        return self.workspace / KEPT_FOLDER / UPLOADS_FOLDER
-
-    @property
-    def classes(self) -> Path:
-        """Where class lists that were typed lie."""
-        return self.workspace / KEPT_FOLDER / CLASSES_FOLDER
-
-    def kept(self, name: str) -> Path:
-        """Where the page keeps what it knows of a run."""
+    def _kept(self, name: str) -> Path:
+        """The folder in which the page keeps what it knows of a run."""
         return self.workspace / KEPT_FOLDER / "runs" / name
 
     def own_at_work(self) -> str | None:
         """Name of the run that this page started and that is still at work."""
-        return self._name if self._process is not None and self._process.poll() is None else None
+        return self.started[0] if self._process is not None and self._process.poll() is None else None
 
     def at_work(self) -> str | None:
         """Name of the run that is at work in the workspace, whoever started it."""
         own = self.own_at_work()
         if own is not None:
             return own
-        for name in runs_in(self.workspace):
-            try:
-                if open_run(self.workspace, name).at_work:
-                    return name
-            except ClipstillError:
-                continue
-        return None
+        return next((name for name in runs_in(self.workspace) if (run := self.run(name)) and run.at_work), None)
+
+    def run(self, name: str | None) -> Run | None:
+        """What a run's folder tells; None where there is no such run."""
+        try:
+            return open_run(self.workspace, name) if name else None
+        except ClipstillError:
+            return None
+
+    def watch(self, name: str, busy: str | None) -> Watched:
+        """A run and its output; ``busy`` is the name of the run at work, if there is one."""
+        run = self.run(name)
+        at_work = busy == name
+        trouble = None if at_work or (run is not None and run.finished) else self.trouble(name)
+        return Watched(name, run, self.lines(name), at_work, own=self.own_at_work() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start a run, or go on with it.
-
-        Args:
-            name: of its folder.
-            arguments: of ``clipstill``, with ``--out``.
+        """Start a run by its arguments of ``clipstill``, or go on with it.
 
         Raises:
-            ResourceError: another run is at work, or the workspace cannot be written.
+            ResourceError: Another run is at work, or the workspace cannot be written.
         """
         with self._lock:
             busy = self.at_work()
@@ -97,13 +109,11 @@ class Jobs:
                     f"'{busy}' is at work, and one run at a time is enough for a machine. Wait for it, or stop it on "
                     f"the page Watch."
                 )
-            folder = self.kept(name)
-            write_json(folder / _COMMAND, list(arguments))
+            write_json(self._kept(name) / _COMMAND, list(arguments))
+            self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
             try:
-                with (folder / _LOG).open("ab") as log:
-                    log.write(f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-                    log.flush()
-                    self._process = subprocess.Popen(
+                with (self._kept(name) / _LOG).open("ab") as log:
+                    process = subprocess.Popen(
                         [sys.executable, "-m", "clipstill", *arguments],
                         stdin=subprocess.DEVNULL,
                         stdout=log,
@@ -112,43 +122,32 @@ class Jobs:
                         start_new_session=True,
                     )
             except OSError as error:
-                raise disk_error(error, folder) from error
-            self._name = name
+                raise disk_error(error, self._kept(name)) from error
+            # In this order: whoever asks meanwhile must not find the new process under an old name.
             self.started = [name, *(each for each in self.started if each != name)]
-
-    def go_on(self, name: str) -> None:
-        """Go on with a run that was stopped, by the command that made it.
-
-        Raises:
-            ArtifactError: nothing is known of how it was made.
-            ResourceError: another run is at work.
-        """
-        self.start(name, self.command(name))
+            self._process = process
 
     def command(self, name: str) -> list[str]:
         """Arguments of ``clipstill`` that make this run, or go on with it.
 
         Raises:
-            ArtifactError: the run has neither the page's note nor settings of its own.
+            ArtifactError: The run has neither a command of the page nor settings of its own.
         """
-        stored = self.kept(name) / _COMMAND
+        stored = self._kept(name) / _COMMAND
         if stored.is_file():
             return [str(part) for part in read_json(stored)]
         run = open_run(self.workspace, name)
         if run.task is None or not run.config:
             raise ArtifactError(f"{run.path} does not hold the settings that it was made with. Start it anew.")
-        # A run of the command line: its stored settings are complete, so they stand for all of its options.
-        classes = classes_text(run)
-        file = self.kept(name) / "classes.yaml"
-        write_text(file, classes)
+        # A run of the command line: its stored settings are complete, so they stand for all of its options. YAML keeps
+        # class names that a file of lines would not.
+        classes = dict(zip(run.task.names, run.task.descriptions, strict=True))
+        file = self._kept(name) / "classes.yaml"
+        write_text(file, yaml.safe_dump(classes, sort_keys=False, allow_unicode=True))
         return ["run", "--classes", str(file), "--config", str(run.path / CONFIG_FILE), "--out", str(run.path)]
 
     def stop(self) -> str | None:
-        """Stop the run that this page started; nothing is lost, since every step is safe on the disk.
-
-        Returns:
-            Its name; None where none was at work.
-        """
+        """Stop the run that this page started, if one is at work; return its name. Nothing is lost."""
         with self._lock:
             process, name = self._process, self.own_at_work()
             if process is None or name is None:
@@ -160,47 +159,67 @@ class Jobs:
             except subprocess.TimeoutExpired:
                 _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
                 process.wait()
-            try:
-                with (self.kept(name) / _LOG).open("ab") as log:
-                    log.write(f"{_STOPPED}\n".encode())
-            except OSError as error:
-                raise disk_error(error, self.kept(name)) from error
+            self._log(name, _STOPPED)
             return name
 
     def lines(self, name: str) -> list[str]:
-        """What a run said since its last start, the latest 64 kB of it."""
+        """Lines that a run printed since its last start, of the latest 64 kB."""
         try:
-            with (self.kept(name) / _LOG).open("rb") as log:
+            with (self._kept(name) / _LOG).open("rb") as log:
                 log.seek(0, os.SEEK_END)
                 log.seek(max(0, log.tell() - _TAIL_BYTES))
-                text = log.read().decode("utf-8", errors="replace")
+                lines = log.read().decode("utf-8", errors="replace").splitlines()
         except OSError:
             return []
-        lines = text.splitlines()
         starts = [number for number, line in enumerate(lines) if line.startswith(_STARTED)]
         return lines[starts[-1] :] if starts else lines
 
     def trouble(self, name: str) -> str | None:
-        """Why a run is not at work and not finished, in one line; None where there is no error to tell."""
-        said = [line for line in self.lines(name) if line.strip()]
-        if not said or said[-1].startswith((_STARTED, _STOPPED)):
+        """Why a run ended before it was done, in one line; None where there is no error to tell."""
+        lines = [line for line in self.lines(name) if line.strip()]
+        if not lines or lines[-1].startswith((_STARTED, _STOPPED)):
             return None
-        errors = [line for line in said if line.startswith("error: ")]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if errors:
-            text = errors[-1].removeprefix("error: ")
-            return text[:1].upper() + text[1:]
-        if any(line.startswith("Traceback ") for line in said):
-            return f"The run ended by an error of its own ({said[-1]}). {SLOW_ERRORS}"
-        return f"The run ended before it was done; the machine may have been short of memory. {SLOW_ERRORS}"
+            return errors[-1][:1].upper() + errors[-1][1:]
+        if any(line.startswith("Traceback ") for line in lines):
+            return f"The run ended by an error of its own ({lines[-1]}). {_SEE_LOG}"
+        return f"The run ended before it was done; the machine may have been short of memory. {_SEE_LOG}"
+
+    def _log(self, name: str, line: str) -> None:
+        try:
+            with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
+                log.write(f"{line}\n")
+        except OSError as error:
+            raise disk_error(error, self._kept(name)) from error
 
 
-def classes_text(run: Run) -> str:
-    """The classes of a run as the text of a ``.yaml`` file, which keeps names that a list of lines would not."""
-    import yaml
+def ask_plan(run: Sequence[str]) -> dict[str, Any]:
+    """What ``clipstill plan`` says of a run, in a process of its own because it loads a teacher.
 
-    assert run.task is not None
-    classes = dict(zip(run.task.names, run.task.descriptions, strict=True))
-    return yaml.safe_dump(classes, sort_keys=False, allow_unicode=True)
+    Args:
+        run: Arguments of ``clipstill run``.
+
+    Returns:
+        JSON values of ``planning.plan.Plan``.
+
+    Raises:
+        ConfigError: The plan refuses, in its own words.
+        ResourceError: The plan took too long.
+    """
+    pairs = zip(run[1::2], run[2::2], strict=True)
+    options = [part for pair in pairs if pair[0] not in _NOT_PLANNED for part in pair]
+    command = [sys.executable, "-m", "clipstill", "plan", *options, "--json"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PLAN_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ResourceError("the check takes too long on this machine. Start without it.") from None
+    if done.returncode == 0:
+        return dict(json.loads(done.stdout))
+    lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
+    raise ConfigError(lines[-1] if lines else "the check gave no answer. Start without it.")
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

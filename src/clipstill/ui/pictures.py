@@ -8,18 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.stages.images import NAME as SURROGATE
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.text.task import Task
-from clipstill.workflow.cohorts import stage_of
-from clipstill.workflow.growth import read_ledger
-from clipstill.workflow.keys import SURROGATE
-from clipstill.workflow.store import STAGES_FOLDER
+from clipstill.workflow.store import Store
 
 
 @dataclass(frozen=True)
 class SyntheticImage:
-    """One image: its number within the run, where its picture lies, and what is known of it."""
+    """One image: its number within the run, the place of its picture, and its record."""
 
     number: int
     shard: Path
@@ -33,45 +30,36 @@ class SyntheticImage:
 
 
 def images_of(run: Path, task: Task | None) -> list[SyntheticImage]:
-    """All images of the present classes of a run, numbered as they are; a class that was drawn again has the last.
+    """All images of the present classes of a run, in their order; a class that was drawn again has the last.
 
     Args:
-        run: the folder.
-        task: the present classes; None where there are none yet.
+        run: Run folder.
+        task: Present classes; None where there are none yet.
 
     Raises:
-        ArtifactError: a shard, or what the folder remembers of its classes, is damaged.
+        ArtifactError: A shard, or what the folder remembers of its classes, is damaged.
     """
     if task is None:
         return []
     found: dict[str, list[SyntheticImage]] = {name: [] for name in task.names}
-    for cohort in read_ledger(run).images:
-        made = images_in(run / STAGES_FOLDER / stage_of(SURROGATE, cohort))
+    for folder, cohort in Store(run).cohorts(SURROGATE):
+        images = _images_in(folder)
         for name in cohort.drawn:
-            of_name = [image for image in made if cohort.task.names[image.record.class_id] == name]
+            of_name = [image for image in images if cohort.task.names[image.record.class_id] == name]
             if name in found and of_name:
                 found[name] = of_name
-    ordered = [
-        replace(image, record=replace(image.record, class_id=class_id))
-        for class_id, name in enumerate(task.names)
-        for image in found[name]
+    ordered = [(class_id, image) for class_id, name in enumerate(task.names) for image in found[name]]
+    return [
+        replace(image, number=number, record=replace(image.record, class_id=class_id))
+        for number, (class_id, image) in enumerate(ordered)
     ]
-    return [replace(image, number=number) for number, image in enumerate(ordered)]
 
 
-def images_in(folder: Path) -> list[SyntheticImage]:
-    """All images of a surrogate set that are safe on the disk, in the order of their groups.
-
-    Args:
-        folder: of the set, complete or not; an absent folder holds none.
-
-    Raises:
-        ArtifactError: a shard is damaged.
-    """
+def _images_in(folder: Path) -> list[SyntheticImage]:
+    """All images of a surrogate set that are safe on the disk, complete or not."""
     # A shard counts once its receipt stands beside it.
-    shards = [
-        shard for receipt in sorted(folder.glob("shard-*.json")) if (shard := receipt.with_suffix(".tar")).is_file()
-    ]
+    receipts = sorted(folder.glob("shard-*.json"))
+    shards = [shard for receipt in receipts if (shard := receipt.with_suffix(".tar")).is_file()]
     try:
         return _read(tuple((shard, shard.stat().st_mtime_ns) for shard in shards))
     except OSError as error:
@@ -81,10 +69,10 @@ def images_in(folder: Path) -> list[SyntheticImage]:
 # A page asks for the list with every picture of it.
 @lru_cache(maxsize=4)
 def _read(shards: tuple[tuple[Path, int], ...]) -> list[SyntheticImage]:
-    made = SurrogateSet.read([shard for shard, _ in shards])
+    surrogate = SurrogateSet.read([shard for shard, _ in shards])
     return [
         SyntheticImage(number, shard, member, record)
-        for number, ((shard, member), record) in enumerate(zip(made.members, made.records, strict=True))
+        for number, ((shard, member), record) in enumerate(zip(surrogate.members, surrogate.records, strict=True))
     ]
 
 
@@ -92,7 +80,7 @@ def picture_bytes(image: SyntheticImage) -> bytes:
     """The PNG file as it is stored, with the mark inside that says that it is synthetic.
 
     Raises:
-        ArtifactError: the shard is damaged.
+        ArtifactError: The shard is damaged.
     """
     try:
         with tarfile.open(image.shard, "r:") as tar:

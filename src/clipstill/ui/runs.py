@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.commands.run import BUNDLE_FOLDER
+import yaml
+
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.files import MANIFEST, read_json
-from clipstill.stages.report import REPORT_FILE
-from clipstill.stages.stages import CURATION_FILE, PREVIEW_FILE
+from clipstill.stages import bundle, calibration, images, prompts, report
 from clipstill.text.task import Task
-from clipstill.workflow.growth import CONFIG_FILE, TASK_FILE
-from clipstill.workflow.keys import CALIBRATION, REPORT, SURROGATE
-from clipstill.workflow.store import LOCK, STAGES_FOLDER, read_events, read_run_marker
-from clipstill.workflow.workbench import CALIBRATION_FILE
+from clipstill.workflow.stage import STAGES_FOLDER
+from clipstill.workflow.store import CONFIG_FILE, LOCK, TASK_FILE, read_events, read_run_marker
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 _COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")
@@ -34,59 +31,30 @@ class StageState:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, as it is at this moment.
-
-    Attributes:
-        path: the folder.
-        task: its classes; None while the run has not got that far.
-        stages: of its last start, in order; empty before.
-        finished: its last start came to its end, and the bundle is there.
-        at_work: a process holds it.
-    """
+    """One run folder, as it is at this moment."""
 
     path: Path
-    task: Task | None
-    stages: tuple[StageState, ...]
-    finished: bool
-    at_work: bool
+    task: Task | None  # None while the run has not got that far.
+    stages: tuple[StageState, ...]  # Of the last start, in order; empty before.
+    finished: bool  # The last start came to its end, and the bundle is there.
+    at_work: bool  # A process holds the folder.
+    has_bundle: bool  # It may be of an earlier start.
+    report: Path | None  # None while it is not written; the same for the picture of the images at work.
+    preview: Path | None
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.path.name
 
     @property
     def bundle(self) -> Path:
-        """Where the bundle is, or will be."""
-        return self.path / BUNDLE_FOLDER
-
-    @property
-    def has_bundle(self) -> bool:
-        """Whether the bundle is there; it may be of an earlier start."""
-        return (self.bundle / MANIFEST).is_file()
-
-    @property
-    def report(self) -> Path | None:
-        """The report, where it is written."""
-        path = self.path / REPORT_FILE
-        return path if path.is_file() else None
-
-    @property
-    def preview(self) -> Path | None:
-        """The picture of the images at work, where there is one."""
-        path = self.path / PREVIEW_FILE
-        return path if path.is_file() else None
-
-    @property
-    def surrogate(self) -> Path:
-        """Where the synthetic images are."""
-        return self.path / STAGES_FOLDER / SURROGATE
+        """Place of the bundle."""
+        return self.path / bundle.NAME
 
     @property
     def config(self) -> dict[str, Any]:
         """The settings; empty before they are written, or where they cannot be read."""
-        import yaml
-
         try:
             found = yaml.safe_load((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -94,8 +62,9 @@ class Run:
         return found if isinstance(found, dict) else {}
 
     def style_names(self) -> list[str]:
-        """Name of each style of the images; empty where none is told yet."""
-        for file in (self.surrogate / CURATION_FILE, self.path / STAGES_FOLDER / "prompts" / "styles.json"):
+        """Names of the styles of the images; empty where none is written yet."""
+        stages = self.path / STAGES_FOLDER
+        for file in (stages / images.NAME / images.CURATION_FILE, stages / prompts.NAME / prompts.STYLES_FILE):
             try:
                 found = read_json(file)
             except ArtifactError:
@@ -104,64 +73,54 @@ class Run:
         return []
 
     def figures(self) -> Figures:
-        """What is known of the finished student.
+        """The main figures of the finished student.
 
         Raises:
-            ArtifactError: a file of the bundle is missing or malformed.
+            ArtifactError: A file of the bundle is missing or malformed.
         """
         metrics = read_json(self.bundle / "metrics.json")
         labels = read_json(self.bundle / "labels.json")
         evaluation = metrics.get("evaluation") or {}
-        calibration = self.path / STAGES_FOLDER / CALIBRATION / CALIBRATION_FILE
-        expected = read_json(calibration).get("expected_top1") if calibration.is_file() else None
+        estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
         config = self.config
         try:
             return Figures(
-                labels=tuple(str(name) for name in labels["labels"]),
-                student=str((config.get("student") or {}).get("name", "-")),
-                teacher=str((config.get("teacher") or {}).get("name", "-")),
+                labels=tuple(labels["labels"]),
+                student=str(config.get("student", {}).get("name", "-")),
+                teacher=str(config.get("teacher", {}).get("name", "-")),
                 top1=evaluation.get("student_top1"),
                 teacher_top1=evaluation.get("teacher_top1"),
                 photos=evaluation.get("n"),
-                expected_top1=expected,
+                expected_top1=read_json(estimates).get("expected_top1") if estimates.is_file() else None,
                 onnx_bytes=int(metrics["export"]["onnx_bytes"]),
                 parameters=int(metrics["export"]["parameters"]),
                 latency_ms=float(metrics["export"]["latency_ms"]),
                 refuses=labels.get("refusal_threshold") is not None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"the bundle of {self.name} is malformed ({error!r}). Run it again.") from None
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The main figures of a finished run.
-
-    Attributes:
-        labels: class names.
-        top1: measured on real photos, in [0, 1]; None where there were none.
-        teacher_top1: the teacher's, on the same photos.
-        photos: how many.
-        expected_top1: told without photos, in [0, 1].
-        refuses: whether it can say "none of these".
-    """
+    """The main figures of a finished run; accuracies are in [0, 1], and None where they are not known."""
 
     labels: tuple[str, ...]
     student: str
     teacher: str
-    top1: float | None
+    top1: float | None  # On real photos.
     teacher_top1: float | None
-    photos: int | None
-    expected_top1: float | None
+    photos: int | None  # Number of those photos.
+    expected_top1: float | None  # Told without photos.
     onnx_bytes: int
     parameters: int
     latency_ms: float
-    refuses: bool
+    refuses: bool  # Whether the classifier can answer "none of these".
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How far counted work is, from the last line that a run said of it: done, of how many, and rate and time left."""
+    """How far counted work is: done, of how many, and rate and time left as the run printed them."""
 
     title: str
     done: int
@@ -170,7 +129,7 @@ class Amount:
 
 
 def amount_in(line: str) -> Amount | None:
-    """What a line of progress says, such as ``synthesis: 28/112 img, 1.2 img/s, 1 min 10 s left``; None for others."""
+    """The amount in a line such as ``synthesis: 28/112 img, 1.2 img/s, 1 min 10 s left``; None for other lines."""
     found = _COUNTED.fullmatch(line.strip())
     if found is None or int(found["total"]) == 0:
         return None
@@ -178,10 +137,10 @@ def amount_in(line: str) -> Amount | None:
 
 
 def checked_name(name: str) -> str:
-    """A name for a run's folder.
+    """Check the name of a run's folder.
 
     Raises:
-        DataError: it has signs that folder names should not have, so that it might lead elsewhere.
+        DataError: The name has signs that could lead elsewhere.
     """
     if not _NAME.fullmatch(name):
         raise DataError(
@@ -192,41 +151,47 @@ def checked_name(name: str) -> str:
 
 
 def runs_in(workspace: Path) -> list[str]:
-    """Names of the run folders right inside a workspace, the one with the latest news first."""
+    """Names of the run folders right inside a workspace, the one with the latest event first."""
 
-    def news(path: Path) -> float:
+    def latest(path: Path) -> float:
         # Not the time of a file, which a copy of a run has anew.
         return max((float(event.get("time", 0)) for event in read_events(path)), default=0.0)
 
-    return [path.name for path in sorted(_run_folders(workspace), key=news, reverse=True)]
+    folders = workspace.iterdir() if workspace.is_dir() else ()
+    return [path.name for path in sorted(filter(_is_run, folders), key=latest, reverse=True)]
 
 
-def _run_folders(workspace: Path) -> Iterator[Path]:
-    if not workspace.is_dir():
-        return
-    for path in workspace.iterdir():
-        if path.is_dir() and _NAME.fullmatch(path.name):
-            try:
-                read_run_marker(path)
-            except ClipstillError:
-                continue
-            yield path
+def _is_run(path: Path) -> bool:
+    try:
+        return _NAME.fullmatch(path.name) is not None and bool(read_run_marker(path))
+    except ClipstillError:
+        return False
 
 
 def open_run(workspace: Path, name: str) -> Run:
     """One run of the workspace.
 
     Raises:
-        ArtifactError: there is no such run.
-        DataError: the name cannot be a run's.
+        ArtifactError: There is no such run.
+        DataError: The name cannot be a run's.
     """
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
-    bundled = (path / BUNDLE_FOLDER / MANIFEST).is_file()
-    finished = ended and bundled and (not stages or stages[-1].name == REPORT)
-    # The lock is asked for only where a process may hold it.
-    return Run(path, _task(path), stages, finished, not finished and _is_held(path / LOCK))
+    has_bundle = (path / bundle.NAME / MANIFEST).is_file()
+    finished = ended and has_bundle and (not stages or stages[-1].name == report.NAME)
+    files = (path / report.REPORT_FILE, path / images.PREVIEW_FILE)
+    page, preview = (file if file.is_file() else None for file in files)
+    return Run(
+        path,
+        _task(path),
+        stages,
+        finished=finished,
+        at_work=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
+        has_bundle=has_bundle,
+        report=page,
+        preview=preview,
+    )
 
 
 def _task(path: Path) -> Task | None:

@@ -1,7 +1,7 @@
 """Photos that come in through the page: a zip, or single files, into a folder of the workspace.
 
-A zip may be anybody's, so nothing of it is believed: not its names (which may climb out of the folder), not its sizes
-(which may be a thousandth of what comes out), not its kinds of entries. Only pictures are taken.
+A zip may come from anybody, so nothing in it is trusted: names may lead out of the folder, stated sizes may be wrong,
+entries may be links. Only pictures are taken.
 """
 
 from __future__ import annotations
@@ -16,24 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clipstill.core.errors import DataError
-from clipstill.core.files import disk_error
+from clipstill.core.files import disk_error, sha256_file
 from clipstill.core.images import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
 MOST_BYTES = 4 << 30
 _CHUNK = 1 << 20
-_DONE = ".done"
+_LEFT_OUT = ".left-out"
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What came out of an upload.
-
-    Attributes:
-        folder: where the photos lie now.
-        photos: how many.
-        left_out: files that are no pictures.
-    """
+    """The photos of an upload: their folder, their number, and the number of files that are no pictures."""
 
     folder: Path
     photos: int
@@ -44,15 +38,15 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
     """Put uploaded photos into a folder of their own, the same folder for the same upload.
 
     Args:
-        files: one zip, or photos.
-        place: folder for all uploads.
-        labelled: the photos belong to classes, so a zip with one folder a class is needed; a single outer folder
-            around the class folders is left out.
+        files: One zip, or photos.
+        place: Folder for all uploads.
+        labelled: Whether the photos belong to classes. Then a zip with one folder per class is needed; a single outer
+            folder around the class folders is left out.
 
     Raises:
-        DataError: not a zip, no photo in it, too much in it, names that leave the folder, or single photos where they
-            should be labelled.
-        ResourceError: the disk is full.
+        DataError: The zip is damaged, too large, without photos or with names that leave the folder, or there are
+            single photos where they should be labelled.
+        ResourceError: The disk is full.
     """
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     if zips and len(files) > 1:
@@ -62,70 +56,60 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
             "photos of classes must come as a zip with one folder a class (dog/1.jpg, cat/1.jpg), or as the path of "
             "such a folder on this machine."
         )
-    target = place / _name_of(files)
+    digests = "".join(sha256_file(file) for file in files)
+    target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
     try:
-        if not (target / _DONE).is_file():
+        if not target.is_dir():
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place, prefix=".tmp-") as temporary:
                 fresh = Path(temporary) / "photos"
                 fresh.mkdir()
                 left_out = _unzip(zips[0], fresh, labelled) if zips else _copy(files, fresh)
-                (fresh / _DONE).write_text(str(left_out), encoding="ascii")
-                shutil.rmtree(target, ignore_errors=True)
+                (fresh / _LEFT_OUT).write_text(str(left_out), encoding="ascii")
                 fresh.rename(target)
-        left_out = int((target / _DONE).read_text(encoding="ascii"))
+        left_out = int((target / _LEFT_OUT).read_text(encoding="ascii"))
     except OSError as error:
         raise disk_error(error, target) from error
-    photos = sum(1 for file in target.rglob("*") if file.is_file() and file.name != _DONE)
+    photos = sum(1 for file in target.rglob("*") if file.is_file() and file.name != _LEFT_OUT)
     return Taken(target, photos, left_out)
 
 
-def _name_of(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def _copy(files: Sequence[Path], folder: Path) -> int:
+    """Copy the pictures; return how many other files there are."""
     pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
-        raise DataError(
-            f"none of the {len(files)} files is a photo. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
-        )
+        raise _no_photos(f"none of the {len(files)} files is a photo")
     for number, file in enumerate(pictures):
         shutil.copyfile(file, folder / f"{number:05d}{file.suffix.lower()}")
     return len(files) - len(pictures)
 
 
 def _unzip(archive: Path, folder: Path, labelled: bool) -> int:
-    """Unpack the pictures of a zip; how many other files it holds."""
+    """Unpack the pictures of a zip; return how many other files it holds."""
     try:
         with zipfile.ZipFile(archive) as opened:
             files = [(entry, _safe_path(entry, archive.name)) for entry in opened.infolist() if not entry.is_dir()]
-            files = [(entry, path) for entry, path in files if not _is_litter(path)]
+            # File managers put files of their own beside the photos.
+            files = [each for each in files if not each[1].name.startswith(".") and "__MACOSX" not in each[1].parts]
             pictures = [(entry, path) for entry, path in files if path.suffix.lower() in IMAGE_SUFFIXES]
             if not pictures:
-                raise DataError(f"{archive.name} holds no photos. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
+                raise _no_photos(f"{archive.name} holds no photos")
             if len(pictures) > MOST_FILES:
                 raise DataError(f"{archive.name} holds more than {MOST_FILES:,} photos. Give fewer.")
             paths = [path for _, path in pictures]
-            outer = {path.parts[0] for path in paths}
-            if labelled and len(outer) == 1 and all(len(path.parts) > 2 for path in paths):
-                paths = [PurePosixPath(*path.parts[1:]) for path in paths]
+            has_outer = len({path.parts[0] for path in paths}) == 1 and all(len(path.parts) > 2 for path in paths)
             room = MOST_BYTES
-            for (entry, _), path in zip(pictures, paths, strict=True):
-                room = _unpack(opened, entry, folder / path, room, archive.name)
+            for entry, path in pictures:
+                inner = PurePosixPath(*path.parts[1:]) if labelled and has_outer else path
+                room = _unpack(opened, entry, target=folder / inner, room=room)
             return len(files) - len(pictures)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         # Damaged, cut short, an unknown way of packing, or locked with a password.
         raise DataError(f"{archive.name} cannot be unpacked ({error}). Make the zip again.") from None
 
 
-def _is_litter(path: PurePosixPath) -> bool:
-    """What file managers put beside the files."""
-    return path.name.startswith(".") or "__MACOSX" in path.parts
+def _no_photos(what: str) -> DataError:
+    return DataError(f"{what}. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
 
 
 def _safe_path(entry: zipfile.ZipInfo, archive: str) -> PurePosixPath:
@@ -139,13 +123,13 @@ def _safe_path(entry: zipfile.ZipInfo, archive: str) -> PurePosixPath:
     return path
 
 
-def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, room: int, archive: str) -> int:
-    """Write one file; how many bytes may still come. What counts is what comes out, not what the zip says of itself."""
+def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, *, target: Path, room: int) -> int:
+    """Write one file; return how many bytes may still come. Unpacked bytes count, not the sizes in the zip."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with opened.open(entry) as source, target.open("wb") as sink:
         while chunk := source.read(_CHUNK):
             room -= len(chunk)
             if room < 0:
-                raise DataError(f"{archive} is larger than {MOST_BYTES >> 30} GB when unpacked. Give fewer photos.")
+                raise DataError(f"the zip is larger than {MOST_BYTES >> 30} GB when unpacked. Give fewer photos.")
             sink.write(chunk)
     return room

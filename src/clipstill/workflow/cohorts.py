@@ -1,227 +1,245 @@
-"""What a run folder remembers of the classes that it has had: whose images were made together, and who was taught.
+"""Cohorts: the classes of a run whose images are made together.
 
-Images of one group share statistics, so a group is made once and whole. The classes of a run are therefore kept in
-cohorts: those that were drawn together, under the same evidence. A plain run has one cohort; a class that comes later
-begins another, and the images of the others stay what they are. A class that goes leaves its images where they are, and
-finds them when it comes back.
+Images of one group share statistics, so a group is made once and whole. A plain run has one cohort. A class that is
+added later begins another, and the images of the others stay as they are; a class that is removed leaves its images in
+the folder and finds them when it comes back.
+
+Nothing but the folders of the stages remembers this: each says for which classes, and from which evidence, it is made.
+Which cohorts serve the present classes follows from these folders, the settings and the task alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from clipstill.core.errors import ArtifactError
 from clipstill.text.task import Task
+
+if TYPE_CHECKING:
+    from clipstill.workflow.keys import Keys
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What, beside its texts, class vectors came from.
+    """What class vectors come from, beside the texts.
 
     Attributes:
-        learned: key of the teacher's prompts; None where it has none.
-        examples: hash of all example images; None where there are none.
-        of_class: class -> hash of its own examples, for classes that have some. Empty where images are not drawn
-            towards examples.
+        learned: Key of the prompts that the teacher has learned; None where it has none.
+        examples: Hash of all example images; None where there are none.
+        by_class: Class name -> hash of its own examples. Empty where images are not drawn towards examples.
     """
 
     learned: str | None = None
     examples: str | None = None
-    of_class: Mapping[str, str] = field(default_factory=dict)
+    by_class: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Classes whose images are made together.
+    """Classes whose images are made together, and what they are told apart from.
 
     Attributes:
-        number: of its folders: ``surrogate`` for 1, ``surrogate-2``, and so on.
-        task: all classes of the run at that time; the objective tells the images from each of these.
-        drawn: those of them that have images here, in the order of the task.
-        evidence: at that time.
-        key: of the images; empty before it is known.
-        done: the images are all there.
+        task: All classes of the run at that time.
+        drawn: Classes that have images here, in the order of the task.
+        evidence: Evidence at that time.
+        number: Number of its folder: ``surrogate`` for 1, ``surrogate-2`` for 2; 0 before it has one.
+        key: Key of its images; empty before it is known.
+        complete: Whether all its images are there.
     """
 
-    number: int
     task: Task
     drawn: tuple[str, ...]
     evidence: Evidence = Evidence()
+    number: int = 1
     key: str = ""
-    done: bool = False
+    complete: bool = False
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has images of every class that it tells apart, as the cohort of a plain run."""
+        """Whether it has images of every class, as the cohort of a plain run."""
         return self.drawn == self.task.names
-
-    def is_made_for(self, task: Task, evidence: Evidence) -> bool:
-        """Whether its images can be made now, as they were or would have been made then."""
-        return self.task == task and self.evidence == evidence
-
-    def covers(self, name: str, description: str) -> bool:
-        """Whether there are images of this class in it, by the same words."""
-        return (name, description) in _described(self.task) and name in self.drawn
 
     @property
     def drawn_ids(self) -> list[int]:
-        """Positions in its task of the classes that have images here."""
+        """Positions of the drawn classes in the task."""
         return [self.task.names.index(name) for name in self.drawn]
+
+    def is_made_for(self, task: Task, evidence: Evidence) -> bool:
+        """Whether its images can be made now as they were made then."""
+        return self.task == task and self.evidence == evidence
+
+    def covers(self, name: str, description: str) -> bool:
+        """Whether it has images of this class, made from the same words."""
+        described = set(zip(self.task.names, self.task.descriptions, strict=True))
+        return name in self.drawn and (name, description) in described
 
 
 @dataclass(frozen=True)
 class Part:
-    """A cohort in use.
-
-    Attributes:
-        cohort: with all its images.
-        used: classes of the present task whose images are taken from it.
-    """
+    """A cohort, and the classes of the present task whose images are taken from it."""
 
     cohort: Cohort
     used: tuple[str, ...]
 
-    def position_of(self, task: Task) -> dict[int, int]:
-        """Class id of the cohort's own images -> class id in a task, for the classes in use."""
+    def class_ids(self, task: Task) -> dict[int, int]:
+        """Class id in the cohort -> class id in a task, for the classes in use."""
         return {self.cohort.task.names.index(name): task.names.index(name) for name in self.used}
 
 
 @dataclass(frozen=True)
-class Taught:
-    """A student that was taught; a head of class vectors lets it tell other classes apart.
+class StudentRecord:
+    """A student that was trained; a head of class vectors lets it tell other classes apart.
 
     Attributes:
-        task: its classes.
-        evidence: at that time.
-        surrogate: what it was taught on, as it stands in its key.
-        key: of the student.
+        task: Its classes.
+        evidence: Evidence at that time.
+        images: What it was trained on, as ``Keys.of_images`` has it.
+        key: Key of the stage.
     """
 
     task: Task
     evidence: Evidence
-    surrogate: Any
+    images: Any
     key: str
 
-    def is_of(self, task: Task) -> bool:
-        """Whether it was taught these very classes."""
-        return self.task == task
-
 
 @dataclass(frozen=True)
-class Growth:
-    """How the folder of a run serves the present classes.
+class FolderHistory:
+    """All cohorts and trained students of a run folder, the oldest first.
 
     Attributes:
-        images: cohorts whose images are in use, the oldest first.
-        near_misses: the same of near misses.
-        evidence: for the present classes.
-        taught: the student whose head gets other class vectors, instead of teaching one; None where one is taught.
-    """
-
-    images: tuple[Part, ...]
-    near_misses: tuple[Part, ...]
-    evidence: Evidence = Evidence()
-    taught: Taught | None = None
-
-    @classmethod
-    def plain(cls, task: Task, evidence: Evidence, with_images: bool, with_near_misses: bool) -> Growth:
-        """That of a new folder."""
-        whole = (Part(Cohort(1, task, task.names, evidence), task.names),)
-        return cls(whole if with_images else (), whole if with_near_misses else (), evidence)
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """All cohorts and students of a run folder, the oldest first.
-
-    Attributes:
-        images: cohorts of synthetic images.
-        near_misses: cohorts of near misses.
-        taught: students.
+        images: Cohorts of synthetic images.
+        near_misses: Cohorts of near misses.
+        students: Trained students.
     """
 
     images: tuple[Cohort, ...] = ()
     near_misses: tuple[Cohort, ...] = ()
-    taught: tuple[Taught, ...] = ()
+    students: tuple[StudentRecord, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON value that ``from_json`` reads back."""
-        return {
-            "images": [_cohort_to_json(each) for each in self.images],
-            "near_misses": [_cohort_to_json(each) for each in self.near_misses],
-            "taught": [{**asdict(each), "task": each.task.to_json()} for each in self.taught],
-        }
 
-    @classmethod
-    def from_json(cls, value: Any) -> Ledger:
-        """The ledger of ``to_json``.
+@dataclass(frozen=True)
+class CohortsInUse:
+    """What serves the present classes.
 
-        Raises:
-            ArtifactError: the value is none.
-        """
-        try:
-            return cls(
-                tuple(_cohort_from_json(each) for each in value["images"]),
-                tuple(_cohort_from_json(each) for each in value["near_misses"]),
-                tuple(
-                    Taught(
-                        Task.from_json(each["task"]), Evidence(**each["evidence"]), each["surrogate"], str(each["key"])
-                    )
-                    for each in value["taught"]
-                ),
-            )
-        except (TypeError, KeyError):
-            raise ArtifactError(
-                "what task.json says of the run's cohorts cannot be read. Start the run in a new folder."
-            ) from None
+    Attributes:
+        images: Cohorts whose images are used, the oldest first.
+        near_misses: Cohorts whose near misses are used.
+        evidence: Evidence for the present classes.
+        student: The trained student whose head gets the present class vectors, in place of training one; else None.
+    """
 
-    def with_done(self, key: str) -> Ledger:
-        """The same where the images of this key are all there."""
+    images: tuple[Part, ...] = ()
+    near_misses: tuple[Part, ...] = ()
+    evidence: Evidence = Evidence()
+    student: StudentRecord | None = None
 
-        def changed(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
-            return tuple(replace(each, done=True) if each.key == key else each for each in cohorts)
+    def parts(self, stage: str) -> tuple[Part, ...]:
+        """Cohorts in use of a stage that is per cohort."""
+        return self.near_misses if stage == "near_misses" else self.images
 
-        return replace(self, images=changed(self.images), near_misses=changed(self.near_misses))
 
-    def without(self, key: str) -> Ledger:
-        """The same without the cohort, or the student, of this key."""
-        return Ledger(
-            tuple(each for each in self.images if each.key != key),
-            tuple(each for each in self.near_misses if each.key != key),
-            tuple(each for each in self.taught if each.key != key),
+def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInUse:
+    """Choose the cohorts that serve the present classes, with a new one for the classes that no cohort serves.
+
+    Args:
+        keys: Keys of the present settings.
+        task: The present classes.
+        history: What the folder holds.
+    """
+    settings, evidence = keys.settings, keys.evidence(task)
+    images: tuple[Part, ...] = ()
+    near_misses: tuple[Part, ...] = ()
+    valid = _valid(keys, "surrogate", history.images, task, evidence)
+    student = _reusable_student(keys, task, evidence, history, {cohort.key for cohort in valid})
+    if "surrogate" in keys.stages:
+        chosen = _chosen(valid, task, evidence.by_class, settings.growth.redraw)
+        images = _parts(chosen, task, evidence, valid, draws=student is None)
+    if "near_misses" in keys.stages:
+        valid = _valid(keys, "near_misses", history.near_misses, task, evidence)
+        chosen = _chosen(valid, task, {}, redraw=False)
+        if settings.refusal.near_misses != "auto" and chosen:
+            # Names or a number were given: any cohort of them serves all classes.
+            chosen = {name: chosen.get(name, next(iter(chosen.values()))) for name in task.names}
+        near_misses = _parts(chosen, task, evidence, valid, draws=student is None or not chosen)
+    return CohortsInUse(
+        _with_keys(keys, "surrogate", images), _with_keys(keys, "near_misses", near_misses), evidence, student
+    )
+
+
+def _valid(keys: Keys, stage: str, cohorts: Sequence[Cohort], task: Task, evidence: Evidence) -> list[Cohort]:
+    """Cohorts that the present settings would make the same; an unfinished one must be one that can be made now."""
+    if stage not in keys.stages:
+        return []
+    possible = [each for each in cohorts if each.complete or each.is_made_for(task, evidence)]
+    return [each for each in possible if keys.of(stage, each) == each.key]
+
+
+def _chosen(valid: Sequence[Cohort], task: Task, by_class: Mapping[str, str], redraw: bool) -> dict[str, Cohort]:
+    """The cohort of each class that has one: made from the same words and, unless images are kept, these examples."""
+    found: dict[str, Cohort] = {}
+    for name, description in zip(task.names, task.descriptions, strict=True):
+        covering = [each for each in valid if each.covers(name, description)]
+        same = [each for each in covering if each.evidence.by_class.get(name) == by_class.get(name)]
+        usable = same or ([] if redraw else covering)
+        if usable:
+            found[name] = usable[0]
+    return found
+
+
+def _parts(
+    chosen: Mapping[str, Cohort], task: Task, evidence: Evidence, valid: Sequence[Cohort], *, draws: bool
+) -> tuple[Part, ...]:
+    """Cohorts in use, and a new one for the classes without any, each with a folder number of its own."""
+    parts = [
+        Part(cohort, tuple(name for name in chosen if chosen[name] is cohort))
+        for cohort in valid
+        if any(each is cohort for each in chosen.values())
+    ]
+    missing = tuple(name for name in task.names if name not in chosen)
+    if missing and draws:
+        parts.append(Part(Cohort(task, missing, evidence, number=0), missing))
+    # A folder may have held several cohorts, one after the other; two of them in use cannot both lie there.
+    wanted = {part.cohort.number for part in parts} - {0}
+    reserved = wanted | ({each.number for each in valid} if wanted else set())
+    taken: set[int] = set()
+    numbered = []
+    for part in parts:
+        number = part.cohort.number
+        if number == 0 or number in taken:
+            number = next(free for free in itertools.count(1) if free not in taken | reserved)
+        taken.add(number)
+        numbered.append(replace(part, cohort=replace(part.cohort, number=number)))
+    return tuple(numbered)
+
+
+def _with_keys(keys: Keys, stage: str, parts: Sequence[Part]) -> tuple[Part, ...]:
+    return tuple(replace(part, cohort=replace(part.cohort, key=keys.of(stage, part.cohort))) for part in parts)
+
+
+def _reusable_student(
+    keys: Keys, task: Task, evidence: Evidence, history: FolderHistory, images: set[str]
+) -> StudentRecord | None:
+    """The latest student whose head can get the present class vectors, where none was trained on these classes."""
+    from clipstill.workflow.keys import image_keys
+
+    settings = keys.settings
+    if not settings.growth.by_vector or settings.student.head != "class-vectors" or evidence.learned is not None:
+        return None
+
+    def is_valid(student: StudentRecord) -> bool:
+        # Its classes that are still there have the same examples; its images are those of the present settings.
+        shared = [name for name in student.task.names if name in task.names]
+        return (
+            student.evidence.learned is None
+            and image_keys(student.images) <= images
+            and all(student.evidence.by_class.get(name) == evidence.by_class.get(name) for name in shared)
+            and keys.of_student(student) == student.key
         )
 
-    def with_taught(self, student: Taught) -> Ledger:
-        """The same with this student as the latest."""
-        return replace(self, taught=(*(each for each in self.taught if each.key != student.key), student))
-
-
-def stage_of(kind: str, cohort: Cohort) -> str:
-    """The stage of a cohort: ``surrogate``, ``surrogate-2``, ..."""
-    return kind if cohort.number == 1 else f"{kind}-{cohort.number}"
-
-
-def kind_of(stage: str) -> str:
-    """``surrogate`` of ``surrogate-2``."""
-    return stage.partition("-")[0]
-
-
-def _described(task: Task) -> set[tuple[str, str]]:
-    return set(zip(task.names, task.descriptions, strict=True))
-
-
-def _cohort_to_json(cohort: Cohort) -> dict[str, Any]:
-    return {**asdict(cohort), "task": cohort.task.to_json(), "drawn": list(cohort.drawn)}
-
-
-def _cohort_from_json(value: Any) -> Cohort:
-    return Cohort(
-        int(value["number"]),
-        Task.from_json(value["task"]),
-        tuple(str(name) for name in value["drawn"]),
-        Evidence(**value["evidence"]),
-        str(value["key"]),
-        bool(value["done"]),
-    )
+    found = [student for student in history.students if is_valid(student)]
+    if not found or any(student.task == task for student in found):
+        return None
+    return found[-1]

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.config import apply_overrides, load_yaml, merge, validate
+from clipstill.core.config import apply_overrides, dotted, load_yaml, merge, validate
 from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
-from clipstill.workflow.settings import RunConfig
+from clipstill.workflow.settings import Settings
 
 _FOLDER = Path(str(resources.files("clipstill.recipes")))
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings, and where their values come from.
+
+    Attributes:
+        settings: The checked settings.
+        origins: Place that each dotted name was set in last: ``recipe NAME``, ``file PATH``, ``--set`` or ``flag``. A
+            setting that is not named has its default.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Dotted names of the settings that the user gave beside the recipe."""
+        return frozenset(name for name, origin in self.origins.items() if not origin.startswith("recipe "))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Settings from one place: its name for messages (a file's path, so that the line is named too), and for users."""
+
+    where: str | Path
+    origin: str
+    values: Mapping[str, Any]
 
 
 def recipe_names() -> list[str]:
@@ -23,70 +52,81 @@ def recipe_path(name: str) -> Path:
     """The file of a recipe: a shipped one by name, or any YAML file by path.
 
     Raises:
-        UnknownNameError: neither.
+        UnknownNameError: The name is neither.
     """
-    shipped = _FOLDER / f"{name}.yaml"
     if name in recipe_names():
-        return shipped
+        return _FOLDER / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     hint = did_you_mean(name, recipe_names())
     raise UnknownNameError(f"no recipe named '{name}'.{hint} All of them: clipstill list recipes")
 
 
-def load_config(
+def load_settings(
     recipe: str = "default",
     file: Path | None = None,
     overrides: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
     layout: str | None = None,
-) -> RunConfig:
+) -> Settings:
+    """The settings of a run; see ``load_with_origins``."""
+    loaded = load_with_origins(recipe, file, overrides, values=values, layout=layout)
+    return loaded.settings
+
+
+def load_with_origins(
+    recipe: str = "default",
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    layout: str | None = None,
+) -> LoadedSettings:
     """Put the settings of a run together.
 
-    Order, later wins: the recipe ``default``, the one that ``recipe`` extends (a key of its file), ``recipe``, what it
-    sets otherwise for ``layout``, ``file``, ``overrides``, ``values``.
+    Order, later wins: the defaults, the recipe that ``recipe`` extends (a key of its file), ``recipe``, what it sets
+    otherwise for ``layout``, ``file``, ``overrides``, ``values``.
 
     Args:
-        recipe: a shipped name or a YAML file.
-        file: a YAML file of settings.
-        overrides: texts such as ``synthesis.steps=40``.
-        values: nested settings, from flags and arguments of their own.
-        layout: of a published data set, see ``clipstill.datasets``.
+        recipe: A shipped name or a YAML file.
+        file: A YAML file of settings.
+        overrides: Texts such as ``synthesis.steps=40``.
+        values: Nested settings, from flags and arguments of their own.
+        layout: Name of a published data set's layout, see ``clipstill.datasets``.
 
     Raises:
-        ConfigError: a key or a value is wrong; the message names where it was given.
-        UnknownNameError: no such recipe.
+        ConfigError: A key or a value is wrong; the message names where it was given.
+        UnknownNameError: No such recipe.
     """
-    settings = load_yaml(recipe_path("default"))
-    config = validate(RunConfig, settings, recipe_path("default"))
-    layers = _layers(recipe, layout) if recipe != "default" else []
+    layers = _recipe_layers(recipe, layout)
     if file is not None:
-        layers.append((file, load_yaml(file)))
-    for path, layer in layers:
-        settings = merge(settings, layer)
-        # Checked one after the other, so that a message names the file in which the mistake stands.
-        config = validate(RunConfig, settings, path)
+        layers.append(_Layer(file, f"file {file}", load_yaml(file)))
     if overrides:
-        settings = apply_overrides(settings, overrides)
-        config = validate(RunConfig, settings, "--set")
+        layers.append(_Layer("--set", "--set", apply_overrides({}, overrides)))
     if values:
-        settings = merge(settings, values)
-        config = validate(RunConfig, settings, "the arguments")
-    return config
+        layers.append(_Layer("the arguments", "flag", values))
+    settings = Settings()
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        merged = merge(merged, layer.values)
+        # Checked one after the other, so that a message names the place in which the mistake stands.
+        settings = validate(Settings, merged, layer.where)
+        origins |= dict.fromkeys((name for name, _ in dotted(layer.values)), layer.origin)
+    return LoadedSettings(settings, origins)
 
 
-def _layers(recipe: str, layout: str | None, extended_by: tuple[str, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+def _recipe_layers(recipe: str, layout: str | None, extended_by: tuple[str, ...] = ()) -> list[_Layer]:
     """What a recipe says, after the one that it extends, and what it sets otherwise for a data set."""
     path = recipe_path(recipe)
     if recipe in extended_by:
         raise ConfigError(
             f"{path} extends itself ({' -> '.join((*extended_by, recipe))}). Let one of them stand alone."
         )
-    settings = load_yaml(path)
-    extended = settings.pop("extends", None)
-    layers = [] if extended is None else _layers(str(extended), layout, (*extended_by, recipe))
-    layers.append((path, settings))
+    values = load_yaml(path)
+    extended = values.pop("extends", None)
+    layers = [] if extended is None else _recipe_layers(str(extended), layout, (*extended_by, recipe))
+    layers.append(_Layer(path, f"recipe {recipe}", values))
     by_layout = _FOLDER / "datasets" / f"{recipe}.yaml"
     if layout is not None and by_layout.is_file():
-        layers.append((by_layout, load_yaml(by_layout).get(layout, {})))
+        layers.append(_Layer(by_layout, f"recipe {recipe} for {layout}", load_yaml(by_layout).get(layout, {})))
     return layers

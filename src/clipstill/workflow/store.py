@@ -1,8 +1,8 @@
-"""The folder of one run: whose it is, who works on it, what happened in it.
+"""The folder of one run on disk: whose it is, who works on it, what its stages hold, what happened in it.
 
-``run.json`` marks the folder, ``.lock`` keeps a second process out, ``events.jsonl`` tells the story, ``stages/`` holds
-one folder a stage. Nothing is deleted: a stage whose settings changed moves to ``stages/old`` and comes back when they
-do.
+``run.json`` marks the folder, ``.lock`` keeps a second process out, ``events.jsonl`` lists what happened, ``stages/``
+holds one folder a stage with its key in ``stage.json``. Nothing is deleted: a stage whose key changed moves to
+``stages/old`` and comes back when the key does.
 """
 
 from __future__ import annotations
@@ -12,66 +12,163 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.core.files import disk_error, read_json, write_json
+from clipstill.core.files import disk_error, read_json, read_manifest, verify_files, write_json
+from clipstill.text.task import Task
+from clipstill.workflow.cohorts import Cohort, Evidence, FolderHistory, StudentRecord
+from clipstill.workflow.stage import STAGES_FOLDER, Step
 
 FORMAT = "clipstill-run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MARKER = "run.json"
 EVENTS = "events.jsonl"
 LOCK = ".lock"
-STAGES_FOLDER = "stages"
-STAGE_KEYS = "KEYS.json"
+CONFIG_FILE = "config.yaml"
+TASK_FILE = "task.json"
+STAGE_FILE = "stage.json"
+_OLD = "old"
+_DAMAGED = "damaged"
 
 
-class RunFolder:
-    """An open and locked run folder; use it as a context manager.
+class Store:
+    """A run folder to read from.
 
     Args:
-        path: an absent or empty folder, or one of an earlier run.
-        threads: CPU threads of a new run. An earlier run keeps its own number, since sums depend on it.
+        path: The folder of a run, which another process may be working on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def threads(self) -> int:
+        """CPU threads that the run began with; sums depend on their number.
+
+        Raises:
+            ArtifactError: The folder is no run.
+        """
+        return int(read_run_marker(self.path)["threads"])
+
+    @property
+    def stages(self) -> Path:
+        """The folder of the stages."""
+        return self.path / STAGES_FOLDER
+
+    def folder(self, step: Step) -> Path:
+        """The folder that a step writes its result to."""
+        return self.path / step.folder
+
+    def cohort(self, name: str) -> Cohort:
+        """The cohort that a stage's folder, such as ``surrogate-2``, is for."""
+        return _cohort({**self._record(self.stages / name), "complete": True})
+
+    def cohorts(self, stage: str) -> list[tuple[Path, Cohort]]:
+        """Folders of a stage that were not moved aside, the oldest first, and the cohort of each."""
+        folders = self.stages.iterdir() if self.stages.is_dir() else ()
+        records = [(folder, self._record(folder)) for folder in folders if folder.is_dir()]
+        found = [(record["serial"], folder) for folder, record in records if record.get("stage") == stage]
+        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found)]
+
+    def kept(self, stage: str, key: str) -> Path:
+        """The folder with the complete work of this key that the stage holds, or held before.
+
+        Raises:
+            ArtifactError: There is none, or a file of it is damaged.
+        """
+        for folder in self._folders():
+            record = self._record(folder)
+            manifest = read_manifest(folder)
+            if record.get("stage") == stage and record.get("key") == key and manifest is not None:
+                verify_files(folder, manifest)
+                return folder
+        raise ArtifactError(f"{self.path} holds no {stage} of {key[:12]} any more.")
+
+    def history(self) -> FolderHistory:
+        """Cohorts and trained students that the folder holds, the oldest first.
+
+        Raises:
+            ArtifactError: What a stage says of itself cannot be read.
+        """
+        records = []
+        for folder in self._folders():
+            record = self._record(folder)
+            if record and f"-{_DAMAGED}" not in folder.name:
+                manifest = read_manifest(folder)
+                records.append({**record, "complete": manifest is not None and manifest.key == record["key"]})
+        records.sort(key=lambda record: int(record["serial"]))
+        try:
+            return FolderHistory(
+                images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
+                near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
+                students=tuple(
+                    StudentRecord(
+                        Task.from_json(each["task"]), Evidence(**each["evidence"]), each["images"], each["key"]
+                    )
+                    for each in records
+                    if each["stage"] == "student" and each["complete"] and each["trained"]
+                ),
+            )
+        except (TypeError, KeyError) as error:
+            raise ArtifactError(
+                f"a {STAGE_FILE} in {self.stages} cannot be read ({error}). Start the run in a new folder."
+            ) from None
+
+    def _folders(self) -> Iterator[Path]:
+        for parent in (self.stages, self.stages / _OLD):
+            if parent.is_dir():
+                yield from sorted(each for each in parent.iterdir() if each.is_dir() and each.name != _OLD)
+
+    @staticmethod
+    def _record(folder: Path) -> dict[str, Any]:
+        """What a stage's folder says of itself; empty where it says nothing."""
+        path = folder / STAGE_FILE
+        record = read_json(path) if path.is_file() else {}
+        return record if isinstance(record, dict) else {}
+
+
+class LockedStore(Store):
+    """A run folder that this process works on; use it as a context manager.
+
+    Args:
+        path: An absent or empty folder, or one of an earlier run.
+        threads: CPU threads of a new run; an earlier run keeps its own number.
 
     Raises:
-        ArtifactError: the folder holds something else, or a newer format.
-        ResourceError: another process works on it, or it cannot be written.
+        ArtifactError: The folder holds something else, or a newer format.
+        ResourceError: Another process works on it, or it cannot be written.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        self.path = path
+        super().__init__(path)
         if path.is_file():
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
-        marker = path / MARKER
         try:
             path.mkdir(parents=True, exist_ok=True)
             strangers = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name))
         except OSError as error:
             raise disk_error(error, path) from error
-        if strangers and not marker.exists():
+        is_new = not (path / MARKER).exists()
+        if strangers and is_new:
             raise ArtifactError(
                 f"{path} is not empty and not a clipstill run (it holds '{strangers[0]}'). Choose another --out."
             )
         self._lock = _lock(path / LOCK)
         try:
-            if not marker.exists():
-                write_json(marker, {"format": FORMAT, "version": FORMAT_VERSION, "threads": threads})
-            facts = read_run_marker(path)
-            self.threads = int(facts.get("threads", threads))
+            if is_new:
+                write_json(path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "threads": threads})
+            read_run_marker(path)
             self._events = _open_events(path / EVENTS)
         except BaseException:
             self._lock.close()
             raise
 
-    @classmethod
-    def of_another(cls, path: Path) -> RunFolder:
-        """One that another process holds and writes: all that may be asked of it is where its stages lie."""
-        seen = cls.__new__(cls)
-        seen.path = path
-        return seen
-
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,7 +176,7 @@ class RunFolder:
         self._lock.close()
 
     def event(self, event: str, **facts: Any) -> None:
-        """Append one line to the story; it is on the disk when this returns."""
+        """Append one line to the list of events; it is on the disk when this returns."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False, default=str)
         try:
             self._events.write(line + "\n")
@@ -88,78 +185,85 @@ class RunFolder:
         except OSError as error:
             raise disk_error(error, self.path / EVENTS) from error
 
-    def stage(self, name: str) -> Path:
-        """Where the stage lies."""
-        return self.path / STAGES_FOLDER / name
-
-    def prepare_stage(self, name: str, key: str) -> bool:
-        """Make the stage's folder ready for work under ``key``.
+    def prepare(self, step: Step, **more: Any) -> bool:
+        """Make the folder of a step ready for work.
 
         Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back.
 
+        Args:
+            step: The step.
+            more: Further facts to remember of it.
+
         Returns:
-            True if work of another key was moved aside.
+            Whether work of another key was moved aside.
 
         Raises:
-            ResourceError: the folder cannot be written.
+            ResourceError: The folder cannot be written.
         """
-        folder, keys = self.stage(name), self._stage_keys()
-        moved = False
+        folder, old, moved = self.folder(step), self.stages / _OLD, False
         try:
-            if folder.exists() and keys.get(name) != key:
-                moved = _move_aside(folder, self._old(name, keys.get(name, "unknown")))
-            if keys.get(name) != key:
-                # Before the folder appears: a folder without its key would be taken for work of another one.
-                write_json(self.path / STAGES_FOLDER / STAGE_KEYS, {**keys, name: key})
-            kept = self._kept(name, key)
-            if not folder.exists() and kept is not None:
-                kept.rename(folder)
+            record = self._record(folder) if folder.is_dir() else {}
+            if folder.is_dir() and record.get("key") != step.key:
+                moved = _move_aside(folder, old / f"{step.name}-{str(record.get('key', 'unknown'))[:12]}")
+            kept = sorted(old.glob(f"{step.stage.name}*-{step.key[:12]}"))
+            if not folder.exists() and kept:
+                kept[0].rename(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            record = self._record(folder)
+            if record.get("key") != step.key or record.get("number") != step.cohort.number:
+                serial = record.get("serial", time.time_ns())
+                write_json(folder / STAGE_FILE, {**_record_of(step), "serial": serial, **more})
         except OSError as error:
             raise disk_error(error, folder) from error
         return moved
 
-    def kept(self, name: str, key: str) -> Path:
-        """Where work of this key lies that the stage has had, or has.
+    def set_aside(self, step: Step) -> None:
+        """Move a damaged stage to ``stages/old``, so that it is made again and nothing is lost.
 
         Raises:
-            ArtifactError: nowhere.
-        """
-        kept = self.stage(name) if self._stage_keys().get(name) == key else self._kept(name, key)
-        if kept is None or not kept.is_dir():
-            raise ArtifactError(f"{self.path} holds no {name} of {key[:12]} any more. Run the same command again.")
-        return kept
-
-    def set_aside(self, name: str) -> None:
-        """Move a stage that turned out damaged to ``stages/old``, so that it is made again and nothing is lost.
-
-        Raises:
-            ResourceError: the folder cannot be written.
+            ResourceError: The folder cannot be written.
         """
         try:
-            _move_aside(self.stage(name), self.path / STAGES_FOLDER / "old" / f"{name}-damaged")
+            _move_aside(self.folder(step), self.stages / _OLD / f"{step.name}-{_DAMAGED}")
         except OSError as error:
-            raise disk_error(error, self.stage(name)) from error
+            raise disk_error(error, self.folder(step)) from error
 
-    def _stage_keys(self) -> dict[str, str]:
-        file = self.path / STAGES_FOLDER / STAGE_KEYS
-        return dict(read_json(file)) if file.exists() else {}
+    def set_aside_kept(self, stage: str, key: str) -> None:
+        """Do the same with earlier work of this key, wherever it lies."""
+        for folder in list(self._folders()):
+            record = self._record(folder)
+            if record.get("stage") == stage and record.get("key") == key:
+                _move_aside(folder, self.stages / _OLD / f"{stage}-{_DAMAGED}")
 
-    def _kept(self, name: str, key: str) -> Path | None:
-        """Work of this key that was moved aside, whatever number its cohort had."""
-        kind = name.partition("-")[0]
-        found = sorted((self.path / STAGES_FOLDER / "old").glob(f"{kind}*-{key[:12]}"))
-        return found[0] if found else None
 
-    def _old(self, name: str, key: str) -> Path:
-        return self.path / STAGES_FOLDER / "old" / f"{name}-{key[:12]}"
+def _record_of(step: Step) -> dict[str, Any]:
+    cohort = step.cohort
+    return {
+        "stage": step.stage.name,
+        "key": step.key,
+        "number": cohort.number,
+        "task": cohort.task.to_json(),
+        "drawn": list(cohort.drawn),
+        "evidence": asdict(cohort.evidence),
+    }
+
+
+def _cohort(record: dict[str, Any]) -> Cohort:
+    return Cohort(
+        task=Task.from_json(record["task"]),
+        drawn=tuple(record["drawn"]),
+        evidence=Evidence(**record["evidence"]),
+        number=int(record["number"]),
+        key=str(record["key"]),
+        complete=bool(record["complete"]),
+    )
 
 
 def read_run_marker(path: Path) -> dict[str, Any]:
-    """The marker of a run folder.
+    """The content of ``run.json``.
 
     Raises:
-        ArtifactError: ``path`` is no run folder, or of a newer format.
+        ArtifactError: The folder is no run, or of another version.
     """
     facts = read_json(path / MARKER) if (path / MARKER).is_file() else None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
@@ -168,10 +272,23 @@ def read_run_marker(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
         )
-    threads = facts.get("threads", 1)
-    if type(threads) is not int or not 0 <= threads <= 1024:
+    threads = facts.get("threads")
+    if type(threads) is not int or not 1 <= threads <= 1024:
         raise ArtifactError(f"{path / MARKER} is damaged: threads = {threads!r}. Choose another --out.")
     return facts
+
+
+def read_task(path: Path) -> Task:
+    """The classes of a run folder.
+
+    Raises:
+        ArtifactError: The folder is no run, or was not begun.
+        TaskError: The stored classes are damaged.
+    """
+    read_run_marker(path)
+    if not (path / TASK_FILE).is_file() or not (path / CONFIG_FILE).is_file():
+        raise ArtifactError(f"{path} was not begun: it has no settings yet. Run 'clipstill run --out {path}' first.")
+    return Task.from_json(read_json(path / TASK_FILE))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,108 @@
+"""Answers of a student and its teacher to the same pictures, and the temperature that follows.
+
+Shapes: N pictures, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from clipstill.core.tensors import logits
+from clipstill.distillation.views import plain_view, to_unit, views_of
+from clipstill.evaluation.calibration import fit_temperature
+from clipstill.evaluation.metrics import softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from clipstill.core.protocols import Teacher
+    from clipstill.students.student import Student
+    from clipstill.workflow.settings import Settings
+
+    Floats = NDArray[np.floating]
+
+# Random views of each picture beside the plain one.
+_VIEWS = 2
+_AT_ONCE = 64
+# Both models see each picture three times, and one temperature needs no more pictures.
+MOST_PICTURES = 512
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits of both models for the same pictures.
+
+    Attributes:
+        student_NC: Logits of the student.
+        teacher_NC: Logits of the teacher.
+    """
+
+    student_NC: Floats
+    teacher_NC: Floats
+
+    @classmethod
+    def joined(cls, *parts: Answers) -> Answers:
+        """All of them."""
+        student, teacher = ([getattr(part, name) for part in parts] for name in ("student_NC", "teacher_NC"))
+        return cls(np.concatenate(student), np.concatenate(teacher))
+
+    def agreement(self) -> float | None:
+        """Share of equal answers; None without a picture."""
+        same_N = self.student_NC.argmax(axis=1) == self.teacher_NC.argmax(axis=1)
+        return float(same_N.mean()) if len(same_N) else None
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """A student and its teacher, on one device.
+
+    Attributes:
+        student: Student in evaluation mode.
+        teacher: Teacher on ``device``.
+        class_vectors_CD: Unit vectors of the classes.
+        settings: Settings of the run, for the views.
+        device: Where both are asked.
+    """
+
+    student: Student
+    teacher: Teacher
+    class_vectors_CD: Tensor
+    settings: Settings
+    device: torch.device
+
+    def plain(self, pixels_N3HW: Tensor) -> Answers:
+        """Answers to the pictures as they are."""
+        return self._answers(pixels_N3HW, None)
+
+    def views(self, pixels_N3HW: Tensor) -> Answers:
+        """Answers to random views of each picture, without mixing."""
+        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(_VIEWS)))
+
+    @torch.no_grad()
+    def _answers(self, pixels_N3HW: Tensor, view: int | None) -> Answers:
+        student = self.student.to(self.device)
+        size, seed = student.preprocess.size, self.settings.seed
+        views = views_of(self.settings.distillation.model_copy(update={"mix": 0.0}), size)
+        class_vectors_CD, scale = self.class_vectors_CD.to(self.device), float(self.teacher.logit_scale)
+        by_student, by_teacher = [], []
+        for start in range(0, len(pixels_N3HW), _AT_ONCE):
+            x_N3HW = to_unit(pixels_N3HW[start : start + _AT_ONCE], self.device)
+            if view is None:
+                x_N3HW = plain_view(x_N3HW, size)
+            else:
+                x_N3HW = views(x_N3HW, seed, "calibration", view, start).x_N3SS
+            by_student.append(student(x_N3HW).float().cpu().numpy())
+            teacher_NC = logits(self.teacher.encode_image(x_N3HW), class_vectors_CD, scale)
+            by_teacher.append(teacher_NC.float().cpu().numpy())
+        return Answers(np.concatenate(by_student), np.concatenate(by_teacher))
+
+    def temperature(self, pixels_N3HW: Tensor) -> float:
+        """The temperature by which the student is as sure as its teacher, found without a label."""
+        pixels_N3HW = pixels_N3HW[:MOST_PICTURES]
+        every = Answers.joined(self.plain(pixels_N3HW), self.views(pixels_N3HW))
+        return fit_temperature(every.student_NC, softmax(every.teacher_NC))

@@ -1,0 +1,93 @@
+"""Class vectors of a teacher from texts and examples, as the settings ask for them.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.progress import Progress, say
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clipstill.core.protocols import Teacher
+    from clipstill.text.task import Task
+    from clipstill.workflow.settings import Settings
+
+
+def styles_of(settings: Settings) -> tuple[str, ...]:
+    """The style words of the settings.
+
+    Raises:
+        ConfigError: The list is empty, or the file cannot be read.
+    """
+    from clipstill.text.styles import STYLES, load_styles
+
+    styles = settings.prompts.styles
+    if isinstance(styles, str):
+        return STYLES if styles == "default" else load_styles(Path(styles))
+    if not styles:
+        raise ConfigError("prompts.styles is an empty list. Give at least one style, or 'default'.")
+    return tuple(styles)
+
+
+def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:
+    """The sentences whose mean is a class vector.
+
+    Raises:
+        UnknownNameError: There is no template set of that name.
+    """
+    from clipstill.text.templates import template_set
+
+    templates = settings.prompts.templates
+    return template_set(templates, teacher.templates) if isinstance(templates, str) else tuple(templates)
+
+
+def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
+    """One unit vector a class (C, D) from its texts, on the CPU."""
+    from clipstill.teachers import class_vectors
+    from clipstill.text.templates import class_texts
+
+    return class_vectors(teacher, class_texts(task, templates_of(settings, teacher))).cpu()
+
+
+def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, batch: int) -> tuple[Tensor, list[int]]:
+    """The teacher's vectors of example images (N, D), on the CPU, and their classes.
+
+    Raises:
+        DataError: None of the images can be read.
+    """
+    import torch
+
+    preprocess = teacher.preprocess
+    parts, labels = [], []
+    with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
+        for pixels_NHW3, of_batch, _ in iterate(
+            folder, preprocess.size, preprocess.crop_fraction, batch, lambda path, reason: say(f"skipped: {reason}")
+        ):
+            x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
+            parts.append(teacher.encode_image(x_N3HW).cpu())
+            labels += of_batch
+            bar.advance(len(of_batch))
+    if not labels:
+        raise DataError(f"none of the {len(folder.items)} examples in {folder.path} could be read. Check the files.")
+    return torch.cat(parts), labels
+
+
+def vectors_with_examples(teacher: Teacher, task: Task, settings: Settings, examples: ImageFolder | None) -> Tensor:
+    """One unit vector a class (C, D), on the CPU, from its texts and its examples; the teacher is on the CPU."""
+    import torch
+
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
+
+    text_CD = text_vectors(teacher, task, settings)
+    if examples is None:
+        return text_CD
+    feat_ND, labels = encode_folder(teacher, examples, torch.device("cpu"), settings.evaluation.batch)
+    return class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), settings.examples.text_count)

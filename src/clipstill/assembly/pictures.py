@@ -1,0 +1,74 @@
+"""Pictures that exported formats are calibrated on, compared on and measured on.
+
+Shapes: N images, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipstill.core.errors import DataError
+from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.seeds import generator_for
+from clipstill.export.measure import Photos, Pictures
+from clipstill.workflow.photos import limited
+
+if TYPE_CHECKING:
+    from clipstill.core.protocols import Preprocess
+
+# Ranges need a few dozen pictures, and a share of changed answers a few hundred; all formats see each of them.
+_MOST_CALIBRATION = 64
+_MOST_HELD_OUT = 256
+MOST_PICTURES = _MOST_CALIBRATION + _MOST_HELD_OUT
+_MOST_PHOTOS = 1000
+_AT_ONCE = 64
+
+
+def split_pictures(pixels_N3HW: Tensor, seed: int, photos: Mapping[str, Photos] | None = None) -> Pictures:
+    """Pictures to calibrate on, and others to compare answers on.
+
+    Args:
+        pixels_N3HW: uint8 pixels, of any one size.
+        seed: Seed of the drawing.
+        photos: Labelled photos to compare and measure on too.
+    """
+    order_N = torch.randperm(len(pixels_N3HW), generator=generator_for(seed, "export"))
+    first = min(_MOST_CALIBRATION, (len(order_N) + 1) // 2)
+    calibration_NHW3, held_out_NHW3 = (
+        pixels_N3HW[part_N].permute(0, 2, 3, 1).contiguous().numpy()
+        for part_N in (order_N[:first], order_N[first : first + _MOST_HELD_OUT])
+    )
+    return Pictures(calibration_NHW3, held_out_NHW3, photos or {})
+
+
+def labelled_photos(folder: ImageFolder, preprocess: Preprocess) -> Photos:
+    """A folder's photos as the student sees them; of very many, as many of each class.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    pixels_NHW3, labels = read_photos(limited(folder, max(1, _MOST_PHOTOS // len(folder.classes)), 0), preprocess)
+    return Photos(pixels_NHW3, np.array(labels))
+
+
+def read_photos(folder: ImageFolder, preprocess: Preprocess) -> tuple[np.ndarray, list[int]]:
+    """All readable photos of a folder, uint8 (N, S, S, 3), and their labels.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    parts, labels = [], []
+    # The evaluation has named the files that cannot be read.
+    for pixels_NHW3, of_batch, _ in iterate(
+        folder, preprocess.size, preprocess.crop_fraction, _AT_ONCE, lambda path, reason: None
+    ):
+        parts.append(pixels_NHW3)
+        labels += of_batch
+    if not parts:
+        raise DataError(f"none of the {len(folder.items)} photos in {folder.path} could be read. Check the files.")
+    return np.concatenate(parts), labels

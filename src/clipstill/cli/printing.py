@@ -1,0 +1,43 @@
+"""What the verbs print on standard output: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Iterable[Sequence[str]], *, indent: str = "  ", numbers: bool = False) -> None:
+    """Print aligned columns.
+
+    Args:
+        rows: Cells of each row; a row may be shorter than the others.
+        indent: Text before each row.
+        numbers: Whether all columns but the first are numbers, which are aligned to the right.
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    for first, *others in rows:
+        cells = [
+            cell.rjust(width) if numbers else cell.ljust(width) for cell, width in zip(others, widths[1:], strict=False)
+        ]
+        print(f"{indent}{'  '.join([first.ljust(widths[0]), *cells])}".rstrip())
+
+
+def print_result(value: Any, rows: Iterable[Sequence[str]], as_json: bool) -> None:
+    """Print a result as JSON or as a table."""
+    if as_json:
+        print_json(value)
+    else:
+        print_table(rows)
+
+
+def percent(share: float | None) -> str:
+    """``81.4 %``; ``-`` for what was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,230 @@
+"""What the verbs return: typed, as JSON values by ``to_json``, and as a table in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from clipstill.core.notebook import html_table, percent
+from clipstill.evaluation.evaluate import EvaluationResult
+from clipstill.evaluation.ladder import Difference, Recommendation, Rung
+
+if TYPE_CHECKING:
+    from clipstill.runtime import Bundle
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Student and teacher on the same real photos.
+
+    Attributes:
+        student: Result of the student.
+        teacher: Result of the teacher; None where it was not measured.
+    """
+
+    student: EvaluationResult
+    teacher: EvaluationResult | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The evaluation that a run or a bundle stored."""
+        teacher = value["teacher"]
+        return cls(
+            EvaluationResult.from_json(value["student"]),
+            None if teacher is None else EvaluationResult.from_json(teacher),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with the main figures at the top."""
+        student = self.student.to_json()
+        return {
+            "n": self.student.n,
+            "classes": list(self.student.classes),
+            "teacher_top1": None if self.teacher is None else self.teacher.top1,
+            "student_top1": self.student.top1,
+            "chance": self.chance,
+            "teacher": None if self.teacher is None else self.teacher.to_json(),
+            "student": student,
+            "skipped": student["skipped"],
+        }
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers by guessing."""
+        return 1 / len(self.student.classes)
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            {
+                "photos": self.student.n,
+                "student top-1": percent(self.student.top1),
+                "teacher top-1": None if self.teacher is None else percent(self.teacher.top1),
+                "chance": percent(self.chance),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the student's scores are worth, found without a photo.
+
+    Attributes:
+        expected_top1: Expected share of right answers on photos of the classes, in [0, 1].
+        temperature: Divisor of the logits.
+        refusal_threshold: Score below which "none of these" is said; None where the student always answers.
+        details: All stored values.
+    """
+
+    expected_top1: float
+    temperature: float
+    refusal_threshold: float | None
+    details: Mapping[str, object]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The calibration that a run stored."""
+        refusal = value["refusal"]
+        threshold = None if refusal is None else float(refusal["threshold"])
+        return cls(float(value["expected_top1"]), float(value["temperature"]), threshold, dict(value))
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            {
+                "expected top-1": percent(self.expected_top1),
+                "temperature": f"{self.temperature:.3g}",
+                'says "none of these"': f"below {self.refusal_threshold:.3g}" if self.refusal_threshold else "never",
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Simpler and richer ways to the same classifier, and which to ship.
+
+    Attributes:
+        n: Number of photos; 0 where nothing was measured.
+        classes: Class names.
+        rungs: The ways, in the order of the ladder.
+        against_ours: Name of a rung -> its difference to the student.
+        recommendation: What follows.
+    """
+
+    n: int
+    classes: tuple[str, ...]
+    rungs: tuple[Rung, ...]
+    against_ours: Mapping[str, Difference]
+    recommendation: Recommendation
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The ladder that a run stored."""
+        names = ("share", "low", "high", "p")
+        against = {name: Difference(*(gap[each] for each in names)) for name, gap in value["against_ours"].items()}
+        return cls(
+            n=int(value["n"]),
+            classes=tuple(value["classes"]),
+            rungs=tuple(Rung.from_json(rung) for rung in value["rungs"]),
+            against_ours=against,
+            recommendation=Recommendation(**value["recommendation"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        gaps = {name: {**asdict(gap), "measurable": gap.measurable} for name, gap in self.against_ours.items()}
+        return {
+            "n": self.n,
+            "classes": list(self.classes),
+            "rungs": [rung.to_json() for rung in self.rungs],
+            "against_ours": gaps,
+            "recommendation": asdict(self.recommendation),
+        }
+
+    def _repr_html_(self) -> str:
+        rows = {rung.title: percent(rung.measured.top1) if rung.measured else rung.missing for rung in self.rungs}
+        return html_table({**rows, "advice": self.recommendation.text})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        out: The run folder.
+        bundle_folder: The exported folder.
+        report: The HTML report.
+        classes: Class names.
+        evaluation: Teacher and student on real photos; None where no photos were given.
+        ladder: Simpler and richer ways to the same classifier; None where they were not measured.
+        calibration: What is known of the scores without a photo.
+        parameters: Number of parameters of the student.
+        onnx_bytes: Size of the exported model.
+        latency_ms: Median time for one picture on one core.
+        licence: Family of the most restrictive licence found.
+        licence_warning: What that licence asks, where it forbids products or nothing is known; else None.
+        seconds: Seconds of work of each stage, those of earlier calls included.
+        skipped: Stages that were done already.
+        up_to_date: Whether all were.
+    """
+
+    out: Path
+    bundle_folder: Path
+    report: Path
+    classes: tuple[str, ...]
+    evaluation: Evaluation | None
+    ladder: Ladder | None
+    calibration: Calibration
+    parameters: int
+    onnx_bytes: int
+    latency_ms: float
+    licence: str
+    licence_warning: str | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    up_to_date: bool = False
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The exported bundle, opened: ``result.bundle.predict("photo.jpg")``."""
+        from clipstill.runtime import load_bundle
+
+        return load_bundle(self.bundle_folder)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with the main figures of the evaluation at the top."""
+        measured = {} if self.evaluation is None else self.evaluation.to_json()
+        main = {name: measured.get(name) for name in ("n", "teacher_top1", "student_top1", "chance")}
+        names = ("parameters", "onnx_bytes", "latency_ms", "licence", "licence_warning", "seconds", "up_to_date")
+        return {
+            "out": str(self.out),
+            "bundle": str(self.bundle_folder),
+            "report": str(self.report),
+            "classes": list(self.classes),
+            **main,
+            "ladder": None if self.ladder is None else self.ladder.to_json(),
+            "calibration": dict(self.calibration.details),
+            **{name: getattr(self, name) for name in names},
+            "skipped": list(self.skipped),
+        }
+
+    def _repr_html_(self) -> str:
+        measured = self.evaluation
+        return html_table(
+            {
+                "classes": ", ".join(self.classes),
+                "photos": None if measured is None else measured.student.n,
+                "student top-1": None if measured is None else percent(measured.student.top1),
+                "teacher top-1": None
+                if measured is None or measured.teacher is None
+                else percent(measured.teacher.top1),
+                "expected top-1": percent(self.calibration.expected_top1),
+                "advice": None if self.ladder is None else self.ladder.recommendation.text,
+                "size": f"{self.onnx_bytes / 1e6:.1f} MB",
+                "latency": f"{self.latency_ms:.1f} ms on one core",
+                "licences": self.licence,
+                "bundle": self.bundle_folder,
+                "report": self.report,
+            }
+        )

@@ -1,0 +1,195 @@
+"""The ranks of torchrun: the first one leads a run, the others help with what it offers.
+
+Each rank makes every n-th group of a surrogate set, and all ranks train together where all weights of a student train.
+A group's images follow from its seeds alone, so the same set comes out, bit for bit where the ranks have the same
+threads, the same torch and the same kind of processor.
+
+Only torchrun and launchers built on it, such as ``accelerate launch``, end or restart all ranks when one is lost. Under
+other launchers that set ``RANK`` and ``WORLD_SIZE``, each process works alone. On a SLURM cluster: ``srun torchrun``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipstill.core.device import usable_cores
+from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.files import read_manifest
+
+if TYPE_CHECKING:
+    from clipstill.distributed.work import OnDone
+    from clipstill.surrogate.shards import ShardWriter
+
+POLL_EVERY_S = 0.5
+# A file that another machine wrote and that is still not here after this long lies on another disk.
+VISIBLE_WITHIN_S = 60.0
+# Ranks wait for the first one for as long as a stage takes.
+_LONGEST_WAIT = timedelta(days=100)
+
+
+def rank() -> int:
+    """Number of this process among those that torchrun started; 0 without torchrun."""
+    return int(os.environ["RANK"]) if world() > 1 else 0
+
+
+def world() -> int:
+    """Number of processes that torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def threads_of_this_process() -> int:
+    """Cores that this process may use; the ranks of one machine divide its cores."""
+    return max(1, usable_cores() // (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1))
+
+
+def local_device(name: str) -> str:
+    """The device of this rank: ranks of one machine take its GPUs in turns when ``auto`` or ``cuda`` is asked for."""
+    if world() == 1 or name not in ("auto", "cuda"):
+        return name
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % count}" if count else name
+
+
+def share(groups: Sequence[int]) -> list[int]:
+    """The groups that this rank makes: every n-th, so that all ranks get as many of each generator."""
+    return [group for group in groups if group % world() == rank()]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A stage that the first rank asks the others to help with.
+
+    Attributes:
+        stage: Name of the stage.
+        key: Key of what the stage makes.
+        groups: Numbers of all missing groups in a synthesis; empty where all ranks do the same.
+        threads: CPU threads of the run.
+        cohorts: Cohorts in use, which the other ranks take over.
+    """
+
+    stage: str
+    key: str
+    groups: list[int]
+    threads: int
+    cohorts: Any = None
+
+
+# A process may do several runs one after the other; all ranks do the same ones.
+_runs = itertools.count()
+
+
+@contextmanager
+def rank_group() -> Iterator[None]:
+    """Join all ranks in one ``torch.distributed`` group for one run; without torchrun this does nothing.
+
+    When the first rank leaves without an error, ``offers`` ends on the other ranks. When any rank leaves by an error,
+    the others get a ResourceError as soon as they wait for it.
+    """
+    if world() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(
+        backend,
+        store=PrefixStore(f"clipstill/{next(_runs)}", _store()),
+        rank=rank(),
+        world_size=world(),
+        timeout=_LONGEST_WAIT,
+    )
+    try:
+        yield
+        if rank() == 0:
+            broadcast(None)
+    finally:
+        distributed.destroy_process_group()
+
+
+@functools.cache
+def _store() -> Any:
+    """The key-value store that torchrun keeps for its ranks."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://", rank(), world()))
+    store.set_timeout(_LONGEST_WAIT)
+    return store
+
+
+def broadcast(value: Any = None) -> Any:
+    """Return the first rank's value on every rank; the others wait for it. Without torchrun: the value itself.
+
+    Raises:
+        ResourceError: Another rank is gone.
+    """
+    if world() == 1:
+        return value
+    from torch import distributed
+
+    values = [value]
+    try:
+        distributed.broadcast_object_list(values, src=0)
+    except RuntimeError as error:  # All errors of torch.distributed are.
+        raise ResourceError(
+            f"rank {rank()} ends because another rank did ({error}); that rank's own message says why. Run the same "
+            f"command again: it goes on where it stopped."
+        ) from None
+    return values[0]
+
+
+def offers() -> Iterator[Offer]:
+    """What the first rank offers to this rank, until its run has ended.
+
+    Raises:
+        ResourceError: The first rank ended by an error, or is gone.
+    """
+    while (offer := broadcast()) is not None:
+        yield offer
+
+
+def wait_for_groups(shards: ShardWriter, groups: Sequence[int], on_done: OnDone) -> None:
+    """Wait until the other ranks have made these groups. When one is lost, torchrun ends or restarts all ranks."""
+    from clipstill.surrogate.shards import shard_name
+
+    waiting = set(groups)
+    while waiting:
+        # Receipts are long; read them only once there is a new one.
+        if any((shards.folder / shard_name(group)).with_suffix(".json").exists() for group in waiting):
+            for group in sorted(shards.committed() & waiting):
+                waiting.discard(group)
+                on_done(group, None)
+        if waiting:
+            time.sleep(POLL_EVERY_S)
+
+
+def wait_for_manifest(folder: Path, key: str) -> None:
+    """Wait until this machine sees a stage folder that the first rank completed.
+
+    Raises:
+        ResourceError: It does not appear within a minute.
+    """
+    end = time.monotonic() + VISIBLE_WITHIN_S
+    while time.monotonic() < end:
+        with suppress(ArtifactError):
+            manifest = read_manifest(folder)
+            if manifest is not None and manifest.key == key:
+                return
+        time.sleep(POLL_EVERY_S)
+    raise ResourceError(
+        f"rank {rank()} on {platform.node()} does not see what the first rank wrote to {folder}. The run folder must "
+        f"lie on a disk that all machines share."
+    )

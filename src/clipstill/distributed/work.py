@@ -1,0 +1,203 @@
+"""The groups of a surrogate set as units of work: which groups there are, and how one is made on any machine.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from clipstill.surrogate.dataset import ImageRecord
+from clipstill.synthesis.settings import SynthesisSettings
+from clipstill.text.prompts import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from clipstill.core.protocols import Generator, Sampler, Teacher
+
+# Called with each group that is safely stored and the mean loss of its images, None where the loss is not known.
+OnDone = Callable[[int, float | None], None]
+
+
+def worker_name() -> str:
+    """This process among those that make groups: machine and process number."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class SynthesisWork:
+    """All that a worker must know to make the images of a surrogate set.
+
+    Attributes:
+        key: Key of the surrogate set.
+        teacher: Name of the teacher.
+        precision: Precision of the teacher's image tower.
+        generator: Name of the generator, or several joined by ``+``.
+        device: Device as the settings name it.
+        settings: How images are images.
+        prompts: One prompt per image.
+        targets_ND: Unit vector that each image is drawn towards.
+        class_vectors_CD: Unit vectors.
+        further: Number of prompts at the end that ask for further images of classes whose first ones look alike.
+    """
+
+    key: str
+    teacher: str
+    precision: str
+    generator: str
+    device: str
+    settings: SynthesisSettings
+    prompts: Sequence[Prompt]
+    targets_ND: Tensor
+    class_vectors_CD: Tensor
+    further: int = 0
+
+    @property
+    def groups(self) -> list[range]:
+        """The prompts of each group, the same on every machine. Further images have groups of their own."""
+        from clipstill.generators import resolve_generators
+        from clipstill.synthesis.engine import group_ranges
+
+        turns, size = len(resolve_generators(self.generator)), self.settings.group_size
+        first = len(self.prompts) - self.further
+        groups = group_ranges(first, size, turns)
+        if self.further:
+            added = group_ranges(self.further, size, turns)
+            groups += [range(first + group.start, first + group.stop) for group in added]
+        return groups
+
+    def with_further(self, prompts: Sequence[Prompt], targets_ND: Tensor) -> SynthesisWork:
+        """The same work and more; the groups so far keep their numbers and members."""
+        import torch
+
+        return replace(
+            self,
+            prompts=[*self.prompts, *prompts],
+            targets_ND=torch.cat([self.targets_ND, targets_ND]),
+            further=self.further + len(prompts),
+        )
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """The finished images of one group.
+
+    Attributes:
+        number: Number of the group.
+        pixels_NHW3: uint8 pixels.
+        records: One record per image.
+        facts: Generator, seconds, images left out, images begun again, and the history of the losses.
+        features_ND: Unit vectors of the images by the teacher, float16.
+    """
+
+    number: int
+    pixels_NHW3: Any
+    records: list[ImageRecord]
+    facts: Mapping[str, Any]
+    features_ND: NDArray[np.float16]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the images."""
+        return sum(record.loss for record in self.records) / len(self.records)
+
+
+class Worker:
+    """Makes groups with models that are loaded once.
+
+    Args:
+        work: What to make.
+        teacher: Loaded on ``device``.
+        generators: Loaded on ``device``; they take turns.
+        device: Torch device of the work.
+    """
+
+    def __init__(
+        self, work: SynthesisWork, teacher: Teacher, generators: Sequence[Generator | Sampler], device: Any
+    ) -> None:
+        from clipstill.synthesis.engine import Synthesiser
+
+        self._work = work
+        self._synthesiser = Synthesiser(
+            teacher, generators, class_vectors_CD=work.class_vectors_CD, settings=work.settings, device=device
+        )
+
+    @classmethod
+    def load(cls, work: SynthesisWork, device: Any) -> Worker:
+        """Load the models that the work names.
+
+        Raises:
+            ClipstillError: A model cannot be loaded.
+        """
+        from clipstill.generators import load_generators
+        from clipstill.teachers import load_teacher
+
+        teacher = load_teacher(work.teacher, device, work.precision)
+        return cls(work, teacher, load_generators(work.generator, device), device)
+
+    @property
+    def provenance(self) -> list[Any]:
+        """Origin of all weights that shape the images, except the teacher's."""
+        return self._synthesiser.provenance
+
+    def make(self, number: int, watch: Callable[[Tensor], None] | None = None) -> ImageGroup:
+        """Make one group.
+
+        Args:
+            number: Number of the group.
+            watch: Called at each step with the images at work.
+
+        Raises:
+            ConfigError: No image of the group could be images.
+        """
+        from clipstill.synthesis.engine import GroupSpec
+
+        start = time.monotonic()
+        members = self._work.groups[number]
+        prompts = [self._work.prompts[i] for i in members]
+        group = GroupSpec(
+            number=number,
+            seeds=[prompt.seed for prompt in prompts],
+            class_ids=[prompt.class_id for prompt in prompts],
+            targets_ND=self._work.targets_ND[members.start : members.stop],
+            texts=[prompt.text for prompt in prompts],
+        )
+        images = self._synthesiser.group(group, watch)
+        records = [
+            ImageRecord(
+                class_id=prompts[member].class_id,
+                style_id=prompts[member].style_id,
+                index=prompts[member].index,
+                seed=prompts[member].seed,
+                prompt=prompts[member].text,
+                loss=images.losses[row],
+                score=images.scores[row],
+                image_size=images.pixels_NHW3.shape[1],
+                generator=images.generator,
+                steps=images.steps,
+                codes=None if images.codes is None else images.codes[row],
+            )
+            for row, member in enumerate(images.members)
+        ]
+        facts = {
+            "generator": images.generator,
+            "seconds": round(time.monotonic() - start, 3),
+            "dropped": len(prompts) - len(records),
+            "restarts": images.restarts,
+            "history": images.history,
+        }
+        return ImageGroup(
+            number=number,
+            pixels_NHW3=images.pixels_NHW3,
+            records=records,
+            facts=facts,
+            features_ND=images.features_ND,
+        )

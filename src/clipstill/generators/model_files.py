@@ -1,0 +1,111 @@
+"""Models of other publishers: the package that runs them, their files on a hub, and the licence that they state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipstill.core.errors import ResourceError, reason_of
+
+CONFIG_FILE = "config.json"
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+UNKNOWN = "unknown"
+# Model cards begin with YAML between two lines of dashes.
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
+# First words of licence texts, as their authors ask to reproduce them.
+_LICENCE_TEXTS = {
+    "MIT": "mit license",
+    "Apache-2.0": "apache license version 2.0",
+    "GPL-3.0-only": "gnu general public license version 3",
+}
+
+
+def import_diffusers(generator: str) -> Any:
+    """The package diffusers, imported when a generator needs it.
+
+    Raises:
+        ResourceError: It is not installed.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise ResourceError(
+            f"the generator {generator} needs diffusers. Install it: pip install 'clipstill[diffusers]'"
+        ) from None
+    return diffusers
+
+
+def download(generator: str, repository: str, fetch: Callable[[], str], local: str) -> Path:
+    """Folder of a model of the hub in the hub's cache.
+
+    Args:
+        generator: Name of the generator, for messages.
+        repository: Name of the model on the hub, for messages.
+        fetch: Function that downloads the model and returns its folder.
+        local: Example of a local path, for messages.
+
+    Raises:
+        ResourceError: The hub cannot be reached, or has no such model.
+    """
+    try:
+        return Path(fetch())
+    except Exception as error:  # The network, the hub's client and the disk raise many kinds.
+        raise ResourceError(
+            f"cannot get {generator} {repository} from the model hub ({reason_of(error)}). Check the name and the "
+            f"connection, or name a local copy: {generator}:{local}"
+        ) from None
+
+
+def download_diffusers_model(generator: str, repository: str, local: str, subfolder: str = "") -> Path:
+    """Root folder of a repository of the hub, with the files of one model that diffusers saved.
+
+    Raises:
+        ResourceError: The hub cannot be reached, or has no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    patterns = [f"{prefix}{CONFIG_FILE}", f"{prefix}{DIFFUSERS_FILE}", "README.md", "LICENSE"]
+    return download(generator, repository, lambda: snapshot_download(repository, allow_patterns=patterns), local)
+
+
+def licence_of(folder: Path) -> str:
+    """Licence of the model in a folder, from its ``README.md``, or else from a well-known ``LICENSE`` text.
+
+    Returns:
+        What the model card says, such as ``"mit"``, an SPDX identifier for a licence text, or ``"unknown"``.
+    """
+    return _licence_of_card(folder / "README.md") or _licence_of_text(folder / "LICENSE") or UNKNOWN
+
+
+def _licence_of_card(path: Path) -> str:
+    matter = _FRONT_MATTER.match(_read(path))
+    try:
+        metadata = yaml.safe_load(matter.group(1)) if matter else None
+    except yaml.YAMLError:
+        return ""
+    if not isinstance(metadata, dict):
+        return ""
+    licence = metadata.get("license")
+    if isinstance(licence, list):
+        return " AND ".join(str(part) for part in licence)
+    # "other" says only that the name stands in another field.
+    name = metadata.get("license_name") if licence in (None, "other") else licence
+    return str(name) if name else ""
+
+
+def _licence_of_text(path: Path) -> str:
+    words = " ".join(_read(path)[:400].lower().replace(",", " ").split())
+    return next((name for name, start in _LICENCE_TEXTS.items() if start in words), "")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
+    except OSError:
+        return ""

@@ -1,0 +1,152 @@
+"""Settings that fit into the time that a run may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipstill.core.config import load_yaml, merge, validate
+from clipstill.core.files import write_text
+from clipstill.workflow.settings import Settings
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Time for a whole run.
+
+    Attributes:
+        seconds: Seconds that the run may take.
+        fixed: Dotted names of settings that stay as they are.
+    """
+
+    seconds: float
+    fixed: Collection[str] = ()
+
+
+class _Level(NamedTuple):
+    """A level of quality, relative to the settings of the recipe.
+
+    Attributes:
+        images: Factor of the images per class.
+        steps: Factor of the synthesis steps.
+        side: Factor of the images' side.
+        teaching: Factor of the training steps.
+        all_steps: Training steps of all weights, where the recipe trains the head alone; 0 leaves it so.
+    """
+
+    images: float
+    steps: float
+    side: float
+    teaching: float
+    all_steps: int = 0
+
+
+# Each is better and takes longer than the one before. All weights train last: a step of them takes a thousand times
+# longer for two points of accuracy (docs/distillation.md).
+_LEVELS = (
+    _Level(images=1 / 8, steps=1 / 4, side=2 / 3, teaching=1 / 4),
+    _Level(images=1 / 8, steps=1 / 2, side=2 / 3, teaching=1 / 2),
+    _Level(images=1 / 4, steps=2 / 3, side=2 / 3, teaching=1),
+    _Level(images=1 / 2, steps=2 / 3, side=2 / 3, teaching=1),
+    _Level(images=1 / 2, steps=2 / 3, side=1, teaching=1),
+    _Level(images=3 / 4, steps=1, side=1, teaching=1),
+    _Level(images=1, steps=1, side=1, teaching=1),
+    _Level(images=2, steps=1, side=1, teaching=1),
+    _Level(images=2, steps=1, side=1, teaching=1, all_steps=80),
+    _Level(images=4, steps=1, side=1, teaching=1, all_steps=160),
+    _Level(images=8, steps=1, side=1, teaching=1, all_steps=640),
+)
+_HEAD_STEPS = 300
+_SIDE_UNIT, _SMALLEST_SIDE, _FEWEST_IMAGES, _FEWEST_STEPS, _FEWEST_TRAINING_STEPS = 32, 64, 2, 15, 100
+
+
+def choose_settings(
+    config: Settings, budget: Budget, seconds_of: Callable[[Mapping[str, Any]], float]
+) -> dict[str, Any]:
+    """Choose the best level that fits, or the lowest one where none does.
+
+    Args:
+        config: All settings; the levels are relative to them.
+        budget: Time for the whole run.
+        seconds_of: Seconds of a run with these changed settings.
+
+    Returns:
+        Changed settings by dotted name.
+    """
+    chosen = _settings_of(config, _LEVELS[0], budget.fixed)
+    for level in _LEVELS[1:]:
+        settings = _settings_of(config, level, budget.fixed)
+        if seconds_of(settings) > budget.seconds:
+            break
+        chosen = settings
+    return chosen
+
+
+def _settings_of(config: Settings, level: _Level, fixed: Collection[str]) -> dict[str, Any]:
+    """Settings that a level changes."""
+    synthesis, distillation = config.synthesis, config.distillation
+    side = synthesis.image_size
+    if level.side < 1:
+        side = _scaled(side // _SIDE_UNIT, level.side, _SMALLEST_SIDE // _SIDE_UNIT) * _SIDE_UNIT
+    wanted: dict[str, Any] = {
+        "prompts.images_per_class": _scaled(config.prompts.images_per_class, level.images, _FEWEST_IMAGES),
+        "synthesis.steps": _scaled(synthesis.steps, level.steps, _FEWEST_STEPS),
+        "synthesis.image_size": side,
+        "distillation.steps": _scaled(distillation.steps, level.teaching, _FEWEST_TRAINING_STEPS),
+    }
+    of_teaching = {"distillation.steps", "distillation.freeze", "distillation.head_steps", "distillation.minutes"}
+    if distillation.minutes or distillation.epochs:
+        del wanted["distillation.steps"]
+    elif level.all_steps and distillation.freeze == "backbone" and not of_teaching & set(fixed):
+        wanted |= {
+            "distillation.freeze": "bn",
+            "distillation.head_steps": _HEAD_STEPS,
+            "distillation.steps": level.all_steps,
+        }
+    now = config.model_dump()
+    names = (name.partition(".") for name in wanted if name not in fixed)
+    return {
+        f"{section}.{key}": wanted[f"{section}.{key}"]
+        for section, _, key in names
+        if wanted[f"{section}.{key}"] != now[section][key]
+    }
+
+
+def _scaled(value: int, factor: float, least: int) -> int:
+    """A multiple of a count, at least what is of use, or what it was."""
+    return max(min(value, least), round(value * factor))
+
+
+def with_settings(config: Settings, settings: Mapping[str, Any]) -> Settings:
+    """Change some settings.
+
+    Args:
+        config: All settings.
+        settings: New values by dotted name.
+
+    Raises:
+        ConfigError: The changed settings cannot be used.
+    """
+    return validate(Settings, _merged(config.model_dump(mode="json"), settings), "the plan")
+
+
+def write_settings(settings: Mapping[str, Any], config_file: Path | None, out: Path) -> None:
+    """Write a file for ``--config``: changed settings on top of those of a given file.
+
+    Raises:
+        ConfigError: The given file cannot be read.
+        ResourceError: The disk is full or not writable.
+    """
+    import yaml
+
+    values = _merged({} if config_file is None else load_yaml(config_file), settings)
+    write_text(out, yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n")
+
+
+def _merged(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        values = merge(values, {section: {key: value}})
+    return values

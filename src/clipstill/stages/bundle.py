@@ -1,0 +1,96 @@
+"""The trained student -> the folder that is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipstill.core.files import read_manifest
+from clipstill.core.images import iterate
+from clipstill.core.protocols import Provenance
+from clipstill.stages import calibration, class_vectors, evaluation, images, student, teacher_prompts
+from clipstill.workflow.run import Run
+from clipstill.workflow.stage import Stage, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clipstill.core.protocols import Preprocess
+
+NAME = "bundle"
+
+
+def _make(run: Run, step: Step, folder: Path) -> None:
+    from clipstill.assembly.bundles import write_described_bundle
+    from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, split_pictures
+    from clipstill.core.description import Description
+    from clipstill.export.bundle import BundleContent
+    from clipstill.export.measure import FormatRequest
+    from clipstill.stages.origin import origin_of
+
+    trained, found, export = student.read_student(run), calibration.read_calibration(run), run.settings.export
+    photos = run.photos
+    description = Description(
+        labels=run.task.names,
+        preprocess=trained.preprocess,
+        provenance=provenance_of(run),
+        evaluation=evaluation.read_evaluation(run),
+        calibration=found,
+        temperature=found["temperature"],
+        refusal_threshold=calibration.threshold_of(found),
+        examples=0 if photos.examples is None else len(photos.examples.items),
+        unlabelled=0 if photos.unlabelled is None else len(photos.unlabelled.items),
+        origin=origin_of(run),
+        info=run.metadata(),
+    )
+    # The pictures that trained the student without a label, and the run's photos.
+    data = student.collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
+    measured = {} if photos.measured is None else {"photos": labelled_photos(photos.measured, trained.preprocess)}
+    pictures = split_pictures(data.pixels_N3HW, run.settings.seed, measured)
+    content = BundleContent(
+        student=trained,
+        class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
+        description=description,
+        formats=FormatRequest(export.formats, pictures, export),
+        parity_pictures_NHW3=_first_photos(run, trained.preprocess),
+        teacher_prompts=teacher_prompts.prompts_file(run),
+        page=export.page,
+    )
+    write_described_bundle(folder, content, step.key)
+
+
+def _first_photos(run: Run, preprocess: Preprocess) -> np.ndarray | None:
+    """One batch of the run's photos as the student sees them; None where it has none."""
+    if run.photos.measured is None:
+        return None
+    # The evaluation has named the files that cannot be read.
+    batches = iterate(
+        run.photos.measured,
+        preprocess.size,
+        preprocess.crop_fraction,
+        run.settings.evaluation.batch,
+        lambda path, reason: None,
+    )
+    return next((pixels_NHW3 for pixels_NHW3, _, _ in batches), None)
+
+
+def provenance_of(run: Run) -> list[Provenance]:
+    """Weights that the student comes from and that taught it, as the stages recorded them."""
+    manifests = [read_manifest(run.store.folder(step)) for step in run.steps_of(images.NAME)]
+    stored = [
+        *class_vectors.read_teacher_metadata(run)["provenance"],
+        *(part for manifest in manifests if manifest is not None for part in manifest.info.get("provenance", [])),
+        *student.read_student_metadata(run)["provenance"],
+    ]
+    return list(dict.fromkeys(Provenance(**part) for part in stored))
+
+
+STAGE = Stage(
+    name=NAME,
+    version=3,
+    title="Export the bundle",
+    make=_make,
+    settings=("export",),
+    inputs=(calibration.NAME, evaluation.NAME),
+    folder="bundle",
+)

@@ -1,0 +1,152 @@
+"""Class names and examples -> one unit vector a class in the teacher's space.
+
+Shapes: C classes, D teacher dimensions, M examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipstill.core.files import read_json, write_json
+from clipstill.core.progress import say
+from clipstill.stages import teacher_prompts
+from clipstill.workflow.run import Run
+from clipstill.workflow.stage import Stage, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "class_vectors"
+VECTORS_FILE = "class_vectors.safetensors"
+VECTORS_NAME = "class_vectors"
+TEXT_VECTORS_NAME = "text_vectors"
+TEACHER_FILE = "teacher.json"
+
+
+def _make(run: Run, step: Step, folder: Path) -> list[str]:
+    from clipstill.assembly.class_vectors import templates_of
+    from clipstill.core.protocols import PromptedTeacher
+    from clipstill.core.tensors import write_tensors
+    from clipstill.teachers import class_vectors
+    from clipstill.text.templates import class_texts
+
+    teacher = teacher_prompts.teacher_of(run)
+    templates = templates_of(run.settings, teacher)
+    text_CD = class_vectors(teacher, class_texts(run.task, templates)).cpu()
+    tensors = {VECTORS_NAME: text_CD, TEXT_VECTORS_NAME: text_CD}
+    counts: dict[str, Any] = {}
+    if isinstance(teacher, PromptedTeacher):
+        # After its prompts are loaded, once: the student is trained with these vectors and ships with them.
+        tensors[VECTORS_NAME] = teacher.class_vectors(run.task.names).detach().cpu()
+    elif run.photos.examples is not None:
+        tensors, counts = _with_examples(run, text_CD)
+    write_tensors(folder / VECTORS_FILE, tensors)
+    metadata = {
+        "name": teacher.name,
+        "image_size": teacher.image_size,
+        "dim": teacher.dim,
+        "logit_scale": teacher.logit_scale,
+        "templates": templates,
+        "image_parameters": teacher.image_parameters,
+        "weights_sha256": teacher.weights_sha256,
+        "preprocess": asdict(teacher.preprocess),
+        "provenance": [asdict(part) for part in teacher.provenance],
+        **counts,
+    }
+    write_json(folder / TEACHER_FILE, metadata)
+    return [VECTORS_FILE, TEACHER_FILE]
+
+
+def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Vectors of classes with examples, and how many examples each class has."""
+    from clipstill.assembly.class_vectors import encode_folder
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
+
+    assert run.photos.examples is not None
+    settings = run.settings
+    feat_MD, labels = encode_folder(
+        run.models.teacher, run.photos.examples, run.models.device, settings.evaluation.batch
+    )
+    found = prototypes(feat_MD, labels, text_CD)
+    counts = {name: int(number) for name, number in zip(run.task.names, found.count_C, strict=True)}
+    without = [name for name, number in counts.items() if number == 0]
+    more = " and more" if len(without) > 8 else ""
+    say(
+        f"class vectors: {len(labels)} examples of {len(counts) - len(without)} classes"
+        + (f"; from text alone: {', '.join(without[:8])}{more}" if without else "")
+    )
+    tensors = {
+        VECTORS_NAME: class_vectors_with_examples(text_CD, found, settings.examples.text_count),
+        TEXT_VECTORS_NAME: text_CD,
+        "prototypes": found.prototypes_CD,
+        "counts": found.count_C,
+        "shift": found.shift_D,
+    }
+    return tensors, {"examples": counts}
+
+
+@dataclass(frozen=True)
+class ClassVectors:
+    """What the stage stored, on the CPU.
+
+    Attributes:
+        tensors: Tensors of the file by name.
+        has_prompts: Whether the teacher has learned prompts.
+        style_share: How far a style moves the prototype that an image is drawn towards.
+    """
+
+    tensors: dict[str, Tensor]
+    has_prompts: bool
+    style_share: float
+
+    @property
+    def class_CD(self) -> Tensor:
+        """Unit vectors by which the teacher tells the classes apart."""
+        return self.tensors[VECTORS_NAME]
+
+    @property
+    def text_CD(self) -> Tensor:
+        """Unit vectors from texts alone, which prompts are measured by."""
+        return self.tensors[TEXT_VECTORS_NAME]
+
+    @property
+    def image_CD(self) -> Tensor:
+        """Unit vectors that images are drawn towards: those of the teacher without prompts, which sees the images."""
+        return self.text_CD if self.has_prompts else self.class_CD
+
+    def targets(self, text_target_ND: Tensor, class_ids: Sequence[int]) -> Tensor:
+        """Unit vectors of texts -> those that images are drawn towards, moved to where the examples lie."""
+        from clipstill.teachers.prototypes import ExampleVectors, targets_with_examples
+
+        if self.has_prompts or "prototypes" not in self.tensors:
+            return text_target_ND
+        found = ExampleVectors(*(self.tensors[name] for name in ("prototypes", "counts", "shift")))
+        return targets_with_examples(
+            text_target_ND, class_ids, text_CD=self.text_CD, examples=found, style_share=self.style_share
+        )
+
+
+def read_class_vectors(run: Run) -> ClassVectors:
+    """The stored vectors of a run."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(run.folder(NAME) / VECTORS_FILE)
+    return ClassVectors(tensors, run.has(teacher_prompts.NAME), run.settings.examples.style_share)
+
+
+def read_teacher_metadata(run: Run) -> dict[str, Any]:
+    """Name, size, logit scale, templates, provenance and more of the teacher, as JSON values."""
+    return dict(read_json(run.folder(NAME) / TEACHER_FILE))
+
+
+STAGE = Stage(
+    name=NAME,
+    version=3,
+    title="The teacher reads the class names",
+    make=_make,
+    settings=("task", "teacher", "prompts.templates", "examples.images", "examples.text_count"),
+    inputs=(teacher_prompts.NAME,),
+)

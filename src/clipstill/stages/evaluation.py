@@ -1,0 +1,48 @@
+"""Real photos -> how teacher and student do on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipstill.core.files import read_json, write_json
+from clipstill.stages import calibration
+from clipstill.workflow.run import Run
+from clipstill.workflow.stage import Stage, Step
+
+NAME = "evaluation"
+RESULT_FILE = "evaluation.json"
+
+
+def _make(run: Run, step: Step, folder: Path) -> list[str]:
+    from clipstill.evaluation.evaluate import Calibration, compare
+
+    assert run.photos.measured is not None
+    models, found = calibration.witnesses(run), calibration.read_calibration(run)
+    result = compare(
+        models.teacher,
+        models.class_vectors_CD,
+        models.student,
+        run.photos.measured,
+        device=models.device,
+        batch=run.settings.evaluation.batch,
+        calibration=Calibration(found["temperature"], calibration.threshold_of(found)),
+    )
+    write_json(folder / RESULT_FILE, result)
+    return [RESULT_FILE]
+
+
+def read_evaluation(run: Run) -> dict[str, Any] | None:
+    """Teacher and student on the run's photos, as JSON values; None where it has none."""
+    return dict(read_json(run.folder(NAME) / RESULT_FILE)) if run.has(NAME) else None
+
+
+STAGE = Stage(
+    name=NAME,
+    version=2,
+    title="Measure on the photos",
+    make=_make,
+    settings=("evaluation.images",),
+    inputs=(calibration.NAME,),
+    needed=lambda settings, photos: photos.measured is not None,
+)

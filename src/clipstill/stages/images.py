@@ -1,0 +1,223 @@
+"""Prompts -> synthetic images, group by group; groups that are committed are never made again.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipstill.core.files import read_json, write_json
+from clipstill.core.progress import Progress, say
+from clipstill.distributed import torchrun
+from clipstill.stages import class_vectors, prompts
+from clipstill.workflow.cohorts import Cohort
+from clipstill.workflow.run import Run
+from clipstill.workflow.stage import Stage, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clipstill.distributed.work import OnDone, SynthesisWork, Worker
+    from clipstill.surrogate.dataset import SurrogateSet
+    from clipstill.surrogate.shards import ShardWriter
+    from clipstill.text.prompts import Prompt
+
+NAME = "surrogate"
+CURATION_FILE = "curation.json"
+PREVIEW_FILE = "preview.png"
+
+
+def _make(run: Run, step: Step, folder: Path) -> None:
+    from clipstill.distributed import ray_tasks
+    from clipstill.distributed.work import Worker
+    from clipstill.surrogate.shards import ShardWriter
+
+    work = synthesis_work(run, step)
+    worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
+    shards = ShardWriter(folder, step.key)
+    groups = work.groups
+    # Further images of an earlier start are counted later.
+    done = shards.committed() & set(range(len(groups)))
+    missing = [number for number in range(len(groups)) if number not in done]
+    ready = sum(len(groups[number]) for number in done)
+    if ready:
+        say(f"surrogate: {ready} of {len(work.prompts)} images are there already, going on")
+    with Progress("synthesis", total=len(work.prompts), unit="img", done=ready) as bar:
+
+        def on_done(number: int, loss: float | None) -> None:
+            bar.advance(len(groups[number]), **({} if loss is None else {"loss": loss}))
+
+        if run.settings.launch.launcher == "ray" and torchrun.world() == 1:
+            ray_tasks.make_groups(
+                work, missing, shards, launch=run.settings.launch, threads=run.store.threads, on_done=on_done
+            )
+        else:
+            torchrun.broadcast(torchrun.Offer(step.name, step.key, missing, run.store.threads, cohorts=run.cohorts))
+            own = torchrun.share(missing)
+            make_groups(worker, own, shards, on_done, run.store.path / PREVIEW_FILE)
+            torchrun.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
+    _diversify(run, step.cohort, work, shards)
+    facts = shards.facts()
+    dropped, restarts = (sum(int(each[name]) for each in facts) for name in ("dropped", "restarts"))
+    if dropped or restarts:
+        say(f"surrogate: {restarts} times an image began again, {dropped} images could not be made")
+    seconds = round(sum(float(each["seconds"]) for each in facts), 3)
+    provenance = [asdict(part) for part in worker.provenance]
+    shards.finish(
+        {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": provenance}, [CURATION_FILE]
+    )
+    _show_first_images(run, folder)
+
+
+def _show_first_images(run: Run, folder: Path) -> None:
+    """Replace the preview of the images at work by the first finished ones."""
+    import torch
+
+    from clipstill.surrogate.dataset import SurrogateSet
+    from clipstill.surrogate.preview import MOST_IMAGES, write_grid
+
+    images = SurrogateSet.open(folder)
+    # Only these are decoded: the whole set may take gigabytes.
+    first = images.keep(torch.arange(len(images)) < MOST_IMAGES)
+    write_grid(run.store.path / PREVIEW_FILE, first.pixels_N3HW.permute(0, 2, 3, 1).numpy())
+
+
+def _diversify(run: Run, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:
+    """Make further images of classes whose images look alike, and write down the diversity of each class."""
+    from clipstill.stages.curation import curation_facts, curation_line, extended
+
+    images = shards.read(len(work.groups))
+    # A class or two have no median of their own: the images of earlier cohorts are compared too.
+    beside = None if cohort.is_whole else read_images(run, before=cohort)
+    asked = extended(run, work, images, beside)
+    if asked.work.further:
+        first = len(asked.work.prompts) - asked.work.further
+        further = [number for number, group in enumerate(asked.work.groups) if group.stop > first]
+        make_alone(run, asked.work, shards, further, title="further images", preview=run.store.path / PREVIEW_FILE)
+        images = shards.read(len(asked.work.groups))
+    facts = curation_facts(images, asked, run.task.names, beside)
+    say(f"surrogate: {curation_line(facts)}")
+    write_json(shards.folder / CURATION_FILE, facts)
+
+
+def make_alone(
+    run: Run, work: SynthesisWork, shards: ShardWriter, numbers: Sequence[int], *, title: str, preview: Path | None
+) -> None:
+    """Make the missing ones of a few groups in this process."""
+    from clipstill.distributed.work import Worker
+
+    groups, done = work.groups, shards.committed()
+    missing = [number for number in numbers if number not in done]
+    ready = sum(len(groups[number]) for number in numbers if number in done)
+    with Progress(title, total=sum(len(groups[number]) for number in numbers), unit="img", done=ready) as bar:
+
+        def on_done(number: int, loss: float | None) -> None:
+            bar.advance(len(groups[number]), loss=loss)
+
+        if missing:
+            worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
+            make_groups(worker, missing, shards, on_done, preview)
+
+
+def make_groups(
+    worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, preview: Path | None
+) -> None:
+    """Make groups in this process, and write each one while the next is at work."""
+    from clipstill.distributed.work import worker_name
+    from clipstill.surrogate.background import BackgroundWriter
+    from clipstill.surrogate.preview import Preview
+
+    with BackgroundWriter() as writer:
+        watch = None if preview is None else Preview(preview, writer.submit)
+        for number in numbers:
+            images = worker.make(number, watch)
+            facts = {**images.facts, "worker": worker_name()}
+            writer.submit(shards.write_group, number, images.pixels_NHW3, images.records, facts, images.features_ND)
+            on_done(number, images.loss)
+
+
+def synthesis_work(run: Run, step: Step) -> SynthesisWork:
+    """The images of a cohort as units of work."""
+    (prompt_step,) = [each for each in run.steps_of(prompts.NAME) if each.cohort.number == step.cohort.number]
+    found, target_ND = prompts.read_prompts(run.store.folder(prompt_step))
+    return new_synthesis_work(run, step.key, found, target_ND, class_vectors.read_class_vectors(run).image_CD)
+
+
+def new_synthesis_work(
+    run: Run, key: str, found: Sequence[Prompt], target_ND: Tensor, class_vectors_CD: Tensor
+) -> SynthesisWork:
+    """Images of these prompts by the run's teacher and generators."""
+    from clipstill.distributed.work import SynthesisWork
+
+    settings = run.settings
+    return SynthesisWork(
+        key=key,
+        teacher=settings.teacher.name,
+        precision=settings.teacher.precision,
+        generator=settings.generator.name,
+        device=settings.device,
+        settings=settings.synthesis,
+        prompts=found,
+        targets_ND=target_ND,
+        class_vectors_CD=class_vectors_CD,
+    )
+
+
+def assist(run: Run, offer: torchrun.Offer) -> None:
+    """Make this rank's share of the groups that the first rank offers."""
+    from clipstill.distributed.work import Worker
+    from clipstill.surrogate.shards import ShardWriter
+
+    own = torchrun.share(offer.groups)
+    if own:
+        (step,) = [each for each in run.steps_of(NAME) if each.name == offer.stage]
+        worker = Worker.load(synthesis_work(run, step), run.models.device)
+        make_groups(worker, own, ShardWriter(run.store.folder(step), step.key), lambda number, loss: None, None)
+
+
+def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
+    """The synthetic images of all classes, the oldest cohort first, with class ids of the run's task.
+
+    Args:
+        run: The run.
+        before: Leave out this cohort and later ones.
+
+    Returns:
+        The images; None where there are none.
+    """
+    from clipstill.surrogate.dataset import SurrogateSet
+
+    in_use = zip(run.steps_of(NAME), run.cohorts.images, strict=True)
+    earlier = itertools.takewhile(lambda each: each[1].cohort != before, in_use)
+    found = [SurrogateSet.open(run.store.folder(step)).of_classes(part.class_ids(run.task)) for step, part in earlier]
+    return SurrogateSet.joined(found) if found else None
+
+
+def read_curation(run: Run) -> list[dict[str, Any]]:
+    """What each cohort in use wrote down of its images."""
+    return [dict(read_json(run.store.folder(step) / CURATION_FILE)) for step in run.steps_of(NAME)]
+
+
+def read_histories(run: Run) -> list[list[dict[str, float]]]:
+    """Losses of each group, step by step."""
+    from clipstill.surrogate.shards import ShardWriter
+
+    writers = [ShardWriter(run.store.folder(step), step.key) for step in run.steps_of(NAME)]
+    return [facts["history"] for writer in writers for facts in writer.facts()]
+
+
+STAGE = Stage(
+    name=NAME,
+    version=3,
+    title="Make the images",
+    make=_make,
+    settings=("generator", "synthesis", "curation.least_diversity", "curation.top_up"),
+    inputs=(prompts.NAME,),
+    needed=prompts.STAGE.needed,
+    per_cohort=True,
+)

@@ -1,0 +1,445 @@
+"""Makes and measures one rung of the ladder: a teacher, the student, or the student trained on something else.
+
+Shapes: N photos, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from clipstill.core.errors import ConfigError, DataError, ExportError
+from clipstill.core.files import commit_manifest, read_json, read_manifest, sha256_json, write_json
+from clipstill.core.images import ImageFolder
+from clipstill.core.protocols import Preprocess
+from clipstill.core.tensors import write_tensors
+from clipstill.evaluation import ladder as rungs
+from clipstill.evaluation.evaluate import Calibration, evaluate, student_predictor, teacher_predictor
+from clipstill.evaluation.ladder import Cost, Measured, Rung
+from clipstill.export.measure import gflop, latency
+from clipstill.export.onnx import Onnx, export_onnx
+from clipstill.export.parity import check_parity
+from clipstill.generators.procedural import DeadLeaves, Noise, pictures
+from clipstill.runtime import load_bundle
+from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
+from clipstill.stages.ladder import FACTS_FILE, LadderInputs, is_whole_rung
+from clipstill.workflow.photos import Photos, photos_digest
+from clipstill.workflow.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clipstill.distillation.training_data import TrainingData
+    from clipstill.evaluation.evaluate import PredictLogits
+
+_MODEL = "model.onnx"
+_BEFORE_THE_BUNDLE = (
+    teacher_prompts.NAME,
+    class_vectors.NAME,
+    prompts.NAME,
+    images.NAME,
+    student.NAME,
+    near_misses.NAME,
+    calibration.NAME,
+)
+# Pictures of no class are put into as many groups as there are style words.
+_GROUPS = 16
+_LONGEST_NAMES = 80
+
+
+@dataclass(frozen=True)
+class _Classifier:
+    """Something that answers, how photos are prepared for it, and what it costs."""
+
+    predict: PredictLogits
+    preprocess: Preprocess
+    temperature: float
+    cost: Cost
+
+
+class RungMaker:
+    """Makes and measures rungs of one run.
+
+    Args:
+        run: A run whose bundle is complete.
+        inputs: Photos, and what else there is.
+        place: Folder for the models, which a later call finds again.
+    """
+
+    def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
+        self._run, self._inputs, self._place = run, inputs, place
+        self._examples = inputs.examples(run)
+        self.examples_digest = None if self._examples is None else photos_digest(self._examples)
+        self._makers: dict[str, Callable[[], Rung]] = {
+            rungs.TEACHER: self._teacher,
+            rungs.SMALL_TEACHER: self._small_teacher,
+            rungs.SMALL_TEACHER_EXAMPLES: self._small_teacher_examples,
+            rungs.NOISE: lambda: self._control(rungs.NOISE, "pictures of noise", Noise()),
+            rungs.PROCEDURAL: lambda: self._control(
+                rungs.PROCEDURAL, "procedural pictures (dead leaves)", DeadLeaves()
+            ),
+            rungs.OURS: self._ours,
+            rungs.EXAMPLES: self._tuned,
+            rungs.UNLABELLED: self._with_unlabelled,
+        }
+
+    def make(self, name: str) -> Rung:
+        """One rung, measured, or with what is missing."""
+        return self._makers[name]()
+
+    # Rungs without training.
+
+    def _teacher(self) -> Rung:
+        run, labels = self._run, self._trained_on["labels"]
+        name, learned = run.settings.teacher.name, run.has(teacher_prompts.NAME)
+        how = "prompts learned from examples" if learned else "names and examples" if labels else "names"
+        note = command = ""
+        try:
+            if learned:
+                raise ConfigError("A teacher with learned prompts is not exported.")
+            vectors_CD = class_vectors.read_class_vectors(run).class_CD
+            classifier = self._exported(rungs.TEACHER, name, vectors_CD=vectors_CD)
+            section = run.settings.examples
+            command = self._zero_shot_command(name, section.images, section.per_class)
+        except (ConfigError, ExportError) as error:
+            classifier, note = self._teacher_as_it_is(), str(error)
+        measured = self._measured(rungs.TEACHER, replace(classifier, cost=replace(classifier.cost, labels=labels)))
+        return Rung(rungs.TEACHER, f"{name}, the teacher, by {how}", measured, note=note, command=command)
+
+    def _small_teacher(self) -> Rung:
+        name = self._inputs.small_teacher
+        title = f"{name} with stored class vectors"
+        if name == self._run.settings.teacher.name and not self._trained_on["labels"]:
+            missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
+            return Rung(rungs.SMALL_TEACHER, title, missing=missing)
+        try:
+            classifier = self._exported(rungs.SMALL_TEACHER, name)
+        except (ConfigError, ExportError) as error:
+            return Rung(rungs.SMALL_TEACHER, title, missing=str(error))
+        measured = self._measured(rungs.SMALL_TEACHER, classifier)
+        return Rung(rungs.SMALL_TEACHER, title, measured, command=self._zero_shot_command(name, None, None))
+
+    def _small_teacher_examples(self) -> Rung:
+        name, inputs, rung = self._inputs.small_teacher, self._inputs, rungs.SMALL_TEACHER_EXAMPLES
+        if self._examples is None:
+            return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
+        count = len(self._examples.items)
+        title = f"{name} with class vectors of names and {count} examples"
+        try:
+            classifier = self._exported(rung, name, examples=self._examples)
+        except (ConfigError, ExportError) as error:
+            return Rung(rung, title, missing=str(error))
+        measured = self._measured(rung, replace(classifier, cost=replace(classifier.cost, labels=count)))
+        command = self._zero_shot_command(name, inputs.examples_folder, inputs.shots)
+        return Rung(rung, title, measured, command=command)
+
+    def _exported(
+        self, rung: str, name: str, *, vectors_CD: Tensor | None = None, examples: ImageFolder | None = None
+    ) -> _Classifier:
+        """A teacher's tower with class vectors as an exported file; on a GPU the tower itself answers for it."""
+        from clipstill.assembly.class_vectors import vectors_with_examples
+        from clipstill.assembly.zero_shot import zero_shot_student
+        from clipstill.teachers import load_teacher
+
+        run, device = self._run, self._run.models.device
+        digest = None if examples is None else self.examples_digest
+        key = sha256_json([rung, name, run.step(class_vectors.NAME).key, digest])
+        folder = self._model_folder(rung, key)
+        start, is_whole = time.monotonic(), is_whole_rung(folder, key)
+        file = folder / class_vectors.VECTORS_FILE
+        if not is_whole or device.type != "cpu":
+            teacher = load_teacher(name, torch.device("cpu"))
+            if is_whole:
+                vectors_CD = load_file(file)[class_vectors.VECTORS_NAME]
+            elif vectors_CD is None:
+                vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
+            assert vectors_CD is not None
+            tower = zero_shot_student(teacher, vectors_CD)
+            if not is_whole:
+                size = tower.preprocess.size
+                export_onnx(tower, folder / _MODEL, size)
+                check_parity(tower, folder / _MODEL, size, tolerance=run.settings.export.tolerance)
+                write_tensors(file, {class_vectors.VECTORS_NAME: vectors_CD})
+                cost = Cost(
+                    onnx_bytes=(folder / _MODEL).stat().st_size,
+                    parameters=teacher.image_parameters,
+                    gflop=gflop(tower, size),
+                    latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), size),
+                    minutes=(time.monotonic() - start) / 60,
+                )
+                write_json(folder / FACTS_FILE, {"cost": asdict(cost), "preprocess": asdict(tower.preprocess)})
+                commit_manifest(folder, key, [_MODEL, class_vectors.VECTORS_FILE, FACTS_FILE])
+        facts = read_json(folder / FACTS_FILE)
+        own = facts["preprocess"]
+        predict = (
+            _session_predictor(folder / _MODEL, run.store.threads)
+            if device.type == "cpu"
+            else student_predictor(tower, device)
+        )
+        preprocess = Preprocess(own["size"], tuple(own["mean"]), tuple(own["std"]), own["crop_fraction"])
+        return _Classifier(predict, preprocess, 1.0, Cost(**facts["cost"]))
+
+    def _teacher_as_it_is(self) -> _Classifier:
+        """The run's teacher where its tower cannot be exported alone."""
+        run, teacher = self._run, teacher_prompts.teacher_of(self._run)
+        predict = teacher_predictor(teacher, class_vectors.read_class_vectors(run).class_CD, run.models.device)
+        cost = Cost(
+            onnx_bytes=None,
+            parameters=teacher.image_parameters,
+            gflop=None,
+            latency_ms=None,
+            minutes=self._minutes((teacher_prompts.NAME, class_vectors.NAME)),
+        )
+        return _Classifier(predict, teacher.preprocess, 1.0, cost)
+
+    # The student, and the same network trained on something else.
+
+    @cached_property
+    def _student(self) -> _Classifier:
+        """The exported student; its latency is measured again, beside that of the other rungs."""
+        run, folder = self._run, self._run.folder(bundle.NAME)
+        loaded = load_bundle(folder, run.store.threads)
+        export, trained_on = read_json(folder / "metrics.json")["export"], self._trained_on
+        cost = Cost(
+            onnx_bytes=int(export["onnx_bytes"]),
+            parameters=int(export["parameters"]),
+            gflop=gflop(student.read_student(run), loaded.preprocess.size),
+            latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), loaded.preprocess.size),
+            minutes=self._minutes(_BEFORE_THE_BUNDLE),
+            photos=trained_on["unlabelled"],
+            labels=trained_on["labels"],
+        )
+        return _Classifier(loaded.logits, loaded.preprocess, loaded.temperature, cost)
+
+    def _ours(self) -> Rung:
+        trained_on = self._trained_on
+        kinds = {"synthetic image": "images", "unlabelled photo": "unlabelled", "example": "labels"}
+        counts = [(trained_on[key], kind) for kind, key in kinds.items() if trained_on[key]]
+        listed = " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
+        title = f"ours: {self._run.settings.student.name} trained on {listed}"
+        return Rung(rungs.OURS, title, self._measured(rungs.OURS, self._student))
+
+    def _control(self, name: str, what: str, sampler: DeadLeaves | Noise) -> Rung:
+        """The same student, teacher and steps on as many pictures of nothing."""
+        settings = self._run.settings
+        count, size = self._trained_on["images"] + self._trained_on["unlabelled"], settings.synthesis.image_size
+        title = f"{settings.student.name} trained on {count} {what}"
+        if self._is_too_slow:
+            return self._too_slow(name, title)
+        classifier = self._trained(
+            name,
+            identity=[count, size],
+            data=lambda: pictures_of_nothing(sampler, count, size, settings.seed),
+            before=(class_vectors.NAME,),
+        )
+        command = self._rerun_command(f"--generator {sampler.name}")
+        return Rung(name, title, self._measured(name, classifier), command=command)
+
+    def _with_unlabelled(self) -> Rung:
+        from clipstill.assembly.training import TrainingSet
+
+        run, unlabelled = self._run, self._inputs.unlabelled
+        title = "ours, trained on unlabelled photos too"
+        if unlabelled is None:
+            if self._trained_on["unlabelled"]:
+                return Rung(rungs.UNLABELLED, title, missing="the student was trained on its unlabelled photos already")
+            return self._not_given(rungs.UNLABELLED, title, "--unlabelled DIR")
+        title = f"ours, trained on {len(unlabelled.items)} unlabelled photos too"
+        if self._is_too_slow:
+            return self._too_slow(rungs.UNLABELLED, title)
+
+        def data() -> TrainingData:
+            # The run's own examples, which this call may not have been given.
+            examples = Photos.of(run.settings, run.task).examples
+            styles = len(prompts.read_style_names(run))
+            return TrainingSet.of(run.settings, images.read_images(run), examples, unlabelled, styles=styles).data
+
+        before = tuple(stage for stage in _BEFORE_THE_BUNDLE if stage != student.NAME)
+        classifier = self._trained(rungs.UNLABELLED, identity=[photos_digest(unlabelled)], data=data, before=before)
+        classifier = replace(
+            classifier,
+            cost=replace(classifier.cost, photos=len(unlabelled.items), labels=self._trained_on["labels"]),
+        )
+        measured = self._measured(rungs.UNLABELLED, classifier)
+        return Rung(rungs.UNLABELLED, title, measured, command=self._rerun_command("--unlabelled DIR"))
+
+    def _trained(
+        self, name: str, *, identity: list[Any], data: Callable[[], TrainingData], before: tuple[str, ...]
+    ) -> _Classifier:
+        """The run's student trained on something else: the same network, and so the same file in size and time.
+
+        Args:
+            name: Name of the rung.
+            identity: What tells the data apart from other data.
+            data: Pictures to train on.
+            before: Names of the stages that it needs.
+        """
+        from clipstill.assembly.students import student_of
+        from clipstill.assembly.training import train_student
+
+        run = self._run
+        key = sha256_json([name, run.step(student.NAME).key, identity])
+        folder = self._model_folder(name, key)
+        if not is_whole_rung(folder, key):
+            start, work, pictures = time.monotonic(), folder / "work", data()
+            models = calibration.witnesses(run)
+            trained, _ = train_student(
+                run.models, pictures, teacher=models.teacher, class_vectors_CD=models.class_vectors_CD, work=work
+            )
+            temperature = replace(models, student=trained).temperature(pictures.pixels_N3HW)
+            write_tensors(folder / student.STUDENT_FILE, trained.state_dict())
+            facts = {"temperature": temperature, "minutes": (time.monotonic() - start) / 60}
+            write_json(folder / FACTS_FILE, facts)
+            commit_manifest(folder, key, [student.STUDENT_FILE, FACTS_FILE])
+            shutil.rmtree(work, ignore_errors=True)
+        facts = read_json(folder / FACTS_FILE)
+        stored = student_of(run.models, len(run.task.names), folder / student.STUDENT_FILE)
+        minutes = facts["minutes"] + (self._minutes(before) or 0.0)
+        cost = replace(self._student.cost, minutes=minutes, photos=0, labels=0)
+        predict = student_predictor(stored, run.models.device)
+        return _Classifier(predict, stored.preprocess, float(facts["temperature"]), cost)
+
+    def _tuned(self) -> Rung:
+        from clipstill.assembly.fine_tuning import fine_tune
+        from clipstill.workflow.recipes import load_settings
+
+        run, inputs = self._run, self._inputs
+        title = "ours, tuned on labelled photos"
+        if inputs.examples_folder is None:
+            return self._not_given(rungs.EXAMPLES, title, "--examples DIR")
+        values = {"seed": run.settings.seed, "device": run.settings.device, "threads": run.store.threads}
+        settings = load_settings("fine-tune", values=values)
+        how = settings.distillation.model_dump(mode="json")
+        key = sha256_json([rungs.EXAMPLES, run.step(bundle.NAME).key, self.examples_digest, how])
+        folder = self._model_folder(rungs.EXAMPLES, key)
+        if not is_whole_rung(folder, key):
+            start = time.monotonic()
+            try:
+                result = fine_tune(
+                    run.folder(bundle.NAME),
+                    inputs.examples_folder,
+                    folder / "bundle",
+                    settings=settings,
+                    per_class=inputs.shots,
+                )
+            except DataError as error:
+                return Rung(rungs.EXAMPLES, title, missing=str(error))
+            write_json(folder / FACTS_FILE, {"labels": result.examples, "minutes": (time.monotonic() - start) / 60})
+            commit_manifest(folder, key, [FACTS_FILE])
+        facts, tuned = read_json(folder / FACTS_FILE), load_bundle(folder / "bundle", run.store.threads)
+        ours = self._student.cost
+        minutes = (ours.minutes or 0.0) + facts["minutes"]
+        cost = replace(ours, minutes=minutes, labels=facts["labels"] + ours.labels)
+        classifier = _Classifier(tuned.logits, tuned.preprocess, tuned.temperature, cost)
+        title = f"ours, tuned on {facts['labels']} labelled photos"
+        limit = "" if inputs.shots is None else f" --per-class {inputs.shots}"
+        examples = _quoted(inputs.examples_folder)
+        command = f"clipstill fine-tune {self._path} --examples {examples}{limit} --out DIR"
+        return Rung(rungs.EXAMPLES, title, self._measured(rungs.EXAMPLES, classifier), command=command)
+
+    # What rungs share.
+
+    def _measured(self, name: str, classifier: _Classifier) -> Measured:
+        answers: list[int] = []
+
+        def predict(images_NHW3: Any) -> Any:
+            logits_NC = classifier.predict(images_NHW3)
+            answers.extend(logits_NC.argmax(axis=1).tolist())
+            return logits_NC
+
+        photos = self._inputs.photos
+        found = evaluate(
+            predict,
+            photos,
+            classifier.preprocess,
+            batch=self._run.settings.evaluation.batch,
+            title=f"ladder, {name}",
+            name_skipped=False,
+            calibration=Calibration(classifier.temperature),
+        )
+        unread = {file for file, _ in found.skipped}
+        labels = [label for path, label in photos.items if str(path) not in unread]
+        right = "".join("1" if answer == label else "0" for answer, label in zip(answers, labels, strict=True))
+        return Measured(right, found.ece, tuple(found.per_class), classifier.cost)
+
+    def _model_folder(self, name: str, key: str) -> Path:
+        return self._place / f"{name}-{key[:16]}"
+
+    @cached_property
+    def _trained_on(self) -> dict[str, int]:
+        """How many synthetic images, unlabelled and labelled photos the student and its teacher have seen."""
+        counts = student.read_student_metadata(self._run)
+        examples = class_vectors.read_teacher_metadata(self._run).get("examples", {})
+        labels = max(sum(examples.values()), int(counts["examples"]))
+        return {"images": int(counts["images"]), "unlabelled": int(counts["unlabelled"]), "labels": labels}
+
+    def _minutes(self, stages: tuple[str, ...]) -> float | None:
+        """Minutes of work of these stages, of every cohort; None where a manifest does not tell."""
+        seconds = 0.0
+        for step in (step for step in self._run.steps if step.stage.name in stages):
+            manifest = read_manifest(self._run.store.folder(step))
+            if manifest is None or "seconds" not in manifest.info:
+                return None
+            seconds += float(manifest.info["seconds"])
+        return seconds / 60
+
+    @property
+    def _is_too_slow(self) -> bool:
+        """A head on cached features is trained in seconds, a network in as long as the student took."""
+        return not self._inputs.slow and self._run.settings.distillation.freeze != "backbone"
+
+    def _too_slow(self, name: str, title: str) -> Rung:
+        missing = f"it takes as long as the student did; clipstill ladder {self._path} --images DIR --rungs {name}"
+        return Rung(name, title, missing=missing)
+
+    def _not_given(self, name: str, title: str, option: str) -> Rung:
+        return Rung(name, title, missing=f"give {option}: clipstill ladder {self._path} --images DIR {option}")
+
+    @property
+    def _path(self) -> str:
+        return _quoted(self._run.store.path)
+
+    def _zero_shot_command(self, teacher: str, examples: Path | None, shots: int | None) -> str:
+        options = ""
+        if examples is not None:
+            options = f" --examples {_quoted(examples)}" + ("" if shots is None else f" --per-class {shots}")
+        return f"clipstill zero-shot --run {self._path} --teacher {teacher}{options} --out DIR"
+
+    def _rerun_command(self, option: str) -> str:
+        task, config = self._run.task, _quoted(self._run.store.path / "config.yaml")
+        names = ",".join(task.names)
+        is_plain = len(names) <= _LONGEST_NAMES and not any(task.descriptions)
+        classes = shlex.quote(names) if is_plain else "FILE"
+        return f"clipstill run --classes {classes} --config {config} {option} --out DIR"
+
+
+def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed: int) -> TrainingData:
+    """Pictures of no class to train on; each follows from its number."""
+    from clipstill.distillation.training_data import TrainingData
+
+    pixels_N3HW = pictures(sampler, count, size, seed)
+    return TrainingData(pixels_N3HW, torch.full((count,), -1), torch.arange(count) % _GROUPS)
+
+
+def _session_predictor(model: Path, threads: int) -> PredictLogits:
+    """An exported file as a map of uint8 images to logits."""
+    opened = Onnx().open(model, threads)
+
+    def predict(images_NHW3: Any) -> Any:
+        return opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+
+    return predict
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

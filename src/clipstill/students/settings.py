@@ -1,0 +1,56 @@
+"""Settings of the student."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clipstill.core.config import Config
+
+_TOWER = "tower:"
+
+
+class StudentSettings(Config):
+    """Which student is taught."""
+
+    name: str = Field(
+        default="lite0",
+        description="Student, see: clipstill list students; or tower: and a teacher's name, for its image tower.",
+    )
+    init: str = Field(
+        default="pretrained",
+        description="Initial weights: pretrained, scratch or a checkpoint file. The default's are ImageNet weights "
+        "from a pip package.",
+    )
+    head: Literal["linear", "class-vectors"] = Field(
+        default="linear",
+        description="Classifier head. class-vectors projects into the teacher's space, so that classes can be added "
+        "after training.",
+    )
+    projector_layers: int = Field(
+        default=1, ge=1, le=3, description="Layers of the projector before class vectors. PromptKD has 2."
+    )
+    projector_width: int = Field(
+        default=0,
+        ge=0,
+        description="Width between the projector's layers; 0 for the teacher's dimensions, as in PromptKD.",
+    )
+    prompts: int = Field(
+        default=0,
+        ge=0,
+        description="Learned tokens in each prompted layer of CLIP's image tower, or for other networks the width in "
+        "pixels of a learned frame around the image; 0 for none. A framed network is frozen as a tower is.",
+    )
+    prompt_depth: int = Field(default=9, ge=1, description="Layers of CLIP's tower that get prompts.")
+    tower: Literal["frozen", "trained"] = Field(
+        default="frozen",
+        description="Whether the weights of a tower, or of a network behind a frame, are trained. In the PromptKD "
+        "paper, trained lost two points.",
+    )
+    image_size: int = Field(default=128, ge=32, le=1024, description="Side of the student's input in pixels.")
+
+    @property
+    def tower_of(self) -> str | None:
+        """The teacher whose image tower it is; None for a network of its own."""
+        return self.name.removeprefix(_TOWER) if self.name.startswith(_TOWER) else None

@@ -1,0 +1,22 @@
+"""Settings of the teacher."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clipstill.core.config import Config
+
+
+class TeacherSettings(Config):
+    """Which teacher is distilled."""
+
+    name: str = Field(
+        default="embedded-m",
+        description="Teacher, see: clipstill list teachers. The default ships with clipstill and needs no download.",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Precision of the image tower; features are float32 in any case. bf16 and fp16 are faster on GPUs.",
+    )

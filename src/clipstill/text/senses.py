@@ -1,0 +1,109 @@
+"""Which meaning of a class name is wanted, and how meanings differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipstill.text.wordnet import Sense, Wordnet
+
+# Senses that differ have different lexicographer files, or meet no deeper in WordNet's tree than "artefact".
+_DEPTH_OF_ARTEFACT = 4
+# Kinds above this depth ("living thing", "device") are too general; and how far up kinds are looked for.
+_DEPTH_OF_KIND, _KINDS_UP = 6, 5
+# Kinds that cannot be photographed, and kinds that can although they are not things.
+_UNSEEN = frozenset(("state", "feeling", "quality", "trait", "right"))
+_COLOURS = frozenset(("color", "weather", "shape", "pattern", "texture"))
+# Weights of a sense's frequency and visibility; the context of the other names has weight 1.
+_FREQUENT, _VISIBLE = 3.0, 1.5
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One sense of a name among the other names.
+
+    Attributes:
+        sense: The sense.
+        context: Support by the other names: the steps of the way up WordNet's tree that it shares with them.
+        score: Context plus terms for a frequent sense and for one that photos show.
+    """
+
+    sense: Sense
+    context: float
+    score: float
+
+
+def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
+    """The meanings of each name, the likeliest first; none for a name that is not in WordNet.
+
+    Next to heron and stork, a crane is a bird; next to an excavator it is a machine.
+    """
+    senses = [nouns.senses(name) for name in names]
+    frequencies = [_frequencies(of_name) for of_name in senses]
+    ups = [[nouns.distances_up(sense.number).keys() for sense in of_name] for of_name in senses]
+    support: dict[int, dict[int, float]] = {}
+    for place, ups_of_name in enumerate(ups):
+        for above, frequency in zip(ups_of_name, frequencies[place], strict=True):
+            for one in above:
+                # By frequency, since two names that share a rare sense should not support each other.
+                by_name = support.setdefault(one, {})
+                by_name[place] = max(by_name.get(place, 0.0), frequency)
+    total = {one: sum(by_name.values()) for one, by_name in support.items()}
+    chosen = []
+    for place, of_name in enumerate(senses):
+        meanings = []
+        for sense, above, frequency in zip(of_name, ups[place], frequencies[place], strict=True):
+            context = sum(total[one] - support[one][place] for one in above) / max(1, len(names) - 1)
+            visible = _VISIBLE * (sense.is_visible - sense.is_person)
+            meanings.append(Meaning(sense, context, context + _FREQUENT * frequency + visible))
+        chosen.append(sorted(meanings, key=lambda one: -one.score))
+    return chosen
+
+
+def _frequencies(senses: Sequence[Sense]) -> list[float]:
+    """Share of each sense of a word, by its count and by its place in WordNet's order."""
+    weights = [sense.count + 1 / (order + 1) for order, sense in enumerate(senses)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def texts_about(sense: Sense, name: str, nouns: Wordnet) -> list[str]:
+    """Gloss, kinds and other words of a sense, without the name itself."""
+    kinds = [
+        nouns.word(number)
+        for number, steps in nouns.distances_up(sense.number).items()
+        if steps == 1 or (1 < steps <= _KINDS_UP and nouns.depth(number) >= _DEPTH_OF_KIND)
+    ]
+    lemma = nouns.lemma(name) or name
+    others = [word for word in nouns.words(sense.number) if lemma not in word and word not in lemma]
+    # "The fur of a beaver" lies near a beaver whatever is meant.
+    gloss = [] if re.search(rf"\b{re.escape(lemma)}", sense.gloss) else [sense.gloss]
+    return [*gloss, *kinds, *others[:2]] or [sense.gloss]
+
+
+def look_different(one: Sense, other: Sense, nouns: Wordnet) -> bool:
+    """Whether photos of two senses show different things; a fish as food looks like a fish."""
+    if one.file != other.file:
+        return not one.is_food and not other.is_food
+    up, other_up = nouns.distances_up(one.number), nouns.distances_up(other.number)
+    return max(nouns.depth(number) for number in up.keys() & other_up.keys()) <= _DEPTH_OF_ARTEFACT
+
+
+def are_related(word: str, sense: Sense, nouns: Wordnet) -> bool:
+    """Whether a meaning of the word shares a kind with the sense, narrower than "artefact"; True for unknown words."""
+    senses = nouns.senses(word)
+    up = nouns.distances_up(sense.number).keys()
+    common = [number for each in senses for number in nouns.distances_up(each.number).keys() & up]
+    return not senses or any(nouns.depth(number) >= _DEPTH_OF_KIND for number in common)
+
+
+def is_unseen(sense: Sense, nouns: Wordnet) -> bool:
+    """Whether a photo cannot show the sense, such as freedom; events, colours and shapes can be shown."""
+    kinds = {nouns.word(number) for number in nouns.distances_up(sense.number)}
+    return not sense.is_visible and bool(kinds & _UNSEEN) and not kinds & _COLOURS
+
+
+def kind_of(sense: Sense, nouns: Wordnet) -> str:
+    """The kind of a sense with its article, such as ``a wading bird``."""
+    word = nouns.kind_word(sense.number) or sense.gloss
+    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"

@@ -1,0 +1,251 @@
+"""What the events of the page do: read what was filled in or chosen, act, and return panels."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from clipstill.core.errors import ClipstillError, DataError, ResourceError
+from clipstill.runtime import Bundle, load_bundle
+from clipstill.ui import panels
+from clipstill.ui.form import Form, run_arguments
+from clipstill.ui.jobs import Jobs, Watched, ask_plan
+from clipstill.ui.panels import panel
+from clipstill.ui.pictures import images_of
+from clipstill.ui.runs import Run, runs_in
+
+ALL = "all"
+NO_PHOTO = "Drop a photo on the left, paste one, or take one with the camera."
+
+Update = Any
+
+
+class Page:
+    """The events of the page.
+
+    Args:
+        jobs: Runs of the workspace.
+        uploads: Folder in which Gradio puts uploaded files; a file outside of it is not read as an upload.
+    """
+
+    def __init__(self, jobs: Jobs, uploads: Path) -> None:
+        self.jobs = jobs
+        self._uploads = uploads.resolve()
+
+    # --- start
+
+    def check(self, *values: Any) -> Iterator[str]:
+        """Look at the names of the form; first say that it may take a moment."""
+        try:
+            _, arguments, notes = run_arguments(self._form(values), self.jobs)
+            yield panels.note("Looking at the names; this takes some seconds ...", items=notes)
+            yield panel("plan", ask_plan(arguments))
+        except ClipstillError as error:
+            # A check that takes too long says nothing against the names.
+            yield panels.error_note(error, "plain" if isinstance(error, ResourceError) else "wrong")
+
+    def start(self, *values: Any) -> tuple[Update, Update, Update]:
+        """Start the run of the form; return a note, the tab to turn to, and the run to show."""
+        try:
+            name, arguments, notes = run_arguments(self._form(values), self.jobs)
+            self.jobs.start(name, arguments)
+        except ClipstillError as error:
+            return panels.error_note(error), gr.skip(), gr.skip()
+        started = panels.note(f"'{name}' has started.", "good", notes)
+        return started, gr.Tabs(selected="watch"), gr.Dropdown(choices=self._names(), value=name)
+
+    def _form(self, values: Sequence[Any]) -> Form:
+        given = dict(zip((field.name for field in dataclasses.fields(Form)), values, strict=True))
+        for name, value in given.items():
+            is_upload = name.endswith("_upload")
+            given[name] = tuple(self._uploaded(path) for path in value or ()) if is_upload else str(value or "")
+        return Form(**given)
+
+    def _uploaded(self, path: Any) -> Path:
+        """The file of an upload.
+
+        Raises:
+            DataError: It is not one, or not there any more.
+        """
+        found = Path(str(path)).resolve()
+        if not found.is_relative_to(self._uploads) or not found.is_file():
+            raise DataError("the upload is not there any more. Upload it again.")
+        return found
+
+    # --- watch
+
+    def renew(self, name: str | None, shown: dict[str, str]) -> tuple[Update, ...]:
+        """Renew the panels of a run at work; those that did not change are left alone.
+
+        Args:
+            name: Run that is chosen.
+            shown: What ``renew`` returned last.
+
+        Returns:
+            Updates of the picker, the strip, progress, picture, log and the two buttons, and what is shown now.
+        """
+        names = self._names()
+        busy = self.jobs.at_work()
+        current = name if name in names else busy or (names[0] if names else None)
+        chosen = None if current is None else self.jobs.watch(current, busy)
+        at_work = chosen if busy == current else self.jobs.watch(busy, busy) if busy is not None else None
+        pieces = {
+            "names": "\n".join([*names, f"chosen {current}"]),
+            "strip": panel("strip", at_work),
+            **self._watched(chosen),
+            "stop": str(chosen is not None and chosen.own),
+            "go_on": str(busy is None and chosen is not None and not (chosen.run is not None and chosen.run.finished)),
+        }
+        changed = {key for key, value in pieces.items() if shown.get(key) != value}
+        if not changed:
+            return tuple(gr.skip() for _ in range(len(pieces) + 1))
+        updates: dict[str, Update] = {
+            **pieces,
+            # A value that is the right one is not set: another run may have been chosen since this was asked.
+            "names": gr.Dropdown(choices=names) if current == name else gr.Dropdown(choices=names, value=current),
+            "stop": gr.Button(interactive=pieces["stop"] == "True"),
+            "go_on": gr.Button(interactive=pieces["go_on"] == "True"),
+        }
+        return (*(updates[key] if key in changed else gr.skip() for key in pieces), pieces)
+
+    def _watched(self, chosen: Watched | None) -> dict[str, str]:
+        if chosen is None:
+            return {"progress": self._no_run(), "preview": "", "log": panel("log", [])}
+        preview = "" if chosen.run is None else panel("preview", chosen.run, chosen.at_work)
+        return {"progress": panel("progress", chosen), "preview": preview, "log": panel("log", chosen.lines)}
+
+    def stop(self) -> str:
+        """Stop the run at work; the stages beside the button show that it stopped."""
+        try:
+            stopped = self.jobs.stop()
+        except ClipstillError as error:
+            return panels.error_note(error)
+        return "" if stopped is not None else panels.note("Nothing that was started on this page is at work.")
+
+    def go_on(self, name: str | None) -> str:
+        """Go on with a run that was stopped, by the command that made it."""
+        if name is None:
+            return panels.note("Choose a run first.")
+        try:
+            self.jobs.start(name, self.jobs.command(name))
+        except ClipstillError as error:
+            return panels.error_note(error)
+        return ""
+
+    # --- images
+
+    def image_choices(self, name: str | None) -> tuple[Update, Update]:
+        """Classes and styles of a run, to choose from."""
+        run = self.jobs.run(name)
+        classes = run.task.names if run is not None and run.task is not None else ()
+        styles = run.style_names() if run is not None else []
+        return choices("all classes", classes), choices("all styles", styles)
+
+    def images(self, name: str | None, class_name: str | None, style: str | None, by_score: bool) -> str:
+        """The grid of synthetic images."""
+        run = self.jobs.run(name)
+        if run is None:
+            return self._no_run()
+        try:
+            images, chosen = images_of(run.path, run.task), {"class_name": _chosen(class_name), "style": _chosen(style)}
+            return panels.images_panel(run, images, **chosen, by_score=by_score)
+        except ClipstillError as error:
+            return panels.error_note(error)
+
+    # --- try, compare, get
+
+    def answer(self, name: str | None, photo: Any) -> str:
+        """What the run's classifier says of a photo."""
+        run = self.jobs.run(name)
+        if run is None or not run.has_bundle:
+            return panels.note("This run has no classifier yet. Choose a finished one above.")
+        path = self._photo(photo)
+        if isinstance(path, str):
+            return path
+        try:
+            (found,) = _bundle(run).answer([path])
+            return panel("answer", found, run.figures())
+        except ClipstillError as error:
+            return _photo_error(error, path)
+
+    def compare(self, names: list[str] | None, photo: Any) -> tuple[str, str]:
+        """The figures of finished runs beside each other, and their answers to one photo."""
+        try:
+            runs = [run for name in names or [] if (run := self.jobs.run(name)) is not None and run.has_bundle]
+            table = panels.compare_table([(run.name, run.figures()) for run in runs])
+        except ClipstillError as error:
+            return panels.error_note(error), ""
+        path = self._photo(photo)
+        if isinstance(path, str):
+            return table, path if photo else ""
+        try:
+            answers = [(run.name, _bundle(run).answer([path])[0]) for run in runs]
+        except ClipstillError as error:
+            return table, _photo_error(error, path)
+        return table, panel("compare_answers", answers) if answers else ""
+
+    def finished(self, names: list[str] | None) -> Update:
+        """Runs that can be compared; those that are gone are not chosen any more."""
+        runs = [self.jobs.run(name) for name in runs_in(self.jobs.workspace)]
+        finished = [run.name for run in runs if run is not None and run.has_bundle]
+        return gr.Dropdown(choices=finished, value=[name for name in names or finished[:2] if name in finished])
+
+    def get(self, name: str | None) -> tuple[str, str]:
+        """The bundle to download, and the report."""
+        run = self.jobs.run(name)
+        if run is None:
+            return self._no_run(), ""
+        try:
+            command: Sequence[str] | None = self.jobs.command(run.name)
+        except ClipstillError:
+            command = None
+        report = panel("report", run) if run.has_bundle and run.report is not None else ""
+        return panels.get_panel(run, command), report
+
+    def _names(self) -> list[str]:
+        """Runs of the workspace, and those that were started here and have no folder yet, or never got one."""
+        names = runs_in(self.jobs.workspace)
+        return [*(name for name in self.jobs.started if name not in names), *names]
+
+    def _no_run(self) -> str:
+        return panels.note(f"There is no run in {self.jobs.workspace} yet. Type names on the page Start.")
+
+    def _photo(self, photo: Any) -> Path | str:
+        """The file of an uploaded photo, or a panel where there is none.
+
+        Gradio would open the photo by itself, and show a message of its own where it cannot. So events take it raw.
+        """
+        if not isinstance(photo, dict) or not photo.get("path"):
+            return panels.note(NO_PHOTO)
+        try:
+            return self._uploaded(photo["path"])
+        except ClipstillError as error:
+            return panels.error_note(error)
+
+
+def choices(everything: str, names: Sequence[str]) -> Any:
+    """A dropdown of names, with an entry for all of them. A class may be called "all": values of names begin with =."""
+    return gr.Dropdown(choices=[(everything, ALL), *((name, f"={name}") for name in names)], value=ALL)
+
+
+def _chosen(value: str | None) -> str | None:
+    return None if value in (None, ALL) else str(value)[1:]
+
+
+def _photo_error(error: ClipstillError, path: Path) -> str:
+    """An error without the folder of Gradio's uploads, which the user does not know."""
+    return panels.error_note(type(error)(str(error).replace(str(path), path.name)))
+
+
+def _bundle(run: Run) -> Bundle:
+    return _open_bundle(run.bundle, (run.bundle / "MANIFEST.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _open_bundle(folder: Path, _version: int) -> Bundle:
+    return load_bundle(folder)

@@ -1,0 +1,1 @@
+"""What the page (``ui``) and the service (``serving``) share: listening, tokens and headers of answers."""

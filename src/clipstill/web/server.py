@@ -1,0 +1,133 @@
+"""Listen until a signal comes, then finish the requests that have begun."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from clipstill.core.errors import ResourceError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+LOOPBACK = "127.0.0.1"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Args:
+        host: Name or address of this machine.
+        port: Port number; 0 takes any that is free.
+
+    Raises:
+        ResourceError: The port is taken or not allowed, or the host is another machine.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise ResourceError(f"--host {host} is no address of this machine ({error}). Try {LOOPBACK}.") from None
+    try:
+        return socket.create_server(
+            address,
+            family=family,
+            backlog=1024,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise ResourceError(
+            f"cannot listen on port {port} of {host}: {reason}. Choose another --port, or 0 for any that is free."
+        ) from None
+
+
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    finish_seconds: int = 10,
+    head_seconds: float = 30,
+    log_level: str = "critical",
+) -> None:
+    """Answer requests until SIGINT, SIGTERM or SIGHUP.
+
+    Args:
+        app: ASGI application with a lifespan.
+        listener: Socket of ``listen``; it is closed at the end.
+        on_ready: Called once requests are answered.
+        finish_seconds: Time for the requests that have begun, after the signal.
+        head_seconds: Time in which a client must have sent the head of a request.
+        log_level: Least level of uvicorn's own messages that is printed.
+    """
+
+    class Protocol(_ImpatientProtocol):
+        head_s = head_seconds
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=finish_seconds,
+    )
+    # It tells of each malformed form, which the log of requests does already.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    server = uvicorn.Server(config)
+    # uvicorn raises SIGINT and SIGTERM again when it has stopped, which would end this process as if it had failed.
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: None}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = server.handle_exit
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        asyncio.run(_run_until_stopped(server, listener, on_ready))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
+
+
+async def _run_until_stopped(server: uvicorn.Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        on_ready()
+    await serving
+
+
+class _ImpatientProtocol(H11Protocol):
+    """Closes connections on which no request begins; uvicorn waits for ever for the rest of a request's head."""
+
+    head_s: float
+    _idle_at: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(self.head_s, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        """Close where nothing is being answered and no request has begun since the last check; else check again."""
+        if self.transport.is_closing():
+            return
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.cycle is self._idle_at:
+            self.transport.close()
+            return
+        self._idle_at = self.cycle if idle else self
+        self.loop.call_later(self.head_s, self._close_if_idle)

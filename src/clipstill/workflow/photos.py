@@ -1,0 +1,109 @@
+"""The real photos of a run: what it measures on, and what it learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipstill.core.errors import DataError
+from clipstill.core.files import sha256_json
+from clipstill.core.images import ImageFolder
+from clipstill.core.seeds import seed_for
+
+if TYPE_CHECKING:
+    from clipstill.text.task import Task
+    from clipstill.workflow.settings import Settings
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of a run; each kind is None where there are none.
+
+    Attributes:
+        measured: Labelled photos to measure on.
+        examples: Labelled photos to learn from.
+        unlabelled: Photos without labels to learn from.
+        listed: Whether they were given as lists of files, so that the settings do not name their folders.
+    """
+
+    measured: ImageFolder | None = None
+    examples: ImageFolder | None = None
+    unlabelled: ImageFolder | None = None
+    listed: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings, task: Task) -> Photos:
+        """Open the folders that the settings name.
+
+        Raises:
+            DataError: A folder is missing, empty or fits none of the classes, or a photo to learn from lies in the
+                folder to measure on.
+        """
+        measured = (
+            None if settings.evaluation.images is None else ImageFolder.open(settings.evaluation.images, task.names)
+        )
+        examples = unlabelled = None
+        if settings.examples.images is not None:
+            examples = limited(
+                ImageFolder.open(settings.examples.images, task.names), settings.examples.per_class, settings.seed
+            )
+        if settings.unlabelled.images is not None:
+            unlabelled = limited(
+                ImageFolder.without_labels(settings.unlabelled.images), settings.unlabelled.limit, settings.seed
+            )
+        for learned in (examples, unlabelled):
+            if learned is not None and settings.evaluation.images is not None:
+                refuse_overlap(learned, settings.evaluation.images)
+        return cls(measured, examples, unlabelled)
+
+
+def refuse_overlap(learned: ImageFolder, measured: Path) -> None:
+    """Keep photos to learn from out of the folder to measure on.
+
+    Raises:
+        DataError: One lies below ``measured``.
+    """
+    within = measured.resolve()
+    both = [path for path, _ in learned.items if path.resolve().is_relative_to(within)]
+    if both:
+        raise DataError(
+            f"{both[0]} would be learned from and measured on, which flatters the student. Move the photos to learn "
+            f"from out of {measured}."
+        )
+
+
+def limited(folder: ImageFolder, per_class: int | None, seed: int) -> ImageFolder:
+    """At most so many photos of each class, drawn by the seed; None for all of them.
+
+    The photos of a smaller limit are among those of a larger one.
+    """
+    if per_class is None:
+        return folder
+    order = sorted(folder.items, key=lambda item: seed_for(seed, str(item[0].relative_to(folder.path))))
+    taken: dict[int, int] = {}
+    chosen = []
+    for path, label in order:
+        taken[label] = taken.get(label, 0) + 1
+        if taken[label] <= per_class:
+            chosen.append((path, label))
+    return replace(folder, items=sorted(chosen, key=lambda item: (item[1], item[0])))
+
+
+def photos_digest(photos: ImageFolder) -> str:
+    """Hash of names, sizes and times of change; hashing gigabytes of content at each start would take too long."""
+    facts = {str(path.relative_to(photos.path)): (label, *_size_and_time(path)) for path, label in photos.items}
+    return sha256_json({"folder": str(photos.path.resolve()), "files": facts})
+
+
+def digests_by_class(photos: ImageFolder) -> dict[str, str]:
+    """Class name -> hash of its own photos, for the classes that have some; wherever the folder lies."""
+    facts: dict[str, dict[str, tuple[int, int]]] = {}
+    for path, label in photos.items:
+        facts.setdefault(photos.classes[label], {})[str(path.relative_to(photos.path))] = _size_and_time(path)
+    return {name: sha256_json(of_class) for name, of_class in facts.items()}
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,141 @@
+"""What a stage is given: settings, classes and photos of a run, its folder, and its models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import MANIFEST, read_json, read_manifest, write_json
+from clipstill.text.task import Task
+from clipstill.workflow.cohorts import Cohort, CohortsInUse, Part
+from clipstill.workflow.models import Models
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.settings import Settings
+from clipstill.workflow.stage import Stage, Step
+from clipstill.workflow.store import Store, read_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clipstill.students.student import Student
+
+STEPS_FILE = "steps.json"
+# Called at each validation with the step, the student for its features, and the head to answer by.
+Watch = Callable[[int, "Student", "nn.Module"], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. A stage reads the results of earlier stages from its store.
+
+    Attributes:
+        settings: All settings.
+        task: The classes.
+        photos: Real photos.
+        store: The run folder.
+        cohorts: Cohorts that serve the classes.
+        steps: All steps in the order of work.
+        models: Device, teacher and generators.
+        watch: Called with the student's weights at each validation; None for nobody.
+    """
+
+    settings: Settings
+    task: Task
+    photos: Photos
+    store: Store
+    cohorts: CohortsInUse
+    steps: tuple[Step, ...]
+    models: Models
+    watch: Watch | None = None
+
+    @classmethod
+    def open(cls, path: Path, stages: Sequence[Stage], settings: Settings, photos: Photos) -> Run:
+        """A finished run, wherever the photos that it learned from lie now.
+
+        Args:
+            path: The run folder.
+            stages: All stages.
+            settings: Settings of the run.
+            photos: Photos that the caller has.
+
+        Raises:
+            ArtifactError: The folder is no run, or a stage of it is not complete.
+        """
+        task, store = read_task(path), Store(path)
+        stored = read_json(path / STEPS_FILE) if (path / STEPS_FILE).is_file() else []
+        by_name = {stage.name: stage for stage in stages}
+        steps: list[Step] = []
+        parts: dict[str, list[Part]] = {}
+        for entry in stored:
+            stage, whole = by_name[entry["stage"]], Cohort(task, task.names)
+            cohort = store.cohort(entry["name"]) if stage.per_cohort else whole
+            step = Step(stage, entry["key"], cohort)
+            if step.is_kept and read_manifest(store.folder(step)) is None:
+                raise _not_finished(path, step.name)
+            if stage.per_cohort:
+                parts.setdefault(stage.name, []).append(Part(cohort, tuple(entry["used"])))
+            steps.append(step)
+        if not (path / "bundle" / MANIFEST).is_file():
+            raise _not_finished(path, "bundle")
+        cohorts = CohortsInUse(tuple(parts.get("surrogate", ())), tuple(parts.get("near_misses", ())))
+        return cls(settings, task, photos, store, cohorts, tuple(steps), Models(settings))
+
+    def save_steps(self) -> None:
+        """Write down which steps serve the run, for ``open``."""
+        used = {
+            step.name: part.used
+            for stage in {step.stage.name for step in self.steps if step.stage.per_cohort}
+            for step, part in zip(self.steps_of(stage), self.cohorts.parts(stage), strict=True)
+        }
+        entries = [
+            {"name": step.name, "stage": step.stage.name, "key": step.key, "used": used.get(step.name)}
+            for step in self.steps
+        ]
+        write_json(self.store.path / STEPS_FILE, entries)
+
+    def has(self, stage: str) -> bool:
+        """Whether the run has a stage of this name."""
+        return any(step.stage.name == stage for step in self.steps)
+
+    def steps_of(self, stage: str) -> list[Step]:
+        """The steps of a stage, one for each cohort in use; none where the run does not have it."""
+        return [step for step in self.steps if step.stage.name == stage]
+
+    def step(self, stage: str) -> Step:
+        """The only step of a stage that is not per cohort."""
+        (step,) = self.steps_of(stage)
+        return step
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage that is not per cohort."""
+        return self.store.folder(self.step(stage))
+
+    def metadata(self) -> dict[str, Any]:
+        """Seed, versions, device and names, for manifests, card and report."""
+        from clipstill.core.device import versions
+
+        student = self.settings.student
+        tower = {"prompts": student.prompts, "prompt_depth": student.prompt_depth, "tower": student.tower}
+        return {
+            **({"student_tower": tower} if student.tower_of or student.prompts else {}),
+            **versions(),
+            "device": str(self.models.device),
+            "threads": self.store.threads,
+            "seed": self.settings.seed,
+            "teacher": self.settings.teacher.name,
+            "teacher_precision": self.settings.teacher.precision,
+            "generator": self.settings.generator.name,
+            "student": student.name,
+            "student_init": student.init,
+            "images_per_class": self.settings.prompts.images_per_class,
+            "unlabelled": 0 if self.photos.unlabelled is None else len(self.photos.unlabelled.items),
+        }
+
+
+def _not_finished(path: Path, stage: str) -> ArtifactError:
+    return ArtifactError(
+        f"the run {path} is not finished: its stage '{stage}' is missing. Finish it with the command that began it."
+    )

@@ -1,0 +1,115 @@
+"""Brings the steps of a run up to date, one after the other.
+
+A step whose folder is committed under its key is skipped; one that was stopped goes on where it was; one whose files
+are damaged is set aside and made again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipstill.core.device import make_deterministic
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import commit_manifest, is_whole, read_manifest
+from clipstill.core.progress import say, span
+from clipstill.workflow.keys import STUDENT, Keys
+from clipstill.workflow.run import Run
+from clipstill.workflow.stage import Step
+from clipstill.workflow.store import LockedStore, Store, read_events
+
+
+class StaleCohortsError(Exception):
+    """A damaged cohort or student was to be used again and cannot be made as it was; the steps must be chosen anew."""
+
+
+def run_steps(run: Run, store: LockedStore, steps: Sequence[Step], keys: Keys) -> list[str]:
+    """Bring steps up to date.
+
+    Args:
+        run: The run, whose store is ``store``.
+        store: Its folder, held by this process.
+        steps: Steps in the order of work.
+        keys: Keys of the run.
+
+    Returns:
+        Names of the steps that were done already.
+
+    Raises:
+        StaleCohortsError: See there.
+        ClipstillError: What a stage raises.
+    """
+    return [step.name for step in steps if not _bring_up_to_date(run, store, step, keys)]
+
+
+def looks_done(path: Path, steps: Sequence[Step]) -> bool:
+    """Whether every step has a manifest of its key; the files behind the manifests are not checked."""
+    store = Store(path)
+    try:
+        manifests = [read_manifest(store.folder(step)) for step in steps]
+    except ArtifactError:
+        return False
+    return all(found is not None and found.key == step.key for found, step in zip(manifests, steps, strict=True))
+
+
+def seconds_of_work(store: Store, steps: Sequence[Step]) -> dict[str, float]:
+    """Seconds of work of each step, those of earlier calls included: from its manifest, else from the last event."""
+    last = {str(event["key"]): float(event["seconds"]) for event in read_events(store.path) if event["event"] == "done"}
+    found = {}
+    for step in steps:
+        manifest = read_manifest(store.folder(step)) if step.is_kept else None
+        seconds = last.get(step.key)
+        if manifest is not None and manifest.key == step.key:
+            seconds = manifest.info.get("seconds", seconds)
+        if seconds is not None:
+            found[step.name] = float(seconds)
+    return found
+
+
+def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> bool:
+    """Whether there was anything to do."""
+    folder = store.folder(step)
+    more = {}
+    if step.stage.name == STUDENT:
+        more = {"images": keys.of_images(run.task, run.cohorts.images), "trained": run.cohorts.student is None}
+    if step.is_kept and store.prepare(step, **more):
+        say(f"{step.name}: settings or classes changed; the earlier result is kept in {store.stages / 'old'}")
+    try:
+        if is_whole(folder, step.key):
+            say(f"{step.name}: done already, skipped")
+            store.event("skipped", stage=step.name, key=step.key)
+            return False
+    except ArtifactError as error:
+        say(f"{step.name}: {error}")
+        if step.is_kept:
+            store.set_aside(step)
+            store.prepare(step, **more)
+    _check_that_it_can_be_made(run, store, step)
+    say(f"{step.name}: at work")
+    make_deterministic(store.threads)
+    start = time.monotonic()
+    store.event("stage", stage=step.name, key=step.key)
+    files = step.stage.make(run, step, folder)
+    seconds = time.monotonic() - start
+    if files is not None:
+        commit_manifest(folder, step.key, list(files), {"seconds": round(seconds, 3)} if step.is_kept else {})
+    store.event("done", stage=step.name, key=step.key, seconds=round(seconds, 3))
+    say(f"{step.name}: done in {span(seconds)}")
+    return True
+
+
+def _check_that_it_can_be_made(run: Run, store: LockedStore, step: Step) -> None:
+    """Find out whether a step would need classes, examples or a student that are not there any more."""
+    if step.stage.per_cohort and not step.cohort.is_made_for(run.task, run.cohorts.evidence):
+        say(f"{step.name}: it was made among other classes or with other examples; its classes are made again")
+        store.set_aside(step)
+        raise StaleCohortsError
+    student = run.cohorts.student
+    if step.stage.name == STUDENT and student is not None:
+        try:
+            store.kept(STUDENT, student.key)
+        except ArtifactError as error:
+            say(f"{step.name}: {error} It is trained again")
+            store.set_aside_kept(STUDENT, student.key)
+            raise StaleCohortsError from None
