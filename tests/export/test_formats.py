@@ -22,9 +22,10 @@ from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import formats, load_format
 from clipstill.export.bundle import BundleContent, add_formats, write_bundle
-from clipstill.export.measure import FormatFacts, FormatRequest, Limits, Photos, Pictures, write_formats
+from clipstill.export.measure import FormatFacts, FormatRequest, Photos, Pictures, write_formats
 from clipstill.export.onnx import export_onnx
 from clipstill.export.parity import student_logits
+from clipstill.export.settings import ExportSettings
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 
@@ -186,7 +187,7 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
 def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
-    request = FormatRequest(["onnx-int8"], PICTURES, Limits(warn=0.0, refuse=1.0))
+    request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_warn=0.0, int8_refuse=1.0))
     _, found = write_formats(tmp_path, net, SIZE, request)
     assert found.refused is None
     assert found.warning is not None
