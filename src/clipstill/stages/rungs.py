@@ -26,8 +26,7 @@ from clipstill.core.tensors import write_tensors
 from clipstill.evaluation import ladder as rungs
 from clipstill.evaluation.evaluate import Calibration, evaluate, student_predictor, teacher_predictor
 from clipstill.evaluation.ladder import Cost, Measured, Rung
-from clipstill.export.flops import gflop
-from clipstill.export.measure import latency
+from clipstill.export.measure import gflop, latency
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
