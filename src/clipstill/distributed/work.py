@@ -156,7 +156,7 @@ class Worker:
             watch: Called at each step with the images at work.
 
         Raises:
-            ConfigError: No image of the group could be images.
+            ConfigError: No image of the group could be made.
         """
         from clipstill.synthesis.engine import GroupSpec
 
