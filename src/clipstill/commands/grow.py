@@ -31,7 +31,7 @@ class Changes:
     Attributes:
         examples: Folder of examples.
         images: Folder of photos to measure on.
-        overrides: Settings as texts, such as ``"growth.by_vector=false"``.
+        overrides: Settings as texts, such as ``"distillation.steps=500"``.
         device: Device.
     """
 

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipstill.surrogate.dataset import ImageRecord
@@ -46,7 +46,6 @@ class SynthesisWork:
         prompts: One prompt per image.
         targets_ND: Unit vector that each image is drawn towards.
         class_vectors_CD: Unit vectors.
-        further: Number of prompts at the end that ask for further images of classes whose first ones look alike.
     """
 
     key: str
@@ -58,32 +57,14 @@ class SynthesisWork:
     prompts: Sequence[Prompt]
     targets_ND: Tensor
     class_vectors_CD: Tensor
-    further: int = 0
 
     @property
     def groups(self) -> list[range]:
-        """The prompts of each group, the same on every machine. Further images have groups of their own."""
+        """The prompts of each group, the same on every machine."""
         from clipstill.generators import resolve_generators
         from clipstill.synthesis.engine import group_ranges
 
-        turns, size = len(resolve_generators(self.generator)), self.settings.group_size
-        first = len(self.prompts) - self.further
-        groups = group_ranges(first, size, turns)
-        if self.further:
-            added = group_ranges(self.further, size, turns)
-            groups += [range(first + group.start, first + group.stop) for group in added]
-        return groups
-
-    def with_further(self, prompts: Sequence[Prompt], targets_ND: Tensor) -> SynthesisWork:
-        """The same work and more; the groups so far keep their numbers and members."""
-        import torch
-
-        return replace(
-            self,
-            prompts=[*self.prompts, *prompts],
-            targets_ND=torch.cat([self.targets_ND, targets_ND]),
-            further=self.further + len(prompts),
-        )
+        return group_ranges(len(self.prompts), self.settings.group_size, len(resolve_generators(self.generator)))
 
 
 @dataclass(frozen=True)

@@ -261,8 +261,7 @@ class RungMaker:
         def data() -> TrainingData:
             # The run's own examples, which this call may not have been given.
             examples = Photos.of(run.settings, run.task).examples
-            styles = len(prompts.read_style_names(run))
-            return TrainingSet.of(run.settings, images.read_images(run), examples, unlabelled, styles=styles).data
+            return TrainingSet.of(run.settings, images.read_images(run), examples, unlabelled).data
 
         before = tuple(stage for stage in _BEFORE_THE_BUNDLE if stage != student.NAME)
         classifier = self._trained(rungs.UNLABELLED, identity=[photos_digest(unlabelled)], data=data, before=before)
