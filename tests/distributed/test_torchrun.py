@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from clipstill.workflow.workbench import STUDENT_FILE
 from safetensors.torch import load_file
 
 from clipstill.cli.main import main

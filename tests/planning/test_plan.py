@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from clipstill.assembly.photos import Photos
 from PIL import Image
 
 import clipstill
