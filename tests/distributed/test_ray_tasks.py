@@ -225,10 +225,10 @@ def test_the_error_of_a_task_arrives_in_one_line(
 
 def test_tasks_never_ask_for_more_than_a_machine_has(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     wide = TaskSize.of(cluster.ray, "cpu", threads=64)
-    assert (wide.cpus, wide.gpus) == (2, 0)
+    assert (wide.cpus, wide.slots(cluster.ray)) == (2, 1)
     assert "--set threads=2" in capsys.readouterr().err
     narrow = TaskSize.of(cluster.ray, "auto", threads=1)
-    assert (narrow.cpus, narrow.gpus) == (1, 0)
+    assert (narrow.cpus, narrow.gpus, narrow.slots(cluster.ray)) == (1, 0, 2)
 
 
 def test_a_cluster_without_gpus_does_not_keep_a_run_waiting_for_ever(

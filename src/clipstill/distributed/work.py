@@ -91,14 +91,12 @@ class ImageGroup:
     """The finished images of one group.
 
     Attributes:
-        number: Number of the group.
         pixels_NHW3: uint8 pixels.
         records: One record per image.
         facts: Generator, seconds, images left out, images begun again, and the history of the losses.
         features_ND: Unit vectors of the images by the teacher, float16.
     """
 
-    number: int
     pixels_NHW3: Any
     records: list[ImageRecord]
     facts: Mapping[str, Any]
@@ -194,10 +192,4 @@ class Worker:
             "restarts": made.restarts,
             "history": made.history,
         }
-        return ImageGroup(
-            number=number,
-            pixels_NHW3=made.images_MHW3,
-            records=records,
-            facts=facts,
-            features_ND=made.features_MD,
-        )
+        return ImageGroup(made.images_MHW3, records, facts, made.features_MD)
