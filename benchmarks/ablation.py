@@ -81,7 +81,7 @@ def grid(out: Path, row: str, seed: int) -> None:
     for number, record in enumerate(made.records):
         of_class.setdefault(record.class_id, []).append(number)
     side = min(_COLUMNS, len(of_class), *(len(numbers) for numbers in of_class.values()))
-    images = [made.images[number] for class_id in sorted(of_class)[:side] for number in of_class[class_id][:side]]
+    images = [made.pixels_N3HW[number] for class_id in sorted(of_class)[:side] for number in of_class[class_id][:side]]
     write_grid(out / "grids" / f"{folder_of(out, row, seed).name}.png", torch.stack(images).permute(0, 2, 3, 1).numpy())
 
 

@@ -37,11 +37,13 @@ from torchvision.transforms import v2
 from clipstill.core.files import write_json
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
-from clipstill.distillation import trainer
+from clipstill.distillation import phases
 from clipstill.distillation.losses import kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.distillation.views import to_unit, views_of
 from clipstill.students import load_student
 from clipstill.students.student import Student
@@ -175,6 +177,7 @@ def main() -> None:
     def ours(labels: str) -> float:
         nonlocal drawing
         none = torch.zeros(args.pictures, dtype=torch.long)
+        answers, data = SoftLabels(teacher, vectors), TrainingData(images, none, none)
         told = settings.changed(labels=labels)
         times = []
         with tempfile.TemporaryDirectory() as folder:
@@ -182,21 +185,12 @@ def main() -> None:
             if labels == "cached":  # All answers are given first.
                 batches = args.pictures // args.batch * settings.views
                 first = told.changed(steps=batches)
-                distil(copy.deepcopy(fresh), teacher, vectors, images, none, none, first, place, device)
+                distil(copy.deepcopy(fresh).to(device), answers, data, settings=first, folder=place)
             spent = []
             for steps in (3, 3 + args.steps):
                 start, drawing = time.monotonic(), 0.0
-                distil(
-                    copy.deepcopy(fresh),
-                    teacher,
-                    vectors,
-                    images,
-                    none,
-                    none,
-                    told.changed(steps=steps),
-                    place,
-                    device,
-                )
+                now = told.changed(steps=steps)
+                distil(copy.deepcopy(fresh).to(device), answers, data, settings=now, folder=place)
                 _finished(device)
                 times.append(time.monotonic() - start)
                 spent.append(drawing)
@@ -235,7 +229,7 @@ def main() -> None:
         return seconds_a_step(bare_step(copy.deepcopy(fresh), asked, vectors, settings, batches), args.steps, device)
 
     # Watched from outside, so that a run carries no clock.
-    trainer.views_of, trainer.to_unit = timed_views, timed_unit  # type: ignore[assignment]
+    phases.views_of, phases.to_unit = timed_views, timed_unit  # type: ignore[assignment]
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         measure: dict[str, Callable[[], float]] = {

@@ -30,7 +30,9 @@ from clipstill.core.images import ImageFolder, fit_square, load_rgb
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.students import load_student
@@ -76,9 +78,9 @@ class Run:
     ) -> Any:
         student = load_student(name, len(self.labels), init, size, seed=self.seed)
         with tempfile.TemporaryDirectory() as work:
-            distil(
-                student, teacher, self.vectors, images, class_id, style_id, settings, Path(work), CPU, seed=self.seed
-            )
+            data = TrainingData(images, class_id, style_id)
+            labels = SoftLabels(teacher, self.vectors)
+            distil(student, labels, data, settings=settings, folder=Path(work), seed=self.seed)
         return student
 
 
@@ -131,7 +133,7 @@ def measure(runs: list[Run], photos: dict[str, Path]) -> Any:
 def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
     """The same student, steps and teacher on as many unrelated drawings, on dead leaves, and on noise."""
     teacher, made = run.teacher(), run.surrogate()
-    number, side = len(made.images), made.images.shape[-1]
+    number, side = len(made.pixels_N3HW), made.pixels_N3HW.shape[-1]
     random = generator_for(run.seed, "controls")
     sets = {
         "noise": pictures(Noise(), number, side, run.seed),
@@ -144,13 +146,13 @@ def controls(run: Run, photos: dict[str, Path], drawings: Path | None) -> Any:
         white = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
         small = torch.nn.functional.interpolate(white, (side, side), mode="bilinear", antialias=True)
         sets["drawings"] = (small * 255).round().to(torch.uint8)
-        sets["made + drawings"] = torch.cat([made.images, sets["drawings"]])
+        sets["made + drawings"] = torch.cat([made.pixels_N3HW, sets["drawings"]])
     result = {}
     section = run.config["student"]
     for name, images in sets.items():
         class_id, style_id = _unknown(len(images))
         if name == "made + drawings":
-            class_id[:number], style_id[:number] = made.class_id, made.style_id
+            class_id[:number], style_id[:number] = made.class_id_N, made.style_id_N
         student = run.taught_on(
             teacher, images, class_id, style_id, run.settings, section["name"], section["init"], section["image_size"]
         )

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from clipstill.assembly.photos import limited
-from quality import CPU, Run
+from quality import Run
 from torch import Tensor
 
 from clipstill.assembly.training import read_all
@@ -36,7 +36,9 @@ from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.protocols import Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.student import Student
 from clipstill.workflow.recipes import load_settings
@@ -121,16 +123,17 @@ def teach(
     elif "head" in steps:
         settings = settings.changed(steps=steps["head"])
     teacher, made = run.teacher(), run.surrogate()
-    images = (made.images, made.class_id, made.style_id)
+    labels = SoftLabels(teacher, run.vectors)
+    data = TrainingData(made.pixels_N3HW, made.class_id_N, made.style_id_N)
     if kind != "synthetic":
-        images = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
+        data = real(unlabelled, len(made) if kind == "as many" else None, section["image_size"], run.seed)
     if settings.freeze == "backbone":
         # The cache of features is made first, so that the time is that of the steps.
         once = settings.changed(steps=1)
-        distil(built(run, section, teacher), teacher, run.vectors, *images, once, work, CPU, seed=run.seed)
+        distil(built(run, section, teacher), labels, data, settings=once, folder=work, seed=run.seed)
     student = built(run, section, teacher)
     start = time.monotonic()
-    result = distil(student, teacher, run.vectors, *images, settings, work, CPU, seed=run.seed)
+    result = distil(student, labels, data, settings=settings, folder=work, seed=run.seed)
     seconds = time.monotonic() - start
     aligned = [entry["alignment"] for entry in result.history if entry["alignment"] is not None]
     # Of each phase the last one told; the settings count epochs or minutes, too.
@@ -154,7 +157,7 @@ def real(folders: list[Path], count: int | None, size: int, seed: int) -> tuple[
         parts.append(read_all(limited(ImageFolder.without_labels(folder), share, seed), size)[0])
     pixels_N3HW = torch.cat(parts)
     none_N = torch.full((len(pixels_N3HW),), -1)
-    return pixels_N3HW, none_N, none_N
+    return TrainingData(pixels_N3HW, none_N, none_N)
 
 
 @torch.no_grad()
@@ -162,7 +165,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
     """In percent. What a backbone makes of the photos is kept: most rows of a table share theirs."""
     key = tensor_digest(student.backbone.state_dict())[:16] + f"-{student.preprocess.size}-{folder.path.name}"
     place = work / f"{key}-{folder.path.parent.name}.safetensors"
-    saved = load_state(place)
+    saved = load_state(place, key)
     if saved is None:
         student.eval()
         fit = student.preprocess
@@ -170,8 +173,8 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         for pixels_NHW3, found, _ in iterate(folder, fit.size, fit.crop_fraction, 32, lambda path, reason: None):
             parts.append(student.features(torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).float() / 255))
             labels += found
-        save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {})
-        saved = load_state(place)
+        save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {"key": key})
+        saved = load_state(place, key)
         assert saved is not None
     right_N = student.head(saved.tensors["features"]).argmax(1) == saved.tensors["labels"]
     return round(100 * float(right_N.float().mean()), 1)

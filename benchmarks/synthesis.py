@@ -66,7 +66,7 @@ from clipstill.core.files import write_json
 from clipstill.core.seeds import generator_for, seed_for
 from clipstill.generators import load_generators
 from clipstill.generators.vqgan_checkpoint import VqganShape, checkpoint_shapes
-from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser
+from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.teachers import class_vectors, load_teacher
 
@@ -105,10 +105,10 @@ class Setup:
     recipe_steps: int
     device: torch.device
 
-    def order(self, images: int) -> Order:
+    def group(self, images: int) -> GroupSpec:
         class_ids = [number % len(CLASSES) for number in range(images)]
         seeds = [seed_for("synthesis benchmark", number) for number in range(images)]
-        return Order(0, seeds, class_ids, self.vectors_CD[class_ids])
+        return GroupSpec(0, seeds, class_ids, self.vectors_CD[class_ids])
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -240,7 +240,7 @@ class Timing:
 def one_at_a_time(setup: Setup, generator: Any, number: int) -> Timing:
     """One image of the loop."""
     settings, teacher = setup.settings, setup.loop_teacher
-    order = setup.order(number + 1)
+    order = setup.group(number + 1)
     target_1D = order.targets_ND[number : number + 1]
     cutouts = Cutouts(setup.cut_size, settings.views)
     marks = []
@@ -274,16 +274,16 @@ def grouped(setup: Setup, engine: Synthesiser, images: int, steps: int) -> tuple
     marks: list[float] = []
     at_work: list[int] = []
 
-    def watch(members: Sequence[int], _: Tensor) -> None:
-        at_work.append(len(members))
+    def watch(x_N3HW: Tensor) -> None:
+        at_work.append(len(x_N3HW))
         if len(at_work) in (1, steps):
             setup.synchronise()
             marks.append(time.perf_counter())
 
-    order = setup.order(images)
+    spec = setup.group(images)
     setup.synchronise()
     began = time.perf_counter()
-    group = engine.group(order, watch)
+    group = engine.group(spec, watch)
     return Timing.of(began, marks, time.perf_counter(), steps, images), at_work[-1], group
 
 
@@ -296,7 +296,7 @@ def networks_alone(setup: Setup, generator: Any, images: int) -> tuple[Callable[
     """Decoder and towers, forward and backward to the latents; and the FLOPs of that in eager mode."""
     settings = setup.settings
     encode, decode = setup.teacher.encode_image, generator.decode
-    drawn = generator.init(setup.order(images).seeds, settings.image_size)
+    drawn = generator.init(setup.group(images).seeds, settings.image_size)
     latents = [latent.requires_grad_() for latent in drawn]
 
     def work(decode: Any, encode: Any) -> None:

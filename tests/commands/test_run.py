@@ -292,4 +292,4 @@ def test_synthetic_pictures_differ_by_seed_and_class(whole: Path) -> None:
     from clipstill.surrogate.dataset import SurrogateSet
 
     made = SurrogateSet.open(whole / "stages" / "surrogate")
-    assert len({np.asarray(image).tobytes() for image in made.images}) == len(made) == 8
+    assert len({np.asarray(image).tobytes() for image in made.pixels_N3HW}) == len(made) == 8

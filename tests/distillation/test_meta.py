@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,7 +11,8 @@ from torch.func import functional_call
 
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.losses import kd_loss
-from clipstill.distillation.meta import Loss, alignment, meta_gradient, split_styles
+from clipstill.distillation.meta import alignment, meta_gradient, split_styles
+from clipstill.distillation.optimisation import Loss, detached, summed_gradient
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import MetaMode
 
@@ -36,6 +34,10 @@ def loss_on(part: str, module: nn.Module) -> Loss:
 
 def one_part(losses: Sequence[Loss]) -> list[list[Loss]]:
     return [[loss] for loss in losses]
+
+
+def plain(weights: dict[str, Tensor], losses: Sequence[Loss]) -> dict[str, Tensor]:
+    return summed_gradient(losses, detached(weights))[1]
 
 
 def half_of(loss: Loss) -> Loss:
@@ -61,7 +63,7 @@ def test_exact_equals_finite_differences_of_the_outer_loss(
     two: Two,
 ) -> None:
     _, weights, losses = two
-    found = meta_gradient("exact", weights, one_part(losses), ALPHA)
+    found = meta_gradient("exact", weights, one_part(losses), ALPHA).values
     step = 1e-5
     for name, value in weights.items():
         for place in range(value.numel()):
@@ -71,26 +73,27 @@ def test_exact_equals_finite_differences_of_the_outer_loss(
                 moved[name].view(-1)[place] += sign * step
                 ends.append(outer({key: each.requires_grad_() for key, each in moved.items()}, losses, ALPHA).item())
             expected = (ends[0] - ends[1]) / (2 * step)
-            assert found.gradient[name].view(-1)[place].item() == pytest.approx(expected, abs=1e-8)
+            assert found[name].view(-1)[place].item() == pytest.approx(expected, abs=1e-8)
 
 
 def test_exact_equals_autograd_through_the_inner_step(two: Two) -> None:
     _, weights, losses = two
     expected = torch.autograd.grad(outer(weights, losses, ALPHA), list(weights.values()))
-    found = meta_gradient("exact", weights, one_part(losses), ALPHA)
+    gradient = meta_gradient("exact", weights, one_part(losses), ALPHA)
+    found = gradient.values
     for name, value in zip(weights, expected, strict=True):
-        torch.testing.assert_close(found.gradient[name], value)
-    assert sum(found.losses) == pytest.approx(outer(weights, losses, ALPHA).item())
+        torch.testing.assert_close(found[name], value)
+    assert 2 * gradient.loss == pytest.approx(outer(weights, losses, ALPHA).item())
 
 
 @pytest.mark.parametrize("mode", ["exact", "first_order", "reptile"])
 def test_without_an_inner_step_all_modes_are_plain_distillation(mode: str, two: Two) -> None:
     module, weights, losses = two
-    found = meta_gradient(mode, weights, one_part(losses), 0.0)  # type: ignore[arg-type]
+    found = meta_gradient(mode, weights, one_part(losses), 0.0).values  # type: ignore[arg-type]
     sum(loss(dict(module.named_parameters())) for loss in losses).backward()  # type: ignore[union-attr]
     for name, value in module.named_parameters():
         assert value.grad is not None
-        torch.testing.assert_close(found.gradient[name], value.grad)
+        torch.testing.assert_close(found[name], value.grad)
 
 
 def test_the_first_term_of_the_expansion_rewards_gradients_that_agree(
@@ -98,26 +101,26 @@ def test_the_first_term_of_the_expansion_rewards_gradients_that_agree(
 ) -> None:
     """(exact - plain) / alpha -> -grad(g_tr . g_te)."""
     _, weights, losses = two
-    plain = meta_gradient("none", weights, one_part(losses), 0.0).gradient
+    of_both = plain(weights, losses)
     first, second = (torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True) for loss in losses)
     dot = torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
     expected = dict(zip(weights, torch.autograd.grad(dot, list(weights.values())), strict=True))
     small = 1e-5
-    exact = meta_gradient("exact", weights, one_part(losses), small).gradient
+    exact = meta_gradient("exact", weights, one_part(losses), small).values
     for name in weights:
-        torch.testing.assert_close((exact[name] - plain[name]) / small, -expected[name], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close((exact[name] - of_both[name]) / small, -expected[name], atol=1e-3, rtol=1e-3)
 
 
 def test_first_order_is_exact_without_the_hessian(two: Two) -> None:
     _, weights, losses = two
-    tr = meta_gradient("none", weights, one_part(losses[:1]), 0.0).gradient
+    tr = plain(weights, losses[:1])
     moved = {name: (value - ALPHA * tr[name]).detach() for name, value in weights.items()}
-    te = meta_gradient("none", moved, one_part(losses[1:]), 0.0).gradient
-    found = meta_gradient("first_order", weights, one_part(losses), ALPHA)
+    te = plain(moved, losses[1:])
+    found = meta_gradient("first_order", weights, one_part(losses), ALPHA).values
     for name in weights:
-        torch.testing.assert_close(found.gradient[name], tr[name] + te[name])
-    exact = meta_gradient("exact", weights, one_part(losses), ALPHA)
-    assert any(not torch.allclose(exact.gradient[name], found.gradient[name], rtol=1e-3) for name in weights)
+        torch.testing.assert_close(found[name], tr[name] + te[name])
+    exact = meta_gradient("exact", weights, one_part(losses), ALPHA).values
+    assert any(not torch.allclose(exact[name], found[name], rtol=1e-3) for name in weights)
 
 
 def test_reptile_sums_what_its_steps_went() -> None:
@@ -131,48 +134,21 @@ def test_reptile_sums_what_its_steps_went() -> None:
             name: (value - ALPHA * grad).detach().requires_grad_()
             for (name, value), grad in zip(at.items(), gradient, strict=True)
         }
-    found = meta_gradient("reptile", weights, one_part(losses), ALPHA)
+    found = meta_gradient("reptile", weights, one_part(losses), ALPHA).values
     for name, value in weights.items():
-        torch.testing.assert_close(ALPHA * found.gradient[name], (value - at[name]).detach())
+        torch.testing.assert_close(ALPHA * found[name], (value - at[name]).detach())
 
 
-@pytest.mark.parametrize("mode", ["none", "exact", "first_order"])
+@pytest.mark.parametrize("mode", ["exact", "first_order"])
 def test_parts_of_a_group_add_up_to_the_whole(mode: MetaMode, two: Two) -> None:
     module, weights, _ = two
     halves = [[half_of(loss_on(f"{part}{half}", module)) for half in (0, 1)] for part in ("tr", "te")]
     whole = [[lambda at, parts=parts: parts[0](at) + parts[1](at)] for parts in halves]
-    expected = meta_gradient(mode, weights, whole, ALPHA)
+    of_whole = meta_gradient(mode, weights, whole, ALPHA)
     found = meta_gradient(mode, weights, halves, ALPHA)
-    assert found.losses == pytest.approx(expected.losses)
+    assert found.loss == pytest.approx(of_whole.loss)
     for name in weights:
-        torch.testing.assert_close(found.gradient[name], expected.gradient[name])
-
-
-def test_processes_with_a_share_of_each_group_get_the_gradient_of_all(two: Two) -> None:
-    """Two threads as two processes: ``together`` waits for the other one's part and adds it."""
-    module, weights, _ = two
-    halves = [[half_of(loss_on(f"{part}{half}", module)) for half in (0, 1)] for part in ("tr", "te")]
-    expected = meta_gradient("exact", weights, halves, ALPHA).gradient
-    barrier = threading.Barrier(2, timeout=60)
-    given: list[dict[str, Tensor]] = [{}, {}]
-
-    def process(rank: int) -> dict[str, Tensor]:
-        def together(own: dict[str, Tensor]) -> dict[str, Tensor]:
-            given[rank] = own
-            barrier.wait()
-            whole = {name: given[0][name] + given[1][name] for name in own}
-            barrier.wait()
-            return whole
-
-        # Of a module of its own: a functional call puts weights into it, which another thread would see.
-        own = copy.deepcopy(module)
-        groups = [[half_of(loss_on(f"{part}{rank}", own))] for part in ("tr", "te")]
-        return meta_gradient("exact", weights, groups, ALPHA, together).gradient
-
-    with ThreadPoolExecutor(2) as pool:
-        for found in pool.map(process, (0, 1)):
-            for name in weights:
-                torch.testing.assert_close(found[name], expected[name])
+        torch.testing.assert_close(found.values[name], of_whole.values[name])
 
 
 def test_alignment_is_the_cosine_between_the_groups() -> None:

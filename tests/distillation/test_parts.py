@@ -14,11 +14,11 @@ from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
-from clipstill.distillation.holdout import held_out_mask
 from clipstill.distillation.losses import agreement, kd_loss
 from clipstill.distillation.optimisation import MovingAverage, Optimiser, epoch_rate, learned_state, rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.training_data import held_out_mask
 from clipstill.distillation.views import Kernel, Views, crops, plain_view
 from clipstill.workflow.recipes import load_settings
 
@@ -268,13 +268,14 @@ def test_moving_average_follows_the_recursion() -> None:
 def test_state_comes_back_as_written(tmp_path: Path) -> None:
     laid_out = random(2, 3, 4, 4).to(memory_format=torch.channels_last)
     tensors = {"a.x": random(3, 2), "a.y": torch.tensor(5), "b": laid_out}
-    save_state(tmp_path / "state.safetensors", tensors, {"step": 3, "loss": 0.1 + 0.2})
-    saved = load_state(tmp_path / "state.safetensors")
+    save_state(tmp_path / "state.safetensors", tensors, {"key": "k", "step": 3, "loss": 0.1 + 0.2})
+    saved = load_state(tmp_path / "state.safetensors", "k")
     assert saved is not None
-    assert saved.facts == {"step": 3, "loss": 0.1 + 0.2}
+    assert saved.facts == {"key": "k", "step": 3, "loss": 0.1 + 0.2}
     assert set(saved.group("a")) == {"x", "y"}
     assert all(torch.equal(value, saved.tensors[name]) for name, value in tensors.items())
-    assert load_state(tmp_path / "absent.safetensors") is None
+    assert load_state(tmp_path / "absent.safetensors", "k") is None
+    assert load_state(tmp_path / "state.safetensors", "another") is None
 
 
 def test_damaged_state_is_named(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
     save_state(path, {"a": random(100)}, {"step": 1})
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ArtifactError, match="state.safetensors is damaged"):
-        load_state(path)
+        load_state(path, "k")
 
 
 def test_digest_sees_values_names_and_shapes_and_not_the_memory_layout() -> None:
@@ -296,7 +297,7 @@ def test_digest_sees_values_names_and_shapes_and_not_the_memory_layout() -> None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch", 1), ("freeze", "heads"), ("temperature", 0.0), ("ema", 1.0), ("keep", "yes"), ("steps", 0)],
+    [("batch", 1), ("freeze", "heads"), ("temperature", 0.0), ("ema", 1.0), ("keep", "first"), ("steps", 0)],
 )
 def test_impossible_settings_are_named(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"distillation.{name} is"):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.seeds import generator_for
-from clipstill.distillation import prompt_tuning
-from clipstill.distillation.prompt_tuning import average_shares, regulated_loss, tune_prompts
+from clipstill.distillation.prompt_tuning import CHECKPOINT, average_shares, regulated_loss, tune_prompts
 from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.teachers import load_teacher
 from clipstill.teachers.prompted import PromptedTeacher, prompted
@@ -49,7 +51,9 @@ def test_each_term_is_its_closed_form() -> None:
         units(6, 4)[:3],
         torch.tensor([2, 0]),
     )
-    terms = regulated_loss(image, text, plain, plain_text, label, scale=10.0)
+    terms = regulated_loss(
+        image_BD=image, text_CD=text, plain_BD=plain, plain_text_CD=plain_text, label_B=label, scale=10.0
+    )
     p = torch.softmax(10 * plain @ plain_text.T, 1).double()
     q = torch.softmax(10 * image @ text.T, 1).double()
     assert float(terms["cross_entropy"]) == pytest.approx(float(-(q[0, 2].log() + q[1, 0].log()) / 2), rel=1e-5)
@@ -59,7 +63,8 @@ def test_each_term_is_its_closed_form() -> None:
 
 
 def test_unprompted_vectors_cost_nothing_but_their_errors() -> None:
-    terms = regulated_loss(units(2, 4), units(3, 4), units(2, 4), units(3, 4), torch.tensor([0, 1]), 10.0)
+    image, text, label = units(2, 4), units(3, 4), torch.tensor([0, 1])
+    terms = regulated_loss(image_BD=image, text_CD=text, plain_BD=image, plain_text_CD=text, label_B=label, scale=10.0)
     assert [float(terms[name]) for name in ("text", "image", "logits")] == [0, 0, 0]
 
 
@@ -76,46 +81,56 @@ def test_prompts_learn_and_everything_else_keeps_its_bits(tmp_path: Path) -> Non
     frozen = {name: value.clone() for name, value in teacher.base._model.state_dict().items()}
     start = {name: value.detach().clone() for name, value in teacher.named_parameters()}
     settings = SETTINGS.changed(epochs=25, average_mean=23.0)
-    history = tune_prompts(teacher, NAMES, *examples(), settings, tmp_path / "work")
+    history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path / "work")
     assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
     assert all(not torch.equal(value, start[name]) for name, value in teacher.named_parameters())
     assert all(torch.equal(value, frozen[name]) for name, value in teacher.base._model.state_dict().items())
 
 
-def test_the_result_is_the_average_of_what_the_epochs_ended_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watched(teacher: PromptedTeacher, on_step: Callable[[int], None]) -> PromptedTeacher:
+    """The teacher, with a call before each step, which counts from 0."""
+    vectors, steps = teacher.class_vectors, count()
+
+    def class_vectors(names: Sequence[str]) -> Tensor:
+        on_step(next(steps))
+        return vectors(names)
+
+    teacher.class_vectors = class_vectors  # type: ignore[method-assign]
+    return teacher
+
+
+def test_the_result_is_the_average_of_what_the_epochs_ended_with(tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []
-    save = prompt_tuning.save_state
+    plain = clip(tmp_path)
 
-    def keep(path: Path, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
-        seen.append({name: value.clone() for name, value in tensors.items() if name.startswith("learned.")})
-        save(path, tensors, facts)
+    def keep(step: int) -> None:
+        if step in (3, 6):  # The first steps of the second and third epoch: nine images are three steps.
+            seen.append({name: value.detach().clone() for name, value in plain.named_parameters()})
 
-    monkeypatch.setattr(prompt_tuning, "save_state", keep)
-    teacher = clip(tmp_path)
-    tune_prompts(teacher, NAMES, *examples(), SETTINGS, tmp_path / "work")
+    tune_prompts(watched(plain, keep), NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "work")
+    last = load_file(tmp_path / "work" / CHECKPOINT)
+    seen.append({name.removeprefix("learned."): value for name, value in last.items() if name.startswith("learned.")})
     shares = average_shares(SETTINGS)
-    for name, value in teacher.named_parameters():
-        expected = sum(share * each[f"learned.{name}"] for share, each in zip(shares, seen, strict=True))
+    for name, value in plain.named_parameters():
+        expected = sum(share * each[name] for share, each in zip(shares, seen, strict=True))
         assert torch.allclose(value, torch.as_tensor(expected), atol=1e-7)
 
 
-def test_a_killed_tuning_goes_on_and_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_tuning_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = clip(tmp_path)
-    tune_prompts(whole, NAMES, *examples(), SETTINGS, tmp_path / "whole")
-    killed, save = clip(tmp_path), prompt_tuning.save_state
+    tune_prompts(whole, NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "whole")
 
-    def and_die(*args: object) -> None:
-        save(*args)  # type: ignore[arg-type]
-        raise KeyboardInterrupt
+    def die(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(prompt_tuning, "save_state", and_die)
     with pytest.raises(KeyboardInterrupt):
-        tune_prompts(killed, NAMES, *examples(), SETTINGS, tmp_path / "killed")
-    monkeypatch.setattr(prompt_tuning, "save_state", save)
-    again = clip(tmp_path)
-    history = tune_prompts(again, NAMES, *examples(), SETTINGS, tmp_path / "killed")
+        tune_prompts(watched(clip(tmp_path), die), NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "killed")
+    again, steps = clip(tmp_path), []
+    history = tune_prompts(
+        watched(again, steps.append), NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "killed"
+    )
+    assert len(steps) == 6
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     expected = dict(whole.named_parameters())
     assert all(torch.equal(value, expected[name]) for name, value in again.named_parameters())
@@ -129,7 +144,7 @@ def test_classes_in_chunks_learn_the_same(tmp_path: Path, kind: str) -> None:
         plain = teacher.class_vectors
         teacher.class_vectors = lambda names, plain=plain: calls.append(len(names)) or plain(names)  # type: ignore
         settings = SETTINGS.changed(epochs=1, lr=0.005, text_chunk=chunk)
-        tune_prompts(teacher, NAMES, *examples(), settings, tmp_path / str(chunk))
+        tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path / str(chunk))
         learned.append(torch.cat([value.flatten() for value in teacher.parameters()]))
     assert torch.allclose(*learned, atol=1e-6)
     # Three classes at once in each of the three steps; then two and one of them, and once more on the way back.
@@ -137,8 +152,6 @@ def test_classes_in_chunks_learn_the_same(tmp_path: Path, kind: str) -> None:
 
 
 def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
-    from clipstill.teachers import load_teacher
-
     teacher = prompted(load_teacher("embedded-s", torch.device("cpu")), words="a", rank=4)
     asked: list[int] = []
     encode = teacher.plain_image
@@ -149,7 +162,7 @@ def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
 
     teacher.plain_image = counted  # type: ignore[method-assign]
     settings = SETTINGS.changed(views=2, epochs=6, average_mean=6.0)
-    history = tune_prompts(teacher, NAMES, *examples(), settings, tmp_path)
+    history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path)
     assert sum(asked) == 2 * 9
     assert history[-1]["loss"] < history[1]["loss"]
 
@@ -170,4 +183,4 @@ def test_settings_out_of_range_are_named(changes: dict[str, float], message: str
 def test_labels_must_be_of_the_classes(tmp_path: Path) -> None:
     images, labels = examples()
     with pytest.raises(DataError, match="2 classes. Give at least one image"):
-        tune_prompts(clip(tmp_path), NAMES[:2], images, labels, SETTINGS, tmp_path)
+        tune_prompts(clip(tmp_path), NAMES[:2], images, labels, settings=SETTINGS, folder=tmp_path)

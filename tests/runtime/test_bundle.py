@@ -171,3 +171,12 @@ def test_file_of_another_form_is_refused(folder: Path, tmp_path: Path, name: str
 
 def test_prediction_is_a_plain_value() -> None:
     assert Prediction("dog", 0.5) == Prediction(label="dog", score=0.5)
+
+
+def test_notebook_shows_a_small_table(folder: Path, tmp_path: Path) -> None:
+    names = ["<b>dog</b>", "elephant", "guitar"]
+    value = {"labels": names, "temperature": 1.5, "refusal_threshold": 0.4}
+    shown = load_bundle(copy_with(folder, tmp_path, "labels.json", value))._repr_html_()
+    assert "&lt;b&gt;dog&lt;/b&gt;, elephant, guitar" in shown
+    for part in ("<th>3 classes</th>", "model.onnx", "32 px", "not measured", "<td>1.5</td>", "below a score of 0.4"):
+        assert part in shown

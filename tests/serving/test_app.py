@@ -390,20 +390,26 @@ def test_answer_that_does_not_come_in_time_is_given_up(bundle: Bundle) -> None:
         assert_well(client)
 
 
-def test_failure_of_the_model_is_a_500_without_a_traceback(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(images_NHW3: np.ndarray) -> Any:
-        raise ZeroDivisionError("inside\nthe model")
+class BrokenBundle(SlowBundle):
+    """A bundle whose model fails until it is mended."""
 
-    with client_of(bundle) as client:
-        with monkeypatch.context() as patch:
-            patch.setattr(bundle, "answer_pixels", broken)
-            response = client.post("/predict", content=png(), headers=PNG)
+    mended = False
+
+    def answer_pixels(self, images_NHW3: np.ndarray) -> Any:
+        if not self.mended:
+            raise ZeroDivisionError("inside\nthe model")
+        return self._bundle.answer_pixels(images_NHW3)
+
+
+def test_failure_of_the_model_is_a_500_without_a_traceback(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    broken: Any = BrokenBundle(bundle)
+    with client_of(broken) as client:
+        response = client.post("/predict", content=png(), headers=PNG)
         assert response.status_code == 500
         assert json.loads(response.text) == {"error": "the server failed at this request; its log says why."}
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ZeroDivisionError at test_app.py:")
+        broken.mended = True
         assert_well(client)
 
 

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from clipstill.assembly.photos import limited
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipstill.assembly.photos import limited
 from clipstill.assembly.training import TeachingSet
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 
 CLASSES = ("dog", "guitar")
 TINY = (
@@ -86,7 +85,7 @@ def test_fewer_examples_are_among_more_of_them(tmp_path: Path) -> None:
 def made_set(images: int) -> SurrogateSet:
     records = [ImageRecord(n % 2, n % 3, n, n, "", 0.0, 1.0, 32, "pixels", 2) for n in range(images)]
     made = SurrogateSet([(Path("none"), "")] * images, records)
-    made.images = torch.zeros(images, 3, 32, 32, dtype=torch.uint8)
+    made.pixels_N3HW = torch.zeros(images, 3, 32, 32, dtype=torch.uint8)
     return made
 
 

@@ -69,7 +69,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_near_misses_set_the_threshold_and_teach_nothing(done: Path) -> None:
     made = SurrogateSet.open(done / "stages" / "near_misses")
-    assert sorted(made.class_id.tolist()) == [2, 2, 3, 3, 4, 4]
+    assert sorted(made.class_id_N.tolist()) == [2, 2, 3, 3, 4, 4]
     refusal = read_json(done / "stages" / "calibration" / "calibration.json")["refusal"]
     assert refusal["near_misses"] == ["tree", "car", "cup"]
     assert refusal["synthetic_accepted"] >= 0.9

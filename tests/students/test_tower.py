@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead
 from clipstill.students.student import Backbone
@@ -46,9 +49,9 @@ def student_of(teacher: Teacher, size: int, prompts: int = 2, depth: int = 2) ->
     return student
 
 
-def pixels(size: int) -> tuple[Tensor, Tensor, Tensor]:
-    images = torch.randint(0, 256, (8, 3, size, size), generator=generator_for("tower"), dtype=torch.uint8)
-    return images, torch.full((8,), -1), torch.full((8,), -1)
+def training_data(size: int) -> TrainingData:
+    pixels_N3HW = torch.randint(0, 256, (8, 3, size, size), generator=generator_for("tower"), dtype=torch.uint8)
+    return TrainingData(pixels_N3HW, torch.full((8,), -1), torch.full((8,), -1))
 
 
 SETTINGS = DistilSettings(
@@ -94,7 +97,7 @@ def test_prompts_and_projector_learn_and_the_tower_keeps_its_bits(tmp_path: Path
     student = student_of(teacher, size)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     target = student_target(kind, tmp_path)
-    distil(student, target, VECTORS, *pixels(size), SETTINGS, tmp_path / "work")
+    distil(student, SoftLabels(target, VECTORS), training_data(size), settings=SETTINGS, folder=tmp_path / "work")
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
     assert any("prompts" in name for name in changed)
     assert all(name.startswith(("head.projector", "backbone.prompts")) for name in changed)
@@ -106,24 +109,21 @@ def student_target(kind: str, tmp_path: Path) -> Any:
     return loaded(tmp_path / "teacher")[1]
 
 
-def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipstill.distillation import trainer
-
-    teacher, target = loaded(tmp_path)[1], student_target("clip", tmp_path)
+def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    teacher, labels = loaded(tmp_path)[1], SoftLabels(student_target("clip", tmp_path), VECTORS)
     whole = student_of(teacher, 32)
-    distil(whole, target, VECTORS, *pixels(32), SETTINGS, tmp_path / "whole")
-    save = trainer.save_state
+    distil(whole, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "whole")
+    killed, steps = student_of(teacher, 32), count()
 
-    def and_die(*args: Any) -> None:
-        save(*args)
-        raise KeyboardInterrupt
+    def die_after_the_first_checkpoint(*_: Any) -> None:
+        if next(steps) == 2:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "save_state", and_die)
+    killed.head.register_forward_pre_hook(die_after_the_first_checkpoint)
     with pytest.raises(KeyboardInterrupt):
-        distil(student_of(teacher, 32), target, VECTORS, *pixels(32), SETTINGS, tmp_path / "killed")
-    monkeypatch.setattr(trainer, "save_state", save)
+        distil(killed, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
     again = student_of(teacher, 32)
-    result = distil(again, target, VECTORS, *pixels(32), SETTINGS, tmp_path / "killed")
+    result = distil(again, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "killed")
     assert result.resumed_step == 2
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
 
@@ -131,9 +131,8 @@ def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path, mon
 def test_the_whole_tower_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    distil(
-        student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path), VECTORS, *pixels(32), SETTINGS, tmp_path
-    )
+    student, target = student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path)
+    distil(student, SoftLabels(target, VECTORS), training_data(32), settings=SETTINGS, folder=tmp_path)
     with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as stored:
         assert not [name for name in stored.keys() if "visual" in name]  # noqa: SIM118 - not a dict
 

@@ -11,8 +11,7 @@ import torch
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.stages.curation import kept_facts
 from clipstill.surrogate.curation import curate
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 
 
@@ -47,7 +46,7 @@ def test_at_least_half_of_every_class_stays() -> None:
     surrogate = scored(*[(int(draw.integers(3)), float(draw.random() ** 4)) for _ in range(60)])
     kept = curate(surrogate, 1.0).keep_N
     for class_id in range(3):
-        assert kept[surrogate.class_id == class_id].float().mean() >= 0.5
+        assert kept[surrogate.class_id_N == class_id].float().mean() >= 0.5
 
 
 def test_a_fraction_outside_its_range_is_refused() -> None:
@@ -92,7 +91,7 @@ def test_half_of_a_class_stays_whatever_is_asked_for() -> None:
     surrogate = seen(*[(int(draw.integers(3)), float(draw.random() ** 4), int(draw.integers(6))) for _ in range(60)])
     kept = curate(surrogate, 1.0, 0.1).keep_N
     for class_id in range(3):
-        assert kept[surrogate.class_id == class_id].float().mean() >= 0.5
+        assert kept[surrogate.class_id_N == class_id].float().mean() >= 0.5
 
 
 @pytest.mark.parametrize("cosine", [0.0, 1.1])
@@ -119,14 +118,14 @@ def test_keeping_selects_pictures_and_records_alike(tmp_path: Path) -> None:
     surrogate = SurrogateSet.open(tmp_path)
     part = surrogate.keep(torch.tensor([True, False, False, True]))
     assert part.records == [records[0], records[3]]
-    assert torch.equal(part.images, surrogate.images[[0, 3]])
+    assert torch.equal(part.pixels_N3HW, surrogate.pixels_N3HW[[0, 3]])
     with pytest.raises(ArtifactError, match="mask has 2"):
         surrogate.keep(torch.tensor([True, False]))
 
 
 def test_an_empty_or_mixed_set_has_no_tensor(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="found: none"):
-        _ = scored().images
+        _ = scored().pixels_N3HW
     writer = ShardWriter(tmp_path, "k")
     for number, size in enumerate((8, 16)):
         writer.write_group(
@@ -134,4 +133,4 @@ def test_an_empty_or_mixed_set_has_no_tensor(tmp_path: Path) -> None:
         )
     writer.finish()
     with pytest.raises(ArtifactError, match="8 x 8, 16 x 16"):
-        _ = SurrogateSet.open(tmp_path).images
+        _ = SurrogateSet.open(tmp_path).pixels_N3HW

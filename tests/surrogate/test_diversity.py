@@ -21,9 +21,8 @@ from clipstill.core.seeds import generator_for
 from clipstill.distributed.work import ImageGroup, SynthesisWork, Worker
 from clipstill.stages import stages
 from clipstill.stages.curation import Extended, curation_facts, curation_line, extended
-from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.diversity import by_class, effective_number, effective_numbers, look_alikes, near_duplicates
-from clipstill.surrogate.records import ImageRecord
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.further import further_prompts
 from clipstill.text.learned import random_prompts
@@ -361,7 +360,7 @@ def test_switched_off_the_first_images_are_the_same(tmp_path: Path) -> None:
 def test_features_in_a_set_are_those_of_its_pictures(tmp_path: Path) -> None:
     make_surrogate(tmp_path / "run", "curation.least_diversity=0")
     made = SurrogateSet.open(tmp_path / "run" / "stages" / "surrogate")
-    expected = Reading().encode_image(made.images.float() / 255)
+    expected = Reading().encode_image(made.pixels_N3HW.float() / 255)
     assert torch.allclose(made.features_ND.float(), expected, atol=1e-3)
 
 
@@ -397,7 +396,7 @@ def test_further_targets_go_towards_examples() -> None:
     records = [ImageRecord(i % 3, 0, i, i, "", 0.0, 0.5, 8, "pixels", 2) for i in range(9)]
     made = SurrogateSet([(Path("none"), "")] * 9, records)
     features_ND = torch.eye(9)
-    features_ND[made.class_id == 2] = torch.eye(9)[2]
+    features_ND[made.class_id_N == 2] = torch.eye(9)[2]
     made.__dict__["features_ND"] = features_ND
     work = synthesis_work(config, [], torch.zeros(0, 16), of_run.class_vectors_CD)
     asked = extended(work, made, config.curation, of_run, STYLES, lambda targets_ND, class_ids: -targets_ND)

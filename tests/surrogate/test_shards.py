@@ -17,8 +17,7 @@ from PIL import Image
 
 from clipstill.core.errors import ArtifactError, ResourceError
 from clipstill.core.files import read_manifest, verify_files
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 
 SIZE = 8
@@ -46,10 +45,10 @@ def test_what_is_written_is_read_back_exactly_and_in_order(tmp_path: Path) -> No
     surrogate = SurrogateSet.open(tmp_path)
     pictures = np.concatenate([group(number)[0] for number in range(11)])
     assert len(surrogate) == 33
-    assert np.array_equal(surrogate.images.numpy(), pictures.transpose(0, 3, 1, 2))
+    assert np.array_equal(surrogate.pixels_N3HW.numpy(), pictures.transpose(0, 3, 1, 2))
     assert surrogate.records == [record for number in range(11) for record in group(number)[1]]
-    assert surrogate.class_id.tolist() == [0, 1, 2] * 11
-    assert surrogate.style_id.tolist() == [number % 2 for number in range(11) for _ in range(3)]
+    assert surrogate.class_id_N.tolist() == [0, 1, 2] * 11
+    assert surrogate.style_id_N.tolist() == [number % 2 for number in range(11) for _ in range(3)]
 
 
 def test_the_same_images_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
@@ -194,4 +193,4 @@ def test_a_killed_writer_leaves_only_whole_groups(tmp_path: Path, milliseconds: 
     for number in {0, 1, 2, 3} - writer.committed():
         writer.write_group(number, *group(number))
     assert writer.finish() == expected
-    assert len(SurrogateSet.open(folder).images) == 12
+    assert len(SurrogateSet.open(folder).pixels_N3HW) == 12

@@ -8,9 +8,8 @@ import pytest
 
 from clipstill.core.errors import ArtifactError, ResourceError
 from clipstill.core.seeds import generator_for
-from clipstill.surrogate.records import ImageRecord
-from clipstill.surrogate.shards import ShardWriter, receipt_of
-from clipstill.surrogate.tarball import tar_bytes
+from clipstill.surrogate.dataset import ImageRecord
+from clipstill.surrogate.shards import ShardWriter, receipt_of, tar_bytes
 
 pytest.importorskip("fsspec")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.generators.pixels import Pixels
-from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser, group_ranges
+from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser, group_ranges
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.workflow.recipes import load_settings
 from synthesis_fixtures import TinyTeacher, units
@@ -29,7 +29,7 @@ def synthesiser(**changed: object) -> Synthesiser:
 
 
 def made(targets_ND: Tensor = TARGETS, **changed: object) -> SynthesisedGroup:
-    return synthesiser(**changed).group(Order(0, SEEDS, CLASSES, targets_ND))
+    return synthesiser(**changed).group(GroupSpec(0, SEEDS, CLASSES, targets_ND))
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
@@ -45,9 +45,9 @@ def test_a_group_of_four_is_four_groups_of_one() -> None:
     together = made()
     engine = synthesiser()
     for n in range(4):
-        alone = engine.group(Order(0, SEEDS[n : n + 1], CLASSES[n : n + 1], TARGETS[n : n + 1]))
+        alone = engine.group(GroupSpec(0, SEEDS[n : n + 1], CLASSES[n : n + 1], TARGETS[n : n + 1]))
         # Convolutions over batches of different sizes round differently; one grey level is the most that is left.
-        assert largest_difference(together.images_MHW3[n], alone.images_MHW3[0]) <= 1
+        assert largest_difference(together.pixels_NHW3[n], alone.pixels_NHW3[0]) <= 1
         assert together.losses[n] == pytest.approx(alone.losses[0], abs=1e-3)
         assert together.scores[n] == pytest.approx(alone.scores[0], abs=1e-3)
 
@@ -56,23 +56,23 @@ def test_neighbours_target_does_not_move_an_image() -> None:
     other = TARGETS.clone()
     other[0] = -other[0]
     first, second = made(), made(other)
-    assert np.array_equal(first.images_MHW3[1:], second.images_MHW3[1:])
-    assert not np.array_equal(first.images_MHW3[0], second.images_MHW3[0])
+    assert np.array_equal(first.pixels_NHW3[1:], second.pixels_NHW3[1:])
+    assert not np.array_equal(first.pixels_NHW3[0], second.pixels_NHW3[0])
 
 
 def test_neighbours_do_move_an_image_where_statistics_couple_the_group() -> None:
     other = TARGETS.clone()
     other[0] = -other[0]
     first, second = made(bn_weight=2.0), made(other, bn_weight=2.0)
-    assert not np.array_equal(first.images_MHW3[1:], second.images_MHW3[1:])
+    assert not np.array_equal(first.pixels_NHW3[1:], second.pixels_NHW3[1:])
 
 
 def test_the_same_group_twice_is_equal_to_the_bit() -> None:
     engine = synthesiser(bn_weight=2.0)
-    first = engine.group(Order(0, SEEDS, CLASSES, TARGETS))
-    engine.group(Order(0, SEEDS[::-1], CLASSES[::-1], TARGETS))
-    second = engine.group(Order(0, SEEDS, CLASSES, TARGETS))
-    assert np.array_equal(first.images_MHW3, second.images_MHW3)
+    first = engine.group(GroupSpec(0, SEEDS, CLASSES, TARGETS))
+    engine.group(GroupSpec(0, SEEDS[::-1], CLASSES[::-1], TARGETS))
+    second = engine.group(GroupSpec(0, SEEDS, CLASSES, TARGETS))
+    assert np.array_equal(first.pixels_NHW3, second.pixels_NHW3)
     assert first.losses == second.losses
     assert first.history == second.history
 
@@ -86,7 +86,7 @@ def test_the_loss_goes_down(terms: dict[str, float]) -> None:
 
 def test_statistics_pull_the_group_to_those_of_the_teacher() -> None:
     def gap(group: SynthesisedGroup) -> float:
-        x_N3HW = torch.from_numpy(group.images_MHW3).permute(0, 3, 1, 2).float() / 255
+        x_N3HW = torch.from_numpy(group.pixels_NHW3).permute(0, 3, 1, 2).float() / 255
         return float(TinyTeacher().encode_image_with_statistics(x_N3HW)[1])
 
     assert gap(made(steps=30, bn_weight=5.0)) < 0.8 * gap(made(steps=30))
@@ -94,9 +94,9 @@ def test_statistics_pull_the_group_to_those_of_the_teacher() -> None:
 
 def test_scores_are_the_teachers_probabilities_of_the_stored_pictures() -> None:
     group = made()
-    assert group.images_MHW3.dtype == np.uint8
-    assert group.images_MHW3.shape == (4, 32, 32, 3)
-    x_N3HW = torch.from_numpy(group.images_MHW3).permute(0, 3, 1, 2).float() / 255
+    assert group.pixels_NHW3.dtype == np.uint8
+    assert group.pixels_NHW3.shape == (4, 32, 32, 3)
+    x_N3HW = torch.from_numpy(group.pixels_NHW3).permute(0, 3, 1, 2).float() / 255
     logits_NC = 10.0 * TinyTeacher().encode_image(x_N3HW) @ units(3, "classes").T
     expected = [float(torch.softmax(row, 0)[label]) for row, label in zip(logits_NC, CLASSES, strict=True)]
     assert group.scores == pytest.approx(expected, abs=1e-4)
@@ -150,14 +150,16 @@ def test_generators_take_turns_and_each_draws_as_if_it_were_alone() -> None:
     def drawn(generators: list[Pixels], number: int) -> SynthesisedGroup:
         settings = SETTINGS.changed(tv_weight=1.0)
         engine = Synthesiser(TinyTeacher(), generators, vectors, settings, CPU)
-        return engine.group(Order(number, SEEDS, CLASSES, TARGETS))
+        return engine.group(GroupSpec(number, SEEDS, CLASSES, TARGETS))
 
     both = [drawn([Pixels(CPU), Other(CPU)], number) for number in range(3)]
     assert [group.generator for group in both] == ["pixels", "other", "pixels"]
-    assert np.array_equal(both[0].images_MHW3, drawn([Pixels(CPU)], 0).images_MHW3)
-    assert np.array_equal(both[0].images_MHW3, both[2].images_MHW3)
+    assert np.array_equal(both[0].pixels_NHW3, drawn([Pixels(CPU)], 0).pixels_NHW3)
+    assert np.array_equal(both[0].pixels_NHW3, both[2].pixels_NHW3)
     # The factors are what the other generator differs by.
     settings = SETTINGS.changed(lr=SETTINGS.lr * 3, tv_weight=0.0)
-    alone = Synthesiser(TinyTeacher(), [Pixels(CPU)], vectors, settings, CPU).group(Order(0, SEEDS, CLASSES, TARGETS))
-    assert np.array_equal(both[1].images_MHW3, alone.images_MHW3)
-    assert not np.array_equal(both[1].images_MHW3, both[0].images_MHW3)
+    alone = Synthesiser(TinyTeacher(), [Pixels(CPU)], vectors, settings, CPU).group(
+        GroupSpec(0, SEEDS, CLASSES, TARGETS)
+    )
+    assert np.array_equal(both[1].pixels_NHW3, alone.pixels_NHW3)
+    assert not np.array_equal(both[1].pixels_NHW3, both[0].pixels_NHW3)

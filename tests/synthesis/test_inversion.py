@@ -1,4 +1,4 @@
-"""The loop over slots: who leaves makes room, who breaks begins again, and nobody is moved by either."""
+"""The loop: an image that breaks begins again, what does not fit is made in chunks, and no image moves another."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,8 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.generators.pixels import Pixels
-from clipstill.synthesis.adam import SlotAdam
-from clipstill.synthesis.engine import Order, SynthesisedGroup, Synthesiser
+from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser
+from clipstill.synthesis.inversion import _Adam
 from clipstill.synthesis.settings import SynthesisSettings
 from synthesis_fixtures import TinyTeacher, units
 
@@ -27,33 +27,32 @@ VECTORS = units(3, "classes")
 CLASSES = [0, 1, 2, 0, 1, 2, 0]
 
 
-def order(seeds: Sequence[int] = tuple(range(50, 50 + IMAGES))) -> Order:
-    return Order(0, seeds, CLASSES, VECTORS[CLASSES])
+GROUP = GroupSpec(0, range(50, 50 + IMAGES), CLASSES, VECTORS[CLASSES])
 
 
 def made(generator: object | None = None, **changed: object) -> SynthesisedGroup:
     settings = SETTINGS.changed(**changed)
     parts = [generator or Pixels(CPU)]
-    return Synthesiser(TinyTeacher(), parts, VECTORS, settings, CPU).group(order())  # type: ignore[arg-type]
+    return Synthesiser(TinyTeacher(), parts, VECTORS, settings, CPU).group(GROUP)  # type: ignore[arg-type]
 
 
 def assert_same_images(one: SynthesisedGroup, other: SynthesisedGroup) -> None:
     assert one.members == other.members
     # Batches of different sizes round differently; one grey level is the most that is left.
-    assert int(np.abs(one.images_MHW3.astype(int) - other.images_MHW3.astype(int)).max()) <= 1
+    assert int(np.abs(one.pixels_NHW3.astype(int) - other.pixels_NHW3.astype(int)).max()) <= 1
     assert one.losses == pytest.approx(other.losses, abs=1e-3)
     assert one.steps == other.steps
 
 
-def test_slot_adam_is_adam_where_all_rows_are_of_one_age() -> None:
+def test_adam_is_that_of_torch_while_no_image_begins_again() -> None:
     draw = generator_for("adam")
     ours = [torch.randn(3, 4, generator=draw), torch.randn(3, 2, 2, generator=draw)]
     theirs = [latent.clone().requires_grad_() for latent in ours]
     reference = torch.optim.Adam(theirs, lr=0.05, betas=(0.9, 0.99))
-    adam = SlotAdam(ours)
+    adam = _Adam(ours)
     for _ in range(6):
         gradients = [torch.randn(latent.shape, generator=draw) for latent in ours]
-        adam.step_(ours, gradients, torch.full((3,), 0.05))
+        adam.step_(ours, gradients, torch.tensor(0.05))
         for latent, gradient in zip(theirs, gradients, strict=True):
             latent.grad = gradient
         reference.step()
@@ -61,25 +60,25 @@ def test_slot_adam_is_adam_where_all_rows_are_of_one_age() -> None:
         torch.testing.assert_close(one, other.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_that_enters_late_is_as_if_it_had_begun_alone() -> None:
+def test_an_image_that_begins_again_is_as_if_it_had_begun_alone_with_half_the_step() -> None:
     draw = generator_for("late")
     gradients = torch.randn(5, 2, 4, generator=draw)
     together, alone = [torch.zeros(2, 4)], [torch.zeros(1, 4)]
-    adam, single = SlotAdam(together), SlotAdam(alone)
+    adam, single = _Adam(together), _Adam(alone)
     for step in range(5):
         if step == 2:
-            adam.reset_([1])
+            adam.restart(1)
             together[0][1] = 0
-        adam.step_(together, [gradients[step]], torch.full((2,), 0.1))
+        adam.step_(together, [gradients[step]], torch.tensor(0.1))
         if step >= 2:
-            single.step_(alone, [gradients[step, 1:]], torch.full((1,), 0.1))
+            single.step_(alone, [gradients[step, 1:]], torch.tensor(0.05))
     torch.testing.assert_close(together[0][1:], alone[0], rtol=0, atol=1e-7)
 
 
 def test_a_coarse_start_ends_at_the_size_asked_for_and_goes_on_where_it_was() -> None:
     group = made(image_size=64, coarse_share=0.5)
-    assert group.images_MHW3.shape == (IMAGES, 64, 64, 3)
-    assert group.steps == [20] * IMAGES
+    assert group.pixels_NHW3.shape == (IMAGES, 64, 64, 3)
+    assert group.steps == 20
     losses = [entry["loss"] for entry in group.history]
     fresh = made(image_size=64).history[0]["loss"]
     # Enlarged, it is another image to this teacher of fixed filters, and still nearer to its target than a new one.
@@ -123,8 +122,8 @@ def test_an_image_that_breaks_once_begins_again_and_harms_nobody(bn_weight: floa
     if bn_weight == 0:
         whole = made()
         others = [n for n in range(IMAGES) if n != 2]
-        assert np.array_equal(group.images_MHW3[others], whole.images_MHW3[others])
-        assert not np.array_equal(group.images_MHW3[2], whole.images_MHW3[2])
+        assert np.array_equal(group.pixels_NHW3[others], whole.pixels_NHW3[others])
+        assert not np.array_equal(group.pixels_NHW3[2], whole.pixels_NHW3[2])
 
 
 class AlwaysBroken(Pixels):
@@ -144,7 +143,7 @@ class AlwaysBroken(Pixels):
 def test_an_image_that_always_breaks_is_left_out_and_the_others_are_made() -> None:
     group = made(AlwaysBroken([3]), bn_weight=1.0)
     assert group.members == [0, 1, 2, 4, 5, 6]
-    assert len(group.images_MHW3) == len(group.losses) == len(group.scores) == IMAGES - 1
+    assert len(group.pixels_NHW3) == len(group.losses) == len(group.scores) == IMAGES - 1
     assert np.isfinite(group.losses).all()
 
 
@@ -202,17 +201,17 @@ def test_a_sampler_fills_the_set_from_the_same_prompts_without_inversion() -> No
     painter = Painter()
     engine = Synthesiser(TinyTeacher(), [painter], VECTORS, SETTINGS, CPU)
     texts = [f"text {n}" for n in range(IMAGES)]
-    group = engine.group(replace(order(), texts=texts))
+    group = engine.group(replace(GROUP, texts=texts))
     assert painter.asked == texts
-    assert group.steps == [0] * IMAGES
+    assert group.steps == 0
     assert group.generator == "painter"
-    x_N3HW = torch.from_numpy(group.images_MHW3).permute(0, 3, 1, 2).float() / 255
+    x_N3HW = torch.from_numpy(group.pixels_NHW3).permute(0, 3, 1, 2).float() / 255
     logits_NC = 10.0 * F.normalize(TinyTeacher().encode_image(x_N3HW), dim=-1) @ VECTORS.T
     assert group.scores == pytest.approx(logits_NC.softmax(1)[range(IMAGES), CLASSES].tolist(), abs=1e-4)
 
 
 def test_who_watches_sees_the_images_at_work() -> None:
-    seen: list[tuple[list[int], tuple[int, ...]]] = []
+    seen: list[tuple[int, ...]] = []
     engine = Synthesiser(TinyTeacher(), [Pixels(CPU)], VECTORS, SETTINGS, CPU)
-    engine.group(order(), lambda members, x: seen.append((list(members), tuple(x.shape))))
-    assert seen == [(list(range(IMAGES)), (IMAGES, 3, 32, 32))] * 20
+    engine.group(GROUP, lambda x_N3HW: seen.append(tuple(x_N3HW.shape)))
+    assert seen == [(IMAGES, 3, 32, 32)] * 20

@@ -11,7 +11,7 @@ from clipstill.core.errors import ConfigError, UnknownNameError
 from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.generators.pixels import Pixels
-from clipstill.synthesis.engine import Order, Synthesiser
+from clipstill.synthesis.engine import GroupSpec, Synthesiser
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.teachers import load_teacher
 from clipstill.teachers.ensemble import ensemble
@@ -70,7 +70,7 @@ def test_an_image_is_drawn_towards_what_all_teachers_see() -> None:
         steps=25, image_size=32, group_size=3, bn_weight=0.0, natural_weight=0.0, tv_weight=0.0, lr=0.1
     )
     made = Synthesiser(both, [Pixels(torch.device("cpu"))], targets, settings, torch.device("cpu")).group(
-        Order(0, [1, 2, 3], [0, 1, 2], targets)
+        GroupSpec(0, [1, 2, 3], [0, 1, 2], targets)
     )
     before, after = made.history[0]["text"], made.history[-1]["text"]
     assert after < before

@@ -8,13 +8,13 @@ import pytest
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, TaskError
 from clipstill.core.files import write_json
-from clipstill.core.progress import Progress
+from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
-from clipstill.ui import checking, panels
+from clipstill.ui import panels
 from clipstill.ui.form import Form, classes_lines, run_arguments
-from clipstill.ui.jobs import Jobs, Watched
+from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import Figures, amount_in, checked_name, open_run, runs_in
-from clipstill.workflow.store import RunFolder
+from clipstill.workflow.store import LockedStore
 
 PLAN = {
     "classes": ["dog", "crane"],
@@ -40,9 +40,9 @@ def jobs(tmp_path: Path) -> Jobs:
     return Jobs(tmp_path)
 
 
-def made_run(workspace: Path, name: str = "zoo") -> RunFolder:
+def made_run(workspace: Path, name: str = "zoo") -> LockedStore:
     """A run that was begun: two stages, the second at work."""
-    run = RunFolder(workspace / name, threads=1)
+    run = LockedStore(workspace / name, threads=1)
     write_json(run.path / "task.json", Task(("dog", "<b>cat</b>"), ("", "")).to_json())
     run.event("start", keys={"class_vectors": "1", "surrogate": "2", "report": "3"})
     run.event("stage", stage="class_vectors", key="1")
@@ -84,7 +84,7 @@ def test_a_run_is_at_work_exactly_while_a_process_holds_it(tmp_path: Path) -> No
 def test_asking_for_the_state_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
     made_run(tmp_path).__exit__()
     open_run(tmp_path, "zoo")
-    with RunFolder(tmp_path / "zoo", threads=1):
+    with LockedStore(tmp_path / "zoo", threads=1):
         pass
 
 
@@ -108,19 +108,16 @@ def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, name: str) 
         open_run(tmp_path, name)
 
 
-def test_lines_of_progress_are_understood(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipstill.core.progress.LINE_EVERY_S", 0.0)
-    with Progress("synthesis", total=112, unit="img", done=14) as bar:
-        bar.advance(14, loss=0.31)
-    lines = capsys.readouterr().err.splitlines()
-    amount = amount_in(lines[0])
+def test_lines_of_progress_are_understood() -> None:
+    event = ProgressEvent("synthesis", done=28, total=112, unit="img", per_second=1.2, facts={"loss": 0.31})
+    amount = amount_in(event.line())
     assert amount is not None
     assert (amount.title, amount.done, amount.total) == ("synthesis", 28, 112)
     assert "left" in amount.rest
-    assert amount.rest.startswith(f"{amount.rest.split()[0]} img/s")
-    assert amount_in(lines[1]) is None
-    assert panels.latest_amount([lines[0], "", "surrogate: done in 3 s"]) is None
-    assert panels.latest_amount([lines[0], "a note"]) == amount
+    assert amount.rest.startswith("1.2 img/s")
+    assert amount_in("synthesis: 28 img in 3 s") is None
+    assert panels.latest_amount([event.line(), "", "surrogate: done in 3 s"]) is None
+    assert panels.latest_amount([event.line(), "a note"]) == amount
 
 
 def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
@@ -145,14 +142,14 @@ def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, 
     with made_run(tmp_path):
         with pytest.raises(ResourceError, match="'zoo' is at work"):
             jobs.start("other", ["run"])
-        assert "started elsewhere" in panels.progress_panel(jobs.watch("zoo", jobs.at_work()))
+        assert "started elsewhere" in panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
 
 
 def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
     jobs.start("zoo", ["run", "--classes", "dog"])
     until(lambda: jobs.own_at_work() is None)
     assert "'dog' is the only class" in (jobs.trouble("zoo") or "")
-    shown = panels.progress_panel(jobs.watch("zoo", jobs.at_work()))
+    shown = panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
     assert "'dog' is the only class".replace("'", "&#39;") in shown
 
 
@@ -236,7 +233,7 @@ def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path
 def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ["plan", "--classes", "a.txt", "--set", "seed=3", "--json"]
     program(tmp_path, monkeypatch, f"import sys\nassert sys.argv[1:] == {expected!r}\nprint({json.dumps(PLAN)!r})")
-    found = checking.plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
+    found = ask_plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
     shown = panels.panel("plan", found)
     for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
@@ -247,12 +244,12 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_plan_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, monkeypatch, "import sys\nsys.exit('error: the names are all the same.')")
     with pytest.raises(ConfigError, match="^the names are all the same"):
-        checking.plan(["run", "--classes", "a.txt"])
+        ask_plan(["run", "--classes", "a.txt"])
 
 
 def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
     made_run(tmp_path).__exit__()
-    shown = panels.progress_panel(Watched("zoo", open_run(tmp_path, "zoo"), trouble="<i>bad</i>"))
+    shown = panels.panel("progress", Watched("zoo", open_run(tmp_path, "zoo"), trouble="<i>bad</i>"))
     assert "<b>cat" not in shown
     assert "<i>bad" not in shown
     assert "&lt;b&gt;cat" in shown

@@ -28,11 +28,18 @@ from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
 from clipstill.evaluation.calibration import fit_temperature
-from clipstill.evaluation.evaluate import BATCH, EvaluationResult, evaluate, student_predictor
+from clipstill.evaluation.evaluate import (
+    BATCH,
+    Calibration,
+    EvaluationResult,
+    evaluate,
+    student_predictor,
+)
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
@@ -135,9 +142,8 @@ def fine_tune(
             student.preprocess,
             batch=BATCH,
             title="after",
-            tell_skipped=False,
-            temperature=temperature,
-            threshold=threshold,
+            name_skipped=False,
+            calibration=Calibration(temperature, threshold),
         )
     labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
     pictures = split_pictures(pixels_N3SS, settings.seed, labelled)
@@ -177,20 +183,17 @@ class Tuner:
     def tuned_on(self, data: TrainingData) -> Student:
         """A fresh copy of the student, trained on the labels of photos; on the device of the settings."""
         settings, classes = self.settings, len(self.bundle.labels)
+        device = pick_device(settings.device)
         section = bundled_section(self.bundle, settings.student)
         student = new_student(section, classes, self.bundle.folder / STUDENT_FILE, settings.seed)
         with tempfile.TemporaryDirectory() as work:
             distil(
-                student,
-                None,
-                torch.zeros(classes, 1),
-                data.pixels_N3HW,
-                data.class_id_N,
-                data.style_id_N,
+                student.to(device),
+                SoftLabels(None, torch.zeros(classes, 1, device=device)),
+                data,
                 settings=settings.distillation,
-                seed=settings.seed,
                 folder=Path(work),
-                device=pick_device(settings.device),
+                seed=settings.seed,
             )
         return student
 
@@ -211,7 +214,7 @@ class Tuner:
         fold_N = torch.tensor(folds)
         answers, targets = [], []
         for number in range(_FOLDS):
-            student, aside_N = self.tuned_on(data.keep(fold_N != number)), fold_N == number
+            student, aside_N = self.tuned_on(data.where(fold_N != number)), fold_N == number
             predict = student_predictor(student, pick_device(self.settings.device))
             answers.append(predict(data.pixels_N3HW[aside_N].permute(0, 2, 3, 1).numpy()))
             targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])

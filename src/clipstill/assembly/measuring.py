@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipstill.core.images import ImageFolder
-from clipstill.evaluation.evaluate import EvaluationResult, evaluate
+from clipstill.evaluation.evaluate import Calibration, EvaluationResult, evaluate
 from clipstill.runtime import Bundle
 
 
@@ -17,8 +17,7 @@ def measure_student(bundle: Bundle, folder: ImageFolder, batch: int, title: str)
         bundle.preprocess,
         batch=batch,
         title=title,
-        temperature=bundle.temperature,
-        threshold=bundle.refusal_threshold,
+        calibration=Calibration(bundle.temperature, bundle.refusal_threshold),
     )
 
 

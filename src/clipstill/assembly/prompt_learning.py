@@ -12,8 +12,6 @@ from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.prompted import PromptedTeacher, import_prompts, load_prompts, prompted
 
 if TYPE_CHECKING:
-    import torch
-
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
     from clipstill.distillation.settings import PromptTeacherSettings
@@ -29,7 +27,6 @@ def learn_prompts(
     *,
     seed: int,
     work: Path,
-    device: torch.device,
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
@@ -39,7 +36,6 @@ def learn_prompts(
         section: How prompts are learned.
         seed: Seed of everything random.
         work: Folder to resume from after a kill.
-        device: Device of the teacher.
 
     Returns:
         The teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``.
@@ -64,7 +60,7 @@ def learn_prompts(
     say(f"teacher's prompts: {len(label_N)} examples of {len(names)} of {len(examples.classes)} classes")
     place = {label: at for at, label in enumerate(shown)}
     own_N = label_N.clone().apply_(place.__getitem__)
-    history = tune_prompts(teacher, names, pixels_N3HW, own_N, section, work, device, seed=seed)
+    history = tune_prompts(teacher, names, pixels_N3HW, own_N, settings=section, folder=work, seed=seed)
     return teacher, {"history": history, "classes": names, "examples": len(label_N)}
 
 

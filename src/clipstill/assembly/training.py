@@ -18,6 +18,7 @@ from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.distillation.parallel import together
+from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
@@ -83,21 +84,21 @@ class TrainingSet:
             curation = curate(images, settings.curation.min_score, settings.curation.duplicate_cosine)
             chosen = images.keep(curation.keep_N)
         # Photos are not stored below the student's input.
-        size = max(settings.student.image_size, 0 if chosen is None else chosen.images.shape[-1])
-        data = TrainingData.empty(size)
+        size = max(settings.student.image_size, 0 if chosen is None else chosen.pixels_N3HW.shape[-1])
+        data = _photos(torch.zeros(0, 3, size, size, dtype=torch.uint8))
         if chosen is not None:
             with_photos = examples is not None or unlabelled is not None
-            pixels_N3HW = _resized(chosen.images, size) if with_photos else chosen.images
-            data = TrainingData(pixels_N3HW, chosen.class_id, chosen.style_id % max(1, styles))
+            pixels_N3HW = _resized(chosen.pixels_N3HW, size) if with_photos else chosen.pixels_N3HW
+            data = TrainingData(pixels_N3HW, chosen.class_id_N, chosen.style_id_N % max(1, styles))
         photos = shown = repeats = 0
         if unlabelled is not None:
             pixels_M3HW, _ = read_all(unlabelled, size)
-            data, photos = data.with_photos(pixels_M3HW), len(pixels_M3HW)
+            data, photos = _joined(data, _photos(pixels_M3HW)), len(pixels_M3HW)
         if examples is not None:
             pixels_M3HW, _ = read_all(examples, size)
             shown = len(pixels_M3HW)
             repeats = max(1, round(len(data.pixels_N3HW) * share / (1 - share) / shown))
-            data = data.with_photos(pixels_M3HW.repeat(repeats, 1, 1, 1))
+            data = _joined(data, _photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
         return cls(data, images, curation, shown, repeats, photos)
 
     def summary(self) -> str:
@@ -114,6 +115,20 @@ class TrainingSet:
         if self.examples:
             parts.append(f"{self.examples} examples {self.repeats} times over")
         return f"training on {' and '.join(parts)}"
+
+
+def _photos(pixels_N3HW: Tensor) -> TrainingData:
+    """Pictures of no class that they were made for, and of no style."""
+    none_N = torch.full((len(pixels_N3HW),), -1)
+    return TrainingData(pixels_N3HW, none_N, none_N)
+
+
+def _joined(first: TrainingData, second: TrainingData) -> TrainingData:
+    return TrainingData(
+        torch.cat([first.pixels_N3HW, second.pixels_N3HW]),
+        torch.cat([first.class_id_N, second.class_id_N]),
+        torch.cat([first.style_id_N, second.style_id_N]),
+    )
 
 
 def train_student(
@@ -146,16 +161,12 @@ def train_student(
         student.use_class_vectors(class_vectors_CD, scale, seed=settings.seed, layers=layers, width=width)
     with together(trains_together(settings)):
         result = distil(
-            student,
-            teacher,
-            class_vectors_CD.to(device),
-            data.pixels_N3HW,
-            data.class_id_N,
-            data.style_id_N,
+            student.to(device),
+            SoftLabels(teacher, class_vectors_CD.to(device)),
+            data,
             settings=settings.distillation,
-            seed=settings.seed,
             folder=work,
-            device=device,
+            seed=settings.seed,
             watch=watch,
         )
     return student, result

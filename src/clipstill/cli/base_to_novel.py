@@ -10,7 +10,7 @@ from clipstill.cli import options, protocol
 
 
 def base_to_novel(
-    data: Annotated[str, typer.Option("--data", help=f"{protocol.DATA}.")],
+    data: Annotated[str, typer.Option(help=f"{protocol.DATA}.")],
     out: protocol.Out,
     shots: protocol.Shots = 16,
     seeds: protocol.Seeds = "1,2,3",

@@ -26,14 +26,12 @@ def export(
     images: Annotated[
         list[str] | None,
         typer.Option(
-            "--images",
             metavar="[NAME=]DIR",
             help="Real photos to measure on: one sub-folder a class; may be repeated under different names.",
         ),
     ] = None,
     calibration: Annotated[
-        Path | None,
-        typer.Option("--calibration", help="Photos like those in use, for int8; a run has its synthetic images."),
+        Path | None, typer.Option(help="Photos like those in use, for int8; a run has its synthetic images.")
     ] = None,
     overrides: options.Overrides = None,
     as_json: options.Json = False,

@@ -13,12 +13,12 @@ from clipstill.cli.printing import percent, print_result
 
 def fine_tune(
     source: options.Source,
-    examples: Annotated[Path, typer.Option("--examples", help="Labelled photos to learn: one sub-folder a class.")],
+    examples: Annotated[Path, typer.Option(help="Labelled photos to learn: one sub-folder a class.")],
     out: options.OutBundle,
     per_class: options.PerClass = None,
     images: options.Images = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="A recipe or a YAML file; its section 'distillation' is used.")
+        str, typer.Option(help="A recipe or a YAML file; its section 'distillation' is used.")
     ] = "fine-tune",
     overrides: options.Overrides = None,
     seed: options.Seed = None,

@@ -17,16 +17,13 @@ def ladder(
     run: options.RunFolder,
     images: options.RequiredImages,
     examples: options.Examples = None,
-    shots: Annotated[
-        int | None, typer.Option("--shots", min=1, help="Most examples of a class; all if left out.")
-    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Most examples of a class; all if left out.")] = None,
     unlabelled: options.Unlabelled = None,
     rungs: Annotated[
-        str, typer.Option("--rungs", help="Names, joined by commas, such as ours,small-teacher; all if left out.")
+        str, typer.Option(help="Names, joined by commas, such as ours,small-teacher; all if left out.")
     ] = "",
     small_teacher: Annotated[
-        str | None,
-        typer.Option("--small-teacher", help="Teacher that would ship untrained; the settings' if left out."),
+        str | None, typer.Option(help="Teacher that would ship untrained; the settings' if left out.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keeps what is made for the next call; RUN/ladder if left out.")

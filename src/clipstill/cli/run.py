@@ -27,16 +27,12 @@ def run(
     student: options.Student = None,
     budget: options.Budget = None,
     meta: Annotated[
-        str | None,
-        typer.Option("--meta", help="Meta distillation over styles: none, first_order, exact or reptile."),
+        str | None, typer.Option(help="Meta distillation over styles: none, first_order, exact or reptile.")
     ] = None,
     recipe: options.Recipe = "default",
-    launcher: Annotated[
-        str | None, typer.Option("--launcher", help="Who makes the images: local, or ray (see --address).")
-    ] = None,
+    launcher: Annotated[str | None, typer.Option(help="Who makes the images: local, or ray (see --address).")] = None,
     address: Annotated[
-        str | None,
-        typer.Option("--address", help="Of the Ray cluster, such as ray://head:10001; RAY_ADDRESS, or one of its own."),
+        str | None, typer.Option(help="Of the Ray cluster, such as ray://head:10001; RAY_ADDRESS, or one of its own.")
     ] = None,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,

@@ -12,30 +12,21 @@ from clipstill.core.errors import ConfigError, ResourceError
 from clipstill.core.progress import say
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_TokenFile = Annotated[
-    Path | None, typer.Option("--token-file", help="A file that holds the token, which other users cannot see.")
-]
-_Batch = Annotated[int, typer.Option("--batch", min=1, max=1024, help="Most photos that the model sees at once.")]
-_Queue = Annotated[int, typer.Option("--queue", min=1, help="Photos that may wait; for others the answer is 503.")]
-_Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=86400, help="Seconds to send a request, and to answer it.")
-]
-_Threads = Annotated[int, typer.Option("--threads", min=0, max=1024, help="Of the model; 0 lets onnxruntime choose.")]
 
 
 def serve(
     bundle: options.Bundle,
-    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: options.Port = 8000,
-    token: Annotated[str | None, typer.Option("--token", help="What clients must know; better: --token-file.")] = None,
-    token_file: _TokenFile = None,
-    batch: _Batch = 32,
-    max_megabytes: Annotated[float, typer.Option("--max-megabytes", min=0.001, max=999, help="Largest request.")] = 20,
-    max_files: Annotated[int, typer.Option("--max-files", min=1, help="Most photos of one request.")] = 16,
-    queue: _Queue = 64,
-    timeout: _Timeout = 30,
-    threads: _Threads = 0,
-    decoders: Annotated[int, typer.Option("--decoders", min=1, max=64, help="Photos decoded at the same time.")] = 2,
+    token: Annotated[str | None, typer.Option(help="What clients must know; better: --token-file.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token, which others cannot read.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Most photos that the model sees at once.")] = 32,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, max=999, help="Largest request.")] = 20,
+    max_files: Annotated[int, typer.Option(min=1, help="Most photos of one request.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Photos that may wait; for others the answer is 503.")] = 64,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86400, help="Seconds to send a request, or to answer.")] = 30,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="Of the model; 0 lets onnxruntime choose.")] = 0,
+    decoders: Annotated[int, typer.Option(min=1, max=64, help="Photos decoded at the same time.")] = 2,
     model: options.Model = "fp32",
     quiet: options.Quiet = False,
 ) -> None:
@@ -54,23 +45,16 @@ def serve(
         from clipstill.serving.app import create_app
         from clipstill.web.server import listen, run
     except ModuleNotFoundError as error:
-        raise ResourceError(
-            f"{error.name} is not installed. Install what serve needs: pip install clipstill[serve]"
-        ) from None
+        raise ResourceError(f"{error.name} is not installed. Run: pip install 'clipstill[serve]'") from None
     from clipstill.runtime import load_bundle
     from clipstill.serving.uploads import Limits
 
     secret = _secret(token, token_file)
     classifier = load_bundle(bundle, threads, model)
-    limits = Limits(
-        body_bytes=round(1e6 * max_megabytes),
-        files=min(max_files, queue),
-        waiting=queue,
-        seconds=timeout,
-        decoders=decoders,
-    )
+    body_bytes, files = round(1e6 * max_megabytes), min(max_files, queue)
+    limits = Limits(body_bytes, files, waiting=queue, seconds=timeout, decoders=decoders, batch=batch)
     listener = listen(host, port)
-    app = create_app(classifier, limits=limits, batch=batch, token=secret, log=say)
+    app = create_app(classifier, limits=limits, token=secret, log=say)
     if secret is None and host not in _LOCAL:
         say("note: whoever reaches this machine may ask, for no --token-file is given.")
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"

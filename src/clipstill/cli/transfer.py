@@ -12,9 +12,9 @@ from clipstill.cli import options, protocol
 
 def transfer(
     source: Annotated[
-        list[str], typer.Option("--source", help=f"{protocol.DATA}; repeated for several domains of the same classes.")
+        list[str], typer.Option(help=f"{protocol.DATA}; repeated for several domains of the same classes.")
     ],
-    target: Annotated[list[str], typer.Option("--target", help="Likewise; repeated for several, a column each.")],
+    target: Annotated[list[str], typer.Option(help="Likewise; repeated for several, a column each.")],
     out: protocol.Out,
     shots: protocol.Shots = 16,
     seeds: protocol.Seeds = "1,2,3",

@@ -22,14 +22,12 @@ weights_app = typer.Typer(
 @weights_app.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A Lightning checkpoint (.ckpt, .pt) or .safetensors.")],
-    name: Annotated[
-        str | None, typer.Option("--name", help="What to call it; after its architecture if left out.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it; after its architecture if left out.")] = None,
     licence: Annotated[
-        str | None, typer.Option("--licence", metavar="TEXT", help="Of the weights, such as MIT; else unknown.")
+        str | None, typer.Option(metavar="TEXT", help="Of the weights, such as MIT; else unknown.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="TEXT", help="Where the file came from: an address or a name.")
+        str | None, typer.Option(metavar="TEXT", help="Where the file came from: an address or a name.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -14,10 +14,8 @@ from clipstill.cli.printing import percent, print_result
 def zero_shot(
     out: options.OutBundle,
     classes: options.Classes = "",
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Take the classes and settings of this run folder instead.")
-    ] = None,
-    teacher: Annotated[str, typer.Option("--teacher", help="See: clipstill list teachers.")] = "embedded-s",
+    run: Annotated[Path | None, typer.Option(help="Take the classes and settings of this run folder instead.")] = None,
+    teacher: Annotated[str, typer.Option(help="See: clipstill list teachers.")] = "embedded-s",
     examples: options.Examples = None,
     per_class: options.PerClass = None,
     images: options.Images = None,

@@ -64,4 +64,4 @@ def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batc
         return None
     predict = teacher_predictor(teacher, load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME], device)
     # The student's evaluation has named the files that cannot be read.
-    return evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher", tell_skipped=False)
+    return evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher", name_skipped=False)

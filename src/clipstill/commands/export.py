@@ -129,5 +129,5 @@ def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess,
         made = SurrogateSet.joined([SurrogateSet.open(manifest.parent) for manifest in drawn])
         order_N = torch.randperm(len(made), generator=generator_for(seed, "export, whole set"))
         # Only these are decoded: the whole set may take gigabytes.
-        return made.keep(order_N < MOST_PICTURES).images
+        return made.keep(order_N < MOST_PICTURES).pixels_N3HW
     return torch.zeros(0, 3, preprocess.size, preprocess.size, dtype=torch.uint8)

@@ -265,7 +265,6 @@ class Protocol:
             self.settings.prompt_teacher.changed(**_COOP),
             seed=self.settings.seed,
             work=self.out / "work" / f"coop-{self.settings.seed}",
-            device=self.device,
         )
         return self._predictor(teacher, teacher.class_vectors(self.classes).detach())
 
@@ -315,9 +314,7 @@ def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path)
     path = out / "teachers" / f"{name}.safetensors"
     if not path.is_file():
         plain = load_teacher(settings.teacher.name, device, settings.teacher.precision)
-        teacher, history = learn_prompts(
-            plain, labelled, section, seed=settings.seed, work=out / "work" / name, device=device
-        )
+        teacher, history = learn_prompts(plain, labelled, section, seed=settings.seed, work=out / "work" / name)
         write_json(path.with_suffix(".json"), history)
         save_prompts(teacher, path)
     return path

@@ -1,4 +1,4 @@
-"""The state of a training run in one file: tensors as safetensors, everything else as JSON in the same file's header.
+"""The state of a training run in one file: tensors as safetensors, facts as JSON in the same file's header.
 
 One file and one rename: a kill at any moment leaves the last whole state.
 """
@@ -28,38 +28,35 @@ class Saved:
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose name starts with ``prefix.``, without it."""
-        return {
-            name.removeprefix(f"{prefix}."): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(f"{prefix}.")
-        }
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a state atomically.
+    """Write a state atomically; its ``facts["key"]`` names everything that it depends on.
 
     Raises:
-        ResourceError: the disk is full or not writable; the state that was there before is still whole.
+        ResourceError: The disk is full or not writable; the earlier state is still whole.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(whole, metadata={"facts": json.dumps(dict(facts), sort_keys=True)}))
 
 
-def load_state(path: Path) -> Saved | None:
-    """Read a state; None where there is none.
+def load_state(path: Path, key: str) -> Saved | None:
+    """Read a state; None if there is none, or if it was written with another key.
 
     Raises:
-        ArtifactError: the file is damaged.
+        ArtifactError: The file is damaged.
     """
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as stream:
             facts = json.loads((stream.metadata() or {})["facts"])
-            names = list(stream.keys())
-            return Saved({name: stream.get_tensor(name) for name in names}, facts)
+            tensors = {name: stream.get_tensor(name) for name in list(stream.keys())}
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}). Delete it and run the command again.") from None
+    return Saved(tensors, facts) if facts.get("key") == key else None
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

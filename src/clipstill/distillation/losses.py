@@ -1,12 +1,37 @@
 """Losses of distillation. Every loss is per image; the trainer takes the mean over the batch.
 
-Shapes: N images, C classes.
+Shapes: N images, B images of a batch, C classes, D teacher dimensions.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.training_data import Batch
+
+
+def distillation_loss(logits_BC: Tensor, feat_BD: Tensor | None, batch: Batch, settings: DistilSettings) -> Tensor:
+    """The sum of the terms that the settings ask for: loss_B.
+
+    Args:
+        logits_BC: The student's logits.
+        feat_BD: The student's features in the teacher's space; None if they are not matched.
+        batch: What the images teach.
+        settings: ``loss``, ``temperature`` and the weights of the terms are used.
+    """
+    loss_B = torch.zeros_like(batch.class_B, dtype=logits_BC.dtype)
+    if settings.loss != "ce":
+        share = 1 / logits_BC.shape[1] if settings.kd_per_class else 1
+        loss_B = loss_B + settings.kd_weight * share * kd_loss(logits_BC, batch.teacher_BC, settings.temperature)
+    if settings.loss != "kd":
+        label_B = torch.where(batch.class_B >= 0, batch.class_B, batch.teacher_BC.argmax(1))
+        loss_B = loss_B + hard_loss(logits_BC, label_B)
+    if feat_BD is not None:
+        loss_B = loss_B + settings.feature_weight * feature_loss(feat_BD, batch.teacher_BD)
+    return loss_B
 
 
 def kd_loss(student_logits_NC: Tensor, teacher_logits_NC: Tensor, temperature: float) -> Tensor:
@@ -15,9 +40,9 @@ def kd_loss(student_logits_NC: Tensor, teacher_logits_NC: Tensor, temperature: f
     The factor keeps the size of the gradient when the temperature changes. The teacher's part has no gradient.
 
     Args:
-        student_logits_NC: any real numbers.
-        teacher_logits_NC: the teacher's logits with its own scale (about 100 for CLIP), not cosines.
-        temperature: T, above 0.
+        student_logits_NC: Any real numbers.
+        teacher_logits_NC: The teacher's logits with its own scale (about 100 for CLIP), not cosines.
+        temperature: Temperature T, above 0.
 
     Returns:
         loss_N >= 0, zero where both distributions are equal.
@@ -34,23 +59,23 @@ def hard_loss(student_logits_NC: Tensor, label_N: Tensor) -> Tensor:
     """Cross-entropy with hard labels.
 
     Args:
-        student_logits_NC: any real numbers.
-        label_N: class of each image.
+        student_logits_NC: Any real numbers.
+        label_N: Class of each image.
 
     Returns:
         loss_N >= 0.
 
-    Source: the CE rows of Wei et al., ICLR 2025, Table 1, with the class that an image was made for.
+    Source: The CE rows of Wei et al., ICLR 2025, Table 1, with the class that an image was made for.
     """
     return functional.cross_entropy(student_logits_NC, label_N, reduction="none")
 
 
 def feature_loss(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """``1 - cos``: how far the student's features, projected into the teacher's space, are from the teacher's.
+    """``1 - cos`` of the student's features, projected into the teacher's space, and the teacher's.
 
     Args:
-        student_ND: any length.
-        teacher_ND: unit vectors, without gradient.
+        student_ND: Vectors of any length.
+        teacher_ND: Unit vectors, without gradient.
 
     Returns:
         loss_N in [0, 2].

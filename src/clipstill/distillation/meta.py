@@ -1,7 +1,7 @@
-"""Meta knowledge distillation: what is learned from some styles shall help on the others.
+"""Meta knowledge distillation: learning from some styles shall help on the others.
 
-Styles are the tasks. In every iteration they are split anew into those that are learned from (X_tr) and those that the
-step is tried on (X_te):
+Styles are the tasks. Every step splits them anew into those that are learned from (X_tr) and those that the step is
+tried on (X_te):
 
     theta_c   = theta - alpha * grad L(X_tr; theta)
     L_outer   = L(X_tr; theta) + L(X_te; theta_c)
@@ -10,8 +10,8 @@ Its gradient, with H the Hessian of L(X_tr) and v = grad L(X_te; theta_c), is
 
     grad L(X_tr; theta) + v - alpha * H v
 
-which is how it is computed here: three plain backward passes, none of which goes through the inner step, so that a
-group may come in parts, from several processes too, whose gradients are added up.
+It is computed by three plain backward passes, none of which goes through the inner step, so that a group may come in
+parts, from several processes too, whose gradients are added up.
 
 Source: Wei et al., ICLR 2025, meta knowledge distillation and its first-order expansion
 g_tr + g_te - alpha * grad(g_tr . g_te) + O(alpha^2); Li et al., Learning to Generalize, AAAI 2018 (MLDG); Nichol et
@@ -20,115 +20,157 @@ al., On First-Order Meta-Learning Algorithms, 2018 (Reptile).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import generator_for
-from clipstill.distillation.settings import MetaMode
+from clipstill.distillation import parallel
+from clipstill.distillation.optimisation import Gradient, Loss, Weights, detached, gradient_of, sum_of, summed_gradient
+from clipstill.distillation.settings import DistilSettings, MetaMode
 
-Weights = dict[str, Tensor]
-# Weights by name -> a part's share of its group's mean loss: its pictures' losses over the number of the whole group's.
-Loss = Callable[[Weights], Tensor]
-# Gradients of this process's pictures -> those of all processes' pictures, summed.
-Together = Callable[[Weights], Weights]
+if TYPE_CHECKING:
+    from clipstill.distillation.phases import Phase
+
+# Share of the styles that a step is tried on.
+_TEST_SHARE = 0.25
 
 
-@dataclass(frozen=True)
-class MetaGradient:
-    """One step's direction.
+class MetaDistillation:
+    """Finds the gradient of each step from groups of styles; a ``FindGradient`` for one phase.
 
-    Attributes:
-        losses: of each group, at the weights that it was tried with; of this process's pictures.
-        gradient: of the outer loss, by weight's name.
-        alignment: mean cosine between the gradients of different groups; None where there is one group, or a gradient
-            is zero.
+    Raises:
+        ConfigError: There are fewer than two styles.
     """
 
-    losses: tuple[float, ...]
-    gradient: Weights
-    alignment: float | None
+    def __init__(self, phase: Phase, settings: DistilSettings) -> None:
+        self._phase, self._settings = phase, settings
+        self._styles = torch.unique(phase.style_M[phase.style_M >= 0]).tolist()
+        self._groups = min(len(self._styles), settings.meta_groups if settings.meta == "reptile" else 2)
+        if self._groups < 2:
+            raise ConfigError(
+                f"meta distillation needs pictures of two styles or more, and there is {len(self._styles)}. Choose a "
+                f"prompt strategy with styles, or set distillation.meta to 'none'."
+            )
+
+    def __call__(self, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
+        """The gradient of the outer loss; the inner step has the size of the head's learning rate."""
+        groups = []
+        for place, rows in enumerate(self._rows(step)):
+            losses = self._phase.losses(rows, (step, place) if place else (step,))
+            groups.append([self._tried(loss) for loss in losses] if place else losses)
+        return meta_gradient(self._settings.meta, weights, groups, self._settings.head_lr * lr_share)
+
+    def _rows(self, step: int) -> list[Tensor]:
+        """Rows of each group of styles. Images without a style go with the first."""
+        settings, style_M = self._settings, self._phase.style_M
+        parts = (self._phase.setup.seed, "meta", self._phase.name, step)
+        subsets = split_styles(self._styles, self._groups, _TEST_SHARE, *parts)
+        subsets[0].append(-1)
+        rows = []
+        for place, subset in enumerate(subsets):
+            pool = torch.isin(style_M, torch.tensor(subset)).nonzero().flatten()
+            size = max(2, round(settings.batch * len(pool) / len(style_M)))
+            order = torch.randperm(len(pool), generator=generator_for(*parts, place))
+            rows.append(pool[order[:size]])
+        return rows
+
+    def _tried(self, loss: Loss) -> Loss:
+        """A loss at weights that the student will never have: those of an inner step."""
+
+        def tried(weights: Weights) -> Tensor:
+            with statistics_kept(self._phase.learner):
+                return loss(weights)
+
+        return tried
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """BatchNorm goes on normalising by the batch, and its running statistics stay where they are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    kept = [(layer, layer.momentum) for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in kept:
+            layer.momentum = momentum
 
 
 def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_parts: int | str) -> list[list[int]]:
-    """Disjoint style subsets of one iteration, drawn anew for each.
+    """Disjoint subsets of at least as many styles: X_tr and X_te for two groups, subsets of equal size for more.
 
-    Args:
-        styles: ids, each once, at least as many as groups.
-        groups: 2 for X_tr and X_te; more for ``reptile``, of equal size.
-        test_share: of X_te in the styles, with two groups; at least one style, and never all.
-        seed_parts: name the draw.
+    X_te has a share ``test_share`` of the styles, at least one and never all.
     """
     order = torch.randperm(len(styles), generator=generator_for(*seed_parts)).tolist()
-    drawn = [styles[place] for place in order]
+    shuffled = [styles[place] for place in order]
     if groups == 2:
-        test = min(len(drawn) - 1, max(1, round(len(drawn) * test_share)))
-        return [drawn[test:], drawn[:test]]
-    return [drawn[group::groups] for group in range(groups)]
+        test = min(len(shuffled) - 1, max(1, round(len(shuffled) * test_share)))
+        return [shuffled[test:], shuffled[:test]]
+    return [shuffled[group::groups] for group in range(groups)]
 
 
 def meta_gradient(
-    mode: MetaMode,
-    weights: Mapping[str, Tensor],
-    groups: Sequence[Sequence[Loss]],
-    alpha: float,
-    together: Together = dict,
-) -> MetaGradient:
-    """The gradient of the outer loss.
+    mode: MetaMode, weights: Mapping[str, Tensor], groups: Sequence[Sequence[Loss]], alpha: float
+) -> Gradient:
+    """The gradient of the outer loss, and the mean loss of the groups at the weights that each was tried with.
 
     Args:
-        mode: ``"none"`` is the plain sum of the groups' losses; ``"exact"`` the gradient above; ``"first_order"``
-            leaves its Hessian out; ``"reptile"`` takes one inner step a group, one after the other, and sums what they
-            went, which needs no more than first order for any number of groups.
-        weights: that are trained, by name; they are not changed.
-        groups: X_tr and X_te in this order, each in parts that go through memory one after the other. ``"exact"`` and
-            ``"first_order"`` take two groups. An ``"exact"`` group in several parts goes through the network once more.
-        alpha: size of the inner step, at least 0.
-        together: sums gradients over processes.
+        mode: ``"exact"`` is the gradient above; ``"first_order"`` leaves its Hessian out; ``"reptile"`` takes one inner
+            step per group, one after the other, and sums them, which needs no more than first order for any number of
+            groups.
+        weights: Weights that are trained, by name; they are not changed.
+        groups: X_tr and X_te in this order, each in parts. ``"exact"`` and ``"first_order"`` take two groups. An
+            ``"exact"`` group in several parts goes through the network once more.
+        alpha: Size of the inner step, at least 0.
     """
-    start: Weights = {name: value.detach().requires_grad_() for name, value in weights.items()}
+    at = detached(weights)
     if mode == "exact":
-        return _exact(start, groups, alpha, together)
-    at, values, gradients = start, [], []
+        return _exact(at, groups, alpha)
+    losses, gradients = [], []
     for parts in groups:
-        value, gradient = _summed(parts, at)
-        gradients.append(together(gradient))
-        values.append(value)
-        if mode != "none":
-            at = _moved(at, gradients[-1], alpha)
-    return MetaGradient(tuple(values), _sum(gradients), alignment(gradients))
+        loss, own = summed_gradient(parts, at)
+        losses.append(loss)
+        gradients.append(parallel.summed(own))
+        at = _moved(at, gradients[-1], alpha)
+    return Gradient(parallel.total(sum(losses)) / len(losses), sum_of(gradients), alignment(gradients))
 
 
-def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float, together: Together) -> MetaGradient:
+def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float) -> Gradient:
     parts_tr, parts_te = groups
+    graphs: list[Weights] = []
     if len(parts_tr) == 1:
         loss = parts_tr[0](start)
-        own, value_tr = [_gradient(loss, start, create_graph=True)], float(loss.detach())
-        tr = together({name: each.detach() for name, each in own[0].items()})
+        graphs, loss_tr = [gradient_of(loss, start, create_graph=True)], float(loss.detach())
+        own_tr = {name: value.detach() for name, value in graphs[0].items()}
     else:
-        value_tr, gradient = _summed(parts_tr, start)
-        own, tr = [], together(gradient)
-    at = _moved(start, tr, alpha)
-    value_te, gradient = _summed(parts_te, at)
-    te = together(gradient)
+        loss_tr, own_tr = summed_gradient(parts_tr, start)
+    tr = parallel.summed(own_tr)
+    loss_te, own_te = summed_gradient(parts_te, _moved(start, tr, alpha))
+    te = parallel.summed(own_te)
     curved = {name: torch.zeros_like(value) for name, value in start.items()}
     for place, part in enumerate(parts_tr):
-        graph = own[place] if own else _gradient(part(start), start, create_graph=True)
-        # H v as the gradient of g . v: v comes from all pictures, H from this part's.
+        graph = graphs[place] if graphs else gradient_of(part(start), start, create_graph=True)
+        # H v as the gradient of g . v: v comes from all images, H from this part's.
         product = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
-        if product.requires_grad:  # Else the loss is linear in the weights.
-            curved = _sum([curved, _gradient(product, start)])
-    curved = together(curved)
-    whole = {name: tr[name] + te[name] - alpha * curved[name] for name in start}
-    return MetaGradient((value_tr, value_te), whole, alignment([tr, te]))
+        if product.requires_grad:  # Otherwise the loss is linear in the weights.
+            curved = sum_of([curved, gradient_of(product, start)])
+    curved = parallel.summed(curved)
+    values = {name: tr[name] + te[name] - alpha * curved[name] for name in start}
+    return Gradient(parallel.total(loss_tr + loss_te) / 2, values, alignment([tr, te]))
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
-    """Mean cosine of all pairs of gradients, in [-1, 1]; None for fewer than two, or where one is zero.
+    """Mean cosine of all pairs of gradients, in [-1, 1]; None for fewer than two, or if one is zero.
 
-    Positive: what helps one group helps the other. The outer loss of ``"exact"`` raises it, by its expansion.
+    A positive value means that what helps one group helps the other. By its expansion, the outer loss of ``"exact"``
+    raises it.
     """
     if len(gradients) < 2:
         return None
@@ -142,29 +184,5 @@ def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
     return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
 
 
-def _summed(parts: Sequence[Loss], at: Weights) -> tuple[float, Weights]:
-    """Value and gradient of a group, part by part."""
-    values, gradients = [], []
-    for part in parts:
-        value = part(at)
-        values.append(float(value.detach()))
-        gradients.append(_gradient(value, at))
-    return sum(values), _sum(gradients)
-
-
-def _gradient(value: Tensor, at: Weights, create_graph: bool = False) -> Weights:
-    found = torch.autograd.grad(value, list(at.values()), create_graph=create_graph, allow_unused=True)
-    return {
-        name: torch.zeros_like(each) if grad is None else grad
-        for (name, each), grad in zip(at.items(), found, strict=True)
-    }
-
-
 def _moved(at: Weights, gradient: Weights, alpha: float) -> Weights:
     return {name: (value.detach() - alpha * gradient[name]).requires_grad_() for name, value in at.items()}
-
-
-def _sum(gradients: Sequence[Weights]) -> Weights:
-    if len(gradients) == 1:
-        return gradients[0]
-    return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}

@@ -1,19 +1,84 @@
-"""Optimiser, learning rate and moving average, each with a state that can be stored and put back exactly."""
+"""One step of training: gradient, optimiser, learning rate, and moving average of the weights."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from clipstill.distillation import parallel
 from clipstill.distillation.settings import DistilSettings
+
+if TYPE_CHECKING:
+    from clipstill.distillation.phases import Phase
 
 # PromptKD's first epoch goes at 1e-5, and its peak is 0.005.
 _FIRST_EPOCH = 0.002
+
+Weights = dict[str, Tensor]
+# Weights by name -> a part's share of its batch's mean loss: its images' losses over the number of the whole batch's.
+Loss = Callable[[Weights], Tensor]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Direction of one step.
+
+    Attributes:
+        loss: Mean loss, over all processes.
+        values: Gradient by name of the weight, over all processes.
+        alignment: Mean cosine between the gradients of different styles; None without meta distillation.
+    """
+
+    loss: float
+    values: Weights
+    alignment: float | None = None
+
+
+# Weights that are trained, step counted from 0, and learning rate as a share of its peak -> gradient.
+FindGradient = Callable[[Mapping[str, Tensor], int, float], Gradient]
+
+
+def plain_gradient(phase: Phase, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
+    """The gradient of the mean loss of a batch; a ``FindGradient`` for one phase. It does not use ``lr_share``."""
+    loss, values = summed_gradient(phase.losses(*phase.rows(step)), detached(weights))
+    return Gradient(parallel.total(loss), parallel.summed(values))
+
+
+def detached(weights: Mapping[str, Tensor]) -> Weights:
+    """The same values as leaves of a new graph."""
+    return {name: value.detach().requires_grad_() for name, value in weights.items()}
+
+
+def summed_gradient(parts: Sequence[Loss], weights: Weights) -> tuple[float, Weights]:
+    """Value and gradient of the sum of some losses, part by part."""
+    values, gradients = [], []
+    for part in parts:
+        loss = part(weights)
+        values.append(float(loss.detach()))
+        gradients.append(gradient_of(loss, weights))
+    return sum(values), sum_of(gradients)
+
+
+def gradient_of(loss: Tensor, weights: Weights, create_graph: bool = False) -> Weights:
+    """Gradient by name; zero for weights that the loss does not depend on."""
+    found = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True)
+    return {
+        name: torch.zeros_like(value) if gradient is None else gradient
+        for (name, value), gradient in zip(weights.items(), found, strict=True)
+    }
+
+
+def sum_of(gradients: Sequence[Weights]) -> Weights:
+    """Sum by name."""
+    if len(gradients) == 1:
+        return gradients[0]
+    return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
@@ -30,10 +95,9 @@ def rate(step: int, steps: int, warmup: int) -> float:
 def epoch_rate(epoch: int, epochs: int, first: float) -> float:
     """Share of the peak learning rate in an epoch, counted from 0: ``first``, then a cosine by whole epochs.
 
-    Of twenty epochs the last has 2.4 % of the peak: the cosine's own count begins after the first epoch, and its period
-    does not shrink with that.
+    Of twenty epochs the last has 2.4 % of the peak: the cosine begins after the first epoch with its full period.
 
-    Source: the schedule of Dassl, by which PromptSRC and PromptKD (Li et al., CVPR 2024) are trained.
+    Source: The schedule of Dassl, by which PromptSRC and PromptKD (Li et al., CVPR 2024) are trained.
     """
     if epoch == 0 and epochs > 1:
         return first
@@ -41,17 +105,13 @@ def epoch_rate(epoch: int, epochs: int, first: float) -> float:
 
 
 class Optimiser:
-    """AdamW or SGD over a module's trainable weights, with the head's own rate and no decay of vectors.
+    """AdamW or SGD over a module's trainable weights for ``steps`` steps, with a state that can be put back exactly.
 
-    Args:
-        module: a student, or a head alone.
-        settings: rates, decay, kind.
-        steps: of the phase.
+    The head has its own rate, and vectors do not decay.
     """
 
     def __init__(self, module: nn.Module, settings: DistilSettings, steps: int) -> None:
-        self.settings = settings
-        self.steps = steps
+        self.settings, self.steps = settings, steps
         self.named = {name: value for name, value in module.named_parameters() if value.requires_grad}
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, value in self.named.items():
@@ -82,7 +142,7 @@ class Optimiser:
         self.torch.zero_grad(set_to_none=True)
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate at a step, as the settings' schedule has it."""
+        """Share of the peak learning rate at a step, by the settings' schedule."""
         if self.settings.schedule == "epochs":
             epochs = self.settings.epochs
             return epoch_rate(min(step * epochs // self.steps, epochs - 1), epochs, _FIRST_EPOCH)
@@ -107,21 +167,16 @@ class Optimiser:
 
 
 def learned_state(module: nn.Module) -> dict[str, Tensor]:
-    """Of a module's state dict what training may change: trainable weights, and statistics."""
+    """The part of a module's state dict that training may change: trainable weights, and statistics."""
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
 class MovingAverage:
-    """A copy of a module whose weights and statistics follow it slowly.
+    """A copy of a module whose weights and statistics follow it slowly, by ``decay`` in [0, 1).
 
-    The decay starts low, ``(1 + t) / (10 + t)``, so that a short run is not dominated by its first weights.
-
-    Weights that do not train are shared with the module, so that a large frozen tower costs neither time nor memory.
-
-    Args:
-        module: what is followed.
-        decay: in [0, 1); 0 makes the copy equal to the module.
+    The decay starts low, ``(1 + t) / (10 + t)``, so that a short run is not dominated by its first weights. Weights
+    that do not train are shared with the module, so that a large frozen tower costs neither time nor memory.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

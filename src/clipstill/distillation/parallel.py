@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import distributed, nn
-
-from clipstill.distillation.meta import Weights
+from torch import Tensor, distributed, nn
 
 _together = False
 
@@ -34,8 +32,8 @@ def share() -> tuple[int, int]:
     return 0, 1
 
 
-def summed(gradients: Weights) -> Weights:
-    """Gradients of this process's pictures -> those of all; in one message."""
+def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of this process's images -> those of all; in one message."""
     if share()[1] == 1:
         return gradients
     flat = torch.cat([value.flatten() for value in gradients.values()])
@@ -45,36 +43,32 @@ def summed(gradients: Weights) -> Weights:
 
 
 def total(value: float) -> float:
-    """A process's share of a number -> the number."""
-    if share()[1] == 1:
-        return value
-    told = torch.tensor(value, dtype=torch.float64)
-    distributed.all_reduce(told)
-    return float(told)
+    """The sum of a number over all processes."""
+    number = torch.tensor(value, dtype=torch.float64)
+    if share()[1] > 1:
+        distributed.all_reduce(number)
+    return float(number)
 
 
 def least(value: int) -> int:
-    """The smallest that a process has."""
-    if share()[1] == 1:
-        return value
-    told = torch.tensor(value)
-    distributed.all_reduce(told, distributed.ReduceOp.MIN)
-    return int(told)
+    """The smallest number of all processes."""
+    number = torch.tensor(value)
+    if share()[1] > 1:
+        distributed.all_reduce(number, distributed.ReduceOp.MIN)
+    return int(number)
 
 
 @torch.no_grad()
 def average_statistics(module: nn.Module) -> None:
-    """BatchNorm's running statistics, which each process keeps of its own pictures -> their mean."""
+    """Replace BatchNorm's running statistics, which each process keeps of its own images, by their mean."""
     processes = share()[1]
-    if processes == 1:
-        return
-    for buffer in module.buffers():
+    for buffer in module.buffers() if processes > 1 else ():
         if buffer.is_floating_point():
             distributed.all_reduce(buffer)
             buffer.div_(processes)
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if share()[1] > 1:
         distributed.barrier()

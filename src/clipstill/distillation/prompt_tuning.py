@@ -3,7 +3,7 @@
 Source: Khattak et al., PromptSRC, ICCV 2023 (self-regulating prompts), which PromptKD (Li et al., CVPR 2024) trains its
 teacher by. The learning rate goes as in Dassl: the first epoch at a constant small one, then a cosine by whole epochs.
 
-Shapes: N images, C classes, D dimensions, B images of a batch, H x W pixels.
+Shapes: N images, B images of a batch, C classes, D teacher dimensions, E epochs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
-from clipstill.core.tensors import tensor_digest
-from clipstill.distillation.checkpoint import load_state, save_state, with_prefix
+from clipstill.core.tensors import logits, tensor_digest
+from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
 from clipstill.distillation.randomness import SampleOrder
 from clipstill.distillation.settings import PromptTeacherSettings
@@ -34,207 +34,195 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "prompts-checkpoint.safetensors"
 _AT_ONCE = 64
-# PromptSRC's values for a ViT-L/14: learning rate of the whole first epoch, weight decay of everything that is learned,
-# least share of the area that a crop keeps, and weights of the regularising terms.
-_WARMUP_LR = 1e-5
-_WEIGHT_DECAY = 5e-4
-_CROP_MIN = 0.08
-_TEXT_WEIGHT = 25.0
-_IMAGE_WEIGHT = 10.0
-_LOGIT_WEIGHT = 1.0
+# PromptSRC's values for a ViT-L/14: learning rate of the first epoch, weight decay, least share of the area that a crop
+# keeps, and weights of the terms that keep the teacher near what it knew.
+_WARMUP_LR, _WEIGHT_DECAY, _CROP_MIN = 1e-5, 5e-4, 0.08
+_WEIGHTS = {"text": 25.0, "image": 10.0, "logits": 1.0}
 
 
 def tune_prompts(
     teacher: PromptedTeacher,
     names: Sequence[str],
-    images_N3HW: Tensor,
+    pixels_N3HW: Tensor,
     label_N: Tensor,
+    *,
     settings: PromptTeacherSettings,
     folder: Path,
-    device: torch.device | str = "cpu",
-    *,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Train ``teacher``'s prompts in place.
 
     Args:
-        teacher: on ``device``; a state that an equal call left in ``folder`` is gone on from.
-        names: of the classes that compete.
-        images_N3HW: uint8, larger than the teacher sees them by what crops are to cut away.
-        label_N: positions in ``names``.
-        settings: how.
-        folder: for the checkpoint, written after every epoch.
-        device: where to train.
+        teacher: Teacher; a state that an equal call left in ``folder`` is gone on from.
+        names: Names of the classes that compete.
+        pixels_N3HW: Images, uint8, larger than the teacher sees them by as much as crops cut away.
+        label_N: Position of each image's class in ``names``.
+        settings: Settings of the tuning.
+        folder: Folder for the checkpoint, which is written after every epoch.
         seed: Seed of order and views.
 
     Returns:
-        An entry an epoch: epoch (from 1), lr, and the means of loss, of its terms, and of the accuracy on the views.
+        One entry per epoch: epoch (from 1), lr, and the means of loss, of its terms, and of the accuracy on the views.
 
     Raises:
-        DataError: no image, or a label outside of the names.
-        ConfigError: the loss is no number any more.
-        ArtifactError: the stored state is damaged.
+        DataError: There is no image, or a label outside the names.
+        ConfigError: The loss stopped being a number.
+        ArtifactError: The stored state is damaged.
     """
-    if not len(images_N3HW) or len(images_N3HW) != len(label_N) or int(label_N.max()) >= len(names):
+    if not len(pixels_N3HW) or len(pixels_N3HW) != len(label_N) or int(label_N.max()) >= len(names):
         raise DataError(
-            f"prompts are learned from labelled images: there are {len(images_N3HW)} images, {len(label_N)} labels and "
+            f"prompts are learned from labelled images: there are {len(pixels_N3HW)} images, {len(label_N)} labels and "
             f"{len(names)} classes. Give at least one image, and each a label of one of the classes."
         )
-    return _Tuning(teacher, names, images_N3HW, label_N, settings, folder, torch.device(device), seed).finish()
+    device = next(value for _, value in teacher.named_parameters()).device
+    key = sha256_json(
+        {
+            "format": 2,
+            "settings": [settings.identity(), seed],
+            "names": list(names),
+            "images": tensor_digest({"pixels": pixels_N3HW, "labels": label_N}),
+            "teacher": teacher.weights_sha256,
+            "device": device.type,
+        }
+    )
+    tuning = _Tuning(teacher, names, pixels_N3HW, label_N.to(device), settings=settings, seed=seed)
+    path = folder / CHECKPOINT
+    tuning.restore(load_state(path, key))
+    total, done = settings.epochs * tuning.steps, len(tuning.history) * tuning.steps
+    with Progress("teacher's prompts", total=total, unit="step", done=done) as bar:
+        while len(tuning.history) < settings.epochs:
+            tuning.train_epoch(bar)
+            save_state(path, tuning.state(), {"key": key, "history": tuning.history})
+    for name, value in tuning.learned.items():
+        value.data.copy_(tuning.average[name])
+    return tuning.history
 
 
 class _Tuning:
-    """One call of ``tune_prompts``."""
+    """One call of ``tune_prompts``: weights, their average over the epochs so far, and the optimiser."""
 
     def __init__(
         self,
         teacher: PromptedTeacher,
         names: Sequence[str],
-        images_N3HW: Tensor,
+        pixels_N3HW: Tensor,
         label_N: Tensor,
         settings: PromptTeacherSettings,
-        folder: Path,
-        device: torch.device,
         seed: int,
     ) -> None:
-        self.seed = seed
-        self.teacher, self.names, self.settings, self.folder, self.device = teacher, names, settings, folder, device
-        self.images, self.labels = images_N3HW, label_N.to(device)
+        self.teacher, self.names, self.settings, self.seed = teacher, names, settings, seed
+        self.pixels_N3HW, self.label_N, self.device = pixels_N3HW, label_N, label_N.device
+        self.steps = math.ceil(len(pixels_N3HW) / settings.batch)
         self.learned: dict[str, Tensor] = dict(teacher.named_parameters())
-        self.views = Views(teacher.image_size, _CROP_MIN, 0.0, kernel="bicubic")
-        self.scale = float(teacher.logit_scale)
-        self.key = sha256_json(
-            {
-                "format": 1,
-                "settings": [settings.identity(), seed],
-                "names": list(names),
-                "pictures": tensor_digest({"images": images_N3HW, "labels": label_N}),
-                "teacher": teacher.weights_sha256,
-                "device": device.type,
-            }
-        )
-        self.plain_text_CD = teacher.plain_class_vectors(names).to(device)
-
-    def finish(self) -> list[dict[str, Any]]:
-        settings = self.settings
-        optimiser = torch.optim.SGD(
+        self.average = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in self.learned.items()}
+        self.history: list[dict[str, Any]] = []
+        self.optimiser = torch.optim.SGD(
             list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=_WEIGHT_DECAY
         )
-        average = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in self.learned.items()}
-        share_E = average_shares(settings)
-        history: list[dict[str, Any]] = []
-        saved = load_state(self.folder / CHECKPOINT)
-        if saved is not None and saved.facts.get("key") == self.key:
-            history = list(saved.facts["history"])
-            for name, value in self.learned.items():
-                value.data.copy_(saved.group("learned")[name])
-                average[name].copy_(saved.group("average")[name])
-                optimiser.state[value]["momentum_buffer"] = saved.group("momentum")[name].to(self.device)
-        kept = self._kept_passes() if self.teacher.learns_after_towers else None
-        steps = math.ceil(len(self.images) / settings.batch)
-        total, done = settings.epochs * steps, len(history) * steps
-        with Progress("teacher's prompts", total=total, unit="step", done=done) as bar:
-            for epoch in range(len(history), settings.epochs):
-                lr = settings.lr * epoch_rate(epoch, settings.epochs, _WARMUP_LR / max(settings.lr, 1e-12))
-                for group in optimiser.param_groups:
-                    group["lr"] = lr
-                told = []
-                order = SampleOrder(len(self.images), settings.batch, self.seed, "prompts")
-                for step in range(epoch * steps, (epoch + 1) * steps):
-                    told.append(self._step(optimiser, order.indices(step), step, epoch, kept))
-                    bar.advance(1, loss=told[-1]["loss"])
-                for name, value in self.learned.items():
-                    average[name] += share_E[epoch] * value.detach().float()
-                history.append(
-                    {"epoch": epoch + 1, "lr": lr} | {name: fmean(each[name] for each in told) for name in told[0]}
-                )
-                self._save(optimiser, average, history)
+        self._views = Views(teacher.image_size, _CROP_MIN, 0.0, kernel="bicubic")
+        self._plain_text_CD = teacher.plain_class_vectors(names).to(self.device)
+        self._kept = self._kept_passes() if teacher.learns_after_towers else None
+
+    def restore(self, saved: Saved | None) -> None:
+        if saved is None:
+            return
+        self.history = saved.facts["history"]
         for name, value in self.learned.items():
-            value.data.copy_(average[name])
-        return history
+            value.data.copy_(saved.group("learned")[name])
+            self.average[name].copy_(saved.group("average")[name])
+            self.optimiser.state[value]["momentum_buffer"] = saved.group("momentum")[name].to(self.device)
+
+    def state(self) -> dict[str, Tensor]:
+        momentum = {name: self.optimiser.state[value]["momentum_buffer"] for name, value in self.learned.items()}
+        groups = {"learned": self.learned, "average": self.average, "momentum": momentum}
+        return {name: value for prefix, group in groups.items() for name, value in with_prefix(prefix, group).items()}
+
+    def train_epoch(self, bar: Progress) -> None:
+        settings, epoch = self.settings, len(self.history)
+        lr = settings.lr * epoch_rate(epoch, settings.epochs, _WARMUP_LR / max(settings.lr, 1e-12))
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        order = SampleOrder(len(self.pixels_N3HW), settings.batch, self.seed, "prompts")
+        taken = []
+        for step in range(epoch * self.steps, (epoch + 1) * self.steps):
+            taken.append(self._step(order.indices(step), step, epoch))
+            bar.advance(1, loss=taken[-1]["loss"])
+        share = average_shares(settings)[epoch]
+        for name, value in self.learned.items():
+            self.average[name] += share * value.detach().float()
+        means = {name: fmean(each[name] for each in taken) for name in taken[0]}
+        self.history.append({"epoch": epoch + 1, "lr": lr, **means})
 
     @torch.no_grad()
     def _kept_passes(self) -> list[Tensor]:
-        """The plain vectors of some passes of crops: (N, D) each."""
+        """The plain vectors (N, D) of some passes of crops."""
         passes = []
         count = min(self.settings.views, self.settings.epochs)
-        with Progress("teacher's view of the examples", total=count * len(self.images), unit="image") as bar:
+        with Progress("teacher's view of the examples", total=count * len(self.pixels_N3HW), unit="image") as bar:
             for number in range(count):
                 parts = []
-                for start in range(0, len(self.images), _AT_ONCE):
-                    x_N3HW = to_unit(self.images[start : start + _AT_ONCE], self.device)
-                    view_N3SS = self.views(x_N3HW, self.seed, "prompts", "pass", number, start).x_N3SS
+                for start in range(0, len(self.pixels_N3HW), _AT_ONCE):
+                    x_N3HW = to_unit(self.pixels_N3HW[start : start + _AT_ONCE], self.device)
+                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start).x_N3SS
                     parts.append(self.teacher.plain_image(view_N3SS))
                     bar.advance(len(x_N3HW))
                 passes.append(torch.cat(parts))
         return passes
 
-    def _step(
-        self, optimiser: torch.optim.SGD, chosen_B: Tensor, step: int, epoch: int, kept: list[Tensor] | None
-    ) -> dict[str, float]:
-        if kept is None:
-            x_B3HW = to_unit(self.images[chosen_B], self.device)
-            view_B3SS = self.views(x_B3HW, self.seed, "prompts", step).x_N3SS
+    def _step(self, rows: Tensor, step: int, epoch: int) -> dict[str, float]:
+        if self._kept is None:
+            x_B3HW = to_unit(self.pixels_N3HW[rows], self.device)
+            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step).x_N3SS
             plain_BD = self.teacher.plain_image(view_B3SS)
         else:
-            view_B3SS = plain_BD = kept[epoch % len(kept)][chosen_B.to(self.device)]
-        image_BD = self.teacher.prompted_image(view_B3SS, plain_BD)
-        text_CD = self._class_vectors()
+            view_B3SS = plain_BD = self._kept[epoch % len(self._kept)][rows.to(self.device)]
         terms = regulated_loss(
-            image_BD, text_CD, plain_BD, self.plain_text_CD, self.labels[chosen_B.to(self.device)], self.scale
+            image_BD=self.teacher.prompted_image(view_B3SS, plain_BD),
+            text_CD=self._class_vectors(),
+            plain_BD=plain_BD,
+            plain_text_CD=self._plain_text_CD,
+            label_B=self.label_N[rows.to(self.device)],
+            scale=float(self.teacher.logit_scale),
         )
-        loss = (
-            terms["cross_entropy"]
-            + self.settings.regularisation * _TEXT_WEIGHT * terms["text"]
-            + self.settings.regularisation * _IMAGE_WEIGHT * terms["image"]
-            + self.settings.regularisation * _LOGIT_WEIGHT * terms["logits"]
-        )
+        loss = terms["cross_entropy"]
+        for name, weight in _WEIGHTS.items():
+            loss = loss + self.settings.regularisation * weight * terms[name]
         if not bool(torch.isfinite(loss)):
             raise ConfigError(
                 f"the loss of the teacher's prompts is {float(loss)} at step {step}. Set prompt_teacher.lr lower."
             )
-        optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        self.optimiser.step()
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
 
     def _class_vectors(self) -> Tensor:
-        """All classes', chunk by chunk; the tower's activations of a chunk are made again on the way back."""
+        """The class vectors, chunk by chunk; the tower's activations of a chunk are made again on the way back."""
         chunk = self.settings.text_chunk or len(self.names)
         parts = [self.names[start : start + chunk] for start in range(0, len(self.names), chunk)]
         if len(parts) == 1:
             return self.teacher.class_vectors(self.names)
         return torch.cat([checkpoint(self.teacher.class_vectors, part, use_reentrant=False) for part in parts])
 
-    def _save(self, optimiser: torch.optim.SGD, average: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
-        momentum = {name: optimiser.state[value]["momentum_buffer"] for name, value in self.learned.items()}
-        tensors = {
-            **with_prefix("learned", self.learned),
-            **with_prefix("average", average),
-            **with_prefix("momentum", momentum),
-        }
-        save_state(self.folder / CHECKPOINT, tensors, {"key": self.key, "history": history})
-
 
 def regulated_loss(
-    image_BD: Tensor, text_CD: Tensor, plain_BD: Tensor, plain_text_CD: Tensor, label_B: Tensor, scale: float
+    *, image_BD: Tensor, text_CD: Tensor, plain_BD: Tensor, plain_text_CD: Tensor, label_B: Tensor, scale: float
 ) -> dict[str, Tensor]:
     """The terms of PromptSRC's loss, each without its weight.
 
     Args:
-        image_BD: prompted unit vectors of the images.
-        text_CD: prompted class vectors.
-        plain_BD: the images' unit vectors without prompts.
-        plain_text_CD: class vectors without prompts.
-        label_B: class of each image.
-        scale: the teacher's logit scale.
+        image_BD: Prompted unit vectors of the images.
+        text_CD: Prompted class vectors.
+        plain_BD: Unit vectors of the images without prompts.
+        plain_text_CD: Class vectors without prompts.
+        label_B: Class of each image.
+        scale: The teacher's logit scale.
 
     Returns:
         Scalars: ``cross_entropy`` (mean over the batch), ``text`` and ``image`` (mean absolute differences over all
         elements), ``logits`` (KL(plain || prompted), summed and divided by B * C), and ``accuracy``, without gradient.
     """
-    logits_BC = scale * image_BD @ text_CD.T
-    plain_BC = scale * plain_BD @ plain_text_CD.T
+    logits_BC, plain_BC = logits(image_BD, text_CD, scale), logits(plain_BD, plain_text_CD, scale)
     divergence = kl_div(log_softmax(logits_BC, 1), log_softmax(plain_BC, 1), reduction="sum", log_target=True)
     return {
         "cross_entropy": cross_entropy(logits_BC, label_B),
@@ -246,7 +234,7 @@ def regulated_loss(
 
 
 def average_shares(settings: PromptTeacherSettings) -> list[float]:
-    """What each epoch's weights count for in the average; the shares sum to 1.
+    """The share of each epoch's weights in the average; they sum to 1.
 
     Source: Khattak et al., ICCV 2023, Gaussian weighted prompt aggregation.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,34 +24,27 @@ def borrowed_generator(*parts: int | str) -> Iterator[None]:
 
 
 class SampleOrder:
-    """An endless walk over n samples: one permutation after another, cut into batches that are always full.
+    """An endless walk over samples: one permutation after another, cut into batches that are always full.
 
     Any step can be asked for; nothing is carried from step to step.
 
     Args:
-        count: number of samples, at least 1.
-        batch: samples a step; a batch may hold a sample twice where it is larger than ``count``.
-        parts: what the permutations are seeded by.
+        count: Number of samples, at least 1.
+        batch: Samples per step; a batch larger than ``count`` holds samples twice.
+        parts: Seed of the permutations.
     """
 
     def __init__(self, count: int, batch: int, *parts: int | str) -> None:
-        self.count = count
-        self.batch = batch
-        self.parts = parts
-        self._epochs: dict[int, Tensor] = {}
+        self._count, self._batch = count, batch
+        # A batch reaches over a few epochs at most.
+        self._permutation = lru_cache(maxsize=8)(
+            lambda epoch: torch.randperm(count, generator=generator_for(*parts, "epoch", epoch))
+        )
 
     def indices(self, step: int) -> Tensor:
         """LongTensor (batch,) of the sample numbers of a step, counted from 0."""
-        first = step * self.batch
-        last = first + self.batch - 1
-        epochs = range(first // self.count, last // self.count + 1)
-        self._epochs = {epoch: self._permutation(epoch) for epoch in epochs}
-        walk = torch.cat([self._epochs[epoch] for epoch in epochs])
-        start = first - epochs.start * self.count
-        return walk[start : start + self.batch]
-
-    def _permutation(self, epoch: int) -> Tensor:
-        known = self._epochs.get(epoch)
-        if known is not None:
-            return known
-        return torch.randperm(self.count, generator=generator_for(*self.parts, "epoch", epoch))
+        first = step * self._batch
+        epochs = range(first // self._count, (first + self._batch - 1) // self._count + 1)
+        walk = torch.cat([self._permutation(epoch) for epoch in epochs])
+        start = first - epochs.start * self._count
+        return walk[start : start + self._batch]

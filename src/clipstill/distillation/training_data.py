@@ -1,6 +1,6 @@
-"""Pictures to train a student on.
+"""Training images, what is known of them, and what a step learns from.
 
-Shapes: N pictures, H x W pixels.
+Shapes: N images, B images of a batch, C classes, D teacher dimensions, F student features.
 """
 
 from __future__ import annotations
@@ -10,39 +10,99 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Class and style id of a photo: it is of no class that it was made for.
-NO_CLASS = -1
+from clipstill.core.errors import DataError
+from clipstill.core.seeds import generator_for
+
+# One in this many images of each class is held out if there are not enough styles.
+_EVERY = 10
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pictures with what the trainer must know of them.
+    """Images to train on.
 
     Attributes:
-        pixels_N3HW: uint8 pixels.
-        class_id_N: Class that a picture was made for; -1 for a photo. No label is trained on: the teacher's answer is.
-        style_id_N: Style of a synthetic image; -1 for a photo.
+        pixels_N3HW: Images, synthetic or others, uint8.
+        class_id_N: Class that an image was made for; -1 for an image of anything.
+        style_id_N: Style of an image; any number if it has none.
     """
 
     pixels_N3HW: Tensor
     class_id_N: Tensor
     style_id_N: Tensor
 
-    @classmethod
-    def empty(cls, size: int) -> TrainingData:
-        """No picture, of a side in pixels."""
-        none_N = torch.zeros(0, dtype=torch.long)
-        return cls(torch.zeros(0, 3, size, size, dtype=torch.uint8), none_N, none_N)
+    def __post_init__(self) -> None:
+        """Check the shapes.
 
-    def with_photos(self, pixels_M3HW: Tensor) -> TrainingData:
-        """The same pictures, and photos of no known class behind them."""
-        outside_M = torch.full((len(pixels_M3HW),), NO_CLASS)
-        return TrainingData(
-            torch.cat([self.pixels_N3HW, pixels_M3HW]),
-            torch.cat([self.class_id_N, outside_M]),
-            torch.cat([self.style_id_N, outside_M]),
-        )
+        Raises:
+            DataError: The images do not have the shape or type, or an id is missing.
+        """
+        pixels = self.pixels_N3HW
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise DataError(f"training pictures must be uint8 (N, 3, H, W), not {pixels.dtype} {tuple(pixels.shape)}.")
+        if not len(pixels) == len(self.class_id_N) == len(self.style_id_N):
+            raise DataError(
+                f"there are {len(pixels)} training pictures, {len(self.class_id_N)} class ids and "
+                f"{len(self.style_id_N)} style ids. Give one of each a picture."
+            )
 
-    def keep(self, mask_N: Tensor) -> TrainingData:
-        """Only some of the pictures."""
+    def __len__(self) -> int:
+        return len(self.pixels_N3HW)
+
+    def where(self, mask_N: Tensor) -> TrainingData:
+        """The images where a bool mask is true."""
         return TrainingData(self.pixels_N3HW[mask_N], self.class_id_N[mask_N], self.style_id_N[mask_N])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of a student or its head, and what they teach.
+
+    Attributes:
+        inputs: Views (B, 3, S, S) in [0, 1], or cached features (B, F).
+        teacher_BD: The teacher's unit vectors.
+        teacher_BC: The teacher's logits.
+        class_B: Class that an image was made for, -1 if there is none.
+    """
+
+    inputs: Tensor
+    teacher_BD: Tensor
+    teacher_BC: Tensor
+    class_B: Tensor
+
+    def part(self, chosen: slice | Tensor) -> Batch:
+        """Some of the images."""
+        return Batch(self.inputs[chosen], self.teacher_BD[chosen], self.teacher_BC[chosen], self.class_B[chosen])
+
+
+def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:
+    """The images that choose the best checkpoint instead of training, without any label of a real image.
+
+    Whole styles are held out, so that agreement on them tells of unseen looks. Images without a class are held out only
+    if no image has one: then every tenth. If holding out the styles would leave none, every tenth image of each class
+    is held out instead.
+
+    Args:
+        class_id_N: Class of each image, -1 for none.
+        style_id_N: Style of each image.
+        styles: Number of styles to hold out; 0 holds out nothing.
+        seed: Seed of the choice of styles.
+
+    Returns:
+        bool mask (N,), true for images that are held out.
+    """
+    mask_N = torch.zeros(len(class_id_N), dtype=torch.bool)
+    if styles == 0:
+        return mask_N
+    has_class_N = class_id_N >= 0
+    if not bool(has_class_N.any()):
+        mask_N[_EVERY - 1 :: _EVERY] = True
+        return mask_N
+    present = torch.unique(style_id_N[has_class_N])
+    if len(present) > styles:
+        order = torch.randperm(len(present), generator=generator_for(seed, "held-out styles"))
+        return has_class_N & torch.isin(style_id_N, present[order[:styles]])
+    for label in torch.unique(class_id_N[has_class_N]):
+        members = (class_id_N == label).nonzero().flatten()
+        mask_N[members[_EVERY - 1 :: _EVERY]] = True
+    return mask_N

@@ -138,8 +138,7 @@ def _make_group(
     global _worker
     from clipstill.core.device import make_deterministic, pick_device
     from clipstill.core.progress import warnings_only
-    from clipstill.surrogate.shards import receipt_of
-    from clipstill.surrogate.tarball import tar_bytes
+    from clipstill.surrogate.shards import receipt_of, tar_bytes
 
     if versions != _versions():
         raise ResourceError(

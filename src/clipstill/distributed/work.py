@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.prompts import Prompt
 
@@ -42,7 +42,7 @@ class SynthesisWork:
         precision: Precision of the teacher's image tower.
         generator: Name of the generator, or several joined by ``+``.
         device: Device as the settings name it.
-        settings: How images are made.
+        settings: How images are images.
         prompts: One prompt per image.
         targets_ND: Unit vector that each image is drawn towards.
         class_vectors_CD: Unit vectors.
@@ -146,29 +146,29 @@ class Worker:
         """Origin of all weights that shape the images, except the teacher's."""
         return self._synthesiser.provenance
 
-    def make(self, number: int, watch: Callable[[Sequence[int], Tensor], None] | None = None) -> ImageGroup:
+    def make(self, number: int, watch: Callable[[Tensor], None] | None = None) -> ImageGroup:
         """Make one group.
 
         Args:
             number: Number of the group.
-            watch: Called at each step with the members and images at work.
+            watch: Called at each step with the images at work.
 
         Raises:
-            ConfigError: No image of the group could be made.
+            ConfigError: No image of the group could be images.
         """
-        from clipstill.synthesis.engine import Order
+        from clipstill.synthesis.engine import GroupSpec
 
         start = time.monotonic()
         members = self._work.groups[number]
         prompts = [self._work.prompts[i] for i in members]
-        order = Order(
+        group = GroupSpec(
             number=number,
             seeds=[prompt.seed for prompt in prompts],
             class_ids=[prompt.class_id for prompt in prompts],
             targets_ND=self._work.targets_ND[members.start : members.stop],
             texts=[prompt.text for prompt in prompts],
         )
-        made = self._synthesiser.group(order, watch)
+        images = self._synthesiser.group(group, watch)
         records = [
             ImageRecord(
                 class_id=prompts[member].class_id,
@@ -176,20 +176,20 @@ class Worker:
                 index=prompts[member].index,
                 seed=prompts[member].seed,
                 prompt=prompts[member].text,
-                loss=made.losses[row],
-                score=made.scores[row],
-                image_size=made.images_MHW3.shape[1],
-                generator=made.generator,
-                steps=made.steps[row],
-                codes=None if made.codes is None else made.codes[row],
+                loss=images.losses[row],
+                score=images.scores[row],
+                image_size=images.pixels_NHW3.shape[1],
+                generator=images.generator,
+                steps=images.steps,
+                codes=None if images.codes is None else images.codes[row],
             )
-            for row, member in enumerate(made.members)
+            for row, member in enumerate(images.members)
         ]
         facts = {
-            "generator": made.generator,
+            "generator": images.generator,
             "seconds": round(time.monotonic() - start, 3),
             "dropped": len(prompts) - len(records),
-            "restarts": made.restarts,
-            "history": made.history,
+            "restarts": images.restarts,
+            "history": images.history,
         }
-        return ImageGroup(made.images_MHW3, records, facts, made.features_MD)
+        return ImageGroup(images.pixels_NHW3, records, facts, images.features_ND)

@@ -21,22 +21,16 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 @dataclass(frozen=True)
 class BaseToNovel:
-    """What one method reached, a number a seed, in percent.
+    """What one method reached, a number a seed, in percent."""
 
-    Attributes:
-        base: top-1 on the classes of the first half.
-        novel: on those of the second.
-        transductive: whether unlabelled images of the novel classes were trained on; without that word the numbers
-            cannot be compared with methods that never see one.
-    """
-
-    base: tuple[float, ...]
-    novel: tuple[float, ...]
+    base: tuple[float, ...]  # Top-1 on the classes of the first half.
+    novel: tuple[float, ...]  # Top-1 on the classes of the second half.
+    # Whether it was trained on unlabelled images of the novel classes; such numbers do not compare with others.
     transductive: bool
 
     @property
     def harmonic(self) -> float:
-        """Of the means over seeds."""
+        """Harmonic mean of the means over seeds."""
         return harmonic_mean(statistics.fmean(self.base), statistics.fmean(self.novel))
 
     def to_json(self) -> dict[str, Any]:

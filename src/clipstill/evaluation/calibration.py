@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipstill.core.errors import DataError
 from clipstill.evaluation.metrics import Floats, softmax
@@ -23,14 +22,14 @@ def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
     """The temperature at which ``softmax(logits / T)`` is nearest the targets, by cross-entropy.
 
     Args:
-        logits_NC: any real numbers.
-        target_NC: probabilities: the teacher's answer for synthetic images, one-hot labels for real ones.
+        logits_NC: Any real numbers.
+        target_NC: Probabilities: the teacher's answer for synthetic images, one-hot labels for real ones.
 
     Returns:
         T in [0.01, 100]. The loss is convex in 1 / T, so there is one best.
 
     Raises:
-        DataError: no image, or shapes that differ.
+        DataError: There is no image, or shapes differ.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017; soft targets are ours.
     """
@@ -58,14 +57,14 @@ def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> flo
     by it, and so does a task that the teacher finds hard.
 
     Args:
-        student_NC: logits.
-        teacher_probability_NC: for the same images.
+        student_NC: The student's logits.
+        teacher_probability_NC: The teacher's probabilities for the same images.
 
     Returns:
         In [0, 1].
 
     Raises:
-        DataError: no image, or shapes that differ.
+        DataError: There is no image, or shapes differ.
 
     Source: ours; that mean confidence estimates accuracy: Hendrycks and Gimpel, ICLR 2017.
     """
@@ -80,15 +79,15 @@ def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refu
     """The score at which most pictures are judged right, both sides counting the same: refuse what lies below it.
 
     Args:
-        score_inside_N: of pictures of the classes.
-        score_outside_M: of pictures of something else.
-        most_refused: share of the pictures of the classes that may be refused, in [0, 1].
+        score_inside_N: Scores of pictures of the classes.
+        score_outside_M: Scores of pictures of something else.
+        most_refused: Largest share of the pictures of the classes that may be refused, in [0, 1].
 
     Returns:
         The middle between two scores that occur; of equally good ones the lowest, which refuses least.
 
     Raises:
-        DataError: one side has no picture.
+        DataError: One side has no picture.
 
     Source: Youden, Cancer 1950; the bound is ours.
     """
@@ -110,14 +109,13 @@ def auroc(score_inside_N: Floats, score_outside_M: Floats) -> float:
         In [0, 1]; 0.5 is guessing. Equal scores count half.
 
     Raises:
-        DataError: one side has no picture.
+        DataError: One side has no picture.
 
     Source: the Mann-Whitney statistic; Hendrycks and Gimpel, ICLR 2017, for its use here.
     """
-    inside_N, outside_M = np.asarray(score_inside_N, dtype=np.float64), np.asarray(score_outside_M, dtype=np.float64)
-    if len(inside_N) == 0 or len(outside_M) == 0:
+    if len(score_inside_N) == 0 or len(score_outside_M) == 0:
         raise DataError("AUROC needs pictures of the classes, and pictures of something else.")
-    ordered_M: NDArray[np.float64] = np.sort(outside_M)
-    below_N = np.searchsorted(ordered_M, inside_N, side="left")
-    up_to_N = np.searchsorted(ordered_M, inside_N, side="right")
-    return float((below_N + up_to_N).mean() / 2 / len(outside_M))
+    ordered_M = np.sort(np.asarray(score_outside_M, dtype=np.float64))
+    below_N = np.searchsorted(ordered_M, score_inside_N, side="left")
+    up_to_N = np.searchsorted(ordered_M, score_inside_N, side="right")
+    return float((below_N + up_to_N).mean() / 2 / len(ordered_M))

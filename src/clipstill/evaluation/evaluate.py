@@ -31,32 +31,32 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """How a classifier did.
+class Calibration:
+    """How logits become probabilities, and when the classifier refuses to answer.
 
     Attributes:
-        n: images that were read and judged.
-        classes: names, in the order of the rows below.
-        top1: share of right answers in [0, 1].
-        top5: share with the right class among five; None with five classes or fewer.
-        per_class: top-1 of each class; None for classes without images.
-        confusion: counts, a row for each true class, a column for each predicted one.
-        ece: expected calibration error over 15 bins.
-        ece_uncalibrated: the same without the temperature.
-        accepted: share of the images on which the classifier does not refuse to answer; None where it never does.
-        skipped: (file, reason) of those that could not be read.
+        temperature: Divisor of the logits before softmax.
+        threshold: Highest probability below which the classifier refuses; None for one that always answers.
     """
 
-    n: int
-    classes: tuple[str, ...]
-    top1: float
-    top5: float | None
-    per_class: list[float | None]
-    confusion: list[list[int]]
-    ece: float
-    ece_uncalibrated: float
-    accepted: float | None
-    skipped: list[tuple[str, str]]
+    temperature: float = 1.0
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """How a classifier did."""
+
+    n: int  # Images that were read and judged.
+    classes: tuple[str, ...]  # Names, in the order of the rows below.
+    top1: float  # Share of right answers in [0, 1].
+    top5: float | None  # Share with the right class among five; None with five classes or fewer.
+    per_class: list[float | None]  # Top-1 of each class; None for classes without images.
+    confusion: list[list[int]]  # Counts, a row for each true class, a column for each predicted one.
+    ece: float  # Expected calibration error over 15 bins.
+    ece_uncalibrated: float  # The same without the temperature.
+    accepted: float | None  # Share of the images that are answered; None for a classifier that never refuses.
+    skipped: list[tuple[str, str]]  # File and reason of those that could not be read.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -77,40 +77,40 @@ def evaluate(
     predict_logits: PredictLogits,
     folder: ImageFolder,
     preprocess: Preprocess,
+    *,
     batch: int = BATCH,
     title: str = "evaluation",
-    tell_skipped: bool = True,
-    temperature: float = 1.0,
-    threshold: float | None = None,
+    name_skipped: bool = True,
+    calibration: Calibration | None = None,
 ) -> EvaluationResult:
     """Run a classifier over a folder.
 
     Args:
-        predict_logits: uint8 (N, H, W, 3) -> logits (N, C), C the folder's classes in their order.
-        folder: real images by class.
-        preprocess: of which size and crop are used; the classifier normalises by itself.
-        batch: images a call.
-        title: of the progress display.
-        tell_skipped: name the files that cannot be read while at it; they are in the result in any case.
-        temperature: logits are divided by it before they are probabilities.
-        threshold: of the highest probability, below which the classifier refuses to answer.
+        predict_logits: Maps uint8 (N, H, W, 3) to logits (N, C), C the folder's classes in their order.
+        folder: Real images by class.
+        preprocess: Size and crop of the pixels; the classifier normalises by itself.
+        batch: Images a call.
+        title: Title of the progress display.
+        name_skipped: Whether to print files that cannot be read; the result holds them in any case.
+        calibration: Temperature and threshold of refusal; None for plain softmax without refusal.
 
     Raises:
-        DataError: none of the images could be read, or the classifier has another number of classes.
+        DataError: None of the images can be read, or the classifier has another number of classes.
     """
-    skipped: list[tuple[Path, str]] = list(folder.skipped)
+    skipped = [(str(path), reason) for path, reason in folder.skipped]
     logits_parts: list[NDArray[np.floating]] = []
     labels: list[int] = []
     with Progress(title, total=len(folder.items), unit="img") as bar:
 
         def skip(path: Path, reason: str) -> None:
-            skipped.append((path, reason))
-            if tell_skipped:
+            skipped.append((str(path), reason))
+            if name_skipped:
                 say(f"skipped: {reason}")
             bar.advance(1)
 
-        for images_NHW3, batch_labels, _ in iterate(folder, preprocess.size, preprocess.crop_fraction, batch, skip):
-            logits_parts.append(np.asarray(predict_logits(images_NHW3)))
+        size, crop = preprocess.size, preprocess.crop_fraction
+        for pixels_NHW3, batch_labels, _ in iterate(folder, size, crop, batch, on_skip=skip):
+            logits_parts.append(np.asarray(predict_logits(pixels_NHW3)))
             labels.extend(batch_labels)
             bar.advance(len(batch_labels))
     if not labels:
@@ -121,19 +121,31 @@ def evaluate(
             f"the classifier has {logits_NC.shape[1]} classes, but {folder.path} was opened with "
             f"{len(folder.classes)}. Open it with the classifier's labels."
         )
+    return _judged(folder.classes, logits_NC, labels_N, skipped=skipped, calibration=calibration or Calibration())
+
+
+def _judged(
+    classes: tuple[str, ...],
+    logits_NC: NDArray[np.floating],
+    labels_N: NDArray[np.integer],
+    *,
+    skipped: list[tuple[str, str]],
+    calibration: Calibration,
+) -> EvaluationResult:
+    scaled_NC, accepted = logits_NC / calibration.temperature, None
+    if calibration.threshold is not None:
+        accepted = float((metrics.softmax(scaled_NC).max(axis=1) >= calibration.threshold).mean())
     return EvaluationResult(
         n=len(labels_N),
-        classes=folder.classes,
+        classes=classes,
         top1=metrics.top1(logits_NC, labels_N) or 0.0,
         top5=metrics.top5(logits_NC, labels_N),
         per_class=metrics.per_class(logits_NC, labels_N),
         confusion=metrics.confusion(logits_NC, labels_N).tolist(),
-        ece=metrics.ece(logits_NC / temperature, labels_N) or 0.0,
+        ece=metrics.ece(scaled_NC, labels_N) or 0.0,
         ece_uncalibrated=metrics.ece(logits_NC, labels_N) or 0.0,
-        accepted=None
-        if threshold is None
-        else float((metrics.softmax(logits_NC / temperature).max(axis=1) >= threshold).mean()),
-        skipped=[(str(path), reason) for path, reason in skipped],
+        accepted=accepted,
+        skipped=skipped,
     )
 
 
@@ -142,78 +154,84 @@ def compare(
     class_vectors_CD: torch.Tensor,
     student: Student,
     folder: ImageFolder,
+    *,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
-    temperature: float = 1.0,
-    threshold: float | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Teacher by names alone, and student, on the same images, each with its own preprocessing.
+    """Teacher by class vectors, and student, on the same images, each with its own preprocessing.
 
-    ``temperature`` and ``threshold`` are the student's, as in ``evaluate``.
+    Args:
+        teacher: A teacher on ``device``.
+        class_vectors_CD: Unit vectors of the classes.
+        student: The student; it ends on ``device``.
+        folder: Real images by class.
+        device: Where both work.
+        batch: Images a call.
+        calibration: The student's temperature and threshold of refusal.
 
     Returns:
-        JSON values: ``n``, ``classes``, ``teacher_top1``, ``student_top1``, ``chance``, ``skipped``, and the full
-        results as ``teacher`` and ``student``.
+        The JSON values of ``side_by_side``.
 
     Raises:
-        DataError: as ``evaluate``.
+        DataError: As for ``evaluate``.
     """
-    by_teacher = evaluate(
-        teacher_predictor(teacher, class_vectors_CD, device), folder, teacher.preprocess, batch, "evaluation, teacher"
-    )
-    # Whether a file can be read is the same for both, so it is told once.
+    predict = teacher_predictor(teacher, class_vectors_CD, device)
+    by_teacher = evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher")
     by_student = evaluate(
         student_predictor(student, device),
         folder,
         student.preprocess,
-        batch,
-        "evaluation, student",
-        tell_skipped=False,
-        temperature=temperature,
-        threshold=threshold,
+        batch=batch,
+        title="evaluation, student",
+        # The teacher's evaluation has named the same files.
+        name_skipped=False,
+        calibration=calibration,
     )
+    return side_by_side(by_student, by_teacher)
+
+
+def side_by_side(student: EvaluationResult, teacher: EvaluationResult | None = None) -> dict[str, Any]:
+    """Two results on the same images as JSON values.
+
+    Returns:
+        ``n``, ``classes``, ``teacher_top1``, ``student_top1``, ``chance``, ``skipped``, and the full results as
+        ``teacher`` and ``student``. The teacher's are None without a teacher.
+    """
     return {
-        "n": by_student.n,
-        "classes": list(folder.classes),
-        "teacher_top1": by_teacher.top1,
-        "student_top1": by_student.top1,
-        "chance": 1 / len(folder.classes),
-        "teacher": by_teacher.to_json(),
-        "student": by_student.to_json(),
-        "skipped": by_student.to_json()["skipped"],
+        "n": student.n,
+        "classes": list(student.classes),
+        "teacher_top1": None if teacher is None else teacher.top1,
+        "student_top1": student.top1,
+        "chance": 1 / len(student.classes),
+        "teacher": None if teacher is None else teacher.to_json(),
+        "student": student.to_json(),
+        "skipped": student.to_json()["skipped"],
     }
 
 
 def student_predictor(student: Student, device: torch.device | str = "cpu") -> PredictLogits:
     """A student as a map of uint8 images to logits; it is put into evaluation mode on the device."""
-    import torch
-
     student.to(device).eval()
-
-    def predict(images_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
-        with torch.no_grad():
-            return np.asarray(student(_to_tensor(images_NHW3, device)).float().cpu().numpy())
-
-    return predict
+    return _predictor(student, device)
 
 
 def teacher_predictor(
     teacher: Teacher, class_vectors_CD: torch.Tensor, device: torch.device | str = "cpu"
 ) -> PredictLogits:
     """A teacher with class vectors as a map of uint8 images to logits, its own scale included."""
+    from clipstill.core.tensors import logits
+
+    vectors_CD, scale = class_vectors_CD.to(device).float(), float(teacher.logit_scale)
+    return _predictor(lambda x_N3HW: logits(teacher.encode_image(x_N3HW), vectors_CD, scale), device)
+
+
+def _predictor(model: Callable[[torch.Tensor], torch.Tensor], device: torch.device | str) -> PredictLogits:
     import torch
 
-    vectors_CD = class_vectors_CD.to(device).float()
-
-    def predict(images_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
+    def predict(pixels_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
+        x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
-            feat_ND = teacher.encode_image(_to_tensor(images_NHW3, device))
-            return np.asarray((float(teacher.logit_scale) * feat_ND @ vectors_CD.T).float().cpu().numpy())
+            return np.asarray(model(x_N3HW).float().cpu().numpy())
 
     return predict
-
-
-def _to_tensor(images_NHW3: NDArray[np.uint8], device: torch.device | str) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(images_NHW3).to(device).permute(0, 3, 1, 2).float() / 255

@@ -13,47 +13,43 @@ from pathlib import Path
 from clipstill.core.errors import ResourceError
 from clipstill.core.files import atomic_path
 
-# Class name -> (package, file inside it). Checked against the wheels: these files need no download.
-SAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
-    "cat": (("skimage", "data/chelsea.png"),),
-    "cup of coffee": (("skimage", "data/coffee.png"),),
-    "person": (("skimage", "data/astronaut.png"), ("skimage", "data/camera.png")),
-    "rocket": (("skimage", "data/rocket.jpg"),),
-    "motorcycle": (("skimage", "data/motorcycle_left.png"),),
-    "temple": (("sklearn", "datasets/images/china.jpg"),),
-    "flower": (("sklearn", "datasets/images/flower.jpg"),),
-}
+# Class name, package, file inside it. Checked against the wheels: these files need no download.
+SAMPLES = (
+    ("cat", "skimage", "data/chelsea.png"),
+    ("cup of coffee", "skimage", "data/coffee.png"),
+    ("person", "skimage", "data/astronaut.png"),
+    ("person", "skimage", "data/camera.png"),
+    ("rocket", "skimage", "data/rocket.jpg"),
+    ("motorcycle", "skimage", "data/motorcycle_left.png"),
+    ("temple", "sklearn", "datasets/images/china.jpg"),
+    ("flower", "sklearn", "datasets/images/flower.jpg"),
+)
 
 
 def sample_photos(folder: Path) -> tuple[str, ...]:
-    """Lay the sample photos out as an image folder, one sub-folder a class.
-
-    Files that are there already stay as they are, so that a second call changes nothing.
+    """Lay the sample photos out as an image folder, one sub-folder a class; files that are there stay as they are.
 
     Returns:
         The class names.
 
     Raises:
-        ResourceError: a package is not installed, no longer carries its photos, or the folder cannot be written.
+        ResourceError: A package is not installed, no longer carries its photos, or the folder cannot be written.
     """
-    for name, files in SAMPLES.items():
-        for package, inside in files:
-            target = folder / name / Path(inside).name
-            if not target.exists():
-                source = _package_folder(package) / inside
-                if not source.is_file():
-                    raise ResourceError(
-                        f"the installed {package} does not carry {inside}. Give photos of your own with --images."
-                    )
-                with atomic_path(target) as temporary:
-                    shutil.copyfile(source, temporary)
-    return tuple(SAMPLES)
-
-
-def _package_folder(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ResourceError(
-            f"the sample photos come with {package}, which is not installed. Run: pip install scikit-image scikit-learn"
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
+    for name, package, file in SAMPLES:
+        target = folder / name / Path(file).name
+        if target.exists():
+            continue
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ResourceError(
+                f"the sample photos come with {package}, which is not installed. Run: "
+                f"pip install scikit-image scikit-learn"
+            )
+        source = Path(spec.origin).parent / file
+        if not source.is_file():
+            raise ResourceError(
+                f"the installed {package} does not carry {file}. Give photos of your own with --images."
+            )
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return tuple(dict.fromkeys(name for name, _, _ in SAMPLES))

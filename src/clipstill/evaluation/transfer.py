@@ -10,25 +10,20 @@ from typing import Any, Literal
 from clipstill.evaluation.metrics import mean_and_spread
 
 Seen = Literal["none", "source", "target"]
-_TOLD: dict[Seen, str] = {"none": "no", "source": "those of the source", "target": "yes, unlabelled"}
+_SEEN_IN_WORDS: dict[Seen, str] = {"none": "no", "source": "those of the source", "target": "yes, unlabelled"}
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one method reached.
+    """What one method reached."""
 
-    Attributes:
-        top1: by target, a number a seed, in percent.
-        seen: whose unlabelled images were trained on; with ``"target"`` it is transductive, and does not compare with
-            methods that see none.
-    """
-
-    top1: Mapping[str, tuple[float, ...]]
+    top1: Mapping[str, tuple[float, ...]]  # By target, a number a seed, in percent.
+    # Whose unlabelled images it was trained on; ``"target"`` is transductive and does not compare with the others.
     seen: Seen
 
     @property
     def means(self) -> tuple[float, ...]:
-        """Of the targets, a number a seed."""
+        """Means over the targets, a number a seed."""
         return tuple(statistics.fmean(of_seed) for of_seed in zip(*self.top1.values(), strict=True))
 
     def to_json(self) -> dict[str, Any]:
@@ -50,5 +45,5 @@ def table(rows: Mapping[str, Transfer]) -> str:
     ]
     for name, row in rows.items():
         values = [mean_and_spread(row.top1[target]) for target in targets]
-        lines.append(f"| {name} | {' | '.join(values)} | {mean_and_spread(row.means)} | {_TOLD[row.seen]} |")
+        lines.append(f"| {name} | {' | '.join(values)} | {mean_and_spread(row.means)} | {_SEEN_IN_WORDS[row.seen]} |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -224,7 +224,7 @@ class _Probe:
     def image(self, turn: int) -> tuple[float, float, float]:
         """Seconds of an image outside its steps, seconds of a step, and bytes that a step keeps, of one generator."""
         from clipstill.core.protocols import Sampler
-        from clipstill.synthesis.engine import Order, Synthesiser
+        from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
         synthesis = self.settings.synthesis.model_copy(
             update={"steps": _TIMED_STEPS, "coarse_share": 0.0, "compile": False}
@@ -238,7 +238,7 @@ class _Probe:
         )
         times: list[float] = []
 
-        def watch(members: Sequence[int], x_N3HW: Tensor) -> None:
+        def watch(x_N3HW: Tensor) -> None:
             self._wait()
             times.append(time.monotonic())
 
@@ -247,7 +247,8 @@ class _Probe:
             ids = [number % len(self.class_vectors_CD) for number in range(images)]
             targets_ND, texts = self.class_vectors_CD[ids].cpu(), ["a thing"] * images
             seeds = list(range(images))
-            maker.group(Order(number=turn, seeds=seeds, class_ids=ids, targets_ND=targets_ND, texts=texts), watch)
+            spec = GroupSpec(number=turn, seeds=seeds, class_ids=ids, targets_ND=targets_ND, texts=texts)
+            maker.group(spec, watch)
 
         if isinstance(self.models.generators[turn], Sampler):
             return self._time(make, 1), 0.0, 0.0

@@ -1,45 +1,39 @@
 """The report: one HTML file that needs nothing beside it.
 
-Images and charts are inside the file; there is no script, no font and no address to fetch. It follows the reader's
+Images and charts are inside the file; it has no script, no font and no address to fetch. It follows the reader's
 choice of light or dark, and prints in light.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipstill.core.files import write_text
 from clipstill.report.card import per_class
-from clipstill.report.data import Curated, Picture, ReportData
-from clipstill.report.ladder_chart import ladder_chart
+from clipstill.report.charts import ladder_chart, line_chart
+from clipstill.report.data import Picture, ReportData
 from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict, warning
-from clipstill.report.line_chart import line_chart
+from clipstill.report.templates import environment
 
 MOST_GRID_CLASSES = 12
 MOST_GRID_COLUMNS = 9
-MOST_BARS = 40
-MOST_CURATED = 40
 MOST_CONFUSION = 25
-MOST_CHIPS = 60
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One class: the student's top-1 and the teacher's, in [0, 1]."""
+class Bar(NamedTuple):
+    """One class: top-1 of the student and of the teacher, in [0, 1]."""
 
     name: str
     student: float
     teacher: float | None
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """Synthetic images by class (rows) and style; None where there is no such image.
 
-    Where there are few styles each fills several columns; the first of them carries its name, the others an empty one.
+    Few styles fill several columns each; the first of them carries the style's name, the others an empty one.
     """
 
     columns: list[str]
@@ -48,13 +42,12 @@ class Grid:
     styles_left_out: int
 
 
-@dataclass(frozen=True)
-class Mistake:
+class Mistake(NamedTuple):
     """Photos of one class that the student took for another: how many, and their share of the class."""
 
     true: str
     taken_for: str
-    count: int
+    photos: int
     share: float
 
 
@@ -62,55 +55,42 @@ def write_report(path: Path, data: ReportData) -> None:
     """Render the report and write it atomically.
 
     Raises:
-        ResourceError: the file cannot be written.
+        ResourceError: The file cannot be written.
     """
     write_text(path, render(data))
 
 
 def render(data: ReportData) -> str:
     """The report as HTML text. Names, prompts and settings are escaped: a class called ``<b>`` stays a class."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipstill", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=lambda value: f"{100 * value:.1f}%", size=_size, count=_count, duration=duration, plain=_plain
-    )
     student = (data.evaluation or {}).get("student") or {}
-    bars = class_bars(data)
+    rungs = data.ladder["rungs"] if data.ladder else []
     family, _ = most_restrictive(data.provenance)
-    return environment.get_template("template.html").render(
-        data=data,
-        summary=summary(data),
-        chips=data.labels[:MOST_CHIPS],
-        chips_left_out=max(0, len(data.labels) - MOST_CHIPS),
-        found=data.evaluation,
-        ratio=_ratio(data),
-        grid=picture_grid(data.pictures, data.labels),
-        curated=least_diverse_first(data.curation)[:MOST_CURATED],
-        curated_left_out=max(0, len(data.curation) - MOST_CURATED),
-        bars=bars[:MOST_BARS],
-        bars_left_out=max(0, len(bars) - MOST_BARS),
-        confusion=confusion_rows(student, data.labels),
-        mistakes=mistakes(student, data.labels),
-        ladder=data.ladder,
-        rungs=[rung for rung in data.ladder["rungs"] if rung["measured"]] if data.ladder else [],
-        unmeasured=[rung for rung in data.ladder["rungs"] if not rung["measured"]] if data.ladder else [],
-        ladder_charts=[svg for x in ("onnx_bytes", "latency_ms") if (svg := ladder_chart(data.ladder, x))],
-        charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
-        seconds=sum(stage.seconds for stage in data.stages),
-        settings=setting_groups(data.settings),
-        environment=_flat(data.environment),
-        licences=[(part, family_of(part.licence)) for part in data.provenance],
-        meanings=MEANINGS,
-        family=family,
-        verdict=verdict(data.provenance),
-        licence_warning=warning(data.provenance) is not None,
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            data=data,
+            summary=summary(data),
+            found=data.evaluation,
+            grid=picture_grid(data.pictures, data.labels),
+            curated=sorted(data.curation, key=lambda each: each.effective_number),
+            bars=class_bars(data),
+            confusion=confusion_rows(student, data.labels),
+            mistakes=mistakes(student, data.labels),
+            ladder=data.ladder,
+            rungs=[rung for rung in rungs if rung["measured"]],
+            unmeasured=[rung for rung in rungs if not rung["measured"]],
+            ladder_charts=[svg for cost in ("onnx_bytes", "latency_ms") if (svg := ladder_chart(data.ladder, cost))],
+            charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
+            seconds=sum(stage.seconds for stage in data.stages),
+            settings=setting_groups(data.settings),
+            environment=_flat(data.environment),
+            licences=[(part, family_of(part.licence)) for part in data.provenance],
+            meanings=MEANINGS,
+            family=family,
+            verdict=verdict(data.provenance),
+            licence_warning=warning(data.provenance) is not None,
+        )
     )
 
 
@@ -129,11 +109,6 @@ def summary(data: ReportData) -> str:
     if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
         text += f" The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller."
     return f"{data.ladder['recommendation']['text']} {text}" if data.ladder else text
-
-
-def _ratio(data: ReportData) -> float | None:
-    found = data.evaluation
-    return found["student_top1"] / found["teacher_top1"] if found and found["teacher_top1"] > 0 else None
 
 
 def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
@@ -161,11 +136,6 @@ def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
         classes_left_out=max(0, len(classes) - MOST_GRID_CLASSES),
         styles_left_out=len(styles) - len(shown),
     )
-
-
-def least_diverse_first(curation: Sequence[Curated]) -> list[Curated]:
-    """The classes in the order in which a reader should look at them."""
-    return sorted(curation, key=lambda each: each.effective_number)
 
 
 def class_bars(data: ReportData) -> list[Bar]:
@@ -197,7 +167,7 @@ def mistakes(student: Mapping[str, Any], labels: Sequence[str], most: int = 6) -
         for answer, count in enumerate(row)
         if true != answer and count
     ]
-    return sorted(found, key=lambda each: (-each.share, -each.count))[:most]
+    return sorted(found, key=lambda each: (-each.share, -each.photos))[:most]
 
 
 def setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -212,38 +182,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     for name, value in settings.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
     return rows
-
-
-def duration(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def _count(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,}"
-
-
-def _plain(value: Any) -> str:
-    """A setting as a person writes it."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(str(each) for each in value) or "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,11 +6,13 @@ Nothing here is legal advice: it sorts what the parts say of themselves.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from clipstill.core.protocols import Provenance
+from clipstill.report.templates import environment
 
 
 class Family(IntEnum):
@@ -24,9 +26,8 @@ class Family(IntEnum):
     UNKNOWN = 5
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """How a family is called, and what it asks."""
+class Meaning(NamedTuple):
+    """The name of a family, and what it asks."""
 
     title: str
     asks: str
@@ -49,45 +50,30 @@ MEANINGS = {
     ),
 }
 
-# Plain names that are common, and the identifiers that they stand for.
+# Common plain names, and the identifiers that they stand for.
 _SPDX_OF = {
-    "apache 2": "Apache-2.0",
-    "apache 2.0": "Apache-2.0",
-    "apache-2": "Apache-2.0",
-    "apache license 2.0": "Apache-2.0",
-    "apache license, version 2.0": "Apache-2.0",
+    **dict.fromkeys(
+        ["apache 2", "apache 2.0", "apache-2", "apache license 2.0", "apache license, version 2.0"], "Apache-2.0"
+    ),
     "mit license": "MIT",
     "bsd": "BSD-3-Clause",
     "cc0": "CC0-1.0",
-    "gpl-3.0": "GPL-3.0-only",
-    "lgpl-3.0": "LGPL-3.0-only",
-    "agpl-3.0": "AGPL-3.0-only",
-    "gpl-2.0": "GPL-2.0-only",
-    "not stated": "",
-    "none": "",
-    "other": "",
+    **{name: f"{name}-only" for name in ("gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0")},
+    **dict.fromkeys(["not stated", "none", "other"], ""),
 }
-_OPERATOR = re.compile(r"[()]| (AND|OR|WITH) ")
-for _kind in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd"):
-    _SPDX_OF |= {f"cc {_kind} {version}": f"CC-{_kind.upper()}-{version}" for version in ("2.0", "3.0", "4.0")}
+_OPERATOR = re.compile(r"([()]| (?:AND|OR|WITH) )")
 
-# Asked from top to bottom; the first that matches the whole of one licence name decides. Restrictive ones come first,
-# because their names contain those of permissive ones ("CC-BY-NC-SA" contains "CC-BY").
-_PATTERNS: tuple[tuple[Family, str], ...] = (
-    (Family.RESEARCH_ONLY, r".*research[- ]only.*|.*(for|only) research.*|apple-amlr|.*academic use.*"),
-    (Family.NON_COMMERCIAL, r"cc[- ]by[- ]nc.*|.*non-?\s?commercial.*|polyform-noncommercial.*"),
-    (Family.USE_RESTRICTED, r".*openrail.*|.*rail(-.*)?|llama.*|gemma.*|cc[- ]by[- ]nd.*"),
-    (
-        Family.SHARE_ALIKE,
-        r"cc[- ]by[- ]sa.*|(a|l)?gpl.*|gnu .*|mpl-.*|epl-.*|eupl-.*|cddl-.*|osl-.*|cecill-.*|odbl-.*|gfdl.*",
-    ),
-    (
-        Family.PERMISSIVE,
-        r"mit(-0)?( license)?|apache([- ]license)?([- ,]*(version )?2(\.0)?)?|bsd([- ].*)?|0bsd|isc|zlib|unlicense|"
-        r"cc0(-1\.0)?|cc[- ]by([- ]\d(\.\d)?)?|public domain|pddl-.*|odc-by-.*|wtfpl|boost.*|bsl-1\.0|wordnet([- ].*)?|"
-        r"hpnd|psf-2\.0|python-2\.0|unicode(-.*)?|ofl-1\.1|artistic-2\.0|postgresql|ncsa|mulanpsl-2\.0",
-    ),
-)
+# The first pattern that matches a whole SPDX identifier decides; references of our own without their prefix.
+# Restrictive ones come first, because their names contain those of permissive ones ("CC-BY-NC-SA" contains "CC-BY").
+_PATTERNS = {
+    Family.RESEARCH_ONLY: r".*research-only.*|.*(for|only)-research.*|apple-amlr|.*academic-use.*",
+    Family.NON_COMMERCIAL: r"cc-by-nc.*|.*non-?commercial.*",
+    Family.USE_RESTRICTED: r".*openrail.*|.*rail(-.*)?|llama.*|gemma.*|cc-by-nd.*",
+    Family.SHARE_ALIKE: r"cc-by-sa.*|[al]?gpl.*|gnu-.*|(mpl|epl|eupl|cddl|osl|cecill|odbl|gfdl)-.*",
+    Family.PERMISSIVE: r"mit(-0)?|apache(-license)?(-version)?(-2(\.0)?)?|bsd-.*|0bsd|isc|zlib|unlicense|cc0-1\.0|"
+    r"cc-by(-\d(\.\d)?)?|public-domain|pddl-.*|odc-by-.*|wtfpl|boost.*|bsl-1\.0|wordnet(-.*)?|hpnd|psf-2\.0|"
+    r"python-2\.0|unicode(-.*)?|ofl-1\.1|artistic-2\.0|postgresql|ncsa|mulanpsl-2\.0",
+}
 
 
 def family_of(licence: str) -> Family:
@@ -100,20 +86,18 @@ def family_of(licence: str) -> Family:
         >>> family_of("Apache-2.0").name, family_of("MIT AND CC-BY-SA-4.0").name, family_of("MIT OR GPL-3.0").name
         ('PERMISSIVE', 'SHARE_ALIKE', 'PERMISSIVE')
     """
-    if "(" in licence:
-        words = re.split(r"[()]|\s+(?:AND|OR)\s+", licence)
-        return max((_single(word) for word in words if word.strip()), default=Family.UNKNOWN)
-    choices = [[_single(word) for word in re.split(r"\s+AND\s+", choice)] for choice in re.split(r"\s+OR\s+", licence)]
-    return min(max(choice) for choice in choices)
+    expression = spdx(licence)
+    if "(" in expression:
+        parts = re.split(r"[()]| AND | OR ", expression)
+        return max((_family_of_one(part) for part in parts if part.strip()), default=Family.UNKNOWN)
+    choices = [choice.split(" AND ") for choice in expression.split(" OR ")]
+    return min(max(_family_of_one(name) for name in choice) for choice in choices)
 
 
-def _single(licence: str) -> Family:
+def _family_of_one(identifier: str) -> Family:
     # An exception ("GPL-2.0 WITH Classpath-exception-2.0") only loosens; the licence before it is the safe answer.
-    name = re.split(r"\s+WITH\s+", licence.strip())[0].strip().lower()
-    for family, pattern in _PATTERNS:
-        if re.fullmatch(pattern, name):
-            return family
-    return Family.UNKNOWN
+    name = identifier.partition(" WITH ")[0].strip().lower().removeprefix("licenseref-")
+    return next((family for family, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), Family.UNKNOWN)
 
 
 def most_restrictive(provenances: Sequence[Provenance]) -> tuple[Family, list[Provenance]]:
@@ -155,12 +139,11 @@ def spdx(licence: str) -> str:
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
     text = licence.strip()
-    if not re.search(r"[()]| (AND|OR|WITH) ", text):
-        text = _SPDX_OF.get(text.lower(), text)
+    text = re.sub(r"(?i)^cc (by[a-z-]*) (\d\.\d)$", r"CC-\1-\2", _SPDX_OF.get(text.lower(), text))
     try:
         return str(canonicalize_license_expression(text))
     except InvalidLicenseExpression:
-        parts = re.split(r"([()]| (?:AND|OR|WITH) )", text)
+        parts = _OPERATOR.split(text)
     if len(parts) > 1:
         return "".join(part if _OPERATOR.fullmatch(part) or not part.strip() else spdx(part) for part in parts)
     return f"LicenseRef-{'-'.join(re.findall(r'[A-Za-z0-9.]+', text)) or 'unknown'}"
@@ -187,48 +170,25 @@ def licence_ledger(weights: Sequence[Provenance], software: Sequence[Provenance]
     """``LICENCES.md``: every part of a bundle and what taught it, and the most restrictive licence.
 
     Args:
-        weights: that are in the bundle or that taught it.
-        software: files of other projects that lie in the bundle, such as a runtime for the browser.
+        weights: Weights that are in the bundle or that taught it.
+        software: Files of other projects that lie in the bundle, such as a runtime for the browser.
     """
-    provenances = [*weights, *software]
-    family, _ = most_restrictive(provenances)
-    lines = [
-        "# Licences",
-        "",
-        f"**{verdict(provenances)}**",
-        "",
-        f"All together, as an SPDX expression: `{spdx_of_all(provenances)}`",
-        "",
-        "Every set of weights that is in this bundle or that taught it:",
-        "",
-        *_table(weights),
-    ]
-    if software:
-        lines += ["", "Files of other projects in this bundle:", "", *_table(software)]
-    lines += ["", "The families, from the least to the most restrictive:", ""]
-    lines += ["| family | what it asks | here |", "|---|---|---|"]
-    for each, meaning in MEANINGS.items():
-        count = sum(family_of(part.licence) == each for part in provenances)
-        mark = f"{count}, decides" if count and each == family else str(count or "-")
-        lines.append(f"| {meaning.title} | {meaning.asks} | {mark} |")
-    lines += [
-        "",
-        "The licence of the weights is not that of the pictures they were trained on. The tables repeat what the parts",
-        "say of themselves; they are no legal advice.",
-        "",
-    ]
-    return "\n".join(lines)
+    parts = [*weights, *software]
 
+    def strictest_first(those: Sequence[Provenance]) -> list[tuple[Provenance, Family, str]]:
+        rows = [(part, family_of(part.licence), spdx(part.licence)) for part in those]
+        return sorted(rows, key=lambda row: (-row[1], row[0].name))
 
-def _table(parts: Sequence[Provenance]) -> list[str]:
-    lines = ["| part | licence | SPDX | family | source | sha256 |", "|---|---|---|---|---|---|"]
-    for part in sorted(parts, key=lambda part: (-family_of(part.licence), part.name)):
-        digest = f"`{part.sha256}`" if part.sha256 else "-"
-        title = MEANINGS[family_of(part.licence)].title
-        cells = (part.name, part.licence or "none", spdx(part.licence), title, part.source, digest)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return lines
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return (
+        environment()
+        .get_template("licences.md.jinja")
+        .render(
+            weights=strictest_first(weights),
+            software=strictest_first(software),
+            verdict=verdict(parts),
+            spdx_of_all=spdx_of_all(parts),
+            meanings=MEANINGS,
+            counts=Counter(family_of(part.licence) for part in parts),
+            family=most_restrictive(parts)[0],
+        )
+    )

@@ -14,19 +14,20 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from clipstill.core.errors import ArtifactError, DataError, ResourceError, did_you_mean
+from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import fit_square, load_rgb
 from clipstill.core.names import is_plain
+from clipstill.core.notebook import html_table, percent
+from clipstill.core.onnx_session import open_session
 from clipstill.core.protocols import Preprocess
 
 MODEL = "model.onnx"
 LABELS = "labels.json"
 PREPROCESS = "preprocess.json"
 NEEDED = (MODEL, LABELS, PREPROCESS)
-# What other names of a model file stand for.
-PRECISIONS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-PRECISIONS |= {"onnx": MODEL, "onnx-fp16": PRECISIONS["fp16"], "onnx-int8": PRECISIONS["int8"]}
+FORMATS = {"onnx": MODEL, "onnx-fp16": "model.fp16.onnx", "onnx-int8": "model.int8.onnx"}
+PRECISIONS = {"fp32": "onnx", "fp16": "onnx-fp16", "int8": "onnx-int8"}
 BATCH = 32
 # No network of ours takes more pixels a side; a number from a damaged file would ask for all memory.
 _LARGEST_SIZE = 4096
@@ -48,86 +49,94 @@ class Answer:
     """What a photo shows.
 
     Attributes:
-        predictions: best class first.
-        refused: the photo shows none of the classes, as far as the model can tell; the predictions are then what it
-            resembles most. Always False for a model that was not taught to refuse.
+        predictions: Classes, the best first.
+        refused: Whether the photo shows none of the classes, as far as the model can tell; the predictions are then
+            what it resembles most. Always False for a model that was not taught to refuse.
     """
 
     predictions: list[Prediction]
     refused: bool
 
 
+@dataclass(eq=False, repr=False)
 class Bundle:
-    """An image classifier. Made by ``load_bundle``.
+    """An image classifier, made by ``load_bundle``.
 
     Attributes:
-        folder: where it lies.
-        labels: class names, in the order of the logits.
-        preprocess: what happens to a photo before the model sees it (the normalisation lies inside the model).
-        temperature: logits are divided by it before they become probabilities.
-        refusal_threshold: of the highest score, below which a photo shows none of the classes; None for a model that
-            always answers.
-        info: what the manifest says of the making.
-        file: name of the model's file in the folder.
+        folder: The folder that holds it.
+        labels: Class names, in the order of the logits.
+        preprocess: How a photo becomes pixels (the model normalises by itself).
+        temperature: Divisor of the logits before softmax.
+        refusal_threshold: Highest score below which a photo shows none of the classes; None for a model that always
+            answers.
+        info: Facts of the making from the manifest.
+        file: Name of the model's file in the folder.
+        session: The model in onnxruntime.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        labels: Sequence[str],
-        preprocess: Preprocess,
-        temperature: float,
-        refusal_threshold: float | None,
-        session: Any,
-        info: dict[str, Any],
-        file: str = MODEL,
-    ) -> None:
-        self.folder = folder
-        self.labels = tuple(labels)
-        self.preprocess = preprocess
-        self.temperature = temperature
-        self.refusal_threshold = refusal_threshold
-        self.info = info
-        self.file = file
-        self._session = session
-        self._input = session.get_inputs()[0].name
+    folder: Path
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float
+    refusal_threshold: float | None
+    info: dict[str, Any]
+    file: str
+    session: Any
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.folder)!r}, {len(self.labels)} classes, {self.preprocess.size} px)"
+
+    def _repr_html_(self) -> str:
+        """A small table, which notebooks show."""
+        metrics = self.folder / "metrics.json"
+        measured = (read_json(metrics).get("evaluation") if metrics.is_file() else None) or {}
+        top1, size = measured.get("student_top1"), (self.folder / self.file).stat().st_size
+        threshold = self.refusal_threshold
+        shown = ", ".join(self.labels[:12]) + (" ..." if len(self.labels) > 12 else "")
+        rows = {
+            "Bundle": str(self.folder),
+            f"{len(self.labels)} classes": shown,
+            "Model": f"{self.file}, {size / 1e6:.1f} MB, {self.preprocess.size} px",
+            "Top-1": "not measured" if top1 is None else f"{percent(top1)} of {measured['n']} photos",
+            "Temperature": f"{self.temperature:.3g}",
+            'Says "none of these"': "never" if threshold is None else f"below a score of {threshold:.3g}",
+        }
+        return html_table(rows)
 
     def pixels(self, photo: Photo) -> np.ndarray:
         """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation.
 
         Args:
-            photo: a path, or a PIL image (made RGB; transparency is dropped).
+            photo: A path, or a PIL image (made RGB; transparency is dropped).
 
         Raises:
-            DataError: the file is missing, damaged, too large or no image.
+            DataError: The file is missing, damaged, too large or no image.
         """
         image = photo.convert("RGB") if isinstance(photo, Image.Image) else load_rgb(Path(photo))
         return fit_square(image, self.preprocess.size, self.preprocess.crop_fraction)
 
-    def logits(self, images_NHW3: np.ndarray) -> np.ndarray:
+    def logits(self, pixels_NHW3: np.ndarray) -> np.ndarray:
         """Fitted pixels, uint8 (N, H, W, 3) -> logits, float32 (N, C).
 
         Raises:
-            DataError: another shape or another type of number.
-            ArtifactError: the model answers with numbers that are not finite.
+            DataError: Another shape or another type of number.
+            ArtifactError: The model answers with numbers that are not finite.
         """
         size = self.preprocess.size
-        if images_NHW3.dtype != np.uint8 or images_NHW3.shape[1:] != (size, size, 3):
+        if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.shape[1:] != (size, size, 3):
             raise DataError(
-                f"logits takes uint8 pixels of shape (N, {size}, {size}, 3), got {images_NHW3.dtype} "
-                f"{images_NHW3.shape}. Use Bundle.pixels to make them from a photo."
+                f"logits takes uint8 pixels of shape (N, {size}, {size}, 3), got {pixels_NHW3.dtype} "
+                f"{pixels_NHW3.shape}. Use Bundle.pixels to make them from a photo."
             )
+        name = self.session.get_inputs()[0].name
         parts = [np.zeros((0, len(self.labels)), dtype=np.float32)]
-        for start in range(0, len(images_NHW3), BATCH):
-            batch_NHW3 = images_NHW3[start : start + BATCH]
+        for start in range(0, len(pixels_NHW3), BATCH):
+            batch_NHW3 = pixels_NHW3[start : start + BATCH]
             batch_N3HW = np.ascontiguousarray(batch_NHW3.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
-            parts.append(self._session.run(None, {self._input: batch_N3HW})[0])
+            parts.append(self.session.run(None, {name: batch_N3HW})[0])
         logits_NC = np.concatenate(parts)
         if not np.isfinite(logits_NC).all():
-            raise ArtifactError(f"{self.folder / MODEL} answers with numbers that are not finite. Make it again.")
+            raise ArtifactError(f"{self.folder / self.file} answers with numbers that are not finite. Make it again.")
         return logits_NC
 
     def probabilities(self, logits_NC: np.ndarray) -> np.ndarray:
@@ -135,15 +144,6 @@ class Bundle:
         scaled_NC = logits_NC.astype(np.float64) / self.temperature
         exponent_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
         return np.asarray(exponent_NC / exponent_NC.sum(axis=1, keepdims=True))
-
-    def refused(self, logits_NC: np.ndarray) -> np.ndarray:
-        """Which images show none of the classes: bool (N,)."""
-        return self._too_low(self.probabilities(logits_NC))
-
-    def _too_low(self, score_NC: np.ndarray) -> np.ndarray:
-        if self.refusal_threshold is None:
-            return np.zeros(len(score_NC), dtype=bool)
-        return np.asarray(score_NC.max(axis=1) < self.refusal_threshold)
 
     # A str is a sequence of str to the type checker; at run time it is one path.
     @overload
@@ -156,14 +156,14 @@ class Bundle:
         """Name what is in a photo, best class first.
 
         Args:
-            photo: a path or a PIL image; or a sequence of them.
-            top: how many classes; all of them where it is None.
+            photo: A path or a PIL image; or a sequence of them.
+            top: Number of classes; None for all.
 
         Returns:
             Predictions for one photo; for a sequence a list of such lists, in its order.
 
         Raises:
-            DataError: a photo cannot be read (it is named).
+            DataError: A photo cannot be read (it is named).
         """
         if isinstance(photo, str | Path | Image.Image):
             return self.answer([photo], top)[0].predictions
@@ -173,7 +173,7 @@ class Bundle:
         """As ``predict`` for several photos, and whether each shows any of the classes at all.
 
         Raises:
-            DataError: a photo cannot be read (it is named).
+            DataError: A photo cannot be read (it is named).
         """
         if top is not None and top < 1:
             raise DataError(f"top is {top}. Ask for at least one class.")
@@ -182,17 +182,17 @@ class Bundle:
             found += self.answer_pixels(np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]]), top)
         return found
 
-    def answer_pixels(self, images_NHW3: np.ndarray, top: int | None = None) -> list[Answer]:
+    def answer_pixels(self, pixels_NHW3: np.ndarray, top: int | None = None) -> list[Answer]:
         """As ``answer``, for photos that ``pixels`` has read: uint8 (N, H, W, 3).
 
         Raises:
-            DataError: another shape or another type of number.
+            DataError: Another shape or another type of number.
         """
-        score_NC = self.probabilities(self.logits(images_NHW3))
         found = []
-        for score_C, refused in zip(score_NC, self._too_low(score_NC), strict=True):
+        for score_C in self.probabilities(self.logits(pixels_NHW3)):
             order = np.argsort(-score_C, kind="stable")[:top]
-            found.append(Answer([Prediction(self.labels[i], float(score_C[i])) for i in order], bool(refused)))
+            predictions = [Prediction(self.labels[i], float(score_C[i])) for i in order]
+            found.append(Answer(predictions, bool(score_C.max() < (self.refusal_threshold or 0.0))))
         return found
 
 
@@ -200,12 +200,12 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
     """Open a bundle: check each file against its sha256, then load the model on the CPU.
 
     Args:
-        folder: the bundle; or a run folder, whose ``bundle/`` is taken.
-        threads: threads inside one operation; 0 lets onnxruntime choose.
-        model: an ONNX file of the bundle, or what it is: ``"fp32"``, ``"fp16"``, ``"int8"``.
+        folder: The bundle; or a run folder, whose ``bundle/`` is taken.
+        threads: Threads inside one operation; 0 lets onnxruntime choose.
+        model: An ONNX file of the bundle, or its precision: ``"fp32"``, ``"fp16"``, ``"int8"``.
 
     Raises:
-        ArtifactError: no bundle, or a file of it is missing, altered or of an unknown form; or it has no such model.
+        ArtifactError: No bundle, or a file of it is missing, altered or of an unknown form; or it has no such model.
         ResourceError: onnxruntime is not installed.
     """
     folder = Path(folder)
@@ -216,111 +216,89 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
         raise ArtifactError(f"{folder} is not a clipstill bundle. Name a folder made by 'clipstill run' (RUN/bundle).")
     file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
-    names, temperature, threshold = _read_labels(folder / LABELS)
+    labels, temperature, threshold = _read_labels(folder / LABELS)
     preprocess = _read_preprocess(folder / PREPROCESS)
-    session = _open(folder / file, threads)
-    _check_shapes(session, folder / file, len(names), preprocess.size)
+    session = open_session(folder / file, threads)
+    _check_shapes(session, folder / file, len(labels), preprocess.size)
     return Bundle(
         folder=folder,
-        labels=names,
+        labels=labels,
         preprocess=preprocess,
         temperature=temperature,
         refusal_threshold=threshold,
-        session=session,
         info=manifest.info,
         file=file,
+        session=session,
     )
 
 
 def _model_file(model: str, folder: Path, manifest: Manifest) -> str:
-    file = PRECISIONS.get(model, model)
-    if file.endswith(".onnx") and file in manifest.files:
-        return file
+    file = FORMATS.get(PRECISIONS.get(model, model), model)
     there = sorted(name for name in manifest.files if name.endswith(".onnx"))
-    if file in PRECISIONS.values():
-        raise ArtifactError(
-            f"{folder} holds no {file} (there is: {', '.join(there)}). Make it: clipstill export {folder} --format "
-            f"{next(name for name, known in reversed(PRECISIONS.items()) if known == file)}"
-        )
-    raise ArtifactError(
-        f"{folder} holds no ONNX model '{model}'.{did_you_mean(model, [*PRECISIONS, *there])} There is: "
-        f"{', '.join(there)}"
-    )
+    if file in there:
+        return file
+    for name, known in FORMATS.items():
+        if file == known:
+            raise ArtifactError(
+                f"{folder} holds no {file} (there is: {', '.join(there)}). Make it: clipstill export {folder} "
+                f"--format {name}"
+            )
+    hint = did_you_mean(model, [*PRECISIONS, *FORMATS, *there])
+    raise ArtifactError(f"{folder} holds no ONNX model '{model}'.{hint} There is: {', '.join(there)}")
 
 
-def _read_labels(path: Path) -> tuple[list[str], float, float | None]:
+def _read_labels(path: Path) -> tuple[tuple[str, ...], float, float | None]:
     raw = read_json(path)
     try:
-        names, temperature = raw["labels"], float(raw["temperature"])
-        # Bundles of earlier versions always answer.
-        threshold = raw.get("refusal_threshold")
+        labels, temperature, threshold = raw["labels"], float(raw["temperature"]), raw.get("refusal_threshold")
         threshold = None if threshold is None else float(threshold)
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
         raise ArtifactError(f"{path} does not hold labels and a temperature. Make the bundle again.") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) and is_plain(name) for name in names):
-        raise ArtifactError(
-            f"{path} does not hold labels as a list of texts without control characters. Make the bundle again."
-        )
-    if len(set(names)) < len(names):
-        raise ArtifactError(f"{path} holds a label twice. Make the bundle again.")
-    if not names or not _LOWEST_TEMPERATURE <= temperature < math.inf:
-        raise ArtifactError(f"{path} holds no label, or a temperature that is not above 0. Make the bundle again.")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ArtifactError(f"{path} holds the threshold of refusal {threshold}, not 0 to 1. Make the bundle again.")
-    return names, temperature, threshold
+    plain = isinstance(labels, list) and all(isinstance(name, str) and is_plain(name) for name in labels)
+    _require(plain, f"{path} does not hold labels as a list of texts without control characters")
+    _require(len(set(labels)) == len(labels), f"{path} holds a label twice")
+    right = bool(labels) and _LOWEST_TEMPERATURE <= temperature < math.inf
+    _require(right, f"{path} holds no label, or a temperature that is not above 0")
+    right = threshold is None or 0 <= threshold <= 1
+    _require(right, f"{path} holds the threshold of refusal {threshold}, not 0 to 1")
+    return tuple(labels), temperature, threshold
 
 
 def _read_preprocess(path: Path) -> Preprocess:
     raw = read_json(path)
     try:
-        red, green, blue = (float(value) for value in raw["mean"])
-        std_red, std_green, std_blue = (float(value) for value in raw["std"])
-        found = Preprocess(
-            size=raw["size"],
-            mean=(red, green, blue),
-            std=(std_red, std_green, std_blue),
-            crop_fraction=float(raw["crop_fraction"]),
-        )
+        size, crop_fraction = raw["size"], float(raw["crop_fraction"])
+        mean, std = (tuple(float(value) for value in raw[name]) for name in ("mean", "std"))
     except (TypeError, KeyError, ValueError, OverflowError):
         raise ArtifactError(f"{path} does not hold size, mean, std and crop_fraction. Make the bundle again.") from None
-    if type(found.size) is not int or not 1 <= found.size <= _LARGEST_SIZE:
-        raise ArtifactError(f"{path}: size is no whole number from 1 to {_LARGEST_SIZE}. Make the bundle again.")
-    if not all(map(math.isfinite, found.mean)) or not all(0 < each < math.inf for each in found.std):
-        raise ArtifactError(f"{path}: mean and std are no finite numbers, std above 0. Make the bundle again.")
+    right = type(size) is int and 1 <= size <= _LARGEST_SIZE
+    _require(right, f"{path}: size is no whole number from 1 to {_LARGEST_SIZE}")
+    right = len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < each < math.inf for each in std)
+    _require(right, f"{path}: mean and std are no three finite numbers, std above 0")
     # Below a tenth, a photo would be enlarged tenfold to be cut again.
-    if not 0.1 <= found.crop_fraction <= 1:
-        raise ArtifactError(f"{path}: crop_fraction is not 0.1 to 1. Make the bundle again.")
-    return found
+    _require(0.1 <= crop_fraction <= 1, f"{path}: crop_fraction is not 0.1 to 1")
+    return Preprocess(size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), crop_fraction)
+
+
+def _require(right: bool, problem: str) -> None:
+    if not right:
+        raise ArtifactError(f"{problem}. Make the bundle again.")
 
 
 def _check_shapes(session: Any, path: Path, classes: int, size: int) -> None:
     """The model must take what ``preprocess.json`` makes, and answer for each label; other dimensions are names."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    expected = [("image", inputs, [None, 3, size, size]), ("logits", outputs, [None, classes])]
+    expected = (
+        ("image", session.get_inputs(), [None, 3, size, size]),
+        ("logits", session.get_outputs(), [None, classes]),
+    )
     for what, found, shape in expected:
         fits = len(found) == 1 and found[0].type == "tensor(float)" and len(found[0].shape) == len(shape)
         if not fits or any(
             isinstance(given, int) and wanted is not None and given != wanted
             for given, wanted in zip(found[0].shape, shape, strict=True)
         ):
-            told = ", ".join(f"{each.type} {each.shape}" for each in found) or "nothing"
+            given = ", ".join(f"{each.type} {each.shape}" for each in found) or "nothing"
             raise ArtifactError(
-                f"{path} has as {what} {told}, which does not fit {classes} labels and pictures of {size} px. Make the "
-                f"bundle again."
+                f"{path} has as {what} {given}, which does not fit {classes} labels and pictures of {size} px. Make "
+                f"the bundle again."
             )
-
-
-def _open(path: Path, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ResourceError("onnxruntime is not installed; a bundle runs on it: pip install onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Only what ends the process; everything else is raised too, and told in one line.
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds differ between versions
-        reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{path} cannot be run by onnxruntime ({reason}). Make the bundle again.") from error

@@ -68,7 +68,6 @@ def create_app(
     bundle: Bundle,
     *,
     limits: Limits | None = None,
-    batch: int = 32,
     token: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> ASGIApp:
@@ -80,14 +79,13 @@ def create_app(
     Args:
         bundle: Classifier, as ``load_bundle`` opened and verified it.
         limits: Bounds of what a client may ask for; the defaults where None.
-        batch: Most photos that the model sees at once.
         token: Secret that a client must send, as ``Authorization: Bearer TOKEN`` or as the password of a browser's
             dialogue; ``/health`` answers without. None for no secret.
         log: Takes one line per request.
     """
     manifest = read_manifest(bundle.folder)
     assert manifest is not None
-    service = _Service(bundle, manifest, limits or Limits(), batch)
+    service = _Service(bundle, manifest, limits or Limits())
     routes = [
         Route("/predict", service.predict, methods=["POST"]),
         # Without it the last route, which takes any name, would say that there is no /predict.
@@ -97,27 +95,18 @@ def create_app(
         Route("/metrics", service.metrics_text),
         Route("/{name:path}", service.file),
     ]
-    inner = Starlette(
-        routes=routes,
-        lifespan=service.lifespan,
-        exception_handlers={HTTPException: _refusal, DataError: _bad_picture, BusyError: _busy, Exception: _failure},
-    )
+    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, DataError, BusyError, Exception), _refusal)
+    inner = Starlette(routes=routes, lifespan=service.lifespan, exception_handlers=handlers)
     return _Guard(inner, service.metrics, token, log)
 
 
 class _Service:
-    def __init__(self, bundle: Bundle, manifest: Manifest, limits: Limits, batch: int) -> None:
+    def __init__(self, bundle: Bundle, manifest: Manifest, limits: Limits) -> None:
         self.bundle = bundle
         self.manifest = manifest
         self.limits = limits
         self.metrics = Metrics()
-        self.batcher = Batcher(
-            bundle,
-            batch=batch,
-            waiting=limits.waiting,
-            decoders=limits.decoders,
-            on_batch=lambda size: self.metrics.batches.observe(size),
-        )
+        self.batcher = Batcher(bundle, limits, on_batch=self.metrics.batches.observe)
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -217,24 +206,19 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = error.detail
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET")
-        message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
-    return JSONResponse({"error": message}, error.status_code, error.headers)
-
-
-async def _bad_picture(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 413 if isinstance(error, PictureTooLargeError) else 422)
-
-
-async def _busy(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 503, {"retry-after": "1"})
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed at this request; its log says why."}, 500)
+    message, status, headers = str(error), 422, None
+    if isinstance(error, HTTPException):
+        message, status, headers = error.detail, error.status_code, error.headers
+        if status == 405:
+            allowed = (headers or {}).get("Allow", "GET")
+            message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
+    elif isinstance(error, PictureTooLargeError):
+        status = 413
+    elif isinstance(error, BusyError):
+        status, headers = 503, {"retry-after": "1"}
+    elif not isinstance(error, DataError):
+        message, status = "the server failed at this request; its log says why.", 500
+    return JSONResponse({"error": message}, status, headers)
 
 
 _NO_TOKEN = JSONResponse(
@@ -270,7 +254,7 @@ class _Guard:
             await app(scope, receive, with_headers(send_and_note_status, _HEADERS))
         except (ClientDisconnect, ConnectionError):
             status = status or 499
-        except Exception as error:  # starlette has sent the answer of ``_failure`` and raises the error again.
+        except Exception as error:  # starlette has sent the answer of ``_refusal`` and raises the error again.
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"
             print(f"error: {type(error).__name__} at {place}: {_shown(str(error))}", file=sys.stderr)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clipstill.runtime import Answer, Bundle
+    from clipstill.serving.uploads import Limits
 
 
 # Longest wait for photos that are being decoded.
@@ -40,26 +41,15 @@ class Batcher:
 
     Args:
         bundle: Classifier.
-        batch: Most photos per batch; 1 for no batching.
-        waiting: Most photos that are received and not answered.
-        decoders: Number of threads that decode.
+        limits: Bounds of batches, waiting photos and decoders.
         on_batch: Called with the size of each batch.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        batch: int,
-        waiting: int,
-        decoders: int,
-        on_batch: Callable[[int], None] = lambda size: None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, limits: Limits, on_batch: Callable[[int], None]) -> None:
         self._bundle = bundle
-        self._batch = batch
-        self._waiting = waiting
+        self._limits = limits
         self._on_batch = on_batch
-        self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._decoders = ThreadPoolExecutor(limits.decoders, "decode")
         self._model = ThreadPoolExecutor(1, "model")
         self._ready: deque[tuple[np.ndarray, asyncio.Future[Answer]]] = deque()
         self._taken = 0
@@ -92,7 +82,7 @@ class Batcher:
         Raises:
             BusyError: Too few places are free.
         """
-        if self._taken + photos > self._waiting:
+        if self._taken + photos > self._limits.waiting:
             raise BusyError(f"{self._taken} photos are waiting, as many as may. Ask again in a moment.")
         self._taken += photos
         try:
@@ -129,7 +119,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self._wait_for_batch(loop)
-            taken = [self._ready.popleft() for _ in range(min(self._batch, len(self._ready)))]
+            taken = [self._ready.popleft() for _ in range(min(self._limits.batch, len(self._ready)))]
             # Those whose client has left, or has waited too long, are not worth the model's time.
             taken = [(pixels, future) for pixels, future in taken if not future.done()]
             if not taken:
@@ -153,7 +143,7 @@ class Batcher:
             self._changed.clear()
             await self._changed.wait()
         deadline = loop.time() + _GATHER_S
-        while len(self._ready) < self._batch and self._decoding and (left := deadline - loop.time()) > 0:
+        while len(self._ready) < self._limits.batch and self._decoding and (left := deadline - loop.time()) > 0:
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)

@@ -29,6 +29,7 @@ class Limits:
         waiting: Most photos that were received and are not answered; others are answered with HTTP 503.
         seconds: Time to send a request, and again to wait for its answer.
         decoders: Most photos decoded at the same time; each may need a gigabyte for a moment.
+        batch: Most photos that the model sees at once; 1 for no batching.
     """
 
     body_bytes: int = 20_000_000
@@ -36,6 +37,7 @@ class Limits:
     waiting: int = 64
     seconds: float = 30.0
     decoders: int = 2
+    batch: int = 32
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     import numpy as np
 
     from clipstill.assembly.calibration import MOST_PICTURES, Answers
-    from clipstill.distillation.holdout import held_out_mask
+    from clipstill.distillation.training_data import held_out_mask
     from clipstill.evaluation.calibration import expected_accuracy, fit_temperature
     from clipstill.evaluation.metrics import softmax
 
@@ -96,7 +96,7 @@ def _refusal(run: Run, models: Witnesses, inside: Answers, temperature: float) -
     if images is None:
         say("calibration: no near miss is far enough from the present classes, so the student always answers")
         return None
-    outside = Answers.joined(models.plain(images.images), models.views(images.images))
+    outside = Answers.joined(models.plain(images.pixels_N3HW), models.views(images.pixels_N3HW))
     inside_N, outside_N = (softmax(each.student_NC / temperature).max(axis=1) for each in (inside, outside))
     threshold = refusal_threshold(inside_N, outside_N, run.settings.refusal.most_refused)
     return {

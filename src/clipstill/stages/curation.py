@@ -141,10 +141,10 @@ def _effective_numbers(images: SurrogateSet, drawn: Sequence[int], beside: Surro
 
     from clipstill.surrogate.diversity import effective_numbers
 
-    sets = [images] if beside is None else [images, beside.keep(~torch.isin(beside.class_id, images.class_id))]
+    sets = [images] if beside is None else [images, beside.keep(~torch.isin(beside.class_id_N, images.class_id_N))]
     features_ND, class_id_N = (
         torch.cat([each.features_ND for each in sets]),
-        torch.cat([each.class_id for each in sets]),
+        torch.cat([each.class_id_N for each in sets]),
     )
     classes = sorted({*drawn, *class_id_N.tolist()})
     found = effective_numbers(features_ND, class_id_N, max(classes) + 1)
@@ -166,7 +166,7 @@ def kept_facts(images: SurrogateSet, curation: Curation, classes: int) -> list[d
     """How many images of each class are trained on (``kept``) and left out, and why."""
 
     def count(mask_N: Tensor) -> list[int]:
-        return [int(number) for number in images.class_id[mask_N].bincount(minlength=classes)]
+        return [int(number) for number in images.class_id_N[mask_N].bincount(minlength=classes)]
 
     parts = zip(count(curation.keep_N), count(curation.low_score_N), count(curation.duplicate_N), strict=True)
     return [

@@ -15,7 +15,7 @@ RESULT_FILE = "evaluation.json"
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    from clipstill.evaluation.evaluate import compare
+    from clipstill.evaluation.evaluate import Calibration, compare
 
     assert run.photos.measured is not None
     models, found = calibration.witnesses(run), calibration.read_calibration(run)
@@ -26,8 +26,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         run.photos.measured,
         device=models.device,
         batch=run.settings.evaluation.batch,
-        temperature=found["temperature"],
-        threshold=calibration.threshold_of(found),
+        calibration=Calibration(found["temperature"], calibration.threshold_of(found)),
     )
     write_json(folder / RESULT_FILE, result)
     return [RESULT_FILE]

@@ -84,7 +84,7 @@ def _show_first_images(run: Run, folder: Path) -> None:
     images = SurrogateSet.open(folder)
     # Only these are decoded: the whole set may take gigabytes.
     first = images.keep(torch.arange(len(images)) < MOST_IMAGES)
-    write_grid(run.store.path / PREVIEW_FILE, first.images.permute(0, 2, 3, 1).numpy())
+    write_grid(run.store.path / PREVIEW_FILE, first.pixels_N3HW.permute(0, 2, 3, 1).numpy())
 
 
 def _diversify(run: Run, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:

@@ -112,7 +112,7 @@ def _pictures(run: Run) -> tuple[Picture, ...]:
     pictures = []
     for position in first.values():
         record = found.records[position]
-        pixels_HW3 = found.images[position].permute(1, 2, 0).contiguous().numpy()
+        pixels_HW3 = found.pixels_N3HW[position].permute(1, 2, 0).contiguous().numpy()
         name = run.task.names[record.class_id]
         pictures.append(Picture(name, styles[record.style_id], picture_uri(pixels_HW3), record.score, record.prompt))
     return tuple(pictures)

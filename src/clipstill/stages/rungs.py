@@ -24,10 +24,9 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
 from clipstill.evaluation import ladder as rungs
-from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
+from clipstill.evaluation.evaluate import Calibration, evaluate, student_predictor, teacher_predictor
 from clipstill.evaluation.ladder import Cost, Measured, Rung
-from clipstill.export.flops import gflop
-from clipstill.export.measure import latency
+from clipstill.export.measure import gflop, latency
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
@@ -365,8 +364,8 @@ class RungMaker:
             classifier.preprocess,
             batch=self._run.settings.evaluation.batch,
             title=f"ladder, {name}",
-            tell_skipped=False,
-            temperature=classifier.temperature,
+            name_skipped=False,
+            calibration=Calibration(classifier.temperature),
         )
         unread = {file for file, _ in found.skipped}
         labels = [label for path, label in photos.items if str(path) not in unread]

@@ -36,7 +36,6 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
             section,
             seed=run.settings.seed,
             work=work,
-            device=run.models.device,
         )
     save_prompts(teacher, folder / PROMPTS_FILE)
     write_json(folder / HISTORY_FILE, history)

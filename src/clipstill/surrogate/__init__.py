@@ -1,1 +1,1 @@
-"""The synthetic images on disk: records, shards, the set read back, diversity, curation."""
+"""The synthetic images on disk: shards, the set read back, diversity, curation."""

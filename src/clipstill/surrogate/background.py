@@ -1,21 +1,20 @@
-"""Files are written beside the work, not between its steps."""
+"""Writes files on a thread beside the work."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
-# What waits holds its images in memory; more than this, and the work waits for the disk.
+# Waiting jobs hold their images in memory; with more than this, the work waits for the disk.
 _MOST_WAITING = 2
 
 
 class BackgroundWriter:
     """Runs writing jobs on one thread, in order; use it as a context manager, whose end waits for all of them.
 
-    A job that fails makes the next call, or the end of the block, raise its error, so that no failure is lost.
+    The error of a failed job is raised by the next ``submit``, or by the end of the block.
     """
 
     def __init__(self) -> None:
@@ -25,19 +24,16 @@ class BackgroundWriter:
     def __enter__(self) -> BackgroundWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._pool.shutdown(wait=True)
-        if error is None:
-            while self._waiting:
-                self._waiting.popleft().result()
+        while kind is None and self._waiting:
+            self._waiting.popleft().result()
 
     def submit(self, job: Callable[..., object], *arguments: object) -> None:
-        """Write soon; waits where too much is waiting already.
+        """Run a job soon; waits if too many jobs are waiting already.
 
         Raises:
-            Exception: what an earlier job raised.
+            Exception: The error of an earlier job.
         """
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _MOST_WAITING):
             self._waiting.popleft().result()

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curation:
-    """What becomes of each image.
+    """Which images are used for teaching.
 
     Attributes:
-        keep_N: bool, true for the images that teach.
-        low_score_N: bool, true for those that are left out since the teacher likes them too little.
-        duplicate_N: bool, true for those that are left out since a better one looks the same.
-        pairs: class -> how many pairs of its images look the same, low scores among them; classes without are absent.
+        keep_N: True for the images that teach.
+        low_score_N: True for images that are left out because the teacher likes them too little.
+        duplicate_N: True for images that are left out because a better one looks the same.
+        pairs: Class -> number of pairs of its images that look the same, low scores included; without empty classes.
     """
 
     keep_N: Tensor
@@ -38,20 +38,19 @@ class Curation:
 def curate(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: float = 1.0) -> Curation:
     """Leave out the images that the teacher likes far less than the others of their class, and near-duplicates.
 
-    An image stays when its score is at least ``min_score`` times the median score of its class. The measure is
-    relative, since a class that its teacher finds hard has low scores throughout. Of those that stay, from the best
-    score down, each one goes that is nearly the same as one before it. At least half of each class stays: where there
-    are more duplicates than that, the best of them.
+    An image stays if its score is at least ``min_score`` times the median score of its class. The measure is relative
+    because a class that is hard for its teacher has low scores throughout. Of the images that stay, from the best score
+    down, each one goes that is nearly the same as one before it. At least half of each class stays: if there are more
+    duplicates than that, the best of them.
 
     Args:
-        surrogate: with features, unless ``duplicate_cosine`` is 1.
-        min_score: in [0, 1]; 0 keeps every score.
-        duplicate_cosine: in (0, 1]; from this cosine on, seen from the middle of the set, two images of a class are
-            nearly the same; 1 keeps them all.
+        surrogate: The set, with features unless ``duplicate_cosine`` is 1.
+        min_score: Share of the median score, in [0, 1]; 0 keeps every score.
+        duplicate_cosine: Least cosine of two near-duplicates, seen from the middle of the set, in (0, 1]; 1 keeps all.
 
     Raises:
-        ConfigError: a share is outside its range.
-        ArtifactError: the set has no features, and they are needed.
+        ConfigError: A share is outside its range.
+        ArtifactError: The set has no features, and they are needed.
     """
     import torch
 
@@ -62,10 +61,8 @@ def curate(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: fl
     scores: dict[int, list[float]] = defaultdict(list)
     for record in surrogate.records:
         scores[record.class_id].append(record.score)
-    threshold = {class_id: min_score * median(of_class) for class_id, of_class in scores.items()}
-    low_score_N = torch.tensor(
-        [record.score < threshold[record.class_id] for record in surrogate.records], dtype=torch.bool
-    )
+    least = {class_id: min_score * median(of_class) for class_id, of_class in scores.items()}
+    low_score_N = torch.tensor([record.score < least[record.class_id] for record in surrogate.records]).bool()
     duplicate_N = torch.zeros_like(low_score_N)
     pairs: dict[int, int] = {}
     if duplicate_cosine < 1:
@@ -80,7 +77,7 @@ def _duplicates(surrogate: SurrogateSet, low_score_N: Tensor, cosine: float) -> 
 
     duplicate_N = torch.zeros_like(low_score_N)
     pairs: dict[int, int] = {}
-    for class_id, places_M, unit_MD in by_class(surrogate.features_ND, surrogate.class_id):
+    for class_id, places_M, unit_MD in by_class(surrogate.features_ND, surrogate.class_id_N):
         same_MM = near_duplicates(unit_MD, cosine)
         if not same_MM.any():
             continue
@@ -94,6 +91,5 @@ def _duplicates(surrogate: SurrogateSet, low_score_N: Tensor, cosine: float) -> 
             if not low_score_N[places[row]]:
                 (dropped if bool(same_MM[row, kept].any()) else kept).append(row)
         spared = max(0, math.ceil(len(places) / 2) - len(kept))
-        for row in dropped[spared:]:
-            duplicate_N[places[row]] = True
+        duplicate_N[[places[row] for row in dropped[spared:]]] = True
     return duplicate_N, pairs

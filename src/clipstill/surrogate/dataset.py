@@ -1,12 +1,19 @@
-"""A complete surrogate set, read back for distillation and reports.
+"""A surrogate set read back: records, pixels and features of the synthetic images.
+
+A shard is a plain tar with ``000000.png`` and ``000000.json`` for each image, and ``000000.safetensors`` with the
+teacher's features of it: in the shard, so that they are committed and checked with the picture they belong to.
 
 Shapes: N images, H x W pixels, D teacher dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import io
+import json
+import math
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -16,21 +23,81 @@ import numpy as np
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_manifest, verify_files
-from clipstill.surrogate.records import ImageRecord
-from clipstill.surrogate.tarball import read_features, read_pictures, read_shard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Name of the tensor in an image's safetensors.
+FEATURE = "feature"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """Facts about one synthetic image.
+
+    Attributes:
+        class_id: Position of its class in the task.
+        style_id: Position of its style in the run's list.
+        index: Number of the image within its class.
+        seed: Seed that it was made from.
+        prompt: Text that it was made to match.
+        loss: Last value of its own objective.
+        score: The teacher's probability of its class, in [0, 1].
+        image_size: Side in pixels.
+        generator: Name of the generator that drew it.
+        steps: Steps of its optimisation.
+        codes: Codebook indices, row by row, if the generator has a codebook: they determine the image.
+    """
+
+    class_id: int
+    style_id: int
+    index: int
+    seed: int
+    prompt: str
+    loss: float
+    score: float
+    image_size: int
+    generator: str
+    steps: int
+    codes: list[int] | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys.
+
+        Raises:
+            ArtifactError: The loss or the score is not a number, because the synthesis diverged.
+        """
+        if not (math.isfinite(self.loss) and math.isfinite(self.score)):
+            raise ArtifactError(
+                f"image {self.index} of class {self.class_id} ('{self.prompt}') ended with loss {self.loss} and score "
+                f"{self.score}. Its synthesis diverged; use a smaller synthesis.lr."
+            )
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ImageRecord:
+        """The record of ``to_json``.
+
+        Raises:
+            ArtifactError: The text is no such record.
+        """
+        try:
+            raw = json.loads(text)
+            return cls(**{field.name: raw[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(
+                f"the record of a synthetic image is malformed ({error!r}). Make the surrogate set again."
+            ) from None
+
 
 class SurrogateSet:
-    """Synthetic images with class, style and record, in the order of their groups.
+    """Synthetic images in the order of their groups.
 
     Use ``open``; the constructor only stores.
 
     Args:
-        members: shard and name of each picture.
-        records: one a member.
+        members: Shard and PNG name of each image.
+        records: Record of each image.
     """
 
     def __init__(self, members: Sequence[tuple[Path, str]], records: Sequence[ImageRecord]) -> None:
@@ -42,7 +109,7 @@ class SurrogateSet:
         """Open the set in a folder after checking each file against the manifest. Pictures are decoded on first use.
 
         Raises:
-            ArtifactError: the set is incomplete or altered.
+            ArtifactError: The set is incomplete or altered.
         """
         manifest = read_manifest(folder)
         if manifest is None:
@@ -52,36 +119,41 @@ class SurrogateSet:
 
     @classmethod
     def read(cls, shards: Sequence[Path]) -> SurrogateSet:
-        """The images of some shards, in their order; what they hold is not checked against anything.
+        """The images of some shards, without a check against receipts or a manifest.
 
         Raises:
-            ArtifactError: a file is not a shard.
+            ArtifactError: A file is not a shard.
         """
         members: list[tuple[Path, str]] = []
         records: list[ImageRecord] = []
         for shard in shards:
-            for picture, record in read_shard(shard):
-                members.append((shard, picture))
-                records.append(record)
+            with _open_tar(shard) as tar:
+                for name in tar.getnames():
+                    if name.endswith(".json"):
+                        members.append((shard, name.replace(".json", ".png")))
+                        records.append(ImageRecord.from_json(_read(tar, name)))
         return cls(members, records)
 
     def __len__(self) -> int:
         return len(self.records)
 
     @cached_property
-    def images(self) -> Tensor:
-        """All pictures: uint8 (N, 3, H, W), decoded once and kept in memory.
+    def pixels_N3HW(self) -> Tensor:
+        """All images, uint8; decoded once and kept in memory.
 
         Raises:
-            ArtifactError: the set is empty, or its pictures differ in size.
+            ArtifactError: The set is empty, its images differ in size, or one cannot be decoded.
         """
         import torch
+        from PIL import Image
 
-        pictures = [
-            picture
-            for shard, of_shard in groupby(self.members, key=lambda member: member[0])
-            for picture in read_pictures(shard, [name for _, name in of_shard])
-        ]
+        pictures = []
+        for place, data in self._files(".png"):
+            try:
+                with Image.open(io.BytesIO(data)) as image:
+                    pictures.append(np.asarray(image.convert("RGB")))
+            except OSError as error:
+                raise ArtifactError(f"{place} cannot be decoded ({error}). Make the surrogate set again.") from None
         shapes = sorted({picture.shape for picture in pictures})
         if len(shapes) != 1:
             found = ", ".join(f"{height} x {width}" for height, width, _ in shapes) or "none"
@@ -90,53 +162,61 @@ class SurrogateSet:
 
     @cached_property
     def features_ND(self) -> Tensor:
-        """What the teacher sees in each image: unit vectors, float16, read once and kept in memory.
+        """The teacher's unit vectors of the images, float16; read once and kept in memory.
 
         Raises:
-            ArtifactError: the set was written without.
+            ArtifactError: The set was written without features, or one cannot be read.
         """
         import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
-        vectors = [
-            vector
-            for shard, of_shard in groupby(self.members, key=lambda member: member[0])
-            for vector in read_features(shard, [name for _, name in of_shard])
-        ]
-        return torch.from_numpy(np.stack(vectors))
+        vectors = []
+        for place, data in self._files(".safetensors"):
+            try:
+                vectors.append(load(data)[FEATURE])
+            except (SafetensorError, KeyError) as error:
+                raise ArtifactError(f"{place} cannot be read ({error}). Make the surrogate set again.") from None
+        return torch.stack(vectors)
+
+    def _files(self, suffix: str) -> Iterator[tuple[str, bytes]]:
+        """Place and content of one file of each image."""
+        for shard, members in groupby(self.members, key=lambda member: member[0]):
+            with _open_tar(shard) as tar:
+                for _, picture in members:
+                    name = picture.replace(".png", suffix)
+                    yield f"{name} of {shard}", _read(tar, name)
 
     @cached_property
-    def class_id(self) -> Tensor:
-        """Class of each image: int64 (N,)."""
+    def class_id_N(self) -> Tensor:
+        """Class of each image, int64."""
         import torch
 
         return torch.tensor([record.class_id for record in self.records], dtype=torch.int64)
 
     @cached_property
-    def style_id(self) -> Tensor:
-        """Style of each image: int64 (N,)."""
+    def style_id_N(self) -> Tensor:
+        """Style of each image, int64."""
         import torch
 
         return torch.tensor([record.style_id for record in self.records], dtype=torch.int64)
 
     def keep(self, mask_N: Tensor) -> SurrogateSet:
-        """The images where the mask is true, in the same order; nothing on disk changes.
-
-        Args:
-            mask_N: bool.
+        """The images where the bool mask is true, in the same order.
 
         Raises:
-            ArtifactError: the mask has another length.
+            ArtifactError: The mask has another length.
         """
         if len(mask_N) != len(self):
             raise ArtifactError(f"the mask has {len(mask_N)} entries and the surrogate set {len(self)} images.")
-        chosen = [position for position, keep in enumerate(mask_N.tolist()) if keep]
+        chosen = mask_N.nonzero().flatten().tolist()
         return SurrogateSet([self.members[i] for i in chosen], [self.records[i] for i in chosen])
 
     def of_classes(self, position_of: Mapping[int, int]) -> SurrogateSet:
-        """The images of some classes, numbered as another task has them; nothing on disk changes.
+        """The images of some classes, renumbered.
 
         Args:
-            position_of: class id here -> class id there.
+            position_of: Class id here -> class id in the result.
         """
         chosen = [place for place, record in enumerate(self.records) if record.class_id in position_of]
         records = [replace(self.records[i], class_id=position_of[self.records[i].class_id]) for i in chosen]
@@ -147,3 +227,22 @@ class SurrogateSet:
         """The images of several sets as one, in their order."""
         members = [member for part in parts for member in part.members]
         return cls(members, [record for part in parts for record in part.records])
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:")
+    except (OSError, tarfile.TarError) as error:
+        raise ArtifactError(
+            f"{path} is not a shard of synthetic images ({error}). Make the surrogate set again."
+        ) from None
+
+
+def _read(tar: tarfile.TarFile, name: str) -> bytes:
+    try:
+        stream = tar.extractfile(name)
+    except KeyError:
+        stream = None
+    if stream is None:
+        raise ArtifactError(f"{tar.name!s} holds no {name}. Make the surrogate set again.")
+    return stream.read()

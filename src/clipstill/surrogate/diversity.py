@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-# Vectors are stored in float16; what lies nearer to the middle than this differs from it by rounding.
+# Vectors are stored in float16: nearer to the middle than this, they differ from it by rounding alone.
 _ROUNDING = 1e-3
 # Eigenvalues below this add nothing to the entropy.
 _NOTHING = 1e-12
 
 
 def by_class(feat_ND: Tensor, class_id_N: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Class by class, so that no second copy of all vectors is held.
+    """The images class by class, so that no second copy of all vectors is held.
 
     Args:
-        feat_ND: unit vectors.
-        class_id_N: int64.
+        feat_ND: Unit vectors.
+        class_id_N: Class of each image, int64.
 
     Yields:
-        Class, places_M of its images, and their unit vectors (M, D) as seen from the middle of the set, float64. Where
-        there is one class only, its mean is no middle of a set, and the vectors stay as they are.
+        Class, places_M of its images, and their unit vectors (M, D) as seen from the middle of the set, float64. With
+        one class only, its mean is no middle of a set, and the vectors stay as they are.
     """
     present = torch.unique(class_id_N).tolist()
     middle_D = torch.zeros(feat_ND.shape[1], dtype=torch.float64)
@@ -53,10 +53,10 @@ def effective_number(unit_MD: Tensor) -> float:
     The exponential of the Shannon entropy of the eigenvalues of K / M, where K holds the cosines of all pairs.
 
     Args:
-        unit_MD: unit vectors.
+        unit_MD: Unit vectors, at least one.
 
     Returns:
-        1 where all are the same, M where all are orthogonal; 0 where there is none.
+        1 if all are the same, M if all are orthogonal.
 
     Source: Friedman and Dieng, "The Vendi Score: A Diversity Evaluation Metric for Machine Learning", TMLR 2023.
 
@@ -64,8 +64,6 @@ def effective_number(unit_MD: Tensor) -> float:
         >>> round(effective_number(torch.eye(4)), 6)
         4.0
     """
-    if len(unit_MD) == 0:
-        return 0.0
     unit_MD = unit_MD.double()
     # The same eigenvalues, zeros aside, from the smaller of the two products.
     product = unit_MD @ unit_MD.T if len(unit_MD) <= unit_MD.shape[1] else unit_MD.T @ unit_MD
@@ -75,12 +73,12 @@ def effective_number(unit_MD: Tensor) -> float:
 
 
 def effective_numbers(feat_ND: Tensor, class_id_N: Tensor, classes: int) -> list[float]:
-    """The effective number of images of each class.
+    """The effective number of images of each class, 0 for a class without an image.
 
     Args:
-        feat_ND: unit vectors.
-        class_id_N: int64.
-        classes: how many there are; those without an image have the effective number 0.
+        feat_ND: Unit vectors.
+        class_id_N: Class of each image, int64.
+        classes: Number of classes.
     """
     numbers = [0.0] * classes
     for class_id, _, unit_MD in by_class(feat_ND, class_id_N):
@@ -100,11 +98,11 @@ def look_alikes(numbers: Sequence[float], least_share: float) -> list[int]:
 
 
 def near_duplicates(unit_MD: Tensor, cosine: float) -> Tensor:
-    """Which images are nearly the same: bool (M, M), symmetric, false on the diagonal.
+    """The pairs of images that are nearly the same: bool (M, M), symmetric, false on the diagonal.
 
     Args:
-        unit_MD: unit vectors, see ``by_class``.
-        cosine: from which on two images are nearly the same; 1 finds none.
+        unit_MD: Unit vectors, see ``by_class``.
+        cosine: Least cosine of two images that are nearly the same; 1 finds none.
     """
     if cosine >= 1:
         return torch.zeros(len(unit_MD), len(unit_MD), dtype=torch.bool)

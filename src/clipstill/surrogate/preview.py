@@ -1,4 +1,4 @@
-"""A picture of the images at work, for whoever watches a run.
+"""A picture of the images at work, for people who watch a run.
 
 Shapes: N images, H x W pixels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,43 +20,42 @@ from clipstill.core.synthetic_mark import save_marked
 
 MOST_IMAGES = 64
 _GAP = 2
+_EVERY_S = 5.0
 
 
 class Preview:
-    """Keeps a grid of the images at work in a file, renewed every few seconds.
+    """Keeps a grid of the images at work in a PNG file, renewed every few seconds.
 
     Args:
-        path: of the PNG file.
-        submit: takes a job that writes; so the work does not wait for the disk.
-        every_s: seconds between two pictures.
+        path: The PNG file.
+        submit: Runs a writing job, so that the work does not wait for the disk.
     """
 
-    def __init__(self, path: Path, submit: Callable[..., None], every_s: float = 5.0) -> None:
-        self._path, self._submit, self._every_s = path, submit, every_s
-        self._next = time.monotonic() + every_s
+    def __init__(self, path: Path, submit: Callable[..., None]) -> None:
+        self._path, self._submit = path, submit
+        self._next = time.monotonic() + _EVERY_S
 
-    def __call__(self, members: Sequence[int], x_N3HW: Tensor) -> None:
-        """Told once a step; most of the time too soon for another picture."""
+    def __call__(self, x_N3HW: Tensor) -> None:
+        """Take the images of a step, in [0, 1]; most of the time it is too soon for another picture."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + self._every_s
+        self._next = time.monotonic() + _EVERY_S
         shown_NHW3 = (x_N3HW[:MOST_IMAGES] * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         self._submit(write_grid, self._path, shown_NHW3)
 
 
-def write_grid(path: Path, images_NHW3: NDArray[np.uint8]) -> None:
+def write_grid(path: Path, pixels_NHW3: NDArray[np.uint8]) -> None:
     """Write images side by side, about as many rows as columns, on white.
 
     Raises:
-        ResourceError: the disk is full or not writable.
+        ResourceError: The disk is full or not writable.
     """
-    images, height, width, _ = images_NHW3.shape
+    images, height, width, _ = pixels_NHW3.shape
     columns = math.ceil(math.sqrt(images))
     rows = math.ceil(images / columns)
-    shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
-    grid_HW3 = np.full(shape, 255, np.uint8)
-    for number, image_HW3 in enumerate(images_NHW3):
-        top, left = (number // columns) * (height + _GAP), (number % columns) * (width + _GAP)
-        grid_HW3[top : top + height, left : left + width] = image_HW3
+    cells = np.full((rows * columns, height + _GAP, width + _GAP, 3), 255, np.uint8)
+    cells[:images, :height, :width] = pixels_NHW3
+    table = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    grid_HW3 = table.reshape(rows * (height + _GAP), columns * (width + _GAP), 3)[:-_GAP, :-_GAP]
     with atomic_path(path) as temporary:
-        save_marked(Image.fromarray(grid_HW3), temporary, "PNG")
+        save_marked(Image.fromarray(np.ascontiguousarray(grid_HW3)), temporary, "PNG")

@@ -1,8 +1,8 @@
-"""Writes the surrogate set: one tar shard a group of images that were made together.
+"""Writes the surrogate set: one tar shard per group of images that were made together.
 
-The group is the unit of work and of commitment. ``shard-00012.tar`` appears whole by rename, and counts once
-``shard-00012.json`` (size, sha256, key) stands beside it; whatever is killed in between is made again and gives the
-same bytes. When all groups are there, the folder's manifest makes it a surrogate set.
+The group is the unit of work and of commitment. ``shard-00012.tar`` appears whole by rename, and counts once its
+receipt ``shard-00012.json`` (size, sha256, key) stands beside it. A group that was interrupted in between is made again
+and gives the same bytes. When all groups are there, the folder's manifest makes it a surrogate set.
 
 Shapes: N images, H x W pixels, D teacher dimensions.
 """
@@ -10,12 +10,15 @@ Shapes: N images, H x W pixels, D teacher dimensions.
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import (
@@ -28,9 +31,8 @@ from clipstill.core.files import (
     write_bytes,
     write_json,
 )
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
-from clipstill.surrogate.tarball import tar_bytes
+from clipstill.core.synthetic_mark import save_marked
+from clipstill.surrogate.dataset import FEATURE, ImageRecord, SurrogateSet
 
 
 def shard_name(group_id: int) -> str:
@@ -38,29 +40,46 @@ def shard_name(group_id: int) -> str:
     return f"shard-{group_id:05d}.tar"
 
 
+def tar_bytes(
+    pixels_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord], features_ND: NDArray[np.float16] | None = None
+) -> bytes:
+    """A shard; equal images, records and features give equal bytes: no clock, no user, plain ustar headers."""
+    from safetensors.numpy import save
+
+    shard = io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for position, (pixels_HW3, record) in enumerate(zip(pixels_NHW3, records, strict=True)):
+            png = io.BytesIO()
+            save_marked(Image.fromarray(np.ascontiguousarray(pixels_HW3)), png, "PNG")
+            files = {".png": png.getvalue(), ".json": record.to_json().encode()}
+            if features_ND is not None:
+                files[".safetensors"] = save({FEATURE: np.ascontiguousarray(features_ND[position])})
+            for suffix, data in files.items():
+                member = tarfile.TarInfo(f"{position:06d}{suffix}")  # mtime, uid and gid are 0 unless set
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return shard.getvalue()
+
+
 def receipt_of(key: str, images: int, data: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands beside a shard and vouches for it.
+    """The receipt that stands beside a shard.
 
     Args:
-        key: of the surrogate set.
-        images: in the shard.
-        data: of the shard.
-        facts: what else is to be known of the group.
+        key: Key of the surrogate set.
+        images: Number of images in the shard.
+        data: Bytes of the shard.
+        facts: Anything else to know of the group.
     """
     digest = hashlib.sha256(data).hexdigest()
     return {"key": key, "images": images, "size": len(data), "sha256": digest, "facts": dict(facts)}
 
 
-def _missing(shard: Path) -> ArtifactError:
-    return ArtifactError(f"{shard} is missing. Run the same command again: it makes what is missing.")
-
-
 class ShardWriter:
-    """Writes groups of images into a folder, any number of times interrupted.
+    """Writes groups of images into a folder, and goes on where an earlier writer stopped.
 
     Args:
-        folder: of the surrogate set; made when the first group is written.
-        key: hash of everything that the images depend on. Groups of another key do not count and are written over.
+        folder: Folder of the surrogate set; made when the first group is written.
+        key: Hash of everything that the images depend on. Groups of another key do not count and are overwritten.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -68,17 +87,17 @@ class ShardWriter:
         self.key = key
 
     def committed(self) -> set[int]:
-        """Numbers of the groups that are safe: receipt of this key, and a shard of the size that it names."""
+        """Numbers of the groups with a receipt of this key and a shard of the size that it names."""
         return {int(name.removesuffix(".tar").removeprefix("shard-")) for name in self._receipts()}
 
     def facts(self) -> list[dict[str, Any]]:
-        """What was told of each committed group when it was written, in the order of the groups."""
+        """Facts of each committed group, in the order of the groups."""
         return [dict(receipt.get("facts", {})) for receipt in self._receipts().values()]
 
     def write_group(
         self,
         group_id: int,
-        images_NHW3: NDArray[np.uint8],
+        pixels_NHW3: NDArray[np.uint8],
         records: Sequence[ImageRecord],
         facts: Mapping[str, Any] | None = None,
         features_ND: NDArray[np.float16] | None = None,
@@ -86,43 +105,38 @@ class ShardWriter:
         """Commit one group, in the order of its members. Writing a group twice leaves it once.
 
         Args:
-            group_id: from 0, without gaps over the whole set.
-            images_NHW3: RGB, 0 to 255.
-            records: one an image.
-            facts: what else is to be known of the group.
-            features_ND: the teacher's unit vectors of the images; None leaves the set without.
+            group_id: Number of the group, from 0, without gaps over the whole set.
+            pixels_NHW3: RGB images, uint8.
+            records: Record of each image.
+            facts: Anything else to know of the group.
+            features_ND: The teacher's unit vectors of the images; None for a set without features.
 
         Raises:
-            ArtifactError: images and records do not belong together, or an image diverged.
-            ResourceError: the disk is full or not writable; committed groups stay.
+            ArtifactError: Images and records do not belong together, or an image diverged.
+            ResourceError: The disk is full or not writable; committed groups stay.
         """
-        if images_NHW3.dtype != np.uint8 or images_NHW3.ndim != 4 or images_NHW3.shape[-1] != 3:
+        if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.ndim != 4 or pixels_NHW3.shape[-1] != 3:
             raise ArtifactError(
-                f"group {group_id}: images are {images_NHW3.dtype} of shape {images_NHW3.shape}; "
+                f"group {group_id}: images are {pixels_NHW3.dtype} of shape {pixels_NHW3.shape}; "
                 "uint8 (N, H, W, 3) is needed."
             )
-        if len(images_NHW3) != len(records) or not records:
+        if len(pixels_NHW3) != len(records) or not records:
             raise ArtifactError(
-                f"group {group_id}: {len(images_NHW3)} images and {len(records)} records; give one each."
+                f"group {group_id}: {len(pixels_NHW3)} images and {len(records)} records; give one each."
             )
         if features_ND is not None and (len(features_ND) != len(records) or features_ND.dtype != np.float16):
             raise ArtifactError(
                 f"group {group_id}: features are {features_ND.dtype} of shape {features_ND.shape}; "
                 f"float16 ({len(records)}, D) is needed."
             )
-        data = tar_bytes(images_NHW3, records, features_ND)
+        data = tar_bytes(pixels_NHW3, records, features_ND)
         self.adopt(group_id, data, receipt_of(self.key, len(records), data, facts or {}))
 
     def adopt(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
-        """Commit a shard that was made elsewhere.
-
-        Args:
-            group_id: from 0, without gaps over the whole set.
-            data: of the shard.
-            receipt: that belongs to it, see ``receipt_of``.
+        """Commit a shard that was made elsewhere, with the receipt that ``receipt_of`` gave for it.
 
         Raises:
-            ResourceError: the disk is full or not writable; committed groups stay.
+            ResourceError: The disk is full or not writable; committed groups stay.
         """
         shard = self.folder / shard_name(group_id)
         # From here the folder is incomplete, and an old receipt must not vouch for a new shard.
@@ -138,49 +152,39 @@ class ShardWriter:
         """Make the folder a surrogate set of the groups committed so far.
 
         Args:
-            info: facts for the manifest beside the counts of images and groups.
-            beside: names of other files in the folder that belong to the set.
+            info: Facts for the manifest beside the counts of images and groups.
+            beside: Names of other files in the folder that belong to the set.
 
         Raises:
-            ArtifactError: there is no group, one is missing, or a shard is not what its receipt says.
+            ArtifactError: There is no group, one is missing, or a shard is not what its receipt says.
         """
         receipts = self._receipts()
-        expected = [shard_name(number) for number in range(len(receipts))]
-        if not receipts or sorted(receipts) != expected:
-            missing = sorted({*expected, shard_name(0)} - set(receipts))[0]
-            raise _missing(self.folder / missing)
-        files = [name for shard in expected for name in (shard, shard.replace(".tar", ".json"))]
-        counts = {"groups": len(expected), "images": sum(int(receipt["images"]) for receipt in receipts.values())}
-        manifest = commit_manifest(self.folder, self.key, [*files, *beside], {**(info or {}), **counts})
-        for shard, receipt in receipts.items():
-            if manifest.files[shard] != receipt["sha256"]:
-                (self.folder / MANIFEST).unlink()
-                raise self._disowned(shard)
-        return manifest
+        shards = self._verified(max(1, len(receipts)))
+        files = [name for shard in shards for name in (shard.name, shard.with_suffix(".json").name)]
+        counts = {"groups": len(receipts), "images": sum(int(receipt["images"]) for receipt in receipts.values())}
+        return commit_manifest(self.folder, self.key, [*files, *beside], {**(info or {}), **counts})
 
     def read(self, groups: int) -> SurrogateSet:
         """The images of the first groups, before the folder is a surrogate set.
 
-        Args:
-            groups: how many; all of them committed.
-
         Raises:
-            ArtifactError: one is missing, or not what its receipt says.
+            ArtifactError: A group is missing, or not what its receipt says.
         """
-        receipts, expected = self._receipts(), [shard_name(number) for number in range(groups)]
-        for shard in expected:
-            if shard not in receipts:
-                raise _missing(self.folder / shard)
-            if sha256_file(self.folder / shard) != receipts[shard]["sha256"]:
-                raise self._disowned(shard)
-        return SurrogateSet.read([self.folder / shard for shard in expected])
+        return SurrogateSet.read(self._verified(groups))
 
-    def _disowned(self, shard: str) -> ArtifactError:
-        """Make a shard count no more; returns what to raise."""
-        (self.folder / shard).with_suffix(".json").unlink()
-        return ArtifactError(
-            f"{self.folder / shard} was altered after it was written. Run the same command again: it is made anew."
-        )
+    def _verified(self, groups: int) -> list[Path]:
+        """The shards of the first groups; one that was altered is disowned, so that it is made again."""
+        receipts = self._receipts()
+        shards = [self.folder / shard_name(number) for number in range(groups)]
+        for shard in shards:
+            if shard.name not in receipts:
+                raise ArtifactError(f"{shard} is missing. Run the same command again: it makes what is missing.")
+            if sha256_file(shard) != receipts[shard.name]["sha256"]:
+                shard.with_suffix(".json").unlink()
+                raise ArtifactError(
+                    f"{shard} was altered after it was written. Run the same command again: it is made anew."
+                )
+        return shards
 
     def _receipts(self) -> dict[str, dict[str, Any]]:
         found = {}
@@ -191,5 +195,5 @@ class ShardWriter:
                 if receipt["key"] == self.key and shard.stat().st_size == receipt["size"]:
                     found[shard.name] = receipt
             except (ArtifactError, KeyError, TypeError, FileNotFoundError):
-                continue  # not a receipt of ours, or without its shard: the group is simply made again
+                continue  # not a receipt of ours, or without its shard: the group is made again
         return found

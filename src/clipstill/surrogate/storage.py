@@ -1,4 +1,4 @@
-"""Shards on a storage that several machines reach: a folder, a bucket, whatever fsspec knows by its address."""
+"""Shards on a storage that several machines reach: any address that fsspec knows, such as a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class ShardStorage:
     """The shards of one surrogate set, below an address.
 
     ``shard-00012.json`` is the receipt of group 12, written last; the shard itself carries a part of its sha256 in its
-    name. So two workers may make the same group and need not know of each other: where their bytes are the same they
-    write the same file, and where a GPU made them differ, each receipt still has its own shard.
+    name. So two workers may make the same group without knowing of each other: equal bytes are the same file, and if a
+    GPU made them differ, the receipt still finds its own shard.
 
     Args:
-        address: such as ``"file:///mnt/shared/run"``, ``"s3://bucket/run"`` or a plain path.
-        key: of the surrogate set; each set has a folder of its own.
+        address: Address such as ``"file:///mnt/shared/run"``, ``"s3://bucket/run"``, or a plain path.
+        key: Key of the surrogate set; each set has its own folder.
 
     Raises:
-        ResourceError: fsspec, or what it needs for this kind of address, is not installed, or nobody answers there.
+        ResourceError: fsspec or its driver for this kind of address is not installed, or the storage does not answer.
     """
 
     def __init__(self, address: str, key: str) -> None:
@@ -37,28 +37,24 @@ class ShardStorage:
             self._files, path = fsspec.core.url_to_fs(self.address)
             self._folder = f"{path.rstrip('/')}/{key[:16]}"
             self._files.makedirs(self._folder, exist_ok=True)
-        except Exception as error:  # Each kind of storage has errors of its own, for missing credentials say.
+        except Exception as error:  # Each kind of storage has its own errors, for missing credentials say.
             raise ResourceError(
                 f"the storage {address} cannot be used ({error}). Check the address, and the credentials on "
                 f"{platform.node()}."
             ) from error
 
     def write(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
-        """Leave one group there.
-
-        Args:
-            group_id: its number.
-            data: of the shard.
-            receipt: that belongs to it, see ``clipstill.surrogate.shards.receipt_of``.
+        """Write one group: its shard, and the receipt that ``receipt_of`` gave for it.
 
         Raises:
-            ResourceError: it cannot be written.
+            ResourceError: The storage cannot be written.
         """
+        files = {
+            _data_name(group_id, str(receipt["sha256"])): data,
+            _receipt_name(group_id): json.dumps(dict(receipt)).encode(),
+        }
         try:
-            for name, content in (
-                (_data_name(group_id, str(receipt["sha256"])), data),
-                (_receipt_name(group_id), json.dumps(dict(receipt)).encode()),
-            ):
+            for name, content in files.items():
                 # A bucket shows whole files only; in a folder, the rename does that.
                 temporary = f"{self._folder}/.tmp-{uuid.uuid4().hex}"
                 self._files.pipe_file(temporary, content)
@@ -70,30 +66,25 @@ class ShardStorage:
             ) from error
 
     def gather(self, shards: ShardWriter, groups: Sequence[int]) -> list[int]:
-        """Bring those of the groups that are there into a folder of this machine.
-
-        Returns:
-            Numbers of the groups that were brought.
+        """Copy those of the groups that are in the storage into a folder of this machine; returns their numbers.
 
         Raises:
-            ArtifactError: a shard or a receipt is not what was written.
-            ResourceError: the storage cannot be read, or this machine not written.
+            ArtifactError: A shard or a receipt is not what was written.
+            ResourceError: The storage cannot be read, or this machine not written.
         """
-        brought = []
         try:
             self._files.invalidate_cache(self._folder)
             there = {name.rpartition("/")[2] for name in self._files.ls(self._folder, detail=False)}
-            for group_id in groups:
-                if _receipt_name(group_id) in there:
-                    receipt, data = self._read(group_id)
-                    shards.adopt(group_id, data, receipt)
-                    brought.append(group_id)
+            found = [group_id for group_id in groups if _receipt_name(group_id) in there]
+            for group_id in found:
+                receipt, data = self._read(group_id)
+                shards.adopt(group_id, data, receipt)
         except OSError as error:
             raise ResourceError(
                 f"{self.address} cannot be read ({error}). Check it, and run the same command again: it goes on where "
                 f"it stopped."
             ) from error
-        return brought
+        return found
 
     def _read(self, group_id: int) -> tuple[dict[str, Any], bytes]:
         place = f"{self._folder}/{_receipt_name(group_id)}"
@@ -111,10 +102,10 @@ class ShardStorage:
 
 
 def resolve_address(address: str) -> str:
-    """An address as every machine understands it: a plain path, which each would read in its own folder, is whole.
+    """An address that means the same on every machine: a plain path becomes absolute.
 
     Raises:
-        ResourceError: fsspec, or what it needs for this kind of address, is not installed.
+        ResourceError: fsspec or its driver for this kind of address is not installed.
     """
     try:
         import fsspec

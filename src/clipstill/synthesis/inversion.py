@@ -1,10 +1,6 @@
-"""The loop: latents of a group are optimised at one resolution, as many images at once as there are slots.
+"""The loop: the latents of a group's images are optimised together, from a coarse size to the final one.
 
-Where nothing couples the images, an image leaves its slot when it has settled and the next one enters, so that the
-device stays full; each image's path depends on its own seed and steps alone. Where a common statistic couples them, all
-members are at work from the first step to the last.
-
-Shapes: G images of the group, S of them at work, V views, C classes, D teacher dimensions, H x W pixels.
+Shapes: N images, D teacher dimensions, H x W pixels, T steps, P terms of the loss.
 """
 
 from __future__ import annotations
@@ -12,281 +8,202 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from clipstill.core.protocols import Generator
 from clipstill.core.seeds import seed_for
-from clipstill.synthesis.adam import SlotAdam
 from clipstill.synthesis.settings import SynthesisSettings
-from clipstill.synthesis.views import ViewSchedule
 
-# An image that became no number begins again from another seed, each time with half the step, this many times.
+# An image that stopped being numbers begins again from another seed, with half the step size, this many times.
 RESTARTS = 2
-# Weight of the newest step in the running mean by which an image is judged: views make single losses jump.
-_NEWEST = 0.2
-# The least relative fall of that mean that counts as progress.
-_PROGRESS = 0.01
+# History entries per group: enough for a smooth curve.
+_HISTORY_POINTS = 20
+# The second decay is shorter than usual, because a run has a hundred steps.
+_BETAS, _EPS = (0.9, 0.99), 1e-8
+
+# Called once per step with the images (N, 3, H, W) of that step.
+Watch = Callable[[Tensor], None]
+Decode = Callable[[Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Of the images at work, at one step.
+    """Losses of one step.
 
     Attributes:
-        own_S: each image's objective.
-        parts: the same by term, for the history.
-        margin_S: the teacher's probability of the image's class less that of the likeliest other, in [-1, 1].
-        gap: weighted distance of their common statistics from natural ones; None where nothing couples them.
+        own_N: Objective of each image.
+        terms: Terms of ``own_N`` by name, for the history.
+        gap: Weighted distance of the images' common statistics from natural ones; None without such a term.
     """
 
-    own_S: Tensor
-    parts: dict[str, Tensor]
-    margin_S: Tensor
+    own_N: Tensor
+    terms: dict[str, Tensor]
     gap: Tensor | None
 
 
-class Score(Protocol):
-    """What the loop asks of the teacher."""
-
-    def __call__(self, views_M3HW: Tensor, x_S3HW: Tensor, latents: Sequence[Tensor], members_S: Tensor) -> Losses:
-        """The losses of images at work.
-
-        Args:
-            views_M3HW: (S * V, 3, H, W).
-            x_S3HW: the images themselves.
-            latents: that they were decoded from.
-            members_S: which image of the group each is.
-        """
-        ...
+# Images and the step, counted from 0 -> losses.
+Score = Callable[[Tensor, int], Losses]
 
 
 @dataclass
-class Story:
-    """What happened to the images of a group.
+class History:
+    """How the images of a group came about.
 
     Attributes:
-        losses: last value of each image's own objective; not a number before its first step.
-        steps: that each image took.
-        restarts: how often each began again.
-        dropped: images that could not be made.
-        terms: names of what is summed.
-        table: images that took each step, and below it the sum of each term over them, by step; on the device.
+        losses: Last objective of each image.
+        restarts: How often each image began again.
+        terms: Names of the rows of ``sums_PT`` below the first.
+        sums_PT: Number of images in each step, then the sum of each term over them; on the device.
     """
 
-    losses: list[float]
-    steps: list[int]
-    restarts: list[int]
-    dropped: set[int] = field(default_factory=set)
+    losses: list[float] = field(default_factory=list)
+    restarts: list[int] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
-    table: Tensor | None = None
+    sums_PT: Tensor | None = None
 
-    @classmethod
-    def of(cls, images: int) -> Story:
-        """Nothing has happened yet."""
-        return cls([math.nan] * images, [0] * images, [0] * images)
+    @property
+    def made(self) -> list[int]:
+        """Positions of the images that could be made."""
+        pairs = enumerate(zip(self.losses, self.restarts, strict=True))
+        return [n for n, (loss, restarts) in pairs if restarts <= RESTARTS and math.isfinite(loss)]
+
+    def note(self, losses: Losses, fine_N: Tensor, step: int, steps: int) -> None:
+        """Add one step of the images that are fine."""
+        whole_N = losses.own_N
+        terms = dict(losses.terms)
+        if losses.gap is not None:
+            terms["natural"] = losses.gap.expand_as(whole_N)
+            whole_N = whole_N + losses.gap
+        terms["loss"] = whole_N
+        if self.sums_PT is None:
+            self.terms = list(terms)
+            self.sums_PT = torch.zeros(len(terms) + 1, steps, device=whole_N.device)
+        value_PN = torch.stack([torch.ones_like(whole_N), *terms.values()]).detach().float()
+        self.sums_PT[:, step] += torch.where(fine_N, value_PN, 0.0).sum(1)
+
+    def extend(self, other: History) -> None:
+        """Append the images of another chunk of the same group."""
+        self.losses += other.losses
+        self.restarts += other.restarts
+        self.terms = other.terms
+        self.sums_PT = other.sums_PT if self.sums_PT is None or other.sums_PT is None else self.sums_PT + other.sums_PT
+
+    def means(self) -> list[dict[str, float]]:
+        """Mean of each term over the images, for some of the steps."""
+        if self.sums_PT is None:
+            return []
+        counts, *sums = self.sums_PT.tolist()
+        taken = [step for step, count in enumerate(counts) if count > 0]
+        every = max(1, len(counts) // _HISTORY_POINTS)
+        return [
+            {"step": step, **{name: total[step] / counts[step] for name, total in zip(self.terms, sums, strict=True)}}
+            for step in taken
+            if step % every == 0 or step == taken[-1]
+        ]
 
 
-class Inversion:
-    """One resolution of one group.
+def invert(
+    generator: Generator,
+    seeds: Sequence[int],
+    settings: SynthesisSettings,
+    *,
+    decode: Decode,
+    score: Score,
+    watch: Watch | None = None,
+) -> tuple[list[Tensor], History]:
+    """Optimise the latents of some images.
 
     Args:
-        generator: that the latents are of.
-        score: the teacher's judgement.
-        views: of all members and all steps.
-        seeds: one a member.
-        settings: of the synthesis.
-        decode: the generator's, perhaps compiled or in half precision.
-        size: side of the images in pixels.
-        start: step that this resolution begins at.
-        stop: step that it ends before.
-        slots: most members at work at once; all of them where they are coupled.
-        coupled: whether a common statistic couples the members.
-        watch: told of the members and images at work, once a step.
+        generator: Generator of the latents.
+        seeds: One seed per image.
+        settings: Settings of the synthesis.
+        decode: ``generator.decode``, perhaps compiled or in half precision.
+        score: Losses of the images at a step.
+        watch: Called once per step with the images.
+
+    Returns:
+        The final latents, first dimension N, and the history. Latents of images that could not be made are of no use.
     """
-
-    def __init__(
-        self,
-        generator: Generator,
-        score: Score,
-        views: ViewSchedule,
-        seeds: Sequence[int],
-        settings: SynthesisSettings,
-        decode: Callable[[Sequence[Tensor]], Tensor],
-        size: int,
-        start: int,
-        stop: int,
-        slots: int,
-        coupled: bool,
-        watch: Callable[[Sequence[int], Tensor], None] | None = None,
-    ) -> None:
-        self._generator, self._score, self._views, self._seeds = generator, score, views, list(seeds)
-        self._settings, self._decode = settings, decode
-        self._size, self._start, self._stop, self._slots, self._coupled = size, start, stop, slots, coupled
-        self._watch = watch
-        share_T = torch.arange(settings.steps, device=views.device) / settings.steps
-        lr_T = 0.1 + 0.9 * (1 + torch.cos(math.pi * share_T)) / 2
-        self._lr_T = settings.lr * generator.lr_factor * lr_T
-
-    def run(self, latents: list[Tensor], story: Story) -> list[Tensor]:
-        """Optimise the latents of the whole group; those of dropped members are of no use.
-
-        Args:
-            latents: first dimension G; not changed.
-            story: what happened at earlier resolutions; added to.
-
-        Returns:
-            The latents that came out, in the same order.
-        """
-        finished = [latent.clone() for latent in latents]
-        waiting = [member for member in range(len(self._seeds)) if member not in story.dropped]
-        members, waiting = waiting[: self._slots], waiting[self._slots :]
-        if not members:
-            return finished
-        work = _Work(members, [latent[members].clone() for latent in latents], self._start)
-        while work.members:
-            failed = self._step(work, story)
-            self._begin_again(work, story, failed)
-            leaving = [slot for slot in range(len(work.members)) if self._is_done(work, slot, story)]
-            if leaving:
-                for slot in leaving:
-                    for latent, at_work in zip(finished, work.latents, strict=True):
-                        latent[work.members[slot]] = at_work[slot]
-                    story.steps[work.members[slot]] = work.steps[slot]
-                entering, waiting = waiting[: len(leaving)], waiting[len(leaving) :]
-                work.replace(leaving, entering, latents, self._start)
-        return finished
-
-    def _step(self, work: _Work, story: Story) -> list[int]:
-        """One step of everything at work; the slots whose image is no number any more."""
-        members_S, steps_S = work.members_S, work.steps_S
-        latents = [latent.detach().requires_grad_(True) for latent in work.latents]
-        x_S3HW = self._decode(latents)
-        # A broken image would break the statistics that it shares with its neighbours: they see grey in its place.
-        fine_S = torch.isfinite(x_S3HW.detach()).flatten(1).all(1)
-        x_S3HW = torch.where(fine_S.view(-1, 1, 1, 1), x_S3HW, 0.5)
-        losses = self._score(self._views(x_S3HW, members_S, steps_S), x_S3HW, latents, members_S)
-        # Summed, not averaged: an image's step does not depend on how many neighbours it has.
-        total = losses.own_S.sum()
-        if losses.gap is not None:
-            total = total + len(work.members) * losses.gap
-        gradients = torch.autograd.grad(total, latents)
-        fine_S = fine_S & torch.isfinite(losses.own_S.detach())
-        for gradient in gradients:
-            fine_S = fine_S & torch.isfinite(gradient).flatten(1).all(1)
-        clean = [torch.where(fine_S.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0.0) for gradient in gradients]
-        work.adam.step_(work.latents, clean, work.slowness_S * self._lr_T[steps_S])
-        self._generator.project_(work.latents)
-        self._note(story, losses, steps_S, fine_S)
-        work.advance()
-        # The one moment of a step at which the processor waits for the device.
-        own, margin, fine = torch.stack(
-            [losses.own_S.detach().float(), losses.margin_S.float(), fine_S.float()]
-        ).tolist()
-        for slot, member in enumerate(work.members):
-            story.losses[member] = own[slot]
-            work.judge(slot, own[slot], margin[slot])
-        if self._watch is not None:
-            self._watch(work.members, x_S3HW.detach())
-        return [slot for slot, is_fine in enumerate(fine) if not is_fine]
-
-    def _note(self, story: Story, losses: Losses, steps_S: Tensor, fine_S: Tensor) -> None:
-        parts = dict(losses.parts)
-        whole_S = losses.own_S
-        if losses.gap is not None:
-            parts["natural"] = losses.gap.expand_as(whole_S)
-            whole_S = whole_S + losses.gap
-        parts["loss"] = whole_S
-        if story.table is None:
-            story.table = torch.zeros(len(parts) + 1, self._settings.steps, device=steps_S.device)
-            story.terms = list(parts)
-        value_PS = torch.stack([torch.ones_like(whole_S), *parts.values()]).detach().float()
-        story.table.index_add_(1, steps_S, torch.where(fine_S, value_PS, 0.0))
-
-    def _begin_again(self, work: _Work, story: Story, failed: Sequence[int]) -> None:
-        for slot in failed:
-            member = work.members[slot]
-            story.restarts[member] += 1
-            if story.restarts[member] > RESTARTS:
-                story.dropped.add(member)
-            seed = seed_for(self._seeds[member], "again", story.restarts[member])
-            fresh = self._generator.init([seed], self._size)
-            for latent, new in zip(work.latents, fresh, strict=True):
-                latent[slot] = new[0]
-            work.slowness_S[slot] *= 0.5
-            if not self._coupled:
-                work.steps[slot] = self._start
-        if failed:
-            work.adam.reset_(failed)
-            work.upload()
-
-    def _is_done(self, work: _Work, slot: int, story: Story) -> bool:
-        return work.steps[slot] >= self._stop or (work.members[slot] in story.dropped and not self._coupled)
-
-
-class _Work:
-    """What is in the slots.
-
-    Attributes:
-        members: which image of the group is in each slot.
-        latents: of them, first dimension S.
-        steps: that each has behind it, coarser resolutions included.
-        members_S, steps_S: the same two on the device, sent there only when other images come in.
-        slowness_S: factor of the step size, halved by each restart.
-        adam: its moments.
-    """
-
-    def __init__(self, members: list[int], latents: list[Tensor], start: int) -> None:
-        self.members = list(members)
-        self.latents = latents
-        self.steps = [start] * len(members)
-        self.slowness_S = torch.ones(len(members), device=latents[0].device)
-        self.adam = SlotAdam(latents)
-        self._means = [math.nan] * len(members)
-        self._best = [math.inf] * len(members)
-        self._since = [0] * len(members)
-        self._margins = [-1.0] * len(members)
-        self.upload()
-
-    def upload(self) -> None:
-        """Send the device what changed by more than a step."""
-        self.members_S, self.steps_S = torch.tensor([self.members, self.steps], device=self.latents[0].device)
-
-    def advance(self) -> None:
-        """Everything at work has one more step behind it."""
-        self.steps = [step + 1 for step in self.steps]
-        self.steps_S = self.steps_S + 1
-
-    def judge(self, slot: int, loss: float, margin: float) -> None:
-        """Take note of one step of one image."""
-        mean = self._means[slot]
-        self._means[slot] = loss if math.isnan(mean) else mean + _NEWEST * (loss - mean)
-        self._margins[slot] = margin
-        if self._means[slot] < self._best[slot] * (1 - _PROGRESS):
-            self._best[slot], self._since[slot] = self._means[slot], 0
+    history = History([math.nan] * len(seeds), [0] * len(seeds))
+    latents: list[Tensor] = []
+    for size, start, stop in settings.resolutions(generator.stride):
+        if latents:
+            latents = generator.resize(latents, size)
+            generator.project_(latents)
         else:
-            self._since[slot] += 1
+            latents = generator.init(seeds, size)
+        adam = _Adam(latents)
+        share_T = torch.arange(settings.steps, device=latents[0].device) / settings.steps
+        lr_T = settings.lr * generator.lr_factor * (0.1 + 0.9 * (1 + torch.cos(math.pi * share_T)) / 2)
+        for step in range(start, stop):
+            leaves = [latent.detach().requires_grad_() for latent in latents]
+            x_N3HW = decode(leaves)
+            # A broken image would spoil the statistics it shares with the others: they see grey in its place.
+            fine_N = _are_finite(x_N3HW)
+            x_N3HW = torch.where(_per_image(fine_N, x_N3HW), x_N3HW, 0.5)
+            losses = score(x_N3HW, step)
+            # Summed, not averaged: an image's step does not depend on how many images there are.
+            total = losses.own_N.sum()
+            if losses.gap is not None:
+                total = total + len(seeds) * losses.gap
+            gradients = torch.autograd.grad(total, leaves)
+            for value in (losses.own_N[:, None], *gradients):
+                fine_N = fine_N & _are_finite(value)
+            adam.step_(latents, [torch.where(_per_image(fine_N, each), each, 0.0) for each in gradients], lr_T[step])
+            generator.project_(latents)
+            history.note(losses, fine_N, step, settings.steps)
+            # The one moment of a step at which the processor waits for the device.
+            history.losses, fine = torch.stack([losses.own_N.detach().float(), fine_N.float()]).tolist()
+            for n in (n for n, is_fine in enumerate(fine) if not is_fine):
+                history.restarts[n] += 1
+                fresh = generator.init([seed_for(seeds[n], "again", history.restarts[n])], size)
+                for latent, new in zip(latents, fresh, strict=True):
+                    latent[n] = new[0]
+                adam.restart(n)
+            if watch is not None:
+                watch(x_N3HW.detach())
+    return latents, history
 
-    def replace(self, leaving: Sequence[int], entering: Sequence[int], latents: Sequence[Tensor], start: int) -> None:
-        """Fill the first of the freed slots with those who wait, and close the others."""
-        filled, closed = leaving[: len(entering)], set(leaving[len(entering) :])
-        for slot, member in zip(filled, entering, strict=True):
-            self.members[slot], self.steps[slot] = member, start
-            self.slowness_S[slot] = 1.0
-            self._means[slot], self._best[slot], self._since[slot] = math.nan, math.inf, 0
-            for at_work, latent in zip(self.latents, latents, strict=True):
-                at_work[slot] = latent[member]
-        if filled:
-            self.adam.reset_(filled)
-        if closed:
-            kept = [slot for slot in range(len(self.members)) if slot not in closed]
-            rows = torch.tensor(kept, dtype=torch.long, device=self.latents[0].device)
-            self.latents = [latent[rows] for latent in self.latents]
-            self.slowness_S = self.slowness_S[rows]
-            self.adam.keep(rows)
-            for name in ("members", "steps", "_means", "_best", "_since", "_margins"):
-                values = getattr(self, name)
-                setattr(self, name, [values[slot] for slot in kept])
-        self.upload()
+
+class _Adam:
+    """Adam over stacked latents in which one image can begin again: each has its own age and step size.
+
+    Source: Kingma and Ba, ICLR 2015.
+    """
+
+    def __init__(self, latents: Sequence[Tensor]) -> None:
+        self._first = [torch.zeros_like(latent) for latent in latents]
+        self._second = [torch.zeros_like(latent) for latent in latents]
+        self._age_N = torch.zeros(len(latents[0]), device=latents[0].device)
+        self._slowness_N = torch.ones_like(self._age_N)
+
+    @torch.no_grad()
+    def step_(self, latents: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
+        """Move the latents in place."""
+        beta1, beta2 = _BETAS
+        self._age_N += 1
+        rate_N = self._slowness_N * lr / (1 - beta1**self._age_N)
+        correction_N = (1 - beta2**self._age_N).sqrt()
+        for latent, gradient, first, second in zip(latents, gradients, self._first, self._second, strict=True):
+            first.lerp_(gradient, 1 - beta1)
+            second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            size = second.sqrt().div_(_per_image(correction_N, latent)).add_(_EPS)
+            latent.addcmul_(first / size, _per_image(rate_N, latent), value=-1)
+
+    def restart(self, n: int) -> None:
+        """Forget one image's past, and go on with half its step size."""
+        for state in (*self._first, *self._second, self._age_N):
+            state[n] = 0
+        self._slowness_N[n] *= 0.5
+
+
+def _are_finite(value: Tensor) -> Tensor:
+    """Which images have only numbers: bool (N,)."""
+    return torch.isfinite(value.detach()).flatten(1).all(1)
+
+
+def _per_image(value_N: Tensor, like: Tensor) -> Tensor:
+    """One value per image, in a shape that broadcasts over the image."""
+    return value_N.view(-1, *[1] * (like.ndim - 1))

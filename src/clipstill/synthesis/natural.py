@@ -25,11 +25,11 @@ class NaturalNetwork(nn.Module):
 
     Args:
         name: ``"lite0"`` or ``"lite2"``.
-        device: where it runs.
+        device: Device of the network.
 
     Raises:
-        UnknownNameError: another name.
-        ResourceError: its package is not installed.
+        UnknownNameError: Another name.
+        ResourceError: The package of its weights is not installed.
     """
 
     mean: Tensor

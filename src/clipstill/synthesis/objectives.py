@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipstill.core.tensors import logits
+
 # The slope of arcsin is infinite at a half chord of 1; this much below, it is finite and the loss is off by under 1e-3.
 _FARTHEST = 1 - 1e-7
 # The slope of a square root is infinite at 0.
@@ -24,8 +26,8 @@ def spherical_distance(feat_NVD: Tensor, target_ND: Tensor) -> Tensor:
     ``2 * arcsin(chord / 2) ** 2 == angle ** 2 / 2``.
 
     Args:
-        feat_NVD: unit vectors of the views.
-        target_ND: unit vectors, one an image.
+        feat_NVD: Unit vectors of the views.
+        target_ND: Unit vectors, one per image.
 
     Returns:
         loss_N in [0, pi ** 2 / 2], the mean over views, with a finite gradient at 0 and at 180 degrees.
@@ -42,37 +44,19 @@ def class_consistency(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tenso
     Without the teacher's logit scale its gradient is negligible.
 
     Args:
-        feat_NVD: unit vectors of the views.
-        class_vectors_CD: unit vectors of the classes.
-        class_N: class of each image.
-        logit_scale: of the teacher, above 0.
+        feat_NVD: Unit vectors of the views.
+        class_vectors_CD: Unit vectors of the classes.
+        class_N: Class of each image.
+        logit_scale: The teacher's logit scale, above 0.
 
     Returns:
         loss_N >= 0, the mean over views.
 
     Source: Wei et al., ICLR 2025, class consistency maintaining.
     """
-    logits_NVC = logit_scale * feat_NVD @ class_vectors_CD.T
+    logits_NVC = logits(feat_NVD, class_vectors_CD, logit_scale)
     target_NV = class_N[:, None].expand(logits_NVC.shape[:2])
     return F.cross_entropy(logits_NVC.flatten(0, 1), target_NV.flatten(), reduction="none").view_as(target_NV).mean(1)
-
-
-def class_margin(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tensor, logit_scale: float) -> Tensor:
-    """How far the teacher's probability of the image's class leads that of the likeliest other class.
-
-    Args:
-        feat_NVD: unit vectors of the views.
-        class_vectors_CD: unit vectors of the classes, at least two.
-        class_N: class of each image.
-        logit_scale: of the teacher, above 0.
-
-    Returns:
-        margin_N in [-1, 1], the mean over views, without gradient.
-    """
-    with torch.no_grad():
-        share_NC = (logit_scale * feat_NVD @ class_vectors_CD.T).softmax(-1).mean(1)
-        own_N = share_NC.gather(1, class_N[:, None])[:, 0]
-        return own_N - share_NC.scatter(1, class_N[:, None], -1.0).amax(1)
 
 
 def total_variation(x_N3HW: Tensor) -> Tensor:

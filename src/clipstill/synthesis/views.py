@@ -1,8 +1,8 @@
 """What the teacher sees of a synthetic image at each step: random crops, turns and lights.
 
-Each image draws from its own seed, so that neither its neighbours nor the size of its batch change what it sees.
+Each image draws from its own seed, so neither its neighbours nor the size of its batch change what the teacher sees.
 
-Shapes: N images of a group, S of them at work, V views (M = S V), T steps, H x W pixels, F = H W, K numbers a view.
+Shapes: N images, V views per image (M = N V), T steps, H x W pixels, F = H W, K numbers per view.
 """
 
 from __future__ import annotations
@@ -15,102 +15,82 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from clipstill.core.seeds import generator_for
+from clipstill.synthesis.settings import SynthesisSettings
 
-# Per view: zoom, two shifts, angle, flip, light, contrast, colour.
+# Numbers per view: zoom, two shifts, angle, flip, light, contrast, colour.
 _DRAWS = 8
-# The same for its noise: how strong, and by how much the image's noise is shifted.
+# Numbers per view for its noise: strength, and two shifts of the image's noise field.
 _NOISE_DRAWS = 3
 
 
 class ViewSchedule:
-    """All views of a group of images, drawn beforehand.
+    """All views of some images, drawn beforehand.
 
     Args:
-        seeds: one an image.
-        steps: of the optimisation.
-        views: per image and step, at least 1.
-        crop_min: least side of a crop, as a share of the image's side, in (0, 1].
-        degrees: largest turn to either side.
-        light: largest relative change of brightness, contrast and saturation, in [0, 1).
-        noise: largest standard deviation of the noise that is added last; each view draws its own below it.
-        device: where the images are.
+        seeds: One seed per image.
+        settings: ``steps``, ``views``, ``crop_min``, ``degrees``, ``light`` and ``noise`` are used.
+        device: Device of the images.
     """
 
-    def __init__(
-        self,
-        seeds: Sequence[int],
-        steps: int,
-        views: int,
-        crop_min: float,
-        degrees: float,
-        light: float,
-        noise: float = 0.0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.views, self.device = views, torch.device(device)
-        self._seeds = list(seeds)
-        self._noise = noise
-        draws_TNVK = self._drawn("views", steps, _DRAWS)
+    def __init__(self, seeds: Sequence[int], settings: SynthesisSettings, device: torch.device) -> None:
+        self._seeds, self._views, self._noise = list(seeds), settings.views, settings.noise
+        draws_TNVK = self._draw("views", settings.steps, _DRAWS)
         parts = [
-            _maps(draws_TNVK[..., :5], crop_min, math.radians(degrees)).flatten(-2),
-            _tones(draws_TNVK[..., 5:], light),
+            _maps(draws_TNVK[..., :5], settings.crop_min, math.radians(settings.degrees)).flatten(-2),
+            _tones(draws_TNVK[..., 5:], settings.light),
         ]
-        if noise > 0:
-            parts.append(self._drawn("noise", steps, _NOISE_DRAWS))
-        # All that a step asks for is looked up at once: one kernel, where it took fifty to make it.
+        if self._noise > 0:
+            parts.append(self._draw("noise", settings.steps, _NOISE_DRAWS))
+        # Moved to the device once: drawn at each step, they took fifty kernels.
         self._numbers_TNVK = torch.cat(parts, dim=-1).to(device)
         self._fields_N3F: Tensor | None = None
         self._side = 0
 
-    def _drawn(self, name: str, steps: int, numbers: int) -> Tensor:
-        draws = [torch.rand(steps, self.views, numbers, generator=generator_for(seed, name)) for seed in self._seeds]
+    def _draw(self, name: str, steps: int, numbers: int) -> Tensor:
+        draws = [torch.rand(steps, self._views, numbers, generator=generator_for(seed, name)) for seed in self._seeds]
         return torch.stack(draws, dim=1)
 
-    def __call__(self, x_S3HW: Tensor, members_S: Tensor, steps_S: Tensor) -> Tensor:
+    def __call__(self, x_N3HW: Tensor, step: int) -> Tensor:
         """The views of one step, with gradient to the images.
 
         Args:
-            x_S3HW: images in [0, 1].
-            members_S: which image of the group each is.
-            steps_S: how many steps each has behind it.
+            x_N3HW: Images in [0, 1], one per seed.
+            step: Number of the step, from 0.
 
         Returns:
-            (S * V, 3, H, W) in [0, 1], image by image.
+            (M, 3, H, W) in [0, 1], image by image.
         """
-        numbers_MK = self._numbers_TNVK[steps_S, members_S].flatten(0, 1)
-        x_M3HW = x_S3HW if self.views == 1 else x_S3HW.repeat_interleave(self.views, dim=0)
-        grid_MHW2 = _grid(numbers_MK[:, :6].view(-1, 2, 3), *x_S3HW.shape[-2:])
+        numbers_MK = self._numbers_TNVK[step].flatten(0, 1)
+        x_M3HW = x_N3HW if self._views == 1 else x_N3HW.repeat_interleave(self._views, dim=0)
+        grid_MHW2 = _grid(numbers_MK[:, :6].view(-1, 2, 3), *x_N3HW.shape[-2:])
         x_M3HW = grid_sample(x_M3HW, grid_MHW2, padding_mode="reflection", align_corners=False)
         own, grey, mean = (numbers_MK[:, k].view(-1, 1, 1, 1) for k in (6, 7, 8))
         grey_M1HW = x_M3HW.mean(1, keepdim=True)
         rest_M1HW = grey * grey_M1HW + mean * grey_M1HW.mean((2, 3), keepdim=True)
         x_M3HW = torch.addcmul(rest_M1HW, own, x_M3HW).clamp(0, 1)
-        return x_M3HW if self._noise == 0 else self._noisy(x_M3HW, numbers_MK[:, 9:], members_S)
+        return x_M3HW if self._noise == 0 else self._noisy(x_M3HW, numbers_MK[:, 9:])
 
-    def _noisy(self, x_M3HW: Tensor, draws_MK: Tensor, members_S: Tensor) -> Tensor:
-        """Each image has one field of noise, which every view sees shifted by another amount and of another strength.
+    def _noisy(self, x_M3HW: Tensor, draws_MK: Tensor) -> Tensor:
+        """Add noise: each image has one field, which every view sees shifted and scaled by its own amount.
 
-        So that no batch has to draw as much noise as it has pixels at each step, and still each image's is its own.
+        A new field for every view and step would cost more random numbers than the images have pixels.
         """
-        shape = x_M3HW.shape[1:]
-        side = shape[-1]
+        shape, side = x_M3HW.shape[1:], x_M3HW.shape[-1]
         if self._fields_N3F is None or side != self._side:
             fields = [torch.randn(shape, generator=generator_for(seed, "noise field")) for seed in self._seeds]
             self._fields_N3F, self._side = torch.stack(fields).flatten(2).to(x_M3HW.device), side
-        steps_L = torch.arange(side, device=x_M3HW.device)
-        rows_ML, columns_ML = ((steps_L + (draws_MK[:, k, None] * side).long()) % side for k in (1, 2))
+        place_L = torch.arange(side, device=x_M3HW.device)
+        rows_ML, columns_ML = ((place_L + (draws_MK[:, k, None] * side).long()) % side for k in (1, 2))
         place_MF = (rows_ML[:, :, None] * side + columns_ML[:, None]).flatten(1)
-        fields_M3F = self._fields_N3F[members_S]
-        if self.views > 1:
-            fields_M3F = fields_M3F.repeat_interleave(self.views, dim=0)
+        fields_M3F = self._fields_N3F.repeat_interleave(self._views, dim=0)
         shifted_M3HW = fields_M3F.gather(2, place_MF[:, None].expand(-1, shape[0], -1)).view_as(x_M3HW)
         return torch.addcmul(x_M3HW, self._noise * draws_MK[:, 0].view(-1, 1, 1, 1), shifted_M3HW)
 
 
 def _maps(draws_TNVK: Tensor, crop_min: float, most: float) -> Tensor:
-    """Matrices (T, N, V, 2, 3) from places in the view to places in the image, both from -1 to 1.
+    """Matrices (T, N, V, 2, 3) from places in the view to places in the image, both in [-1, 1].
 
-    The inverse of a crop, a turn by up to ``most`` and a flip, in closed form: no solver, which would wait for the GPU.
+    The inverse of a crop, a turn by up to ``most`` radians and a flip, in closed form: a solver would wait for the GPU.
     """
     zoom, across, down, turn, flip = draws_TNVK.unbind(-1)
     share = crop_min + (1 - crop_min) * zoom
@@ -123,17 +103,16 @@ def _maps(draws_TNVK: Tensor, crop_min: float, most: float) -> Tensor:
 
 
 def _tones(draws_TNVK: Tensor, most: float) -> Tensor:
-    """How much of a pixel itself, of its grey and of the image's mean a view shows (T, N, V, 3).
+    """Weights (T, N, V, 3) of the pixel itself, of its grey and of the image's mean in a view.
 
-    Colour blends each pixel with its grey, light multiplies, contrast blends with the mean of what came out: a sum of
-    these three in the end.
+    Colour blends each pixel with its grey, light multiplies, and contrast blends with the image's mean.
     """
     light, contrast, colour = (1 + most * (2 * draws_TNVK - 1)).unbind(-1)
     return torch.stack([contrast * light * colour, contrast * light * (1 - colour), light * (1 - contrast)], -1)
 
 
 def _grid(map_M23: Tensor, height: int, width: int) -> Tensor:
-    """Where each pixel of a view lies in its image (M, H, W, 2)."""
+    """Place in the image of each pixel of a view: (M, H, W, 2)."""
     across_W, down_H = ((2 * torch.arange(side, device=map_M23.device) + 1) / side - 1 for side in (width, height))
     by_column_M2W = map_M23[..., :1] * across_W
     by_row_M2H = map_M23[..., 1:2] * down_H + map_M23[..., 2:]

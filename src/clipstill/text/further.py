@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from clipstill.core.seeds import seed_for
-from clipstill.text.prompts import Prompt, PromptRequest, PromptSet, encode_texts
+from clipstill.text.prompts import PromptRequest, PromptSet, encode_texts, round_robin
 from clipstill.text.styles import FURTHER_STYLES
-from clipstill.text.templates import STYLE_TEMPLATE, fill, put_tokens, sentence_template, styled_template
+from clipstill.text.templates import STYLE_TEMPLATE, put_tokens, sentence_template, styled_template
 
 
 def further_prompts(
@@ -32,14 +32,11 @@ def further_prompts(
     styles = [style for style in FURTHER_STYLES if style.casefold() not in used][:count]
     sentence = sentence_template(request.settings.template, STYLE_TEMPLATE, request.teacher.templates)
     template = styled_template(put_tokens(sentence, ""))
-    names, descriptions = request.task.names, request.task.descriptions
-    prompts = []
-    for number in range(count if styles else 0):
-        place = number % len(styles)
-        index = request.per_class + number
-        for class_id in class_ids:
-            text = fill(template, names[class_id], descriptions[class_id], styles[place])
-            seed = seed_for(request.seed, names[class_id], styles[place], index)
-            prompts.append(Prompt(class_id, len(style_names) + place, index, seed, text=text))
+    first = request.per_class
+    indices = range(first, first + count) if styles else range(0)
+    prompts = [
+        replace(prompt, style_id=len(style_names) + prompt.style_id)
+        for prompt in round_robin(request, template, styles, class_ids=class_ids, indices=indices)
+    ]
     targets_ND = encode_texts(request.teacher, prompts) if prompts else request.class_vectors_CD[:0]
     return PromptSet(prompts, targets_ND, (*style_names, *styles))

@@ -6,6 +6,7 @@ The page keeps a folder per run in ``.ui`` of the workspace: ``command.json`` is
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
+from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
 from clipstill.core.files import disk_error, read_json, write_json, write_text
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
@@ -30,6 +32,9 @@ _STARTED = "--- started"
 _STOPPED = "--- stopped by you"
 _TAIL_BYTES = 64 << 10
 _GRACE_S = 10.0
+_PLAN_TIMEOUT_S = 300.0
+# Options of a run that say nothing of how it will go.
+_NOT_PLANNED = ("--out", "--images")
 _SEE_LOG = "The log below says more; 'Go on' tries again from where it stopped."
 
 
@@ -187,6 +192,34 @@ class Jobs:
                 log.write(f"{line}\n")
         except OSError as error:
             raise disk_error(error, self._kept(name)) from error
+
+
+def ask_plan(run: Sequence[str]) -> dict[str, Any]:
+    """What ``clipstill plan`` says of a run, in a process of its own because it loads a teacher.
+
+    Args:
+        run: Arguments of ``clipstill run``.
+
+    Returns:
+        JSON values of ``planning.plan.Plan``.
+
+    Raises:
+        ConfigError: The plan refuses, in its own words.
+        ResourceError: The plan took too long.
+    """
+    pairs = zip(run[1::2], run[2::2], strict=True)
+    options = [part for pair in pairs if pair[0] not in _NOT_PLANNED for part in pair]
+    command = [sys.executable, "-m", "clipstill", "plan", *options, "--json"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PLAN_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ResourceError("the check takes too long on this machine. Start without it.") from None
+    if done.returncode == 0:
+        return dict(json.loads(done.stdout))
+    lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
+    raise ConfigError(lines[-1] if lines else "the check gave no answer. Start without it.")
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -13,9 +13,9 @@ import gradio as gr
 from clipstill.core.errors import ClipstillError, DataError, ResourceError
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.ui import panels
-from clipstill.ui.checking import plan
 from clipstill.ui.form import Form, run_arguments
-from clipstill.ui.jobs import Jobs, Watched
+from clipstill.ui.jobs import Jobs, Watched, ask_plan
+from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
 from clipstill.ui.runs import Run, runs_in
 
@@ -44,7 +44,7 @@ class Page:
         try:
             _, arguments, notes = run_arguments(self._form(values), self.jobs)
             yield panels.note("Looking at the names; this takes some seconds ...", items=notes)
-            yield panels.panel("plan", plan(arguments))
+            yield panel("plan", ask_plan(arguments))
         except ClipstillError as error:
             # A check that takes too long says nothing against the names.
             yield panels.error_note(error, "plain" if isinstance(error, ResourceError) else "wrong")
@@ -96,7 +96,7 @@ class Page:
         at_work = chosen if busy == current else self.jobs.watch(busy, busy) if busy is not None else None
         pieces = {
             "names": "\n".join([*names, f"chosen {current}"]),
-            "strip": panels.strip(at_work),
+            "strip": panel("strip", at_work),
             **self._watched(chosen),
             "stop": str(chosen is not None and chosen.own),
             "go_on": str(busy is None and chosen is not None and not (chosen.run is not None and chosen.run.finished)),
@@ -115,9 +115,9 @@ class Page:
 
     def _watched(self, chosen: Watched | None) -> dict[str, str]:
         if chosen is None:
-            return {"progress": self._no_run(), "preview": "", "log": panels.panel("log", [])}
-        preview = "" if chosen.run is None else panels.preview_panel(chosen.run, chosen.at_work)
-        return {"progress": panels.progress_panel(chosen), "preview": preview, "log": panels.panel("log", chosen.lines)}
+            return {"progress": self._no_run(), "preview": "", "log": panel("log", [])}
+        preview = "" if chosen.run is None else panel("preview", chosen.run, chosen.at_work)
+        return {"progress": panel("progress", chosen), "preview": preview, "log": panel("log", chosen.lines)}
 
     def stop(self) -> str:
         """Stop the run at work; the stages beside the button show that it stopped."""
@@ -152,10 +152,8 @@ class Page:
         if run is None:
             return self._no_run()
         try:
-            images = images_of(run.path, run.task)
-            return panels.images_panel(
-                run, images, class_name=_chosen(class_name), style=_chosen(style), by_score=by_score
-            )
+            images, chosen = images_of(run.path, run.task), {"class_name": _chosen(class_name), "style": _chosen(style)}
+            return panels.images_panel(run, images, **chosen, by_score=by_score)
         except ClipstillError as error:
             return panels.error_note(error)
 
@@ -171,7 +169,7 @@ class Page:
             return path
         try:
             (found,) = _bundle(run).answer([path])
-            return panels.panel("answer", found, run.figures())
+            return panel("answer", found, run.figures())
         except ClipstillError as error:
             return _photo_error(error, path)
 
@@ -189,7 +187,7 @@ class Page:
             answers = [(run.name, _bundle(run).answer([path])[0]) for run in runs]
         except ClipstillError as error:
             return table, _photo_error(error, path)
-        return table, panels.panel("compare_answers", answers) if answers else ""
+        return table, panel("compare_answers", answers) if answers else ""
 
     def finished(self, names: list[str] | None) -> Update:
         """Runs that can be compared; those that are gone are not chosen any more."""
@@ -206,7 +204,8 @@ class Page:
             command: Sequence[str] | None = self.jobs.command(run.name)
         except ClipstillError:
             command = None
-        return panels.get_panel(run, command), panels.report_panel(run) if run.has_bundle else ""
+        report = panel("report", run) if run.has_bundle and run.report is not None else ""
+        return panels.get_panel(run, command), report
 
     def _names(self) -> list[str]:
         """Runs of the workspace, and those that were started here and have no folder yet, or never got one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +14,6 @@ import jinja2
 from clipstill.core.errors import ArtifactError
 from clipstill.core.progress import span
 from clipstill.stages import STAGES
-from clipstill.stages import images as images_stage
-from clipstill.ui.jobs import Watched
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Amount, Figures, Run, amount_in
 
@@ -23,14 +22,9 @@ STAGE_TITLES = {stage.name: stage.title for stage in STAGES}
 MOST_CELLS = 600
 
 
-def panel(name: str, *values: Any) -> str:
-    """A panel of ``panels.html``.
-
-    Args:
-        name: Name of the panel's macro.
-        values: Its values.
-    """
-    return str(getattr(_macros(), name)(*values))
+def panel(name: str, *values: Any, **named: Any) -> str:
+    """The panel that a macro of ``panels.html`` makes of its values."""
+    return str(getattr(_macros(), name)(*values, **named))
 
 
 @cache
@@ -42,7 +36,8 @@ def _macros() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, span=span, title_of=_title, address=_address, python=repr)
+    environment.filters.update(percent=percent, span=span, title_of=_title, amount=latest_amount)
+    environment.filters.update(address=_address, version=_version, python=repr)
     return environment.get_template("panels.html").module
 
 
@@ -62,15 +57,6 @@ def percent(share: float | None, digits: int = 0) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def strip(busy: Watched | None) -> str:
-    """One line for the top of every page: the run at work."""
-    if busy is None:
-        return panel("strip", None, "", None)
-    stages = busy.run.stages if busy.run is not None else ()
-    doing = next((_title(stage.name) for stage in stages if stage.state == "at work"), "getting ready")
-    return panel("strip", busy.name, doing, latest_amount(busy.lines))
-
-
 def latest_amount(lines: Sequence[str]) -> Amount | None:
     """How far the stage at work is, by the last line of progress; None where the stage has ended or has none."""
     for line in reversed(lines):
@@ -80,29 +66,17 @@ def latest_amount(lines: Sequence[str]) -> Amount | None:
     return None
 
 
-def progress_panel(watched: Watched) -> str:
-    """State of a run in words, and its stages."""
-    return panel("progress", watched, latest_amount(watched.lines) if watched.at_work else None)
-
-
-def preview_panel(run: Run, at_work: bool) -> str:
-    """The picture of the images at work."""
-    version = None if run.preview is None else run.preview.stat().st_mtime_ns
-    drawing = at_work and any(each.name == images_stage.NAME and each.state == "at work" for each in run.stages)
-    return panel("preview", run, at_work, version, drawing)
-
-
 def images_panel(
-    run: Run, images: Sequence[SyntheticImage], class_name: str | None, style: str | None, by_score: bool
+    run: Run, images: Sequence[SyntheticImage], *, class_name: str | None, style: str | None, by_score: bool
 ) -> str:
     """Synthetic images: one per class and style, or all that were chosen.
 
     Args:
-        run: Their run.
+        run: The run of the images.
         images: All synthetic images of the run.
         class_name: Class to show; None for all.
         style: Style to show; None for all.
-        by_score: Whether the lowest score comes first; else the order of making.
+        by_score: Whether the lowest score comes first, instead of the order of making.
     """
     if not images:
         return note("There are no images yet. They appear here as soon as the first group of them is done.")
@@ -114,7 +88,7 @@ def images_panel(
     chosen = [entry for entry in named if class_name in (None, entry[1]) and style in (None, entry[2])]
     if by_score:
         chosen.sort(key=lambda entry: entry[0].record.score)
-    return panel("gallery", run, len(images), chosen, MOST_CELLS)
+    return panel("gallery", run, len(images), chosen, most=MOST_CELLS)
 
 
 def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[str], styles: Sequence[str]) -> str:
@@ -126,7 +100,7 @@ def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[s
     most = max(1, MOST_CELLS // len(columns))
     table = [(_at(classes, row), [first.get((row, column)) for column in columns]) for row in rows[:most]]
     heads = [_at(styles, column) for column in columns]
-    return panel("image_table", run, len(images), table, heads, len(rows) - len(table))
+    return panel("image_table", run, len(images), table, columns=heads, left_out=len(rows) - len(table))
 
 
 def compare_table(rows: Sequence[tuple[str, Figures]]) -> str:
@@ -150,12 +124,8 @@ def get_panel(run: Run, command: Sequence[str] | None) -> str:
     except ArtifactError as error:
         return error_note(error)
     shown = None if command is None else f"clipstill {shlex.join(command)}"
-    return panel("get", run, figures, shown, f"clipstill predict {shlex.quote(str(run.path))} photo.jpg")
-
-
-def report_panel(run: Run) -> str:
-    """The report inside the page. It may be anybody's file, so it may run nothing."""
-    return "" if run.report is None else panel("report", run, run.report.stat().st_mtime_ns)
+    predict = f"clipstill predict {shlex.quote(str(run.path))} photo.jpg"
+    return panel("get", run, figures, command=shown, predict=predict)
 
 
 def _title(stage: str) -> str:
@@ -164,6 +134,11 @@ def _title(stage: str) -> str:
 
 def _address(run: Run) -> str:
     return f"{FILES}/{quote(run.name)}"
+
+
+def _version(file: Path) -> int:
+    """Changes with the file, so that a browser asks for it again."""
+    return file.stat().st_mtime_ns
 
 
 def _at(names: Sequence[str], position: int) -> str:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from clipstill.core.errors import ArtifactError
 from clipstill.stages.images import NAME as SURROGATE
-from clipstill.surrogate.dataset import SurrogateSet
-from clipstill.surrogate.records import ImageRecord
+from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.text.task import Task
 from clipstill.workflow.store import Store
 

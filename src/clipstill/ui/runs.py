@@ -38,6 +38,9 @@ class Run:
     stages: tuple[StageState, ...]  # Of the last start, in order; empty before.
     finished: bool  # The last start came to its end, and the bundle is there.
     at_work: bool  # A process holds the folder.
+    has_bundle: bool  # It may be of an earlier start.
+    report: Path | None  # None while it is not written; the same for the picture of the images at work.
+    preview: Path | None
 
     @property
     def name(self) -> str:
@@ -48,24 +51,6 @@ class Run:
     def bundle(self) -> Path:
         """Place of the bundle."""
         return self.path / bundle.NAME
-
-    @property
-    def has_bundle(self) -> bool:
-        """Whether the bundle is there; it may be of an earlier start."""
-        return (self.bundle / MANIFEST).is_file()
-
-    @property
-    def report(self) -> Path | None:
-        """The report, where it is written."""
-        return self._file(report.REPORT_FILE)
-
-    @property
-    def preview(self) -> Path | None:
-        """The picture of the images at work, where there is one."""
-        return self._file(images.PREVIEW_FILE)
-
-    def _file(self, name: str) -> Path | None:
-        return self.path / name if (self.path / name).is_file() else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,9 +65,11 @@ class Run:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
         for file in (stages / images.NAME / images.CURATION_FILE, stages / prompts.NAME / prompts.STYLES_FILE):
-            if file.is_file():
+            try:
                 found = read_json(file)
-                return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
+            except ArtifactError:
+                continue
+            return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
         return []
 
     def figures(self) -> Figures:
@@ -191,10 +178,20 @@ def open_run(workspace: Path, name: str) -> Run:
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
-    bundled = (path / bundle.NAME / MANIFEST).is_file()
-    finished = ended and bundled and (not stages or stages[-1].name == report.NAME)
-    # The lock is asked for only where a process may hold it.
-    return Run(path, _task(path), stages, finished, at_work=not finished and _is_held(path / LOCK))
+    has_bundle = (path / bundle.NAME / MANIFEST).is_file()
+    finished = ended and has_bundle and (not stages or stages[-1].name == report.NAME)
+    files = (path / report.REPORT_FILE, path / images.PREVIEW_FILE)
+    page, preview = (file if file.is_file() else None for file in files)
+    return Run(
+        path,
+        _task(path),
+        stages,
+        finished=finished,
+        at_work=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
+        has_bundle=has_bundle,
+        report=page,
+        preview=preview,
+    )
 
 
 def _task(path: Path) -> Task | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -32,21 +33,21 @@ def listen(host: str, port: int) -> socket.socket:
         ResourceError: The port is taken or not allowed, or the host is another machine.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise ResourceError(f"--host {host} is no address of this machine ({error}). Try {LOOPBACK}.") from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
+        return socket.create_server(
+            address,
+            family=family,
+            backlog=1024,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
-        listener.close()
+        reason = os.strerror(error.errno) if error.errno else error
         raise ResourceError(
-            f"cannot listen on port {port} of {host}: {error.strerror or error}. Choose another --port, or 0 for any "
-            f"that is free."
+            f"cannot listen on port {port} of {host}: {reason}. Choose another --port, or 0 for any that is free."
         ) from None
-    return listener
 
 
 def run(
@@ -55,7 +56,7 @@ def run(
     on_ready: Callable[[], None],
     *,
     finish_seconds: int = 10,
-    head_seconds: float | None = None,
+    head_seconds: float = 30,
     log_level: str = "critical",
 ) -> None:
     """Answer requests until SIGINT, SIGTERM or SIGHUP.
@@ -65,7 +66,7 @@ def run(
         listener: Socket of ``listen``; it is closed at the end.
         on_ready: Called once requests are answered.
         finish_seconds: Time for the requests that have begun, after the signal.
-        head_seconds: Time in which a client must have sent the head of a request; without limit where None.
+        head_seconds: Time in which a client must have sent the head of a request.
         log_level: Least level of uvicorn's own messages that is printed.
     """
 
@@ -113,15 +114,14 @@ async def _run_until_stopped(server: uvicorn.Server, listener: socket.socket, on
 class _ImpatientProtocol(H11Protocol):
     """Closes connections on which no request begins; uvicorn waits for ever for the rest of a request's head."""
 
-    head_s: float | None
+    head_s: float
     _idle_at: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.head_s is not None:
-            self.loop.call_later(self.head_s, self._close_if_idle, self.head_s)
+        self.loop.call_later(self.head_s, self._close_if_idle)
 
-    def _close_if_idle(self, seconds: float) -> None:
+    def _close_if_idle(self) -> None:
         """Close where nothing is being answered and no request has begun since the last check; else check again."""
         if self.transport.is_closing():
             return
@@ -130,4 +130,4 @@ class _ImpatientProtocol(H11Protocol):
             self.transport.close()
             return
         self._idle_at = self.cycle if idle else self
-        self.loop.call_later(seconds, self._close_if_idle, seconds)
+        self.loop.call_later(self.head_s, self._close_if_idle)

@@ -1,0 +1,91 @@
+"""The teacher's answers that a student learns, and a cache of its answers to views that come again.
+
+Shapes: N images, B images of a batch, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clipstill.core.files import sha256_json
+from clipstill.core.seeds import generator_for
+from clipstill.core.tensors import logits
+from clipstill.distillation.checkpoint import load_state, save_state
+from clipstill.distillation.settings import DistilSettings
+
+if TYPE_CHECKING:
+    from clipstill.core.protocols import Teacher
+
+LABELS_FOLDER = "labels"
+# What the seed of a batch's views is made of.
+Draw = tuple[int | str, ...]
+
+
+class SoftLabels:
+    """Unit vectors and logits of a teacher for images in [0, 1]; zeros if there is no teacher."""
+
+    def __init__(self, teacher: Teacher | None, class_vectors_CD: Tensor) -> None:
+        self.teacher, self.class_vectors_CD = teacher, class_vectors_CD.float()
+        self._scale = 1.0 if teacher is None else float(teacher.logit_scale)
+
+    @property
+    def key(self) -> list[Any]:
+        """What the answers depend on, beside the class vectors."""
+        return [] if self.teacher is None else [self.teacher.name, self.teacher.weights_sha256, self._scale]
+
+    def vectors(self, x_N3HW: Tensor) -> Tensor:
+        """Images -> unit vectors (N, D)."""
+        if self.teacher is None:
+            return x_N3HW.new_zeros((len(x_N3HW), self.class_vectors_CD.shape[1]))
+        return self.teacher.encode_image(x_N3HW)
+
+    def logits(self, feat_ND: Tensor) -> Tensor:
+        """Unit vectors -> logits (N, C)."""
+        return logits(feat_ND, self.class_vectors_CD, self._scale)
+
+
+class LabelCache:
+    """The teacher's answers to ``settings.views`` passes of views, which then come again.
+
+    A view follows from its seed, which is the name of its pass and batch; an answer is kept under that name. A whole
+    pass is written to disk; a later run with another loss or learning rate then asks nothing.
+
+    Args:
+        folder: Folder of ``labels/``.
+        key_parts: What the answers depend on beside the seed: images, kind of views, teacher, share of the process.
+        images: Number of training images; those of a pass that would not fill a batch are left out.
+        settings: ``batch`` and ``views`` are used.
+        seed: Seed of the order within each pass.
+    """
+
+    def __init__(self, folder: Path, key_parts: list[Any], images: int, settings: DistilSettings, seed: int) -> None:
+        self._key = sha256_json({"format": 2, "parts": key_parts, "seed": seed})
+        self._folder, self._images, self._passes, self._seed = folder / LABELS_FOLDER, images, settings.views, seed
+        self._batch = min(settings.batch, images)
+        self._batches = images // self._batch
+        self._known: dict[int, dict[str, Tensor]] = {}
+
+    def rows(self, step: int) -> tuple[Tensor, Draw]:
+        """Images of a step, and the name of the draw of their views."""
+        number, place = step // self._batches % self._passes, step % self._batches
+        order = torch.randperm(self._images, generator=generator_for(self._seed, "label cache", number))
+        return order[place * self._batch : (place + 1) * self._batch], ("cached", number, place)
+
+    def answer(self, draw: Draw, ask: Callable[[], Tensor]) -> Tensor:
+        """The teacher's unit vectors (B, D) of a draw: the known ones, or those that ``ask`` gives."""
+        number, place = int(draw[1]), str(draw[2])
+        path = self._folder / f"{self._key[:16]}-{number:03d}.safetensors"
+        if number not in self._known:
+            saved = load_state(path, self._key)
+            self._known[number] = {} if saved is None else saved.tensors
+        known = self._known[number]
+        if place not in known:
+            known[place] = ask()
+            if len(known) == self._batches:
+                save_state(path, known, {"key": self._key})
+        return known[place]
