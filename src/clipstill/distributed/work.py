@@ -72,14 +72,12 @@ class ImageGroup:
     """The finished images of one group.
 
     Attributes:
-        number: Number of the group.
         pixels_NHW3: uint8 pixels.
         records: One record per image.
         facts: Generator, seconds, images left out, images begun again, and the history of the losses.
         features_ND: Unit vectors of the images by the teacher, float16.
     """
 
-    number: int
     pixels_NHW3: Any
     records: list[ImageRecord]
     facts: Mapping[str, Any]
@@ -175,10 +173,4 @@ class Worker:
             "restarts": images.restarts,
             "history": images.history,
         }
-        return ImageGroup(
-            number=number,
-            pixels_NHW3=images.pixels_NHW3,
-            records=records,
-            facts=facts,
-            features_ND=images.features_ND,
-        )
+        return ImageGroup(images.pixels_NHW3, records, facts, images.features_ND)
