@@ -1,15 +1,17 @@
-# make setup | demo | test | lint | types | contracts | docs | clean | help. Everything runs in .venv, made on the first call.
+# make setup | demo | test | test-quick | lint | types | contracts | docs | clean | help. Everything runs in .venv, made on the first call.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Both variables must be set before torch loads: two processes of one thread each, which do not wait for each other busily.
+PYTEST := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n 2 --dist loadfile
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts docs clean
+.PHONY: help setup demo test test-quick lint types contracts docs clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 setup: $(READY) ## make .venv and install clipstill with its development tools (6 GB on Linux)
 
@@ -25,7 +27,10 @@ demo: $(READY) ## seven everyday classes, from names to a measured ONNX model, i
 	$(BIN)/clipstill demo --out runs/demo
 
 test: $(READY) lint types contracts ## lint, types, import contracts and tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-quick: $(READY) ## tests that take a few seconds at most
+	$(PYTEST) -m "not slow"
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .

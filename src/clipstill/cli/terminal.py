@@ -28,12 +28,15 @@ def terminal() -> Iterator[None]:
     handler = _Lines()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # A library that logs to the root logger gives it a handler, which would show each note once more.
+    propagated, logger.propagate = logger.propagate, False
     try:
         with listening(_Bar().show if sys.stderr.isatty() else None):
             yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
+        logger.propagate = propagated
 
 
 class _Bar:
