@@ -204,7 +204,7 @@ class AllPhase(Phase):
         if len(self.setup.held_out) == 0:
             return
         parts = (self.setup.held_out.pixels_N3HW, self._held_out_teacher_ND)
-        for pixels_B3HW, teacher_BD in zip(*(part.split(self.settings.batch) for part in parts), strict=True):
+        for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
             x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
             class_B = torch.full((len(x_B3HW),), -1, device=self.device)
             yield Batch(_laid_out(x_B3HW), teacher_BD, self.setup.labels.logits(teacher_BD), class_B)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ from clipstill.distillation.optimisation import (
     learned_state,
     plain_gradient,
 )
-from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Phase, Setup
+from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Learner, Phase, Setup
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
@@ -261,7 +261,7 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, taken: list[Gradient]) -> None:
         """Record a validation after some steps, and keep the weights if they are the best."""
-        averaged = self.average.module.eval()
+        averaged = cast("Learner", self.average.module.eval())
         if self.watch is not None and parallel.share()[0] == 0:
             self.watch(self.step, *averaged.shown(self.setup.student))
         pairs = [(averaged(batch.inputs)[0], batch.teacher_BC) for batch in self.phase.held_out()]

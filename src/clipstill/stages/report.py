@@ -17,6 +17,7 @@ from clipstill.stages import (
     evaluation,
     images,
     ladder,
+    prompts,
     student,
     teacher_prompts,
 )
