@@ -1,4 +1,4 @@
-"""Style words. Synthetic images are spread over them, and held-out validation splits by them."""
+"""Style words. Synthetic images are spread over them, and held-out validation images have their own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ from pathlib import Path
 from clipstill.core.errors import ConfigError
 
 # 16 as in Wei et al., ICLR 2025. Illustration, pattern and photorealism are theirs; the others are our choice.
-_STYLES = (
-    "photorealism, illustration, pattern, sketch, oil painting, watercolor, cartoon, 3D render, vintage photo, "
-    "black-and-white photo, close-up, low light, overexposed, mosaic, poster, clay model"
+STYLES = tuple(
+    [
+        "photorealism",
+        "illustration",
+        "pattern",
+        "sketch",
+        "oil painting",
+        "watercolor",
+        "cartoon",
+        "3D render",
+        "vintage photo",
+        "black-and-white photo",
+        "close-up",
+        "low light",
+        "overexposed",
+        "mosaic",
+        "poster",
+        "clay model",
+    ]
 )
-STYLES = tuple(_STYLES.split(", "))
 
 
 def load_styles(path: Path) -> tuple[str, ...]:
