@@ -7,26 +7,11 @@ from pathlib import Path
 from clipstill.core.errors import ConfigError
 
 # 16 as in Wei et al., ICLR 2025. Illustration, pattern and photorealism are theirs; the others are our choice.
-STYLES = tuple(
-    [
-        "photorealism",
-        "illustration",
-        "pattern",
-        "sketch",
-        "oil painting",
-        "watercolor",
-        "cartoon",
-        "3D render",
-        "vintage photo",
-        "black-and-white photo",
-        "close-up",
-        "low light",
-        "overexposed",
-        "mosaic",
-        "poster",
-        "clay model",
-    ]
+_STYLES = (
+    "photorealism, illustration, pattern, sketch, oil painting, watercolor, cartoon, 3D render, vintage photo, "
+    "black-and-white photo, close-up, low light, overexposed, mosaic, poster, clay model"
 )
+STYLES = tuple(_STYLES.split(", "))
 
 
 def load_styles(path: Path) -> tuple[str, ...]:
