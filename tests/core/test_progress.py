@@ -1,5 +1,6 @@
 import pytest
 
+from clipstill.cli.terminal import terminal
 from clipstill.core import progress
 from clipstill.core.progress import Progress, span
 
@@ -16,7 +17,7 @@ def test_plain_lines_show_count_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock(monkeypatch)
-    with Progress("synthesis", total=100, unit="img") as bar:
+    with terminal(), Progress("synthesis", total=100, unit="img") as bar:
         clock.now += 6
         bar.advance(12, loss=0.25)
         clock.now += 1
@@ -33,7 +34,7 @@ def test_units_of_an_earlier_run_do_not_enter_the_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock(monkeypatch)
-    with Progress("synthesis", total=100, done=90) as bar:
+    with terminal(), Progress("synthesis", total=100, done=90) as bar:
         clock.now += 10
         bar.advance(5)
     assert "95/100 it, 0.5 it/s, 10 s left" in capsys.readouterr().err
@@ -41,25 +42,26 @@ def test_units_of_an_earlier_run_do_not_enter_the_rate(
 
 def test_short_work_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Clock(monkeypatch)
-    with Progress("quick", total=1) as bar:
+    with terminal(), Progress("quick", total=1) as bar:
         bar.advance()
     assert capsys.readouterr().err == ""
 
 
 def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(progress, "_quiet", True)
-    with Progress("synthesis", total=100) as bar:
-        clock.now += 60
-        bar.advance(12)
-    progress.say("hello")
+    with terminal():
+        progress.warnings_only()
+        with Progress("synthesis", total=100) as bar:
+            clock.now += 60
+            bar.advance(12)
+        progress.say("hello")
     assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    with Progress("synthesis", total=4, unit="img") as bar:
+    with terminal(), Progress("synthesis", total=4, unit="img") as bar:
         bar.advance(4, loss=0.5)
     captured = capsys.readouterr()
     assert "synthesis" in captured.err
