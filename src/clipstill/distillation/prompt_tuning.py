@@ -119,7 +119,7 @@ class _Tuning:
         self.optimiser = torch.optim.SGD(
             list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=_WEIGHT_DECAY
         )
-        self._views = Views(teacher.image_size, _CROP_MIN, 0.0, kernel="bicubic")
+        self._views = Views(teacher.image_size, _CROP_MIN, jitter=0.0, kernel="bicubic")
         self._plain_text_CD = teacher.plain_class_vectors(names).to(self.device)
         self._kept = self._kept_passes() if teacher.learns_after_towers else None
 
@@ -163,7 +163,7 @@ class _Tuning:
                 parts = []
                 for start in range(0, len(self.pixels_N3HW), _AT_ONCE):
                     x_N3HW = to_unit(self.pixels_N3HW[start : start + _AT_ONCE], self.device)
-                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start).x_N3SS
+                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start)
                     parts.append(self.teacher.plain_image(view_N3SS))
                     bar.advance(len(x_N3HW))
                 passes.append(torch.cat(parts))
@@ -172,7 +172,7 @@ class _Tuning:
     def _step(self, rows: Tensor, step: int, epoch: int) -> dict[str, float]:
         if self._kept is None:
             x_B3HW = to_unit(self.pixels_N3HW[rows], self.device)
-            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step).x_N3SS
+            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step)
             plain_BD = self.teacher.plain_image(view_B3SS)
         else:
             view_B3SS = plain_BD = self._kept[epoch % len(self._kept)][rows.to(self.device)]

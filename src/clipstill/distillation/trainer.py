@@ -98,7 +98,7 @@ def distil(
     Args:
         student: Student as built; a state that an equal call left in ``folder`` is gone on from.
         labels: Answers of a teacher on the student's device. Without a teacher the images' classes are all that is
-            taught (``loss="ce"``, no mixing).
+            taught (``loss="ce"``).
         data: Images to train on. Their classes are not taught unless ``settings.loss`` asks for it.
         settings: Settings of the training.
         folder: Folder for ``checkpoint.safetensors``, ``student.safetensors``, ``features/`` and ``labels/``.
@@ -149,10 +149,10 @@ def _check(settings: DistilSettings, labels: SoftLabels, data: TrainingData) -> 
             f"Set it to {2 * processes} or more."
         )
     if labels.teacher is None:
-        asked = settings.mix > 0 or settings.feature_weight > 0 or settings.held_out_styles > 0
+        asked = settings.feature_weight > 0 or settings.held_out_styles > 0
         if asked or settings.loss != "ce" or bool((data.class_id_N < 0).any()):
             raise ConfigError(
-                "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', and mix, "
+                "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', "
                 "feature_weight and held_out_styles to 0, and give each picture a class."
             )
     if settings.feature_weight > 0 and settings.freeze == "backbone":
