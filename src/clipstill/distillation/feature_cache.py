@@ -8,10 +8,9 @@ Shapes: N images, F student features, D teacher dimensions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +33,7 @@ FOLDER = "features"
 CHUNK = 64
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """One view of each image: the student's pooled features, and the teacher's unit vectors."""
 
     student_NF: Tensor
@@ -90,7 +88,7 @@ class FeatureCache:
         saved = load_state(path, self.key)
         # The first process computes for all.
         if saved is None and parallel.share()[0] == 0:
-            save_state(path, vars(self._computed(title, number)), {"key": self.key})
+            save_state(path, self._computed(title, number)._asdict(), {"key": self.key})
         parallel.wait()
         saved = saved or load_state(path, self.key)
         if saved is None:

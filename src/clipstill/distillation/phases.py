@@ -1,6 +1,6 @@
 """The two phases of training: the head alone on cached features, then all weights on fresh views.
 
-Shapes: N images, B images of a batch, M rows that can be drawn, C classes, D teacher dimensions, F student features.
+Shapes: N images, B images of a batch, M rows to draw from, C classes, D teacher dimensions, F student features.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import parallel
-from clipstill.distillation.feature_cache import FeatureCache, Pass
+from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.losses import distillation_loss
 from clipstill.distillation.optimisation import Loss, Weights
 from clipstill.distillation.randomness import SampleOrder
@@ -114,8 +114,8 @@ class Phase(ABC):
         """This process's share of some rows. Views are drawn for all rows, so they do not depend on the share."""
 
     @abstractmethod
-    def held_out(self) -> Iterator[Batch]:
-        """The held-out images, in batches."""
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and the teacher's logits of the held-out images as they are, only resized, in batches."""
 
     def losses(self, rows: Tensor, draw: Draw) -> list[Loss]:
         """Losses whose sum is this process's share of the mean loss over some rows; only one at a time needs memory."""
@@ -139,26 +139,24 @@ class HeadPhase(Phase):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.student.head, setup.train.style_id_N.repeat(setup.settings.views))
         setup.student.freeze_backbone(True)
-        self._whole = self._cached(setup.cache(setup.train).augmented(self.settings.views), setup.train.class_id_N)
+        passes = setup.cache(setup.train).augmented(self.settings.views)
+        teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)
+        self._whole = Batch(
+            inputs=torch.cat([one.student_NF for one in passes]).to(self.device),
+            teacher_BD=teacher_MD,
+            teacher_BC=setup.labels.logits(teacher_MD),
+            class_B=setup.train.class_id_N.repeat(len(passes)).to(self.device),
+        )
 
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """This process's share of some cached views."""
         return self._whole.part(rows[own].to(self.device))
 
-    def held_out(self) -> Iterator[Batch]:
-        """The cached held-out images, in one batch."""
-        held_out = self.setup.held_out
-        if len(held_out):
-            yield self._cached([self.setup.cache(held_out).plain()], torch.full((len(held_out),), -1))
-
-    def _cached(self, passes: list[Pass], class_N: Tensor) -> Batch:
-        teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)
-        return Batch(
-            inputs=torch.cat([one.student_NF for one in passes]).to(self.device),
-            teacher_BD=teacher_MD,
-            teacher_BC=self.setup.labels.logits(teacher_MD),
-            class_B=class_N.repeat(len(passes)).to(self.device),
-        )
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The cached features of the held-out images and the teacher's logits, in one batch."""
+        if len(self.setup.held_out):
+            feat_NF, teacher_ND = self.setup.cache(self.setup.held_out).plain()
+            yield feat_NF.to(self.device), self.setup.labels.logits(teacher_ND.to(self.device))
 
 
 class AllPhase(Phase):
@@ -177,10 +175,10 @@ class AllPhase(Phase):
         if settings.labels == "cached" and settings.meta == "none":
             key_parts = [setup.cache(setup.train).key, settings.batch, *parallel.share()]
             self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings=settings, seed=setup.seed)
-        # Only the teacher's vectors are used: the cached student features are those from before training.
-        held_out = setup.held_out
-        teacher_ND = setup.cache(held_out).plain().teacher_ND if len(held_out) else torch.zeros(0, 0)
-        self._held_out_teacher_ND = teacher_ND.to(self.device)
+        if len(setup.held_out):
+            # The cached student features are those from before training.
+            _, teacher_ND = setup.cache(setup.held_out).plain()
+            self._held_out_teacher_ND = teacher_ND.to(self.device)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views, which repeats if labels are cached."""
@@ -197,16 +195,14 @@ class AllPhase(Phase):
         class_B = self.setup.train.class_id_N[rows[own]].to(self.device)
         return Batch(view_B3SS, teacher_BD, self.setup.labels.logits(teacher_BD), class_B)
 
-    def held_out(self) -> Iterator[Batch]:
-        """The held-out images in batches, as they are, only resized."""
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The held-out images and the teacher's logits, in batches."""
         if len(self.setup.held_out) == 0:
             return
         parts = (self.setup.held_out.pixels_N3HW, self._held_out_teacher_ND)
         for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
             x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
-            class_B = torch.full((len(x_B3HW),), -1, device=self.device)
-            x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
-            yield Batch(x_B3HW, teacher_BD, self.setup.labels.logits(teacher_BD), class_B)
+            yield x_B3HW.contiguous(memory_format=torch.channels_last), self.setup.labels.logits(teacher_BD)
 
 
 def _new_projector(features: int, dimensions: int, seed: int) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Random numbers of training: every step has its own seed, so that a resumed run needs no stored generator state."""
+"""Random numbers of training: every step has its own seed, so a resumed run needs no stored generator state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from clipstill.core.seeds import generator_for, seed_for
 
 @contextmanager
 def borrowed_generator(*parts: int | str) -> Iterator[None]:
-    """Seed torch's global CPU generator by ``seed_for(*parts)`` and give it back as it was.
+    """Seed torch's global CPU generator with ``seed_for(*parts)``, and restore it at the end.
 
-    For code that can draw from nothing else: kornia, and dropout inside a student.
+    This is for code that draws from no other generator: kornia, and dropout inside a student.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(*parts))
@@ -24,25 +24,20 @@ def borrowed_generator(*parts: int | str) -> Iterator[None]:
 
 
 class SampleOrder:
-    """An endless walk over samples: one permutation after another, cut into batches that are always full.
+    """An endless walk over samples: one permutation after another, cut into full batches.
 
-    Any step can be asked for; nothing is carried from step to step.
-
-    Args:
-        count: Number of samples, at least 1.
-        batch: Samples per step; a batch larger than ``count`` holds samples twice.
-        parts: Seed of the permutations.
+    A batch larger than ``count`` holds samples twice. No state is kept from step to step.
     """
 
     def __init__(self, count: int, batch: int, *parts: int | str) -> None:
         self._count, self._batch = count, batch
-        # A batch reaches over a few epochs at most.
+        # A batch spans a few epochs at most.
         self._permutation = lru_cache(maxsize=8)(
             lambda epoch: torch.randperm(count, generator=generator_for(*parts, "epoch", epoch))
         )
 
     def indices(self, step: int) -> Tensor:
-        """LongTensor (batch,) of the sample numbers of a step, counted from 0."""
+        """Numbers of the samples of a step, int64; ``step`` counts from 0."""
         first = step * self._batch
         epochs = range(first // self._count, (first + self._batch - 1) // self._count + 1)
         walk = torch.cat([self._permutation(epoch) for epoch in epochs])

@@ -257,7 +257,7 @@ class _Trainer:
         averaged = cast("Learner", self.average.module.eval())
         if self.watch is not None and parallel.share()[0] == 0:
             self.watch(self.step, *averaged.shown(self.setup.student))
-        pairs = [(averaged(batch.inputs)[0], batch.teacher_BC) for batch in self.phase.held_out()]
+        pairs = [(averaged(inputs)[0], teacher_BC) for inputs, teacher_BC in self.phase.held_out()]
         agrees = held_out_loss = None
         if pairs:
             student_NC, teacher_NC = (torch.cat(part) for part in zip(*pairs, strict=True))
