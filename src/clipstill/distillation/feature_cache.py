@@ -8,6 +8,7 @@ Shapes: N images, F student features, D teacher dimensions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from clipstill.distillation.settings import DistilSettings
     from clipstill.students.student import Student
 
-FOLDER = "features"
 # Images per forward pass. It is not the training batch, whose size may change without a new cache.
 CHUNK = 64
 
@@ -40,38 +40,33 @@ class Pass(NamedTuple):
     teacher_ND: Tensor
 
 
+@dataclass(frozen=True)
 class FeatureCache:
     """Computes passes over one set of images and keeps them in ``folder/features``.
 
     The student's backbone must not be trained while the cache is in use.
     """
 
-    def __init__(
-        self,
-        student: Student,
-        labels: SoftLabels,
-        pixels_N3HW: Tensor,
-        *,
-        settings: DistilSettings,
-        folder: Path,
-        seed: int = 0,
-    ) -> None:
-        self._student, self._labels, self._pixels, self._settings = student, labels, pixels_N3HW, settings
-        self._folder, self._seed = folder / FOLDER, seed
+    student: Student
+    labels: SoftLabels
+    pixels_N3HW: Tensor
+    settings: DistilSettings
+    folder: Path
+    seed: int = 0
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that the passes depend on."""
-        fit, settings = self._student.preprocess, self._settings
+        fit, settings = self.student.preprocess, self.settings
         return sha256_json(
             {
                 "format": 4,
-                "images": tensor_digest({"images": self._pixels}),
-                "backbone": tensor_digest(self._student.backbone.state_dict()),
+                "images": tensor_digest({"images": self.pixels_N3HW}),
+                "backbone": tensor_digest(self.student.backbone.state_dict()),
                 "normalisation": [fit.mean, fit.std, fit.size],
-                "teacher": self._labels.key,
-                "views": [settings.crop_min, settings.jitter, settings.kernel, self._seed],
-                "device": self._student.mean.device.type,
+                "teacher": self.labels.key,
+                "views": [settings.crop_min, settings.jitter, settings.kernel, self.seed],
+                "device": self.student.mean.device.type,
             }
         )
 
@@ -84,7 +79,7 @@ class FeatureCache:
         return [self._pass(f"{n:03d}", f"features, pass {n + 1} of {passes}", n) for n in range(passes)]
 
     def _pass(self, name: str, title: str, number: int | None = None) -> Pass:
-        path = self._folder / f"{self.key[:16]}-{name}.safetensors"
+        path = self.folder / "features" / f"{self.key[:16]}-{name}.safetensors"
         saved = load_state(path, self.key)
         # The first process computes for all.
         if saved is None and parallel.share()[0] == 0:
@@ -98,18 +93,18 @@ class FeatureCache:
     @torch.no_grad()
     def _computed(self, title: str, number: int | None) -> Pass:
         """One pass of random views; without a number, of the images as they are."""
-        student = self._student.eval()
-        views = views_of(self._settings, student.preprocess.size)
+        student = self.student.eval()
+        views = views_of(self.settings, student.preprocess.size)
         student_parts, teacher_parts = [], []
-        with Progress(title, total=len(self._pixels), unit="img") as bar:
-            for start in range(0, len(self._pixels), CHUNK):
-                x_N3HW = to_unit(self._pixels[start : start + CHUNK], student.mean.device)
+        with Progress(title, total=len(self.pixels_N3HW), unit="img") as bar:
+            for start in range(0, len(self.pixels_N3HW), CHUNK):
+                x_N3HW = to_unit(self.pixels_N3HW[start : start + CHUNK], student.mean.device)
                 if number is None:
                     x_N3HW = plain_view(x_N3HW, student.preprocess.size)
                 else:
-                    x_N3HW = views(x_N3HW, self._seed, "cache", number, start)
+                    x_N3HW = views(x_N3HW, self.seed, "cache", number, start)
                 x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 student_parts.append(student.features(x_N3HW).float().cpu())
-                teacher_parts.append(self._labels.vectors(x_N3HW).float().cpu())
+                teacher_parts.append(self.labels.vectors(x_N3HW).float().cpu())
                 bar.advance(len(x_N3HW))
         return Pass(torch.cat(student_parts), torch.cat(teacher_parts))

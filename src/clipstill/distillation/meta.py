@@ -143,15 +143,15 @@ def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float) -> Gr
     tr = parallel.summed(own_tr)
     loss_te, own_te = summed_gradient(parts_te, _moved(start, tr, alpha))
     te = parallel.summed(own_te)
-    curved = {name: torch.zeros_like(value) for name, value in start.items()}
+    product_Hv = {name: torch.zeros_like(value) for name, value in start.items()}
     for place, part in enumerate(parts_tr):
         graph = graphs[place] if graphs else gradient_of(part(start), start, create_graph=True)
         # H v as the gradient of g . v: v comes from all images, H from this part's.
-        product = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
-        if product.requires_grad:  # Otherwise the loss is linear in the weights.
-            curved = sum_of([curved, gradient_of(product, start)])
-    curved = parallel.summed(curved)
-    values = {name: tr[name] + te[name] - alpha * curved[name] for name in start}
+        gv = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
+        if gv.requires_grad:  # Otherwise the loss is linear in the weights.
+            product_Hv = sum_of([product_Hv, gradient_of(gv, start)])
+    product_Hv = parallel.summed(product_Hv)
+    values = {name: tr[name] + te[name] - alpha * product_Hv[name] for name in start}
     return Gradient(parallel.total(loss_tr + loss_te) / 2, values, alignment([tr, te]))
 
 

@@ -21,7 +21,7 @@ from clipstill.distillation import parallel
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.losses import distillation_loss
 from clipstill.distillation.optimisation import Loss, Weights
-from clipstill.distillation.randomness import SampleOrder
+from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import Draw, LabelCache, SoftLabels
 from clipstill.distillation.training_data import Batch, TrainingData
@@ -36,7 +36,7 @@ HEAD, ALL = "head", "all"
 class Learner(nn.Module):
     """What is trained: a student, which takes views in [0, 1], or its head, which takes features.
 
-    With a projector, features are also mapped to the teacher's space, where ``feature_loss`` compares them.
+    With a projector, features are also mapped to the teacher's space, to be compared with the teacher's vectors.
     """
 
     def __init__(self, trained: nn.Module, projector: nn.Linear | None, takes_views: bool) -> None:
@@ -71,11 +71,6 @@ class Setup:
     folder: Path
     seed: int
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the training."""
-        return self.student.mean.device
-
     def cache(self, data: TrainingData) -> FeatureCache:
         """Features of some of the images."""
         return FeatureCache(
@@ -97,17 +92,17 @@ class Phase(ABC):
     title: str
 
     def __init__(self, setup: Setup, trained: nn.Module, style_M: Tensor) -> None:
-        self.setup, self.settings, self.device, self.style_M = setup, setup.settings, setup.device, style_M
+        self.setup, self.settings, self.style_M = setup, setup.settings, style_M
+        self.device = setup.student.mean.device
         projector = None
         if self.settings.feature_weight > 0:
             features, dimensions = setup.student.head.in_features, setup.labels.class_vectors_CD.shape[1]
             projector = _new_projector(features, dimensions, setup.seed)
         self.learner = Learner(trained, projector, trained is setup.student).to(self.device)
-        self._order = SampleOrder(len(style_M), self.settings.batch, setup.seed, self.name)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views."""
-        return self._order.indices(step), (step,)
+        return batch_rows(step, len(self.style_M), self.settings.batch, (self.setup.seed, self.name)), (step,)
 
     @abstractmethod
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:

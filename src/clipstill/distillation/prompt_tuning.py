@@ -24,7 +24,7 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import logits, tensor_digest
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
-from clipstill.distillation.randomness import SampleOrder
+from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.distillation.views import Views, to_unit
 
@@ -141,15 +141,14 @@ class _Tuning:
         lr = settings.lr * epoch_rate(epoch, settings.epochs, _WARMUP_LR / max(settings.lr, 1e-12))
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        order = SampleOrder(len(self.pixels_N3HW), settings.batch, self.seed, "prompts")
-        taken = []
+        done = []
         for step in range(epoch * self.steps, (epoch + 1) * self.steps):
-            taken.append(self._step(order.indices(step), step, epoch))
-            bar.advance(1, loss=taken[-1]["loss"])
+            done.append(self._step(step, epoch))
+            bar.advance(1, loss=done[-1]["loss"])
         share = average_shares(settings)[epoch]
         for name, value in self.learned.items():
             self.average[name] += share * value.detach().float()
-        means = {name: fmean(each[name] for each in taken) for name in taken[0]}
+        means = {name: fmean(each[name] for each in done) for name in done[0]}
         self.history.append({"epoch": epoch + 1, "lr": lr, **means})
 
     @torch.no_grad()
@@ -168,7 +167,9 @@ class _Tuning:
                 passes.append(torch.cat(parts))
         return passes
 
-    def _step(self, rows: Tensor, step: int, epoch: int) -> dict[str, float]:
+    def _step(self, step: int, epoch: int) -> dict[str, float]:
+        rows = batch_rows(step, len(self.pixels_N3HW), self.settings.batch, (self.seed, "prompts"))
+        label_B = self.label_N[rows.to(self.device)]
         if self._kept is None:
             x_B3HW = to_unit(self.pixels_N3HW[rows], self.device)
             view_B3SS = self._views(x_B3HW, self.seed, "prompts", step)
@@ -180,7 +181,7 @@ class _Tuning:
             text_CD=self._class_vectors(),
             plain_BD=plain_BD,
             plain_text_CD=self._plain_text_CD,
-            label_B=self.label_N[rows.to(self.device)],
+            label_B=label_B,
             scale=float(self.teacher.logit_scale),
         )
         loss = terms["cross_entropy"]

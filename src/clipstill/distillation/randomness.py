@@ -23,23 +23,19 @@ def borrowed_generator(*parts: int | str) -> Iterator[None]:
         yield
 
 
-class SampleOrder:
-    """An endless walk over samples: one permutation after another, cut into full batches.
+def batch_rows(step: int, count: int, batch: int, seed_parts: tuple[int | str, ...]) -> Tensor:
+    """Numbers (batch,) of a step's samples: one permutation of ``count`` samples after another, cut into full batches.
 
-    A batch larger than ``count`` holds samples twice. No state is kept from step to step.
+    ``step`` counts from 0, and any step can come first. A batch larger than ``count`` holds samples twice.
     """
+    first = step * batch
+    epochs = range(first // count, (first + batch - 1) // count + 1)
+    walk = torch.cat([_permutation(count, *seed_parts, "epoch", epoch) for epoch in epochs])
+    start = first - epochs.start * count
+    return walk[start : start + batch]
 
-    def __init__(self, count: int, batch: int, *parts: int | str) -> None:
-        self._count, self._batch = count, batch
-        # A batch spans a few epochs at most.
-        self._permutation = lru_cache(maxsize=8)(
-            lambda epoch: torch.randperm(count, generator=generator_for(*parts, "epoch", epoch))
-        )
 
-    def indices(self, step: int) -> Tensor:
-        """Numbers of the samples of a step, int64; ``step`` counts from 0."""
-        first = step * self._batch
-        epochs = range(first // self._count, (first + self._batch - 1) // self._count + 1)
-        walk = torch.cat([self._permutation(epoch) for epoch in epochs])
-        start = first - epochs.start * self._count
-        return walk[start : start + self._batch]
+# A batch spans a few epochs at most.
+@lru_cache(maxsize=8)
+def _permutation(count: int, *seed_parts: int | str) -> Tensor:
+    return torch.randperm(count, generator=generator_for(*seed_parts))

@@ -21,7 +21,6 @@ from clipstill.distillation.settings import DistilSettings
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
 
-LABELS_FOLDER = "labels"
 # Parts of the seed of a batch's views.
 Draw = tuple[int | str, ...]
 
@@ -65,7 +64,7 @@ class LabelCache:
 
     def __init__(self, folder: Path, key_parts: list[Any], images: int, settings: DistilSettings, seed: int) -> None:
         self._key = sha256_json({"format": 2, "parts": key_parts, "seed": seed})
-        self._folder, self._images, self._passes, self._seed = folder / LABELS_FOLDER, images, settings.views, seed
+        self._folder, self._images, self._passes, self._seed = folder / "labels", images, settings.views, seed
         self._batch = min(settings.batch, images)
         self._batches = images // self._batch
         self._known: dict[int, dict[str, Tensor]] = {}

@@ -169,7 +169,7 @@ def _key(setup: Setup, data: TrainingData) -> str:
             "student": tensor_digest(setup.student.state_dict()),
             "teacher": setup.labels.key,
             "class_vectors": tensor_digest({"vectors": setup.labels.class_vectors_CD}),
-            "device": setup.device.type,
+            "device": setup.student.mean.device.type,
         }
     )
 
@@ -217,11 +217,12 @@ class _Trainer:
         elif phase.name == ALL:
             # The initial weights are a candidate too: tuning must beat the head alone.
             self._validate([])
-        first, began, taken = self.step, time.monotonic(), list[Gradient]()
+        first, began = self.step, time.monotonic()
+        gradients: list[Gradient] = []
         with Progress(phase.title, total=self.optimiser.steps, unit="step", done=first) as bar:
             while self.step < self.optimiser.steps:
-                taken.append(self._take_step(find_gradient))
-                bar.advance(1, loss=taken[-1].loss)
+                gradients.append(self._take_step(find_gradient))
+                bar.advance(1, loss=gradients[-1].loss)
                 if not self.timed and self.step == first + _TIMED_STEPS:
                     self.timed = True
                     seconds_per_step = (time.monotonic() - began) / _TIMED_STEPS
@@ -231,9 +232,9 @@ class _Trainer:
                     bar.total = self.optimiser.steps = parallel.least(self.step + more)
                 if self.step % self.settings.checkpoint_every == 0 or self.step == self.optimiser.steps:
                     parallel.average_statistics(phase.learner)
-                    self._validate(taken)
+                    self._validate(gradients)
                     self._save()
-                    taken = []
+                    gradients = []
         phase.learner.load_state_dict(self.best_weights, strict=False)
 
     def _take_step(self, find_gradient: FindGradient) -> Gradient:
@@ -252,38 +253,38 @@ class _Trainer:
         return gradient
 
     @torch.no_grad()
-    def _validate(self, taken: list[Gradient]) -> None:
+    def _validate(self, gradients: list[Gradient]) -> None:
         """Add an entry to the history, and keep the averaged weights if they are the best so far."""
         averaged = cast("Learner", self.average.module.eval())
         if self.watch is not None and parallel.share()[0] == 0:
             self.watch(self.step, *averaged.shown(self.setup.student))
         pairs = [(averaged(inputs)[0], teacher_BC) for inputs, teacher_BC in self.phase.held_out()]
-        agrees = held_out_loss = None
+        agreed = held_out_loss = None
         if pairs:
             student_NC, teacher_NC = (torch.cat(part) for part in zip(*pairs, strict=True))
-            agrees = agreement(student_NC, teacher_NC)
+            agreed = agreement(student_NC, teacher_NC)
             held_out_loss = float(kd_loss(student_NC, teacher_NC, self.settings.temperature).mean())
-        aligned = [gradient.alignment for gradient in taken if gradient.alignment is not None]
-        found = {"phase": self.phase.name, "step": self.step, "agreement": agrees, "held_out_loss": held_out_loss}
+        alignments = [each.alignment for each in gradients if each.alignment is not None]
+        entry = {"phase": self.phase.name, "step": self.step, "agreement": agreed, "held_out_loss": held_out_loss}
         self.history.append(
             {
-                **found,
-                "loss": fmean(gradient.loss for gradient in taken) if taken else None,
-                "alignment": fmean(aligned) if aligned else None,
+                **entry,
+                "loss": fmean(each.loss for each in gradients) if gradients else None,
+                "alignment": fmean(alignments) if alignments else None,
                 "lr": self.optimiser.rate(self.step),
             }
         )
-        if self._is_better(agrees, held_out_loss):
-            self.best = found
+        if self._is_better(agreed, held_out_loss):
+            self.best = entry
             self.best_weights = {name: value.clone() for name, value in self._averaged().items()}
 
-    def _is_better(self, agrees: float | None, held_out_loss: float | None) -> bool:
+    def _is_better(self, agreed: float | None, held_out_loss: float | None) -> bool:
         known, known_loss = self.best["agreement"], self.best["held_out_loss"]
-        if self.settings.keep == "last" or agrees is None or held_out_loss is None or known is None:
+        if self.settings.keep == "last" or agreed is None or held_out_loss is None or known is None:
             return True
         if self.settings.keep == "loss":
             return bool(held_out_loss < known_loss)
-        return bool(agrees > known or (agrees == known and held_out_loss < known_loss))
+        return bool(agreed > known or (agreed == known and held_out_loss < known_loss))
 
     def _averaged(self) -> dict[str, torch.Tensor]:
         averaged = self.average.module.state_dict()

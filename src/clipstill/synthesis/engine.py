@@ -171,7 +171,7 @@ class Synthesiser:
                 pixels.append(_to_pixels(generator.decode(latents)))
                 indices = generator.codes(latents)
             codes += [] if indices is None else indices.flatten(1).tolist()
-        members = history.made
+        members = history.finished
         if not members:
             raise ConfigError(
                 f"no image of group {group.number} could be made: their latents stopped being numbers, "

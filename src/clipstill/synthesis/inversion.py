@@ -64,12 +64,12 @@ class History:
     sums_PT: Tensor | None = None
 
     @property
-    def made(self) -> list[int]:
+    def finished(self) -> list[int]:
         """Positions of the images that did not fail."""
         pairs = enumerate(zip(self.losses, self.restarts, strict=True))
         return [n for n, (loss, restarts) in pairs if restarts <= RESTARTS and math.isfinite(loss)]
 
-    def note(self, losses: Losses, fine_N: Tensor, step: int, steps: int) -> None:
+    def record(self, losses: Losses, finite_N: Tensor, step: int, steps: int) -> None:
         """Add one step of the images that are finite."""
         whole_N = losses.own_N
         terms = dict(losses.terms)
@@ -81,7 +81,7 @@ class History:
             self.terms = list(terms)
             self.sums_PT = torch.zeros(len(terms) + 1, steps, device=whole_N.device)
         value_PN = torch.stack([torch.ones_like(whole_N), *terms.values()]).detach().float()
-        self.sums_PT[:, step] += torch.where(fine_N, value_PN, 0.0).sum(1)
+        self.sums_PT[:, step] += torch.where(finite_N, value_PN, 0.0).sum(1)
 
     def extend(self, other: History) -> None:
         """Append the images of another part of the same group."""
@@ -124,7 +124,7 @@ def invert(
         watch: Called at each step with the images.
 
     Returns:
-        The final latents, first dimension N, and the history, whose ``made`` names the images that did not fail.
+        The final latents, first dimension N, and the history, whose ``finished`` names the images that did not fail.
     """
     history = History([math.nan] * len(seeds), [0] * len(seeds))
     latents: list[Tensor] = []
@@ -141,8 +141,8 @@ def invert(
             leaves = [latent.detach().requires_grad_() for latent in latents]
             x_N3HW = decode(leaves)
             # Grey replaces a broken image, which would spoil the statistics that it shares with the others.
-            fine_N = _are_finite(x_N3HW)
-            x_N3HW = torch.where(_per_image(fine_N, x_N3HW), x_N3HW, 0.5)
+            finite_N = _are_finite(x_N3HW)
+            x_N3HW = torch.where(_per_image(finite_N, x_N3HW), x_N3HW, 0.5)
             losses = score(x_N3HW, step)
             # A sum, not a mean, so that an image's step does not depend on the number of images.
             total = losses.own_N.sum()
@@ -150,13 +150,13 @@ def invert(
                 total = total + len(seeds) * losses.gap
             gradients = torch.autograd.grad(total, leaves)
             for value in (losses.own_N[:, None], *gradients):
-                fine_N = fine_N & _are_finite(value)
-            adam.step_(latents, [torch.where(_per_image(fine_N, each), each, 0.0) for each in gradients], lr_T[step])
+                finite_N = finite_N & _are_finite(value)
+            adam.step_(latents, [torch.where(_per_image(finite_N, each), each, 0.0) for each in gradients], lr_T[step])
             generator.project_(latents)
-            history.note(losses, fine_N, step, settings.steps)
+            history.record(losses, finite_N, step, settings.steps)
             # Only here does the processor wait for the device.
-            history.losses, fine = torch.stack([losses.own_N.detach().float(), fine_N.float()]).tolist()
-            for n in (n for n, is_fine in enumerate(fine) if not is_fine):
+            history.losses, finite = torch.stack([losses.own_N.detach().float(), finite_N.float()]).tolist()
+            for n in (n for n, is_finite in enumerate(finite) if not is_finite):
                 history.restarts[n] += 1
                 fresh = generator.init([seed_for(seeds[n], "again", history.restarts[n])], size)
                 for latent, new in zip(latents, fresh, strict=True):
