@@ -271,7 +271,7 @@ class _Probe:
         @torch.no_grad()
         def views(count: int) -> Tensor:
             pixels_N3HW = torch.randint(0, 256, (count, 3, section.image_size, section.image_size), dtype=torch.uint8)
-            x_N3HW, _ = draw(to_unit(pixels_N3HW, device), self.settings.seed, "probe")
+            x_N3HW = draw(to_unit(pixels_N3HW, device), self.settings.seed, "probe")
             self.models.teacher.encode_image(x_N3HW)
             return x_N3HW
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,8 @@ def make_groups(
         for number in numbers:
             images = worker.make(number, watch)
             facts = {**images.facts, "worker": worker_name()}
-            writer.submit(shards.write_group, number, images.pixels_NHW3, images.records, facts, images.features_ND)
+            write = partial(shards.write_group, number, images.pixels_NHW3, images.records)
+            writer.submit(partial(write, facts=facts, features_ND=images.features_ND))
             on_done(number, images.loss)
 
 
