@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clipstill.text.further import further_prompts
 from clipstill.workflow.workbench import Workbench
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -24,7 +25,6 @@ from clipstill.stages.curation import Extended, curation_facts, curation_line, e
 from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.diversity import by_class, effective_number, effective_numbers, look_alikes, near_duplicates
 from clipstill.surrogate.shards import ShardWriter
-from clipstill.text.further import further_prompts
 from clipstill.text.learned import random_prompts
 from clipstill.text.prompts import Prompt
 from clipstill.text.styles import FURTHER_STYLES, STYLES
