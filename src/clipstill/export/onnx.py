@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +85,7 @@ class Onnx(Format):
     files = ("model.onnx",)
 
     def _write(self, source: Source, folder: Path) -> None:
-        if folder != source.onnx.parent:
-            shutil.copyfile(source.onnx, folder / self.files[0])
+        """Write nothing: ``source.onnx`` is this file."""
 
     def _open(self, path: Path, threads: int) -> Model:
         session = open_session(path, threads)

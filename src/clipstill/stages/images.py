@@ -117,7 +117,6 @@ def make_groups(
     worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, preview: Path | None
 ) -> None:
     """Make groups in this process, and write each one while the next is at work."""
-    from clipstill.distributed.work import worker_name
     from clipstill.surrogate.background import BackgroundWriter
     from clipstill.surrogate.preview import Preview
 
@@ -125,8 +124,9 @@ def make_groups(
         watch = None if preview is None else Preview(preview, writer.submit)
         for number in numbers:
             images = worker.make(number, watch)
-            facts = {**images.facts, "worker": worker_name()}
-            writer.submit(shards.write_group, number, images.pixels_NHW3, images.records, facts, images.features_ND)
+            writer.submit(
+                shards.write_group, number, images.pixels_NHW3, images.records, images.facts, images.features_ND
+            )
             on_done(number, images.loss)
 
 
