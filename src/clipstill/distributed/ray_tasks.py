@@ -5,6 +5,7 @@ The images are those of a run without Ray, bit for bit where threads, torch and 
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import socket
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.errors import ClipstillError, ResourceError
 from clipstill.core.progress import say
-from clipstill.distributed.torchrun import POLL_EVERY_S, VISIBLE_WITHIN_S, world
+from clipstill.distributed.torchrun import wait_until_visible, world
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker
 
 if TYPE_CHECKING:
@@ -108,7 +109,11 @@ def make_groups(
                 data, receipt, loss = ray.get(done[0])
             group = running.pop(done[0])
             if storage is not None:
-                _fetch(storage, shards, group)
+                wait_until_visible(
+                    functools.partial(storage.gather, shards, [group]),
+                    f"a task left group {group} in {storage.address}, but this machine does not find it there. The "
+                    f"address must lead to one place from all machines.",
+                )
             else:
                 shards.adopt(group, data, receipt)
             on_done(group, loss)
@@ -170,9 +175,9 @@ class TaskSize:
     def of(cls, ray: Any, device: str, threads: int) -> TaskSize:
         """A GPU where the device asks for one; otherwise a CPU per thread of the run, as far as a machine has them."""
         machines = _machines(ray)
-        if device.startswith("cuda") or (device == "auto" and any(machine.get("GPU", 0) >= 1 for machine in machines)):
+        if device.startswith("cuda") or (device == "auto" and any(gpus for _, gpus in machines)):
             return cls(1, 1)
-        most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
+        most = max((cpus for cpus, _ in machines), default=0)
         if 1 <= most < threads:
             say(
                 f"surrogate: each task has {threads} threads, as the run has, but the largest machine of Ray has "
@@ -183,16 +188,11 @@ class TaskSize:
 
     def slots(self, ray: Any) -> int:
         """Number of tasks that the cluster holds at once, at least 1."""
-        found = 0
-        for machine in _machines(ray):
-            by_cpu = int(machine.get("CPU", 0)) // self.cpus
-            found += min(by_cpu, int(machine.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu
-        return max(1, found)
+        return max(1, sum(min(cpus // self.cpus, gpus if self.gpus else cpus) for cpus, gpus in _machines(ray)))
 
     def check(self, ray: Any, waited_s: float) -> None:
         """Say so if no machine is large enough for a task; after 15 minutes, raise a ResourceError."""
-        machines = _machines(ray)
-        if any(machine.get("CPU", 0) >= self.cpus and machine.get("GPU", 0) >= self.gpus for machine in machines):
+        if any(cpus >= self.cpus and gpus >= self.gpus for cpus, gpus in _machines(ray)):
             return
         lacking = f"no machine of Ray has {self.cpus} CPUs" + (f" and {self.gpus} GPU" if self.gpus else "")
         if waited_s > _MACHINE_WITHIN_S:
@@ -203,8 +203,10 @@ class TaskSize:
         say(f"surrogate: {lacking}, waiting for one")
 
 
-def _machines(ray: Any) -> list[dict[str, float]]:
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+def _machines(ray: Any) -> list[tuple[int, int]]:
+    """CPUs and GPUs of each machine of the cluster."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in found]
 
 
 def _versions() -> str:
@@ -271,7 +273,7 @@ def _connect(ray: Any, address: str | None) -> None:
             f"or leave --launcher out."
         ) from None
     machines = _machines(ray)
-    cpus = int(sum(machine.get("CPU", 0) for machine in machines))
+    cpus = sum(cpus for cpus, _ in machines)
     say(f"surrogate: {cpus} CPUs of Ray on {len(machines)} machine{'s' if len(machines) != 1 else ''}")
 
 
@@ -280,39 +282,22 @@ def _readable_errors(ray: Any) -> Iterator[None]:
     """Raise errors of tasks as if they had happened here, and say what to do about Ray's own errors."""
     try:
         yield
-    except ImportError as error:  # Ray Client unpacks objects in a process of the cluster.
-        raise _not_importable(error) from None
-    except ray.exceptions.RayError as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+    except (ImportError, ray.exceptions.RayError) as error:
+        from_task = isinstance(error, ray.exceptions.RayTaskError)
+        cause = error.cause if from_task else error
         if isinstance(cause, ClipstillError):
             raise cause from None
-        # The kind of the error is lost where a task cannot be unpacked.
+        # Objects are unpacked here or in a worker; the kind of the error is lost where the task itself is unpacked.
         if isinstance(cause, ImportError) or "ModuleNotFoundError" in str(error) or "failed to import" in str(error):
-            raise _not_importable(error if cause is None else cause) from None
-        if isinstance(error, ray.exceptions.RayTaskError):
+            last = str(cause or error).strip().splitlines()[-1:]
+            raise ResourceError(
+                f"a worker of Ray cannot import what it needs ({''.join(last)[:200]}). Install the same clipstill, "
+                f"with all that this run needs, on all machines of the cluster."
+            ) from None
+        if from_task:
             # Keep the kind of error, so that exhausted memory is recognised.
             raise (cause if isinstance(cause, Exception) else error) from error
         raise ResourceError(
             f"a Ray task was lost and could not be made again ({type(error).__name__}). Run the same command again: it "
             f"goes on where it stopped."
         ) from error
-
-
-def _not_importable(error: BaseException) -> ResourceError:
-    last = str(error).strip().splitlines()[-1:]
-    return ResourceError(
-        f"a worker of Ray cannot import what it needs ({''.join(last)[:200]}). Install the same clipstill, with all "
-        f"that this run needs, on all machines of the cluster."
-    )
-
-
-def _fetch(storage: ShardStorage, shards: ShardWriter, group: int) -> None:
-    """Copy a group that a task has just left in a storage."""
-    end = time.monotonic() + VISIBLE_WITHIN_S
-    while not storage.gather(shards, [group]):
-        if time.monotonic() > end:
-            raise ResourceError(
-                f"a task left group {group} in {storage.address}, but this machine does not find it there. The address "
-                f"must lead to one place from all machines."
-            )
-        time.sleep(POLL_EVERY_S)

@@ -12,7 +12,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from clipstill.distributed.work import OnDone
     from clipstill.surrogate.shards import ShardWriter
 
-POLL_EVERY_S = 0.5
+_POLL_EVERY_S = 0.5
 # A file of another machine that is not visible after this long is on another disk.
-VISIBLE_WITHIN_S = 60.0
+_VISIBLE_WITHIN_S = 60.0
 # Longer than any stage takes.
 _LONGEST_WAIT = timedelta(days=100)
 
@@ -158,7 +158,7 @@ def wait_for_groups(shards: ShardWriter, groups: Sequence[int], on_done: OnDone)
                 waiting.discard(group)
                 on_done(group, None)
         if waiting:
-            time.sleep(POLL_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
 
 
 def wait_for_manifest(folder: Path, key: str) -> None:
@@ -167,14 +167,24 @@ def wait_for_manifest(folder: Path, key: str) -> None:
     Raises:
         ResourceError: It does not appear within a minute.
     """
-    end = time.monotonic() + VISIBLE_WITHIN_S
-    while time.monotonic() < end:
+
+    def is_visible() -> bool:
         with suppress(ArtifactError):
             manifest = read_manifest(folder)
-            if manifest is not None and manifest.key == key:
-                return
-        time.sleep(POLL_EVERY_S)
-    raise ResourceError(
+            return manifest is not None and manifest.key == key
+        return False
+
+    wait_until_visible(
+        is_visible,
         f"rank {rank()} on {platform.node()} does not see what the first rank wrote to {folder}. The run folder must "
-        f"lie on a disk that all machines share."
+        f"lie on a disk that all machines share.",
     )
+
+
+def wait_until_visible(is_visible: Callable[[], object], problem: str) -> None:
+    """Wait for files that another machine wrote; after a minute, raise the problem as a ResourceError."""
+    end = time.monotonic() + _VISIBLE_WITHIN_S
+    while not is_visible():
+        if time.monotonic() > end:
+            raise ResourceError(problem)
+        time.sleep(_POLL_EVERY_S)

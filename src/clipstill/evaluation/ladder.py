@@ -104,14 +104,11 @@ class Rung:
         Raises:
             ArtifactError: The value is not that of a rung.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         try:
-            measured = value["measured"]
-            if measured is not None:
-                known = {name: each for name, each in measured.items() if name != "top1"}
-                known |= {"cost": Cost(**known["cost"]), "per_class": tuple(known["per_class"])}
-                measured = Measured(**known)
-            return cls(**{**value, "measured": measured})
-        except (TypeError, KeyError, AttributeError) as error:
+            return TypeAdapter(Rung).validate_python(value)
+        except ValidationError as error:
             raise ArtifactError(f"a stored rung of the ladder cannot be read ({error}). Measure it again.") from None
 
 

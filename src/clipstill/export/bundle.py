@@ -91,11 +91,7 @@ def write_bundle(
 
 
 def add_formats(
-    bundle: Path,
-    out: Path,
-    student: nn.Module,
-    request: FormatRequest,
-    card: Callable[[str, Mapping[str, Any]], str],
+    bundle: Path, out: Path, student: nn.Module, request: FormatRequest, card: Callable[[str, Mapping[str, Any]], str]
 ) -> list[FormatFacts]:
     """Write further formats of a bundle's student, into that bundle or into a copy of it.
 

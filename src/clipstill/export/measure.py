@@ -128,12 +128,13 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
 
 def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
     held_out_N3HW = as_input(pictures.held_out_NHW3, size)
-    random = {} if len(held_out_N3HW) else {"made": smooth_pictures(np.random.default_rng(0), size)}
-    inputs = random or {"held out": held_out_N3HW}
-    inputs |= {name: as_input(photos.pixels_NHW3, size) for name, photos in pictures.photos.items()}
-    labels = {name: photos.label_N for name, photos in pictures.photos.items()}
+    inputs = {"held out": (held_out_N3HW, None)}
+    if not len(held_out_N3HW):
+        inputs = {"made": (smooth_pictures(np.random.default_rng(0), size), None)}
+    photos = {name: (as_input(each.pixels_NHW3, size), each.label_N) for name, each in pictures.photos.items()}
     return {
-        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), labels.get(kind)) for kind, x_N3HW in inputs.items()
+        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), label_N)
+        for kind, (x_N3HW, label_N) in {**inputs, **photos}.items()
     }
 
 
@@ -167,22 +168,20 @@ def _write_and_measure(
 
 
 def _compared(facts: FormatFacts, model: Model, references: Mapping[str, _Reference]) -> FormatFacts:
-    logits = {kind: logits_of(model, each.x_N3HW) for kind, each in references.items()}
-    agreement = {kind: same_answers(logits[kind], each.logits_NC) for kind, each in references.items()}
+    gaps, agreement, accuracy = [], {}, {}
+    for kind, each in references.items():
+        logits_NC = logits_of(model, each.x_N3HW)
+        gaps.append(np.abs(logits_NC - each.logits_NC).max())
+        agreement[kind] = same_answers(logits_NC, each.logits_NC)
+        if each.label_N is not None:
+            accuracy[kind] = float((logits_NC.argmax(axis=1) == each.label_N).mean())
     return replace(
         facts,
-        # np.max, unlike max, keeps a NaN.
-        max_difference=float(
-            np.max([np.abs(logits[kind] - each.logits_NC).max() for kind, each in references.items()])
-        ),
+        max_difference=float(np.max(gaps)),  # Unlike max, np.max keeps a NaN.
         top1_agreement=min(agreement.values()),
         agreement=agreement,
         pictures={kind: len(each.x_N3HW) for kind, each in references.items()},
-        accuracy={
-            kind: float((logits[kind].argmax(axis=1) == each.label_N).mean())
-            for kind, each in references.items()
-            if each.label_N is not None
-        },
+        accuracy=accuracy,
     )
 
 

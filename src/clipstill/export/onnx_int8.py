@@ -44,15 +44,11 @@ class OnnxInt8(Onnx):
         )
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
+        pictures = iter([{INPUT: x_3HW[None]} for x_3HW in source.calibration_N3HW])
+
         class Reader(CalibrationDataReader):  # type: ignore[misc]
-            """One picture at a time."""
-
-            def __init__(self) -> None:
-                self._rest = iter(source.calibration_N3HW)
-
             def get_next(self) -> dict[str, Any] | None:
-                x_3HW = next(self._rest, None)
-                return None if x_3HW is None else {INPUT: x_3HW[None]}
+                return next(pictures, None)
 
         with _silent(), tempfile.TemporaryDirectory() as work:
             prepared = Path(work) / "prepared.onnx"

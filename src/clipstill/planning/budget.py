@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipstill.core.config import dotted, load_yaml, merge, nested, validate
 from clipstill.core.files import write_text
 from clipstill.workflow.settings import Settings
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Time for a whole run."""
-
-    seconds: float
-    fixed: Collection[str] = ()  # Dotted names of settings that stay as they are.
 
 
 class _Level(NamedTuple):
@@ -50,22 +41,23 @@ _SIDE_UNIT, _SMALLEST_SIDE, _FEWEST_IMAGES, _FEWEST_STEPS, _FEWEST_TRAINING_STEP
 
 
 def choose_settings(
-    settings: Settings, budget: Budget, seconds_of: Callable[[Mapping[str, Any]], float]
+    settings: Settings, seconds: float, fixed: Collection[str], seconds_of: Callable[[Mapping[str, Any]], float]
 ) -> dict[str, Any]:
-    """Choose the best level that fits, or the lowest one where none does.
+    """Choose the best level of quality that fits into a time, or the lowest one where none does.
 
     Args:
         settings: All settings; the levels are relative to them.
-        budget: Time for the whole run.
+        seconds: Time for the whole run.
+        fixed: Dotted names of settings that stay as they are.
         seconds_of: Estimates the seconds of a run from the settings that change, by dotted name.
 
     Returns:
         Changed settings by dotted name.
     """
-    chosen = _changes(settings, _LEVELS[0], budget.fixed)
+    chosen = _changes(settings, _LEVELS[0], fixed)
     for level in _LEVELS[1:]:
-        changed = _changes(settings, level, budget.fixed)
-        if seconds_of(changed) > budget.seconds:
+        changed = _changes(settings, level, fixed)
+        if seconds_of(changed) > seconds:
             break
         chosen = changed
     return chosen

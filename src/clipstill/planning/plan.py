@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.names import spoken
 from clipstill.core.progress import say, span
-from clipstill.planning.budget import Budget, choose_settings, with_settings
+from clipstill.planning.budget import choose_settings, with_settings
 from clipstill.planning.cost import Cost, cost_of, measure
 from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Known, Linter
@@ -92,14 +92,16 @@ def plan(
     photos: Photos,
     *,
     models: Models,
-    budget: Budget | None = None,
+    budget_seconds: float | None = None,
+    fixed: Collection[str] = (),
     quick: bool = False,
 ) -> Plan:
     """Check the class names, estimate how well the teacher knows them, and time what the run takes on this device.
 
     Args:
         task: At least two classes.
-        budget: Time for the whole run; the best settings that fit are chosen.
+        budget_seconds: Time for the whole run; the best settings that fit are chosen.
+        fixed: Dotted names of settings that the budget leaves as they are.
         quick: Whether to time the smallest batches only, which is less exact.
 
     Raises:
@@ -134,7 +136,9 @@ def plan(
             unlabelled=_number(photos.unlabelled),
         )
 
-    changed = {} if budget is None else choose_settings(settings, budget, lambda each: cost(each).seconds)
+    changed: dict[str, Any] = {}
+    if budget_seconds is not None:
+        changed = choose_settings(settings, budget_seconds, fixed, lambda each: cost(each).seconds)
     return Plan(
         classes=task.names,
         findings=tuple(findings),
@@ -142,7 +146,7 @@ def plan(
         expected_per_class=expected,
         cost=cost(changed),
         settings=changed,
-        budget_seconds=None if budget is None else budget.seconds,
+        budget_seconds=budget_seconds,
     )
 
 
