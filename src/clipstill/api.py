@@ -146,15 +146,15 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         'ambiguous'
     """
     from clipstill.commands.run import check_names
-    from clipstill.planning.budget import Budget
     from clipstill.planning.plan import plan as make_plan
 
     with listening(options.get("progress")):
         job, loaded = _job(_task(classes), Path(), options)
         seconds = _seconds(options.get("budget"))
         check_names(job)
-        budget = None if seconds is None else Budget(seconds, loaded.given)
-        return make_plan(job.settings, job.task, job.photos, budget=budget, models=job.models)
+        return make_plan(
+            job.settings, job.task, job.photos, models=job.models, budget_seconds=seconds, fixed=loaded.given
+        )
 
 
 def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str = "fp32") -> Evaluation:  # noqa: A002

@@ -15,7 +15,7 @@ from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
-from clipstill.planning.budget import Budget, with_settings
+from clipstill.planning.budget import with_settings
 from clipstill.planning.cost import measure
 from clipstill.planning.plan import Plan
 from clipstill.text.task import parse_task
@@ -53,7 +53,7 @@ def models() -> Models:
 def made(models: Models) -> Plan:
     config = load_settings(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
     return planner.plan(
-        config, parse_task("crane,heron,stork"), Photos(), budget=Budget(120), models=models, quick=True
+        config, parse_task("crane,heron,stork"), Photos(), budget_seconds=120, models=models, quick=True
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 # Random views of each picture beside the plain one.
-_VIEWS = 2
+VIEWS = 2
 _AT_ONCE = 64
 # Both models see each picture three times, and one temperature needs no more pictures.
 MOST_PICTURES = 512
@@ -81,7 +81,7 @@ class Witnesses:
 
     def views(self, pixels_N3HW: Tensor) -> Answers:
         """Answers to random views of each picture."""
-        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(_VIEWS)))
+        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(VIEWS)))
 
     @torch.no_grad()
     def _answers(self, pixels_N3HW: Tensor, view: int | None) -> Answers:

@@ -118,7 +118,6 @@ def make_groups(
     worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, preview: Path | None
 ) -> None:
     """Make groups in this process, and write each one while the next is at work."""
-    from clipstill.distributed.work import worker_name
     from clipstill.surrogate.background import BackgroundWriter
     from clipstill.surrogate.preview import Preview
 
@@ -126,9 +125,8 @@ def make_groups(
         watch = None if preview is None else Preview(preview, writer.submit)
         for number in numbers:
             images = worker.make(number, watch)
-            facts = {**images.facts, "worker": worker_name()}
             write = partial(shards.write_group, number, images.pixels_NHW3, images.records)
-            writer.submit(partial(write, facts=facts, features_ND=images.features_ND))
+            writer.submit(partial(write, facts=images.facts, features_ND=images.features_ND))
             on_done(number, images.loss)
 
 
