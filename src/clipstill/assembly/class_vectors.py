@@ -38,11 +38,7 @@ def styles_of(settings: Settings) -> tuple[str, ...]:
 
 
 def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:
-    """The sentences whose mean is a class vector.
-
-    Raises:
-        UnknownNameError: There is no template set of that name.
-    """
+    """The sentences whose mean is a class vector."""
     from clipstill.text.templates import template_set
 
     templates = settings.prompts.templates
@@ -58,11 +54,7 @@ def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
 
 
 def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, batch: int) -> tuple[Tensor, list[int]]:
-    """The teacher's vectors of example images (N, D), on the CPU, and their classes.
-
-    Raises:
-        DataError: None of the images can be read.
-    """
+    """The teacher's vectors of example images (N, D), on the CPU, and their classes; files that cannot be read are named."""
     import torch
 
     preprocess = teacher.preprocess

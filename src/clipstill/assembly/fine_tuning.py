@@ -56,23 +56,14 @@ _FOLDS = 2
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What came out.
-
-    Attributes:
-        out: The new bundle.
-        classes: Class names.
-        examples: Number of photos that were trained on.
-        temperature: Temperature of the scores.
-        before: The student on other photos before tuning; None where none were given.
-        after: The student on the same photos after tuning.
-    """
+    """What came out."""
 
     out: Path
     classes: tuple[str, ...]
-    examples: int
-    temperature: float
-    before: EvaluationResult | None
-    after: EvaluationResult | None
+    examples: int  # Number of photos that were trained on.
+    temperature: float  # Temperature of the scores.
+    before: EvaluationResult | None  # The student on other photos before tuning; None where none were given.
+    after: EvaluationResult | None  # The student on the same photos after tuning.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -105,10 +96,7 @@ def fine_tune(
         images: Other labelled photos, which both students are measured on.
 
     Raises:
-        ArtifactError: There is no bundle, or an altered one; or ``out`` holds something else.
-        DataError: A folder of photos is missing or empty, a class has no photo, or photos lie in both folders.
-        ConfigError: A setting cannot be used.
-        ExportError: The exported model does not behave as the student.
+        ClipstillError: The bundle, ``out``, a setting or photos cannot be used, or the export fails its check.
 
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
@@ -170,12 +158,7 @@ def _open_examples(examples: Path, labels: tuple[str, ...], per_class: int | Non
 
 @dataclass(frozen=True)
 class Tuner:
-    """Trains copies of a bundle's student on labelled photos.
-
-    Attributes:
-        bundle: The bundle.
-        settings: How to train.
-    """
+    """Trains copies of a bundle's student on labelled photos."""
 
     bundle: Bundle
     settings: Settings

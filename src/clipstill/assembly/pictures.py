@@ -30,13 +30,7 @@ _AT_ONCE = 64
 
 
 def split_pictures(pixels_N3HW: Tensor, seed: int, photos: Mapping[str, Photos] | None = None) -> Pictures:
-    """Pictures to calibrate on, and others to compare answers on.
-
-    Args:
-        pixels_N3HW: uint8 pixels, of any one size.
-        seed: Seed of the drawing.
-        photos: Labelled photos to compare and measure on too.
-    """
+    """Pictures to calibrate on and others to compare answers on, drawn from uint8 pixels of any one size."""
     order_N = torch.randperm(len(pixels_N3HW), generator=generator_for(seed, "export"))
     first = min(_MOST_CALIBRATION, (len(order_N) + 1) // 2)
     calibration_NHW3, held_out_NHW3 = (
@@ -47,11 +41,7 @@ def split_pictures(pixels_N3HW: Tensor, seed: int, photos: Mapping[str, Photos] 
 
 
 def labelled_photos(folder: ImageFolder, preprocess: Preprocess) -> Photos:
-    """A folder's photos as the student sees them; of very many, as many of each class.
-
-    Raises:
-        DataError: None of them can be read.
-    """
+    """A folder's photos as the student sees them; of very many photos, equally many of each class."""
     pixels_NHW3, labels = read_photos(limited(folder, max(1, _MOST_PHOTOS // len(folder.classes)), 0), preprocess)
     return Photos(pixels_NHW3, np.array(labels))
 

@@ -37,23 +37,14 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Pictures to train on, and where they come from.
+    """Pictures to train on, and where they come from."""
 
-    Attributes:
-        data: Pictures with their class and style ids.
-        images: All synthetic images; None where there are none.
-        curation: Which of them are trained on.
-        examples: Number of different examples among the pictures.
-        repeats: How often each example is there.
-        unlabelled: Number of unlabelled photos among the pictures.
-    """
-
-    data: TrainingData
-    images: SurrogateSet | None = None
-    curation: Curation | None = None
-    examples: int = 0
-    repeats: int = 0
-    unlabelled: int = 0
+    data: TrainingData  # Pictures with their class and style ids.
+    images: SurrogateSet | None = None  # All synthetic images; None where there are none.
+    curation: Curation | None = None  # Which of them are trained on.
+    examples: int = 0  # Number of different examples among the pictures.
+    repeats: int = 0  # How often each example is there.
+    unlabelled: int = 0  # Number of unlabelled photos among the pictures.
 
     @classmethod
     def of(
@@ -66,12 +57,6 @@ class TrainingSet:
         """Curate the synthetic images and put the photos beside them.
 
         Examples are used only where every class has some: else they would teach that all photos show those classes.
-
-        Args:
-            settings: Settings of the run.
-            images: All synthetic images.
-            examples: Labelled photos of the classes.
-            unlabelled: Other photos.
         """
         share = settings.examples.teach_share
         if examples is not None and (share == 0 or examples.classes_without_images):

@@ -37,29 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """What came out.
-
-    Attributes:
-        out: The bundle.
-        classes: Class names.
-        teacher: Name of the teacher whose tower it is.
-        examples: Number of labelled photos that moved the class vectors.
-        seconds: Seconds of work.
-        parameters: Number of parameters of the tower.
-        onnx_bytes: Size of the exported model.
-        latency_ms: Median time for one picture on one core.
-        evaluation: Result on photos; None where none were given.
-    """
+    """What came out."""
 
     out: Path
     classes: tuple[str, ...]
-    teacher: str
-    examples: int
+    teacher: str  # Name of the teacher whose tower it is.
+    examples: int  # Number of labelled photos that moved the class vectors.
     seconds: float
     parameters: int
     onnx_bytes: int
-    latency_ms: float
-    evaluation: EvaluationResult | None
+    latency_ms: float  # Median time for one picture on one core.
+    evaluation: EvaluationResult | None  # Result on photos; None where none were given.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -103,11 +91,7 @@ def make_zero_shot(
         images: Other labelled photos, which the exported model is measured on.
 
     Raises:
-        UnknownNameError: There is no such teacher.
-        ConfigError: The teacher's tower cannot be taken out of it.
-        DataError: A folder of photos is missing or empty, or photos lie in both folders.
-        ArtifactError: ``out`` holds something that is no bundle.
-        ExportError: The exported model does not behave as the teacher.
+        ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
     """
     resolve_teachers(settings.teacher.name)
     shown = None

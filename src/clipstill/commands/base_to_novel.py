@@ -36,15 +36,12 @@ def base_to_novel(
     Args:
         settings: Settings of the runs; ``prompt_teacher.method`` says whether the teacher learns.
         dataset: The whole data set with its splits.
-        request: Shots, seeds, folder and baselines; the shots are of each base class.
+        request: Shots of each base class, seeds, folder and baselines.
         unlabelled: Whether the student sees the training images without their labels; else it has synthetic images
             alone and is not transductive.
 
     Returns:
         Rows by name: baselines, the teacher with prompts where it learns, the student.
-
-    Raises:
-        ClipstillError: As a run.
     """
     make_folder(request.out)
     found: dict[str, list[Accuracies]] = {}

@@ -35,17 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """What came out.
+    """What came out."""
 
-    Attributes:
-        out: The bundle with the formats in it.
-        formats: Size, latency and agreement of each format, ``onnx`` first.
-        photos: Number of photos measured on, by the name of their folder.
-    """
-
-    out: Path
-    formats: list[FormatFacts]
-    photos: dict[str, int]
+    out: Path  # The bundle with the formats in it.
+    formats: list[FormatFacts]  # Size, latency and agreement of each format, ``onnx`` first.
+    photos: dict[str, int]  # Number of photos measured on, by the name of their folder.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -71,17 +65,12 @@ def export(
         source: A run folder or a bundle.
         names: Names of formats.
         out: A new bundle, which has everything of the old one; None writes into the bundle itself.
-        images: Name -> folder of labelled photos, one sub-folder a class, that answers are compared on and accuracy is
-            measured on.
+        images: Name -> folder of labelled photos to compare answers and accuracy on.
         calibration: Photos like those in use, labels not needed, for int8; None takes the run's synthetic images.
         overrides: Settings of the section ``export``, such as ``"export.int8_refuse=0.3"``.
 
     Raises:
-        UnknownNameError: There is no such format.
-        ResourceError: A format's package is not installed.
-        ArtifactError: There is no bundle, or an altered one; or ``out`` holds something else.
-        DataError: A folder of photos is missing or empty.
-        ConfigError: A format needs pictures to calibrate on, and there are none.
+        ClipstillError: A format, the bundle or the photos cannot be used, or there are no pictures to calibrate on.
     """
     wanted = [load_format(name) for name in names]
     bundle = load_bundle(source)

@@ -55,69 +55,43 @@ _COOP: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ProtocolRequest:
-    """What is asked of a protocol.
+    """What is asked of a protocol."""
 
-    Attributes:
-        shots: Labelled images per class that the teacher learns from; 0 for none.
-        seeds: Seeds; each is one run, or one for each student.
-        out: Folder for the runs and the accuracies.
-        baselines: Whether to measure the teachers without prompts too, and CoOp's text prompts on the student's own
-            tower or, where it has none, on the teacher.
-    """
-
-    shots: int
-    seeds: Sequence[int]
-    out: Path
+    shots: int  # Labelled images per class that the teacher learns from; 0 for none.
+    seeds: Sequence[int]  # Seeds; each is one run, or one for each student.
+    out: Path  # Folder for the runs and the accuracies.
+    # Whether to measure the teachers without prompts too, and CoOp's text prompts on the student's own tower or, where
+    # it has none, on the teacher.
     baselines: bool = True
 
 
 @dataclass(frozen=True)
 class Part:
-    """Test images with an accuracy of their own.
+    """Test images with an accuracy of their own."""
 
-    Attributes:
-        folder: Test images; labels are positions in ``kept``.
-        kept: Positions in the classes of the protocol; only these classes compete.
-    """
-
-    folder: ImageFolder
-    kept: tuple[int, ...]
+    folder: ImageFolder  # Test images; labels are positions in ``kept``.
+    kept: tuple[int, ...]  # Positions in the classes of the protocol; only these classes compete.
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one student of a protocol sees, and how its rows are called.
-
-    Attributes:
-        photos: Unlabelled photos; None for synthetic images alone.
-        name: Name of the run's folder, which tells its settings apart from others.
-        prompts: What the teacher's prompts are called.
-        chosen_by: Parts whose test images would choose a validation.
-        test_images: What these are called.
-    """
+    """What one student of a protocol sees, and how its rows are called."""
 
     photos: ImageFolder | None
-    name: str
-    prompts: str
-    chosen_by: Sequence[str]
-    test_images: str
+    name: str  # Name of the run's folder, which tells its settings apart from others.
+    prompts: str  # What the teacher's prompts are called.
+    chosen_by: Sequence[str]  # Parts whose test images would choose a validation.
+    test_images: str  # What these are called.
 
 
 @dataclass
 class Protocol:
-    """Measures classifiers, and keeps what it measured.
-
-    Attributes:
-        settings: Settings of the run.
-        classes: All classes that a student tells apart.
-        parts: Parts by name, in the order of the table.
-        out: Folder for the runs and the accuracies.
-    """
+    """Measures classifiers, and keeps what it measured."""
 
     settings: Settings
-    classes: tuple[str, ...]
-    parts: Mapping[str, Part]
-    out: Path
+    classes: tuple[str, ...]  # All classes that a student tells apart.
+    parts: Mapping[str, Part]  # Parts by name, in the order of the table.
+    out: Path  # Folder for the runs and the accuracies.
     _features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -204,7 +178,7 @@ class Protocol:
         write_json(self._validations_file(run), [*earlier, {"step": step, **found}])
 
     def _best_validation(self, run: Path, chosen_by: Sequence[str]) -> Accuracies | None:
-        """The validation with most right answers in some of the parts; None where there was none."""
+        """The validation with most right answers in the parts ``chosen_by``; None where there was none."""
         validations = self._validations(run)
         if not validations:
             return None
@@ -294,11 +268,9 @@ class Protocol:
 
 
 def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path) -> Path | None:
-    """The prompts that the teacher learns from labelled images, once for all students of a protocol.
+    """The file of prompts that the teacher learns from labelled images, once for all students of a protocol.
 
-    Returns:
-        The file below ``out``, with the history beside it; the one that the settings give; None where no prompts are
-        to be learned, or there are no images.
+    It is the file that the settings give where they name one or the teacher does not learn; None where there is none.
     """
     section = settings.prompt_teacher
     if section.weights is not None or section.method == "none" or labelled is None:

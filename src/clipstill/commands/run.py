@@ -1,7 +1,6 @@
 """The main job: class names in, a measured and exported classifier out.
 
-Stages whose key is unchanged are skipped, and a stage that was stopped goes on where it was. The same call after a kill
-gives the same student, bit for bit on the CPU.
+The same call after a kill gives the same student, bit for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -42,30 +41,21 @@ PHOTOS_LISTED = "photos_listed"
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made, and where.
-
-    Attributes:
-        settings: All settings.
-        task: At least two classes.
-        out: An absent or empty folder, or one of an earlier run.
-        photos: Real photos of the run.
-        models: Teacher and generators; loaded by name unless the caller built them.
-        watch: Called with the student's weights at each validation.
-    """
+    """What is to be made, and where."""
 
     settings: Settings
-    task: Task
-    out: Path
+    task: Task  # At least two classes.
+    out: Path  # An absent or empty folder, or one of an earlier run.
     photos: Photos
-    models: Models
-    watch: Watch | None = None
+    models: Models  # Teacher and generators; loaded by name unless the caller built them.
+    watch: Watch | None = None  # Called with the student's weights at each validation.
 
     @classmethod
     def of(cls, settings: Settings, task: Task, out: Path, built: Mapping[str, Any] | None = None) -> Job:
-        """With the photos and models that the settings name, but for parts that the caller built.
+        """The job with the photos and models that the settings name, except for parts that the caller built.
 
         Raises:
-            ConfigError: The sections of the settings do not fit each other, or a part cannot reach other processes.
+            ConfigError: Sections of the settings contradict each other, or a built part cannot reach other processes.
             DataError: A folder of photos is missing, empty, or fits none of the classes.
         """
         settings.check_together()
@@ -79,21 +69,16 @@ class Job:
 
 @torchrun.rank_group()
 def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str] = ()) -> RunResult:
-    """Do the whole job in a folder, or finish it, or find it done.
+    """Do the whole job in a folder, finish it, or find it done.
 
     Args:
-        job: What is to be made.
+        job: Settings, classes, photos and folder.
         budget_seconds: Time for the whole run. The settings that fit are chosen once; a later call finds them in the
             folder.
         fixed: Dotted names of settings that the budget must leave alone.
 
     Raises:
-        UnknownNameError: There is no such teacher, generator, student or prompt strategy.
-        ConfigError: A setting cannot be used.
-        DataError: Photos cannot be read.
-        ArtifactError: The folder holds something else.
-        ResourceError: The disk is full, another process works in the folder, or the device is missing.
-        ExportError: The exported model does not behave as the student.
+        ClipstillError: A name, a setting, a photo, the folder or the device cannot be used; the message says which.
     """
     key = plan_key(job.settings, job.task, job.photos, budget_seconds)
     found = stored_plan(job.out, key)
@@ -116,11 +101,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
 
 @torchrun.rank_group()
 def run_until_student(job: Job) -> None:
-    """Do the job up to the student itself: protocols need no calibration, bundle and report.
-
-    Raises:
-        ClipstillError: As ``run``.
-    """
+    """Do the job up to the student itself: protocols need no calibration, bundle and report."""
     _bring_up_to(job, student.NAME, None)
 
 
@@ -143,15 +124,9 @@ def _until(steps: tuple[Step, ...], last: str) -> tuple[Step, ...]:
 
 
 def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -> tuple[Run, list[str]]:
-    """Bring the stages up to ``last`` up to date.
+    """Bring the stages up to ``last`` up to date; return the run and the names of the steps that were done before.
 
-    Args:
-        job: What is to be made.
-        last: Name of the last stage.
-        planned: Key of the plan, and the plan where there is one; None where nobody asks for a plan.
-
-    Returns:
-        The run, and the names of the steps that were done before.
+    ``planned`` holds the plan's key and, where an earlier call made it, the plan; None where no plan is wanted.
     """
     _, run = _chosen(job)
     done = looks_done(job.out, _until(run.steps, last))
@@ -235,7 +210,7 @@ def check_names(job: Job) -> None:
     Raises:
         UnknownNameError: With the closest name.
         ConfigError: The device or the styles cannot be used.
-        ResourceError: The device, Ray or the storage of a Ray cluster is not there.
+        ResourceError: The device, Ray or the storage of a Ray cluster is missing.
     """
     from clipstill.assembly.class_vectors import styles_of
     from clipstill.assembly.students import check_student_name

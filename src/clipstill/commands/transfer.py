@@ -37,17 +37,11 @@ SettingsOf = Callable[[Dataset], Settings]
 
 @dataclass(frozen=True)
 class _StudentPlan:
-    """One student of a seed.
+    """One student of a seed."""
 
-    Attributes:
-        about: Data set whose classes and settings it has.
-        seen: Data set whose training images it sees without labels; None for synthetic images alone.
-        targets: Data sets that it is measured on.
-    """
-
-    about: Dataset
-    seen: Dataset | None
-    targets: tuple[Dataset, ...]
+    about: Dataset  # Data set whose classes and settings it has.
+    seen: Dataset | None  # Data set whose training images it sees without labels; None for synthetic images alone.
+    targets: tuple[Dataset, ...]  # Data sets that it is measured on.
 
 
 def transfer(
@@ -64,7 +58,7 @@ def transfer(
         settings_of: Settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
         source: Data set of the labels.
         targets: Data sets whose test images are measured on. The source may be one of them.
-        request: Shots, seeds, folder and baselines; the shots are of each class of the source.
+        request: Shots of each class of the source, seeds, folder and baselines.
         unlabelled: Whose training images the student sees.
 
     Returns:
@@ -73,7 +67,6 @@ def transfer(
     Raises:
         ConfigError: Two targets have one name.
         DataError: A target has classes that a student of the source does not know.
-        ClipstillError: As a run.
     """
     names = [target.name for target in targets]
     if len(set(names)) < len(names):

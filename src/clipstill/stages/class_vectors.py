@@ -90,17 +90,11 @@ def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[s
 
 @dataclass(frozen=True)
 class ClassVectors:
-    """What the stage stored, on the CPU.
+    """What the stage stored, on the CPU."""
 
-    Attributes:
-        tensors: Tensors of the file by name.
-        has_prompts: Whether the teacher has learned prompts.
-        style_share: How far a style moves the prototype that an image is drawn towards.
-    """
-
-    tensors: dict[str, Tensor]
-    has_prompts: bool
-    style_share: float
+    tensors: dict[str, Tensor]  # Tensors of the file by name.
+    has_prompts: bool  # Whether the teacher has learned prompts.
+    style_share: float  # How far a style moves the prototype that an image is drawn towards.
 
     @property
     def class_CD(self) -> Tensor:

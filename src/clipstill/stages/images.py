@@ -172,12 +172,7 @@ def assist(run: Run, offer: torchrun.Offer) -> None:
 def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
     """The synthetic images of all classes, the oldest cohort first, with class ids of the run's task.
 
-    Args:
-        run: The run.
-        before: Leave out this cohort and later ones.
-
-    Returns:
-        The images; None where there are none.
+    Only of cohorts older than ``before``, where it is given; None where there are no images.
     """
     from clipstill.surrogate.dataset import SurrogateSet
 

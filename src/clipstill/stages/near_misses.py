@@ -74,8 +74,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
 def read_near_misses(run: Run) -> tuple[tuple[str, ...], SurrogateSet | None]:
     """Near misses of all cohorts in use, and their images; None where none is left.
 
-    A word that was chosen beside other classes may be one of the present classes, or another name of one; it is left
-    out.
+    A word chosen beside other classes may name one of the present classes; such words are left out.
     """
     import torch
 

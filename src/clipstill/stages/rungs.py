@@ -68,13 +68,7 @@ class _Classifier:
 
 
 class RungMaker:
-    """Makes and measures rungs of one run.
-
-    Args:
-        run: A run whose bundle is complete.
-        inputs: Photos, and what else there is.
-        place: Folder for the models, which a later call finds again.
-    """
+    """Makes and measures rungs of a run whose bundle is complete; ``place`` keeps the models for a later call."""
 
     def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
         self._run, self._inputs, self._place = run, inputs, place

@@ -90,13 +90,7 @@ def assist(run: Run) -> None:
 
 
 def collect_training_set(run: Run, *, with_examples: bool = True, most_photos: int | None = None) -> TrainingSet:
-    """What is trained on.
-
-    Args:
-        run: The run.
-        with_examples: Whether examples are among it.
-        most_photos: Most unlabelled photos; None for all.
-    """
+    """What is trained on: synthetic images, examples and at most ``most_photos`` unlabelled photos."""
     from clipstill.assembly.training import TrainingSet
 
     photos, seed = run.photos, run.settings.seed

@@ -54,13 +54,7 @@ class Keys:
         return Evidence(None, self._examples, {} if examples is None else digests_by_class(examples))
 
     def of(self, name: str, cohort: Cohort, in_use: CohortsInUse | None = None) -> str:
-        """Key of one stage.
-
-        Args:
-            name: Name of a stage that the run has.
-            cohort: Classes and evidence that it is made for.
-            in_use: Cohorts whose images are taken, for stages behind the images.
-        """
+        """Key of one stage for a cohort; stages behind the images need the cohorts ``in_use`` too."""
         stage = self.stages[name]
         if name == STUDENT and in_use is not None and in_use.student is not None:
             return self._key(stage, {"student": in_use.student.key, "class_vectors": self.of(CLASS_VECTORS, cohort)})

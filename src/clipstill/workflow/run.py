@@ -29,18 +29,7 @@ Watch = Callable[[int, "Student", "nn.Module"], None]
 
 @dataclass(frozen=True)
 class Run:
-    """One run. A stage reads the results of earlier stages from its store.
-
-    Attributes:
-        settings: All settings.
-        task: The classes.
-        photos: Real photos.
-        store: The run folder.
-        cohorts: Cohorts that serve the classes.
-        steps: All steps in the order of work.
-        models: Device, teacher and generators.
-        watch: Called with the student's weights at each validation; None for nobody.
-    """
+    """One run. A stage reads the results of earlier stages from its store."""
 
     settings: Settings
     task: Task
@@ -49,17 +38,11 @@ class Run:
     cohorts: CohortsInUse
     steps: tuple[Step, ...]
     models: Models
-    watch: Watch | None = None
+    watch: Watch | None = None  # Called with the student's weights at each validation; None for nobody.
 
     @classmethod
     def open(cls, path: Path, stages: Sequence[Stage], settings: Settings, photos: Photos) -> Run:
-        """A finished run, wherever the photos that it learned from lie now.
-
-        Args:
-            path: The run folder.
-            stages: All stages.
-            settings: Settings of the run.
-            photos: Photos that the caller has.
+        """A finished run, wherever the photos that it learned from lie now; ``photos`` are those that the caller has.
 
         Raises:
             ArtifactError: The folder is no run, or a stage of it is not complete.

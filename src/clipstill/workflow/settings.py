@@ -89,21 +89,14 @@ class Settings(Config):
     export: ExportSettings = ExportSettings()
 
     def section_values(self, name: str) -> Any:
-        """What results depend on in a section or a single setting, ready for JSON.
-
-        Args:
-            name: Such as ``synthesis``, ``examples.style_share`` or ``seed``.
-
-        Raises:
-            KeyError: There is no such setting, or results do not depend on it.
-        """
+        """What results depend on in a section or a single setting (``synthesis``, ``examples.style_share``, ``seed``) as JSON."""
         value: Any = self.identity()
         for key in name.split("."):
             value = value[key]
         return value
 
     def check_together(self) -> None:
-        """Refuse sections that do not fit each other; while settings are put together, they need not yet.
+        """Refuse sections that do not fit each other; while settings are put together, they need not fit yet.
 
         Raises:
             ConfigError: Nothing is there to teach by, or something needs what is not there.
