@@ -1,21 +1,26 @@
-"""A bundle with its model card and its licences, all from one description of the student."""
+"""Bundles: written with model card and licences, and measured on labelled photos."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.export.bundle import CARD_FILE, write_bundle
-from clipstill.report.card import model_card
-from clipstill.report.licences import licence_ledger
+from clipstill.evaluation.evaluate import BATCH, Calibration, EvaluationResult, evaluate
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clipstill.core.description import ExportFacts
+    from clipstill.core.images import ImageFolder
     from clipstill.export.bundle import BundleContent
+    from clipstill.runtime import Bundle
 
 
 def write_described_bundle(folder: Path, content: BundleContent, key: str = "") -> ExportFacts:
     """Export a student with ``card.md`` and ``LICENCES.md``; arguments and errors as for ``write_bundle``."""
+    from clipstill.export.bundle import CARD_FILE, write_bundle
+    from clipstill.report.card import model_card
+    from clipstill.report.licences import licence_ledger
+
     description = content.description
 
     def texts(facts: ExportFacts) -> dict[str, str]:
@@ -23,3 +28,9 @@ def write_described_bundle(folder: Path, content: BundleContent, key: str = "") 
         return {CARD_FILE: model_card(description, facts), "LICENCES.md": licences}
 
     return write_bundle(folder, content, texts, key)
+
+
+def measure_student(bundle: Bundle, folder: ImageFolder, *, title: str, batch: int = BATCH) -> EvaluationResult:
+    """The exported student on labelled photos, with its temperature and its threshold of refusal."""
+    calibration = Calibration(bundle.temperature, bundle.refusal_threshold)
+    return evaluate(bundle.logits, folder, bundle.preprocess, batch=batch, title=title, calibration=calibration)

@@ -60,9 +60,9 @@ def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, b
     preprocess = teacher.preprocess
     parts, labels = [], []
     with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
-        for pixels_NHW3, of_batch, _ in iterate(
-            folder, preprocess.size, preprocess.crop_fraction, batch, lambda path, reason: say(f"skipped: {reason}")
-        ):
+        size, crop = preprocess.size, preprocess.crop_fraction
+        batches = iterate(folder, size, crop, batch, on_skip=lambda path, reason: say(f"skipped: {reason}"))
+        for pixels_NHW3, of_batch, _ in batches:
             x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
             parts.append(teacher.encode_image(x_N3HW).cpu())
             labels += of_batch

@@ -77,8 +77,8 @@ def student_of(models: Models, classes: int, init: str | Path) -> Student:
 
 def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
     """How a bundle's student was built; where the bundle tells its name alone, the rest is taken from ``section``."""
-    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
-    return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
+    stored = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
+    return section.model_copy(update={**stored, "image_size": bundle.preprocess.size})
 
 
 def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
@@ -97,7 +97,8 @@ def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
     if section.prompts and not tokens:
         network = FramedBackbone(network, section.prompts, section.image_size)
     preprocess = replace(teacher.preprocess, size=section.image_size)
-    backbone = Backbone(section.name, network, preprocess, teacher.provenance, float(teacher.logit_scale))
+    scale = float(teacher.logit_scale)
+    backbone = Backbone(section.name, network, preprocess, provenance=teacher.provenance, logit_scale=scale)
     return TowerStudent(backbone, classes, seed, trained=section.tower == "trained")
 
 

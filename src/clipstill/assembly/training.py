@@ -81,7 +81,7 @@ class TrainingSet:
             shown = len(pixels_M3HW)
             repeats = max(1, round(len(data.pixels_N3HW) * share / (1 - share) / shown))
             data = _joined(data, _photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
-        return cls(data, images, curation, shown, repeats, photos)
+        return cls(data, images, curation, examples=shown, repeats=repeats, unlabelled=photos)
 
     def summary(self) -> str:
         """What is trained on, in a line."""
@@ -159,14 +159,15 @@ def trains_together(settings: Settings) -> bool:
     return torchrun.world() > 1 and settings.distillation.freeze != "backbone"
 
 
-def read_all(folder: ImageFolder, size: int) -> tuple[Tensor, Tensor]:
+def read_all(folder: ImageFolder, size: int, crop_fraction: float = 1.0) -> tuple[Tensor, Tensor]:
     """All readable pictures, uint8 (N, 3, size, size), and their classes (N,).
 
     Raises:
         DataError: None can be read.
     """
     # Files that cannot be read are named where they are first read.
-    parts = [(pixels, labels) for pixels, labels, _ in iterate(folder, size, 1.0, _AT_ONCE, lambda path, reason: None)]
+    batches = iterate(folder, size, crop_fraction, _AT_ONCE, on_skip=lambda path, reason: None)
+    parts = [(pixels, labels) for pixels, labels, _ in batches]
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])

@@ -15,10 +15,9 @@ import torch
 import clipstill
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import vectors_with_examples
-from clipstill.assembly.measuring import evaluation_json
 from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
-from clipstill.evaluation.evaluate import EvaluationResult, evaluate, student_predictor
+from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone
@@ -72,7 +71,7 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
     """
     network = image_backbone(teacher, image_size=teacher.preprocess.size)
     name, scale = f"tower:{teacher.name}", float(teacher.logit_scale)
-    backbone = Backbone(name, network, teacher.preprocess, teacher.provenance, scale)
+    backbone = Backbone(name, network, teacher.preprocess, provenance=teacher.provenance, logit_scale=scale)
     student = TowerStudent(backbone, len(class_vectors_CD))
     student.use_class_vectors(class_vectors_CD, scale, layers=0)
     return student.eval()
@@ -104,31 +103,18 @@ def make_zero_shot(
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
     vectors_CD = vectors_with_examples(teacher, task, settings, shown)
     student = zero_shot_student(teacher, vectors_CD)
-    count = 0 if shown is None else len(shown.items)
-    info = {
-        "clipstill": clipstill.__version__,
-        "teacher": teacher.name,
-        "teacher_precision": "fp32",
-        "student": student.name,
-        "seed": settings.seed,
-        "zero_shot": True,
-    }
-    found = None
+    count, found = 0 if shown is None else len(shown.items), None
     if photos is not None:
         # Before the export, whose parity check makes sure that the file gives the same answers.
         found = evaluate(student_predictor(student), photos, student.preprocess, batch=settings.evaluation.batch)
-    description = Description(
-        labels=task.names,
-        preprocess=student.preprocess,
-        provenance=teacher.provenance,
-        evaluation=None if found is None else evaluation_json(found),
-        examples=count,
-        info=info,
+    content = BundleContent(
+        student=student,
+        class_vectors_CD=vectors_CD,
+        description=_description(task, settings, teacher, examples=count, found=found),
+        formats=FormatRequest(limits=settings.export),
+        page=settings.export.page,
     )
-    formats = FormatRequest(limits=settings.export)
-    facts = write_described_bundle(
-        out, BundleContent(student, vectors_CD, description, formats, page=settings.export.page)
-    )
+    facts = write_described_bundle(out, content)
     return ZeroShot(
         out=out,
         classes=task.names,
@@ -139,4 +125,24 @@ def make_zero_shot(
         onnx_bytes=facts.onnx_bytes,
         latency_ms=facts.latency_ms,
         evaluation=found,
+    )
+
+
+def _description(
+    task: Task, settings: Settings, teacher: Teacher, *, examples: int, found: EvaluationResult | None
+) -> Description:
+    return Description(
+        labels=task.names,
+        preprocess=teacher.preprocess,
+        provenance=teacher.provenance,
+        evaluation=None if found is None else side_by_side(found),
+        examples=examples,
+        info={
+            "clipstill": clipstill.__version__,
+            "teacher": teacher.name,
+            "teacher_precision": "fp32",
+            "student": f"tower:{teacher.name}",
+            "seed": settings.seed,
+            "zero_shot": True,
+        },
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipstill.assembly.measuring import measure_student
+from clipstill.assembly.bundles import measure_student
 from clipstill.commands.results import Evaluation
 from clipstill.core.device import pick_device
 from clipstill.core.errors import ClipstillError
@@ -30,7 +30,7 @@ def measure_bundle(
     """
     bundle = load_bundle(path, model=model)
     folder = ImageFolder.open(images, bundle.labels)
-    student = measure_student(bundle, folder, batch, "evaluation, student")
+    student = measure_student(bundle, folder, title="evaluation, student", batch=batch)
     return Evaluation(student, _measure_teacher(bundle, folder, device, batch))
 
 

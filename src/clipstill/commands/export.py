@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, read_photos, split_pictures
+from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
+from clipstill.assembly.training import read_all
 from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
@@ -108,8 +109,7 @@ def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess,
     """Unlabelled pictures: those given, else the synthetic images of the run around the bundle; maybe none."""
     if calibration is not None:
         folder = limited(ImageFolder.without_labels(calibration), MOST_PICTURES, seed)
-        pixels_NHW3, _ = read_photos(folder, preprocess)
-        return torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2)
+        return read_all(folder, preprocess.size, preprocess.crop_fraction)[0]
     # Of every cohort; what its classes are does not matter here.
     drawn = sorted((bundle.parent / STAGES_FOLDER).glob(f"{images_stage.NAME}*/{MANIFEST}"))
     if (bundle.parent / MARKER).is_file() and drawn:
