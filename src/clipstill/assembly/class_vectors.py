@@ -54,7 +54,7 @@ def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
 
 
 def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, batch: int) -> tuple[Tensor, list[int]]:
-    """The teacher's vectors of example images (N, D), on the CPU, and their classes; files that cannot be read are named."""
+    """The teacher's vectors of example images (N, D), on the CPU, and their classes; unreadable files are named."""
     import torch
 
     preprocess = teacher.preprocess

@@ -196,9 +196,7 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     return Calibration(temperature, threshold)
 
 
-def _description(
-    bundle: Bundle, calibration: Calibration, after: EvaluationResult | None, count: int
-) -> Description:
+def _description(bundle: Bundle, calibration: Calibration, after: EvaluationResult | None, count: int) -> Description:
     """The tuned student, with what the old bundle says of how it was made."""
     info = {name: value for name, value in bundle.info.items() if name not in ("kind", "origin")}
     return Description(

@@ -27,12 +27,15 @@ from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
+    from clipstill.generators.procedural import DeadLeaves, Noise
     from clipstill.students.student import Student
     from clipstill.workflow.models import Models
     from clipstill.workflow.run import Watch
     from clipstill.workflow.settings import Settings
 
 _AT_ONCE = 64
+# Pictures of no class are put into as many groups as there are style words.
+_GROUPS = 16
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,14 @@ def _photos(pixels_N3HW: Tensor) -> TrainingData:
     """Pictures of no class that they were made for, and of no style."""
     none_N = torch.full((len(pixels_N3HW),), -1)
     return TrainingData(pixels_N3HW, none_N, none_N)
+
+
+def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed: int) -> TrainingData:
+    """Pictures of no class to train on; each follows from its number."""
+    from clipstill.generators.procedural import pictures
+
+    pixels_N3HW = pictures(sampler, count, size, seed)
+    return TrainingData(pixels_N3HW, torch.full((count,), -1), torch.arange(count) % _GROUPS)
 
 
 def _joined(first: TrainingData, second: TrainingData) -> TrainingData:

@@ -35,7 +35,7 @@ class Changes:
 
 
 def add_classes(out: Path, classes: Sequence[str], changes: Changes) -> RunResult:
-    """Add classes (``name`` or ``name: description`` each) to a run; they come last. The same call resumes after a kill.
+    """Add classes (``name`` or ``name: description``) to a run; they come last. The same call resumes after a kill.
 
     Raises:
         TaskError: A class is there already, or its name is empty.

@@ -89,7 +89,7 @@ class Settings(Config):
     export: ExportSettings = ExportSettings()
 
     def section_values(self, name: str) -> Any:
-        """What results depend on in a section or a single setting (``synthesis``, ``examples.style_share``, ``seed``) as JSON."""
+        """What results depend on in a section or a setting (``examples.style_share``), as JSON values."""
         value: Any = self.identity()
         for key in name.split("."):
             value = value[key]

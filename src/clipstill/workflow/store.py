@@ -176,8 +176,8 @@ class LockedStore(Store):
     def prepare(self, step: Step, **more: Any) -> bool:
         """Make the folder of a step ready for work; return whether work of another key was moved aside.
 
-        Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back. ``more`` are
-        further facts to remember of the step.
+        Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back. ``more``
+        holds further facts to remember of the step.
         """
         folder, old, moved = self.folder(step), self.stages / _OLD, False
         try:
