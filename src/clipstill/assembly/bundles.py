@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipstill.evaluation.evaluate import BATCH, Calibration, EvaluationResult, evaluate
+from clipstill.export.bundle import CARD_FILE, BundleContent, write_bundle
+from clipstill.report.card import model_card
+from clipstill.report.licences import licence_ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from clipstill.core.description import ExportFacts
     from clipstill.core.images import ImageFolder
-    from clipstill.export.bundle import BundleContent
     from clipstill.runtime import Bundle
 
 
 def write_described_bundle(folder: Path, content: BundleContent, key: str = "") -> ExportFacts:
     """Export a student with ``card.md`` and ``LICENCES.md``; arguments and errors as for ``write_bundle``."""
-    from clipstill.export.bundle import CARD_FILE, write_bundle
-    from clipstill.report.card import model_card
-    from clipstill.report.licences import licence_ledger
-
     description = content.description
 
     def texts(facts: ExportFacts) -> dict[str, str]:

@@ -10,10 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipstill.assembly.class_vectors import styles_of
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.progress import say
 from clipstill.stages import class_vectors
+from clipstill.text import prompt_strategies
+from clipstill.text.bank import read_bank
+from clipstill.text.prompts import Prompt, PromptRequest
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
@@ -21,8 +25,6 @@ from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from clipstill.text.prompts import Prompt, PromptRequest
 
 NAME = "prompts"
 PROMPTS_FILE = "prompts.jsonl"
@@ -34,8 +36,6 @@ STYLES_FILE = "styles.json"
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.core.tensors import write_tensors
-    from clipstill.text import prompt_strategies
-    from clipstill.text.bank import read_bank
     from clipstill.text.diversity import diversity
 
     section, cohort = run.settings.prompts, step.cohort
@@ -69,9 +69,6 @@ def _of_cohort(request: PromptRequest, cohort: Cohort) -> PromptRequest:
 
 def prompt_request(run: Run) -> PromptRequest:
     """What a prompt strategy is asked for, for all classes of the run."""
-    from clipstill.assembly.class_vectors import styles_of
-    from clipstill.text.prompts import PromptRequest
-
     section = run.settings.prompts
     return PromptRequest(
         task=run.task,
@@ -92,8 +89,6 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from clipstill.text.prompts import Prompt
 
     try:
         lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()

@@ -388,11 +388,7 @@ class RungMaker:
 def _session_predictor(model: Path, threads: int) -> PredictLogits:
     """An exported file as a map of uint8 images to logits."""
     opened = Onnx().open(model, threads)
-
-    def predict(images_NHW3: Any) -> Any:
-        return opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
-
-    return predict
+    return lambda images_NHW3: opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
 
 
 def _quoted(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, write_json
-from clipstill.core.progress import say
+from clipstill.core.progress import listed, say
 from clipstill.distributed import torchrun
 from clipstill.stages import class_vectors, images, teacher_prompts
 from clipstill.workflow.cohorts import StudentRecord
@@ -110,11 +110,8 @@ def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list
 
     source, before = run.store.kept(NAME, record.key), record.task.names
     added = [name for name in run.task.names if name not in before]
-    more = " and more" if len(added) > 8 else ""
-    say(
-        "student: the present classes get their vectors, and nothing is trained"
-        + (f"; new to it: {', '.join(added[:8])}{more}" if added else "")
-    )
+    news = f"; new to it: {listed(added)}" if added else ""
+    say(f"student: the present classes get their vectors, and nothing is trained{news}")
     student = student_of(run.models, len(before), source / STUDENT_FILE).eval()
     student.use_class_vectors(
         class_vectors.read_class_vectors(run).class_CD, class_vectors.read_teacher_metadata(run)["logit_scale"]

@@ -25,6 +25,12 @@ class Photos:
     unlabelled: ImageFolder | None = None
     listed: bool = False  # Whether they were given as lists of files, so that the settings do not name their folders.
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of ``examples`` and of ``unlabelled`` photos."""
+        kinds = {"examples": self.examples, "unlabelled": self.unlabelled}
+        return {kind: 0 if folder is None else len(folder.items) for kind, folder in kinds.items()}
+
     @classmethod
     def of(cls, settings: Settings, task: Task) -> Photos:
         """Open the folders that the settings name.

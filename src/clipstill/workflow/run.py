@@ -114,7 +114,7 @@ class Run:
             "student": student.name,
             "student_init": student.init,
             "images_per_class": self.settings.prompts.images_per_class,
-            "unlabelled": 0 if self.photos.unlabelled is None else len(self.photos.unlabelled.items),
+            "unlabelled": self.photos.counts["unlabelled"],
         }
 
 
