@@ -21,12 +21,7 @@ _ROOM_FOR_CROPS = 8 / 7
 
 
 def learn_prompts(
-    plain: Teacher,
-    examples: ImageFolder,
-    section: PromptTeacherSettings,
-    *,
-    seed: int,
-    work: Path,
+    plain: Teacher, examples: ImageFolder, section: PromptTeacherSettings, *, seed: int, work: Path
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 

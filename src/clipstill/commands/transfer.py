@@ -86,8 +86,7 @@ def transfer(
                     found.setdefault(name, {}).setdefault(target_name, []).append(top1)
     return {
         name: Transfer(
-            {target: tuple(by_target[target]) for target in names},
-            unlabelled if name.startswith("student") else "none",
+            {target: tuple(by_target[target]) for target in names}, unlabelled if name.startswith("student") else "none"
         )
         for name, by_target in found.items()
     }

@@ -25,8 +25,7 @@ class ExamplesSettings(Config):
     """Example images of some or all classes. One to five per class help a lot."""
 
     images: Path | None = Field(
-        default=None,
-        description="Folder with one sub-folder per class. Classes without one fall back to their text.",
+        default=None, description="Folder with one sub-folder per class. Classes without one fall back to their text."
     )
     per_class: int | None = Field(default=None, ge=1, description="Most examples used per class; null for all.")
     text_count: float = Field(
