@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.commands.results import RunResult
-from clipstill.commands.run import PHOTOS_LISTED, Job, is_done, run
+from clipstill.commands.run import Job, is_done, run
 from clipstill.core.errors import ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
@@ -20,6 +20,7 @@ from clipstill.core.progress import say
 from clipstill.distributed.torchrun import rank
 from clipstill.text.task import Task, parse_class, parse_task
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.run import PHOTOS_LISTED
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
 

@@ -5,18 +5,17 @@ The same call after a kill gives the same student, bit for bit on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from clipstill.commands.results import Calibration, Evaluation, Ladder, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import read_json, write_json, write_text
+from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
@@ -34,9 +33,7 @@ from clipstill.workflow.run import Run, Watch
 from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
-from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, LockedStore, Store
-
-PHOTOS_LISTED = "photos_listed"
+from clipstill.workflow.store import LockedStore, Store
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
         found = torchrun.broadcast(found)
         settings = with_settings(job.settings, found.settings)
         job = replace(job, settings=settings, models=replace(job.models, settings=settings))
-    done, skipped = _bring_up_to(job, report.NAME, (key, found))
+    done, skipped = _bring_up_to(job, report.NAME, partial(_keep_plan, key=key, found=found))
     result = _result(done, skipped)
     if result.up_to_date and torchrun.rank() == 0:
         say(f"nothing to do: {job.out} is up to date")
@@ -102,7 +99,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
 @torchrun.rank_group()
 def run_until_student(job: Job) -> None:
     """Do the job up to the student itself: protocols need no calibration, bundle and report."""
-    _bring_up_to(job, student.NAME, None)
+    _bring_up_to(job, student.NAME)
 
 
 def is_done(job: Job) -> bool:
@@ -123,11 +120,10 @@ def _until(steps: tuple[Step, ...], last: str) -> tuple[Step, ...]:
     return steps[: max(number for number, step in enumerate(steps) if step.stage.name == last) + 1]
 
 
-def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -> tuple[Run, list[str]]:
-    """Bring the stages up to ``last`` up to date; return the run and the names of the steps that were done before.
-
-    ``planned`` holds the plan's key and, where an earlier call made it, the plan; None where no plan is wanted.
-    """
+def _bring_up_to(
+    job: Job, last: str, keep_plan: Callable[[Run, LockedStore], None] | None = None
+) -> tuple[Run, list[str]]:
+    """Bring the stages up to ``last`` up to date; return the run and the names of the steps that were done before."""
     _, run = _chosen(job)
     done = looks_done(job.out, _until(run.steps, last))
     if not done:
@@ -141,15 +137,11 @@ def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -
         while True:
             keys, run = _chosen(job, store)
             steps = _until(run.steps, last)
-            listed = {PHOTOS_LISTED: True} if job.photos.listed else {}
-            write_json(job.out / TASK_FILE, {**job.task.to_json(), **listed})
-            settings = job.settings.model_dump(mode="json")
-            write_text(job.out / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            run.save_steps()
+            run.save()
             store.event("start", keys={step.name: step.key for step in run.steps})
-            if planned is not None and not done:
-                _keep_plan(run, store, *planned)
-                planned = None
+            if keep_plan is not None and not done:
+                keep_plan(run, store)
+                keep_plan = None
             try:
                 skipped = run_steps(run, store, steps, keys)
                 break
@@ -184,7 +176,7 @@ def _assist(job: Job, last: str) -> Run:
     return run
 
 
-def _keep_plan(run: Run, store: LockedStore, key: str, found: Plan | None) -> None:
+def _keep_plan(run: Run, store: LockedStore, *, key: str, found: Plan | None) -> None:
     """Keep the plan in the run folder; make it first, unless an earlier call of these settings did."""
     if found is None:
         make_deterministic(store.threads)

@@ -45,8 +45,9 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     student, result = _train(run, training_set, folder)
     curation = training_set.curation
     write_tensors(folder / STUDENT_FILE, student.state_dict())
+    facts = ("history", "best_phase", "best_step", "best_agreement", "train_count", "held_out_count")
     history = {
-        **asdict(result),
+        **{name: getattr(result, name) for name in facts},
         "images": 0 if curation is None else int(curation.keep_N.sum()),
         "images_made": 0 if training_set.images is None else len(training_set.images),
         "examples": training_set.examples,
