@@ -78,15 +78,10 @@ def fine_tune(
     per_class: int | None = None,
     images: Path | None = None,
 ) -> FineTuned:
-    """Train a finished student on the labels of a few photos, and write the result as a bundle.
+    """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    Args:
-        source: A bundle or a run folder.
-        examples: Labelled photos, one sub-folder a class; every class has some.
-        out: The new bundle; absent, empty, or an earlier bundle, which is replaced at the end.
-        settings: ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` are used.
-        per_class: Most photos of a class that are trained on, drawn by the seed; None for all.
-        images: Other labelled photos, which both students are measured on.
+    ``settings`` are used for ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads``. ``out`` is
+    absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:
         ClipstillError: The bundle, ``out``, a setting or photos cannot be used, or the export fails its check.

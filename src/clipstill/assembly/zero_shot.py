@@ -80,14 +80,9 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
 def make_zero_shot(
     task: Task, settings: Settings, out: Path, *, examples: Path | None = None, images: Path | None = None
 ) -> ZeroShot:
-    """Export a teacher's tower with stored class vectors as a bundle. Nothing is trained and no image is made.
+    """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Args:
-        task: At least two classes.
-        settings: ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` are used.
-        out: The bundle; absent, empty, or an earlier bundle, which is replaced at the end.
-        examples: Labelled photos of some or all classes, which move the class vectors.
-        images: Other labelled photos, which the exported model is measured on.
+    ``settings`` are used for ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export``.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.

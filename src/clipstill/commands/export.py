@@ -60,15 +60,7 @@ def export(
     calibration: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Exported:
-    """Write further formats of a finished student, and measure each beside ``model.onnx``.
-
-    Args:
-        source: A run folder or a bundle.
-        names: Names of formats.
-        out: A new bundle, which has everything of the old one; None writes into the bundle itself.
-        images: Name -> folder of labelled photos to compare answers and accuracy on.
-        calibration: Photos like those in use, labels not needed, for int8; None takes the run's synthetic images.
-        overrides: Settings of the section ``export``, such as ``"export.int8_refuse=0.3"``.
+    """Write further formats of a finished student and measure each; arguments as for ``clipstill.export_formats``.
 
     Raises:
         ClipstillError: A format, the bundle or the photos cannot be used, or there are no pictures to calibrate on.

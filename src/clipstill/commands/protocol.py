@@ -14,12 +14,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from clipstill.assembly.class_vectors import text_vectors
 from clipstill.commands.run import Job, run_until_student
+from clipstill.core.device import pick_device
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.datasets import Dataset, without_labels
+from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import class_vectors, teacher_prompts
 from clipstill.stages import student as student_stage
+from clipstill.teachers import load_teacher
 from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos, limited
@@ -27,12 +35,9 @@ from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import STAGES_FOLDER
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    import torch
     from torch import Tensor, nn
 
-    from clipstill.core.protocols import Preprocess, Teacher
-    from clipstill.evaluation.evaluate import PredictLogits
     from clipstill.students.student import Student
 
 # Top-1 in percent, by part.
@@ -94,10 +99,9 @@ class Protocol:
     out: Path  # Folder for the runs and the accuracies.
     _features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
-    def __post_init__(self) -> None:
-        from clipstill.core.device import pick_device
-
-        self.device = pick_device(self.settings.device)
+    @cached_property
+    def _device(self) -> torch.device:
+        return pick_device(self.settings.device)
 
     def baselines(self, labelled: ImageFolder | None) -> Iterator[tuple[str, Accuracies]]:
         """Rows of classifiers that see no unlabelled image.
@@ -154,11 +158,10 @@ class Protocol:
 
         def predictor() -> tuple[PredictLogits, Preprocess]:
             from clipstill.assembly.students import new_student
-            from clipstill.evaluation.evaluate import student_predictor
 
             stored = folder / student_stage.STUDENT_FILE
             student = new_student(self.settings.student, len(self.classes), stored, self.settings.seed).eval()
-            return student_predictor(student, self.device), student.preprocess
+            return student_predictor(student, self._device), student.preprocess
 
         return self._measured_once([student_stage.NAME, _key(folder)], predictor)
 
@@ -209,24 +212,18 @@ class Protocol:
         batch = self.settings.evaluation.batch
         with torch.no_grad():
             for pixels_NHW3, of_batch, _ in iterate(part.folder, fit.size, fit.crop_fraction, batch, lambda *_: None):
-                x_N3HW = torch.from_numpy(pixels_NHW3).to(self.device).permute(0, 3, 1, 2).float() / 255
+                x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += of_batch
         return torch.cat(found), torch.tensor(labels)
 
     def _load(self, name: str) -> Teacher:
-        from clipstill.teachers import load_teacher
-
-        return load_teacher(name, self.device, self.settings.teacher.precision)
+        return load_teacher(name, self._device, self.settings.teacher.precision)
 
     def _predictor(self, teacher: Teacher, vectors_CD: Tensor) -> tuple[PredictLogits, Preprocess]:
-        from clipstill.evaluation.evaluate import teacher_predictor
-
-        return teacher_predictor(teacher, vectors_CD.to(self.device), self.device), teacher.preprocess
+        return teacher_predictor(teacher, vectors_CD.to(self._device), self._device), teacher.preprocess
 
     def _zero_shot(self, name: str) -> tuple[PredictLogits, Preprocess]:
-        from clipstill.assembly.class_vectors import text_vectors
-
         teacher = self._load(name)
         return self._predictor(teacher, text_vectors(teacher, parse_task(list(self.classes)), self.settings))
 
@@ -256,8 +253,6 @@ class Protocol:
 
     def _top1(self, predict: PredictLogits, preprocess: Preprocess, name: str) -> float:
         """Top-1 in percent among the classes of one part alone."""
-        from clipstill.evaluation.evaluate import evaluate
-
         part = self.parts[name]
 
         def of_part(pixels_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
@@ -276,8 +271,6 @@ def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path)
     if section.weights is not None or section.method == "none" or labelled is None:
         return section.weights
     from clipstill.assembly.prompt_learning import learn_prompts
-    from clipstill.core.device import pick_device
-    from clipstill.teachers import load_teacher
     from clipstill.teachers.prompted import save_prompts
 
     device = pick_device(settings.device)

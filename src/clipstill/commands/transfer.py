@@ -52,17 +52,14 @@ def transfer(
     *,
     unlabelled: Seen = "target",
 ) -> dict[str, Transfer]:
-    """Run and measure; what an equal call measured is not measured again.
+    """Run and measure, a row by name with a column a target; what an equal call measured is not measured again.
 
     Args:
         settings_of: Settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
-        source: Data set of the labels.
+        source: Data set of the labels; the shots are of each of its classes.
         targets: Data sets whose test images are measured on. The source may be one of them.
-        request: Shots of each class of the source, seeds, folder and baselines.
+        request: Shots, seeds, folder and baselines.
         unlabelled: Whose training images the student sees.
-
-    Returns:
-        Rows by name, each with a column a target.
 
     Raises:
         ConfigError: Two targets have one name.
