@@ -80,7 +80,7 @@ def fine_tune(
 ) -> FineTuned:
     """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    ``settings`` are used for ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads``. ``out`` is
+    Of ``settings``, ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
     absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:

@@ -82,7 +82,7 @@ def make_zero_shot(
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    ``settings`` are used for ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export``.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` count.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.

@@ -8,6 +8,7 @@ holds one folder a stage with its key in ``stage.json``. Nothing is deleted: a s
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import sys
@@ -95,10 +96,8 @@ class Store:
                 images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
                 near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
                 students=tuple(
-                    StudentRecord(
-                        Task.from_json(each["task"]), Evidence(**each["evidence"]), each["images"], each["key"]
-                    )
-                    for each in records
+                    StudentRecord(cohort.task, cohort.evidence, each["images"], cohort.key)
+                    for each, cohort in ((each, _cohort(each)) for each in records)
                     if each["stage"] == "student" and each["complete"] and each["trained"]
                 ),
             )
@@ -138,7 +137,8 @@ class LockedStore(Store):
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name))
+            # A process killed before the marker stands leaves the lock, or a file not yet renamed.
+            strangers = sorted(each.name for each in path.iterdir() if not each.name.startswith((LOCK, ".tmp-")))
         except OSError as error:
             raise disk_error(error, path) from error
         is_new = not (path / MARKER).exists()
@@ -281,22 +281,13 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _is_ours(name: str) -> bool:
-    """What a process leaves that is killed before the marker stands: the lock, or a file not yet renamed."""
-    return name == LOCK or name.startswith(".tmp-")
-
-
 def _move_aside(folder: Path, target: Path) -> bool:
     if not any(folder.iterdir()):
         folder.rmdir()
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    free = target
-    while free.exists():
-        number += 1
-        free = target.with_name(f"{target.name}-{number}")
-    folder.rename(free)
+    names = itertools.chain([target.name], (f"{target.name}-{number}" for number in itertools.count(2)))
+    folder.rename(next(free for free in map(target.with_name, names) if not free.exists()))
     return True
 
 
