@@ -35,12 +35,7 @@ MOST_PICTURES = 512
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits of both models for the same pictures.
-
-    Attributes:
-        student_NC: Logits of the student.
-        teacher_NC: Logits of the teacher.
-    """
+    """Logits of both models for the same pictures."""
 
     student_NC: Floats
     teacher_NC: Floats
@@ -59,21 +54,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """A student and its teacher, on one device.
-
-    Attributes:
-        student: Student in evaluation mode.
-        teacher: Teacher on ``device``.
-        class_vectors_CD: Unit vectors of the classes.
-        settings: Settings of the run, for the views.
-        device: Where both are asked.
-    """
+    """A student and its teacher, on one device."""
 
     student: Student
     teacher: Teacher
-    class_vectors_CD: Tensor
-    settings: Settings
-    device: torch.device
+    class_vectors_CD: Tensor  # Unit vectors of the classes.
+    settings: Settings  # Settings of the run, for the views.
+    device: torch.device  # Where both are asked.
 
     def plain(self, pixels_N3HW: Tensor) -> Answers:
         """Answers to the pictures as they are."""

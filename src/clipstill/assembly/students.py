@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 def check_student_name(section: StudentSettings) -> None:
-    """Find the part behind a student's name without loading it.
-
-    Raises:
-        UnknownNameError: with the closest name.
-    """
+    """Raise ``UnknownNameError`` with the closest name if there is no such student; nothing is loaded."""
     from clipstill.teachers import resolve_teachers
 
     if section.tower_of is not None:
@@ -38,13 +34,13 @@ def new_student(section: StudentSettings, classes: int, init: str | Path, seed: 
     """Build a student on the CPU.
 
     Args:
-        section: of the settings.
-        classes: C.
+        section: Settings of the student.
+        classes: Number of classes.
         init: ``"pretrained"``, ``"scratch"`` or a file of weights.
-        seed: of the weights that are drawn.
+        seed: Seed of the weights that are drawn at random.
 
     Raises:
-        ClipstillError: as ``load_student``; what is frozen cannot begin from scratch.
+        ConfigError: A frozen or tower network was asked to begin from scratch.
     """
     if section.tower_of is None and section.prompts == 0:
         return load_student(section.name, classes, init, section.image_size, seed=seed)
@@ -60,16 +56,12 @@ def new_student(section: StudentSettings, classes: int, init: str | Path, seed: 
 
 
 def student_of(models: Models, classes: int, init: str | Path) -> Student:
-    """The student of a run on the CPU: the one that the caller built, or the named one.
+    """A run's student on the CPU: the one that the caller built, which starts as it is, or the named one.
 
-    Args:
-        models: Models of the run.
-        classes: Number of classes.
-        init: ``"pretrained"``, ``"scratch"`` or a file of weights; one that the caller built starts as it is.
+    ``init`` is ``"pretrained"``, ``"scratch"`` or a file of weights.
 
     Raises:
         ConfigError: The caller's student has another number of classes.
-        ClipstillError: As ``new_student``.
     """
     settings = models.settings
     built: Student | None = models.built.get("student")
@@ -84,13 +76,13 @@ def student_of(models: Models, classes: int, init: str | Path) -> Student:
 
 
 def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
-    """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
-    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
-    return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
+    """How a bundle's student was built; where the bundle tells its name alone, the rest is taken from ``section``."""
+    stored = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
+    return section.model_copy(update={**stored, "image_size": bundle.preprocess.size})
 
 
 def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
-    """A teacher's image tower, with tokens or a frame where there are prompts."""
+    """A teacher's image tower, with prompt tokens or a learned frame around the picture where ``prompts`` is not 0."""
     from clipstill.students.student import Backbone
     from clipstill.students.tower_student import FramedBackbone, TowerStudent
     from clipstill.teachers import load_teacher
@@ -105,12 +97,13 @@ def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
     if section.prompts and not tokens:
         network = FramedBackbone(network, section.prompts, section.image_size)
     preprocess = replace(teacher.preprocess, size=section.image_size)
-    backbone = Backbone(section.name, network, preprocess, teacher.provenance, float(teacher.logit_scale))
+    scale = float(teacher.logit_scale)
+    backbone = Backbone(section.name, network, preprocess, provenance=teacher.provenance, logit_scale=scale)
     return TowerStudent(backbone, classes, seed, trained=section.tower == "trained")
 
 
 def _framed_network(section: StudentSettings, classes: int, init: str | Path, seed: int) -> TowerStudent:
-    """Any other network as a tower with a frame."""
+    """Any other network behind a learned frame around the picture."""
     from clipstill.students.student import Backbone
     from clipstill.students.timm_student import holds_frame
     from clipstill.students.tower_student import FramedBackbone, TowerStudent

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clipstill.core.notebook import html_table, percent
-from clipstill.evaluation.evaluate import EvaluationResult
+from clipstill.evaluation.evaluate import EvaluationResult, side_by_side
 from clipstill.evaluation.ladder import Difference, Recommendation, Rung
 
 if TYPE_CHECKING:
@@ -39,17 +39,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with the main figures at the top."""
-        student = self.student.to_json()
-        return {
-            "n": self.student.n,
-            "classes": list(self.student.classes),
-            "teacher_top1": None if self.teacher is None else self.teacher.top1,
-            "student_top1": self.student.top1,
-            "chance": self.chance,
-            "teacher": None if self.teacher is None else self.teacher.to_json(),
-            "student": student,
-            "skipped": student["skipped"],
-        }
+        return side_by_side(self.student, self.teacher)
 
     @property
     def chance(self) -> float:
@@ -211,14 +201,13 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         measured = self.evaluation
+        teacher = None if measured is None else measured.teacher
         return html_table(
             {
                 "classes": ", ".join(self.classes),
                 "photos": None if measured is None else measured.student.n,
                 "student top-1": None if measured is None else percent(measured.student.top1),
-                "teacher top-1": None
-                if measured is None or measured.teacher is None
-                else percent(measured.teacher.top1),
+                "teacher top-1": percent(teacher.top1) if teacher else None,
                 "expected top-1": percent(self.calibration.expected_top1),
                 "advice": None if self.ladder is None else self.ladder.recommendation.text,
                 "size": f"{self.onnx_bytes / 1e6:.1f} MB",
