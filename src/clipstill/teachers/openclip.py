@@ -28,7 +28,7 @@ from clipstill.core.errors import ConfigError, DataError, ResourceError, Unknown
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
-from clipstill.teachers.deep_prompts import attention_mask, projected
+from clipstill.teachers.deep_prompts import text_vectors
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256
@@ -46,7 +46,6 @@ _LICENCES = {
     "webli": "Apache-2.0",
     "metaclip": "CC-BY-NC-4.0",
 }
-UNKNOWN_LICENCE = "unknown"
 
 
 class OpenClipTeacher:
@@ -55,11 +54,8 @@ class OpenClipTeacher:
     Args:
         model: CLIP or CustomTextCLIP of open_clip, on its device.
         tokenizer: Texts -> token ids (M, L).
-        name: Name as the user wrote it.
         dim: Dimensions of the shared space.
-        precision: Precision of the towers' weights.
-        preprocess: Size, mean and standard deviation that the weights were trained with.
-        provenance: Origin of the weights.
+        dtype: Precision of the towers' weights.
     """
 
     # CLIP learned from captions: sentences suit it better than bare words.
@@ -72,7 +68,7 @@ class OpenClipTeacher:
         *,
         name: str,
         dim: int,
-        precision: str,
+        dtype: torch.dtype,
         preprocess: Preprocess,
         provenance: Provenance,
     ) -> None:
@@ -85,7 +81,7 @@ class OpenClipTeacher:
         self._model = model.eval().requires_grad_(False)
         self.image_parameters = sum(tensor.numel() for tensor in self._model.visual.parameters())
         self._tokenizer = tokenizer
-        self.dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+        self.dtype = dtype
         # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.
         self.logit_scale = float(self._model.logit_scale.detach().float().exp())
         self._device = self._model.logit_scale.device
@@ -126,24 +122,12 @@ class OpenClipTeacher:
 
         To insert n soft tokens before that position, add n to it, and cut the padding at the end so that L stays within
         the model's limit.
-
-        Raises:
-            ConfigError: The text tower has no token embeddings that can be learned.
         """
-        tower = self.text_tower
         ids_ML = self._tokenizer(list(texts)).to(self._device)
-        return tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
+        return self.text_tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings.
-
-        Args:
-            embeddings_MLE: Token embeddings; L is at most the model's limit.
-            position: Position (M,) of the end-of-text token in each row.
-
-        Raises:
-            ConfigError: There are too many tokens, or the text tower has no learnable ones.
-        """
+        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings."""
         tower = self.text_tower
         length = embeddings_MLE.shape[1]
         if length > len(tower.positional_embedding):
@@ -151,18 +135,12 @@ class OpenClipTeacher:
                 f"{length} tokens exceed the {len(tower.positional_embedding)} of {self.name}. "
                 "Use fewer soft tokens or cut the padding at the end."
             )
-        x_MLE = embeddings_MLE.to(self._device, self.dtype) + tower.positional_embedding[:length].to(self.dtype)
-        x_MLE = tower.ln_final(tower.transformer(x_MLE, attn_mask=attention_mask(tower, length)))
-        x_ME = x_MLE[torch.arange(len(x_MLE), device=self._device), position.to(self._device)]
-        return normalize(projected(tower, x_ME).float(), dim=-1)
+        embeddings_MLE = embeddings_MLE.to(self._device, self.dtype)
+        return normalize(text_vectors(tower, embeddings_MLE, position.to(self._device)).float(), dim=-1)
 
     @property
     def text_tower(self) -> Any:
-        """Module with the token embeddings, which plain CLIP keeps at its top level.
-
-        Raises:
-            ConfigError: The text tower has no token embeddings that can be learned.
-        """
+        """Module with the token embeddings, which plain CLIP keeps at its top level."""
         tower = getattr(self._model, "text", self._model)
         if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
             raise ConfigError(f"the text tower of {self.name} does not take soft tokens. Choose a plain CLIP model.")
@@ -193,22 +171,14 @@ class OpenClipResNetTeacher(OpenClipTeacher):
     statistics_networks: tuple[str, ...] = ()
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the mean over layers of the batch's distance from the stored statistics.
-
-        ``statistics_gaps`` defines the distance.
-        """
+        """Unit vectors (N, D), and the mean over layers of ``statistics_gaps``."""
         with statistics_gaps(self._model.visual) as gaps:
             features_ND = self.encode_image(x_N3HW)
         return features_ND, torch.stack(gaps).mean()
 
 
 def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTeacher:
-    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``.
-
-    Args:
-        rest: Text after ``openclip:``.
-        device: Device of the model.
-        precision: Precision of the towers' weights: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``, with weights in ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
         UnknownNameError: There is no such architecture or tag.
@@ -242,17 +212,17 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
     has_batchnorm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.visual.modules())
     teacher = OpenClipResNetTeacher if has_batchnorm else OpenClipTeacher
     size = model.visual.image_size
-    licence = _LICENCES.get(tag.partition("_")[0], UNKNOWN_LICENCE)
+    licence = _LICENCES.get(tag.partition("_")[0], "unknown")
     return teacher(
         model,
         open_clip.get_tokenizer(architecture),
         name=f"openclip:{rest}",
         dim=int(config["embed_dim"]),
-        precision=precision,
+        dtype=getattr(torch, PRECISIONS[precision]),
         preprocess=Preprocess(
             size=size[0] if isinstance(size, (tuple, list)) else int(size),
-            mean=_triple(published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-            std=_triple(published.get("std", open_clip.OPENAI_DATASET_STD)),
+            mean=published.get("mean", open_clip.OPENAI_DATASET_MEAN),
+            std=published.get("std", open_clip.OPENAI_DATASET_STD),
         ),
         provenance=Provenance(f"open_clip {architecture}", licence, f"{architecture}/{file or tag}", sha256_file(path)),
     )
@@ -290,7 +260,7 @@ def _parse(rest: str) -> tuple[str, str, Path | None]:
 def _usual_cfg(architecture: str) -> dict[str, Any]:
     """Mean and std of an architecture whose published weights agree on them, for local files."""
     cfgs = [get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
-    found = {(_triple(cfg["mean"]), _triple(cfg["std"])) for cfg in cfgs}
+    found = {(cfg["mean"], cfg["std"]) for cfg in cfgs}
     return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
@@ -350,8 +320,3 @@ def _no_log() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

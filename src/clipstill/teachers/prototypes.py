@@ -22,17 +22,11 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class ExampleVectors:
-    """Example images of the classes, as vectors.
+    """Example images of the classes, as vectors."""
 
-    Attributes:
-        prototypes_CD: Unit vectors; rows of zeros where a class has no example.
-        count_C: Number of examples of each class.
-        shift_D: Mean difference from the texts to the prototypes.
-    """
-
-    prototypes_CD: Tensor
-    count_C: Tensor
-    shift_D: Tensor
+    prototypes_CD: Tensor  # Unit vectors; rows of zeros where a class has no example.
+    count_C: Tensor  # Number of examples of each class.
+    shift_D: Tensor  # Mean difference from the texts to the prototypes.
 
     @property
     def has_C(self) -> Tensor:
@@ -70,7 +64,6 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
 
     Args:
         text_CD: Unit vectors of the classes' texts.
-        examples: Example vectors of some or all classes.
         text_count: Number of examples that the text counts for, at least 0. With 0, the prototype alone counts, as
             published.
 
@@ -96,7 +89,6 @@ def targets_with_examples(
         target_ND: Unit vectors of the images' own texts.
         class_ids: Class of each image.
         text_CD: Unit vectors of the classes' texts.
-        examples: Example vectors of some or all classes.
         style_share: How far the prototype is moved by the difference of the image's text from its class, in [0, 1]. 0
             is the prototype for every image of a class, as published.
 
