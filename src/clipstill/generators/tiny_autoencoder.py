@@ -34,7 +34,6 @@ from clipstill.generators.latent_prior import LatentPrior, NormalLatents, from_f
 from clipstill.generators.model_files import (
     CONFIG_FILE,
     DIFFUSERS_FILE,
-    REPOSITORY,
     download_diffusers_model,
     import_diffusers,
     licence_of,
@@ -74,11 +73,6 @@ def find_autoencoder(rest: str) -> AutoencoderFiles:
     if rest and path.is_dir():
         return AutoencoderFiles(_decoder_in(path), str(path))
     repository = rest or TAESD
-    if not REPOSITORY.fullmatch(repository) or path.suffix == ".safetensors":
-        raise DataError(
-            f"there is no file or folder {rest} for the generator tiny-autoencoder. Check the path, or name a "
-            f"repository: tiny-autoencoder:{TAESD}"
-        )
     folder = download_diffusers_model("tiny-autoencoder", repository, "/path/to/taesd_decoder.safetensors")
     return AutoencoderFiles(_decoder_in(folder), repository)
 

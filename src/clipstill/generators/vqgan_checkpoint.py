@@ -53,25 +53,15 @@ _PUBLISHED_NAMES = {
 
 @dataclass(frozen=True)
 class VqganShape:
-    """Sizes of one VQGAN.
-
-    Attributes:
-        codes: Number of codes in the codebook.
-        code_channels: Channels of a code.
-        latent_channels: Channels that the decoder takes, after a 1 x 1 convolution of the codes.
-        widths: Channels of each level, from the image's own resolution down; each level halves the side.
-        blocks: Residual blocks per level of the encoder; the decoder has one more.
-        attention: Levels with attention after each block.
-        middle_attention: Whether there is attention between the two middle blocks.
-    """
+    """Sizes of one VQGAN."""
 
     codes: int
     code_channels: int
-    latent_channels: int
-    widths: tuple[int, ...]
-    blocks: int
-    attention: tuple[int, ...]
-    middle_attention: bool = True
+    latent_channels: int  # Channels that the decoder takes, after a 1 x 1 convolution of the codes.
+    widths: tuple[int, ...]  # Channels of each level, from the image's own resolution down; each level halves the side.
+    blocks: int  # Residual blocks per level of the encoder; the decoder has one more.
+    attention: tuple[int, ...]  # Levels with attention after each block.
+    middle_attention: bool = True  # Whether there is attention between the two middle blocks.
 
     @property
     def stride(self) -> int:
@@ -83,19 +73,13 @@ class VqganShape:
         """``f16-16384``, with ``-d4`` where codes have 4 channels instead of the usual 256."""
         return f"f{self.stride}-{self.codes}" + (f"-d{self.code_channels}" if self.code_channels != 256 else "")
 
-    def to_json(self) -> dict[str, Any]:
-        """Label and sizes as JSON values."""
-        sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"label": self.label, **sizes}
-
 
 def build_model(shape: VqganShape, tensors: Mapping[str, Tensor]) -> Any:
     """``VQModel`` of diffusers with a checkpoint's decoder and codebook, frozen, without an encoder."""
     model = _empty_model(shape)
     model.encoder, model.quant_conv = nn.Identity(), nn.Identity()
-    state = {
-        name: tensors[_published_name(name, shape)].reshape(value.shape) for name, value in model.state_dict().items()
-    }
+    own = model.state_dict()
+    state = {name: tensors[_published_name(name, shape)].reshape(value.shape) for name, value in own.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -135,14 +119,10 @@ def _published_name(name: str, shape: VqganShape) -> str:
 
 
 def shape_of(tensors: Mapping[str, Tensor], where: object) -> VqganShape:
-    """Sizes of the VQGAN whose tensors these are.
-
-    Args:
-        tensors: Tensors of a checkpoint under their published names; others may be among them.
-        where: File or folder of the tensors, for messages.
+    """Sizes of the VQGAN whose tensors, under their published names, are among these.
 
     Raises:
-        DataError: The tensors are not those of a VQGAN, or one that tells a size is missing.
+        DataError: The tensors are not those of a VQGAN, or one that tells a size is missing; ``where`` is named.
     """
     if not any(name.startswith("decoder.") for name in tensors):
         raise DataError(
@@ -225,17 +205,11 @@ def select_tensors(tensors: Mapping[str, Tensor], shape: VqganShape, where: obje
 
 @dataclass(frozen=True)
 class Published:
-    """Where weights of one architecture are published.
-
-    Attributes:
-        repository: Repository that publishes the weights.
-        licence: Licence of the repository, which states no other one for the weights.
-        trained_on: Training pictures, as the repository says.
-    """
+    """Where weights of one architecture are published."""
 
     repository: str
-    licence: str
-    trained_on: str
+    licence: str  # Licence of the repository, which states no other one for the weights.
+    trained_on: str  # Training pictures, as the repository says.
 
 
 _TAMING = Published("CompVis/taming-transformers", "MIT", "ImageNet")
@@ -268,7 +242,6 @@ def import_vqgan(
     Raises:
         DataError: The file is missing, unreadable, damaged or no VQGAN.
         ConfigError: The name is not allowed, or other weights have it.
-        ResourceError: The disk is full or not writable, or diffusers is not installed.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}. Check the path.")
@@ -277,9 +250,10 @@ def import_vqgan(
     published = PUBLISHED.get(shape.label)
     if published is not None and published.repository.lower() not in (source or "").lower():
         published = None
+    sizes = {**asdict(shape), "widths": list(shape.widths), "attention": list(shape.attention)}
     facts = WeightsFacts(
         kind=KIND,
-        architecture=shape.to_json(),
+        architecture={"label": shape.label, **sizes},
         licence=licence or (published.licence if published else UNKNOWN),
         source=source or f"{path.name}, as given by the user",
         trained_on=published.trained_on if published else UNKNOWN,
@@ -289,11 +263,7 @@ def import_vqgan(
 
 
 def read_vqgan_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint under the names of a VQGAN's own state dict.
-
-    Raises:
-        DataError: The file cannot be read as tensors alone.
-    """
+    """Tensors of a checkpoint under the names of a VQGAN's own state dict."""
     state = {name: value for name, value in read_state(path, skip_trainer=True).items() if isinstance(value, Tensor)}
     if f"{_FIRST_STAGE}decoder.conv_in.weight" not in state:
         return state
