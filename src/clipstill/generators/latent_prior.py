@@ -7,8 +7,8 @@ latent-prior`` measures the statistics.
 
 Shapes: N images, Z latent channels, h x h cells, K frequencies; a ``w`` has the shape of its latent.
 
-Source: Olah, Mordvintsev and Schubert, Distill 2017 (Fourier parametrisation of pixels), here of latents, with measured
-instead of assumed spectra and the cosine transform, whose borders need not meet.
+Source: Olah, Mordvintsev and Schubert, Distill 2017 (Fourier parametrisation of pixels); here of latents, with measured
+spectra and the cosine transform.
 """
 
 from __future__ import annotations

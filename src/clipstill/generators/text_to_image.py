@@ -58,17 +58,14 @@ class TextToImage:
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
-        """One image (N, 3, size, size) in [0, 1] for each text and seed, float32.
-
-        Each has a random generator of its own, on the CPU, so that an image does not depend on its neighbours, nor its
-        noise on the device.
-        """
+        """One image (N, 3, size, size) in [0, 1] for each text and seed, float32."""
         # A multiple of two cells, since some networks see patches of 2 x 2 cells.
         side = math.ceil((self._native_side() or size) / (2 * self._cell)) * 2 * self._cell
         parts = [torch.zeros(0, 3, size, size)]
         for start in range(0, len(texts), BATCH):
             drawn = self._pipeline(
                 prompt=list(texts[start : start + BATCH]),
+                # On the CPU and one an image, which then depends neither on its neighbours nor on the device.
                 generator=[generator_for(seed, "sample") for seed in seeds[start : start + BATCH]],
                 output_type="pt",
                 height=side,

@@ -159,8 +159,8 @@ class Vqgan:
         """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
         quantised_NEhw: Any = _StraightThrough.apply(latents[0], self.embed(self.codes(latents)))
         x_N3HW = self._decoder(quantised_NEhw)
-        if x_N3HW.dtype in (torch.float16, torch.bfloat16):  # autocast
-            x_N3HW = x_N3HW.float()
+        # Half precision, of autocast, becomes float32; double stays.
+        x_N3HW = x_N3HW.to(torch.promote_types(x_N3HW.dtype, torch.float32))
         clamped: Tensor = OneSidedClamp.apply((x_N3HW + 1) / 2)
         return clamped
 
@@ -199,7 +199,6 @@ def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
     """Place, tensors and metadata of imported weights, of a folder like them, or of a safetensors file."""
     entries = {entry.name: entry for entry in stored_weights(KIND)}
     names = ", ".join(entries) or "none"
-    path = Path(rest).expanduser()
     if not rest and not entries:
         raise ResourceError(
             f"no VQGAN is imported into {weights_folder()}. Import a checkpoint: clipstill weights import FILE; or "
@@ -210,19 +209,21 @@ def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
             f"several VQGANs are imported: {names}. Choose one, such as vqgan:{next(iter(entries))}; another is added "
             "by: clipstill weights import FILE"
         )
-    name = rest or (USUAL if USUAL in entries else next(iter(entries)))
-    if name not in entries and not path.exists():
+    entry = entries.get(rest or (USUAL if USUAL in entries else next(iter(entries))))
+    path = Path(rest).expanduser()
+    if entry is None and not path.exists():
         raise UnknownNameError(
             f"no VQGAN is named '{rest}', and there is no such folder or file.{did_you_mean(rest, entries)} Imported: "
             f"{names}. To add one: clipstill weights import FILE"
         )
-    if name not in entries and (path / DIFFUSERS_FILE).is_file():
+    if entry is None and (path / DIFFUSERS_FILE).is_file():
         raise ConfigError(f"{path} is in diffusers' layout. Name it as vqgan:{HUB}{rest}")
-    if (path / WEIGHTS_FILE).is_file():
+    if entry is None and (path / WEIGHTS_FILE).is_file():
         path = path / WEIGHTS_FILE
     folder = path.parent if path.name == WEIGHTS_FILE else path
-    if name in entries or path.is_dir() or (folder / CONFIG_FILE).is_file():
-        entry = entries[name] if name in entries else open_weights(folder)
+    if entry is None and (path.is_dir() or (folder / CONFIG_FILE).is_file()):
+        entry = open_weights(folder)
+    if entry is not None:
         return entry.folder, entry.tensors(), entry.facts
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path} is no safetensors file. Import it first: clipstill weights import {path}")

@@ -30,9 +30,6 @@ CODEBOOK = "quantize.embedding.weight"
 _FIRST_STAGE = "first_stage_model."
 _ENCODER = ("encoder.", "quant_conv.")
 _DECODER = ("decoder.", "post_quant_conv.")
-_UP = re.compile(r"decoder\.up\.(\d+)\.")
-_BLOCK = re.compile(r"decoder\.up\.\d+\.block\.(\d+)\.")
-_ATTENTION = re.compile(r"(?:decoder\.up|encoder\.down)\.(\d+)\.attn\.")
 # Parts of diffusers' names -> parts of the published names, replaced in this order.
 _PUBLISHED_NAMES = {
     "mid_block.resnets.0": "mid.block_1",
@@ -148,10 +145,8 @@ def shape_of(tensors: Mapping[str, Tensor], where: object) -> VqganShape:
         return int(tensor.shape[axis])
 
     # Counted, not the highest number: a gap then shows as a missing tensor, and an absurd number costs nothing.
-    levels = range(max(1, len(_numbers(_UP, tensors))))
-    blocks = max(
-        len(_numbers(_BLOCK, [name for name in tensors if name.startswith(f"decoder.up.{level}.")])) for level in levels
-    )
+    levels = range(max(1, len(_numbers(r"decoder\.up\.(\d+)\.", tensors))))
+    blocks = max(len(_numbers(rf"decoder\.up\.{level}\.block\.(\d+)\.", tensors)) for level in levels)
     widths = tuple(size(f"decoder.up.{level}.block.0.conv1.weight", 0, 4) for level in levels)
     if any(width == 0 or width % GROUPS for width in widths):
         raise DataError(
@@ -164,7 +159,7 @@ def shape_of(tensors: Mapping[str, Tensor], where: object) -> VqganShape:
         latent_channels=size("post_quant_conv.weight", 0, 4),
         widths=widths,
         blocks=max(1, blocks - 1),
-        attention=tuple(sorted(_numbers(_ATTENTION, tensors))),
+        attention=tuple(sorted(_numbers(r"(?:decoder\.up|encoder\.down)\.(\d+)\.attn\.", tensors))),
         middle_attention=any(re.match(r"(de|en)coder\.mid\.attn_1\.", name) for name in tensors),
     )
 
@@ -270,8 +265,8 @@ def read_vqgan_tensors(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(_FIRST_STAGE): value for name, value in state.items() if name.startswith(_FIRST_STAGE)}
 
 
-def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> set[int]:
-    return {int(match[1]) for name in names if (match := pattern.match(name))}
+def _numbers(pattern: str, names: Iterable[str]) -> set[int]:
+    return {int(match[1]) for name in names if (match := re.match(pattern, name))}
 
 
 def _listed(names: list[str], limit: int = 3) -> str:
