@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 import typer
 
 import clipstill
-from clipstill.cli.base_to_novel import base_to_novel
-from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
 from clipstill.cli.export import export
@@ -26,11 +24,11 @@ from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
 from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
-from clipstill.cli.run import run
+from clipstill.cli.protocols import base_to_novel, transfer
+from clipstill.cli.run import demo, run
 from clipstill.cli.serve import serve
 from clipstill.cli.settings import settings
 from clipstill.cli.terminal import terminal
-from clipstill.cli.transfer import transfer
 from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
 from clipstill.cli.zero_shot import zero_shot

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,3 +64,13 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 # What is printed. The callback does all that --quiet asks, so no verb reads its value.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_obey_quiet, help="No progress on standard error.")]
+
+
+def shared(context: typer.Context, kind: type) -> dict[str, Any]:
+    """The options of a verb that a class of the API's options, such as ``RunOptions``, has too."""
+    return {name: value for name, value in context.params.items() if name in kind.__annotations__}
+
+
+def with_flags(overrides: list[str] | None, flags: Mapping[str, object]) -> list[str]:
+    """Settings of ``--set``, then those of flags by their dotted names, which win; None says nothing."""
+    return [*(overrides or ()), *(f"{name}={value}" for name, value in flags.items() if value is not None)]

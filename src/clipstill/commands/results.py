@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clipstill.core.notebook import html_table, percent
+from clipstill.core.progress import span
 from clipstill.evaluation.evaluate import EvaluationResult
 from clipstill.evaluation.ladder import Difference, Recommendation, Rung
 
@@ -56,15 +57,25 @@ class Evaluation:
         """Share of right answers by guessing."""
         return 1 / len(self.student.classes)
 
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it was not measured."""
+        student, answered = self.student, None
+        if student.accepted is not None:
+            answered = f"{percent(student.accepted)}; for the others it says none of these"
+        return {
+            "photos": f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped",
+            "teacher top-1": "-" if self.teacher is None else percent(self.teacher.top1),
+            "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
+            "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
+            "answered": answered,
+            **{
+                f"  {name}": percent(score) or "-"
+                for name, score in zip(student.classes, student.per_class, strict=True)
+            },
+        }
+
     def _repr_html_(self) -> str:
-        return html_table(
-            {
-                "photos": self.student.n,
-                "student top-1": percent(self.student.top1),
-                "teacher top-1": None if self.teacher is None else percent(self.teacher.top1),
-                "chance": percent(self.chance),
-            }
-        )
+        return html_table(self.facts())
 
 
 @dataclass(frozen=True)
@@ -209,22 +220,32 @@ class RunResult:
             "skipped": list(self.skipped),
         }
 
-    def _repr_html_(self) -> str:
-        measured = self.evaluation
-        return html_table(
-            {
-                "classes": ", ".join(self.classes),
-                "photos": None if measured is None else measured.student.n,
-                "student top-1": None if measured is None else percent(measured.student.top1),
-                "teacher top-1": None
-                if measured is None or measured.teacher is None
-                else percent(measured.teacher.top1),
-                "expected top-1": percent(self.calibration.expected_top1),
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it is not known."""
+        names, expected = ", ".join(self.classes), percent(self.calibration.expected_top1)
+        quality: dict[str, str | None]
+        if self.evaluation is None:
+            quality = {"quality": f"about {expected} top-1 expected; measure it: give real photos with --images DIR"}
+        else:
+            student, teacher = self.evaluation.student, self.evaluation.teacher
+            photos = f"on {student.n} real photos" if student.n != 1 else "on one real photo"
+            chance = percent(self.evaluation.chance)
+            quality = {
+                "teacher top-1": f"{'-' if teacher is None else percent(teacher.top1)} {photos}",
+                "student top-1": f"{percent(student.top1)} (chance {chance}; expected without photos {expected})",
                 "advice": None if self.ladder is None else self.ladder.recommendation.text,
-                "size": f"{self.onnx_bytes / 1e6:.1f} MB",
-                "latency": f"{self.latency_ms:.1f} ms on one core",
-                "licences": self.licence,
-                "bundle": self.bundle_folder,
-                "report": self.report,
             }
-        )
+        licences = self.bundle_folder / "LICENCES.md"
+        return {
+            "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",
+            **quality,
+            "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
+            "latency": f"{self.latency_ms:.1f} ms a picture on one core",
+            "time": "nothing to do, all was there" if self.up_to_date else span(sum(self.seconds.values())),
+            "licences": f"{self.licence} is the most restrictive; all of them: {licences}",
+            "bundle": str(self.bundle_folder),
+            "report": str(self.report),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts())
