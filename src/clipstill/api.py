@@ -244,18 +244,10 @@ def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -
     """
     from clipstill.commands.ladder import LadderRequest, measure_ladder
 
-    request = LadderRequest(
-        run=Path(run),
-        images=Path(images),
-        examples=_path(options.get("examples")),
-        shots=options.get("shots"),
-        unlabelled=_path(options.get("unlabelled")),
-        rungs=options.get("rungs", ()),
-        small_teacher=options.get("small_teacher"),
-        out=_path(options.get("out")),
-        device=options.get("device"),
-    )
-    return measure_ladder(request)
+    given: dict[str, Any] = {"run": run, "images": images, **options}
+    for name in ("run", "images", "examples", "unlabelled", "out"):
+        given[name] = _path(given.get(name))
+    return measure_ladder(LadderRequest(**given))
 
 
 def add_class(

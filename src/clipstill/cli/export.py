@@ -62,11 +62,7 @@ def export(
 
 
 def named_folders(texts: list[str]) -> dict[str, Path]:
-    """Folders by name, from ``NAME=DIR`` or ``DIR``, which is named after its folder.
-
-    Raises:
-        ConfigError: Two folders have one name.
-    """
+    """Folders by name, from ``NAME=DIR`` or ``DIR``, which is named after its folder."""
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, rest = text.partition("=")

@@ -47,12 +47,7 @@ def ladder(
     result = api.ladder(run=run, images=images, **given).to_json()
     if as_json:
         print_json(result)
-    else:
-        _print_ladder(result)
-
-
-def _print_ladder(result: dict[str, Any]) -> None:
-    """The recommendation, a table of the measured rungs, and what is missing."""
+        return
     advice = result["recommendation"]
     print(f"{advice['text']}\n")
     measured = [rung for rung in result["rungs"] if rung["measured"]]

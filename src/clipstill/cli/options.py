@@ -10,12 +10,6 @@ import typer
 
 from clipstill.core.progress import warnings_only
 
-
-def _obey_quiet(wanted: bool) -> None:
-    if wanted:
-        warnings_only()
-
-
 _IMAGES = typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
 
 # Places.
@@ -61,9 +55,17 @@ Budget = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 
-# What is printed. The callback does all that --quiet asks, so no verb reads its value.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_obey_quiet, help="No progress on standard error.")]
+# The callback does all that --quiet asks, so no verb reads its value.
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        callback=lambda wanted: warnings_only() if wanted else None,
+        help="No progress on standard error.",
+    ),
+]
 
 
 def shared(context: typer.Context, kind: type) -> dict[str, Any]:

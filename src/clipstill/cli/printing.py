@@ -14,13 +14,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Iterable[Sequence[str]], *, indent: str = "  ", numbers: bool = False) -> None:
-    """Print aligned columns.
-
-    Args:
-        rows: Cells of each row; a row may be shorter than the others.
-        indent: Text before each row.
-        numbers: Whether all columns but the first are numbers, which are aligned to the right.
-    """
+    """Print aligned columns; ``numbers`` aligns all but the first to the right. A row may lack its last cells."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     for first, *others in rows:

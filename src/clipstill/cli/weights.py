@@ -45,7 +45,7 @@ def import_weights(
     from clipstill.generators.vqgan_checkpoint import import_vqgan, possible_publisher
 
     stored = import_vqgan(file, name, licence, source)
-    sizes = stored.facts.architecture
+    imported, sizes = stored.facts, stored.facts.architecture
     known = possible_publisher(stored)
     if known is not None:
         print(
@@ -55,13 +55,13 @@ def import_weights(
         )
     facts = {
         "name": stored.name,
-        "use it as": f"--generator {stored.facts.kind}:{stored.name}",
+        "use it as": f"--generator {imported.kind}:{stored.name}",
         "folder": str(stored.folder),
         "codes": f"{sizes['codes']} of {sizes['code_channels']} channels",
-        "licence": stored.facts.licence,
-        "source": stored.facts.source,
-        "trained on": stored.facts.trained_on,
-        "sha256": stored.facts.sha256,
+        "licence": imported.licence,
+        "source": imported.source,
+        "trained on": imported.trained_on,
+        "sha256": imported.sha256,
     }
     print_result(stored.to_json(), facts, as_json)
 
