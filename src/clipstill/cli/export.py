@@ -87,9 +87,9 @@ def _rows(result: Exported) -> list[list[str]]:
                 f"{each.bytes / 1e6:.1f}",
                 f"{each.latency_ms:.1f}",
                 f"{each.latency_all_cores_ms:.1f}",
-                percent(each.top1_agreement) or "-",
+                percent(each.top1_agreement),
                 f"{each.max_difference:.1e}",
-                *(percent(each.accuracy[name]) or "-" for name in result.photos),
+                *(percent(each.accuracy[name]) for name in result.photos),
             ]
         )
     return rows

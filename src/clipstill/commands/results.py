@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Student and teacher on the same real photos.
-
-    Attributes:
-        student: Result of the student.
-        teacher: Result of the teacher; None where it was not measured.
-    """
+    """Student and teacher on the same real photos; the teacher is None where it was not measured."""
 
     student: EvaluationResult
     teacher: EvaluationResult | None
@@ -59,19 +54,15 @@ class Evaluation:
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
-        student, answered = self.student, None
-        if student.accepted is not None:
-            answered = f"{percent(student.accepted)}; for the others it says none of these"
+        student, teacher = self.student, self.teacher
+        refuses = student.accepted is not None
         return {
             "photos": f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped",
-            "teacher top-1": "-" if self.teacher is None else percent(self.teacher.top1),
+            "teacher top-1": percent(None if teacher is None else teacher.top1),
             "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
             "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
-            "answered": answered,
-            **{
-                f"  {name}": percent(score) or "-"
-                for name, score in zip(student.classes, student.per_class, strict=True)
-            },
+            "answered": f"{percent(student.accepted)}; for the others it says none of these" if refuses else None,
+            **{f"  {name}": percent(score) for name, score in zip(student.classes, student.per_class, strict=True)},
         }
 
     def _repr_html_(self) -> str:
@@ -86,7 +77,6 @@ class Calibration:
         expected_top1: Expected share of right answers on photos of the classes, in [0, 1].
         temperature: Divisor of the logits.
         refusal_threshold: Score below which "none of these" is said; None where the student always answers.
-        details: All stored values.
     """
 
     expected_top1: float
@@ -117,10 +107,8 @@ class Ladder:
 
     Attributes:
         n: Number of photos; 0 where nothing was measured.
-        classes: Class names.
         rungs: The ways, in the order of the ladder.
         against_ours: Name of a rung -> its difference to the student.
-        recommendation: What follows.
     """
 
     n: int
@@ -163,15 +151,9 @@ class RunResult:
     """What a run leaves behind.
 
     Attributes:
-        out: The run folder.
-        bundle_folder: The exported folder.
-        report: The HTML report.
-        classes: Class names.
         evaluation: Teacher and student on real photos; None where no photos were given.
         ladder: Simpler and richer ways to the same classifier; None where they were not measured.
         calibration: What is known of the scores without a photo.
-        parameters: Number of parameters of the student.
-        onnx_bytes: Size of the exported model.
         latency_ms: Median time for one picture on one core.
         licence: Family of the most restrictive licence found.
         licence_warning: What that licence asks, where it forbids products or nothing is known; else None.
@@ -231,7 +213,7 @@ class RunResult:
             photos = f"on {student.n} real photos" if student.n != 1 else "on one real photo"
             chance = percent(self.evaluation.chance)
             quality = {
-                "teacher top-1": f"{'-' if teacher is None else percent(teacher.top1)} {photos}",
+                "teacher top-1": f"{percent(None if teacher is None else teacher.top1)} {photos}",
                 "student top-1": f"{percent(student.top1)} (chance {chance}; expected without photos {expected})",
                 "advice": None if self.ladder is None else self.ladder.recommendation.text,
             }

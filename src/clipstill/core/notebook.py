@@ -16,6 +16,6 @@ def html_table(rows: Mapping[str, object]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def percent(share: float | None) -> str | None:
-    """``81.4 %``; None for what was not measured."""
-    return None if share is None else f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """``81.4 %``; ``-`` for what was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"
