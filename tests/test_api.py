@@ -1,55 +1,46 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import clipstill
 from clipstill import api
-from clipstill.commands.run import Job
-from clipstill.text.task import parse_task
+from clipstill.text.task import Task, parse_task
+from clipstill.workflow.settings import Settings
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, Task, Path]]:
     """What reaches the pipeline."""
-    found: list[Job] = []
-    monkeypatch.setattr("clipstill.commands.run.run", lambda job, **_: found.append(job))
-    return found
+    calls: list[tuple[Settings, Task, Path]] = []
+    monkeypatch.setattr("clipstill.commands.run.run", lambda *arguments, **_: calls.append(arguments))
+    return calls
 
 
-def distil(**options: Any) -> None:
-    clipstill.distil(classes=["dog", "cat"], **options)
-
-
-def test_arguments_win_over_settings_and_recipe(jobs: list[Job], tmp_path: Path) -> None:
-    (tmp_path / "photos" / "dog").mkdir(parents=True)
-    (tmp_path / "photos" / "dog" / "1.jpg").write_bytes(b"x")
-    distil(
-        out=Path("runs/x"),
+def test_arguments_win_over_overrides_and_recipe(asked: list[tuple[Settings, Task, Path]]) -> None:
+    api.run(
+        parse_task("dog,cat"),
+        Path("runs/x"),
         recipe="ovc",
-        settings={"student": {"name": "resnet18", "image_size": 96}, "seed": 1},
+        overrides={"student": {"name": "resnet18", "image_size": 96}, "seed": 1},
         student="lite2",
         teacher="embedded-m",
         generator="embedded",
-        images=tmp_path / "photos",
+        images="photos",
         seed=7,
         device="cpu",
     )
-    (job,) = jobs
-    config = job.settings
+    config, task, out = asked[0]
     assert (config.student.name, config.student.image_size) == ("lite2", 96)
     assert (config.teacher.name, config.generator.name) == ("embedded-m", "embedded")
     assert config.synthesis.steps == 400  # the recipe's
     assert (config.seed, config.device) == (7, "cpu")
-    assert config.evaluation.images == (tmp_path / "photos").resolve()
-    assert (job.task.names, job.out) == (("dog", "cat"), Path("runs/x"))
+    assert config.evaluation.images == Path("photos").resolve()
+    assert (task.names, out) == (("dog", "cat"), Path("runs/x"))
 
 
-def test_texts_and_nested_values_say_the_same(jobs: list[Job]) -> None:
-    distil(out="x", settings=["synthesis.steps=3"])
-    distil(out="x", settings={"synthesis": {"steps": 3}})
-    assert jobs[0].settings == jobs[1].settings
-    assert jobs[0].settings.synthesis.steps == 3
+def test_texts_and_nested_values_say_the_same(asked: list[tuple[Settings, Task, Path]]) -> None:
+    api.run(parse_task("dog,cat"), Path("x"), overrides=["synthesis.steps=3"])
+    api.run(parse_task("dog,cat"), Path("x"), overrides={"synthesis": {"steps": 3}})
+    assert asked[0] == asked[1]
 
 
 def test_default_folder_tells_the_classes_and_differs_by_them() -> None:
@@ -58,7 +49,3 @@ def test_default_folder_tells_the_classes_and_differs_by_them() -> None:
     assert first.name.startswith("sea_lion-crane-dog-")
     assert first == api.default_out(parse_task("sea lion,crane: a bird,dog,cat"))
     assert first != api.default_out(parse_task("sea lion,crane: a machine,dog,cat"))
-
-
-def test_every_public_name_is_there() -> None:
-    assert all(getattr(clipstill, name) is not None for name in clipstill.__all__)

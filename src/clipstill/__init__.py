@@ -5,57 +5,29 @@ Example:
     >>> result = clipstill.distil(classes=["dog", "elephant", "giraffe"], out="runs/zoo")  # doctest: +SKIP
     >>> result.bundle.predict("photo.jpg")  # doctest: +SKIP
 
-Nothing heavy is imported before one of the names below is used.
+The names of ``clipstill.api`` are looked up on first use, so that ``import clipstill`` is quick.
 """
 
-# ruff: noqa: F403, F405 - type checkers find the names of ``__all__`` through the star imports.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipstill.api import *
-    from clipstill.core.errors import *
-    from clipstill.core.progress import ProgressEvent
-    from clipstill.runtime import Bundle, Prediction, load_bundle
+    from clipstill.api import *  # noqa: F403
 
 __version__ = "0.1.0"
-__all__ = [
-    "ArtifactError",
-    "Bundle",
-    "ClipstillError",
-    "ConfigError",
-    "DataError",
-    "ExportError",
-    "Prediction",
-    "ProgressEvent",
-    "ResourceError",
-    "RunOptions",
-    "TaskError",
-    "UnknownNameError",
-    "__version__",
-    "add_class",
-    "distil",
-    "evaluate",
-    "export_formats",
-    "fine_tune",
-    "ladder",
-    "load_bundle",
-    "plan",
-    "remove_class",
-    "zero_shot",
-]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in ("core.errors", "core.progress", "api", "runtime"):
-            place = import_module(f"clipstill.{module}")
-            if hasattr(place, name):
-                return getattr(place, name)
+    # Subpackages are left to the import system: the runtime must load without the packages that the api needs.
+    if find_spec(f"clipstill.{name}") is None:
+        api = import_module("clipstill.api")
+        if name in ("__all__", *api.__all__):
+            return getattr(api, name)
     raise AttributeError(f"module 'clipstill' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*import_module("clipstill.api").__all__, "__version__"]

@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from clipstill.core.config import dotted, merge, nested
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import ConfigError
+from clipstill.core.errors import (
+    ArtifactError,
+    ClipstillError,
+    ConfigError,
+    DataError,
+    ExportError,
+    ResourceError,
+    TaskError,
+    UnknownNameError,
+)
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import ProgressEvent, listening
+from clipstill.runtime import Bundle, Prediction, load_bundle
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.recipes import LoadedSettings, load_with_origins
 
@@ -28,6 +38,32 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.planning.plan import Plan
     from clipstill.students.student import Student
+
+__all__ = [
+    "ArtifactError",
+    "Bundle",
+    "ClipstillError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "LadderOptions",
+    "Prediction",
+    "ProgressEvent",
+    "ResourceError",
+    "RunOptions",
+    "TaskError",
+    "UnknownNameError",
+    "add_class",
+    "distil",
+    "evaluate",
+    "export_formats",
+    "fine_tune",
+    "ladder",
+    "load_bundle",
+    "plan",
+    "remove_class",
+    "zero_shot",
+]
 
 # Names, a comma-separated text, or a .txt or .yaml file.
 Classes = Task | str | Sequence[str] | Path
@@ -85,9 +121,9 @@ def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Ru
         >>> result.bundle.predict("photo.jpg")[0].label  # doctest: +SKIP
         'dog'
     """
-    task = _task(classes)
-    from clipstill.commands.run import run  # After a typing mistake in the classes is found: it loads torch.
+    from clipstill.commands.run import run
 
+    task = _task(classes)
     with listening(options.get("progress")):
         job, loaded = _job(task, default_out(task) if out is None else Path(out), options)
         return run(job, budget_seconds=_seconds(options.get("budget")), fixed=loaded.given)
@@ -104,13 +140,12 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         >>> plan(classes="crane,heron,stork").findings[0].kind  # doctest: +SKIP
         'ambiguous'
     """
-    task = _task(classes)
     from clipstill.commands.run import check_names
     from clipstill.planning.budget import Budget
     from clipstill.planning.plan import plan as make_plan
 
     with listening(options.get("progress")):
-        job, loaded = _job(task, Path(), options)
+        job, loaded = _job(_task(classes), Path(), options)
         seconds = _seconds(options.get("budget"))
         check_names(job)
         budget = None if seconds is None else Budget(seconds, loaded.given)
@@ -305,9 +340,9 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     """The settings, photos and models that the options ask for."""
     from clipstill.commands.run import Job
 
-    parts = {name: options.get(name) for name in ("teacher", "generator", "student")}
-    built = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
-    values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in parts.items()}
+    given = {name: options.get(name) for name in ("teacher", "generator", "student")}
+    built = {name: part for name, part in given.items() if part is not None and not isinstance(part, str)}
+    values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}
     for name, section in (("images", "evaluation"), ("examples", "examples"), ("unlabelled", "unlabelled")):
         folder = _path(options.get(name))  # type: ignore[arg-type]
         # The same folder wherever the run is gone on with.

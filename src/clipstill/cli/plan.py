@@ -47,9 +47,12 @@ def plan(
 
     clipstill plan --classes classes.txt --budget 30min --out plan.yaml
     """
+    from clipstill.text.task import parse_task
+
+    task = parse_task(classes)  # A typing mistake is told before anything heavy is loaded.
     from clipstill import api
 
-    found = api.plan(classes=classes, settings=overrides or (), **options.shared(context, api.RunOptions))
+    found = api.plan(classes=task, settings=overrides or (), **options.shared(context, api.RunOptions))
     if out is not None:
         from clipstill.planning.budget import write_settings
 

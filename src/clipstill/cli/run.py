@@ -53,11 +53,14 @@ def run(
 
     torchrun --nproc-per-node 8 -m clipstill run --classes classes.txt
     """
+    from clipstill.text.task import parse_task
+
+    task = parse_task(classes)  # A typing mistake is told before anything heavy is loaded.
     from clipstill import api
 
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
     settings = options.with_flags(overrides, flags)
-    result = api.distil(classes=classes, out=out, settings=settings, **options.shared(context, api.RunOptions))
+    result = api.distil(classes=task, out=out, settings=settings, **options.shared(context, api.RunOptions))
     print_run(result, as_json)
 
 
