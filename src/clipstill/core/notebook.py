@@ -13,6 +13,6 @@ def html_table(rows: Mapping[str, object]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def percent(share: float | None) -> str | None:
-    """A share in [0, 1] such as ``81.4 %``; None if it was not measured."""
-    return None if share is None else f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """``81.4 %``; ``-`` for what was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"
