@@ -33,7 +33,6 @@ from clipstill.text.difficulty import estimate
 from clipstill.text.linter import WARNING, Linter
 from clipstill.text.task import Task
 from clipstill.text.templates import fill
-from clipstill.text.wordnet import wordnet
 from clipstill.workflow.store import read_events
 
 _CPU = torch.device("cpu")
@@ -55,7 +54,7 @@ class Asked:
 
     def expected(self, names: list[str]) -> tuple[Linter, list[float]]:
         task = Task(tuple(names), ("",) * len(names))
-        linter = Linter(task, self.encode(names), self.known, self.encode, wordnet())
+        linter = Linter(task, self.encode(names), self.known, self.encode)
         return linter, list(estimate(linter, self.imagenet_KD).per_class)
 
 

@@ -40,7 +40,6 @@ SETTINGS = (
     "threads=1",
     "device=cpu",
     # Further images are made by the first process alone, whoever made the others.
-    "curation.least_diversity=0",
     "student.name=timm:test_efficientnet",
     "student.init=scratch",
     "student.image_size=32",

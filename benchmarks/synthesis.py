@@ -66,7 +66,7 @@ from clipstill.core.files import write_json
 from clipstill.core.seeds import generator_for, seed_for
 from clipstill.generators import load_generators
 from clipstill.generators.vqgan_checkpoint import VqganShape, checkpoint_shapes
-from clipstill.synthesis.engine import SynthesisedGroup, Synthesiser
+from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.teachers import class_vectors, load_teacher
 

@@ -180,7 +180,8 @@ def check_options(words: list[str]) -> None:
     context = known[name].command.make_context(name, words[1 + len(name.split()) :], parent=known[name].parent)
     settings = context.params
     if name == "run" or "recipe" in settings:
-        recipes.load_settings(settings.get("recipe") or "default", settings.get("config"), settings.get("set_") or ())
+        recipe, file = settings.get("recipe") or "default", settings.get("config")
+        recipes.load_settings(recipe, file, settings.get("overrides") or ())
 
 
 # --- Running them -----------------------------------------------------------------------------------------------------

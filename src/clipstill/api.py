@@ -313,7 +313,7 @@ def add_class(
         classes: One class, or several: ``"name"`` or ``"name: description"`` each.
         examples: Example images, one sub-folder a class.
         images: Photos to measure on, instead of those that the run has.
-        settings: Settings that differ from the run's, such as ``"growth.by_vector=false"``.
+        settings: Settings that differ from the run's, such as ``"distillation.steps=500"``.
         device: Device, instead of the run's.
 
     Raises:

@@ -70,8 +70,8 @@ def test_doctor_finds_versions_device_memory_and_weights(capsys: pytest.CaptureF
 
 
 def test_package_offers_its_names_lazily() -> None:
-    assert set(clipstill.__all__) >= {"customize", "load_bundle"}
-    assert callable(clipstill.customize)
+    assert set(clipstill.__all__) >= {"distil", "load_bundle"}
+    assert callable(clipstill.distil)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         clipstill.nonsense  # noqa: B018
 

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +7,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional as reference
 
-from clipstill.core import images
-from clipstill.core.errors import DataError
+from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.images import ImageFolder, fit_square, iterate, load_rgb
 
 
@@ -41,19 +42,22 @@ def test_missing_image_is_named(tmp_path: Path) -> None:
         load_rgb(tmp_path / "gone.png")
 
 
-def test_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(photo(40, 30), tmp_path / "huge.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(DataError, match=r"huge\.png is too large \(40 x 30 pixels"):
-        load_rgb(path)
+def header_only(path: Path, width: int, height: int) -> Path:
+    """A PNG that ends before its pixels: decoding it fails."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 8) + b"IDAT")
+    return path
 
 
-def test_bomb_that_pillow_itself_refuses_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(photo(40, 30), tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="too large"):
-        load_rgb(path)
+def test_huge_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    with pytest.raises(PictureTooLargeError, match=r"huge\.png is too large \(9000 x 9000 pixels"):
+        load_rgb(header_only(tmp_path / "huge.png", 9000, 9000))
+
+
+def test_bomb_that_pillow_itself_refuses_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(PictureTooLargeError, match="too large"):
+        load_rgb(header_only(tmp_path / "bomb.png", 60_000, 60_000))
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:

@@ -223,19 +223,21 @@ def test_the_error_of_a_task_arrives_in_one_line(
     assert "clipstill 0.0.4 " in lines[0]
 
 
-def test_tasks_never_ask_for_more_than_a_machine_has(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_never_ask_for_more_than_a_machine_has(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "clipstill")
     wide = TaskSize.of(cluster.ray, "cpu", threads=64)
-    assert (wide.cpus, wide.gpus) == (2, 0)
-    assert "--set threads=2" in capsys.readouterr().err
+    assert (wide.cpus, wide.slots(cluster.ray)) == (2, 1)
+    assert "--set threads=2" in caplog.text
     narrow = TaskSize.of(cluster.ray, "auto", threads=1)
-    assert (narrow.cpus, narrow.gpus) == (1, 0)
+    assert (narrow.cpus, narrow.gpus, narrow.slots(cluster.ray)) == (1, 0, 2)
 
 
 def test_a_cluster_without_gpus_does_not_keep_a_run_waiting_for_ever(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "clipstill")
     place = TaskSize.of(cluster.ray, "cuda", threads=1)
     place.check(cluster.ray, waited_s=30)
-    assert "no machine of Ray has 1 CPUs and 1 GPU, waiting for one" in capsys.readouterr().err
+    assert "no machine of Ray has 1 CPUs and 1 GPU, waiting for one" in caplog.text
     with pytest.raises(ResourceError, match="no machine of Ray has 1 CPUs and 1 GPU"):
         place.check(cluster.ray, waited_s=1e6)

@@ -22,9 +22,10 @@ from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import formats, load_format
 from clipstill.export.bundle import BundleContent, add_formats, write_bundle
-from clipstill.export.measure import FormatFacts, FormatRequest, Limits, Photos, Pictures, write_formats
+from clipstill.export.measure import FormatFacts, FormatRequest, Photos, Pictures, write_formats
 from clipstill.export.onnx import export_onnx
 from clipstill.export.parity import student_logits
+from clipstill.export.settings import ExportSettings
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 
@@ -171,8 +172,9 @@ def test_openvino_is_written_without_its_reports_over_the_network(made: tuple[Pa
 
 
 def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="clipstill")
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
     kept, refused = write_formats(tmp_path, net, SIZE, FormatRequest(["onnx-int8"], PICTURES))
@@ -180,18 +182,19 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
     assert "it answers otherwise than the student for" in refused.refused
     assert (refused.file, kept.refused) == (None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    assert "export: onnx-int8 is refused" in capsys.readouterr().err
+    assert "export: onnx-int8 is refused" in caplog.text
 
 
-def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="clipstill")
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
-    request = FormatRequest(["onnx-int8"], PICTURES, Limits(warn=0.0, refuse=1.0))
+    request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_warn=0.0, int8_refuse=1.0))
     _, found = write_formats(tmp_path, net, SIZE, request)
     assert found.refused is None
     assert found.warning is not None
     assert (tmp_path / "model.int8.onnx").is_file()
-    assert "export: onnx-int8: it answers otherwise" in capsys.readouterr().err
+    assert "export: onnx-int8: it answers otherwise" in caplog.text
 
 
 def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(net: Net, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def choose(budget: float, *fixed: str) -> dict[str, Any]:
 def test_work_is_counted_from_the_settings() -> None:
     base = cost({}, 7, photos=280)
     assert (base.images, base.image_steps) == (112, 126 * 60)
-    assert base.stages["near_misses"] == pytest.approx(14 * 60 * 0.02)
+    assert base.stages["near_misses"] == pytest.approx(14 * 60 * 0.02 + 300 * 0.01)
     assert base.stages["evaluation"] == pytest.approx(280 * 0.004)
     views = 112 * DEFAULT.distillation.views
     assert base.stages["student"] == pytest.approx(views * 0.003 + 1000 * 0.0035, abs=0.01)

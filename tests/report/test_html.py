@@ -18,7 +18,6 @@ from clipstill.report.html import (
     Mistake,
     class_bars,
     confusion_rows,
-    duration,
     mistakes,
     picture_grid,
     render,
@@ -26,6 +25,7 @@ from clipstill.report.html import (
     summary,
     write_report,
 )
+from clipstill.report.templates import duration
 
 LABELS = ("dog", "elephant", "guitar")
 CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 5, 5]]

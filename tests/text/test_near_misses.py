@@ -27,7 +27,9 @@ def near(word: str, share: float) -> torch.Tensor:
 
 
 def chosen(names: list[str], vectors: list[torch.Tensor], count: int) -> list[str]:
-    return choose_near_misses(names, torch.stack(vectors), WORD_VECTORS, KIND_VECTORS, count)
+    return choose_near_misses(
+        names, torch.stack(vectors), word_vectors_WD=WORD_VECTORS, kind_vectors_KD=KIND_VECTORS, count=count
+    )
 
 
 def test_every_word_is_there_once() -> None:

@@ -233,7 +233,6 @@ def test_the_strategies_are_found_by_name() -> None:
         ("prompts.tokens=0", "prompts.tokens is 0. It must lie between 1 and"),
         ("prompts.sigma=0", "prompts.sigma is 0"),
         ("prompts.images_per_class=-1", "prompts.images_per_class is -1"),
-        ("prompts.order=both", "prompts.order"),
         ("prompts.sigma=big", "prompts.sigma"),
         ("prompts.template=a photo", "does not contain"),
     ],

@@ -181,7 +181,7 @@ def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any
 
 
 ENDED = """
-import os, signal, sys
+import logging, os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
 from clipstill.ui.serve import serve
@@ -203,6 +203,7 @@ def ready(address):
     print(known[0]._process.pid, flush=True)
     os.kill(os.getpid(), signal.{name})
 
+logging.basicConfig(level=logging.INFO)
 sys.modules["clipstill.ui.app"] = SimpleNamespace(make_app=make_app)
 serve(Path(sys.argv[1]), on_ready=ready)
 """

@@ -8,13 +8,13 @@ import pytest
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, TaskError
 from clipstill.core.files import write_json
-from clipstill.core.progress import Progress
+from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
 from clipstill.ui import panels
 from clipstill.ui.form import Form, classes_lines, run_arguments
 from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import Figures, amount_in, checked_name, open_run, runs_in
-from clipstill.workflow.store import RunFolder
+from clipstill.workflow.store import LockedStore
 
 PLAN = {
     "classes": ["dog", "crane"],
@@ -40,9 +40,9 @@ def jobs(tmp_path: Path) -> Jobs:
     return Jobs(tmp_path)
 
 
-def made_run(workspace: Path, name: str = "zoo") -> RunFolder:
+def made_run(workspace: Path, name: str = "zoo") -> LockedStore:
     """A run that was begun: two stages, the second at work."""
-    run = RunFolder(workspace / name, threads=1)
+    run = LockedStore(workspace / name, threads=1)
     write_json(run.path / "task.json", Task(("dog", "<b>cat</b>"), ("", "")).to_json())
     run.event("start", keys={"class_vectors": "1", "surrogate": "2", "report": "3"})
     run.event("stage", stage="class_vectors", key="1")
@@ -84,7 +84,7 @@ def test_a_run_is_at_work_exactly_while_a_process_holds_it(tmp_path: Path) -> No
 def test_asking_for_the_state_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
     made_run(tmp_path).__exit__()
     open_run(tmp_path, "zoo")
-    with RunFolder(tmp_path / "zoo", threads=1):
+    with LockedStore(tmp_path / "zoo", threads=1):
         pass
 
 
@@ -108,19 +108,16 @@ def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, name: str) 
         open_run(tmp_path, name)
 
 
-def test_lines_of_progress_are_understood(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipstill.core.progress.LINE_EVERY_S", 0.0)
-    with Progress("synthesis", total=112, unit="img", done=14) as bar:
-        bar.advance(14, loss=0.31)
-    lines = capsys.readouterr().err.splitlines()
-    amount = amount_in(lines[0])
+def test_lines_of_progress_are_understood() -> None:
+    event = ProgressEvent("synthesis", done=28, total=112, unit="img", per_second=1.2, facts={"loss": 0.31})
+    amount = amount_in(event.line())
     assert amount is not None
     assert (amount.title, amount.done, amount.total) == ("synthesis", 28, 112)
     assert "left" in amount.rest
-    assert amount.rest.startswith(f"{amount.rest.split()[0]} img/s")
-    assert amount_in(lines[1]) is None
-    assert panels.latest_amount([lines[0], "", "surrogate: done in 3 s"]) is None
-    assert panels.latest_amount([lines[0], "a note"]) == amount
+    assert amount.rest.startswith("1.2 img/s")
+    assert amount_in("synthesis: 28 img in 3 s") is None
+    assert panels.latest_amount([event.line(), "", "surrogate: done in 3 s"]) is None
+    assert panels.latest_amount([event.line(), "a note"]) == amount
 
 
 def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(

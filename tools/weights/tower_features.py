@@ -1,4 +1,4 @@
-"""What the frozen image towers see in the drawings, kept in the cache: the one long step of the teacher's recipe.
+"""Features of the drawings in the frozen image towers, kept in the cache: the one long step of the recipe.
 
 Shapes: P passes, N pictures, F = 1280 features, K = 1000 ImageNet classes.
 """
@@ -28,18 +28,13 @@ from tools.weights.pictures import Picture
 SIZE = 144
 PASSES = 2
 FEATURES = 1280
-# Part of the cache's key: raise it when the drawings are shown in another way.
+# Part of the cache's key; raise it when the drawings are shown in another way.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A tower's ImageNet classifier.
-
-    Attributes:
-        weight_KF: its weights.
-        bias_K: its biases.
-    """
+    """A tower's ImageNet classifier."""
 
     weight_KF: Tensor
     bias_K: Tensor
@@ -50,7 +45,7 @@ class Classifier:
 
     @classmethod
     def of(cls, size: str) -> Classifier:
-        """That of ``"lite0"`` or ``"lite2"``."""
+        """The classifier of ``"lite0"`` or ``"lite2"``."""
         weights = lite_state_dict(size)
         return cls(weights["classifier.weight"].float(), weights["classifier.bias"].float())
 
@@ -74,15 +69,10 @@ class _Tower(nn.Module):
 
 
 def natural_mean(size: str) -> Tensor:
-    """Mean features (F,) of the photos that a tower was trained on, as its last BatchNorm predicts them."""
+    """Mean features (F,) of a tower's training photos, as its last BatchNorm predicts them."""
     weights = lite_state_dict(size)
     mean_F, _ = clipped_normal_moments(weights["bn2.bias"].float(), weights["bn2.weight"].float().abs(), 6.0)
     return mean_F
-
-
-def features_key(pictures: Sequence[Picture]) -> str:
-    """What the cached features depend on."""
-    return sha256_json([_VERSION, SIZE, PASSES, [[picture.name, picture.style] for picture in pictures]])
 
 
 @torch.no_grad()
@@ -92,17 +82,17 @@ def drawing_features(
     """Features of all towers for the same shown images.
 
     Args:
-        pictures: what ``rgba`` shows, in its order.
-        rgba: uint8 (N, H, W, 4).
-        sizes: towers, such as ``("lite0", "lite2")``.
-        cache: folder that keeps ``features-*.npy`` and ``features.json``.
+        pictures: Content of ``rgba``, in its order.
+        rgba: Pictures, uint8 (N, H, W, 4).
+        sizes: Towers, such as ``("lite0", "lite2")``.
+        cache: Folder of ``features-*.npy`` and ``features.json``.
 
     Returns:
-        tower -> float16 (P, N, F), a memory map.
+        Tower -> float16 (P, N, F), a memory map.
     """
     stamp = cache / "features.json"
     paths = {size: cache / f"features-{size}.npy" for size in sizes}
-    key = features_key(pictures)
+    key = sha256_json([_VERSION, SIZE, PASSES, [[picture.name, picture.style] for picture in pictures]])
     fresh = stamp.exists() and read_json(stamp) == {"key": key} and all(path.exists() for path in paths.values())
     if not fresh:
         stamp.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Recipe of the browser's runtime: what a bundle's page needs of onnxruntime-web, compressed.
+"""Recipe of the browser's runtime: the files of onnxruntime-web that a bundle's page needs, compressed.
 
-Nothing is trained or changed here. The smallest build is taken: WebAssembly alone, with one script that has its glue
-code inside, so that a page needs two files, no worker, and none of the headers that threads ask for.
+It takes the smallest build, WebAssembly in one script with its glue code: two files, no worker, and none of the HTTP
+headers that threads need.
 """
 
 from __future__ import annotations
@@ -19,40 +19,31 @@ _WEB, _PYTHON = "onnxruntime-web", "onnxruntime"
 
 
 def build_web_runtime(out: Path, cache: Path) -> list[Path]:
-    """Get the packages, compress the program, write it with its licences.
-
-    Args:
-        out: folder for the runtime's files and their ledger.
-        cache: folder of packages.
-
-    Returns:
-        The files that were written.
+    """Get the packages, compress the program, write it and its licence ledger into ``out``; returns all files.
 
     Raises:
-        ResourceError: a package cannot be had.
-        DataError: a package is another than the recipe's, or lacks a file.
+        ResourceError: A package cannot be fetched.
+        DataError: A package differs from the recipe's, or lacks a file.
     """
     web, python = fetch(_WEB, cache) / "package" / "dist", fetch(_PYTHON, cache) / "onnxruntime"
-    script = _read(web / SCRIPT)
-    program = _read(web / WEB_ASSEMBLY.removesuffix(".gz"))
-    notices = _read(python / "ThirdPartyNotices.txt")
-    licence = _read(python / "LICENSE").decode()
-    write_bytes(out / SCRIPT, script)
-    write_bytes(out / WEB_ASSEMBLY, _compressed(program))
-    write_bytes(out / NOTICES, _compressed(notices))
-    write_text(out / RUNTIME_LEDGER, _ledger({SCRIPT: script, WEB_ASSEMBLY: program, NOTICES: notices}, licence))
-    return [out / name for name in (SCRIPT, WEB_ASSEMBLY, NOTICES, RUNTIME_LEDGER)]
+    contents = {
+        SCRIPT: _read(web / SCRIPT),
+        WEB_ASSEMBLY: _read(web / WEB_ASSEMBLY.removesuffix(".gz")),
+        NOTICES: _read(python / "ThirdPartyNotices.txt"),
+    }
+    for name, data in contents.items():
+        # Without the time, so that equal files give equal bytes.
+        write_bytes(out / name, gzip.compress(data, compresslevel=9, mtime=0) if name.endswith(".gz") else data)
+    write_text(out / RUNTIME_LEDGER, _ledger(contents, _read(python / "LICENSE").decode()))
+    return [out / name for name in (*contents, RUNTIME_LEDGER)]
 
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise DataError(f"{path} is not in its package. The recipe fits another version; see building/packages.py.")
+        raise DataError(
+            f"{path} is not in its package. The recipe fits another version; see tools/weights/packages.py."
+        )
     return path.read_bytes()
-
-
-def _compressed(data: bytes) -> bytes:
-    # Without the time, so that equal bytes give equal bytes.
-    return gzip.compress(data, compresslevel=9, mtime=0)
 
 
 def _ledger(contents: dict[str, bytes], licence: str) -> str:
@@ -61,8 +52,6 @@ def _ledger(contents: dict[str, bytes], licence: str) -> str:
         "",
         "Built by `python -m tools.weights web-runtime`; do not edit.",
         "",
-    ]
-    lines += [
         f"`index.html` runs the model with ONNX Runtime Web {PACKAGES[_WEB].version}, which comes with it unchanged.",
         "It is no part of the model. Programs of third parties inside it, with their licences, are named in",
         f"`{NOTICES}` (gzip), as the same release of ONNX Runtime for Python names them; some of them are not in",

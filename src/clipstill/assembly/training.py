@@ -62,7 +62,6 @@ class TrainingSet:
         images: SurrogateSet | None,
         examples: ImageFolder | None,
         unlabelled: ImageFolder | None,
-        styles: int,
     ) -> TrainingSet:
         """Curate the synthetic images and put the photos beside them.
 
@@ -73,8 +72,6 @@ class TrainingSet:
             images: All synthetic images.
             examples: Labelled photos of the classes.
             unlabelled: Other photos.
-            styles: Number of styles that all classes have. Further styles, which only some classes have, are counted
-                as one of these, so that none is held out that tells little.
         """
         share = settings.examples.teach_share
         if examples is not None and (share == 0 or examples.classes_without_images):
@@ -89,7 +86,7 @@ class TrainingSet:
         if chosen is not None:
             with_photos = examples is not None or unlabelled is not None
             pixels_N3HW = _resized(chosen.pixels_N3HW, size) if with_photos else chosen.pixels_N3HW
-            data = TrainingData(pixels_N3HW, chosen.class_id_N, chosen.style_id_N % max(1, styles))
+            data = TrainingData(pixels_N3HW, chosen.class_id_N, chosen.style_id_N)
         photos = shown = repeats = 0
         if unlabelled is not None:
             pixels_M3HW, _ = read_all(unlabelled, size)

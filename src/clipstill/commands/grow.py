@@ -15,9 +15,10 @@ from clipstill.commands.run import PHOTOS_LISTED, Job, is_done, run
 from clipstill.core.errors import ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import class_key
 from clipstill.core.progress import say
 from clipstill.distributed.torchrun import rank
-from clipstill.text.task import Task, class_key, parse_class, parse_task
+from clipstill.text.task import Task, parse_class, parse_task
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
@@ -30,7 +31,7 @@ class Changes:
     Attributes:
         examples: Folder of examples.
         images: Folder of photos to measure on.
-        overrides: Settings as texts, such as ``"growth.by_vector=false"``.
+        overrides: Settings as texts, such as ``"distillation.steps=500"``.
         device: Device.
     """
 

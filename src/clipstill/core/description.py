@@ -11,57 +11,32 @@ from clipstill.core.protocols import Preprocess, Provenance
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a classifier before it is exported.
+    """What is known of a classifier before it is exported."""
 
-    Attributes:
-        labels: Class names, in the order of the logits.
-        preprocess: How a photo becomes the model's input.
-        provenance: Weights that are in the model or that taught it.
-        evaluation: Results on real photos as ``evaluation.compare`` returns them; None without photos.
-        calibration: Label-free estimates of what the scores are worth; None where there are none.
-        temperature: Divisor of the logits before softmax.
-        refusal_threshold: Highest probability below which the answer is "none of these"; None for a model that always
-            answers.
-        examples: Number of labelled example images given beside the class names.
-        unlabelled: Number of unlabelled photos given.
-        origin: Inputs and settings that made the model, see ``clipstill.stages.origin``; empty where unknown.
-        info: Free facts for manifest and card. ``teacher`` and ``student`` are names, ``zero_shot`` marks a model that
-            was not trained, ``fine_tuned_on`` counts the photos of a later tuning.
-    """
-
-    labels: Sequence[str]
-    preprocess: Preprocess
-    provenance: Sequence[Provenance] = ()
-    evaluation: Mapping[str, Any] | None = None
-    calibration: Mapping[str, Any] | None = None
-    temperature: float = 1.0
-    refusal_threshold: float | None = None
-    examples: int = 0
-    unlabelled: int = 0
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    labels: Sequence[str]  # Class names, in the order of the logits.
+    preprocess: Preprocess  # How a photo becomes the model's input.
+    provenance: Sequence[Provenance] = ()  # Weights that are in the model or that taught it.
+    evaluation: Mapping[str, Any] | None = None  # Result of ``evaluation.compare``; None without photos.
+    calibration: Mapping[str, Any] | None = None  # Label-free estimates of what the scores are worth.
+    temperature: float = 1.0  # Divisor of the logits before softmax.
+    refusal_threshold: float | None = None  # Probability below which it says "none of these"; None for never.
+    examples: int = 0  # Number of labelled example images given beside the class names.
+    unlabelled: int = 0  # Number of unlabelled photos given.
+    origin: Mapping[str, Any] = field(default_factory=dict)  # Inputs and settings, see ``clipstill.stages.origin``.
+    # Free facts for manifest and card. ``teacher`` and ``student`` are names, ``zero_shot`` marks a model that was not
+    # trained, ``fine_tuned_on`` counts the photos of a later tuning.
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What the export measured.
+    """What the export measured."""
 
-    Attributes:
-        onnx_bytes: Size of ``model.onnx``.
-        student_bytes: Size of ``student.safetensors``.
-        parameters: Number of parameters, without buffers.
-        latency_ms: Median milliseconds for one picture on one CPU core.
-        parity: Comparison of ``model.onnx`` with the trained model, as in ``parity.json``.
-        formats: Size, latency and agreement of each format by name, ``onnx`` first.
-        files: Sha256 of the files with weights by name.
-        software: Files of other projects that lie in the bundle.
-    """
-
-    onnx_bytes: int
-    student_bytes: int
-    parameters: int
-    latency_ms: float
-    parity: Mapping[str, Any]
-    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    software: Sequence[Provenance] = ()
+    onnx_bytes: int  # Size of ``model.onnx``.
+    student_bytes: int  # Size of ``student.safetensors``.
+    parameters: int  # Number of parameters, without buffers.
+    latency_ms: float  # Median for one picture on one CPU core.
+    parity: Mapping[str, Any]  # Comparison of ``model.onnx`` with the trained model, as in ``parity.json``.
+    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # Facts by format, ``onnx`` first.
+    files: Mapping[str, str] = field(default_factory=dict)  # Sha256 of the files with weights by name.
+    software: Sequence[Provenance] = ()  # Files of other projects that lie in the bundle.

@@ -131,17 +131,11 @@ def sha256_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``MANIFEST.json``.
+    """The content of ``MANIFEST.json``."""
 
-    Attributes:
-        key: Hash of everything that the content depends on.
-        files: Relative path -> sha256.
-        info: Other facts, such as seconds and versions.
-    """
-
-    key: str
-    files: dict[str, str]
-    info: dict[str, Any] = field(default_factory=dict)
+    key: str  # Hash of everything that the content depends on.
+    files: dict[str, str]  # Relative path -> sha256.
+    info: dict[str, Any] = field(default_factory=dict)  # Other facts, such as seconds and versions.
 
 
 def commit_manifest(folder: Path, key: str, files: list[str], info: dict[str, Any] | None = None) -> Manifest:

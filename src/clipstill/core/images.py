@@ -9,7 +9,6 @@ Shapes: N images, H x W pixels, RGB order, uint8.
 from __future__ import annotations
 
 import threading
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError
+from clipstill.core.names import class_key
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
@@ -127,12 +127,6 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
     return np.array(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
-def _name_key(name: str) -> str:
-    """A class name without case, spaces, underscores and hyphens."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(letter for letter in folded if not letter.isspace() and letter not in "_-")
-
-
 @dataclass
 class ImageFolder:
     """A folder of photos with one sub-folder per class.
@@ -164,16 +158,16 @@ class ImageFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder a class.")
+            raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key: dict[str, int] = {}
         for label, name in enumerate(classes):
-            by_key.setdefault(_name_key(name), label)
+            by_key.setdefault(class_key(name), label)
         exact = {name: label for label, name in enumerate(classes)}
         try:
             names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         except OSError as error:
             raise _unlistable(path, error) from None
-        labels = {name: exact.get(name, by_key.get(_name_key(name))) for name in names}
+        labels = {name: exact.get(name, by_key.get(class_key(name))) for name in names}
         matched = sorted((label, name) for name, label in labels.items() if label is not None)
         if not matched:
             raise DataError(

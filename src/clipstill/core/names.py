@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -10,6 +11,11 @@ _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 def spoken(name: str) -> str:
     """The name as in a sentence: underscores become spaces, and repeated spaces one."""
     return " ".join(name.replace("_", " ").split())
+
+
+def class_key(name: str) -> str:
+    """The class name without case, spaces, underscores and hyphens, for comparison with others."""
+    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def plain(text: str) -> str:

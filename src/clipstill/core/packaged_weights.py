@@ -27,23 +27,14 @@ LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """One set of weights in a pip package.
+    """One set of weights in a pip package."""
 
-    Attributes:
-        package: Name of the package for import.
-        distribution: Name of the package for pip, with its version.
-        file: Path of the weights inside the package.
-        sha256: Hash of the file.
-        timm_name: Architecture in timm.
-        image_size: Side in pixels that the network was trained for.
-    """
-
-    package: str
-    distribution: str
-    file: str
-    sha256: str
-    timm_name: str
-    image_size: int
+    package: str  # Name of the package for import.
+    distribution: str  # Name of the package for pip, with its version.
+    file: str  # Path of the weights inside the package.
+    sha256: str  # Hash of the file.
+    timm_name: str  # Architecture in timm.
+    image_size: int  # Side in pixels that the network was trained for.
 
 
 LITE = {

@@ -34,25 +34,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """The content of ``config.json``.
+    """The content of ``config.json``."""
 
-    Attributes:
-        kind: Part that reads the weights, such as ``"vqgan"``.
-        architecture: Sizes as JSON values, for that part.
-        licence: SPDX identifier, a plain name, or ``"unknown"``.
-        source: Where the user got the file.
-        trained_on: Training pictures, as the publisher says, or ``"unknown"``.
-        foreign_sha256: Hash of the file that was imported.
-        sha256: Hash of ``model.safetensors``.
-    """
-
-    kind: str
-    architecture: dict[str, Any] = field(hash=False)
-    licence: str = UNKNOWN
-    source: str = UNKNOWN
-    trained_on: str = UNKNOWN
-    foreign_sha256: str = ""
-    sha256: str = ""
+    kind: str  # Part that reads the weights, such as ``"vqgan"``.
+    architecture: dict[str, Any] = field(hash=False)  # Sizes as JSON values, for that part.
+    licence: str = UNKNOWN  # SPDX identifier, a plain name, or ``"unknown"``.
+    source: str = UNKNOWN  # Where the user got the file.
+    trained_on: str = UNKNOWN  # Training pictures, as the publisher says, or ``"unknown"``.
+    foreign_sha256: str = ""  # Hash of the file that was imported.
+    sha256: str = ""  # Hash of ``model.safetensors``.
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,14 @@ from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data set are.
+    """Where the files of a data set are."""
 
-    Attributes:
-        folder: Folder below the root.
-        images: Folder of the images, below ``folder``; the split file's paths are relative to it.
-        split: Split file below ``folder``; empty for data sets with lists of another form.
-        names: Class name in the split file -> name in prompts, where they differ.
-        dropped: Classes that are left out.
-    """
-
-    folder: str
-    images: str
-    split: str = ""
+    folder: str  # Folder below the root.
+    images: str  # Folder of the images, below ``folder``; the split file's paths are relative to it.
+    split: str = ""  # Split file below ``folder``; empty for data sets with lists of another form.
+    # Class name in the split file -> name in prompts, where they differ.
     names: Mapping[str, str] = field(default_factory=dict)
-    dropped: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()  # Classes that are left out.
 
 
 # Names are those of the template sets in clipstill.text.templates.

@@ -23,25 +23,15 @@ HALVES: tuple[Half, ...] = get_args(Half)
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files with labels; a label is a position in ``classes``.
+    """Files with labels; a label is a position in ``classes``."""
 
-    Attributes:
-        name: Name of the layout or the folder.
-        root: A folder above all files.
-        classes: Class names in the order of the labels.
-        train: Training files.
-        val: Validation files; may be empty.
-        test: Test files.
-        layout: Published layout that the data set was read by; None for the user's own data.
-    """
-
-    name: str
-    root: Path
-    classes: tuple[str, ...]
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
-    test: tuple[Item, ...]
-    layout: str | None = None
+    name: str  # Name of the layout or the folder.
+    root: Path  # A folder above all files.
+    classes: tuple[str, ...]  # Class names in the order of the labels.
+    train: tuple[Item, ...]  # Training files.
+    val: tuple[Item, ...]  # Validation files; may be empty.
+    test: tuple[Item, ...]  # Test files.
+    layout: str | None = None  # Published layout that the data set was read by; None for the user's own data.
 
     def half(self, which: Half) -> Dataset:
         """The base or the novel classes only, labels counted from 0 again.

@@ -50,15 +50,9 @@ class Pass:
 
 
 class FeatureCache:
-    """Computes and keeps passes over one set of images.
+    """Computes passes over one set of images and keeps them below ``folder/features``.
 
-    Args:
-        student: Student whose backbone is not trained while the cache is in use.
-        labels: The teacher's answers.
-        pixels_N3HW: Images, uint8.
-        settings: Crop, jitter, mixing and kernel count; the rest does not.
-        folder: Folder of ``features/``.
-        seed: Seed of the views.
+    The student's backbone must not be trained while the cache is in use.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ al., On First-Order Meta-Learning Algorithms, 2018 (Reptile).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,16 +38,10 @@ if TYPE_CHECKING:
 
 # Share of the styles that a step is tried on.
 _TEST_SHARE = 0.25
-# Gradients of this process's images -> those of all processes' images, summed.
-Together = Callable[[Weights], Weights]
 
 
 class MetaDistillation:
-    """Finds the gradient of each step from groups of styles.
-
-    Args:
-        phase: The phase of training; gives the losses of images.
-        settings: ``meta``, ``meta_groups``, ``batch`` and ``head_lr``, the size of the inner step, are used.
+    """Finds the gradient of each step from groups of styles; a ``FindGradient`` for one phase.
 
     Raises:
         ConfigError: There are fewer than two styles.
@@ -64,20 +58,12 @@ class MetaDistillation:
             )
 
     def __call__(self, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
-        """The gradient of the outer loss.
-
-        Args:
-            weights: Weights that are trained, by name.
-            step: Number of the step, from 0.
-            lr_share: Learning rate of the step, as a share of its peak.
-        """
+        """The gradient of the outer loss; the inner step has the size of the head's learning rate."""
         groups = []
         for place, rows in enumerate(self._rows(step)):
             losses = self._phase.losses(rows, (step, place) if place else (step,))
             groups.append([self._tried(loss) for loss in losses] if place else losses)
-        alpha = self._settings.head_lr * lr_share
-        losses, values, aligned = meta_gradient(self._settings.meta, weights, groups, alpha, parallel.summed)
-        return Gradient(parallel.total(sum(losses)) / len(losses), values, aligned)
+        return meta_gradient(self._settings.meta, weights, groups, self._settings.head_lr * lr_share)
 
     def _rows(self, step: int) -> list[Tensor]:
         """Rows of each group of styles. Images without a style go with the first."""
@@ -118,13 +104,9 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_parts: int | str) -> list[list[int]]:
-    """Disjoint style subsets of one step.
+    """Disjoint subsets of at least as many styles: X_tr and X_te for two groups, subsets of equal size for more.
 
-    Args:
-        styles: Style ids, each once, at least as many as groups.
-        groups: 2 for X_tr and X_te; more for ``reptile``, of equal size.
-        test_share: Share of X_te in the styles, with two groups; at least one style, and never all.
-        seed_parts: Seed of the split.
+    X_te has a share ``test_share`` of the styles, at least one and never all.
     """
     order = torch.randperm(len(styles), generator=generator_for(*seed_parts)).tolist()
     shuffled = [styles[place] for place in order]
@@ -135,13 +117,9 @@ def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_pa
 
 
 def meta_gradient(
-    mode: MetaMode,
-    weights: Mapping[str, Tensor],
-    groups: Sequence[Sequence[Loss]],
-    alpha: float,
-    together: Together = dict,
-) -> tuple[list[float], Weights, float | None]:
-    """The loss of each group where it was tried (this process's share), the gradient of the outer loss, the alignment.
+    mode: MetaMode, weights: Mapping[str, Tensor], groups: Sequence[Sequence[Loss]], alpha: float
+) -> Gradient:
+    """The gradient of the outer loss, and the mean loss of the groups at the weights that each was tried with.
 
     Args:
         mode: ``"exact"`` is the gradient above; ``"first_order"`` leaves its Hessian out; ``"reptile"`` takes one inner
@@ -151,23 +129,20 @@ def meta_gradient(
         groups: X_tr and X_te in this order, each in parts. ``"exact"`` and ``"first_order"`` take two groups. An
             ``"exact"`` group in several parts goes through the network once more.
         alpha: Size of the inner step, at least 0.
-        together: Sums gradients over processes.
     """
     at = detached(weights)
     if mode == "exact":
-        return _exact(at, groups, alpha, together)
+        return _exact(at, groups, alpha)
     losses, gradients = [], []
     for parts in groups:
         loss, own = summed_gradient(parts, at)
         losses.append(loss)
-        gradients.append(together(own))
+        gradients.append(parallel.summed(own))
         at = _moved(at, gradients[-1], alpha)
-    return losses, sum_of(gradients), alignment(gradients)
+    return Gradient(parallel.total(sum(losses)) / len(losses), sum_of(gradients), alignment(gradients))
 
 
-def _exact(
-    start: Weights, groups: Sequence[Sequence[Loss]], alpha: float, together: Together
-) -> tuple[list[float], Weights, float | None]:
+def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float) -> Gradient:
     parts_tr, parts_te = groups
     graphs: list[Weights] = []
     if len(parts_tr) == 1:
@@ -176,9 +151,9 @@ def _exact(
         own_tr = {name: value.detach() for name, value in graphs[0].items()}
     else:
         loss_tr, own_tr = summed_gradient(parts_tr, start)
-    tr = together(own_tr)
+    tr = parallel.summed(own_tr)
     loss_te, own_te = summed_gradient(parts_te, _moved(start, tr, alpha))
-    te = together(own_te)
+    te = parallel.summed(own_te)
     curved = {name: torch.zeros_like(value) for name, value in start.items()}
     for place, part in enumerate(parts_tr):
         graph = graphs[place] if graphs else gradient_of(part(start), start, create_graph=True)
@@ -186,9 +161,9 @@ def _exact(
         product = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
         if product.requires_grad:  # Otherwise the loss is linear in the weights.
             curved = sum_of([curved, gradient_of(product, start)])
-    curved = together(curved)
+    curved = parallel.summed(curved)
     values = {name: tr[name] + te[name] - alpha * curved[name] for name in start}
-    return [loss_tr, loss_te], values, alignment([tr, te])
+    return Gradient(parallel.total(loss_tr + loss_te) / 2, values, alignment([tr, te]))
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:

@@ -95,8 +95,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 def epoch_rate(epoch: int, epochs: int, first: float) -> float:
     """Share of the peak learning rate in an epoch, counted from 0: ``first``, then a cosine by whole epochs.
 
-    Of twenty epochs the last has 2.4 % of the peak: the cosine's own count begins after the first epoch, and its period
-    does not shrink with that.
+    Of twenty epochs the last has 2.4 % of the peak: the cosine begins after the first epoch with its full period.
 
     Source: The schedule of Dassl, by which PromptSRC and PromptKD (Li et al., CVPR 2024) are trained.
     """

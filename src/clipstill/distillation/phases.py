@@ -34,12 +34,9 @@ HEAD, ALL = "head", "all"
 
 
 class Learner(nn.Module):
-    """Inputs -> logits, and the features in the teacher's space if they are matched.
+    """A student, which takes views in [0, 1], or a head, which takes features; and maybe a projector.
 
-    Args:
-        trained: A student, which takes views in [0, 1], or a head, which takes features.
-        projector: Features -> the teacher's space; None if they are not matched.
-        takes_views: Whether ``trained`` is a student.
+    The projector maps features to the teacher's space, where they are matched.
     """
 
     def __init__(self, trained: nn.Module, projector: nn.Linear | None, takes_views: bool) -> None:
@@ -64,17 +61,7 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class Setup:
-    """What both phases share.
-
-    Attributes:
-        student: Student on its device.
-        labels: The teacher's answers.
-        train: Images to train on.
-        held_out: Images that choose the best weights, maybe none.
-        settings: Settings of the training.
-        folder: Folder of the caches.
-        seed: Seed of everything that is drawn.
-    """
+    """What both phases share; ``held_out`` chooses the best weights and may be empty."""
 
     student: Student
     labels: SoftLabels
@@ -91,7 +78,9 @@ class Setup:
 
     def cache(self, data: TrainingData) -> FeatureCache:
         """Features of some of the images."""
-        return FeatureCache(self.student, self.labels, data.pixels_N3HW, self.settings, self.folder, self.seed)
+        return FeatureCache(
+            self.student, self.labels, data.pixels_N3HW, settings=self.settings, folder=self.folder, seed=self.seed
+        )
 
 
 class Phase(ABC):
@@ -189,7 +178,7 @@ class AllPhase(Phase):
         # The groups of meta distillation never come again.
         if settings.labels == "cached" and settings.meta == "none":
             key_parts = [setup.cache(setup.train).key, settings.batch, *parallel.share()]
-            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings, setup.seed)
+            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings=settings, seed=setup.seed)
         # The cached features are those of the weights before training; only the teacher's part is used.
         held_out = setup.held_out
         teacher_ND = setup.cache(held_out).plain().teacher_ND if len(held_out) else torch.zeros(0, 0)
@@ -215,7 +204,7 @@ class AllPhase(Phase):
         if len(self.setup.held_out) == 0:
             return
         parts = (self.setup.held_out.pixels_N3HW, self._held_out_teacher_ND)
-        for pixels_B3HW, teacher_BD in zip(*(part.split(self.settings.batch) for part in parts), strict=True):
+        for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
             x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
             class_B = torch.full((len(x_B3HW),), -1, device=self.device)
             yield Batch(_laid_out(x_B3HW), teacher_BD, self.setup.labels.logits(teacher_BD), class_B)

@@ -85,7 +85,7 @@ def tune_prompts(
             "device": device.type,
         }
     )
-    tuning = _Tuning(teacher, names, pixels_N3HW, label_N.to(device), settings, seed)
+    tuning = _Tuning(teacher, names, pixels_N3HW, label_N.to(device), settings=settings, seed=seed)
     path = folder / CHECKPOINT
     tuning.restore(load_state(path, key))
     total, done = settings.epochs * tuning.steps, len(tuning.history) * tuning.steps

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ from clipstill.distillation.optimisation import (
     learned_state,
     plain_gradient,
 )
-from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Phase, Setup
+from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Learner, Phase, Setup
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
@@ -126,15 +126,9 @@ def distil(
         settings = settings.changed(steps=settings.epochs * math.ceil(len(train) / settings.batch))
     # Faster for convolutions on most processors.
     student.to(memory_format=torch.channels_last)
-    setup = Setup(student, labels, train, held_out, settings, folder, seed)
+    setup = Setup(student, labels, train, held_out, settings=settings, folder=folder, seed=seed)
     trainer = _Trainer(setup, began, _key(setup, data), watch)
-    trainer.train()
-    student.freeze_backbone(False)
-    student.freeze_statistics(False)
-    student.eval()
-    if parallel.share()[0] == 0:
-        save_state(folder / WEIGHTS, student.state_dict(), {"key": trainer.key})
-    parallel.wait()
+    trainer.run()
     return DistilResult(
         history=trainer.history,
         best_phase=trainer.best["phase"],
@@ -188,26 +182,30 @@ class _Trainer:
 
     def __init__(self, setup: Setup, began: float, key: str, watch: Watch | None) -> None:
         self.setup, self.settings, self.key, self.watch = setup, setup.settings, key, watch
-        self.began = began
-        self.resumed_step = 0
+        self.began, self.resumed_step = began, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"phase": "", "step": 0, "agreement": None, "held_out_loss": None}
 
-    def train(self) -> None:
-        """Train the phases that are left; the student ends with the best weights."""
+    def run(self) -> None:
+        """Train the phases that are left, and write the best weights."""
         parallel.wait()
         saved = load_state(self.setup.folder / CHECKPOINT, self.key)
         if saved is not None:
             self.history, self.best = saved.facts["history"], saved.facts["best"]
             self.resumed_step = saved.facts["step"]
-        steps, minutes = self.settings.steps, self.settings.minutes
-        if self.settings.freeze == "backbone":
-            self._train(HeadPhase(self.setup), saved, steps, minutes)
-            return
-        if self.settings.head_steps > 0 and (saved is None or saved.facts["phase"] == HEAD):
-            self._train(HeadPhase(self.setup), saved, self.settings.head_steps, minutes=0)
+        is_all, head_steps = self.settings.freeze != "backbone", self.settings.head_steps
+        if is_all and head_steps > 0 and (saved is None or saved.facts["phase"] == HEAD):
+            self._train(HeadPhase(self.setup), saved, head_steps, minutes=0)
             saved = None
-        self._train(AllPhase(self.setup), saved, steps, minutes)
+        last = AllPhase(self.setup) if is_all else HeadPhase(self.setup)
+        self._train(last, saved, self.settings.steps, self.settings.minutes)
+        student = self.setup.student
+        student.freeze_backbone(False)
+        student.freeze_statistics(False)
+        student.eval()
+        if parallel.share()[0] == 0:
+            save_state(self.setup.folder / WEIGHTS, student.state_dict(), {"key": self.key})
+        parallel.wait()
 
     def _train(self, phase: Phase, saved: Saved | None, steps: int, minutes: float) -> None:
         """Train one phase; ``minutes``, unless 0, decide its length in the place of ``steps``."""
@@ -263,7 +261,7 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, taken: list[Gradient]) -> None:
         """Record a validation after some steps, and keep the weights if they are the best."""
-        averaged = self.average.module.eval()
+        averaged = cast("Learner", self.average.module.eval())
         if self.watch is not None and parallel.share()[0] == 0:
             self.watch(self.step, *averaged.shown(self.setup.student))
         pairs = [(averaged(batch.inputs)[0], batch.teacher_BC) for batch in self.phase.held_out()]

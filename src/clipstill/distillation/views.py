@@ -35,29 +35,22 @@ class Views:
 
     Colours change before the crop: that is at the size of the synthetic pictures, which is the smaller one.
 
-    Source: of the mixing, Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019. Their labels are mixed as the
-    pictures are; here the teacher looks at what came out (Beyer et al., Knowledge distillation: a good teacher is
-    patient and consistent, CVPR 2022).
+    Source: Mixing: Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019. Their labels are mixed as the images
+    are; here the teacher looks at the mixed image (Beyer et al., Knowledge distillation: a good teacher is patient and
+    consistent, CVPR 2022).
 
     Args:
-        size: S, side of a view in pixels.
-        crop_min: least share of the area that a crop keeps, in (0, 1].
-        jitter: strength for brightness, contrast and saturation; a fifth of it for the hue.
-        mix: probability of being mixed with another picture of the same call: blended, or with a part of it pasted in.
-        kernel: of the resize; CLIP was trained with ``"bicubic"`` views.
+        size: Side of a view in pixels, S.
+        crop_min: Least share of the area that a crop keeps, in (0, 1].
+        jitter: Strength for brightness, contrast and saturation; the hue gets a fifth of it.
+        mix: Probability of being mixed with another image of the same call: blended, or with a part of it pasted in.
+        kernel: Kernel of the resize; CLIP was trained with ``"bicubic"`` views.
     """
 
     def __init__(
-        self,
-        size: int,
-        crop_min: float,
-        jitter: float,
-        mix: float = 0.0,
-        kernel: Kernel = "bilinear",
+        self, size: int, crop_min: float, jitter: float, *, mix: float = 0.0, kernel: Kernel = "bilinear"
     ) -> None:
-        self.size = size
-        self.mix = mix
-        self.kernel: Kernel = kernel
+        self.size, self.mix, self.kernel = size, mix, kernel
         self._colours: list[torch.nn.Module] = []
         if jitter > 0:
             self._colours.append(augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5))
@@ -70,14 +63,14 @@ class Views:
         """Draw one view of each picture.
 
         Args:
-            x_N3HW: pictures in [0, 1].
-            seed_parts: name the draw; the same parts give the same views, whatever was drawn before.
+            x_N3HW: Images in [0, 1].
+            seed_parts: Seed of the draw; equal parts give equal views, whatever was drawn before.
         """
         with torch.no_grad(), borrowed_generator("views", *seed_parts):
             for change in self._colours:
                 x_N3HW = change(x_N3HW)
             corners_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long()
-            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size, self.kernel)
+            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size, kernel=self.kernel)
             return self._mixed(self._flip(view_N3SS).clamp(0.0, 1.0))
 
     def _mixed(self, x_N3SS: Tensor) -> Drawn:
@@ -91,7 +84,7 @@ class Views:
 
 def views_of(settings: DistilSettings, size: int) -> Views:
     """The views that settings ask for, for a student that sees ``size`` pixels a side."""
-    return Views(size, settings.crop_min, settings.jitter, settings.mix, settings.kernel)
+    return Views(size, settings.crop_min, settings.jitter, mix=settings.mix, kernel=settings.kernel)
 
 
 def plain_view(x_N3HW: Tensor, size: int) -> Tensor:
@@ -108,15 +101,15 @@ def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int, kernel: K
     antialias, which shifts features where a crop is larger than the view.
 
     Args:
-        x_N3HW: pictures.
-        first_N2: the column and row of each part's first pixel.
-        end_N2: those after its last one.
-        size: S.
-        kernel: of the resize.
+        x_N3HW: Images.
+        first_N2: Column and row of each part's first pixel.
+        end_N2: Column and row after each part's last pixel.
+        size: Side of a view in pixels, S.
+        kernel: Kernel of the resize.
     """
     first_N2, end_N2 = first_N2.to(x_N3HW.device), end_N2.to(x_N3HW.device)
-    across_NSW = _resampling(first_N2[:, 0], end_N2[:, 0], x_N3HW.shape[3], size, kernel)
-    down_NSH = _resampling(first_N2[:, 1], end_N2[:, 1], x_N3HW.shape[2], size, kernel)
+    across_NSW = _resampling(first_N2[:, 0], end_N2[:, 0], x_N3HW.shape[3], size, kernel=kernel)
+    down_NSH = _resampling(first_N2[:, 1], end_N2[:, 1], x_N3HW.shape[2], size, kernel=kernel)
     return down_NSH[:, None] @ x_N3HW @ across_NSW[:, None].mT
 
 

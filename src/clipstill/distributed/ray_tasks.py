@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.surrogate.storage import ShardStorage
 
+# Tasks given to Ray per task at work: enough that no worker waits for the driver.
+_QUEUED = 2
 # Spot machines are lost more often than once.
 _RETRIES = 5
 # Ray itself would try an address where nobody listens for ever.
@@ -89,12 +91,14 @@ def make_groups(
             waiting.remove(group)
             on_done(group, None)
         size = TaskSize.of(ray, work.device, threads)
-        task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=_RETRIES)(make_group)
+        task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=_RETRIES)(_make_group)
         with _readable_errors(ray):
             handle = ray.put(work)
         last = time.monotonic()
         while waiting or running:
-            while waiting and len(running) < (launch.workers or len(groups)):
+            # The cluster may grow and shrink meanwhile.
+            most = launch.workers or _QUEUED * size.slots(ray)
+            while waiting and len(running) < most:
                 group = waiting.pop(0)
                 running[task.remote(handle, group, address, threads=threads, versions=_versions())] = group
             done, _ = ray.wait(list(running), num_returns=1, timeout=_CHECK_CLUSTER_EVERY_S)
@@ -124,24 +128,12 @@ def _storage(address: str | None, key: str) -> ShardStorage | None:
 _worker: tuple[str, Worker] | None = None
 
 
-def make_group(
-    work: SynthesisWork, group: int, address: str | None, *, threads: int, versions: dict[str, str]
+def _make_group(
+    work: SynthesisWork, group: int, address: str | None, *, threads: int, versions: str
 ) -> tuple[bytes | None, dict[str, Any], float]:
-    """The Ray task: make one group and return it, or leave it in a storage.
+    """The Ray task: make one group with the driver's threads and versions, and leave it in the storage at an address.
 
-    Args:
-        work: What to make.
-        group: Number of the group.
-        address: Address of a storage; None to return the group.
-        threads: CPU threads.
-        versions: Versions of the driver's packages.
-
-    Returns:
-        Bytes of the shard and its receipt (None and empty where they lie in the storage), and the mean loss.
-
-    Raises:
-        ResourceError: Versions here differ, the device is missing, or the storage cannot be used.
-        ClipstillError: The models cannot be loaded, or no image of the group could be made.
+    Without an address the shard's bytes and receipt are returned. Last comes the mean loss.
     """
     global _worker
     from clipstill.core.device import make_deterministic, pick_device
@@ -150,8 +142,8 @@ def make_group(
 
     if versions != _versions():
         raise ResourceError(
-            f"{platform.node()} has {_listed(_versions())}, but the run began with {_listed(versions)}, which may draw "
-            f"other images. Install the same versions on all machines."
+            f"{platform.node()} has {_versions()}, but the run began with {versions}, which may draw other images. "
+            f"Install the same versions on all machines."
         )
     warnings_only()
     make_deterministic(threads)
@@ -196,6 +188,14 @@ class TaskSize:
             return cls(most, 0)
         return cls(threads, 0)
 
+    def slots(self, ray: Any) -> int:
+        """Number of tasks that the cluster holds at once, at least 1."""
+        found = 0
+        for machine in _machines(ray):
+            by_cpu = int(machine.get("CPU", 0)) // self.cpus
+            found += min(by_cpu, int(machine.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu
+        return max(1, found)
+
     def check(self, ray: Any, waited_s: float) -> None:
         """Say that no machine is large enough for a task, if that is so; called while nothing comes back.
 
@@ -218,15 +218,11 @@ def _machines(ray: Any) -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> str:
     """What the images depend on besides their settings."""
     import torch
 
-    return {"clipstill": clipstill.__version__, "torch": str(torch.__version__)}
-
-
-def _listed(versions: dict[str, str]) -> str:
-    return " and ".join(f"{name} {version}" for name, version in versions.items())
+    return f"clipstill {clipstill.__version__} and torch {torch.__version__}"
 
 
 def _import_ray() -> Any:

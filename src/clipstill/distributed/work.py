@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clipstill.surrogate.dataset import ImageRecord
@@ -46,7 +46,6 @@ class SynthesisWork:
         prompts: One prompt per image.
         targets_ND: Unit vector that each image is drawn towards.
         class_vectors_CD: Unit vectors.
-        further: Number of prompts at the end that ask for further images of classes whose first ones look alike.
     """
 
     key: str
@@ -58,32 +57,14 @@ class SynthesisWork:
     prompts: Sequence[Prompt]
     targets_ND: Tensor
     class_vectors_CD: Tensor
-    further: int = 0
 
     @property
     def groups(self) -> list[range]:
-        """The prompts of each group, the same on every machine. Further images have groups of their own."""
+        """The prompts of each group, the same on every machine."""
         from clipstill.generators import resolve_generators
         from clipstill.synthesis.engine import group_ranges
 
-        turns, size = len(resolve_generators(self.generator)), self.settings.group_size
-        first = len(self.prompts) - self.further
-        groups = group_ranges(first, size, turns)
-        if self.further:
-            added = group_ranges(self.further, size, turns)
-            groups += [range(first + group.start, first + group.stop) for group in added]
-        return groups
-
-    def with_further(self, prompts: Sequence[Prompt], targets_ND: Tensor) -> SynthesisWork:
-        """The same work and more; the groups so far keep their numbers and members."""
-        import torch
-
-        return replace(
-            self,
-            prompts=[*self.prompts, *prompts],
-            targets_ND=torch.cat([self.targets_ND, targets_ND]),
-            further=self.further + len(prompts),
-        )
+        return group_ranges(len(self.prompts), self.settings.group_size, len(resolve_generators(self.generator)))
 
 
 @dataclass(frozen=True)
@@ -91,14 +72,12 @@ class ImageGroup:
     """The finished images of one group.
 
     Attributes:
-        number: Number of the group.
         pixels_NHW3: uint8 pixels.
         records: One record per image.
         facts: Generator, seconds, images left out, images begun again, and the history of the losses.
         features_ND: Unit vectors of the images by the teacher, float16.
     """
 
-    number: int
     pixels_NHW3: Any
     records: list[ImageRecord]
     facts: Mapping[str, Any]
@@ -156,7 +135,7 @@ class Worker:
             watch: Called at each step with the images at work.
 
         Raises:
-            ConfigError: No image of the group could be images.
+            ConfigError: No image of the group could be made.
         """
         from clipstill.synthesis.engine import GroupSpec
 
@@ -194,10 +173,4 @@ class Worker:
             "restarts": images.restarts,
             "history": images.history,
         }
-        return ImageGroup(
-            number=number,
-            pixels_NHW3=images.pixels_NHW3,
-            records=records,
-            facts=facts,
-            features_ND=images.features_ND,
-        )
+        return ImageGroup(images.pixels_NHW3, records, facts, images.features_ND)

@@ -50,25 +50,15 @@ _PARITY_OF_FORMAT = ("file", "max_difference", "top1_agreement", "agreement", "p
 
 @dataclass(frozen=True)
 class BundleContent:
-    """What goes into a bundle.
+    """What goes into a bundle."""
 
-    Attributes:
-        student: Maps (N, 3, H, W) in [0, 1] to logits (N, C); normalises by itself.
-        class_vectors_CD: The teacher's unit vectors of the classes.
-        description: Labels, preprocessing and everything else that is known of the student.
-        formats: Formats beside ``model.onnx``, and how to judge them.
-        parity_pictures_NHW3: Uint8 pictures for the parity check; smooth random ones where None.
-        teacher_prompts: File of what the teacher learned, so that it can be measured again; None where it did not.
-        page: Whether to add a page that runs the model in a browser.
-    """
-
-    student: nn.Module
-    class_vectors_CD: Tensor
-    description: Description
-    formats: FormatRequest = field(default_factory=FormatRequest)
-    parity_pictures_NHW3: np.ndarray | None = None
-    teacher_prompts: Path | None = None
-    page: bool = True
+    student: nn.Module  # Maps (N, 3, H, W) in [0, 1] to logits (N, C); normalises by itself.
+    class_vectors_CD: Tensor  # The teacher's unit vectors of the classes.
+    description: Description  # Labels, preprocessing and everything else that is known of the student.
+    formats: FormatRequest = field(default_factory=FormatRequest)  # Formats beside ``model.onnx``.
+    parity_pictures_NHW3: np.ndarray | None = None  # Uint8, for the parity check; smooth random ones where None.
+    teacher_prompts: Path | None = None  # What the teacher learned, so that it can be measured again.
+    page: bool = True  # Whether to add a page that runs the model in a browser.
 
 
 def write_bundle(

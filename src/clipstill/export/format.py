@@ -27,39 +27,23 @@ Model = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Source:
-    """What every format is written from.
+    """What every format is written from."""
 
-    Attributes:
-        student: Maps images in [0, 1] to logits; normalises by itself.
-        size: Height and width of the input in pixels.
-        onnx: The student as float32 ONNX, after the parity check.
-        calibration_N3HW: Pictures like those in use, for the ranges of int8; may be none.
-    """
-
-    student: nn.Module
-    size: int
-    onnx: Path
-    calibration_N3HW: np.ndarray
+    student: nn.Module  # Maps images in [0, 1] to logits; normalises by itself.
+    size: int  # Height and width of the input in pixels.
+    onnx: Path  # The student as float32 ONNX, after the parity check.
+    calibration_N3HW: np.ndarray  # Pictures like those in use, for the ranges of int8; may be none.
 
 
 class Format(ABC):
-    """One way to store a student.
+    """One way to store a student."""
 
-    Attributes:
-        name: Name in ``clipstill list formats``.
-        files: File names in a bundle; the first one is opened.
-        package: Optional package that the format needs; empty for none. The extra of clipstill has the format's name.
-        advice: Last sentence of the message when writing fails.
-        exact: Whether it computes in float32, so that logits must agree; otherwise only answers must.
-        calibrated: Whether it needs calibration pictures.
-    """
-
-    name: str
-    files: tuple[str, ...]
-    package = ""
-    advice = ""
-    exact = True
-    calibrated = False
+    name: str  # Name in ``clipstill list formats``.
+    files: tuple[str, ...]  # File names in a bundle; the first one is opened.
+    package = ""  # Optional package, in the extra of clipstill that has the format's name.
+    advice = ""  # Last sentence of the message when writing fails.
+    exact = True  # Whether it computes in float32, so that logits must agree; otherwise only answers must.
+    calibrated = False  # Whether it needs calibration pictures.
 
     def check(self) -> None:
         """Look for the optional package without importing it.

@@ -48,65 +48,38 @@ class Photos:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What formats are calibrated and compared on; uint8, resized as in use where their size differs.
+    """What formats are calibrated and compared on; uint8, resized as in use where their size differs."""
 
-    Attributes:
-        calibration_NHW3: Pictures for the ranges of int8; None for none.
-        held_out_NHW3: Other pictures of the same kind, to compare answers on; smooth random ones where None.
-        photos: Labelled photos by the name of their folder; answers are compared and accuracy is measured on them.
-    """
-
-    calibration_NHW3: np.ndarray | None = None
-    held_out_NHW3: np.ndarray | None = None
-    photos: Mapping[str, Photos] = field(default_factory=dict)
+    calibration_NHW3: np.ndarray | None = None  # For the ranges of int8; None for none.
+    held_out_NHW3: np.ndarray | None = None  # Others of the same kind, to compare on; smooth random ones where None.
+    photos: Mapping[str, Photos] = field(default_factory=dict)  # By the name of their folder; for accuracy too.
 
 
 @dataclass(frozen=True)
 class FormatRequest:
-    """Which formats to write, and how to judge them.
+    """Which formats to write, and how to judge them."""
 
-    Attributes:
-        names: Names of formats; ``onnx`` is always added, as the others are compared with it.
-        pictures: Pictures to calibrate and compare on.
-        limits: What a format may cost.
-    """
-
-    names: Sequence[str] = ()
+    names: Sequence[str] = ()  # ``onnx`` is always added, as the others are compared with it.
     pictures: Pictures = field(default_factory=Pictures)
     limits: ExportSettings = field(default_factory=ExportSettings)
 
 
 @dataclass(frozen=True)
 class FormatFacts:
-    """One format of one student.
-
-    Attributes:
-        format: Its name.
-        file: The file to open; None where it was refused.
-        bytes: Size of all its files.
-        latency_ms: Median milliseconds for one picture on one CPU core, without reading and resizing the photo.
-        latency_all_cores_ms: The same on all cores.
-        max_difference: Largest difference of a logit from the float32 student's, over all pictures.
-        top1_agreement: Share of equal answers on the kind of pictures where it is lowest.
-        agreement: Share of equal answers by kind of picture: ``held out`` or ``made``, and each folder of photos.
-        pictures: Number of pictures by kind.
-        accuracy: Top-1 on each folder of photos.
-        warning: What to know before using it; None for nothing.
-        refused: Why there is no file; None where there is one.
-    """
+    """One format of one student."""
 
     format: str
-    file: str | None = None
-    bytes: int = 0
-    latency_ms: float | None = None
+    file: str | None = None  # The file to open; None where it was refused.
+    bytes: int = 0  # Size of all its files.
+    latency_ms: float | None = None  # Median for one picture on one CPU core, without reading and resizing the photo.
     latency_all_cores_ms: float | None = None
-    max_difference: float | None = None
-    top1_agreement: float | None = None
-    agreement: Mapping[str, float] = field(default_factory=dict)
-    pictures: Mapping[str, int] = field(default_factory=dict)
-    accuracy: Mapping[str, float] = field(default_factory=dict)
-    warning: str | None = None
-    refused: str | None = None
+    max_difference: float | None = None  # Largest difference of a logit from the student's, over all pictures.
+    top1_agreement: float | None = None  # Share of equal answers on the kind of pictures where it is lowest.
+    agreement: Mapping[str, float] = field(default_factory=dict)  # By kind: ``held out`` or ``made``, and folders.
+    pictures: Mapping[str, int] = field(default_factory=dict)  # Number of pictures by kind.
+    accuracy: Mapping[str, float] = field(default_factory=dict)  # Top-1 by folder of photos.
+    warning: str | None = None  # What to know before using it.
+    refused: str | None = None  # Why there is no file.
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -141,13 +114,9 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
         ResourceError: A format's package is not installed.
         ExportError: ``onnx`` itself is refused.
     """
-    pictures = request.pictures
     formats = [load_format(name) for name in dict.fromkeys([Onnx.name, *request.names])]
-    calibration_NHW3 = pictures.calibration_NHW3
-    if calibration_NHW3 is None:
-        calibration_NHW3 = np.zeros((0, size, size, 3), dtype=np.uint8)
-    source = Source(student, size, folder / Onnx.files[0], as_input(calibration_NHW3, size))
-    references = _references(student, size, pictures)
+    source = Source(student, size, folder / Onnx.files[0], as_input(request.pictures.calibration_NHW3, size))
+    references = _references(student, size, request.pictures)
     found = []
     for each in formats:
         facts = _write_and_measure(each, source, references, request.limits)
@@ -165,11 +134,9 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
 
 
 def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
-    held_out_NHW3 = pictures.held_out_NHW3
-    if held_out_NHW3 is not None and len(held_out_NHW3):
-        inputs = {"held out": as_input(held_out_NHW3, size)}
-    else:
-        inputs = {"made": smooth_pictures(np.random.default_rng(0), size)}
+    held_out_N3HW = as_input(pictures.held_out_NHW3, size)
+    random = {} if len(held_out_N3HW) else {"made": smooth_pictures(np.random.default_rng(0), size)}
+    inputs = random or {"held out": held_out_N3HW}
     inputs |= {name: as_input(photos.pixels_NHW3, size) for name, photos in pictures.photos.items()}
     labels = {name: photos.label_N for name, photos in pictures.photos.items()}
     return {
@@ -265,3 +232,21 @@ def latency(model: Model, size: int) -> float:
         model(x_13HW)
         taken.append(time.perf_counter() - start)
     return 1000.0 * median(taken)
+
+
+def gflop(network: nn.Module, size: int) -> float:
+    """Billions of multiplications and additions for one picture; a multiply-add counts as two.
+
+    Torch counts products and convolutions of tensors; element-wise operations are left out, as usual.
+
+    Args:
+        network: Maps (N, 3, size, size) in [0, 1] to logits; on any device.
+        size: Side of the picture in pixels.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, size, size, device=device))
+    return float(counter.get_total_flops()) / 1e9

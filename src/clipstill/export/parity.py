@@ -28,25 +28,15 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the exported model is from the student that it came from.
+    """How far the exported model is from the student that it came from."""
 
-    Attributes:
-        max_difference: Largest absolute difference of a logit over all pictures.
-        top1_agreement: Share of the pictures for which both name the same class.
-        n: Number of pictures of every kind.
-        max_difference_random: Largest difference over the noise alone.
-        max_difference_pictures: Largest difference over the pictures alone.
-        pictures: ``"given"`` for the caller's pictures, ``"made"`` for smooth random ones.
-        tolerance: Largest ``max_difference`` that was allowed.
-    """
-
-    max_difference: float
-    top1_agreement: float
-    n: int
-    max_difference_random: float
-    max_difference_pictures: float
-    pictures: str
-    tolerance: float
+    max_difference: float  # Largest absolute difference of a logit over all pictures.
+    top1_agreement: float  # Share of the pictures for which both name the same class.
+    n: int  # Number of pictures of every kind.
+    max_difference_random: float  # Largest difference over the noise alone.
+    max_difference_pictures: float  # Largest difference over the pictures alone.
+    pictures: str  # ``given`` for the caller's pictures, ``made`` for smooth random ones.
+    tolerance: float  # Largest ``max_difference`` that was allowed.
 
 
 def check_parity(
@@ -66,8 +56,8 @@ def check_parity(
     """
     rng = np.random.default_rng(0)
     noise_N3HW = rng.random((_COUNT, 3, size, size), dtype=np.float32)
-    given = pictures_NHW3 is not None and len(pictures_NHW3) > 0
-    x_N3HW = as_input(pictures_NHW3, size) if pictures_NHW3 is not None and given else smooth_pictures(rng, size)
+    given_N3HW = as_input(pictures_NHW3, size)
+    x_N3HW = given_N3HW if len(given_N3HW) else smooth_pictures(rng, size)
     expected = [student_logits(student, part_N3HW) for part_N3HW in (noise_N3HW, x_N3HW)]
     model = Onnx().open(onnx_path)
     try:
@@ -92,7 +82,7 @@ def check_parity(
         n=len(noise_N3HW) + len(x_N3HW),
         max_difference_random=gaps[0],
         max_difference_pictures=gaps[1],
-        pictures="given" if given else "made",
+        pictures="given" if len(given_N3HW) else "made",
         tolerance=tolerance,
     )
 
@@ -133,10 +123,12 @@ def logits_of(model: Model, x_N3HW: np.ndarray) -> np.ndarray:
         raise ExportError(f"it does not run ({reason_of(error)})") from error
 
 
-def as_input(pictures_NHW3: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, h, w, 3) -> float32 (N, 3, size, size) in [0, 1]."""
+def as_input(pictures_NHW3: np.ndarray | None, size: int) -> np.ndarray:
+    """uint8 (N, h, w, 3), or None for no picture -> float32 (N, 3, size, size) in [0, 1]."""
     from PIL import Image
 
+    if pictures_NHW3 is None:
+        return np.zeros((0, 3, size, size), dtype=np.float32)
     if pictures_NHW3.shape[1:3] != (size, size):
         fitted = [fit_square(Image.fromarray(picture_HW3), size) for picture_HW3 in pictures_NHW3]
         pictures_NHW3 = np.array(fitted, dtype=np.uint8).reshape(-1, size, size, 3)

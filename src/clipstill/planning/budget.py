@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipstill.core.config import load_yaml, merge, validate
+from clipstill.core.config import dotted, load_yaml, merge, nested, validate
 from clipstill.core.files import write_text
 from clipstill.workflow.settings import Settings
 
@@ -63,35 +63,35 @@ _SIDE_UNIT, _SMALLEST_SIDE, _FEWEST_IMAGES, _FEWEST_STEPS, _FEWEST_TRAINING_STEP
 
 
 def choose_settings(
-    config: Settings, budget: Budget, seconds_of: Callable[[Mapping[str, Any]], float]
+    settings: Settings, budget: Budget, seconds_of: Callable[[Mapping[str, Any]], float]
 ) -> dict[str, Any]:
     """Choose the best level that fits, or the lowest one where none does.
 
     Args:
-        config: All settings; the levels are relative to them.
+        settings: All settings; the levels are relative to them.
         budget: Time for the whole run.
         seconds_of: Seconds of a run with these changed settings.
 
     Returns:
         Changed settings by dotted name.
     """
-    chosen = _settings_of(config, _LEVELS[0], budget.fixed)
+    chosen = _changes(settings, _LEVELS[0], budget.fixed)
     for level in _LEVELS[1:]:
-        settings = _settings_of(config, level, budget.fixed)
-        if seconds_of(settings) > budget.seconds:
+        changed = _changes(settings, level, budget.fixed)
+        if seconds_of(changed) > budget.seconds:
             break
-        chosen = settings
+        chosen = changed
     return chosen
 
 
-def _settings_of(config: Settings, level: _Level, fixed: Collection[str]) -> dict[str, Any]:
+def _changes(settings: Settings, level: _Level, fixed: Collection[str]) -> dict[str, Any]:
     """Settings that a level changes."""
-    synthesis, distillation = config.synthesis, config.distillation
+    synthesis, distillation = settings.synthesis, settings.distillation
     side = synthesis.image_size
     if level.side < 1:
         side = _scaled(side // _SIDE_UNIT, level.side, _SMALLEST_SIDE // _SIDE_UNIT) * _SIDE_UNIT
     wanted: dict[str, Any] = {
-        "prompts.images_per_class": _scaled(config.prompts.images_per_class, level.images, _FEWEST_IMAGES),
+        "prompts.images_per_class": _scaled(settings.prompts.images_per_class, level.images, _FEWEST_IMAGES),
         "synthesis.steps": _scaled(synthesis.steps, level.steps, _FEWEST_STEPS),
         "synthesis.image_size": side,
         "distillation.steps": _scaled(distillation.steps, level.teaching, _FEWEST_TRAINING_STEPS),
@@ -105,13 +105,8 @@ def _settings_of(config: Settings, level: _Level, fixed: Collection[str]) -> dic
             "distillation.head_steps": _HEAD_STEPS,
             "distillation.steps": level.all_steps,
         }
-    now = config.model_dump()
-    names = (name.partition(".") for name in wanted if name not in fixed)
-    return {
-        f"{section}.{key}": wanted[f"{section}.{key}"]
-        for section, _, key in names
-        if wanted[f"{section}.{key}"] != now[section][key]
-    }
+    now = dict(dotted(settings.model_dump()))
+    return {name: value for name, value in wanted.items() if name not in fixed and value != now[name]}
 
 
 def _scaled(value: int, factor: float, least: int) -> int:
@@ -119,17 +114,17 @@ def _scaled(value: int, factor: float, least: int) -> int:
     return max(min(value, least), round(value * factor))
 
 
-def with_settings(config: Settings, settings: Mapping[str, Any]) -> Settings:
+def with_settings(settings: Settings, changed: Mapping[str, Any]) -> Settings:
     """Change some settings.
 
     Args:
-        config: All settings.
-        settings: New values by dotted name.
+        settings: All settings.
+        changed: New values by dotted name.
 
     Raises:
         ConfigError: The changed settings cannot be used.
     """
-    return validate(Settings, _merged(config.model_dump(mode="json"), settings), "the plan")
+    return validate(Settings, _merged(settings.model_dump(mode="json"), changed), "the plan")
 
 
 def write_settings(settings: Mapping[str, Any], config_file: Path | None, out: Path) -> None:
@@ -147,6 +142,5 @@ def write_settings(settings: Mapping[str, Any], config_file: Path | None, out: P
 
 def _merged(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
-        section, _, key = name.partition(".")
-        values = merge(values, {section: {key: value}})
+        values = merge(values, nested(name, value))
     return values

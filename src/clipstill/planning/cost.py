@@ -40,6 +40,8 @@ _HEAD_STEP_S = 0.0035
 _WITH_GRADIENT = 3
 # Passes of the calibration over each image: the plain one and two views, see ``clipstill.stages.calibration``.
 _CALIBRATION_PASSES, _CALIBRATION_PHOTOS = 3, 512
+# Prompt strategies that learn soft tokens.
+_LEARNED = ("sdd", "contrastive")
 _NEAR_MISSES_MOST, _NEAR_MISSES_LEAST, _NEAR_MISS_WORDS = 32, 4, 300
 # Seconds for which one kind of work is timed, the largest batch of it, and the synthesis steps of an image.
 _PIECE_S, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
@@ -116,49 +118,60 @@ def cost_of(
         examples: Labelled photos to learn from.
         unlabelled: Photos without labels to learn from.
     """
-    texts, training, share = settings.prompts, settings.distillation, settings.examples.teach_share
-    images_made = classes * texts.images_per_class
-    near = _near_misses(settings, classes)
-    near_images = near * settings.refusal.images
-    pictures = images_made + unlabelled
-    calibration_views = _CALIBRATION_PASSES * (images_made + min(unlabelled, _CALIBRATION_PHOTOS) + near_images)
+    made = classes * settings.prompts.images_per_class
+    near = _near_misses(settings, classes) * settings.refusal.images
+    learned = made + unlabelled
     if examples:
-        pictures += max(examples, round(pictures * share / (1 - share)))
-    steps = training.epochs * math.ceil(pictures / training.batch) or training.steps
-    head_steps, all_steps = (steps, 0) if training.freeze == "backbone" else (training.head_steps, steps)
-    views = pictures * training.views if head_steps else 0
-    learns_prompts = texts.strategy in ("sdd", "contrastive") and texts.bank is None
-    teacher_learns = settings.prompt_teacher.method != "none" and settings.prompt_teacher.weights is None
-    passes_per_prompt = 1 + (2 * _WITH_GRADIENT * texts.steps if learns_prompts else 0)
-    passes_per_example = _WITH_GRADIENT * settings.prompt_teacher.epochs if teacher_learns else 0
+        share = settings.examples.teach_share
+        learned += max(examples, round(learned * share / (1 - share)))
     pixels = (settings.synthesis.image_size / timings.image_size) ** 2
     image_s = pixels * (timings.image + settings.synthesis.steps * timings.image_step)
-    train_s = views * timings.view + head_steps * _HEAD_STEP_S + all_steps * training.batch * timings.training_view
+    calibration_views = _CALIBRATION_PASSES * (made + min(unlabelled, _CALIBRATION_PHOTOS) + near)
     stages = {
         START: _FIXED_S[START],
-        teacher_prompts.NAME: examples * passes_per_example * timings.photo,
-        class_vectors.NAME: (classes * templates + (_NEAR_MISS_WORDS if near else 0)) * timings.text
-        + examples * timings.photo,
-        prompts.NAME: images_made * passes_per_prompt * timings.text,
-        images.NAME: images_made * image_s,
-        student.NAME: training.minutes * 60 or train_s,
-        near_misses.NAME: near_images * image_s,
+        teacher_prompts.NAME: examples * _passes_per_example(settings) * timings.photo,
+        class_vectors.NAME: classes * templates * timings.text + examples * timings.photo,
+        prompts.NAME: made * _passes_per_prompt(settings) * timings.text,
+        images.NAME: made * image_s,
+        student.NAME: settings.distillation.minutes * 60 or _training_seconds(settings, timings, learned),
+        near_misses.NAME: near * image_s + (_NEAR_MISS_WORDS * timings.text if near else 0),
         calibration.NAME: calibration_views * timings.view,
         evaluation.NAME: photos * timings.photo,
         bundle.NAME: _FIXED_S[bundle.NAME],
         report.NAME: _FIXED_S[report.NAME],
     }
     stages = {stage: round(seconds, 2) for stage, seconds in stages.items() if seconds > 0}
-    at_once = min(settings.synthesis.group_size, max(1, images_made))
-    kept = max(pixels * at_once * timings.image_bytes, training.batch * timings.training_bytes if all_steps else 0.0)
-    stored = pictures * 3 * max(settings.synthesis.image_size, settings.student.image_size) ** 2
+    kept = pixels * timings.image_bytes * min(settings.synthesis.group_size, max(1, made))
+    if settings.distillation.freeze != "backbone":
+        kept = max(kept, timings.training_bytes * settings.distillation.batch)
+    stored = learned * 3 * max(settings.synthesis.image_size, settings.student.image_size) ** 2
     return Cost(
         seconds=round(sum(stages.values()), 1),
         stages=stages,
-        images=images_made,
-        image_steps=(images_made + near_images) * settings.synthesis.steps,
+        images=made,
+        image_steps=(made + near) * settings.synthesis.steps,
         memory_bytes=timings.base_bytes + int(kept) + stored,
     )
+
+
+def _passes_per_example(settings: Settings) -> int:
+    """Passes of the teacher over each example while it learns prompts; 0 where it does not."""
+    section = settings.prompt_teacher
+    return _WITH_GRADIENT * section.epochs if section.method != "none" and section.weights is None else 0
+
+
+def _passes_per_prompt(settings: Settings) -> int:
+    """Passes of the text tower over each prompt, with those in which prompts are learned."""
+    section = settings.prompts
+    return 1 + (2 * _WITH_GRADIENT * section.steps if section.strategy in _LEARNED and section.bank is None else 0)
+
+
+def _training_seconds(settings: Settings, timings: Timings, images_and_photos: int) -> float:
+    section = settings.distillation
+    steps = section.epochs * math.ceil(images_and_photos / section.batch) or section.steps
+    head_steps, all_steps = (steps, 0) if section.freeze == "backbone" else (section.head_steps, steps)
+    views = images_and_photos * section.views if head_steps else 0
+    return views * timings.view + head_steps * _HEAD_STEP_S + all_steps * section.batch * timings.training_view
 
 
 def _near_misses(settings: Settings, classes: int) -> int:
@@ -169,24 +182,24 @@ def _near_misses(settings: Settings, classes: int) -> int:
 
 
 def measure(
-    config: Settings, models: Models, class_vectors_CD: Tensor, *, seconds_per_text: float, quick: bool = False
+    settings: Settings, models: Models, class_vectors_CD: Tensor, *, seconds_per_text: float, quick: bool = False
 ) -> Timings:
     """Time a few real steps of the loaded models.
 
     Args:
-        config: All settings.
+        settings: All settings.
         models: Loaded models.
         class_vectors_CD: Unit vectors.
         seconds_per_text: Seconds for the teacher to encode a text.
         quick: Whether to time the smallest batches; else each kind of work takes a second or two.
     """
-    probe = _Probe(config, models, class_vectors_CD, 0.0 if quick else _PIECE_S)
+    probe = _Probe(settings, models, class_vectors_CD, 0.0 if quick else _PIECE_S)
     base_bytes = _memory_in_use(models.device)
     # A run that learns from photos alone has no generator.
     images = [probe.image(turn) for turn in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
     image_s, step_s, image_bytes = (sum(values) / len(images) for values in zip(*images, strict=True))
     view_s, training_s, training_bytes = probe.views()
-    larger = max(1.0, models.teacher.image_size / config.student.image_size)
+    larger = max(1.0, models.teacher.image_size / settings.student.image_size)
     return Timings(
         image=image_s,
         image_step=step_s,
@@ -197,13 +210,13 @@ def measure(
         image_bytes=image_bytes,
         training_bytes=training_bytes,
         base_bytes=base_bytes,
-        image_size=config.synthesis.image_size,
+        image_size=settings.synthesis.image_size,
     )
 
 
 @dataclass(frozen=True)
 class _Probe:
-    config: Settings
+    settings: Settings
     models: Models
     class_vectors_CD: Tensor
     seconds: float
@@ -213,14 +226,14 @@ class _Probe:
         from clipstill.core.protocols import Sampler
         from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
-        settings = self.config.synthesis.model_copy(
+        synthesis = self.settings.synthesis.model_copy(
             update={"steps": _TIMED_STEPS, "coarse_share": 0.0, "compile": False}
         )
         maker = Synthesiser(
             self.models.teacher,
             self.models.generators,
             class_vectors_CD=self.class_vectors_CD,
-            settings=settings,
+            settings=synthesis,
             device=self.models.device,
         )
         times: list[float] = []
@@ -239,7 +252,7 @@ class _Probe:
 
         if isinstance(self.models.generators[turn], Sampler):
             return self._time(make, 1), 0.0, 0.0
-        images, total_s, kept = self._measure(make, settings.group_size)
+        images, total_s, kept = self._measure(make, synthesis.group_size)
         step_s = times[-1] - times[-2]
         return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept / _TIMED_STEPS
 
@@ -250,15 +263,15 @@ class _Probe:
         from clipstill.assembly.students import student_of
         from clipstill.distillation.views import to_unit, views_of
 
-        section, device = self.config.student, self.models.device
+        section, device = self.settings.student, self.models.device
         student = student_of(self.models, len(self.class_vectors_CD), section.init).to(device).eval()
-        draw = views_of(self.config.distillation, section.image_size)
+        draw = views_of(self.settings.distillation, section.image_size)
         weights = [weight for weight in student.parameters() if weight.requires_grad]
 
         @torch.no_grad()
         def views(count: int) -> Tensor:
             pixels_N3HW = torch.randint(0, 256, (count, 3, section.image_size, section.image_size), dtype=torch.uint8)
-            x_N3HW, _ = draw(to_unit(pixels_N3HW, device), self.config.seed, "probe")
+            x_N3HW, _ = draw(to_unit(pixels_N3HW, device), self.settings.seed, "probe")
             self.models.teacher.encode_image(x_N3HW)
             return x_N3HW
 
@@ -270,7 +283,7 @@ class _Probe:
             torch.autograd.grad(student(views(count)).sum(), weights, allow_unused=True)
 
         seen, seen_s, _ = self._measure(see, _LARGEST_BATCH)
-        trained, trained_s, kept = self._measure(train, self.config.distillation.batch)
+        trained, trained_s, kept = self._measure(train, self.settings.distillation.batch)
         return seen_s / seen, trained_s / trained, kept
 
     def _measure(self, work: Callable[[int], None], most: int) -> tuple[int, float, float]:

@@ -90,7 +90,7 @@ class Plan:
 
 
 def plan(
-    config: Settings,
+    settings: Settings,
     task: Task,
     photos: Photos,
     *,
@@ -101,7 +101,7 @@ def plan(
     """Check the class names, estimate how well the teacher knows them, and time what the run takes on this device.
 
     Args:
-        config: All settings.
+        settings: All settings.
         task: At least two classes.
         photos: Real photos of the run.
         budget: Time for the whole run; the best settings that fit are chosen.
@@ -119,10 +119,10 @@ def plan(
     from clipstill.text.templates import class_texts
 
     if models is None:
-        make_deterministic(config.threads or threads_of_this_process())
-        models = Models(config)
+        make_deterministic(settings.threads or threads_of_this_process())
+        models = Models(settings)
     teacher = models.teacher
-    templates = templates_of(config, teacher)
+    templates = templates_of(settings, teacher)
     vectors_CD = class_vectors(teacher, class_texts(task, templates)).cpu()
     encode = functools.partial(_encode, teacher, templates[0])
     known, imagenet_KD, seconds_per_text = vocabulary(teacher, templates[0])
@@ -133,11 +133,11 @@ def plan(
     expected = _expected(task, findings, estimate(linter, imagenet_KD))
     if not quick:
         say("plan: timing a few steps on this device")
-    timings = measure(config, models, vectors_CD, seconds_per_text=seconds_per_text, quick=quick)
+    timings = measure(settings, models, vectors_CD, seconds_per_text=seconds_per_text, quick=quick)
 
-    def cost(settings: Mapping[str, Any]) -> Cost:
+    def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(
-            with_settings(config, settings),
+            with_settings(settings, changed),
             timings,
             classes=len(task.names),
             templates=len(templates),
@@ -146,14 +146,14 @@ def plan(
             unlabelled=_number(photos.unlabelled),
         )
 
-    settings = {} if budget is None else choose_settings(config, budget, lambda chosen: cost(chosen).seconds)
+    changed = {} if budget is None else choose_settings(settings, budget, lambda each: cost(each).seconds)
     return Plan(
         classes=task.names,
         findings=tuple(findings),
         expected_top1=round(sum(expected.values()) / len(expected), 4),
         expected_per_class=expected,
-        cost=cost(settings),
-        settings=settings,
+        cost=cost(changed),
+        settings=changed,
         budget_seconds=None if budget is None else budget.seconds,
     )
 
@@ -206,14 +206,14 @@ def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, f
     return _VOCABULARIES[key]
 
 
-def plan_key(config: Settings, task: Task, photos: Photos, budget_seconds: float | None) -> str:
+def plan_key(settings: Settings, task: Task, photos: Photos, budget_seconds: float | None) -> str:
     """The key of a plan; with equal keys a stored plan is used again."""
-    settings = config.model_dump(mode="json")
-    del settings["launch"]
+    values = settings.model_dump(mode="json")
+    del values["launch"]
     examples = photos.examples
     return sha256_json(
         {
-            "settings": settings,
+            "settings": values,
             "task": task.to_json(),
             "photos": _number(photos.measured),
             "examples": None if examples is None else sorted({label for _, label in examples.items}),

@@ -32,14 +32,12 @@ class Curated:
     class_name: str
     made: int
     not_made: int  # Images that the synthesis gave up.
-    topped_up: int  # Images in further styles, made because the others looked too much alike.
     kept: int  # Images that taught the student.
     low_score: int  # Images left out for their low score.
     duplicates: int  # Images left out because a better one looks the same.
     duplicate_pairs: int
     mean_score: float | None  # The teacher's mean probability of the class, in [0, 1]; None without images.
     effective_number: float  # Number of entirely different images that would be as diverse.
-    effective_number_before: float | None = None  # The same without further styles; None where there are none.
 
 
 @dataclass(frozen=True)

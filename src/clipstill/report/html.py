@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipstill.core.files import write_text
-from clipstill.core.progress import span
 from clipstill.report.card import per_class
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData
 from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict, warning
+from clipstill.report.templates import environment
 
 MOST_GRID_CLASSES = 12
 MOST_GRID_COLUMNS = 9
@@ -62,47 +62,35 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def render(data: ReportData) -> str:
     """The report as HTML text. Names, prompts and settings are escaped: a class called ``<b>`` stays a class."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipstill", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": lambda value: f"{100 * value:.1f}%",
-        "size": _size,
-        "count": _count,
-        "duration": duration,
-        "plain": _plain,
-    }
     student = (data.evaluation or {}).get("student") or {}
     rungs = data.ladder["rungs"] if data.ladder else []
     family, _ = most_restrictive(data.provenance)
-    return environment.get_template("template.html").render(
-        data=data,
-        summary=summary(data),
-        found=data.evaluation,
-        grid=picture_grid(data.pictures, data.labels),
-        curated=sorted(data.curation, key=lambda each: each.effective_number),
-        bars=class_bars(data),
-        confusion=confusion_rows(student, data.labels),
-        mistakes=mistakes(student, data.labels),
-        ladder=data.ladder,
-        rungs=[rung for rung in rungs if rung["measured"]],
-        unmeasured=[rung for rung in rungs if not rung["measured"]],
-        ladder_charts=[svg for cost in ("onnx_bytes", "latency_ms") if (svg := ladder_chart(data.ladder, cost))],
-        charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
-        seconds=sum(stage.seconds for stage in data.stages),
-        settings=setting_groups(data.settings),
-        environment=_flat(data.environment),
-        licences=[(part, family_of(part.licence)) for part in data.provenance],
-        meanings=MEANINGS,
-        family=family,
-        verdict=verdict(data.provenance),
-        licence_warning=warning(data.provenance) is not None,
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            data=data,
+            summary=summary(data),
+            found=data.evaluation,
+            grid=picture_grid(data.pictures, data.labels),
+            curated=sorted(data.curation, key=lambda each: each.effective_number),
+            bars=class_bars(data),
+            confusion=confusion_rows(student, data.labels),
+            mistakes=mistakes(student, data.labels),
+            ladder=data.ladder,
+            rungs=[rung for rung in rungs if rung["measured"]],
+            unmeasured=[rung for rung in rungs if not rung["measured"]],
+            ladder_charts=[svg for cost in ("onnx_bytes", "latency_ms") if (svg := ladder_chart(data.ladder, cost))],
+            charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
+            seconds=sum(stage.seconds for stage in data.stages),
+            settings=setting_groups(data.settings),
+            environment=_flat(data.environment),
+            licences=[(part, family_of(part.licence)) for part in data.provenance],
+            meanings=MEANINGS,
+            family=family,
+            verdict=verdict(data.provenance),
+            licence_warning=warning(data.provenance) is not None,
+        )
     )
 
 
@@ -194,31 +182,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     for name, value in settings.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
     return rows
-
-
-def duration(seconds: float) -> str:
-    """``0.4 s`` below ten seconds, else as ``core.progress.span`` writes it."""
-    return f"{seconds:.1f} s" if seconds < 9.95 else span(seconds)
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def _count(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,}"
-
-
-def _plain(value: Any) -> str:
-    """A setting as a person writes it."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(str(each) for each in value) or "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from clipstill.core.protocols import Provenance
+from clipstill.report.templates import environment
 
 
 class Family(IntEnum):
@@ -173,40 +174,21 @@ def licence_ledger(weights: Sequence[Provenance], software: Sequence[Provenance]
         software: Files of other projects that lie in the bundle, such as a runtime for the browser.
     """
     parts = [*weights, *software]
-    family, _ = most_restrictive(parts)
-    counts = Counter(family_of(part.licence) for part in parts)
-    families = [
-        f"| {title} | {asks} | {counts[each] or '-'}{', decides' if counts[each] and each == family else ''} |"
-        for each, (title, asks) in MEANINGS.items()
-    ]
-    others = f"\nFiles of other projects in this bundle:\n\n{_table(software)}\n" if software else ""
-    return f"""\
-# Licences
 
-**{verdict(parts)}**
+    def strictest_first(those: Sequence[Provenance]) -> list[tuple[Provenance, Family, str]]:
+        rows = [(part, family_of(part.licence), spdx(part.licence)) for part in those]
+        return sorted(rows, key=lambda row: (-row[1], row[0].name))
 
-All together, as an SPDX expression: `{spdx_of_all(parts)}`
-
-Every set of weights that is in this bundle or that taught it:
-
-{_table(weights)}
-{others}
-The families, from the least to the most restrictive:
-
-| family | what it asks | here |
-|---|---|---|
-{chr(10).join(families)}
-
-The licence of the weights is not that of the pictures they were trained on. The tables repeat what the parts
-say of themselves; they are no legal advice.
-"""
-
-
-def _table(parts: Sequence[Provenance]) -> str:
-    lines = ["| part | licence | SPDX | family | source | sha256 |", "|---|---|---|---|---|---|"]
-    for part in sorted(parts, key=lambda part: (-family_of(part.licence), part.name)):
-        digest = f"`{part.sha256}`" if part.sha256 else "-"
-        title = MEANINGS[family_of(part.licence)].title
-        cells = (part.name, part.licence or "none", spdx(part.licence), title, part.source, digest)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(lines)
+    return (
+        environment()
+        .get_template("licences.md.jinja")
+        .render(
+            weights=strictest_first(weights),
+            software=strictest_first(software),
+            verdict=verdict(parts),
+            spdx_of_all=spdx_of_all(parts),
+            meanings=MEANINGS,
+            counts=Counter(family_of(part.licence) for part in parts),
+            family=most_restrictive(parts)[0],
+        )
+    )

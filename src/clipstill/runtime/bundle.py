@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,6 +18,7 @@ from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import fit_square, load_rgb
 from clipstill.core.names import is_plain
+from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
 from clipstill.core.protocols import Preprocess
 
@@ -97,12 +97,11 @@ class Bundle:
             "Bundle": str(self.folder),
             f"{len(self.labels)} classes": shown,
             "Model": f"{self.file}, {size / 1e6:.1f} MB, {self.preprocess.size} px",
-            "Top-1": "not measured" if top1 is None else f"{top1:.1%} of {measured['n']} photos",
+            "Top-1": "not measured" if top1 is None else f"{percent(top1)} of {measured['n']} photos",
             "Temperature": f"{self.temperature:.3g}",
             'Says "none of these"': "never" if threshold is None else f"below a score of {threshold:.3g}",
         }
-        cells = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows.items())
-        return f"<table>{''.join(cells)}</table>"
+        return html_table(rows)
 
     def pixels(self, photo: Photo) -> np.ndarray:
         """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation.

@@ -41,8 +41,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
     shards = ShardWriter(folder, step.key)
     groups = work.groups
-    # Further images of an earlier start are counted later.
-    done = shards.committed() & set(range(len(groups)))
+    done = shards.committed()
     missing = [number for number in range(len(groups)) if number not in done]
     ready = sum(len(groups[number]) for number in done)
     if ready:
@@ -61,7 +60,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
             own = torchrun.share(missing)
             make_groups(worker, own, shards, on_done, run.store.path / PREVIEW_FILE)
             torchrun.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
-    _diversify(run, step.cohort, work, shards)
+    _measure_diversity(run, step.cohort, work, shards)
     facts = shards.facts()
     dropped, restarts = (sum(int(each[name]) for each in facts) for name in ("dropped", "restarts"))
     if dropped or restarts:
@@ -87,41 +86,31 @@ def _show_first_images(run: Run, folder: Path) -> None:
     write_grid(run.store.path / PREVIEW_FILE, first.pixels_N3HW.permute(0, 2, 3, 1).numpy())
 
 
-def _diversify(run: Run, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:
-    """Make further images of classes whose images look alike, and write down the diversity of each class."""
-    from clipstill.stages.curation import curation_facts, curation_line, extended
+def _measure_diversity(run: Run, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:
+    """Write down how diverse the images of each class are."""
+    from clipstill.stages.curation import curation_facts, curation_line
 
-    images = shards.read(len(work.groups))
-    # A class or two have no median of their own: the images of earlier cohorts are compared too.
     beside = None if cohort.is_whole else read_images(run, before=cohort)
-    asked = extended(run, work, images, beside)
-    if asked.work.further:
-        first = len(asked.work.prompts) - asked.work.further
-        further = [number for number, group in enumerate(asked.work.groups) if group.stop > first]
-        make_alone(run, asked.work, shards, further, title="further images", preview=run.store.path / PREVIEW_FILE)
-        images = shards.read(len(asked.work.groups))
-    facts = curation_facts(images, asked, run.task.names, beside)
+    facts = curation_facts(shards.read(len(work.groups)), work.prompts, run.task.names, beside)
     say(f"surrogate: {curation_line(facts)}")
     write_json(shards.folder / CURATION_FILE, facts)
 
 
-def make_alone(
-    run: Run, work: SynthesisWork, shards: ShardWriter, numbers: Sequence[int], *, title: str, preview: Path | None
-) -> None:
-    """Make the missing ones of a few groups in this process."""
+def make_alone(run: Run, work: SynthesisWork, shards: ShardWriter, title: str) -> None:
+    """Make the missing groups in this process."""
     from clipstill.distributed.work import Worker
 
     groups, done = work.groups, shards.committed()
-    missing = [number for number in numbers if number not in done]
-    ready = sum(len(groups[number]) for number in numbers if number in done)
-    with Progress(title, total=sum(len(groups[number]) for number in numbers), unit="img", done=ready) as bar:
+    missing = [number for number in range(len(groups)) if number not in done]
+    ready = sum(len(groups[number]) for number in done)
+    with Progress(title, total=len(work.prompts), unit="img", done=ready) as bar:
 
         def on_done(number: int, loss: float | None) -> None:
             bar.advance(len(groups[number]), loss=loss)
 
         if missing:
             worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
-            make_groups(worker, missing, shards, on_done, preview)
+            make_groups(worker, missing, shards, on_done, None)
 
 
 def make_groups(
@@ -216,7 +205,7 @@ STAGE = Stage(
     version=3,
     title="Make the images",
     make=_make,
-    settings=("generator", "synthesis", "curation.least_diversity", "curation.top_up"),
+    settings=("generator", "synthesis"),
     inputs=(prompts.NAME,),
     needed=prompts.STAGE.needed,
     per_cohort=True,

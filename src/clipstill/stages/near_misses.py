@@ -66,7 +66,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     vectors_CD = torch.cat([class_vectors.read_class_vectors(run).image_CD, vectors_MD])
     work = new_synthesis_work(run, step.key, prompts, found.targets_ND, vectors_CD)
     shards = ShardWriter(folder, step.key)
-    make_alone(run, work, shards, range(len(work.groups)), title="near misses", preview=None)
+    make_alone(run, work, shards, "near misses")
     write_json(folder / NAMES_FILE, names)
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
 

@@ -17,6 +17,7 @@ from clipstill.stages import (
     evaluation,
     images,
     ladder,
+    prompts,
     student,
     teacher_prompts,
 )
@@ -103,8 +104,7 @@ def _pictures(run: Run) -> tuple[Picture, ...]:
     found = images.read_images(run)
     if found is None:
         return ()
-    # Cohorts with further images have further styles behind the common ones.
-    styles = max((facts["styles"] for facts in images.read_curation(run)), key=len)
+    styles = prompts.read_style_names(run)
     first: dict[tuple[int, int], int] = {}
     for position, record in enumerate(found.records):
         if record.class_id < _MOST_CLASSES:

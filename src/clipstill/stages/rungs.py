@@ -26,8 +26,7 @@ from clipstill.core.tensors import write_tensors
 from clipstill.evaluation import ladder as rungs
 from clipstill.evaluation.evaluate import Calibration, evaluate, student_predictor, teacher_predictor
 from clipstill.evaluation.ladder import Cost, Measured, Rung
-from clipstill.export.flops import gflop
-from clipstill.export.measure import latency
+from clipstill.export.measure import gflop, latency
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
@@ -262,8 +261,7 @@ class RungMaker:
         def data() -> TrainingData:
             # The run's own examples, which this call may not have been given.
             examples = Photos.of(run.settings, run.task).examples
-            styles = len(prompts.read_style_names(run))
-            return TrainingSet.of(run.settings, images.read_images(run), examples, unlabelled, styles=styles).data
+            return TrainingSet.of(run.settings, images.read_images(run), examples, unlabelled).data
 
         before = tuple(stage for stage in _BEFORE_THE_BUNDLE if stage != student.NAME)
         classifier = self._trained(rungs.UNLABELLED, identity=[photos_digest(unlabelled)], data=data, before=before)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
 from clipstill.distributed import torchrun
-from clipstill.stages import class_vectors, images, prompts, teacher_prompts
+from clipstill.stages import class_vectors, images, teacher_prompts
 from clipstill.workflow.cohorts import StudentRecord
 from clipstill.workflow.photos import limited
 from clipstill.workflow.run import Run
@@ -106,7 +106,6 @@ def collect_training_set(run: Run, *, with_examples: bool = True, most_photos: i
         images.read_images(run),
         examples=photos.examples if with_examples else None,
         unlabelled=unlabelled,
-        styles=len(prompts.read_style_names(run)),
     )
 
 

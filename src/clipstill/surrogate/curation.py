@@ -63,7 +63,8 @@ def curate(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: fl
         scores[record.class_id].append(record.score)
     least = {class_id: min_score * median(of_class) for class_id, of_class in scores.items()}
     low_score_N = torch.tensor([record.score < least[record.class_id] for record in surrogate.records]).bool()
-    duplicate_N, pairs = torch.zeros_like(low_score_N), {}
+    duplicate_N = torch.zeros_like(low_score_N)
+    pairs: dict[int, int] = {}
     if duplicate_cosine < 1:
         duplicate_N, pairs = _duplicates(surrogate, low_score_N, duplicate_cosine)
     return Curation(~(low_score_N | duplicate_N), low_score_N, duplicate_N, pairs)

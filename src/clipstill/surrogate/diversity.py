@@ -9,8 +9,7 @@ Shapes: N images, M of one class, D teacher dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from statistics import median
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -84,17 +83,6 @@ def effective_numbers(feat_ND: Tensor, class_id_N: Tensor, classes: int) -> list
     for class_id, _, unit_MD in by_class(feat_ND, class_id_N):
         numbers[class_id] = effective_number(unit_MD)
     return numbers
-
-
-def look_alikes(numbers: Sequence[float], least_share: float) -> list[int]:
-    """The classes whose effective number is below a share of the median class's.
-
-    Example:
-        >>> look_alikes([8.0, 9.0, 3.0, 10.0], 0.5)
-        [2]
-    """
-    least = least_share * median(numbers)
-    return [class_id for class_id, number in enumerate(numbers) if number < least]
 
 
 def near_duplicates(unit_MD: Tensor, cosine: float) -> Tensor:

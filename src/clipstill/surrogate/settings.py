@@ -24,16 +24,3 @@ class CurationSettings(Config):
         "one teaches; 1 keeps all. With embedded-m an image a fifth darker has 0.98, one shifted by 3 of 96 pixels "
         "0.94, and the nearest pair of truly different images 0.90.",
     )
-    least_diversity: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Share of the median class's effective number of images below which a class gets further images "
-        "in new styles; 0 for none. It is off because no gain for the student is measured.",
-    )
-    top_up: int = Field(
-        default=8,
-        ge=1,
-        description="Further images of such a class. Eight took Caltech-101's crocodile from 5.8 effective images to "
-        "9.2; eight more in the first styles, to 8.6.",
-    )

@@ -127,10 +127,10 @@ class Synthesiser:
         self._teacher, self._generators, self._settings, self._device = teacher, generators, settings, device
         self._class_vectors_CD = class_vectors_CD.to(device)
         self._scale = float(teacher.logit_scale)
-        has_statistics = settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher)
-        self._teacher_with_statistics: BatchNormTeacher | None = teacher if has_statistics else None
+        with_statistics = teacher if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else None
+        self._teacher_with_statistics = with_statistics
         # Statistics that the teacher carries itself are not computed twice.
-        known = teacher.statistics_networks if has_statistics else ()
+        known = with_statistics.statistics_networks if with_statistics else ()
         names = settings.natural_networks if settings.natural_weight > 0 else ()
         self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
         self._encode = torch.compile(teacher.encode_image) if settings.compile else teacher.encode_image
@@ -238,7 +238,7 @@ class Synthesiser:
             else:
                 feat_MD = self._encode(views_M3HW)
             gaps += [settings.natural_weight * network.gap(views_M3HW) for network in self._natural]
-        return feat_MD.float().unflatten(0, (-1, settings.views)), torch.stack(gaps).sum() if gaps else None
+        return torch.unflatten(feat_MD.float(), 0, (-1, settings.views)), torch.stack(gaps).sum() if gaps else None
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16")
@@ -274,7 +274,8 @@ class Synthesiser:
     @torch.no_grad()
     def _features(self, pixels_N3HW: Tensor) -> Tensor:
         """The teacher's unit vectors of images as stored, after rounding, so that the numbers belong to the file."""
-        return torch.cat([self._teacher.encode_image(part.float() / 255) for part in pixels_N3HW.split(self._at_once)])
+        parts = torch.split(pixels_N3HW, self._at_once)
+        return torch.cat([self._teacher.encode_image(part.float() / 255) for part in parts])
 
     def _scores(self, feat_ND: Tensor, class_ids: Sequence[int]) -> list[float]:
         share_NC = logits(feat_ND, self._class_vectors_CD, self._scale).softmax(1)

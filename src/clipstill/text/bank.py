@@ -25,31 +25,18 @@ _TOKENS = "tokens"
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """Soft tokens of every class, learned for one teacher in one sentence.
+    """Soft tokens of every class, learned for one teacher in one sentence."""
 
-    Attributes:
-        tokens_CnLE: Float32 tokens on the CPU.
-        strategy: Prompt strategy that learned them.
-        teacher: Name of the teacher.
-        weights_sha256: Hash of the teacher's weights.
-        template: Sentence that the tokens stand in.
-        classes: Class names in the order of the rows.
-        styles: Row k of a class was learned with style k modulo their number.
-        seed: Seed of the run.
-        settings: Settings of the strategy.
-        losses: Mean loss at the first and at the last step; None without steps.
-    """
-
-    tokens_CnLE: Tensor
-    strategy: str
-    teacher: str
-    weights_sha256: str
-    template: str
-    classes: tuple[str, ...]
-    styles: tuple[str, ...]
-    seed: int
-    settings: dict[str, Any]
-    losses: Sequence[float] | None
+    tokens_CnLE: Tensor  # Float32 tokens on the CPU.
+    strategy: str  # Prompt strategy that learned them.
+    teacher: str  # Name of the teacher.
+    weights_sha256: str  # Hash of the teacher's weights.
+    template: str  # Sentence that the tokens stand in.
+    classes: tuple[str, ...]  # Class names in the order of the rows.
+    styles: tuple[str, ...]  # Row k of a class was learned with style k modulo their number.
+    seed: int  # Seed of the run.
+    settings: dict[str, Any]  # Settings of the strategy.
+    losses: Sequence[float] | None  # Mean loss at the first and at the last step; None without steps.
 
     def rows(self, names: Sequence[str]) -> Tensor:
         """The tokens of these classes, in this order.

@@ -63,13 +63,7 @@ def content_loss(feat_ND: Tensor, class_vectors_CD: Tensor, class_N: Tensor, tem
 
 
 def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """An augmentation of token embeddings: dropout, then additive Gaussian noise.
-
-    Args:
-        sigma: Standard deviation of the noise.
-        dropout: Share of the numbers that become zero, in [0, 1); the others are scaled up to keep the mean.
-        draw: Generator on the CPU, so that all devices get the same numbers.
-    """
+    """An augmentation of embeddings: dropout, then Gaussian noise, drawn on the CPU to be equal on all devices."""
 
     def augment(x_MTE: Tensor) -> Tensor:
         keep = (torch.rand(x_MTE.shape, generator=draw) >= dropout).to(x_MTE) / (1 - dropout)
@@ -80,23 +74,14 @@ def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable
 
 @dataclass(frozen=True)
 class StartTokens:
-    """Soft tokens before learning, and what they learn in.
+    """Soft tokens before learning, and what they learn in."""
 
-    Attributes:
-        tokens_CnLE: Random tokens.
-        sigma: Standard deviation of the tokens.
-        template: Sentence with ``{tokens}``, and ``{style}`` if there are styles.
-        styles: Row k of a class has style k modulo their number.
-        views: Templates of the augmented views' sentences.
-        within_class: Whether prompts are pushed from those of the same class only, not from the whole batch.
-    """
-
-    tokens_CnLE: Tensor
-    sigma: float
-    template: str
-    styles: tuple[str, ...]
-    views: Sequence[str]
-    within_class: bool
+    tokens_CnLE: Tensor  # Random tokens.
+    sigma: float  # Standard deviation of the tokens.
+    template: str  # Sentence with ``{tokens}``, and ``{style}`` if there are styles.
+    styles: tuple[str, ...]  # Row k of a class has style k modulo their number.
+    views: Sequence[str]  # Templates of the augmented views' sentences.
+    within_class: bool  # Whether prompts are pushed from those of the same class only, not from the whole batch.
 
 
 def learn_in_batches(request: PromptRequest, start: StartTokens) -> tuple[Tensor, list[float]]:
@@ -152,13 +137,7 @@ def _batch_losses(
 
 
 def batches(classes: int, count: int, most: int) -> list[list[tuple[int, int]]]:
-    """(class, row) of all rows, cut into batches so that a class stays whole where it can.
-
-    Args:
-        classes: Number of classes.
-        count: Rows per class.
-        most: Rows per batch, at least 1.
-    """
+    """(class, row) of all rows in batches of at most ``most``; a class stays whole if it can."""
     rows = [(class_id, row) for class_id in range(classes) for row in range(count)]
     if count <= most:
         size = count * (most // count)

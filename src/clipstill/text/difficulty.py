@@ -35,15 +35,10 @@ ERROR = "an estimate for photos, off by 5 points on average where it was measure
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Shares of photos that the teacher is expected to name right.
+    """Shares of photos that the teacher is expected to name right."""
 
-    Attributes:
-        top1: Mean over the classes, in [0, 1].
-        per_class: One share per class.
-    """
-
-    top1: float
-    per_class: tuple[float, ...]
+    top1: float  # Mean over the classes, in [0, 1].
+    per_class: tuple[float, ...]  # One share per class.
 
 
 def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:
@@ -98,13 +93,7 @@ def _gloss_margins(linter: Linter) -> list[float]:
 
 
 def simulated_accuracy(vectors_CD: Tensor, known: Known, logarithms: Sequence[float]) -> list[float]:
-    """Share of the simulated images of each class that are nearest to it.
-
-    Args:
-        vectors_CD: Unit vectors of the classes.
-        known: Common words, whose spread the noise has.
-        logarithms: Logarithm of an image's pull to its class, in standard deviations of the noise, per class.
-    """
+    """Share of simulated images nearest to their class, given log pulls in standard deviations of the noise."""
     import torch
 
     words_WD = known.vectors_WD - known.vectors_WD.mean(0)

@@ -15,23 +15,15 @@ from torch.nn.functional import normalize
 
 @dataclass(frozen=True)
 class Diversity:
-    """Angles between prompt vectors in degrees, and the share of prompts that stay nearest to their class.
+    """Angles between prompt vectors in degrees, and the share of prompts that stay nearest to their class."""
 
-    Attributes:
-        within_class: Mean angle of all pairs of prompts of one class, averaged over classes; None without a pair.
-        across_styles: The same over pairs of different styles only.
-        class_accuracy: Share of prompts whose nearest class vector is that of their class, in [0, 1].
-        within_class_each: ``within_class`` of each class.
-        across_styles_each: ``across_styles`` of each class.
-        class_accuracy_each: ``class_accuracy`` of each class; None without prompts.
-    """
-
+    # Mean angle of all pairs of prompts of one class, averaged over classes; None without a pair.
     within_class: float | None
-    across_styles: float | None
-    class_accuracy: float
-    within_class_each: tuple[float | None, ...]
-    across_styles_each: tuple[float | None, ...]
-    class_accuracy_each: tuple[float | None, ...]
+    across_styles: float | None  # The same over pairs of different styles only.
+    class_accuracy: float  # Share of prompts whose nearest class vector is that of their class, in [0, 1].
+    within_class_each: tuple[float | None, ...]  # ``within_class`` of each class.
+    across_styles_each: tuple[float | None, ...]  # ``across_styles`` of each class.
+    class_accuracy_each: tuple[float | None, ...]  # ``class_accuracy`` of each class; None without prompts.
 
     def line(self) -> str:
         """A summary in one line."""

@@ -11,7 +11,6 @@ Shapes: N prompts, C classes, n prompts per class, L soft tokens, E token width,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -142,6 +141,6 @@ def _bank(
         classes=tuple(names),
         styles=styles,
         seed=request.seed,
-        settings=asdict(settings),
+        settings=settings.model_dump(mode="json"),
         losses=(losses[0], losses[-1]) if losses else None,
     )

@@ -79,15 +79,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Known:
-    """Common words, which every teacher should know, in its space.
+    """Common words, which every teacher should know, in its space."""
 
-    Attributes:
-        words: W common nouns.
-        vectors_WD: Their unit vectors.
-    """
-
-    words: Sequence[str]
-    vectors_WD: Tensor
+    words: Sequence[str]  # W common nouns.
+    vectors_WD: Tensor  # Their unit vectors.
 
     @functools.cached_property
     def unrelated(self) -> float:

@@ -75,12 +75,7 @@ def dirichlet(count: int, concentration: float, draw: torch.Generator) -> Tensor
 
 
 def mix(part_NKD: Tensor, weight_NK: Tensor) -> Tensor:
-    """Unit vectors (N, D) between unit vectors: along the arc for two, the normalised weighted sum for more.
-
-    Args:
-        part_NKD: Unit vectors.
-        weight_NK: Weights of at least 0; rows sum to 1.
-    """
+    """Weighted means (N, D) of unit vectors: along the arc for two, the normalised sum for more; weights sum to 1."""
     if part_NKD.shape[1] == 2:
         return slerp(part_NKD[:, 0], part_NKD[:, 1], weight_NK[:, 1])
     return normalize((part_NKD * weight_NK[..., None]).sum(1), dim=-1)

@@ -60,6 +60,7 @@ SAME_KIND = 0.7
 def choose_near_misses(
     names: Sequence[str],
     class_vectors_CD: Tensor,
+    *,
     word_vectors_WD: Tensor,
     kind_vectors_KD: Tensor,
     count: int,

@@ -37,63 +37,38 @@ TEXTS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Prompt:
-    """The target of one synthetic image.
+    """The target of one synthetic image."""
 
-    Attributes:
-        class_id: Position of the class in the task.
-        style_id: Position in ``PromptSet.style_names``.
-        index: Number of the image within its class, from 0.
-        seed: Seed of everything random about this image.
-        text: Target in words. Soft tokens and mixed vectors are in the target vector only.
-    """
-
-    class_id: int
-    style_id: int
-    index: int
-    seed: int
-    text: str
+    class_id: int  # Position of the class in the task.
+    style_id: int  # Position in ``PromptSet.style_names``.
+    index: int  # Number of the image within its class, from 0.
+    seed: int  # Seed of everything random about this image.
+    text: str  # Target in words. Soft tokens and mixed vectors are in the target vector only.
 
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """The inputs of a prompt strategy.
+    """The inputs of a prompt strategy."""
 
-    Attributes:
-        task: At least two classes.
-        styles: Style words, at least one; strategies without styles ignore them.
-        per_class: Images per class, at least 1.
-        seed: Seed of the run.
-        teacher: Its text tower makes the target vectors.
-        class_vectors_CD: One unit vector per class.
-        settings: Settings of the strategies.
-        bank: Soft tokens from an earlier run, used instead of learning new ones.
-    """
-
-    task: Task
-    styles: Sequence[str]
-    per_class: int
-    seed: int
-    teacher: Teacher
-    class_vectors_CD: Tensor
-    settings: PromptSettings = field(default_factory=PromptSettings)
-    bank: Bank | None = None
+    task: Task  # At least two classes.
+    styles: Sequence[str]  # Style words, at least one; strategies without styles ignore them.
+    per_class: int  # Images per class, at least 1.
+    seed: int  # Seed of the run.
+    teacher: Teacher  # Its text tower makes the target vectors.
+    class_vectors_CD: Tensor  # One unit vector per class.
+    settings: PromptSettings = field(default_factory=PromptSettings)  # Settings of the strategies.
+    bank: Bank | None = None  # Soft tokens from an earlier run, used instead of learning new ones.
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The output of a prompt strategy.
+    """The output of a prompt strategy."""
 
-    Attributes:
-        prompts: In round-robin order: each consecutive block of C prompts has one of every class.
-        targets_ND: One float32 unit vector per prompt, on the CPU.
-        style_names: One per style id: a style word, ``""`` without styles, ``"S1"``, ``"S2"``, ... for pseudo-styles.
-        bank: The soft tokens, learned or given; None for strategies that learn nothing.
-    """
-
-    prompts: list[Prompt]
-    targets_ND: Tensor
+    prompts: list[Prompt]  # In round-robin order: each consecutive block of C prompts has one of every class.
+    targets_ND: Tensor  # One float32 unit vector per prompt, on the CPU.
+    # One per style id: a style word, ``""`` without styles, ``"S1"``, ``"S2"``, ... for pseudo-styles.
     style_names: tuple[str, ...]
-    bank: Bank | None = None
+    bank: Bank | None = None  # The soft tokens, learned or given; None for strategies that learn nothing.
 
 
 def styled_prompts(request: PromptRequest) -> PromptSet:
@@ -126,13 +101,6 @@ def strategy_template(
 ) -> str:
     """The sentence of the images, with a place for the style and for the soft tokens that the strategy uses.
 
-    Args:
-        request: The template setting and the teacher are read.
-        strategy: Name of the strategy, for messages.
-        default: The strategy's own sentence.
-        style: Whether the strategy has styles.
-        tokens: Whether the strategy has soft tokens.
-
     Raises:
         ConfigError: The sentence holds ``{style}`` or ``{tokens}``, which the strategy does not have.
     """
@@ -148,25 +116,28 @@ def strategy_template(
     return token_template(template) if tokens else template
 
 
-def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:
-    """One prompt per image: each block of C prompts has one of every class, and styles take turns within a class.
+def round_robin(
+    request: PromptRequest,
+    template: str,
+    styles: Sequence[str],
+    *,
+    class_ids: Sequence[int] | None = None,
+    indices: range | None = None,
+) -> list[Prompt]:
+    """One prompt per class and index, by default of all images; classes take turns, and styles within a class.
 
     Any prefix is balanced. A seed depends on the run's seed, the class name, the style's name and the index, so adding
     classes or images leaves the others as they are.
-
-    Args:
-        request: Task, seed and number of images are read.
-        template: Sentence with ``{class}``, and ``{style}`` where the style's name belongs.
-        styles: At least one name.
     """
-    classes = list(zip(request.task.names, request.task.descriptions, strict=True))
+    names, descriptions = request.task.names, request.task.descriptions
     prompts: list[Prompt] = []
-    for index in range(request.per_class):
-        style_id = index % len(styles)
+    for number, index in enumerate(range(request.per_class) if indices is None else indices):
+        style_id = number % len(styles)
         style = styles[style_id]
-        for class_id, (name, description) in enumerate(classes):
-            text = fill(template, name, description, style)
-            prompts.append(Prompt(class_id, style_id, index, seed_for(request.seed, name, style, index), text=text))
+        for class_id in range(len(names)) if class_ids is None else class_ids:
+            text = fill(template, names[class_id], descriptions[class_id], style)
+            seed = seed_for(request.seed, names[class_id], style, index)
+            prompts.append(Prompt(class_id, style_id, index, seed, text=text))
     return prompts
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipstill.text.wordnet import Sense, Wordnet
+from clipstill.text.wordnet import FOOD, PERSON, Sense, Wordnet
 
 # Senses that differ have different lexicographer files, or meet no deeper in WordNet's tree than "artefact".
 _DEPTH_OF_ARTEFACT = 4
@@ -21,17 +21,11 @@ _FREQUENT, _VISIBLE = 3.0, 1.5
 
 @dataclass(frozen=True)
 class Meaning:
-    """One sense of a name among the other names.
+    """One sense of a name among the other names."""
 
-    Attributes:
-        sense: The sense.
-        context: Support by the other names: the steps of the way up WordNet's tree that it shares with them.
-        score: Context plus terms for a frequent sense and for one that photos show.
-    """
-
-    sense: Sense
-    context: float
-    score: float
+    sense: Sense  # The sense.
+    context: float  # Support by the other names: the steps of the way up WordNet's tree that it shares with them.
+    score: float  # Context plus terms for a frequent sense and for one that photos show.
 
 
 def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
@@ -55,7 +49,7 @@ def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
         meanings = []
         for sense, above, frequency in zip(of_name, ups[place], frequencies[place], strict=True):
             context = sum(total[one] - support[one][place] for one in above) / max(1, len(names) - 1)
-            visible = _VISIBLE * (sense.is_visible - sense.is_person)
+            visible = _VISIBLE * (sense.is_visible - (sense.file == PERSON))
             meanings.append(Meaning(sense, context, context + _FREQUENT * frequency + visible))
         chosen.append(sorted(meanings, key=lambda one: -one.score))
     return chosen
@@ -84,7 +78,7 @@ def texts_about(sense: Sense, name: str, nouns: Wordnet) -> list[str]:
 def look_different(one: Sense, other: Sense, nouns: Wordnet) -> bool:
     """Whether photos of two senses show different things; a fish as food looks like a fish."""
     if one.file != other.file:
-        return not one.is_food and not other.is_food
+        return FOOD not in (one.file, other.file)
     up, other_up = nouns.distances_up(one.number), nouns.distances_up(other.number)
     return max(nouns.depth(number) for number in up.keys() & other_up.keys()) <= _DEPTH_OF_ARTEFACT
 

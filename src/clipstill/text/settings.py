@@ -81,11 +81,6 @@ class PromptSettings(Config):
         description="Weight of the term that keeps the class, in sdd and contrastive. Without it, sdd drives prompts "
         "of embedded teachers out of their class.",
     )
-    order: Literal["joint", "sequential"] = Field(
-        default="joint",
-        description="How contrastive learns the prompts of a class: all at once, or each pushed away from those "
-        "before it.",
-    )
 
     @model_validator(mode="after")
     def _has_a_template(self) -> Self:

@@ -35,19 +35,12 @@ _SAME = 1e-4
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence with soft tokens.
+    """One sentence with soft tokens."""
 
-    Attributes:
-        template: Text with ``{tokens}`` and ``{class}``, and ``{style}`` if there is a style.
-        name: Name of the class.
-        description: Description of the class, or an empty string.
-        style: Style word, or an empty string.
-    """
-
-    template: str
-    name: str
-    description: str = ""
-    style: str = ""
+    template: str  # Text with ``{tokens}`` and ``{class}``, and ``{style}`` if there is a style.
+    name: str  # Name of the class.
+    description: str = ""  # Description of the class, or an empty string.
+    style: str = ""  # Style word, or an empty string.
 
     def text(self, tokens: str) -> str:
         """The sentence with these words in place of its soft tokens."""
@@ -122,12 +115,7 @@ class SoftSentences:
             self.word_MT = self.word_MT[:, :width]
 
     def encode(self, tokens_MLE: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Unit vectors (M, D) of the sentences with these soft tokens, differentiable to the tokens.
-
-        Args:
-            tokens_MLE: One set of soft tokens per sentence.
-            augment: Function that changes the embeddings (M, T, E) of the whole sentences.
-        """
+        """Unit vectors (M, D), differentiable to the tokens; ``augment`` changes the embeddings of whole sentences."""
         place_MLE = self.place_ML[..., None].expand(-1, -1, self.embeddings_MTE.shape[-1])
         filled_MTE = self.embeddings_MTE.to(tokens_MLE.dtype).scatter(1, place_MLE, tokens_MLE)
         return self._teacher.encode_tokens(filled_MTE if augment is None else augment(filled_MTE), self._position)

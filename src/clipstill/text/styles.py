@@ -12,12 +12,6 @@ _STYLES = (
     "black-and-white photo, close-up, low light, overexposed, mosaic, poster, clay model"
 )
 STYLES = tuple(_STYLES.split(", "))
-# For classes whose images look alike: techniques, materials and light that ``STYLES`` does not name. Our choice.
-_FURTHER_STYLES = (
-    "woodcut, pastel drawing, ink wash, stained glass, embroidery, paper cut, pixel art, low-poly model, "
-    "wood carving, plush toy, graffiti, silhouette, wide shot, fog, golden hour, motion blur"
-)
-FURTHER_STYLES = tuple(_FURTHER_STYLES.split(", "))
 
 
 def load_styles(path: Path) -> tuple[str, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipstill.core.errors import TaskError
-from clipstill.core.names import is_plain
+from clipstill.core.names import class_key, is_plain
 
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
 # Longest name and description in characters, far above what a text tower reads (77 tokens for CLIP).
 _LONGEST = {"name": 200, "description": 2000}
+_YAML_FORM = "Write one '- name' per line, or 'name: description' lines."
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
 
 
 def parse_class(text: str) -> tuple[str, str]:
-    """Name and description of one class; the description is empty where there is none.
+    """Name and description of one class; the description is empty if there is none.
 
     Raises:
         TaskError: The name is empty.
@@ -97,11 +97,6 @@ def parse_class(text: str) -> tuple[str, str]:
     if not class_key(entry.name):
         raise TaskError(f"'{text}' has no class name. Write it first: \"crane: a large wading bird\".")
     return entry.name, entry.description
-
-
-def class_key(name: str) -> str:
-    """The class name without case, spaces, underscores and hyphens, for comparison with others."""
-    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def _entry(text: str, place: str) -> _Entry:
@@ -132,7 +127,7 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
     if len(entries) == 1:
         raise TaskError(
             f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
-            "add what it is to be told apart from."
+            "add the classes that it must be distinguished from."
         )
     return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
 
@@ -160,7 +155,7 @@ def _twice(first: _Entry, second: _Entry, where: str) -> str:
 def _entries_of_file(path: Path) -> list[_Entry]:
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise TaskError(
-            f"{path} is no file of class names. Give a .txt (one name a line) or a .yaml (a list or a mapping)."
+            f"{path} is no file of class names. Give a .txt (one name per line) or a .yaml (a list or a mapping)."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -182,39 +177,28 @@ def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise TaskError(f"{path} is nested too deeply. Write a list of names, or 'name: description' lines.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""
-        raise TaskError(
-            f"{path} is not valid YAML{line}. Write a list of names, or 'name: description' lines."
-        ) from None
-    if root is None:
-        return
+        raise TaskError(f"{path} is not valid YAML{line}, or nested too deeply. {_YAML_FORM}") from None
+    pairs: list[tuple[Any, Any]] = []
     if isinstance(root, yaml.MappingNode):
-        for key, value in root.value:
-            yield _Entry(_scalar(key, path), _scalar(value, path), f"line {key.start_mark.line + 1}")
+        pairs = root.value
     elif isinstance(root, yaml.SequenceNode):
         for item in root.value:
-            place = f"line {item.start_mark.line + 1}"
-            if isinstance(item, yaml.MappingNode) and len(item.value) == 1:
-                yield _Entry(_scalar(item.value[0][0], path), _scalar(item.value[0][1], path), place)
-            else:
-                yield _Entry(_scalar(item, path), "", place)
-    else:
-        raise TaskError(
-            f"{path} holds neither a list nor a mapping. Write one '- name' a line, or 'name: description' lines."
-        )
+            is_pair = isinstance(item, yaml.MappingNode) and len(item.value) == 1
+            pairs.append(item.value[0] if is_pair else (item, None))
+    elif root is not None:
+        raise TaskError(f"{path} holds neither a list nor a mapping. {_YAML_FORM}")
+    for name, description in pairs:
+        place = f"line {name.start_mark.line + 1}"
+        yield _Entry(_scalar(name, path), "" if description is None else _scalar(description, path), place)
 
 
 def _scalar(node: Any, path: Path) -> str:
     import yaml
 
     if not isinstance(node, yaml.ScalarNode):
-        raise TaskError(
-            f"line {node.start_mark.line + 1} of {path} is nested. "
-            "Write one '- name' a line, or 'name: description' lines."
-        )
+        raise TaskError(f"line {node.start_mark.line + 1} of {path} is nested. {_YAML_FORM}")
     is_null = node.tag == "tag:yaml.org,2002:null" and node.style is None and node.value in ("", "~")
     return "" if is_null else _squeeze(node.value)

@@ -59,10 +59,6 @@ PSEUDO_VIEWS = (
 def template_set(name: str, suited: str) -> tuple[str, ...]:
     """The templates of a named set.
 
-    Args:
-        name: Name of the set, or ``"auto"``.
-        suited: Set that suits the teacher, which ``"auto"`` means.
-
     Raises:
         UnknownNameError: No set of that name.
     """

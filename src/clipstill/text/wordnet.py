@@ -19,7 +19,7 @@ from clipstill.core.names import spoken
 
 TABLE = Path(__file__).parents[1] / "assets" / "wordnet-nouns.json.gz"
 # Numbers of WordNet's lexicographer files, see lexnames(5WN).
-_ANIMAL, _ARTEFACT, _BODY, _FOOD, _OBJECT, _PERSON, _PLANT = 5, 6, 8, 13, 17, 18, 20
+ANIMAL, ARTEFACT, BODY, FOOD, OBJECT, PERSON, PLANT = 5, 6, 8, 13, 17, 18, 20
 # Likeness of two spellings (difflib) from which one counts as a typing mistake of the other.
 _TYPING_MISTAKE = 0.88
 # Endings of plurals with those of their singulars, the longest first.
@@ -31,34 +31,17 @@ _PLURALS = (
 
 @dataclass(frozen=True)
 class Sense:
-    """One meaning of a word.
+    """One meaning of a word."""
 
-    Attributes:
-        number: Row in the table; equal numbers are one meaning.
-        gloss: Definition in a few words.
-        count: Occurrences of the word in this sense in tagged texts.
-        file: Number of the lexicographer file.
-    """
-
-    number: int
-    gloss: str
-    count: int
-    file: int
+    number: int  # Row in the table; equal numbers are one meaning.
+    gloss: str  # Definition in a few words.
+    count: int  # Occurrences of the word in this sense in tagged texts.
+    file: int  # Number of the lexicographer file.
 
     @property
     def is_visible(self) -> bool:
         """Whether photos show it. Persons do not count, since most nouns have a slang sense for a person."""
-        return self.file in (_ANIMAL, _ARTEFACT, _BODY, _FOOD, _OBJECT, _PLANT)
-
-    @property
-    def is_person(self) -> bool:
-        """Whether it is a person."""
-        return self.file == _PERSON
-
-    @property
-    def is_food(self) -> bool:
-        """Whether it is something to eat; the same word is often a plant or an animal, too."""
-        return self.file == _FOOD
+        return self.file in (ANIMAL, ARTEFACT, BODY, FOOD, OBJECT, PLANT)
 
 
 class Wordnet:

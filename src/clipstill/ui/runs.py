@@ -64,13 +64,10 @@ class Run:
     def style_names(self) -> list[str]:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
-        for file in (stages / images.NAME / images.CURATION_FILE, stages / prompts.NAME / prompts.STYLES_FILE):
-            try:
-                found = read_json(file)
-            except ArtifactError:
-                continue
-            return [str(name) for name in (found["styles"] if isinstance(found, dict) else found)]
-        return []
+        try:
+            return [str(name) for name in read_json(stages / prompts.NAME / prompts.STYLES_FILE)]
+        except ArtifactError:
+            return []
 
     def figures(self) -> Figures:
         """The main figures of the finished student.

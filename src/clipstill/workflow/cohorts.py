@@ -155,11 +155,11 @@ def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInU
     valid = _valid(keys, "surrogate", history.images, task, evidence)
     student = _reusable_student(keys, task, evidence, history, {cohort.key for cohort in valid})
     if "surrogate" in keys.stages:
-        chosen = _chosen(valid, task, evidence.by_class, settings.growth.redraw)
+        chosen = _chosen(valid, task, evidence.by_class)
         images = _parts(chosen, task, evidence, valid, draws=student is None)
     if "near_misses" in keys.stages:
         valid = _valid(keys, "near_misses", history.near_misses, task, evidence)
-        chosen = _chosen(valid, task, {}, redraw=False)
+        chosen = _chosen(valid, task, None)
         if settings.refusal.near_misses != "auto" and chosen:
             # Names or a number were given: any cohort of them serves all classes.
             chosen = {name: chosen.get(name, next(iter(chosen.values()))) for name in task.names}
@@ -177,15 +177,14 @@ def _valid(keys: Keys, stage: str, cohorts: Sequence[Cohort], task: Task, eviden
     return [each for each in possible if keys.of(stage, each) == each.key]
 
 
-def _chosen(valid: Sequence[Cohort], task: Task, by_class: Mapping[str, str], redraw: bool) -> dict[str, Cohort]:
-    """The cohort of each class that has one: made from the same words and, unless images are kept, these examples."""
+def _chosen(valid: Sequence[Cohort], task: Task, by_class: Mapping[str, str] | None) -> dict[str, Cohort]:
+    """The cohort of each class that has one: made from the same words and, unless None, these examples."""
     found: dict[str, Cohort] = {}
     for name, description in zip(task.names, task.descriptions, strict=True):
-        covering = [each for each in valid if each.covers(name, description)]
-        same = [each for each in covering if each.evidence.by_class.get(name) == by_class.get(name)]
-        usable = same or ([] if redraw else covering)
-        if usable:
-            found[name] = usable[0]
+        for cohort in valid:
+            same = by_class is None or cohort.evidence.by_class.get(name) == by_class.get(name)
+            if same and cohort.covers(name, description):
+                found.setdefault(name, cohort)
     return found
 
 
@@ -226,7 +225,7 @@ def _reusable_student(
     from clipstill.workflow.keys import image_keys
 
     settings = keys.settings
-    if not settings.growth.by_vector or settings.student.head != "class-vectors" or evidence.learned is not None:
+    if settings.student.head != "class-vectors" or evidence.learned is not None:
         return None
 
     def is_valid(student: StudentRecord) -> bool:

@@ -57,21 +57,6 @@ class UnlabelledSettings(Config):
     )
 
 
-class GrowthSettings(Config):
-    """What is done again in a finished run whose classes or examples change."""
-
-    redraw: bool = Field(
-        default=True,
-        description="Draw a class anew towards its examples when they change. false keeps the images, and examples "
-        "change class vectors and teaching alone.",
-    )
-    by_vector: bool = Field(
-        default=True,
-        description="Give a student with a head of class vectors those of the new classes, without images or teaching. "
-        "false draws and teaches as for any other student.",
-    )
-
-
 class Settings(Config):
     """Everything that a run depends on, besides its class names."""
 
@@ -100,7 +85,6 @@ class Settings(Config):
     refusal: RefusalSettings = RefusalSettings()
     student: StudentSettings = StudentSettings()
     distillation: DistilSettings = DistilSettings()
-    growth: GrowthSettings = GrowthSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     export: ExportSettings = ExportSettings()
 
