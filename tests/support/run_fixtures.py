@@ -68,6 +68,19 @@ MEASURED = (
     "export.int8_refuse=1",
 )
 
+# A tower of the teacher's that learns from photos alone, beside QUICK.
+PROMPTKD = (
+    "prompts.images_per_class=0",
+    "refusal.near_misses=0",
+    "student.name=tower:embedded-s",
+    "student.init=pretrained",
+    "student.image_size=64",
+    "student.head=class-vectors",
+    "student.projector_layers=2",
+    "distillation.keep=last",
+    "distillation.held_out_styles=0",
+)
+
 
 def run_arguments(out: Path, settings: Sequence[str], *more: str, classes: str = ",".join(CLASSES)) -> list[str]:
     """Arguments of ``clipstill run``; what is in ``more`` wins."""

@@ -59,7 +59,6 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("generator.name=other", "surrogate"),
         ("curation.min_score=0.1", "student"),
         ("curation.duplicate_cosine=0.5", "student"),
-        ("curation.least_diversity=0.5", "surrogate"),
         ("distillation.steps=3", "student"),
         ("student.prompts=3", "student"),
         ("student.name=resnet18", "student"),
