@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipstill.assembly.bundles import write_described_bundle
-from clipstill.assembly.measuring import evaluation_json, measure_student
+from clipstill.assembly.measuring import measure_student
 from clipstill.assembly.pictures import labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
@@ -38,6 +38,7 @@ from clipstill.evaluation.evaluate import (
     Calibration,
     EvaluationResult,
     evaluate,
+    side_by_side,
     student_predictor,
 )
 from clipstill.evaluation.metrics import softmax
@@ -237,7 +238,7 @@ def _description(
         preprocess=bundle.preprocess,
         provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
         # The teacher has no part in this.
-        evaluation=None if after is None else evaluation_json(after),
+        evaluation=None if after is None else side_by_side(after),
         temperature=temperature,
         refusal_threshold=threshold,
         origin=bundle.info.get("origin", {}),

@@ -15,10 +15,9 @@ import torch
 import clipstill
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import vectors_with_examples
-from clipstill.assembly.measuring import evaluation_json
 from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
-from clipstill.evaluation.evaluate import EvaluationResult, evaluate, student_predictor
+from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone
@@ -137,7 +136,7 @@ def make_zero_shot(
         labels=task.names,
         preprocess=student.preprocess,
         provenance=teacher.provenance,
-        evaluation=None if found is None else evaluation_json(found),
+        evaluation=None if found is None else side_by_side(found),
         examples=count,
         info=info,
     )
