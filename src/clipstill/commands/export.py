@@ -16,6 +16,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table
 from clipstill.core.progress import say
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
@@ -54,6 +55,10 @@ class Exported:
             "photos": self.photos,
             "formats": {each.format: each.to_json() for each in self.formats},
         }
+
+    def _repr_html_(self) -> str:
+        rows = {each.format: f"{each.bytes / 1e6:.1f} MB, {each.latency_ms:.1f} ms" for each in self.formats}
+        return html_table({**rows, "bundle": self.out})
 
 
 def export(
