@@ -57,7 +57,10 @@ class Exported:
         }
 
     def _repr_html_(self) -> str:
-        rows = {each.format: f"{each.bytes / 1e6:.1f} MB, {each.latency_ms:.1f} ms" for each in self.formats}
+        rows = {
+            each.format: each.refused or f"{each.bytes / 1e6:.1f} MB, {each.latency_ms or 0:.1f} ms on one core"
+            for each in self.formats
+        }
         return html_table({**rows, "bundle": self.out})
 
 
