@@ -249,6 +249,7 @@ def test_an_addition_that_was_killed_goes_on_by_the_same_command_and_equals_an_u
     assert shards_of(quick_copy) == story["added"].shards
 
 
+@pytest.mark.slow
 def test_damaged_images_of_a_class_among_others_are_made_anew(quick_copy: Path) -> None:
     up_to_the_bundle("add-class", str(quick_copy), CAT)
     shard = quick_copy / "stages" / "surrogate" / "shard-00000.tar"

@@ -32,6 +32,7 @@ def run(out: Path, *more: str, settings: tuple[str, ...] = ()) -> int:
     return main(run_arguments(out, (*QUICK, *settings), "--quiet", "--json", *more))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
 def test_unlabelled_photos_are_trained_on_beside_synthetic_images(tmp_path: Path) -> None:
     out, photos = tmp_path / "run", photo_folder(tmp_path / "photos", 5)
