@@ -22,6 +22,7 @@ from clipstill.core.errors import (
     ResourceError,
     TaskError,
     UnknownNameError,
+    did_you_mean,
 )
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import ProgressEvent, listening
@@ -340,6 +341,9 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     """The settings, photos and models that the options ask for."""
     from clipstill.commands.run import Job
 
+    for name in options:
+        if name not in RunOptions.__annotations__:
+            raise TypeError(f"there is no option '{name}'.{did_you_mean(name, RunOptions.__annotations__)}")
     given = {name: options.get(name) for name in ("teacher", "generator", "student")}
     built = {name: part for name, part in given.items() if part is not None and not isinstance(part, str)}
     values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.names import spoken
+from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say, span
 from clipstill.planning.budget import choose_settings, with_settings
 from clipstill.planning.cost import Cost, cost_of, measure
@@ -68,6 +69,17 @@ class Plan:
         from pydantic import TypeAdapter
 
         return dict(TypeAdapter(Plan).dump_python(self, mode="json"))
+
+    def _repr_html_(self) -> str:
+        findings = {", ".join(one.classes): f"{one.message} {one.advice}" for one in self.findings}
+        return html_table(
+            {
+                "expected top-1": percent(self.expected_top1),
+                "time": span(self.cost.seconds),
+                "images": self.cost.images,
+                **findings,
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
