@@ -16,6 +16,7 @@ from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from run_fixtures import CLASSES, QUICK, noise_photos, run_arguments
 
+
 def arguments(out: Path, examples: Path, *more: str) -> list[str]:
     return run_arguments(out, QUICK, "--examples", str(examples), "--quiet", "--json", *more)
 

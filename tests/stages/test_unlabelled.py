@@ -22,6 +22,7 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.store import read_task
 from run_fixtures import CLASSES, PROMPTKD, QUICK, noise_photos, run_arguments
 
+
 def photo_folder(folder: Path, count: int) -> Path:
     noise_photos(folder, ["anywhere"], count)
     (folder / "anywhere" / "notes.txt").write_text("no image")

@@ -240,4 +240,3 @@ def steps_done(out: Path) -> list[str]:
     events = read_events(out)
     start = max(place for place, event in enumerate(events) if event["event"] == "start")
     return [str(event["stage"]) for event in events[start:] if event["event"] == "done"]
-
