@@ -43,9 +43,7 @@ def run(out: Path, *more: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
-def test_each_target_has_a_student_that_saw_its_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_target_has_a_student_that_saw_its_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo, sketch = data(tmp_path / "photo"), data(tmp_path / "sketch", TWO)
     between = ("--source", str(photo), "--target", str(photo), "--target", str(sketch))
     assert run(tmp_path / "out", *between) == 0

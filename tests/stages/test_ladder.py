@@ -31,6 +31,11 @@ def measured(capsys: pytest.CaptureFixture[str], measured_run: Path, photos: Pat
     return found
 
 
+def measured_rungs(run: Path) -> dict[str, Any]:
+    rungs = read_json(run / "stages" / "ladder" / "ladder.json")["rungs"]
+    return {rung["name"]: rung["measured"] for rung in rungs}
+
+
 def untimed(result: dict[str, Any]) -> list[dict[str, Any]]:
     for rung in result["rungs"]:
         for name in TIMED if rung["measured"] else ():
@@ -57,7 +62,10 @@ def test_a_run_with_photos_measures_its_ladder_and_the_report_shows_it(measured_
 
 def test_teacher_and_student_are_right_as_often_as_the_evaluation_says(measured_run: Path) -> None:
     evaluation = read_json(measured_run / "stages" / "evaluation" / "evaluation.json")
-    rungs = {rung["name"]: rung["measured"] for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]}
+    rungs = {
+        rung["name"]: rung["measured"]
+        for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
+    }
     assert rungs["teacher"]["top1"] == evaluation["teacher_top1"]
     assert rungs["ours"]["top1"] == evaluation["student_top1"]
     assert rungs["ours"]["ece"] == pytest.approx(evaluation["student"]["ece"], abs=1e-4)
@@ -65,7 +73,10 @@ def test_teacher_and_student_are_right_as_often_as_the_evaluation_says(measured_
 
 
 def test_costs_are_of_real_files(measured_run: Path) -> None:
-    rungs = {rung["name"]: rung["measured"] for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]}
+    rungs = {
+        rung["name"]: rung["measured"]
+        for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
+    }
     ours, teacher, noise = (rungs[name]["cost"] for name in ("ours", "teacher", "noise"))
     assert ours["onnx_bytes"] == noise["onnx_bytes"] == (measured_run / "bundle" / "model.onnx").stat().st_size
     assert teacher["onnx_bytes"] > 4 * 6_000_000
@@ -95,7 +106,10 @@ def test_a_ladder_that_was_interrupted_equals_one_that_was_not(
 def test_examples_and_unlabelled_photos_make_their_rungs(
     measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples, unlabelled = noise_photos(tmp_path / "shown", CLASSES, 3, "shown"), noise_photos(tmp_path / "more", CLASSES, 5, "more")
+    examples, unlabelled = (
+        noise_photos(tmp_path / "shown", CLASSES, 3, "shown"),
+        noise_photos(tmp_path / "more", CLASSES, 5, "more"),
+    )
     more = (
         "--examples",
         str(examples),
