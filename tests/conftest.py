@@ -6,11 +6,13 @@ from browser_fixtures import browser, browser_page  # noqa: F401 (fixtures)
 from run_fixtures import measured_run, own_torch_settings, photos, quick_copy, quick_run  # noqa: F401 (fixtures)
 
 # Fixtures that take long: who stands on one of them is as slow.
-_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "cluster", "budgeted"}
+_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "cluster", "budgeted", "desk"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that stand on a slow fixture."""
+    """Mark the tests that stand on a slow fixture, and give slow ones time on a busy machine."""
     for item in items:
         if isinstance(item, pytest.Function) and _SLOW & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))

@@ -197,11 +197,9 @@ def test_a_near_miss_that_is_a_class_now_is_left_out(story: Story, quick_run: Pa
     assert len(set(after)) == len(after) > 2
 
 
-def test_drawn_images_may_be_kept_when_examples_come(quick_copy: Path, tmp_path: Path) -> None:
+def test_images_without_examples_are_found_again_when_the_examples_go(quick_copy: Path, tmp_path: Path) -> None:
     examples = str(noise_photos(tmp_path / "examples", ["dog", "guitar"], 2))
     folder = Folder(quick_copy)
-    up_to_the_bundle(*run_arguments(quick_copy, QUICK, "--examples", examples, "--set", "growth.redraw=false"))
-    assert folder.work() == Work(trained=True)
     up_to_the_bundle(*run_arguments(quick_copy, QUICK, "--examples", examples))
     assert folder.work() == Work({"dog": 4, "guitar": 4}, groups=4, trained=True)
     up_to_the_bundle(*run_arguments(quick_copy, QUICK))
@@ -230,8 +228,6 @@ def test_with_class_vectors_classes_come_and_go_without_images_or_training(tmp_p
     up_to_the_bundle(*run_arguments(out, by_vector))
     assert folder.work() == Work()
     assert len(load_file(weights)["head.class_vectors"]) == 2
-    up_to_the_bundle(*run_arguments(out, (*by_vector, "growth.by_vector=false"), classes="dog,guitar,cat"))
-    assert folder.work() == Work({"cat": 4}, groups=2, near_misses=2, trained=True)
 
 
 @pytest.mark.slow

@@ -23,9 +23,14 @@ def test_a_listener_hears_of_every_step_and_of_the_end() -> None:
 
 def test_a_listener_hears_of_the_end_of_work_that_fails() -> None:
     events: list[ProgressEvent] = []
-    with listening(events.append), pytest.raises(ValueError, match="no"), Progress("synthesis", total=4) as bar:
-        bar.advance()
-        raise ValueError("no")
+
+    def fail() -> None:
+        with Progress("synthesis", total=4) as bar:
+            bar.advance()
+            raise ValueError("no")
+
+    with listening(events.append), pytest.raises(ValueError, match="no"):
+        fail()
     assert events[-1].finished
     assert events[-1].done == 1
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from clipstill.cli.main import main
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
+from clipstill.surrogate.shards import ShardWriter
 from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from run_fixtures import CLASSES, QUICK, noise_photos, run_arguments
@@ -54,21 +56,19 @@ def test_fewer_examples_are_among_more_of_them(tmp_path: Path) -> None:
     assert chosen[1] != set(limited(folder, 3, seed=4).items)
 
 
-def image_set(images: int) -> SurrogateSet:
+def training_set(folder: Path, images: int, examples: ImageFolder) -> TrainingSet:
+    """Black synthetic images that the teacher tells apart, beside examples."""
     records = [ImageRecord(n % 2, n % 3, n, n, "", 0.0, 1.0, 32, "pixels", 2) for n in range(images)]
-    found = SurrogateSet([(Path("none"), "")] * images, records)
-    found.features_ND = torch.eye(images)
-    found.pixels_N3HW = torch.zeros(images, 3, 32, 32, dtype=torch.uint8)
-    return found
-
-
-def training_set(images: int, examples: ImageFolder) -> TrainingSet:
+    writer = ShardWriter(folder, "key")
+    writer.write_group(0, np.zeros((images, 32, 32, 3), np.uint8), records, None, np.eye(images, dtype=np.float16))
+    writer.finish()
     settings = load_settings(overrides=["examples.teach_share=0.3", "student.image_size=48", "curation.min_score=0"])
-    return TrainingSet.of(settings, image_set(images), examples, None)
+    return TrainingSet.of(settings, SurrogateSet.open(folder), examples, None)
 
 
 def test_examples_are_repeated_to_their_share_and_count_as_no_synthetic_image(tmp_path: Path) -> None:
-    found = training_set(28, ImageFolder.open(noise_photos(tmp_path / "examples", CLASSES, 2), CLASSES))
+    examples = ImageFolder.open(noise_photos(tmp_path / "examples", CLASSES, 2), CLASSES)
+    found = training_set(tmp_path / "images", 28, examples)
     assert (found.examples, found.repeats) == (4, 3)
     assert found.data.pixels_N3HW.shape == (28 + 12, 3, 48, 48)
     assert (found.data.class_id_N[28:] == -1).all()
@@ -77,6 +77,7 @@ def test_examples_are_repeated_to_their_share_and_count_as_no_synthetic_image(tm
 
 def test_examples_of_some_classes_only_are_not_trained_on(tmp_path: Path) -> None:
     """All photos that the student saw would be of those classes, and so would every photo it is shown."""
-    found = training_set(10, ImageFolder.open(noise_photos(tmp_path / "examples", CLASSES[:1], 2), CLASSES))
+    examples = ImageFolder.open(noise_photos(tmp_path / "examples", CLASSES[:1], 2), CLASSES)
+    found = training_set(tmp_path / "images", 10, examples)
     assert found.examples == 0
     assert len(found.data.pixels_N3HW) == 10

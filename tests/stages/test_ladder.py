@@ -31,6 +31,11 @@ def measured(capsys: pytest.CaptureFixture[str], measured_run: Path, photos: Pat
     return found
 
 
+def measured_rungs(run: Path) -> dict[str, Any]:
+    rungs = read_json(run / "stages" / "ladder" / "ladder.json")["rungs"]
+    return {rung["name"]: rung["measured"] for rung in rungs}
+
+
 def untimed(result: dict[str, Any]) -> list[dict[str, Any]]:
     for rung in result["rungs"]:
         for name in TIMED if rung["measured"] else ():

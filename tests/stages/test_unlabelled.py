@@ -95,7 +95,7 @@ def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_tha
 @pytest.mark.parametrize(
     ("settings", "more", "message"),
     [
-        (PROMPTKD, (), "nothing is left to train on"),
+        (PROMPTKD, (), "nothing is left to teach by"),
         (("prompt_teacher.method=regularised",), (), "learns from labelled examples"),
         (("student.name=tower:embedded-x",), (), "embedded-s"),
         (("prompts.images_per_class=0",), ("--unlabelled", "{}"), "refusal.near_misses needs synthetic images"),

@@ -103,9 +103,11 @@ def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Non
     place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (place / f"{name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / name).exists():
-            make(place / f"{name}-at-work")
-            (place / f"{name}-at-work").rename(place / name)
+        # Made where it stays: a run writes its own path into commands that it recommends.
+        finished = place / f"{name}.finished"
+        if not finished.exists():
+            make(place / name)
+            finished.touch()
     return place / name
 
 

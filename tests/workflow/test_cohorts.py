@@ -1,4 +1,4 @@
-"""Which images serve which classes: a history of a folder, settings, and the choice that follows. No model is loaded."""
+"""Which images serve which classes: what a folder holds, settings, and the choice that follows. No model is loaded."""
 
 from dataclasses import replace
 from pathlib import Path
