@@ -19,7 +19,7 @@ from clipstill.core.progress import say
 from clipstill.text.bank import Bank
 from clipstill.text.contrastive import learn_in_batches
 from clipstill.text.prompts import Prompt, PromptRequest, PromptSet, refuse_bank, round_robin, strategy_template
-from clipstill.text.soft_tokens import Sentence, encode_sentences, random_tokens, start_tokens, token_sigma
+from clipstill.text.soft_tokens import Sentence, encode_sentences, random_tokens, token_sigma
 from clipstill.text.templates import PSEUDO_TEMPLATE, STYLE_TEMPLATE, put_tokens
 
 
@@ -104,8 +104,10 @@ def _bank(request: PromptRequest, strategy: str, template: str, *, styles: tuple
         f"prompts: learning {len(names)} x {count} sets of {settings.tokens} soft tokens, {settings.steps} steps, "
         f"sigma {sigma:.3g}"
     )
+    shape = (settings.tokens, width)
+    drawn = [random_tokens(request.seed, name, k, shape=shape, sigma=sigma) for name in names for k in range(count)]
     start = Bank(
-        tokens_CnLE=start_tokens(request.seed, names, count, shape=(settings.tokens, width), sigma=sigma),
+        tokens_CnLE=torch.stack(drawn).view(len(names), count, *shape),
         strategy=strategy,
         teacher=request.teacher.name,
         weights_sha256=request.teacher.weights_sha256,
