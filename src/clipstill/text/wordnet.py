@@ -52,7 +52,7 @@ class Wordnet:
         self._above: Sequence[Sequence[int]] = table["above"]
         self._words: Mapping[str, Sequence[int]] = table["words"]
         self._counts: Mapping[str, Sequence[int]] = table["counts"]
-        self._words_in_order = list(self._words)
+        self._words_in_order: list[str] = list(self._words)
         self._names: Sequence[int] = table["names"]
         self._imagenet: Sequence[int] = sorted(table["imagenet"])
         self._ups: dict[int, dict[int, int]] = {}
