@@ -148,7 +148,7 @@ def test_pseudo_features_move_to_their_class() -> None:
     generator = torch.Generator().manual_seed(3)
     feat_NF = torch.rand(300, 24, generator=generator) * 2
     classifier = _classifier(generator)
-    moved_MF, classes_M = pseudo_features(feat_NF, classifier, 500, 4.0, generator)
+    moved_MF, classes_M = pseudo_features(feat_NF, classifier, 500, margin=4.0, generator=generator)
     assert (classifier(moved_MF).argmax(1) == classes_M).float().mean() > 0.95
     assert float(moved_MF.min()) >= 0
     assert len(classes_M.unique()) == 7
@@ -160,7 +160,7 @@ def test_real_features_are_not_changed_by_making_pseudo_features() -> None:
     generator = torch.Generator().manual_seed(3)
     feat_NF = torch.rand(50, 24, generator=generator)
     before = feat_NF.clone()
-    pseudo_features(feat_NF, _classifier(generator), 60, 4.0, generator)
+    pseudo_features(feat_NF, _classifier(generator), 60, margin=4.0, generator=generator)
     assert torch.equal(feat_NF, before)
 
 

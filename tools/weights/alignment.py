@@ -108,7 +108,9 @@ def train_alignment(
     with borrowed_generator(settings.seed, "alignment", title):
         feat_NF = torch.cat([feat_NF, equalised(feat_NF, natural_mean_F, generator)])
         alignment = _start(words, classifier, feat_NF, settings)
-        pseudo_NF, pseudo_class_N = pseudo_features(feat_NF, classifier, settings.pseudo, settings.margin, generator)
+        pseudo_NF, pseudo_class_N = pseudo_features(
+            feat_NF, classifier, settings.pseudo, margin=settings.margin, generator=generator
+        )
         trainer = _Trainer(alignment, words, texts, settings)
         drawings = trainer.images(feat_NF, classifier)
         pseudo = trainer.images(pseudo_NF, classifier)
@@ -154,7 +156,7 @@ def contrastive_loss(logits_NN: Tensor, ids_N: Tensor) -> Tensor:
 
 
 def pseudo_features(
-    feat_NF: Tensor, classifier: Classifier, count: int, margin: float, generator: torch.Generator
+    feat_NF: Tensor, classifier: Classifier, count: int, *, margin: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Features moved until the classifier sees a random class in them.
 
@@ -166,7 +168,7 @@ def pseudo_features(
         feat_NF: Real features.
         classifier: ImageNet classifier of the tower.
         count: M.
-        margin: The class leads by a random lead in [0, margin], in logits, before the clamp at 0.
+        margin: Largest lead of the class over the others in logits, drawn from [0, margin], before the clamp at 0.
         generator: Source of all draws.
 
     Returns:
@@ -207,10 +209,10 @@ def equalised(feat_NF: Tensor, natural_mean_F: Tensor, generator: torch.Generato
 
 def _start(words: Words, classifier: Classifier, feat_NF: Tensor, settings: AlignmentSettings) -> Alignment:
     """An alignment whose learned head agrees with the words before the first step."""
-    alignment = Alignment(words, classifier.weight_KF, settings.dim, settings.hidden, settings.dropout)
+    alignment = Alignment(words, classifier.weight_KF, settings.dim, hidden=settings.hidden, dropout=settings.dropout)
     with torch.no_grad():
         alignment.feature_mean_F.copy_(feat_NF.mean(0))
-        # Some features never fire.
+        # Some features are always zero.
         alignment.feature_std_F.copy_(feat_NF.std(0) + 1e-3)
         nn.init.orthogonal_(alignment.from_text.weight)
         alignment.from_names.weight.copy_(alignment.from_text.weight)

@@ -62,7 +62,7 @@ def build_teachers(out: Path, cache: Path) -> None:
         save_file(words_tensors(nouns, classes, vectors), temporary)
     # Read back, to train with the rounded words that a teacher will use.
     words = Words(out / WORDS_FILE)
-    learned = training_texts(pictures, nouns, classes, vectors, settings.widest_noun)
+    learned = training_texts(pictures, nouns, classes, vectors, widest=settings.widest_noun)
     for size, image_size in IMAGE_SIZES.items():
         classifier = Classifier.of(size)
         feat_NF = torch.from_numpy(features[size].astype(np.float32)).flatten(0, 1)
@@ -88,7 +88,7 @@ def build_teachers(out: Path, cache: Path) -> None:
 
 
 def training_texts(
-    pictures: Sequence[Picture], nouns: Sequence[Noun], classes: Sequence[Noun], vectors: TextVectors, widest: int
+    pictures: Sequence[Picture], nouns: Sequence[Noun], classes: Sequence[Noun], vectors: TextVectors, *, widest: int
 ) -> TrainingTexts:
     """The texts of each drawing and each ImageNet class.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,6 @@ def noun_table(
         ``words``: The senses of each word, the most frequent first; single persons and places only for a word that
         means nothing else. ``counts``: Occurrences of each sense of a word, for words that occurred.
         ``imagenet``: The sense of each ImageNet class.
-
-    Raises:
-        DataError: A line is malformed, or a class is none of the nouns.
     """
     met = {key: int(count) for key, _, count in (line.split() for line in counts if "%1:" in line)}
     number: dict[str, int] = {}
@@ -90,19 +87,12 @@ def noun_table(
             key = f"{lemma.replace(' ', '_')}%1:{fields[1]}:{int(fields[5 + 2 * i], 16):02d}::"
             of_lemma[lemma, synset.offset] = met.get(key, 0)
     first = {number[offset]: lemma for (lemma, offset) in reversed(of_lemma)}
-    words: dict[str, list[int]] = {}
-    word_counts: dict[str, list[int]] = {}
-    for line in index:
-        if line.startswith("  "):
-            continue
-        lemma, *rest = line.split()
-        lemma = lemma.replace("_", " ")
-        offsets = rest[-int(rest[1]) :]
-        offsets = [offset for offset in offsets if not single[number[offset]]] or offsets
-        words[lemma] = [number[offset] for offset in offsets]
-        tagged = [of_lemma.get((lemma, offset), 0) for offset in offsets]
-        if any(tagged):
-            word_counts[lemma] = tagged
+    offsets_of = {
+        lemma: [offset for offset in offsets if not single[number[offset]]] or offsets
+        for lemma, offsets in _index_offsets(index)
+    }
+    words = {lemma: [number[offset] for offset in offsets] for lemma, offsets in offsets_of.items()}
+    tagged = {lemma: [of_lemma.get((lemma, offset), 0) for offset in offsets] for lemma, offsets in offsets_of.items()}
     try:
         imagenet = [number[offset] for offset in classes]
     except KeyError as error:
@@ -114,9 +104,17 @@ def noun_table(
         "kinds": kinds,
         "above": [[number[offset] for offset in offsets] for offsets in above],
         "words": words,
-        "counts": word_counts,
+        "counts": {lemma: found for lemma, found in tagged.items() if any(found)},
         "imagenet": imagenet,
     }
+
+
+def _index_offsets(index: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each word of the index with the offsets of its senses."""
+    for line in index:
+        if not line.startswith("  "):
+            lemma, *rest = line.split()
+            yield lemma.replace("_", " "), rest[-int(rest[1]) :]
 
 
 def _short(gloss: str) -> str:

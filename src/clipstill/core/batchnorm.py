@@ -1,7 +1,4 @@
-"""How far a batch of images is from a network's training images, by the statistics of its BatchNorm layers.
-
-Shapes: N images, K channels, H x W positions.
-"""
+"""Compares a batch of images with a network's training images by the statistics of its BatchNorm layers."""
 
 from __future__ import annotations
 
@@ -13,20 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-# Keeps the gap finite for a layer whose stored deviations are all zero.
-_SMALLEST_NORM = 1e-6
-
 
 @contextmanager
 def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect each BatchNorm layer's gap during the forward passes inside the ``with`` block.
 
     The gap of a layer is ``(|m - m'| + |s - s'|) / |s'|``: m and s are the means and standard deviations of the layer's
-    input over batch and positions, m' and s' the stored ones; the norms run over channels. The gap couples the images
-    of the batch and has a gradient to the pixels.
+    input over batch and positions, m' and s' the stored ones; the norms run over channels. The gap depends on all
+    images of the batch and has a gradient to the pixels.
 
-    Source: Yin et al., CVPR 2020 (DeepInversion), made relative to the stored deviations so that layers of any scale
-    weigh alike. Relative to the stored means, layers with means near zero would outweigh all others.
+    Source: Yin et al., CVPR 2020 (DeepInversion), relative to the stored deviations, so that layers of any scale have
+    the same weight. Relative to the stored means, layers with means near zero would dominate.
     """
     gaps: list[Tensor] = []
 
@@ -36,7 +30,7 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
         stored_std = (layer.running_var.float() + layer.eps).sqrt()
         mean, square = _Moments.apply(x_NKHW)
         std = ((square - mean.square()).clamp_min(0) + layer.eps).sqrt()
-        size = vector_norm(stored_std).clamp_min(_SMALLEST_NORM)
+        size = vector_norm(stored_std).clamp_min(1e-6)  # Finite gaps even if all stored deviations are zero.
         gaps.append((vector_norm(mean - stored_mean) + vector_norm(std - stored_std)) / size)
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats]
@@ -49,9 +43,9 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and mean square of each channel: ``x.mean((0, 2, 3))`` and ``x.square().mean((0, 2, 3))``.
+    """Mean and mean square of each of K channels, as ``x.mean((0, 2, 3))`` and ``x.square().mean((0, 2, 3))``.
 
-    With fewer passes over memory than autograd, whose variance took a quarter of a synthesis step on the CPU.
+    Fewer passes over memory than autograd, whose variance took a quarter of a synthesis step on the CPU.
     """
 
     @staticmethod
@@ -59,7 +53,7 @@ class _Moments(torch.autograd.Function):
         rows_MK = x_NKHW.permute(0, 2, 3, 1).reshape(-1, x_NKHW.shape[1])
         ctx.save_for_backward(x_NKHW)
         ctx.rows = len(rows_MK)
-        return rows_MK.mean(0), torch.linalg.vector_norm(rows_MK, dim=0).square() / len(rows_MK)
+        return rows_MK.mean(0), vector_norm(rows_MK, dim=0).square() / len(rows_MK)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

@@ -32,9 +32,6 @@ _MAPPINGS = ("collections.defaultdict", "AttributeDict")
 class _Skipped:
     """Replaces an object of a trainer and keeps nothing of it."""
 
-    def __new__(cls, *_: Any) -> Any:
-        return super().__new__(cls)
-
     def __init__(self, *_: Any) -> None:
         pass
 

@@ -48,7 +48,10 @@ def is_section_type(annotation: Any) -> TypeGuard[type[pydantic.BaseModel]]:
 
 def range_text(field: FieldInfo) -> str:
     """The range of a setting, such as ``between 0 and 1``; empty where there is none."""
-    metadata = [*field.metadata, *_metadata_of_members(field.annotation)]
+    metadata = [*field.metadata]
+    if get_origin(field.annotation) in (Union, UnionType):
+        nested = [each for member in get_args(field.annotation) for each in getattr(member, "__metadata__", ())]
+        metadata += [each for inner in nested if isinstance(inner, FieldInfo) for each in inner.metadata]
     found = {name: getattr(each, name) for each in metadata for name in ("ge", "gt", "le", "lt") if hasattr(each, name)}
     if "ge" in found and "le" in found:
         return f"between {_number(found['ge'])} and {_number(found['le'])}"
@@ -58,13 +61,6 @@ def range_text(field: FieldInfo) -> str:
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-def _metadata_of_members(annotation: Any) -> list[Any]:
-    if get_origin(annotation) not in (Union, UnionType):
-        return []
-    fields = [each for member in get_args(annotation) for each in getattr(member, "__metadata__", ())]
-    return [each for field in fields if isinstance(field, FieldInfo) for each in field.metadata]
 
 
 def type_text(annotation: Any) -> str:

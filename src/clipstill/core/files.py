@@ -37,8 +37,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        sync(temporary)
         temporary.chmod(0o644)
         temporary.replace(target)
         sync(target.parent)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 _LINE_EVERY_S = 5.0
@@ -132,9 +131,7 @@ class Progress:
         self._facts = facts or self._facts
         self._tell()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if _listener.get() is not None:
             self._tell(finished=True)
         elif kind is None and self._last_line > self._start:

@@ -6,6 +6,7 @@ A third-party package adds a part by an entry point of its name in the group ``c
 
 from __future__ import annotations
 
+import functools
 import importlib
 from importlib import metadata
 from typing import Any
@@ -24,14 +25,11 @@ class Registry:
 
     def __init__(self, kind: str, table: dict[str, str], prefixes: dict[str, str] | None = None) -> None:
         self.kind = kind
-        self._table = dict(table)
+        self._own = dict(table)
         self._prefixes = dict(prefixes or {})
-        self._origins = dict.fromkeys([*table, *(prefixes or {})], "clipstill")
-        self._scanned = False
 
     def names(self) -> list[str]:
         """All names, families as ``prefix:...``."""
-        self._scan()
         return sorted(self._table) + sorted(f"{prefix}:..." for prefix in self._prefixes)
 
     def resolve(self, name: str) -> tuple[Any, str]:
@@ -40,7 +38,6 @@ class Registry:
         Raises:
             UnknownNameError: There is no such name.
         """
-        self._scan()
         prefix, colon, rest = name.partition(":")
         if name in self._table:
             path, rest = self._table[name], ""
@@ -52,16 +49,17 @@ class Registry:
         module, _, attribute = path.partition(":")
         return getattr(importlib.import_module(module), attribute), rest
 
-    def _scan(self) -> None:
-        if self._scanned:
-            return
-        self._scanned = True
+    @functools.cached_property
+    def _table(self) -> dict[str, str]:
+        """Paths of all names, with those of third-party packages."""
+        table, origins = dict(self._own), dict.fromkeys([*self._own, *self._prefixes], "clipstill")
         for point in metadata.entry_points(group=f"clipstill.{self.kind}s"):
             origin = point.dist.name if point.dist is not None else point.value
-            if point.name in self._origins:
+            if point.name in origins:
                 raise ConfigError(
-                    f"two {self.kind}s are named '{point.name}': one from {self._origins[point.name]}, one from "
-                    f"{origin}. Uninstall one of the packages."
+                    f"two {self.kind}s are named '{point.name}': one from {origins[point.name]}, one from {origin}. "
+                    f"Uninstall one of the packages."
                 )
-            self._origins[point.name] = origin
-            self._table[point.name] = point.value
+            origins[point.name] = origin
+            table[point.name] = point.value
+        return table

@@ -82,8 +82,9 @@ def _check_folder(name: str, folder: Path) -> None:
 def _from_split(name: str, folder: Path) -> Named:
     layout = LAYOUTS[name]
     path = folder / layout.split
+    text = _read_text(name, path)
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = json.loads(text)
         parts = {
             part: [
                 (folder / layout.images / below(place, path), int(label), str(class_name))
@@ -92,11 +93,6 @@ def _from_split(name: str, folder: Path) -> Named:
             ]
             for part in SPLITS
         }
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}). It is the data set's split file; CoOp's DATASETS.md says where "
-            f"to get it."
-        ) from None
     except (ValueError, KeyError, TypeError):
         raise DataError(
             f"{path} is no split file: it needs lists train, val and test of [path, label, class name]. Fetch it again."
@@ -139,9 +135,14 @@ def _aircraft(name: str, folder: Path) -> Named:
 
 
 def _lines(name: str, path: Path) -> list[str]:
+    return [line.strip() for line in _read_text(name, path).splitlines() if line.strip()]
+
+
+def _read_text(name: str, path: Path) -> str:
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is not UTF-8")
         raise DataError(
-            f"data set {name}: {path} cannot be read ({error.strerror}). CoOp's DATASETS.md says where to get it."
+            f"data set {name}: {path} cannot be read ({reason}). CoOp's DATASETS.md says where to get it."
         ) from None

@@ -7,7 +7,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from clipstill.core.progress import Progress
 from clipstill.core.seeds import generator_for
+from clipstill.text.bank import Bank
 from clipstill.text.prompts import TEXTS_AT_ONCE, PromptRequest
 from clipstill.text.soft_tokens import SoftSentences, class_sentences, learn
-from clipstill.text.templates import token_template
+from clipstill.text.templates import PSEUDO_VIEWS, STYLE_VIEWS, token_template
 
 _TEMPERATURE = 0.1  # Of the instance loss; a usual value.
 _CONTENT_TEMPERATURE = 0.01  # The inverse of CLIP's logit scale: the content loss vanishes once the class is clear.
+_VIEWS = {"sdd": STYLE_VIEWS, "contrastive": PSEUDO_VIEWS}  # Sentences of the augmented views by strategy.
 # Augmented views: noise as a share of sigma, and share of numbers set to zero. Both are small, so that the view keeps
 # the meaning of its sentence.
 _NOISE = 0.1
@@ -68,41 +70,33 @@ def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable
     return augment
 
 
-@dataclass(frozen=True)
-class StartTokens:
-    """Soft tokens before learning, and the sentences around them."""
-
-    tokens_CnLE: Tensor  # Random tokens.
-    sigma: float  # Standard deviation of the tokens.
-    template: str  # Sentence with ``{tokens}``, and ``{style}`` if there are styles.
-    styles: tuple[str, ...]  # Row k of a class has style k modulo the number of styles.
-    views: Sequence[str]  # Sentences of the augmented views.
-    within_class: bool  # Whether prompts are pushed only from those of the same class, not of the whole batch.
-
-
-def learn_in_batches(request: PromptRequest, start: StartTokens) -> tuple[Tensor, list[float]]:
+def learn_in_batches(request: PromptRequest, start: Bank, sigma: float) -> Bank:
     """Learn soft tokens by the instance loss and the content loss, one batch after the other.
 
-    Returns:
-        tokens_CnLE on the CPU, and the mean loss over all prompts before each step.
+    Args:
+        request: Teacher, task and settings.
+        start: The random tokens and their sentence.
+        sigma: Standard deviation of the random tokens.
     """
     classes, count = start.tokens_CnLE.shape[:2]
     # Half as many as usual, since each step encodes the prompts and their views.
     blocks = batches(classes, count, TEXTS_AT_ONCE // 2)
     learned_CnLE = start.tokens_CnLE.clone()
     sums = torch.zeros(request.settings.steps, dtype=torch.float64)
-    with Progress("prompts", total=len(blocks) * request.settings.steps, unit="step") as bar:
+    with Progress("prompts", total=len(blocks) * len(sums), unit="step") as bar:
         for number, block in enumerate(blocks):
-            device, losses = _batch_losses(request, start, block, number)
+            draw = generator_for(request.seed, "augmented views", number)
+            device, losses = _batch_losses(request, start, block, sigma=sigma, draw=draw)
             class_ids, rows = [class_id for class_id, _ in block], [row for _, row in block]
             tokens_NLE, history = learn(start.tokens_CnLE[class_ids, rows].to(device), losses, request.settings, bar)
             learned_CnLE[class_ids, rows] = tokens_NLE.to(learned_CnLE)
             sums += len(block) * torch.tensor(history, dtype=torch.float64)
-    return learned_CnLE, (sums / (classes * count)).tolist()
+    means = (sums / (classes * count)).tolist()
+    return replace(start, tokens_CnLE=learned_CnLE, losses=(means[0], means[-1]) if means else None)
 
 
 def _batch_losses(
-    request: PromptRequest, start: StartTokens, block: Sequence[tuple[int, int]], number: int
+    request: PromptRequest, start: Bank, block: Sequence[tuple[int, int]], *, sigma: float, draw: torch.Generator
 ) -> tuple[torch.device, Callable[[Tensor], Tensor]]:
     """The teacher's device, and the function from the tokens of a batch to its losses."""
     settings, sentences = request.settings, class_sentences(request.task, start.template)
@@ -111,18 +105,19 @@ def _batch_losses(
     device = soft.embeddings_MTE.device
     soft_views = [
         SoftSentences(request.teacher, [replace(one, template=view) for one in own], settings.tokens)
-        for view in map(token_template, start.views)
+        for view in map(token_template, _VIEWS[start.strategy])
         if view != start.template
     ]
-    draw = generator_for(request.seed, "augmented views", number)
-    augment = token_noise(_NOISE * start.sigma, _DROPOUT, draw)
+    augment = token_noise(_NOISE * sigma, _DROPOUT, draw)
     class_N = torch.tensor([class_id for class_id, _ in block], device=device)
 
     def losses(tokens_NLE: Tensor) -> Tensor:
         chosen = int(torch.randint(len(soft_views), (1,), generator=draw))
         feat_ND = soft.encode(tokens_NLE)
         view_ND = soft_views[chosen].encode(tokens_NLE, augment)
-        apart_N = instance_loss(feat_ND, view_ND, _TEMPERATURE, class_N if start.within_class else None)
+        # sdd pushes prompts from the whole batch, contrastive only from those of the same class.
+        group_N = class_N if start.strategy == "contrastive" else None
+        apart_N = instance_loss(feat_ND, view_ND, _TEMPERATURE, group_N)
         if settings.content_weight == 0:
             return apart_N
         vectors_CD = request.class_vectors_CD.to(feat_ND)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from clipstill.core.progress import say
 from clipstill.text.bank import Bank
-from clipstill.text.contrastive import StartTokens, learn_in_batches
+from clipstill.text.contrastive import learn_in_batches
 from clipstill.text.prompts import Prompt, PromptRequest, PromptSet, refuse_bank, round_robin, strategy_template
-from clipstill.text.soft_tokens import Sentence, encode_sentences, random_tokens, start_tokens, token_sigma
-from clipstill.text.templates import PSEUDO_TEMPLATE, PSEUDO_VIEWS, STYLE_TEMPLATE, STYLE_VIEWS, put_tokens
+from clipstill.text.soft_tokens import Sentence, encode_sentences, random_tokens, token_sigma
+from clipstill.text.templates import PSEUDO_TEMPLATE, STYLE_TEMPLATE, put_tokens
 
 
 def sdd_prompts(request: PromptRequest) -> PromptSet:
@@ -37,7 +37,7 @@ def sdd_prompts(request: PromptRequest) -> PromptSet:
     """
     styles = tuple(request.styles)
     template = strategy_template(request, "sdd", STYLE_TEMPLATE, style=True, tokens=True)
-    bank = _bank(request, "sdd", template, styles=styles, count=request.per_class, views=STYLE_VIEWS)
+    bank = _bank(request, "sdd", template, styles=styles, count=request.per_class)
     tokens_CnLE = bank.rows(request.task.names)
     prompts = round_robin(request, put_tokens(template, ""), styles)
     rows = [one.index % tokens_CnLE.shape[1] for one in prompts]
@@ -69,7 +69,7 @@ def contrastive_prompts(request: PromptRequest) -> PromptSet:
     """
     template = strategy_template(request, "contrastive", PSEUDO_TEMPLATE, tokens=True)
     count = min(request.settings.pseudo_styles, request.per_class)
-    bank = _bank(request, "contrastive", template, styles=("",), count=count, views=PSEUDO_VIEWS)
+    bank = _bank(request, "contrastive", template, styles=("",), count=count)
     tokens_CnLE = bank.rows(request.task.names)
     names, prompts = _pseudo_styles(request, template, tokens_CnLE.shape[1])
     tokens_NLE = tokens_CnLE[[one.class_id for one in prompts], [one.style_id for one in prompts]]
@@ -93,25 +93,21 @@ def _targets(
     return encode_sentences(request.teacher, sentences, tokens_NLE)
 
 
-def _bank(
-    request: PromptRequest, strategy: str, template: str, *, styles: tuple[str, ...], count: int, views: Sequence[str]
-) -> Bank:
-    """The given bank, or a new one with ``count`` rows per class, learned with the sentences of augmented views."""
+def _bank(request: PromptRequest, strategy: str, template: str, *, styles: tuple[str, ...], count: int) -> Bank:
+    """The given bank, or a new one with ``count`` rows per class."""
     if request.bank is not None:
         request.bank.check(strategy, request.teacher, template, styles)
         return request.bank
     settings, names = request.settings, request.task.names
     sigma, width = token_sigma(request.teacher, request.task, template, settings)
-    start_CnLE = start_tokens(request.seed, names, count, shape=(settings.tokens, width), sigma=sigma)
     say(
         f"prompts: learning {len(names)} x {count} sets of {settings.tokens} soft tokens, {settings.steps} steps, "
         f"sigma {sigma:.3g}"
     )
-    within_class = strategy == "contrastive"
-    start = StartTokens(start_CnLE, sigma, template, styles=styles, views=views, within_class=within_class)
-    tokens_CnLE, losses = learn_in_batches(request, start)
-    return Bank(
-        tokens_CnLE=tokens_CnLE,
+    shape = (settings.tokens, width)
+    drawn = [random_tokens(request.seed, name, k, shape=shape, sigma=sigma) for name in names for k in range(count)]
+    start = Bank(
+        tokens_CnLE=torch.stack(drawn).view(len(names), count, *shape),
         strategy=strategy,
         teacher=request.teacher.name,
         weights_sha256=request.teacher.weights_sha256,
@@ -120,5 +116,6 @@ def _bank(
         styles=styles,
         seed=request.seed,
         settings=settings.model_dump(mode="json"),
-        losses=(losses[0], losses[-1]) if losses else None,
+        losses=None,
     )
+    return learn_in_batches(request, start, sigma)

@@ -155,13 +155,10 @@ class Linter:
     def _pairs(self) -> Iterator[Finding]:
         """Two names of one thing, a kind of another class, and names that the teacher cannot tell apart."""
         for first, second in combinations(range(len(self.task.names)), 2):
-            found = (
-                self._plural(first, second)
-                or self._synonym(first, second)
-                or self._hypernym(first, second)
-                or self._hypernym(second, first)
-                or self._similar(first, second)
-            )
+            found = self._plural(first, second)
+            if found is None and self.meanings[first] and self.meanings[second]:
+                found = self._synonym(first, second) or self._hypernym(first, second) or self._hypernym(second, first)
+            found = found or self._similar(first, second)
             if found is not None:
                 yield found
 
@@ -178,8 +175,6 @@ class Linter:
         return Finding(WARNING, "plural", (a, b), message=message, advice=advice)
 
     def _synonym(self, first: int, second: int) -> Finding | None:
-        if not self.meanings[first] or not self.meanings[second]:
-            return None
         one, other = self.meanings[first][0].sense, self.meanings[second][0].sense
         numbers = [{each.sense.number for each in self.meanings[place]} for place in (first, second)]
         shared = numbers[0] & numbers[1] & {one.number, other.number}
@@ -191,8 +186,6 @@ class Linter:
         return Finding(WARNING, "synonym", (a, b), message=message, advice="Keep one of them.")
 
     def _hypernym(self, low: int, high: int) -> Finding | None:
-        if not self.meanings[low] or not self.meanings[high]:
-            return None
         sense, kind = self.meanings[low][0].sense, self.meanings[high][0].sense
         a, b = self.task.names[low], self.task.names[high]
         # Only for a common sense: an old sense of bus is a kind of car.

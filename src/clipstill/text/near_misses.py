@@ -15,11 +15,8 @@ from clipstill.text.linter import Known
 
 # Plain words for things that photos show, by their kinds. Our choice.
 NOUNS = {
-    (
-        "animal",
-        "mammal",
-    ): "bat, bear, beaver, camel, cat, cow, deer, donkey, fox, goat, hamster, hedgehog, lion, monkey,"
-    " mouse, panda, pig, rabbit, rat, seal, sheep, squirrel, tiger, whale, wolf, zebra",
+    ("animal", "mammal"): "bat, bear, beaver, camel, cat, cow, deer, donkey, fox, goat, hamster, hedgehog, lion,"
+    " monkey, mouse, panda, pig, rabbit, rat, seal, sheep, squirrel, tiger, whale, wolf, zebra",
     ("animal", "bird"): "crane, crow, duck, eagle, goose, hen, owl, parrot, peacock, penguin, pigeon, swan",
     ("animal", "reptile"): "frog, lizard, snake, turtle",
     ("animal", "insect"): "ant, bee, beetle, butterfly, caterpillar, grasshopper, mosquito, moth, scorpion, spider",

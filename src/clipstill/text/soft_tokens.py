@@ -169,12 +169,6 @@ def random_tokens(seed: int, name: str, row: int, *, shape: tuple[int, int], sig
     return sigma * torch.randn(shape, generator=generator_for(seed, name, "soft tokens", row))
 
 
-def start_tokens(seed: int, names: Sequence[str], count: int, *, shape: tuple[int, int], sigma: float) -> Tensor:
-    """``random_tokens`` of ``count`` rows of every class: (C, n, L, E)."""
-    rows = [[random_tokens(seed, name, row, shape=shape, sigma=sigma) for row in range(count)] for name in names]
-    return torch.stack([torch.stack(of_class) for of_class in rows])
-
-
 def learn(
     tokens: Tensor, losses: Callable[[Tensor], Tensor], settings: PromptSettings, bar: Progress
 ) -> tuple[Tensor, list[float]]:

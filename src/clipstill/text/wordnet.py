@@ -52,6 +52,7 @@ class Wordnet:
         self._above: Sequence[Sequence[int]] = table["above"]
         self._words: Mapping[str, Sequence[int]] = table["words"]
         self._counts: Mapping[str, Sequence[int]] = table["counts"]
+        self._words_in_order: list[str] = list(self._words)
         self._names: Sequence[int] = table["names"]
         self._imagenet: Sequence[int] = sorted(table["imagenet"])
         self._ups: dict[int, dict[int, int]] = {}
@@ -150,10 +151,6 @@ class Wordnet:
             for above, steps in self.distances_up(number).items():
                 found[above] = min(steps, found.get(above, steps))
         return found
-
-    @functools.cached_property
-    def _words_in_order(self) -> list[str]:
-        return list(self._words)
 
     @functools.cached_property
     def _words_of(self) -> dict[int, list[str]]:
