@@ -73,9 +73,9 @@ class Batch:
 def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:
     """Bool mask (N,) of the images that are not trained on but choose the best weights.
 
-    Whole styles are held out, so that agreement with the teacher is measured on unseen looks. If too few styles would
-    be left, every tenth image of each class is held out instead. Images without a class are held out only if no image
-    has one: then every tenth.
+    Whole styles are held out, so that agreement with the teacher is measured on unseen looks. If no style would be left
+    to train on, every tenth image of each class is held out instead. Images without a class are held out only if no
+    image has one: then every tenth.
 
     Args:
         class_id_N: Class of each image, -1 for none.

@@ -35,7 +35,7 @@ def curate(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: fl
 
     An image stays if its score is at least ``min_score`` times the median score of its class. The measure is relative
     because all scores are low in a class that is hard for the teacher. Then, from the best score down, each image goes
-    that is nearly the same as a better one that stays. The best half of each class stays even if all are duplicates.
+    that is nearly the same as a better one that stays. At least half of each class stays, with duplicates if need be.
 
     Args:
         surrogate: Synthetic images.
