@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 # Sixteen pictures already give the int8 ranges of sixty-four.
 LEAST_PICTURES = 8
-_TIMED_RUNS = 30
-_TIMED_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,7 @@ def latency(model: Model, size: int) -> float:
     for _ in range(3):
         model(x_13HW)
     taken: list[float] = []
-    while not taken or (len(taken) < _TIMED_RUNS and sum(taken) < _TIMED_SECONDS):
+    while not taken or (len(taken) < 30 and sum(taken) < 3.0):
         start = time.perf_counter()
         model(x_13HW)
         taken.append(time.perf_counter() - start)
