@@ -280,7 +280,7 @@ def _readable_errors(ray: Any) -> Iterator[None]:
         yield
     except (ImportError, ray.exceptions.RayError) as error:
         from_task = isinstance(error, ray.exceptions.RayTaskError)
-        cause = error.cause if from_task else error
+        cause = getattr(error, "cause", None) if from_task else error
         if isinstance(cause, ClipstillError):
             raise cause from None
         # Objects are unpacked here or in a worker; the kind of the error is lost where the task itself is unpacked.
