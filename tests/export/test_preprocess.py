@@ -14,7 +14,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from clipstill.core.images import fit_square, load_rgb
 from clipstill.core.protocols import Preprocess
-from clipstill.export.preprocess import preprocess_json
+from clipstill.export.bundle import preprocess_json
 
 SHAPES = [
     (1, 1), (2, 3), (3, 2), (31, 33), (32, 32), (33, 47), (47, 33), (64, 64), (37, 148), (148, 37), (101, 99),

@@ -62,19 +62,15 @@ def make_groups(
     threads: int,
     on_done: OnDone,
 ) -> None:
-    """Make groups as Ray tasks. A connection to Ray that this process has already is used and kept.
+    """Make missing groups as Ray tasks. A connection to Ray that this process has already is used and kept.
 
     Args:
-        work: What to make.
-        groups: Numbers of the missing groups.
         shards: Where the groups are stored on this machine.
-        launch: Address, number of tasks and storage.
         threads: CPU threads of each task, those of the run, because sums depend on them.
         on_done: Called with each group that is safely stored.
 
     Raises:
-        ResourceError: Ray, its cluster or a machine large enough is missing, a worker has another clipstill or none,
-            or workers were lost too often.
+        ResourceError: Ray, its cluster or a large enough machine is missing, or workers differ or were lost too often.
         ClipstillError: What a task raised.
     """
     if not groups:
@@ -95,7 +91,7 @@ def make_groups(
             handle = ray.put(work)
         last = time.monotonic()
         while waiting or running:
-            # Asked each time, because the cluster may grow and shrink.
+            # The cluster may grow and shrink.
             most = launch.workers or _SUBMITTED_PER_SLOT * size.slots(ray)
             while waiting and len(running) < most:
                 group = waiting.pop(0)
@@ -284,7 +280,7 @@ def _readable_errors(ray: Any) -> Iterator[None]:
         yield
     except (ImportError, ray.exceptions.RayError) as error:
         from_task = isinstance(error, ray.exceptions.RayTaskError)
-        cause = error.cause if from_task else error
+        cause = getattr(error, "cause", None) if from_task else error
         if isinstance(cause, ClipstillError):
             raise cause from None
         # Objects are unpacked here or in a worker; the kind of the error is lost where the task itself is unpacked.

@@ -164,9 +164,6 @@ def compare(
         device: Where both work.
         batch: Images per call.
         calibration: The student's temperature and threshold of refusal.
-
-    Raises:
-        DataError: As for ``evaluate``.
     """
     predict = teacher_predictor(teacher, class_vectors_CD, device)
     by_teacher = evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher")

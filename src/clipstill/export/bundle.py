@@ -10,10 +10,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from clipstill.core.description import Description, ExportFacts
 from clipstill.core.errors import ArtifactError, ExportError
@@ -28,14 +30,16 @@ from clipstill.core.files import (
     write_json,
     write_text,
 )
+from clipstill.core.images import WIDEST
 from clipstill.export.measure import FormatFacts, FormatRequest, write_formats
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.page import software, write_page
 from clipstill.export.parity import check_parity
-from clipstill.export.preprocess import preprocess_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from clipstill.core.protocols import Preprocess
 
 MODEL = Onnx.files[0]
 STUDENT_FILE = "student.safetensors"
@@ -192,6 +196,14 @@ def _write_facts(folder: Path, description: Description, facts: ExportFacts) -> 
     write_json(folder / "preprocess.json", preprocess_json(description.preprocess))
     write_json(folder / PARITY_FILE, {**facts.parity, "formats": _parity_of(facts.formats)})
     write_json(folder / METRICS_FILE, metrics)
+
+
+def preprocess_json(preprocess: Preprocess) -> dict[str, Any]:
+    """How a photo becomes the model's input: numbers, and steps in enough detail for any language."""
+    size = preprocess.size
+    side = max(size, round(size / preprocess.crop_fraction))
+    text = resources.files("clipstill").joinpath("export", "preprocess.yaml").read_text(encoding="utf-8")
+    return {**asdict(preprocess), **yaml.safe_load(text.format(widest=WIDEST, side=side, size=size))}
 
 
 def _commit(folder: Path, key: str, info: Mapping[str, Any]) -> None:

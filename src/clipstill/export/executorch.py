@@ -41,9 +41,8 @@ class ExecuTorch(Format):
             # The thread pool belongs to the whole process.
             if portable_lib._threadpool_get_thread_count() != wanted:
                 portable_lib._unsafe_reset_threadpool(wanted)
+            images = torch.from_numpy(x_N3HW)
             # Copied, because the next call writes into the same memory.
-            return np.concatenate(
-                [method.execute((x_13HW,))[0].numpy().copy() for x_13HW in torch.from_numpy(x_N3HW).split(1)]
-            )
+            return np.concatenate([method.execute((images[i : i + 1],))[0].numpy().copy() for i in range(len(images))])
 
         return model

@@ -115,9 +115,6 @@ def plan(
         budget_seconds: Time for the whole run; the best settings that fit are chosen.
         fixed: Dotted names of settings that the budget leaves as they are.
         quick: Whether to time the smallest batches only, which is less exact.
-
-    Raises:
-        ClipstillError: A part cannot be found or loaded.
     """
     from clipstill.assembly.class_vectors import templates_of
     from clipstill.teachers import class_vectors
