@@ -22,7 +22,7 @@ from cells import results_of
 from PIL import Image, ImageDraw
 from quality import Run, score
 
-from clipstill import api
+import clipstill
 from clipstill.core.files import read_json, write_json
 from clipstill.core.synthetic_mark import save_marked
 from clipstill.surrogate.preview import write_grid
@@ -57,7 +57,7 @@ def make(row: str, seed: int, args: argparse.Namespace, photos: dict[str, Path])
     overrides = [*args.set, f"prompts.strategy={strategy}", f"synthesis.class_weight={class_weight}"]
     start = time.monotonic()
     task = parse_task(args.classes)
-    api.run(task, folder, recipe=args.recipe, overrides=overrides, seed=seed)
+    clipstill.distil(classes=task, out=folder, recipe=args.recipe, settings=overrides, seed=seed)
     run = Run(folder)
     student = run.student()
     diversity = read_json(folder / "stages" / "prompts" / "diversity.json")

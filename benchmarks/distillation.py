@@ -143,7 +143,7 @@ def main() -> None:
     )
 
     views = views_of(settings, args.image_size)
-    views_BS = views(to_unit(images[: args.batch], device), 0).x_N3SS
+    views_BS = views(to_unit(images[: args.batch], device), 0)
 
     def same() -> Iterator[Tensor]:
         while True:

@@ -68,7 +68,7 @@ def main() -> None:
         return 100 * float(((test_ND @ vectors_CD.T).argmax(1) == test_N).float().mean())
 
     text_count = load_settings().examples.text_count
-    result = {"texts": round(top1(text_CD), 1)}
+    result: dict[str, Any] = {"texts": round(top1(text_CD), 1)}
     print(f"texts alone: {result['texts']}\n\n| examples a class | prototype alone | with the text |\n|---:|---:|---:|")
     for count in args.counts:
         columns = []

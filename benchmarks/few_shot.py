@@ -12,17 +12,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from quality import CPU, Run
+import torch
+from quality import Run
 
-from clipstill.assembly.fine_tuning import teach_labels
 from clipstill.assembly.training import read_all
-from clipstill.commands.run import limited
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
+from clipstill.distillation.soft_labels import SoftLabels
+from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
+from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from students import top1
 
@@ -44,8 +48,12 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     )
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
-        settings = load_settings("fine-tune").distillation
-        teach_labels(student, *read_all(chosen, section["image_size"]), settings.changed(**changes), CPU, seed=run.seed)
+        settings = load_settings("fine-tune").distillation.changed(**changes)
+        pixels_N3SS, label_N = read_all(chosen, section["image_size"])
+        data = TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
+        labels = SoftLabels(None, torch.zeros(len(run.labels), 1))
+        with tempfile.TemporaryDirectory() as work:
+            distil(student, labels, data, settings=settings, folder=Path(work), seed=run.seed)
     return top1(student.eval(), ImageFolder.open(args.test, run.labels), args.out / "work")
 
 

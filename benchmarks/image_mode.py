@@ -25,14 +25,14 @@ import torch
 from cells import results_of
 from quality import Run
 
-from clipstill import api
+import clipstill
 from clipstill.assembly.training import read_all
-from clipstill.commands.run import limited
 from clipstill.core.files import write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.text.task import Task, parse_task
+from clipstill.workflow.photos import limited
 
 RESULT = "image-mode.json"
 STUDENTS = ("inverted", "and in the mix", "examples alone")
@@ -57,7 +57,7 @@ def make(count: int, seed: int, task: Task, args: argparse.Namespace) -> None:
     ways = {"inverted": 0.0, "and in the mix": args.teach_share} if count else {"inverted": 0.0}
     for way, share in ways.items():
         overrides = [*args.set, f"examples.teach_share={share}", f"examples.per_class={max(1, count)}"]
-        api.run(task, folder, overrides=overrides, seed=seed, examples=examples)
+        clipstill.distil(classes=task, out=folder, settings=overrides, seed=seed, examples=examples)
         run = Run(folder)
         student = run.student()
         measure(way, student_predictor(student), student.preprocess)

@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clipstill.assembly.photos import limited
 from quality import Run
-from torch import Tensor
 
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
@@ -41,6 +39,7 @@ from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.students import load_student
 from clipstill.students.student import Student
+from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 
 # PromptKD's teaching of a light student, with the loss's weight of ordinary distillation.
@@ -85,11 +84,9 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "loss on them": {"keep": "loss"},
         "the last, nothing held out": {"keep": "last", "held_out_styles": 0},
     },
-    "mixing": {
-        "none": {},
-        "half of the views": {"mix": 0.5},
+    "views": {
+        "as it is": {},
         "three times the views": {"views": 12},
-        "both": {"views": 12, "mix": 0.5},
     },
     "images": {
         "synthetic images": {**_PROMPTKD, "images": "synthetic"},
@@ -149,7 +146,7 @@ def teach(
     }
 
 
-def real(folders: list[Path], count: int | None, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def real(folders: list[Path], count: int | None, size: int, seed: int) -> TrainingData:
     """Unlabelled photos as the trainer takes them: pictures, and no class and no style of any."""
     parts = []
     for folder in folders:

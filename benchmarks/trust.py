@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipstill.commands.run import limited
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.evaluation.calibration import auroc, fit_temperature
 from clipstill.evaluation.metrics import ece, softmax
 from clipstill.runtime import Bundle, load_bundle
+from clipstill.workflow.photos import limited
 
 
 def answers(bundle: Bundle, folder: ImageFolder) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

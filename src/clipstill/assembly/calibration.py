@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 # Random views of each picture beside the plain one.
-_VIEWS = 2
+VIEWS = 2
 _AT_ONCE = 64
 # Both models see each picture three times, and one temperature needs no more pictures.
 MOST_PICTURES = 512
@@ -67,14 +67,14 @@ class Witnesses:
         return self._answers(pixels_N3HW, None)
 
     def views(self, pixels_N3HW: Tensor) -> Answers:
-        """Answers to random views of each picture, without mixing."""
-        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(_VIEWS)))
+        """Answers to random views of each picture."""
+        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(VIEWS)))
 
     @torch.no_grad()
     def _answers(self, pixels_N3HW: Tensor, view: int | None) -> Answers:
         student = self.student.to(self.device)
         size, seed = student.preprocess.size, self.settings.seed
-        views = views_of(self.settings.distillation.model_copy(update={"mix": 0.0}), size)
+        views = views_of(self.settings.distillation, size)
         class_vectors_CD, scale = self.class_vectors_CD.to(self.device), float(self.teacher.logit_scale)
         by_student, by_teacher = [], []
         for start in range(0, len(pixels_N3HW), _AT_ONCE):
@@ -82,8 +82,7 @@ class Witnesses:
             if view is None:
                 x_N3HW = plain_view(x_N3HW, size)
             else:
-                seed_parts = (seed, "calibration", view, start)
-                x_N3HW = views(x_N3HW, *seed_parts).x_N3SS
+                x_N3HW = views(x_N3HW, seed, "calibration", view, start)
             by_student.append(student(x_N3HW).float().cpu().numpy())
             teacher_NC = logits(self.teacher.encode_image(x_N3HW), class_vectors_CD, scale)
             by_teacher.append(teacher_NC.float().cpu().numpy())

@@ -25,6 +25,7 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.distillation.soft_labels import SoftLabels
@@ -67,6 +68,17 @@ class FineTuned:
             "classes": list(self.classes),
             **{name: None if each is None else each.to_json() for name, each in measured.items()},
         }
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            {
+                "classes": ", ".join(self.classes),
+                "examples": self.examples,
+                "top-1 before": None if self.before is None else percent(self.before.top1),
+                "top-1 after": None if self.after is None else percent(self.after.top1),
+                "bundle": self.out,
+            }
+        )
 
 
 def fine_tune(

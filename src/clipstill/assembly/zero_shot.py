@@ -17,6 +17,7 @@ from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import vectors_with_examples
 from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
@@ -57,6 +58,19 @@ class ZeroShot:
             "classes": list(self.classes),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            {
+                "teacher": self.teacher,
+                "classes": ", ".join(self.classes),
+                "examples": self.examples or None,
+                "top-1": None if self.evaluation is None else percent(self.evaluation.top1),
+                "size": f"{self.onnx_bytes / 1e6:.1f} MB",
+                "latency": f"{self.latency_ms:.1f} ms on one core",
+                "bundle": self.out,
+            }
+        )
 
 
 def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStudent:

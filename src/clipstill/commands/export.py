@@ -17,6 +17,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table
 from clipstill.core.progress import say
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
@@ -49,6 +50,13 @@ class Exported:
             "photos": self.photos,
             "formats": {each.format: each.to_json() for each in self.formats},
         }
+
+    def _repr_html_(self) -> str:
+        rows = {
+            each.format: each.refused or f"{each.bytes / 1e6:.1f} MB, {each.latency_ms or 0:.1f} ms on one core"
+            for each in self.formats
+        }
+        return html_table({**rows, "bundle": self.out})
 
 
 def export(

@@ -19,7 +19,7 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
-from clipstill.planning.budget import Budget, with_settings
+from clipstill.planning.budget import with_settings
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import MEANINGS, most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
@@ -83,8 +83,9 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
         if found is None and torchrun.rank() == 0:
             check_names(job)
             check_near_misses(job.settings, job.task)
-            budget = Budget(budget_seconds, fixed)
-            found = plan(job.settings, job.task, job.photos, budget=budget, models=job.models)
+            found = plan(
+                job.settings, job.task, job.photos, models=job.models, budget_seconds=budget_seconds, fixed=fixed
+            )
             say_plan(found)
         found = torchrun.broadcast(found)
         settings = with_settings(job.settings, found.settings)

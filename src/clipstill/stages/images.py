@@ -9,13 +9,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import Progress, say
 from clipstill.distributed import ray_tasks, torchrun
-from clipstill.distributed.work import OnDone, SynthesisWork, Worker, worker_name
+from clipstill.distributed.work import OnDone, SynthesisWork, Worker
 from clipstill.stages import class_vectors, prompts
 from clipstill.stages.curation import curation_facts, curation_line
 from clipstill.surrogate.background import BackgroundWriter
@@ -86,9 +87,8 @@ def make_groups(
         watch = None if preview is None else Preview(preview, writer.submit)
         for number in numbers:
             images = worker.make(number, watch)
-            facts = {**images.facts, "worker": worker_name()}
-            stored = (number, images.pixels_NHW3, images.records, facts, images.features_ND)
-            writer.submit(shards.write_group, *stored)
+            write = partial(shards.write_group, number, images.pixels_NHW3, images.records)
+            writer.submit(partial(write, facts=images.facts, features_ND=images.features_ND))
             on_done(number, images.loss)
 
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 NAME = "near_misses"
 NAMES_FILE = "near_misses.json"
 # More of them cost images and hardly change the threshold.
-_MOST = 32
+MOST = 32
 # A single word would set the threshold by what it happens to look like.
 _LEAST = 2
-_LEAST_BY_DEFAULT = 4
+LEAST_BY_DEFAULT = 4
 
 
 def _make(run: Run, step: Step, folder: Path) -> None:
@@ -130,8 +130,8 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     wanted = run.settings.refusal.near_misses
     if isinstance(wanted, list):
         return tuple(wanted)
-    least = _LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
-    count = min(_MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
+    least = LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
+    count = min(MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
     earlier = itertools.takewhile(lambda step: step.cohort != cohort, run.steps_of(NAME))
     taken = [word for step in earlier for word in read_json(run.store.folder(step) / NAMES_FILE)]
     chosen = choose_near_misses(

@@ -138,8 +138,8 @@ def _charts(run: Run, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
         losses = tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES)
         yield Chart("The teacher's prompts: loss", "epoch", losses)
     synthesis = _mean_over_groups(images.read_histories(run))
-    names = dict.fromkeys(name for entry in synthesis for name in entry if name != "step")
-    series = tuple(_series(synthesis, name) for name in names)
+    terms = dict.fromkeys(name for entry in synthesis for name in entry if name != "step")
+    series = tuple(_series(synthesis, term) for term in terms)
     if series:
         yield Chart("Synthesis: mean loss of the images", "step", series[:6])
     for phase in dict.fromkeys(str(entry["phase"]) for entry in training):

@@ -112,7 +112,7 @@ class Run:
         student = self.settings.student
         tower = {"prompts": student.prompts, "prompt_depth": student.prompt_depth, "tower": student.tower}
         return {
-            **({"student_tower": tower} if student.tower_of or student.prompts else {}),
+            **({"student_tower": tower} if student.tower_of else {}),
             **versions(),
             "device": str(self.models.device),
             "threads": self.store.threads,
