@@ -140,13 +140,6 @@ def _of_parts(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]
     return [[key_of(part.cohort), list(part.used)] for part in parts]
 
 
-def image_keys(images: Any) -> set[str]:
-    """The keys in a value of ``Keys.of_images``."""
-    if images is None:
-        return set()
-    return {images} if isinstance(images, str) else {str(key) for key, _ in images}
-
-
 def _file_content(name: Any) -> str | None:
     """Hash of the file that a setting names; None where it names none."""
     try:
