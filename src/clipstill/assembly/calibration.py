@@ -82,7 +82,8 @@ class Witnesses:
             if view is None:
                 x_N3HW = plain_view(x_N3HW, size)
             else:
-                x_N3HW = views(x_N3HW, seed, "calibration", view, start)
+                seed_parts = (seed, "calibration", view, start)
+                x_N3HW = views(x_N3HW, *seed_parts)
             by_student.append(student(x_N3HW).float().cpu().numpy())
             teacher_NC = logits(self.teacher.encode_image(x_N3HW), class_vectors_CD, scale)
             by_teacher.append(teacher_NC.float().cpu().numpy())

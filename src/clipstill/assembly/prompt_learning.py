@@ -25,15 +25,8 @@ def learn_prompts(
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
-    Args:
-        plain: The teacher without prompts.
-        examples: Labelled photos of some or all classes.
-        section: How prompts are learned.
-        seed: Seed of everything random.
-        work: Folder to resume from after a kill.
-
-    Returns:
-        The teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``.
+    Returns the teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``. A call
+    that was killed resumes from ``work``.
     """
     # "a photo of a" is published for CLIP; embedded teachers know bare names best.
     words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"

@@ -76,9 +76,7 @@ class ZeroShot:
 def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStudent:
     """The teacher as a classifier: its logit scale times its cosines; on the CPU, in evaluation mode.
 
-    Args:
-        teacher: Teacher on the CPU in full precision; the tower's weights are shared with it.
-        class_vectors_CD: Unit vectors, one a class.
+    The teacher is on the CPU in full precision; the student shares the weights of its tower.
 
     Raises:
         ConfigError: This teacher's tower cannot be taken out of it (of several teachers at once, say).

@@ -94,15 +94,10 @@ def export(
     section = bundled_section(bundle, settings.student)
     student = new_student(section, len(bundle.labels), bundle.folder / STUDENT_FILE, seed).eval()
     say(f"export: {', '.join(each.name for each in wanted)}")
-    found = add_formats(
-        bundle.folder,
-        bundle.folder if out is None else out,
-        student,
-        FormatRequest(names, split_pictures(pixels_N3HW, seed, photos), settings.export),
-        with_formats,
-    )
+    request = FormatRequest(names, split_pictures(pixels_N3HW, seed, photos), settings.export)
+    found = add_formats(bundle.folder, out or bundle.folder, student, request, card=with_formats)
     counts = {name: len(each.label_N) for name, each in photos.items()}
-    return Exported(bundle.folder if out is None else out, found, counts)
+    return Exported(out or bundle.folder, found, counts)
 
 
 def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess, seed: int) -> Tensor:

@@ -208,10 +208,11 @@ class Protocol:
         """Features of a part's test images, and their labels within it."""
         import torch
 
-        fit, found, labels = student.preprocess, [], []
-        batch = self.settings.evaluation.batch
+        size, crop, batch = student.preprocess.size, student.preprocess.crop_fraction, self.settings.evaluation.batch
+        found, labels = [], []
         with torch.no_grad():
-            for pixels_NHW3, of_batch, _ in iterate(part.folder, fit.size, fit.crop_fraction, batch, lambda *_: None):
+            batches = iterate(part.folder, size, crop, batch, on_skip=lambda path, reason: None)
+            for pixels_NHW3, of_batch, _ in batches:
                 x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += of_batch

@@ -61,7 +61,8 @@ class Job:
                 f"a {next(iter(built))} that you built stays in this process, and the images are made in several. Give "
                 f"its name, or leave Ray and torchrun out."
             )
-        return cls(settings, task, out, Photos.of(settings, task), Models(settings, built or {}))
+        photos, models = Photos.of(settings, task), Models(settings, built or {})
+        return cls(settings, task, out, photos=photos, models=models)
 
 
 @torchrun.rank_group()
@@ -114,7 +115,10 @@ def _chosen(job: Job, store: Store | None = None, in_use: CohortsInUse | None = 
     keys = Keys(STAGES, job.settings, job.photos, job.models.identity)
     in_use = in_use or cohorts_in_use(keys, job.task, store.history())
     steps = keys.steps(job.task, in_use)
-    return keys, Run(job.settings, job.task, job.photos, store, in_use, steps, job.models, job.watch)
+    run = Run(
+        job.settings, job.task, job.photos, store=store, cohorts=in_use, steps=steps, models=job.models, watch=job.watch
+    )
+    return keys, run
 
 
 def _until(steps: tuple[Step, ...], last: str) -> tuple[Step, ...]:

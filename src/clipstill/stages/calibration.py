@@ -34,14 +34,12 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.assembly.calibration import MOST_PICTURES, Answers
     from clipstill.distillation.training_data import held_out_mask
 
-    settings = run.settings
-    models = witnesses(run)
+    settings, models = run.settings, witnesses(run)
     data = collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
     plain, views = models.plain(data.pixels_N3HW), models.views(data.pixels_N3HW)
     every = Answers.joined(plain, views)
-    held_N = held_out_mask(
-        data.class_id_N, data.style_id_N, settings.distillation.held_out_styles, settings.seed
-    ).numpy()
+    held_out_styles = settings.distillation.held_out_styles
+    held_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed).numpy()
     temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), _pictures(run)
     if run.photos.examples is not None:
         logits_NC, label_N = _of_examples(run, models)

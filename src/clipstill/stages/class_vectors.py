@@ -62,10 +62,8 @@ def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[s
     from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
 
     assert run.photos.examples is not None
-    settings = run.settings
-    feat_MD, labels = encode_folder(
-        run.models.teacher, run.photos.examples, run.models.device, settings.evaluation.batch
-    )
+    models, settings = run.models, run.settings
+    feat_MD, labels = encode_folder(models.teacher, run.photos.examples, models.device, settings.evaluation.batch)
     found = prototypes(feat_MD, labels, text_CD)
     counts = {name: int(number) for name, number in zip(run.task.names, found.count_C, strict=True)}
     without = [name for name, number in counts.items() if number == 0]

@@ -58,15 +58,9 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
     from clipstill.stages.rungs import RungMaker
 
     maker = RungMaker(run, inputs, place / "models")
-    identity = [
-        VERSION,
-        run.step(bundle.NAME).key,
-        photos_digest(inputs.photos),
-        inputs.small_teacher,
-        maker.examples_digest,
-        None if inputs.unlabelled is None else photos_digest(inputs.unlabelled),
-        inputs.slow,
-    ]
+    unlabelled = None if inputs.unlabelled is None else photos_digest(inputs.unlabelled)
+    photos = [photos_digest(inputs.photos), inputs.small_teacher, maker.examples_digest, unlabelled]
+    identity = [VERSION, run.step(bundle.NAME).key, *photos, inputs.slow]
     found = []
     for name in (name for name in RUNGS if name in names):
         key = sha256_json([identity, name])
@@ -76,8 +70,9 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
             rung = maker.make(name)
             write_json(folder / FACTS_FILE, rung.to_json())
             commit_manifest(folder, key, [FACTS_FILE])
-            top1 = None if rung.measured is None else f"{100 * rung.measured.top1:.1f} %"
-            say(f"ladder: {rung.title}: {f'{top1} in {span(time.monotonic() - start)}' if top1 else 'not measured'}")
+            took = span(time.monotonic() - start)
+            top1 = f"{100 * rung.measured.top1:.1f} % in {took}" if rung.measured else "not measured"
+            say(f"ladder: {rung.title}: {top1}")
         found.append(Rung.from_json(read_json(folder / FACTS_FILE)))
     return found
 

@@ -112,8 +112,8 @@ def _pictures(run: Run) -> tuple[Picture, ...]:
     for position in first.values():
         record = found.records[position]
         pixels_HW3 = found.pixels_N3HW[position].permute(1, 2, 0).contiguous().numpy()
-        name = run.task.names[record.class_id]
-        pictures.append(Picture(name, styles[record.style_id], picture_uri(pixels_HW3), record.score, record.prompt))
+        name, style, uri = run.task.names[record.class_id], styles[record.style_id], picture_uri(pixels_HW3)
+        pictures.append(Picture(name, style, uri, score=record.score, prompt=record.prompt))
     return tuple(pictures)
 
 

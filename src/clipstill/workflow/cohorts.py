@@ -81,6 +81,13 @@ class StudentRecord:
     images: Any  # What it was trained on, as ``Keys.of_images`` has it.
     key: str  # Key of the stage.
 
+    @property
+    def image_keys(self) -> set[str]:
+        """Keys of the images that it was trained on."""
+        if self.images is None:
+            return set()
+        return {self.images} if isinstance(self.images, str) else {str(key) for key, _ in self.images}
+
 
 @dataclass(frozen=True)
 class FolderHistory:
@@ -111,13 +118,13 @@ def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInU
     settings, evidence = keys.settings, keys.evidence(task)
     images: tuple[Part, ...] = ()
     near_misses: tuple[Part, ...] = ()
-    valid = _valid(keys, "surrogate", history.images, task, evidence)
-    student = _reusable_student(keys, task, evidence, history, {cohort.key for cohort in valid})
+    valid = _valid(keys, "surrogate", history.images, task=task, evidence=evidence)
+    student = _reusable_student(keys, task, evidence, history, images={cohort.key for cohort in valid})
     if "surrogate" in keys.stages:
         chosen = _chosen(valid, task, evidence.by_class)
         images = _parts(chosen, task, evidence, valid, draws=student is None)
     if "near_misses" in keys.stages:
-        valid = _valid(keys, "near_misses", history.near_misses, task, evidence)
+        valid = _valid(keys, "near_misses", history.near_misses, task=task, evidence=evidence)
         chosen = _chosen(valid, task, None)
         if settings.refusal.near_misses != "auto" and chosen:
             # Names or a number were given: any cohort of them serves all classes.
@@ -128,7 +135,7 @@ def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInU
     )
 
 
-def _valid(keys: Keys, stage: str, cohorts: Sequence[Cohort], task: Task, evidence: Evidence) -> list[Cohort]:
+def _valid(keys: Keys, stage: str, cohorts: Sequence[Cohort], *, task: Task, evidence: Evidence) -> list[Cohort]:
     """Cohorts that the present settings would make the same; an unfinished one must be one that can be made now."""
     if stage not in keys.stages:
         return []
@@ -178,13 +185,10 @@ def _with_keys(keys: Keys, stage: str, parts: Sequence[Part]) -> tuple[Part, ...
 
 
 def _reusable_student(
-    keys: Keys, task: Task, evidence: Evidence, history: FolderHistory, images: set[str]
+    keys: Keys, task: Task, evidence: Evidence, history: FolderHistory, *, images: set[str]
 ) -> StudentRecord | None:
     """The latest student whose head can get the present class vectors, where none was trained on these classes."""
-    from clipstill.workflow.keys import image_keys
-
-    settings = keys.settings
-    if settings.student.head != "class-vectors" or evidence.learned is not None:
+    if keys.settings.student.head != "class-vectors" or evidence.learned is not None:
         return None
 
     def is_valid(student: StudentRecord) -> bool:
@@ -192,7 +196,7 @@ def _reusable_student(
         shared = [name for name in student.task.names if name in task.names]
         return (
             student.evidence.learned is None
-            and image_keys(student.images) <= images
+            and student.image_keys <= images
             and all(student.evidence.by_class.get(name) == evidence.by_class.get(name) for name in shared)
             and keys.of_student(student) == student.key
         )

@@ -30,11 +30,8 @@ TEACHER_PROMPTS, CLASS_VECTORS, IMAGES, STUDENT = "teacher_prompts", "class_vect
 class Keys:
     """Keys of the stages of a run; each file is hashed once.
 
-    Args:
-        stages: All stages, in the order of work; of several with one name a run needs at most one.
-        settings: Settings of the run.
-        photos: Photos of the run.
-        built: Hashes of parts that the caller built, by the setting that names them.
+    ``built`` holds the hashes of parts that the caller built, by the setting that names them. Of several ``stages`` with
+    one name a run needs at most one.
     """
 
     def __init__(
@@ -138,13 +135,6 @@ def _of_parts(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]
     if len(parts) == 1 and parts[0].cohort.drawn == task.names:
         return key_of(parts[0].cohort)
     return [[key_of(part.cohort), list(part.used)] for part in parts]
-
-
-def image_keys(images: Any) -> set[str]:
-    """The keys in a value of ``Keys.of_images``."""
-    if images is None:
-        return set()
-    return {images} if isinstance(images, str) else {str(key) for key, _ in images}
 
 
 def _file_content(name: Any) -> str | None:

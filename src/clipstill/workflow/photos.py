@@ -33,12 +33,7 @@ class Photos:
 
     @classmethod
     def of(cls, settings: Settings, task: Task) -> Photos:
-        """Open the folders that the settings name.
-
-        Raises:
-            DataError: A folder is missing, empty or fits none of the classes, or a photo to learn from lies in the
-                folder to measure on.
-        """
+        """Open the folders that the settings name; no photo to learn from may lie in the folder to measure on."""
         measured = (
             None if settings.evaluation.images is None else ImageFolder.open(settings.evaluation.images, task.names)
         )

@@ -55,15 +55,10 @@ def recipe_path(name: str) -> Path:
 
 
 def load_settings(
-    recipe: str = "default",
-    file: Path | None = None,
-    overrides: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-    layout: str | None = None,
+    recipe: str = "default", file: Path | None = None, overrides: Sequence[str] = (), **more: Any
 ) -> Settings:
-    """The settings of a run; see ``load_with_origins``."""
-    loaded = load_with_origins(recipe, file, overrides, values=values, layout=layout)
-    return loaded.settings
+    """The settings of a run; arguments as for ``load_with_origins``."""
+    return load_with_origins(recipe, file, overrides, **more).settings
 
 
 def load_with_origins(

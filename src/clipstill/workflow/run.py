@@ -68,7 +68,8 @@ class Run:
         if not (path / "bundle" / MANIFEST).is_file():
             raise _not_finished(path, "bundle")
         cohorts = CohortsInUse(tuple(parts.get("surrogate", ())), tuple(parts.get("near_misses", ())))
-        return cls(settings, task, photos, store, cohorts, tuple(steps), Models(settings))
+        models = Models(settings)
+        return cls(settings, task, photos, store=store, cohorts=cohorts, steps=tuple(steps), models=models)
 
     def save(self) -> None:
         """Write down classes, settings, and which steps serve the run, for ``open``."""

@@ -138,7 +138,8 @@ class LockedStore(Store):
         try:
             path.mkdir(parents=True, exist_ok=True)
             # A process killed before the marker stands leaves the lock, or a file not yet renamed.
-            strangers = sorted(each.name for each in path.iterdir() if not each.name.startswith((LOCK, ".tmp-")))
+            names = sorted(each.name for each in path.iterdir())
+            strangers = [name for name in names if name != LOCK and not name.startswith(".tmp-")]
         except OSError as error:
             raise disk_error(error, path) from error
         is_new = not (path / MARKER).exists()
