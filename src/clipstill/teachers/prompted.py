@@ -235,7 +235,6 @@ def import_prompts(base: Teacher, path: Path) -> PromptedTeacher:
     Depths are read from the file. The tokens of its classes and CLIP's own weights, which it also holds, are ignored.
 
     Raises:
-        ConfigError: The teacher is no CLIP with a vision transformer.
         DataError: The file is missing or no plain state dict.
         ArtifactError: It holds no prompts, or those of another architecture.
     """
