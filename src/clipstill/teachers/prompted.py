@@ -187,7 +187,6 @@ def prompted(
         text_depth: Layers of the text tower with prompts, for open_clip; at least 1.
         words: Words that the text prompts start as.
         rank: Rank of the image projection, for an embedded teacher; 0 for none.
-        seed: Seed of the random parameters.
 
     Raises:
         ConfigError: The teacher is of another kind, or its towers do not take prompts.
