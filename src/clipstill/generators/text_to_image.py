@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipstill.core.errors import ArtifactError, ConfigError, DataError, reason_of
+from clipstill.core.errors import ConfigError, DataError, reason_of
 from clipstill.core.files import read_json, sha256_file, sha256_json
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
@@ -92,10 +92,7 @@ def _weight_files(folder: Path) -> list[Path]:
             f"{folder} holds no text-to-image pipeline: {INDEX_FILE} is missing. Name a folder that diffusers saved, "
             f"or a repository: text-to-image:OWNER/REPO"
         )
-    try:
-        index = read_json(folder / INDEX_FILE)
-    except ArtifactError as error:
-        raise DataError(str(error)) from None
+    index = read_json(folder / INDEX_FILE)
     code = sorted(folder.rglob("*.py"))
     if code or not isinstance(index.get("_class_name"), str):
         raise ConfigError(

@@ -41,10 +41,9 @@ from clipstill.generators.model_files import (
 from clipstill.generators.vqgan import OneSidedClamp
 
 TAESD = "madebyollin/taesd"
-PRIOR = Path(__file__).parents[1] / "assets" / "latent-prior.safetensors"
-# Name of a user's own statistics, beside the decoder.
+# Also the name of a user's own statistics, beside the decoder.
 PRIOR_FILE = "latent-prior.safetensors"
-_PUBLISHED_NAME = re.compile(r"(\d+)\.(.+)")
+PRIOR = Path(__file__).parents[1] / "assets" / PRIOR_FILE
 
 
 @dataclass(frozen=True)
@@ -93,18 +92,14 @@ def diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict under diffusers' names, from these or from the layer numbers of the published weights.
 
     The published decoder counts its clamp as layer 0, which diffusers computes outside the layers; the published
-    encoder has no such layer. A name of neither kind raises a KeyError.
+    encoder has no such layer.
     """
-    if all(name.startswith(("decoder.", "encoder.")) for name in state):
-        return dict(state)
     part, before = ("encoder", 0) if "0.weight" in state else ("decoder", 1)
-    renamed = {}
-    for name, tensor in state.items():
-        match = _PUBLISHED_NAME.fullmatch(name)
-        if match is None:
-            raise KeyError(name)
-        renamed[f"{part}.layers.{int(match.group(1)) - before}.{match.group(2)}"] = tensor
-    return renamed
+
+    def renamed(number: re.Match[str]) -> str:
+        return f"{part}.layers.{int(number[1]) - before}."
+
+    return {re.sub(r"^(\d+)\.", renamed, name): tensor for name, tensor in state.items()}
 
 
 def load_part(files: AutoencoderFiles, part: str) -> Any:
@@ -117,7 +112,7 @@ def load_part(files: AutoencoderFiles, part: str) -> Any:
     path = files.decoder if part == "decoder" else files.encoder
     try:
         stored = diffusers_names(load_file(path))
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(
             f"{path} cannot be read as the {part} of a tiny autoencoder ({error}). Give one in safetensors, in the "
             f"layer numbers of TAESD or in diffusers' names."
@@ -126,7 +121,10 @@ def load_part(files: AutoencoderFiles, part: str) -> Any:
     config_file = files.decoder.parent / CONFIG_FILE
     config = read_json(config_file) if config_file.is_file() else {}
     try:
-        network: Any = network_class.from_config({"latent_channels": _latent_channels(state, part), **config})
+        # Read from the first layer of the decoder or the last one of the encoder, for files without a configuration.
+        last = max(state, key=lambda name: int(name.split(".")[1]))
+        channels = state["layers.0.weight"].shape[1] if part == "decoder" else len(state[last])
+        network: Any = network_class.from_config({"latent_channels": channels, **config})
         module = getattr(network, part)
         module.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -136,14 +134,6 @@ def load_part(files: AutoencoderFiles, part: str) -> Any:
             f"the same layers."
         ) from None
     return module.eval().requires_grad_(False)
-
-
-def _latent_channels(state: Mapping[str, Tensor], part: str) -> int:
-    """Channels read from the weights, for files without a configuration."""
-    if part == "decoder":
-        return int(state["layers.0.weight"].shape[1])
-    last = max(int(name.split(".")[1]) for name in state)
-    return len(state[f"layers.{last}.bias"])
 
 
 class TinyAutoencoder(NormalLatents):

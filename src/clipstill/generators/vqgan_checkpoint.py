@@ -230,7 +230,7 @@ def import_vqgan(
 
     Args:
         path: Lightning checkpoint or safetensors file, with the names of taming-transformers.
-        name: Name of the entry; by default ``vqgan-`` and the architecture, such as ``vqgan-f16-16384``.
+        name: By default ``vqgan-`` and the architecture, such as ``vqgan-f16-16384``.
         licence: Licence of the weights; by default the publisher's if ``source`` names it, otherwise ``"unknown"``.
         source: Where the file came from; by default the file's name.
 

@@ -29,7 +29,6 @@ class ClassVectorsHead(nn.Module):
     Args:
         class_vectors_CD: Frozen class vectors, of unit length or shorter.
         scale: Logit scale of the teacher, or of a student that has been a CLIP itself.
-        seed: Seed of the projector's random weights.
         layers: Layers of the projector; 0 for features that are in the teacher's space already.
         width: Width between the layers; 0 for D, as published, which is most of a student where D is large.
     """

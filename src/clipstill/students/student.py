@@ -40,7 +40,6 @@ class Student(nn.Module):
     Args:
         backbone: Network and its preprocessing; the normalisation is part of ``forward``.
         classes: Number of classes, at least 2.
-        seed: Seed of the head's weights.
     """
 
     mean: Tensor

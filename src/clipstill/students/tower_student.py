@@ -13,8 +13,6 @@ class TowerStudent(Student):
 
     Args:
         backbone: Image tower of a teacher; those of its parameters that require a gradient are its prompts.
-        classes: Number of classes, at least 2.
-        seed: Seed of the head's weights.
         trained: Whether the whole tower is trained, except for its BatchNorm statistics.
     """
 

@@ -33,7 +33,6 @@ class VisualPrompts(nn.Module):
         visual: Vision transformer of open_clip; it does not become a part of this module.
         count: Prompt tokens per layer.
         depth: Layers with prompts, counted from the first.
-        seed: Seed of the random prompts.
 
     Raises:
         ConfigError: The tower is no vision transformer that is read at its class token, or has fewer layers.

@@ -187,7 +187,6 @@ def prompted(
         text_depth: Layers of the text tower with prompts, for open_clip; at least 1.
         words: Words that the text prompts start as.
         rank: Rank of the image projection, for an embedded teacher; 0 for none.
-        seed: Seed of the random parameters.
 
     Raises:
         ConfigError: The teacher is of another kind, or its towers do not take prompts.
@@ -235,7 +234,6 @@ def import_prompts(base: Teacher, path: Path) -> PromptedTeacher:
     Depths are read from the file. The tokens of its classes and CLIP's own weights, which it also holds, are ignored.
 
     Raises:
-        ConfigError: The teacher is no CLIP with a vision transformer.
         DataError: The file is missing or no plain state dict.
         ArtifactError: It holds no prompts, or those of another architecture.
     """
