@@ -61,15 +61,12 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn()),
+            *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
             TextColumn("{task.fields[facts]}", style="dim"),
-            console=Console(stderr=True),
         )
+        bar = Progress(*columns, console=Console(stderr=True))
         task = bar.add_task(event.title, total=event.total, completed=event.done, facts="", rate="")
         bar.start()
         self._open = (bar, task)

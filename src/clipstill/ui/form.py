@@ -72,9 +72,8 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
             options.append((option, str(_folder(title, path))))
     if form.budget.strip():
         minutes_of(form.budget)
-    for option, text in (("--teacher", form.teacher), ("--student", form.student), ("--budget", form.budget)):
-        if text.strip():
-            options.append((option, text.strip()))
+    texts = {"--teacher": form.teacher, "--student": form.student, "--budget": form.budget}
+    options += [(option, text.strip()) for option, text in texts.items() if text.strip()]
     options += [("--set", setting) for setting in settings]
     options.append(("--out", str(jobs.workspace / name)))
     return name, ["run", *(part for option in options for part in option)], notes

@@ -30,9 +30,6 @@ _COMMAND = "command.json"
 _LOG = "log.txt"
 _STARTED = "--- started"
 _STOPPED = "--- stopped by you"
-_TAIL_BYTES = 64 << 10
-_GRACE_S = 10.0
-_PLAN_TIMEOUT_S = 300.0
 # Options of a run that say nothing of how it will go.
 _NOT_PLANNED = ("--out", "--images")
 _SEE_LOG = "The log below says more; 'Go on' tries again from where it stopped."
@@ -73,10 +70,8 @@ class Jobs:
 
     def at_work(self) -> str | None:
         """Name of the run that is at work in the workspace, whoever started it."""
-        own = self.own_at_work()
-        if own is not None:
-            return own
-        return next((name for name in runs_in(self.workspace) if (run := self.run(name)) and run.at_work), None)
+        busy = (name for name in runs_in(self.workspace) if (run := self.run(name)) and run.at_work)
+        return self.own_at_work() or next(busy, None)
 
     def run(self, name: str | None) -> Run | None:
         """What a run's folder tells; None where there is no such run."""
@@ -143,7 +138,7 @@ class Jobs:
             # Not SIGINT, which a shell may have told its background programs to ignore.
             _signal(process, signal.SIGTERM)
             try:
-                process.wait(_GRACE_S)
+                process.wait(10.0)
             except subprocess.TimeoutExpired:
                 _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
                 process.wait()
@@ -155,7 +150,7 @@ class Jobs:
         try:
             with (self._kept(name) / _LOG).open("rb") as log:
                 log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - _TAIL_BYTES))
+                log.seek(max(0, log.tell() - (64 << 10)))
                 lines = log.read().decode("utf-8", errors="replace").splitlines()
         except OSError:
             return []
@@ -194,7 +189,7 @@ def ask_plan(run: Sequence[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "clipstill", "plan", *options, "--json"]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PLAN_TIMEOUT_S, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300.0, check=False
         )
     except subprocess.TimeoutExpired:
         raise ResourceError("the check takes too long on this machine. Start without it.") from None

@@ -14,7 +14,7 @@ from clipstill.core.errors import ClipstillError, DataError, ResourceError
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.ui import panels
 from clipstill.ui.form import Form, run_arguments
-from clipstill.ui.jobs import Jobs, Watched, ask_plan
+from clipstill.ui.jobs import Jobs, ask_plan
 from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
 from clipstill.ui.runs import Run, runs_in
@@ -55,10 +55,10 @@ class Page:
         return started, gr.Tabs(selected="watch"), gr.Dropdown(choices=self._names(), value=name)
 
     def _form(self, values: Sequence[Any]) -> Form:
-        given = dict(zip((field.name for field in dataclasses.fields(Form)), values, strict=True))
-        for name, value in given.items():
-            is_upload = name.endswith("_upload")
-            given[name] = tuple(self._uploaded(path) for path in value or ()) if is_upload else str(value or "")
+        given: dict[str, Any] = {}
+        for field, value in zip(dataclasses.fields(Form), values, strict=True):
+            is_upload = field.name.endswith("_upload")
+            given[field.name] = tuple(map(self._uploaded, value or ())) if is_upload else str(value or "")
         return Form(**given)
 
     def _uploaded(self, path: Any) -> Path:
@@ -87,7 +87,9 @@ class Page:
         pieces = {
             "names": "\n".join([*names, f"chosen {current}"]),
             "strip": panel("strip", at_work),
-            **self._watched(chosen),
+            "progress": self._no_run() if chosen is None else panel("progress", chosen),
+            "preview": panel("preview", chosen.run, chosen.at_work) if chosen is not None and chosen.run else "",
+            "log": panel("log", [] if chosen is None else chosen.lines),
             "stop": str(chosen is not None and chosen.own),
             "go_on": str(busy is None and chosen is not None and not (chosen.run is not None and chosen.run.finished)),
         }
@@ -102,12 +104,6 @@ class Page:
             "go_on": gr.Button(interactive=pieces["go_on"] == "True"),
         }
         return (*(updates[key] if key in changed else gr.skip() for key in pieces), pieces)
-
-    def _watched(self, chosen: Watched | None) -> dict[str, str]:
-        if chosen is None:
-            return {"progress": self._no_run(), "preview": "", "log": panel("log", [])}
-        preview = "" if chosen.run is None else panel("preview", chosen.run, chosen.at_work)
-        return {"progress": panel("progress", chosen), "preview": preview, "log": panel("log", chosen.lines)}
 
     def stop(self) -> str:
         """Stop the run at work; the stages beside the button show that it stopped."""

@@ -21,7 +21,6 @@ from clipstill.core.images import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
 MOST_BYTES = 4 << 30
-_CHUNK = 1 << 20
 _LEFT_OUT = ".left-out"
 _SUFFIXES = f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
 
@@ -122,7 +121,7 @@ def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, *, target: Path, ro
     """Write one file; return how many bytes may still come. Unpacked bytes count, not the sizes in the zip."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with opened.open(entry) as source, target.open("wb") as sink:
-        while chunk := source.read(_CHUNK):
+        while chunk := source.read(1 << 20):
             room -= len(chunk)
             if room < 0:
                 raise DataError(f"the zip is larger than {MOST_BYTES >> 30} GB when unpacked. Give fewer photos.")
