@@ -2,8 +2,8 @@
 
     python docs/make_pictures.py --run runs/zoo --photo photo.jpg
 
-Pictures are screenshots of the system's own Chromium: ``$CLIPSTILL_CHROMIUM``, or the first of its usual names on the path.
-Those that show synthetic images carry their mark.
+Pictures are screenshots of the system's own Chromium: ``$CLIPSTILL_CHROMIUM``, or the first of its usual names on the
+path. Those that show synthetic images carry their mark.
 """
 
 from __future__ import annotations
