@@ -1,4 +1,4 @@
-"""The cells of a table, each a run: one after the other, and shared with other processes that are at the same table."""
+"""Run the cells of a table one after the other; several processes may share one table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from clipstill.core.files import read_json
 
 
 def results_of(cells: Sequence[tuple[Any, int]], place: Callable[..., Path], make: Callable[..., None]) -> list[Any]:
-    """Make the cells that are not there, and read all that are.
+    """Run the missing cells and read all that are done.
 
     Args:
-        cells: what a cell is about, and its seed.
-        place: cell -> the JSON file that says that it is done.
-        make: cell -> nothing; writes that file. A cell that another process is at is left to that one.
+        cells: Row and seed of each cell.
+        place: Cell -> the JSON file with its result.
+        make: Runs a cell and writes that file. A cell that another process works on is skipped.
     """
     for cell in cells:
         if place(*cell).exists():
@@ -30,5 +30,5 @@ def results_of(cells: Sequence[tuple[Any, int]], place: Callable[..., Path], mak
                 raise
     done = [place(*cell) for cell in cells if place(*cell).exists()]
     if len(done) < len(cells):
-        print(f"{len(cells) - len(done)} runs are still at work elsewhere", file=sys.stderr)
+        print(f"{len(cells) - len(done)} runs are still made by other processes", file=sys.stderr)
     return [read_json(path) for path in done]

@@ -3,8 +3,9 @@
     python benchmarks/few_shot.py RUN... --train pacs/train/photo --test pacs/test/photo --out runs/few-shot
 
 RUNs are folders that ``clipstill run`` made for the classes of the photos, one a seed. Of every class, k photos of
-``--train`` are drawn by the seed, the same for all starts; the labels are all that is taught. The curve that Xuan et
-al. (ACM MM 2023, Fig. 5) show; how they tuned is not known, so all starts get the steps of ``clipstill fine-tune``.
+``--train`` are drawn by the seed, the same for all starts; training uses the labels only. Xuan et
+al. (ACM MM 2023, Fig. 5) show this curve; their procedure is not known, so all starts get the steps of ``clipstill
+fine-tune``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from students import top1
 
-# Start -> init and what is trained. A backbone that has seen pictures is kept: a few photos would only spoil it.
+# Start -> init and what is trained. A pretrained backbone is frozen: a few photos would overfit it.
 STARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilled": ("student", {"freeze": "backbone"}),
     "ImageNet": ("pretrained", {"freeze": "backbone"}),

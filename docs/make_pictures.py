@@ -1,9 +1,9 @@
-"""Makes the pictures of the docs anew, in one go.
+"""Make the pictures of the docs.
 
     python docs/make_pictures.py --run runs/zoo --photo photo.jpg
 
-Pictures are drawn by the system's own Chromium: ``$CLIPSTILL_CHROMIUM``, or the first of its usual names on the path.
-What shows synthetic images carries their mark.
+Pictures are screenshots of the system's own Chromium: ``$CLIPSTILL_CHROMIUM``, or the first of its usual names on the
+path. Those that show synthetic images carry their mark.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
-# A list with a trap of each kind: two meanings, two that lie close together, one that no photo shows.
+# A doubtful name of each kind: two senses, two that are alike, one that no photo shows.
 TRAPS = "crane,heron,stork,mouse,dog,freedom"
-# The default recipe, in shorter: what is seen looks the same.
+# A shorter default recipe; the page looks the same.
 CLASSES = "dog\nelephant\ngiraffe\nguitar\nhorse\nhouse\nperson"
 SETTINGS = "prompts.images_per_class=8\nsynthesis.steps=30\nseed=0"
 _WIDTH, _WIDE, _TALLEST = 900, 1180, 1180
@@ -81,7 +81,7 @@ def browser_page() -> Iterator[Page]:
 
 
 def plan(page: Page, arguments: argparse.Namespace) -> str | None:
-    """What ``clipstill plan`` says of class names with traps, as a terminal shows it."""
+    """The output of ``clipstill plan`` for doubtful class names, as a terminal shows it."""
     words = ["plan", "--classes", TRAPS]
     done = subprocess.run([sys.executable, "-m", "clipstill", *words], capture_output=True, text=True)
     if done.returncode:
@@ -92,7 +92,7 @@ def plan(page: Page, arguments: argparse.Namespace) -> str | None:
 
 
 def report(page: Page, arguments: argparse.Namespace) -> str | None:
-    """The top of a run's report: the result, and what is held at the end."""
+    """The top of a run's report: the result, and size and speed of the bundle."""
     page.goto((arguments.run / "report.html").resolve().as_uri())
     page.wait_for_load_state()
     shoot(page, arguments.out / "report.png", synthetic=False)
@@ -136,7 +136,7 @@ def browser(page: Page, arguments: argparse.Namespace) -> str | None:
 
 
 def ui(page: Page, arguments: argparse.Namespace) -> str | None:
-    """The app in the middle of a run: names are typed, the run is started, and half of its images are there."""
+    """The app during a run: class names are entered, the run is started, and half of its images are made."""
     with tempfile.TemporaryDirectory() as workspace:
         program = [sys.executable, "-m", "clipstill", "ui", "--workspace", workspace, "--no-browser"]
         server = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -178,7 +178,7 @@ def terminal(command: str, text: str) -> str:
     console.print(Text("$ ", style="green"), Text(command, style="bold"), sep="")
     console.print(Text(text.rstrip()))
     drawn = console.export_svg(title="clipstill")
-    # rich asks for a font from elsewhere; the system's own does.
+    # rich loads a font from the web; take the system's own.
     drawn = drawn.replace("Fira Code", "monospace")
     kept = [part for number, part in enumerate(drawn.split("@font-face {")) if number == 0]
     rest = [part.split("}", 1)[1] for part in drawn.split("@font-face {")[1:]]
@@ -187,7 +187,7 @@ def terminal(command: str, text: str) -> str:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """A web server of this machine alone over a folder."""
+    """A web server for a folder that only this machine can reach."""
 
     class Silent(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...

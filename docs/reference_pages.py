@@ -1,4 +1,4 @@
-"""Makes the reference pages that nobody writes by hand: the command line and the settings.
+"""Make the reference pages of the command line and of the settings from the code.
 
 A hook of mkdocs: ``on_files`` adds both pages to the site. Nothing heavy is imported.
 """
