@@ -27,13 +27,12 @@ from PIL import Image
 from clipstill.cli.main import app, main
 from clipstill.commands import grow as growing
 from clipstill.commands import run as running
+from clipstill.commands.results import RunResult
+from clipstill.commands.run import Job
 from clipstill.core.config import merge
 from clipstill.core.config_fields import declared
-from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
-from clipstill.distributed.ray_tasks import check_launcher
 from clipstill.teachers import load_teacher
-from clipstill.text.task import Task
 from clipstill.workflow import recipes
 from clipstill.workflow.settings import Settings
 
@@ -243,37 +242,29 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
             return merge(settings, SMALL_RECIPES[path.stem])
         return settings
 
-    made: dict[tuple[bool, bool, bool], running.RunResult] = {}
+    made: dict[tuple[bool, bool, bool], RunResult] = {}
     last: list[Any] = []
 
-    def one_of_each_kind(config: Settings, task: Task, out: Path, *more: Any, **named: Any) -> running.RunResult:
-        kind = tuple(each.images is not None for each in (config.examples, config.unlabelled, config.evaluation))
-        small = config.student.name == SMALL["student"]["name"]
-        if small and (kind not in made or last == [config, task, out]):  # The same again shall find everything done.
-            made[kind] = real_run(config, task, out, *more, **named)
-            last[:] = [config, task, out]
+    def one_of_each_kind(job: Job, **named: Any) -> RunResult:
+        photos = job.photos
+        kind = tuple(each is not None for each in (photos.examples, photos.unlabelled, photos.measured))
+        same = [job.settings, job.task, job.out]
+        small = job.settings.student.name == SMALL["student"]["name"]
+        if small and (kind not in made or last == same):  # The same again shall find everything done.
+            made[kind] = real_run(job, **named)
+            last[:] = same
             return made[kind]
-        check_as_a_run_does(config, task)
+        running.check_names(job)
         like = made.get(kind) or next(iter(made.values()))
-        if not out.exists():
-            shutil.copytree(like.out, out)
-        return replace(like, out=out, bundle=out / "bundle", report=out / "report.html")
-
-    def check_as_a_run_does(config: Settings, task: Task) -> None:
-        config.check_together()
-        running.examples_of(config, task)
-        running.unlabelled_of(config)
-        if config.evaluation.images is not None:
-            ImageFolder.open(config.evaluation.images, task.names)
-        running.check_names(config)
-        check_launcher(config.launch)
+        if not job.out.exists():
+            shutil.copytree(like.out, job.out)
+        return replace(like, out=job.out, bundle_folder=job.out / "bundle", report=job.out / "report.html")
 
     patch.setattr(recipes, "load_yaml", small_yaml)
     patch.setattr(running, "run", one_of_each_kind)
     # A class that comes or goes is nothing that a copy of another run could show.
     patch.setattr(growing, "run", real_run)
     patch.setattr("clipstill.teachers.load_teacher", functools.cache(load_teacher))
-    patch.setattr("clipstill.export.measure.latency", lambda *_: 1.0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -401,13 +392,13 @@ def test_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(
     pytest.importorskip("mkdocstrings_handlers.python", reason="the docs extra is not installed")
     pytest.importorskip("material", reason="the docs extra is not installed")
     from mkdocs.commands.build import build
-    from mkdocs.config import load_settings
+    from mkdocs.config import load_config
     from mkdocs.exceptions import Abort
 
     monkeypatch.chdir(ROOT)
-    settings = load_settings(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path))
+    config = load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path))
     try:
-        build(settings)
+        build(config)
     except Abort as error:
         pytest.fail(str(error))
     for page in ("index.html", "reference/cli.html", "reference/settings.html", "reference/python.html"):
@@ -417,5 +408,5 @@ def test_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(
         )
         assert loaded
         assert [each for pair in loaded for each in pair if re.match(r"(https?:)?//", each)] == []
-    assert "customize" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "distil" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
     assert not list(tmp_path.rglob("*.py"))

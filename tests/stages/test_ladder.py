@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from clipstill.assembly.training import pictures_of_nothing
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.runtime import load_bundle
-from clipstill.stages.rungs import pictures_of_nothing
 from clipstill.teachers import class_vectors, load_teacher
 from run_fixtures import CLASSES, noise_photos, stopped_before
 
