@@ -161,8 +161,8 @@ class _Tuning:
                 parts = []
                 for start in range(0, len(self.pixels_N3HW), _AT_ONCE):
                     x_N3HW = to_unit(self.pixels_N3HW[start : start + _AT_ONCE], self.device)
-                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start)
-                    parts.append(self.teacher.plain_image(view_N3SS))
+                    seed_parts = (self.seed, "prompts", "pass", number, start)
+                    parts.append(self.teacher.plain_image(self._views(x_N3HW, *seed_parts)))
                     bar.advance(len(x_N3HW))
                 passes.append(torch.cat(parts))
         return passes

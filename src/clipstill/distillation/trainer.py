@@ -240,7 +240,8 @@ class _Trainer:
     def _take_step(self, find_gradient: FindGradient) -> Gradient:
         self.phase.learner.train()
         # A student's own dropout draws from the global generator.
-        with borrowed_generator(self.setup.seed, "step", self.phase.name, self.step, parallel.share()[0]):
+        seed_parts = (self.setup.seed, "step", self.phase.name, self.step, parallel.share()[0])
+        with borrowed_generator(*seed_parts):
             gradient = find_gradient(self.optimiser.named, self.step, self.optimiser.rate(self.step))
         if not math.isfinite(gradient.loss):
             raise ConfigError(
