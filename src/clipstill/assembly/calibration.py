@@ -53,14 +53,14 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Witnesses:
+class ModelPair:
     """A student and its teacher, on one device."""
 
     student: Student
     teacher: Teacher
     class_vectors_CD: Tensor  # Unit vectors of the classes.
     settings: Settings  # Settings of the run, for the views.
-    device: torch.device  # Where both are asked.
+    device: torch.device  # Device of both models.
 
     def plain(self, pixels_N3HW: Tensor) -> Answers:
         """Answers to the pictures as they are."""

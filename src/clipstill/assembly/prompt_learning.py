@@ -25,8 +25,8 @@ def learn_prompts(
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
-    Returns the teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``. A call
-    that was killed resumes from ``work``.
+    Returns the teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``. A
+    call that was killed resumes from ``work``.
     """
     # "a photo of a" is published for CLIP; embedded teachers know bare names best.
     words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"

@@ -135,8 +135,8 @@ def train_student(
 ) -> tuple[Student, DistilResult]:
     """A new student, trained; on the device of the models, in evaluation mode.
 
-    Under torchrun all ranks call this at once, with equal arguments, and train one student. A call that was killed resumes
-    from ``work``. The teacher has its prompts, if there are any.
+    Under torchrun all ranks call this at once, with equal arguments, and train one student. A call that was killed
+    resumes from ``work``. The teacher has its prompts, if there are any.
     """
     settings, device = models.settings, models.device
     section = settings.student

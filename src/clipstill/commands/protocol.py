@@ -212,10 +212,10 @@ class Protocol:
         found, labels = [], []
         with torch.no_grad():
             batches = iterate(part.folder, size, crop, batch, on_skip=lambda path, reason: None)
-            for pixels_NHW3, of_batch, _ in batches:
+            for pixels_NHW3, batch_labels, _ in batches:
                 x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
-                labels += of_batch
+                labels += batch_labels
         return torch.cat(found), torch.tensor(labels)
 
     def _load(self, name: str) -> Teacher:

@@ -78,7 +78,7 @@ def transfer(
             prompts = learned_prompts(settings_of(source).changed(seed=seed), labelled, request.out)
             settings = with_prompts(settings_of(plan.about).changed(seed=seed), prompts)
             prompts_name = f"{request.shots}-shot prompts of {source.name}"
-            for name, accuracies in _rows(settings, plan, labelled, request, prompts_name=prompts_name):
+            for name, accuracies in _rows(settings, plan, labelled, request=request, prompts=prompts_name):
                 for target_name, top1 in accuracies.items():
                     found.setdefault(name, {}).setdefault(target_name, []).append(top1)
     return {
@@ -109,12 +109,7 @@ def _student_plans(source: Dataset, targets: Sequence[Dataset], unlabelled: Seen
 
 
 def _rows(
-    settings: Settings,
-    plan: _StudentPlan,
-    labelled: ImageFolder | None,
-    request: ProtocolRequest,
-    *,
-    prompts_name: str,
+    settings: Settings, plan: _StudentPlan, labelled: ImageFolder | None, *, request: ProtocolRequest, prompts: str
 ) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure of one student, its teacher and the baselines."""
     classes = plan.about.classes
@@ -131,7 +126,7 @@ def _rows(
         Training(
             photos=photos,
             name=f"{seen}-{request.shots}-shot-seed-{settings.seed}",
-            prompts=prompts_name,
+            prompts=prompts,
             chosen_by=tuple(parts),
             test_images="the test images",
         )

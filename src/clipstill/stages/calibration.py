@@ -22,7 +22,7 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
-    from clipstill.assembly.calibration import Answers, Witnesses
+    from clipstill.assembly.calibration import Answers, ModelPair
 
 NAME = "calibration"
 CALIBRATION_FILE = "calibration.json"
@@ -34,7 +34,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.assembly.calibration import MOST_PICTURES, Answers
     from clipstill.distillation.training_data import held_out_mask
 
-    settings, models = run.settings, witnesses(run)
+    settings, models = run.settings, model_pair(run)
     data = collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
     plain, views = models.plain(data.pixels_N3HW), models.views(data.pixels_N3HW)
     every = Answers.joined(plain, views)
@@ -64,11 +64,11 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     return [CALIBRATION_FILE]
 
 
-def witnesses(run: Run) -> Witnesses:
-    """The run's student and its teacher, ready to be asked."""
-    from clipstill.assembly.calibration import Witnesses
+def model_pair(run: Run) -> ModelPair:
+    """The run's student and its teacher, on the device of the run."""
+    from clipstill.assembly.calibration import ModelPair
 
-    return Witnesses(
+    return ModelPair(
         student=student.read_student(run),
         teacher=teacher_prompts.teacher_of(run),
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
@@ -83,7 +83,7 @@ def _pictures(run: Run) -> str:
     return " and ".join(name for name, there in kinds if there)
 
 
-def _refusal(run: Run, models: Witnesses, inside: Answers, temperature: float) -> dict[str, Any] | None:
+def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -> dict[str, Any] | None:
     """The threshold between images of the classes and those of near misses; None where none of these is left."""
     from clipstill.assembly.calibration import Answers
 
@@ -103,7 +103,7 @@ def _refusal(run: Run, models: Witnesses, inside: Answers, temperature: float) -
     }
 
 
-def _of_examples(run: Run, models: Witnesses) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+def _of_examples(run: Run, models: ModelPair) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """The student's logits for the examples, and their classes."""
     from clipstill.assembly.training import read_all
 

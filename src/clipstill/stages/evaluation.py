@@ -17,7 +17,7 @@ RESULT_FILE = "evaluation.json"
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     assert run.photos.measured is not None
-    models, found = calibration.witnesses(run), calibration.read_calibration(run)
+    models, found = calibration.model_pair(run), calibration.read_calibration(run)
     result = compare(
         models.teacher,
         models.class_vectors_CD,

@@ -267,7 +267,7 @@ class RungMaker:
         folder = self._model_folder(name, key)
         if not is_whole_rung(folder, key):
             start, work, pictures = time.monotonic(), folder / "work", data()
-            models = calibration.witnesses(run)
+            models = calibration.model_pair(run)
             trained, _ = train_student(
                 run.models, pictures, teacher=models.teacher, class_vectors_CD=models.class_vectors_CD, work=work
             )

@@ -31,7 +31,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Classes whose images are made together, and what they are told apart from."""
+    """Classes whose images are made together, and all classes and evidence of the run at that time."""
 
     task: Task  # All classes of the run at that time.
     drawn: tuple[str, ...]  # Classes that have images here, in the order of the task.

@@ -30,8 +30,8 @@ TEACHER_PROMPTS, CLASS_VECTORS, IMAGES, STUDENT = "teacher_prompts", "class_vect
 class Keys:
     """Keys of the stages of a run; each file is hashed once.
 
-    ``built`` holds the hashes of parts that the caller built, by the setting that names them. Of several ``stages`` with
-    one name a run needs at most one.
+    ``built`` holds the hashes of parts that the caller built, by the setting that names them. Of several ``stages``
+    with one name a run needs at most one.
     """
 
     def __init__(
