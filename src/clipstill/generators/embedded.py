@@ -84,8 +84,9 @@ class EmbeddedGenerator(NormalLatents):
         self._smoothing = float(tensors.pop("smoothing"))
         self._decoder = Decoder()
         self._decoder.load_state_dict(tensors)
+        self._decoder.eval().requires_grad_(False).to(device)
         # The narrow convolutions take two thirds of the time in this layout.
-        self._decoder.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self._decoder.to(memory_format=torch.channels_last)
         licence, source = metadata.get("licence", "unknown"), f"clipstill assets/{weights.name}"
         self.provenance = (Provenance("embedded generator", licence, source, sha256_file(weights)),)
 

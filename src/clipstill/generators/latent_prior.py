@@ -126,10 +126,10 @@ class LatentPrior:
         tensors, metadata = read_own_tensors(path, remedy)
         if missing := [name for name in STORED_NAMES if name not in tensors]:
             raise ArtifactError(f"{path} lacks the tensor '{missing[0]}'. {remedy}")
-        *statistics, latent, image = (tensors[name] for name in STORED_NAMES)
+        mean_Z, level_ZZ, frequencies_K, roots_KZZ, latent, image = (tensors[name] for name in STORED_NAMES)
         source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else str(path)
         provenance = Provenance("latent statistics", metadata.get("licence", "unknown"), source, sha256_file(path))
-        return cls(*statistics, provenance=(provenance,)), Probe(latent, image)
+        return cls(mean_Z, level_ZZ, frequencies_K, roots_KZZ, provenance=(provenance,)), Probe(latent, image)
 
 
 class NormalLatents:

@@ -127,7 +127,7 @@ def _through_layers(
             x_NLE = _insert(tokens_KPE[layer], x_NLE, place)
         x = x_NLE if batch_first else x_NLE.transpose(0, 1)
         if getattr(transformer, "grad_checkpointing", False) and torch.is_grad_enabled():
-            x = checkpoint(block, x, None, None, mask, use_reentrant=False)
+            x = checkpoint(block, x, attn_mask=mask, use_reentrant=False)
         else:
             x = block(x, attn_mask=mask)
         x_NLE = x if batch_first else x.transpose(0, 1)
