@@ -143,7 +143,7 @@ def main() -> None:
     )
 
     views = views_of(settings, args.image_size)
-    views_BS = views(to_unit(images[: args.batch], device), 0).x_N3SS
+    views_BS = views(to_unit(images[: args.batch], device), 0)
 
     def same() -> Iterator[Tensor]:
         while True:
@@ -229,7 +229,7 @@ def main() -> None:
         return seconds_a_step(bare_step(copy.deepcopy(fresh), asked, vectors, settings, batches), args.steps, device)
 
     # Watched from outside, so that a run carries no clock.
-    phases.views_of, phases.to_unit = timed_views, timed_unit  # type: ignore[assignment]
+    phases.views_of, phases.to_unit = timed_views, timed_unit  # type: ignore[assignment, attr-defined]
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         measure: dict[str, Callable[[], float]] = {

@@ -84,11 +84,9 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "loss on them": {"keep": "loss"},
         "the last, nothing held out": {"keep": "last", "held_out_styles": 0},
     },
-    "mixing": {
-        "none": {},
-        "half of the views": {"mix": 0.5},
+    "views": {
+        "as it is": {},
         "three times the views": {"views": 12},
-        "both": {"views": 12, "mix": 0.5},
     },
     "images": {
         "synthetic images": {**_PROMPTKD, "images": "synthetic"},

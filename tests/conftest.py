@@ -1,17 +1,16 @@
 """What several test files stand on."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from browser_fixtures import browser, browser_page  # noqa: F401 (fixtures)
+from run_fixtures import measured_run, own_torch_settings, photos, quick_copy, quick_run  # noqa: F401 (fixtures)
+
+# Fixtures that take long: who stands on one of them is as slow.
+_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "cluster", "budgeted"}
 
 
-@pytest.fixture(scope="module")
-def own_torch_settings() -> Iterator[None]:
-    """A run sets threads and determinism of the whole process; the test files behind it get their own back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that stand on a slow fixture."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _SLOW & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)

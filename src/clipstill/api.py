@@ -1,8 +1,8 @@
 """The public API: what the command line does, from Python.
 
 All functions take keywords. Results are typed, show themselves in a notebook, and give JSON values by ``to_json``.
-Notes of progress go to the logger ``clipstill``: ``logging.basicConfig(level="INFO")`` shows them; ``progress=`` takes
-a function that is called with each ``ProgressEvent``.
+A mistake raises a kind of ``ClipstillError``, whose message says what is wrong, where, and what to do. Notes of
+progress go to the logger ``clipstill``: ``logging.basicConfig(level="INFO")`` shows them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from clipstill.core.errors import (
     ResourceError,
     TaskError,
     UnknownNameError,
+    did_you_mean,
 )
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import ProgressEvent, listening
@@ -46,6 +47,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ExportError",
+    "LadderOptions",
     "Prediction",
     "ProgressEvent",
     "ResourceError",
@@ -115,9 +117,6 @@ def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Ru
         out: The run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
         options: See ``RunOptions``.
 
-    Raises:
-        ClipstillError: One of its kinds; the message says what is wrong, where, and what to do.
-
     Example:
         >>> result = distil(classes=["dog", "elephant", "giraffe"], out="runs/zoo")  # doctest: +SKIP
         >>> result.bundle.predict("photo.jpg")[0].label  # doctest: +SKIP
@@ -138,23 +137,20 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         classes: As ``distil`` takes them.
         options: See ``RunOptions``.
 
-    Raises:
-        ClipstillError: One of its kinds.
-
     Example:
         >>> plan(classes="crane,heron,stork").findings[0].kind  # doctest: +SKIP
         'ambiguous'
     """
     from clipstill.commands.run import check_names
-    from clipstill.planning.budget import Budget
     from clipstill.planning.plan import plan as make_plan
 
     with listening(options.get("progress")):
         job, loaded = _job(_task(classes), Path(), options)
         seconds = _seconds(options.get("budget"))
         check_names(job)
-        budget = None if seconds is None else Budget(seconds, loaded.given)
-        return make_plan(job.settings, job.task, job.photos, budget=budget, models=job.models)
+        return make_plan(
+            job.settings, job.task, job.photos, models=job.models, budget_seconds=seconds, fixed=loaded.given
+        )
 
 
 def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str = "fp32") -> Evaluation:  # noqa: A002
@@ -165,9 +161,6 @@ def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str
         images: Labelled photos, one sub-folder a class.
         device: Device of the teacher; the student runs on the CPU.
         format: ONNX model of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
-
-    Raises:
-        ClipstillError: One of its kinds.
     """
     from clipstill.commands.evaluate import measure_bundle
 
@@ -194,16 +187,11 @@ def fine_tune(
         per_class: Most photos of a class that are trained on; None for all.
         recipe: Shipped recipe or YAML file.
         settings: Nested settings or texts such as ``"distillation.steps=100"``.
-
-    Raises:
-        ClipstillError: One of its kinds.
     """
     from clipstill.assembly.fine_tuning import fine_tune as tune
 
-    loaded = _load(recipe, None, settings)
-    return tune(
-        Path(run), Path(examples), Path(out), settings=loaded.settings, per_class=per_class, images=_path(images)
-    )
+    loaded = _load(recipe, None, settings).settings
+    return tune(Path(run), Path(examples), Path(out), settings=loaded, per_class=per_class, images=_path(images))
 
 
 def zero_shot(
@@ -213,6 +201,7 @@ def zero_shot(
     teacher: str | None = None,
     examples: AnyPath | None = None,
     images: AnyPath | None = None,
+    recipe: str = "default",
     settings: Overrides = (),
 ) -> ZeroShot:
     """Export a teacher's image tower with stored class vectors as a bundle; nothing is trained.
@@ -220,18 +209,16 @@ def zero_shot(
     Args:
         classes: As ``distil`` takes them.
         out: The bundle.
-        teacher: Name of the teacher; that of the default recipe where None.
+        teacher: Name of the teacher; that of the settings where None.
         examples: Labelled photos of some or all classes, which move the class vectors.
         images: Other labelled photos to measure on.
+        recipe: Shipped recipe or YAML file, such as ``config.yaml`` of a run.
         settings: Nested settings or texts such as ``"examples.per_class=5"``.
-
-    Raises:
-        ClipstillError: One of its kinds.
     """
     from clipstill.assembly.zero_shot import make_zero_shot
 
-    loaded = _load("default", None, settings, {"teacher.name": teacher})
-    return make_zero_shot(_task(classes), loaded.settings, Path(out), examples=_path(examples), images=_path(images))
+    loaded = _load(recipe, None, settings, {"teacher.name": teacher}).settings
+    return make_zero_shot(_task(classes), loaded, Path(out), examples=_path(examples), images=_path(images))
 
 
 def export_formats(
@@ -252,9 +239,6 @@ def export_formats(
         images: Name -> folder of labelled photos to compare answers and accuracy on.
         calibration: Photos like those in use for int8, labels not needed; None takes the run's synthetic images.
         settings: Texts such as ``"export.int8_refuse=0.3"``.
-
-    Raises:
-        ClipstillError: One of its kinds.
     """
     from clipstill.commands.export import export as write
 
@@ -262,39 +246,44 @@ def export_formats(
     return write(Path(run), formats, out=_path(out), images=folders, calibration=_path(calibration), overrides=settings)
 
 
-def ladder(
-    *,
-    run: AnyPath,
-    images: AnyPath,
-    examples: AnyPath | None = None,
-    shots: int | None = None,
-    unlabelled: AnyPath | None = None,
-    rungs: Sequence[str] = (),
-) -> Ladder:
+class LadderOptions(TypedDict, total=False):
+    """Options of ``ladder``.
+
+    Attributes:
+        examples: Labelled photos to learn from, one sub-folder a class.
+        shots: Most examples of a class; None for all.
+        unlabelled: Photos without labels to learn from.
+        rungs: Names of rungs; all where empty.
+        small_teacher: Teacher that would ship untrained; that of the run's settings where None.
+        out: Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
+        device: Device of the teachers; that of the run's settings where None.
+    """
+
+    examples: AnyPath | None
+    shots: int | None
+    unlabelled: AnyPath | None
+    rungs: Sequence[str]
+    small_teacher: str | None
+    out: AnyPath | None
+    device: str | None
+
+
+def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -> Ladder:
     """Measure simpler and richer ways to a finished classifier on real photos, and recommend one.
+
+    A call that was interrupted goes on where it was.
 
     Args:
         run: A finished run folder.
         images: Labelled photos to measure on, one sub-folder a class.
-        examples: Labelled photos to learn from.
-        shots: Most examples of a class; None for all.
-        unlabelled: Photos without labels to learn from.
-        rungs: Names of rungs; all where empty.
-
-    Raises:
-        ClipstillError: One of its kinds.
+        options: See ``LadderOptions``.
     """
     from clipstill.commands.ladder import LadderRequest, measure_ladder
 
-    request = LadderRequest(
-        run=Path(run),
-        images=Path(images),
-        examples=_path(examples),
-        shots=shots,
-        unlabelled=_path(unlabelled),
-        rungs=rungs,
-    )
-    return measure_ladder(request)
+    given: dict[str, Any] = {"run": run, "images": images, **options}
+    for name in ("run", "images", "examples", "unlabelled", "out"):
+        given[name] = _path(given.get(name))
+    return measure_ladder(LadderRequest(**given))
 
 
 def add_class(
@@ -316,9 +305,6 @@ def add_class(
         settings: Settings that differ from the run's, such as ``"distillation.steps=500"``.
         device: Device, instead of the run's.
 
-    Raises:
-        ClipstillError: One of its kinds.
-
     Example:
         >>> add_class(run="runs/zoo", classes="crane: a large wading bird")  # doctest: +SKIP
     """
@@ -338,9 +324,6 @@ def remove_class(
         classes: Name of one class, or of several.
         settings: Settings that differ from the run's.
         device: Device, instead of the run's.
-
-    Raises:
-        ClipstillError: One of its kinds.
     """
     from clipstill.commands.grow import Changes, remove_classes
 
@@ -358,6 +341,9 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     """The settings, photos and models that the options ask for."""
     from clipstill.commands.run import Job
 
+    for name in options:
+        if name not in RunOptions.__annotations__:
+            raise TypeError(f"there is no option '{name}'.{did_you_mean(name, RunOptions.__annotations__)}")
     given = {name: options.get(name) for name in ("teacher", "generator", "student")}
     built = {name: part for name, part in given.items() if part is not None and not isinstance(part, str)}
     values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}
@@ -374,14 +360,13 @@ def _load(
     recipe: str, config: AnyPath | None, overrides: Overrides, flags: Mapping[str, Any] | None = None
 ) -> LoadedSettings:
     """Settings by recipe, file, overrides and flags, the later ones winning; flags that are None say nothing."""
-    texts = () if isinstance(overrides, Mapping) else tuple(overrides)
+    given = [(name, value) for name, value in (flags or {}).items() if value is not None]
+    if isinstance(overrides, Mapping):
+        given, overrides = [*dotted(overrides), *given], ()
     values: dict[str, Any] = {}
-    for name, value in dotted(overrides) if isinstance(overrides, Mapping) else ():
+    for name, value in given:
         values = merge(values, nested(name, value))
-    for name, value in (flags or {}).items():
-        if value is not None:
-            values = merge(values, nested(name, value))
-    return load_with_origins(recipe, _path(config), texts, values)
+    return load_with_origins(recipe, _path(config), overrides, values)
 
 
 def _task(classes: Classes) -> Task:
@@ -393,11 +378,6 @@ def _path(path: AnyPath | None) -> Path | None:
 
 
 def _seconds(budget: str | None) -> float | None:
-    """Seconds of a budget.
-
-    Raises:
-        ConfigError: It is no duration, or none at all.
-    """
     if budget is None:
         return None
     minutes = minutes_of(budget)

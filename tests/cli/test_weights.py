@@ -53,6 +53,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_lightning_checkpoint_becomes_a_generator(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Path
 ) -> None:

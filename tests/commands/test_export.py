@@ -6,73 +6,31 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from clipstill.cli.main import main
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.runtime import load_bundle
+from run_fixtures import MEASURED, run_arguments
 
-SETTINGS = (
-    "threads=1",
-    "device=cpu",
-    "prompts.images_per_class=8",
-    "prompts.styles=[photo, sketch]",
-    "synthesis.steps=1",
-    "synthesis.image_size=64",
-    "curation.min_score=0",
-    "curation.duplicate_cosine=1.0",
-    "refusal.near_misses=0",
-    "student.image_size=64",
-    "distillation.steps=12",
-    "distillation.views=1",
-    "distillation.held_out_styles=1",
-    # A student of so few steps is sure of nothing.
-    "export.int8_warn=0",
-    "export.int8_refuse=1",
-)
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
 
-def run(out: Path, *more: str) -> int:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    return main(["run", "--classes", "dog,guitar", "--teacher", "embedded-s", "--out", str(out), *settings, *more])
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name in ("dog", "guitar"):
-        (folder / name).mkdir()
-        for number in range(9):
-            Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert run(out, "--images", str(photos), "--quiet") == 0
-    return out
-
-
 @pytest.fixture
-def copy(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "run"))
+def copy(measured_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(measured_run, tmp_path / "run"))
 
 
-def test_a_run_writes_int8_beside_float_and_tells_of_both(whole: Path) -> None:
-    export = json.loads((whole / "bundle" / "metrics.json").read_text())["export"]
+def test_a_run_writes_int8_beside_float_and_tells_of_both(measured_run: Path) -> None:
+    export = json.loads((measured_run / "bundle" / "metrics.json").read_text())["export"]
     assert list(export["formats"]) == ["onnx", "onnx-int8"]
     told = export["formats"]["onnx-int8"]
     assert told["pictures"] == {"held out": 8, "photos": 18}
     assert set(told["accuracy"]) == {"photos"}
-    assert told["bytes"] == (whole / "bundle" / "model.int8.onnx").stat().st_size < 0.4 * export["onnx_bytes"]
-    assert "`model.int8.onnx`" in (whole / "bundle" / "card.md").read_text()
+    assert told["bytes"] == (measured_run / "bundle" / "model.int8.onnx").stat().st_size < 0.4 * export["onnx_bytes"]
+    assert "`model.int8.onnx`" in (measured_run / "bundle" / "card.md").read_text()
     if told["warning"]:
-        assert "model.int8.onnx" in (whole / "report.html").read_text()
+        assert "model.int8.onnx" in (measured_run / "report.html").read_text()
 
 
 def test_format_added_to_a_run_keeps_it_up_to_date(
@@ -86,7 +44,7 @@ def test_format_added_to_a_run_keeps_it_up_to_date(
     assert manifest is not None
     verify_files(copy / "bundle", manifest)
     assert {"model.onnx", "model.int8.onnx", "model.fp16.onnx"} <= set(manifest.files)
-    assert run(copy, "--images", str(photos)) == 0
+    assert main(run_arguments(copy, MEASURED, "--images", str(photos))) == 0
     assert "nothing to do" in capsys.readouterr().err
 
 
@@ -116,21 +74,21 @@ def test_refused_format_is_told_and_ends_with_2(copy: Path, tmp_path: Path, caps
     assert not (tmp_path / "new").exists()
 
 
-def test_unknown_format_is_one_line(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(whole), "--format", "onnx-in8"]) == 2
+def test_unknown_format_is_one_line(measured_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(measured_run), "--format", "onnx-in8"]) == 2
     assert "Did you mean 'onnx-int8'? All of them: clipstill list formats" in capsys.readouterr().err
     assert main(["list", "formats"]) == 0
     assert "executorch" in capsys.readouterr().out.split()
 
 
 def test_predict_and_evaluate_take_the_int8_model(
-    whole: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    measured_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = load_bundle(whole, model="int8")
-    assert main(["predict", str(whole), str(photos / "dog" / "0.png"), "--format", "int8", "--json"]) == 0
+    bundle = load_bundle(measured_run, model="int8")
+    assert main(["predict", str(measured_run), str(photos / "dog" / "0.png"), "--format", "int8", "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert told["predictions"][0]["score"] == bundle.predict(photos / "dog" / "0.png")[0].score
-    assert main(["evaluate", str(whole), "--images", str(photos), "--format", "int8", "--json", "--quiet"]) == 0
+    assert main(["evaluate", str(measured_run), "--images", str(photos), "--format", "int8", "--json", "--quiet"]) == 0
     measured = json.loads(capsys.readouterr().out)["student_top1"]
-    facts = json.loads((whole / "bundle" / "metrics.json").read_text())["export"]["formats"]["onnx-int8"]
+    facts = json.loads((measured_run / "bundle" / "metrics.json").read_text())["export"]["formats"]["onnx-int8"]
     assert measured == pytest.approx(facts["accuracy"]["photos"])

@@ -6,25 +6,24 @@ from pathlib import Path
 import pytest
 
 from clipstill.cli.main import main
-from clipstill.commands.protocol import shown_photos
+from clipstill.commands.protocol import with_photos
 from clipstill.core.files import read_json
 from clipstill.datasets import joined, open_dataset
 from clipstill.evaluation.transfer import Transfer, table
 from clipstill.workflow.recipes import load_settings
-from tests.stages.test_examples import TINY, example_folder
-from tests.stages.test_unlabelled import PROMPTKD
+from run_fixtures import PROMPTKD, QUICK, noise_photos
 
 THREE, TWO = ("anchor", "dog", "guitar"), ("dog", "guitar")
 
 
 def data(folder: Path, names: tuple[str, ...] = THREE) -> Path:
     for part, each in (("train", 3), ("test", 2)):
-        example_folder(folder / part, names, each)
+        noise_photos(folder / part, names, each)
     return folder
 
 
 def run(out: Path, *more: str) -> int:
-    settings = (*TINY, *PROMPTKD, "distillation.checkpoint_every=2", "prompt_teacher.method=auto")
+    settings = (*QUICK, *PROMPTKD, "distillation.checkpoint_every=2", "prompt_teacher.method=auto")
     given = [part for setting in (*settings, "prompt_teacher.epochs=1") for part in ("--set", setting)]
     command = [
         "transfer",
@@ -42,10 +41,9 @@ def run(out: Path, *more: str) -> int:
     return main([*command, *given, *more])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
-def test_each_target_has_a_student_that_saw_its_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_target_has_a_student_that_saw_its_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo, sketch = data(tmp_path / "photo"), data(tmp_path / "sketch", TWO)
     between = ("--source", str(photo), "--target", str(photo), "--target", str(sketch))
     assert run(tmp_path / "out", *between) == 0
@@ -65,14 +63,13 @@ def test_each_target_has_a_student_that_saw_its_images(
     assert len(list((tmp_path / "out" / "teachers").glob("*.safetensors"))) == 1
     assert not list((tmp_path / "out").glob("tower-*/report.html"))  # no protocol needs it
 
-    def again(*_: object) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr("clipstill.evaluation.evaluate.evaluate", again)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "measured").iterdir()}
     assert run(tmp_path / "out", *between) == 0
     assert json.loads(capsys.readouterr().out) == rows
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "measured").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
 def test_one_student_of_the_source_serves_all_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo, sketch = data(tmp_path / "photo"), data(tmp_path / "sketch", TWO)
@@ -115,13 +112,13 @@ def test_domains_are_joined_where_their_classes_are_the_same(tmp_path: Path) -> 
 
 def test_what_a_student_is_shown_follows_the_settings(tmp_path: Path) -> None:
     photo, config = open_dataset(data(tmp_path / "photo")), load_settings("promptkd")
-    told, shown = shown_photos(config, photo)
+    told, shown = with_photos(config, photo)
     assert told.unlabelled.images == photo.root
     assert shown is not None
     assert sorted(shown.items) == sorted((path, -1) for path, _ in photo.train)
     few = load_settings("promptkd", overrides=["unlabelled.limit=4"])
-    assert len(shown_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]
-    told, shown = shown_photos(config, None)
+    assert len(with_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]
+    told, shown = with_photos(config, None)
     assert (config.prompts.images_per_class, told.prompts.images_per_class, shown) == (0, 16, None)
     told.check_together()
 

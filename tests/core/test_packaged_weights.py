@@ -10,7 +10,7 @@ import timm
 import torch
 
 from clipstill.core import packaged_weights
-from clipstill.core.errors import ResourceError, UnknownNameError
+from clipstill.core.errors import ResourceError
 from clipstill.core.packaged_weights import LITE, lite_path, lite_provenance, lite_state_dict
 
 
@@ -35,11 +35,6 @@ def test_weights_map_onto_the_keys_their_old_names_mean() -> None:
     }
     for old_key, new_key in pairs.items():
         assert torch.equal(old[old_key], new[new_key])
-
-
-def test_unknown_size_gets_a_suggestion() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'lite2'"):
-        lite_path("lite22")
 
 
 def test_absent_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,70 +1,85 @@
+import logging
+import time
+
 import pytest
 
-from clipstill.core import progress
-from clipstill.core.progress import Progress, span
+from clipstill.core.progress import Progress, ProgressEvent, listening, span, warn, warnings_only
 
 
-class Clock:
-    """Time that passes only when told."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+def test_a_line_shows_count_rate_time_left_and_facts() -> None:
+    event = ProgressEvent("synthesis", 12, 100, "img", per_second=2.0, facts={"loss": 0.25})
+    assert event.line() == "synthesis: 12/100 img, 2 img/s, 44 s left, loss 0.25"
+    assert ProgressEvent("reading", 7, None, "file", per_second=3.5).line() == "reading: 7 file, 3.5 file/s"
 
 
-def test_plain_lines_show_count_rate_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock(monkeypatch)
-    with Progress("synthesis", total=100, unit="img") as bar:
-        clock.now += 6
-        bar.advance(12, loss=0.25)
-        clock.now += 1
-        bar.advance(2, loss=0.2)  # too soon for another line
-    captured = capsys.readouterr()
-    assert captured.err.splitlines() == [
-        "synthesis: 12/100 img, 2 img/s, 44 s left, loss 0.25",
-        "synthesis: 14 img in 7 s",
-    ]
-    assert captured.out == ""
+def test_a_listener_hears_of_every_step_and_of_the_end() -> None:
+    events: list[ProgressEvent] = []
+    with listening(events.append), Progress("synthesis", total=4, unit="img") as bar:
+        bar.advance(1, loss=0.5)
+        bar.advance(3)
+    assert [(event.done, event.finished) for event in events] == [(0, False), (1, False), (4, False), (4, True)]
+    assert events[1].facts == events[-1].facts == {"loss": 0.5}
 
 
-def test_units_of_an_earlier_run_do_not_enter_the_rate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock(monkeypatch)
-    with Progress("synthesis", total=100, done=90) as bar:
-        clock.now += 10
+def test_a_listener_hears_of_the_end_of_work_that_fails() -> None:
+    events: list[ProgressEvent] = []
+    with listening(events.append), pytest.raises(ValueError, match="no"), Progress("synthesis", total=4) as bar:
+        bar.advance()
+        raise ValueError("no")
+    assert events[-1].finished
+    assert events[-1].done == 1
+
+
+def test_nobody_listens_once_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[ProgressEvent] = []
+    with listening(events.append):
+        pass
+    with Progress("synthesis", total=4) as bar:
+        bar.advance()
+    assert events == []
+
+
+def test_units_of_an_earlier_run_do_not_enter_the_rate() -> None:
+    events: list[ProgressEvent] = []
+    with listening(events.append), Progress("synthesis", total=100, done=90) as bar:
+        time.sleep(0.05)
         bar.advance(5)
-    assert "95/100 it, 0.5 it/s, 10 s left" in capsys.readouterr().err
+    assert events[-1].done == 95
+    assert events[-1].per_second is not None
+    assert events[-1].per_second <= 5 / 0.05
 
 
-def test_short_work_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    Clock(monkeypatch)
+def test_long_work_is_a_note_every_few_seconds_where_nobody_listens(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    caplog.set_level(logging.INFO, "clipstill")
+    with Progress("synthesis", total=100, unit="img") as bar:
+        now += 6
+        bar.advance(12, loss=0.25)
+        now += 1
+        bar.advance(2, loss=0.2)  # too soon for another line
+    assert caplog.messages == ["synthesis: 12/100 img, 2 img/s, 44 s left, loss 0.25", "synthesis: 14 img in 7 s"]
+
+
+def test_short_work_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "clipstill")
     with Progress("quick", total=1) as bar:
         bar.advance()
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
-def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = Clock(monkeypatch)
-    monkeypatch.setattr(progress, "_quiet", True)
-    with Progress("synthesis", total=100) as bar:
-        clock.now += 60
-        bar.advance(12)
-    progress.say("hello")
-    assert capsys.readouterr().err == ""
-
-
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    with Progress("synthesis", total=4, unit="img") as bar:
-        bar.advance(4, loss=0.5)
-    captured = capsys.readouterr()
-    assert "synthesis" in captured.err
-    assert "4/4" in captured.err
-    assert captured.out == ""
+def test_warnings_remain_where_notes_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("clipstill")
+    level = logger.level
+    try:
+        warnings_only()
+        logger.info("a note")
+        warn("a warning")
+    finally:
+        logger.setLevel(level)
+    assert caplog.messages == ["a warning"]
 
 
 @pytest.mark.parametrize(

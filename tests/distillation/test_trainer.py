@@ -224,12 +224,12 @@ def test_pictures_without_class_teach_and_are_not_held_out(tmp_path: Path) -> No
 def test_cached_views_count_by_everything_that_draws_them(tmp_path: Path) -> None:
     student, images = load_student("lite0", 3, "scratch", 32), pictures(4)[0]
     keys = {
-        FeatureCache(student, SoftLabels(ColourTeacher(), torch.eye(3)), images, settings, tmp_path).key
+        FeatureCache(student, SoftLabels(ColourTeacher(), torch.eye(3)), images, settings=settings, folder=tmp_path).key
         for settings in (
             SMALL,
             SMALL.changed(kernel="bicubic"),
             SMALL.changed(crop_min=0.5),
-            SMALL.changed(mix=0.5),
+            SMALL.changed(jitter=0.5),
         )
     }
     assert len(keys) == 4
@@ -307,7 +307,7 @@ def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:
     with torch.no_grad():
         found = student(images.float() / 255).argmax(1)
     assert float((found == class_id).float().mean()) > 0.8
-    for change in ({"loss": "kd"}, {"mix": 0.5}, {"held_out_styles": 1}):
+    for change in ({"loss": "kd"}, {"feature_weight": 0.5}, {"held_out_styles": 1}):
         unfit = settings.changed(**change)
         with pytest.raises(ConfigError, match="without a teacher"):
             distil(student, SoftLabels(None, torch.eye(3)), data, settings=unfit, folder=tmp_path / "no")

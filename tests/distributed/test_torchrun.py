@@ -84,6 +84,7 @@ def test_two_ranks_make_a_damaged_set_again_and_neither_waits_for_what_was_there
     assert done.stderr.count("surrogate: at work") == 1
 
 
+@pytest.mark.slow
 def test_two_ranks_teach_the_student_that_one_process_teaches(tmp_path: Path) -> None:
     # Statistics of BatchNorm as they are: those of half a batch are others than those of the whole.
     settings = ("--set", "distillation.freeze=bn", "--set", "prompts.images_per_class=4", "--set", "distillation.ema=0")
@@ -123,6 +124,7 @@ with ranks.rank_group():
 """
 
 
+@pytest.mark.slow
 def test_ranks_are_told_that_the_first_one_failed_and_can_begin_again(tmp_path: Path) -> None:
     script = tmp_path / "failed.py"
     script.write_text(FAILED_LEADER)

@@ -75,16 +75,8 @@ def test_ece_vanishes_when_labels_are_drawn_from_the_prediction() -> None:
     probabilities = metrics.softmax(logits)
     labels = (probabilities.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1).clip(0, 3)
     calibrated, overconfident = metrics.ece(logits, labels), metrics.ece(logits * 4, labels)
-    assert calibrated is not None
     assert calibrated < 0.02
-    assert overconfident is not None
     assert overconfident > 0.1
-
-
-def test_no_images_give_no_numbers() -> None:
-    empty, labels = np.zeros((0, 6)), np.zeros(0, dtype=int)
-    assert metrics.top1(empty, labels) is None
-    assert metrics.ece(empty, labels) is None
 
 
 def test_right_classifier_gets_one_hundred_percent(folder: ImageFolder) -> None:

@@ -165,7 +165,7 @@ def test_licence_and_hash_are_those_of_the_folder(folder: Path, sampler: TextToI
 
 
 def test_what_is_no_pipeline_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match="there is no file or folder"):
         load_text_to_image(str(tmp_path / "gone"), CPU)
     with pytest.raises(DataError, match="model_index.json is missing"):
         load_text_to_image(str(tmp_path), CPU)

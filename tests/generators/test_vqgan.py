@@ -375,7 +375,7 @@ def test_folders_without_a_whole_vq_model_are_refused(tmp_path: Path) -> None:
     model.save_pretrained(folder, safe_serialization=True)
     with pytest.raises(ConfigError, match="vqgan:hub:"):
         load_generators(f"vqgan:{folder}", CPU)
-    with pytest.raises(ConfigError, match="OWNER/REPO"):
+    with pytest.raises(DataError, match="no file or folder alone/ .*vqgan:hub:OWNER/REPO"):
         load_generators("vqgan:hub:alone", CPU)
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "decoder.conv_in.bias"}
     save_file(state, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipstill.planning.budget import Budget, choose_settings, with_settings
+from clipstill.planning.budget import choose_settings, with_settings
 from clipstill.planning.cost import Cost, Timings, cost_of
 from clipstill.workflow.recipes import load_settings
 
@@ -29,7 +29,7 @@ def cost(settings: Mapping[str, Any], classes: int = 5, **photos: int) -> Cost:
 
 
 def choose(budget: float, *fixed: str) -> dict[str, Any]:
-    return choose_settings(DEFAULT, Budget(budget, fixed), lambda settings: cost(settings).seconds)
+    return choose_settings(DEFAULT, budget, fixed, lambda settings: cost(settings).seconds)
 
 
 def test_work_is_counted_from_the_settings() -> None:

@@ -15,7 +15,7 @@ from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
-from clipstill.planning.budget import Budget, with_settings
+from clipstill.planning.budget import with_settings
 from clipstill.planning.cost import measure
 from clipstill.planning.plan import Plan
 from clipstill.text.task import parse_task
@@ -53,7 +53,7 @@ def models() -> Models:
 def made(models: Models) -> Plan:
     config = load_settings(overrides=(*TINY, "synthesis.steps=4", "prompts.images_per_class=4"))
     return planner.plan(
-        config, parse_task("crane,heron,stork"), Photos(), budget=Budget(120), models=models, quick=True
+        config, parse_task("crane,heron,stork"), Photos(), budget_seconds=120, models=models, quick=True
     )
 
 
@@ -126,6 +126,7 @@ def test_the_same_command_goes_on_with_the_stored_choice_whatever_a_probe_would_
     assert [event["event"] for event in read_events(budgeted)].count("plan") == 1
 
 
+@pytest.mark.slow
 def test_another_budget_chooses_anew(budgeted: Path) -> None:
     with stopped_before("surrogate"):
         assert main(arguments(budgeted, "--budget", "2s")) == 130
@@ -133,6 +134,7 @@ def test_another_budget_chooses_anew(budgeted: Path) -> None:
     assert [event["event"] for event in read_events(budgeted)].count("plan") == 2
 
 
+@pytest.mark.slow
 def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = arguments(tmp_path / "run", "--set", "synthesis.steps=2", "--set", "prompts.images_per_class=2")
     command[2] = "sofa,couch,dog"

@@ -13,64 +13,20 @@ from PIL import Image
 
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
-from clipstill.core.seeds import generator_for
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.runtime import load_bundle
-from clipstill.stages import ladder as made_by
-from clipstill.stages.ladder import pictures_of_nothing
+from clipstill.stages.rungs import pictures_of_nothing
 from clipstill.teachers import class_vectors, load_teacher
+from run_fixtures import CLASSES, noise_photos, stopped_before
 
-CLASSES = ("dog", "guitar")
-TINY = (
-    "threads=1",
-    "device=cpu",
-    "teacher.name=embedded-s",
-    "generator.name=pixels",
-    "prompts.images_per_class=4",
-    "synthesis.steps=2",
-    "synthesis.image_size=64",
-    "refusal.near_misses=0",
-    "student.image_size=64",
-    "distillation.steps=12",
-    "distillation.batch=4",
-    "distillation.views=1",
-)
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 CHEAP = "noise,procedural,ours"
 # Of a clock, and so of no two calls.
 TIMED = ("minutes", "latency_ms")
 
 
-def photo_folder(folder: Path, each: int, of: str) -> Path:
-    for name in CLASSES:
-        (folder / name).mkdir(parents=True)
-        for number in range(each):
-            pixels = torch.randint(0, 256, (9, 9, 3), generator=generator_for(of, name, number), dtype=torch.uint8)
-            Image.fromarray(pixels.numpy()).resize((80, 70)).save(folder / name / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = photo_folder(tmp_path_factory.mktemp("photos"), 4, "test")
-    (folder / "dog" / "cut.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:200])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A finished run with its ladder."""
-    out = tmp_path_factory.mktemp("ladder") / "run"
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    assert (
-        main(["run", "--classes", ",".join(CLASSES), "--out", str(out), "--quiet", "--images", str(photos), *settings])
-        == 0
-    )
-    return out
-
-
-def measured(capsys: pytest.CaptureFixture[str], run: Path, photos: Path, *more: str) -> dict[str, Any]:
-    assert main(["ladder", str(run), "--images", str(photos), "--json", "--quiet", *more]) == 0
+def measured(capsys: pytest.CaptureFixture[str], measured_run: Path, photos: Path, *more: str) -> dict[str, Any]:
+    assert main(["ladder", str(measured_run), "--images", str(photos), "--json", "--quiet", *more]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -83,35 +39,41 @@ def untimed(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rungs
 
 
-def test_a_run_with_photos_measures_its_ladder_and_the_report_shows_it(run: Path, photos: Path) -> None:
-    stage = run / "stages" / "ladder"
+def test_a_run_with_photos_measures_its_ladder_and_the_report_shows_it(measured_run: Path, photos: Path) -> None:
+    stage = measured_run / "stages" / "ladder"
     result = read_json(stage / "ladder.json")
     by_name = {rung["name"]: rung for rung in result["rungs"]}
-    assert result["n"] == 8  # the ninth is cut short
+    assert result["n"] == 18  # the nineteenth is cut short
     assert [name for name, rung in by_name.items() if rung["measured"]] == ["teacher", "noise", "procedural", "ours"]
     assert "it is the teacher itself" in by_name["small-teacher"]["missing"]
     assert "--examples DIR" in by_name["examples"]["missing"]
     assert "--unlabelled DIR" in by_name["unlabelled"]["missing"]
     assert not (stage / "work").exists()
-    page = (run / "report.html").read_text()
+    page = (measured_run / "report.html").read_text()
     assert "Was distilling worth it?" in page
     assert result["recommendation"]["text"].split(".")[0] in page
     assert "not measured: give --examples DIR" in page
 
 
-def test_teacher_and_student_are_right_as_often_as_the_evaluation_says(run: Path) -> None:
-    evaluation = read_json(run / "stages" / "evaluation" / "evaluation.json")
-    rungs = {rung["name"]: rung["measured"] for rung in read_json(run / "stages" / "ladder" / "ladder.json")["rungs"]}
+def test_teacher_and_student_are_right_as_often_as_the_evaluation_says(measured_run: Path) -> None:
+    evaluation = read_json(measured_run / "stages" / "evaluation" / "evaluation.json")
+    rungs = {
+        rung["name"]: rung["measured"]
+        for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
+    }
     assert rungs["teacher"]["top1"] == evaluation["teacher_top1"]
     assert rungs["ours"]["top1"] == evaluation["student_top1"]
     assert rungs["ours"]["ece"] == pytest.approx(evaluation["student"]["ece"], abs=1e-4)
     assert rungs["ours"]["per_class"] == evaluation["student"]["per_class"]
 
 
-def test_costs_are_of_real_files(run: Path) -> None:
-    rungs = {rung["name"]: rung["measured"] for rung in read_json(run / "stages" / "ladder" / "ladder.json")["rungs"]}
+def test_costs_are_of_real_files(measured_run: Path) -> None:
+    rungs = {
+        rung["name"]: rung["measured"]
+        for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
+    }
     ours, teacher, noise = (rungs[name]["cost"] for name in ("ours", "teacher", "noise"))
-    assert ours["onnx_bytes"] == noise["onnx_bytes"] == (run / "bundle" / "model.onnx").stat().st_size
+    assert ours["onnx_bytes"] == noise["onnx_bytes"] == (measured_run / "bundle" / "model.onnx").stat().st_size
     assert teacher["onnx_bytes"] > 4 * 6_000_000
     # EfficientNet-Lite0 has 0.4 billion multiply-adds at 224 px; both are convolutions of that network.
     assert ours["gflop"] == pytest.approx(2 * 0.39 * (64 / 224) ** 2, rel=0.15)
@@ -119,49 +81,30 @@ def test_costs_are_of_real_files(run: Path) -> None:
     assert 0 < noise["minutes"] < 1
 
 
-def test_keys_of_other_stages_do_not_know_the_ladder(tmp_path: Path, photos: Path) -> None:
-    from clipstill.core.images import ImageFolder
-    from clipstill.text.task import parse_task
-    from clipstill.workflow.keys import stage_keys
-    from clipstill.workflow.recipes import load_settings
-
-    task, folder = parse_task(list(CLASSES)), ImageFolder.open(photos, CLASSES)
-    with_it = stage_keys(load_settings(), task, folder)
-    without = stage_keys(load_settings(overrides=["evaluation.ladder=false"]), task, folder)
-    assert set(with_it) - set(without) == {"ladder"}
-    assert [stage for stage in without if with_it[stage] != without[stage]] == ["report"]
-    assert "ladder" not in stage_keys(load_settings(), task, None)
-
-
 def test_a_ladder_that_was_interrupted_equals_one_that_was_not(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = measured(capsys, run, photos, "--rungs", CHEAP, "--out", str(tmp_path / "whole"))
-    measure = made_by.Ladder._measured
-    calls: list[str] = []
-
-    def interrupted(self: made_by.Ladder, name: str, made: Any) -> Any:
-        calls.append(name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return measure(self, name, made)
-
-    monkeypatch.setattr(made_by.Ladder, "_measured", interrupted)
-    command = ["ladder", str(run), "--images", str(photos), "--quiet", "--rungs", CHEAP, "--out", str(tmp_path / "cut")]
-    assert main(command) == 130
+    command = ["ladder", str(measured_run), "--images", str(photos), "--rungs", CHEAP, "--out", str(tmp_path)]
+    # It says so when a rung is measured and safe.
+    with stopped_before("ladder"):
+        assert main(command) == 130
     capsys.readouterr()
-    again = measured(capsys, run, photos, "--rungs", CHEAP, "--out", str(tmp_path / "cut"))
-    assert calls == ["noise", "procedural", "procedural", "ours"]  # noise was committed, and is not measured again
-    assert untimed(again) == untimed(whole)
-    # And both equal what the run itself has measured.
-    of_run = untimed(read_json(run / "stages" / "ladder" / "ladder.json"))
-    assert [rung for rung in of_run if rung["name"] in CHEAP.split(",")] == whole["rungs"]
+    safe = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").rglob("*") if path.is_file()}
+    assert [path.name.rpartition("-")[0] for path in (tmp_path / "measured").iterdir()] == ["noise"]
+    again = untimed(measured(capsys, measured_run, photos, "--rungs", CHEAP, "--out", str(tmp_path)))
+    assert {path: path.stat().st_mtime_ns for path in safe} == safe
+    # It equals what the run itself has measured without an interruption.
+    of_run = untimed(read_json(measured_run / "stages" / "ladder" / "ladder.json"))
+    assert again == [rung for rung in of_run if rung["name"] in CHEAP.split(",")]
 
 
 def test_examples_and_unlabelled_photos_make_their_rungs(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples, unlabelled = photo_folder(tmp_path / "shown", 3, "shown"), photo_folder(tmp_path / "more", 5, "more")
+    examples, unlabelled = (
+        noise_photos(tmp_path / "shown", CLASSES, 3, "shown"),
+        noise_photos(tmp_path / "more", CLASSES, 5, "more"),
+    )
     more = (
         "--examples",
         str(examples),
@@ -173,7 +116,7 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
         str(tmp_path / "out"),
     )
     names = "small-teacher-examples,ours,examples,unlabelled"
-    result = measured(capsys, run, photos, *more, "--rungs", names)
+    result = measured(capsys, measured_run, photos, *more, "--rungs", names)
     costs = {rung["name"]: rung["measured"]["cost"] for rung in result["rungs"]}
     assert {name: (cost["photos"], cost["labels"]) for name, cost in costs.items()} == {
         "small-teacher-examples": (0, 4),
@@ -181,29 +124,29 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
         "examples": (0, 4),
         "unlabelled": (10, 0),
     }
-    assert main(["ladder", str(run), "--images", str(photos), *more, "--rungs", names, "--quiet"]) == 0
+    assert main(["ladder", str(measured_run), "--images", str(photos), *more, "--rungs", names, "--quiet"]) == 0
     table = capsys.readouterr().out
     assert "tuned on 4 labelled photos" in table
-    assert "taught by 10 unlabelled photos too" in table
+    assert "trained on 10 unlabelled photos too" in table
 
 
 def test_a_small_teacher_that_cannot_be_exported_is_a_row_and_no_end(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = ("--small-teacher", "embedded-s+embedded-s", "--rungs", "small-teacher", "--out", str(tmp_path / "out"))
-    [rung] = measured(capsys, run, photos, *both)["rungs"]
+    [rung] = measured(capsys, measured_run, photos, *both)["rungs"]
     assert rung["measured"] is None
     assert "cannot be a student" in rung["missing"]
 
 
 def test_pictures_of_noise_are_noise_and_have_no_class() -> None:
-    teaching = pictures_of_nothing(Noise(), 40, 32, 0)
-    pixels = teaching.images_N3HW.double() / 255
+    data = pictures_of_nothing(Noise(), 40, 32, 0)
+    pixels = data.pixels_N3HW.double() / 255
     assert pixels.mean().item() == pytest.approx(0.5, abs=0.005)
     assert pixels.var().item() == pytest.approx(1 / 12, rel=0.02)
     neighbours = torch.corrcoef(torch.stack([pixels[..., :-1].flatten(), pixels[..., 1:].flatten()]))[0, 1]
     assert abs(neighbours.item()) < 0.01
-    assert teaching.class_id_N.unique().tolist() == [-1]
+    assert data.class_id_N.unique().tolist() == [-1]
 
 
 def test_dead_leaves_have_edges_of_every_size_and_depend_on_the_seed_alone() -> None:
@@ -219,24 +162,13 @@ def test_dead_leaves_have_edges_of_every_size_and_depend_on_the_seed_alone() -> 
     assert -3 < slope < -1  # as that of photos, whose power falls as 1 / frequency ** 2
 
 
-def test_a_student_of_the_noise_rung_has_seen_noise_alone(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from clipstill.assembly import training as teaching
-
-    seen = []
-    distil = teaching.distil
-
-    def watched(*arguments: Any, **named: Any) -> Any:
-        seen.append(arguments[3])
-        return distil(*arguments, **named)
-
-    monkeypatch.setattr(teaching, "distil", watched)
-    measured(capsys, run, photos, "--rungs", "noise", "--out", str(tmp_path / "out"))
-    [images_N3HW] = seen
-    kept = read_json(run / "stages" / "student" / "history.json")["images"]
-    assert images_N3HW.shape == (kept, 3, 64, 64)  # as many as the student was taught on
-    assert torch.equal(images_N3HW, pictures(Noise(), kept, 64, 0))
+def test_the_noise_rung_sees_as_many_pictures_as_the_student(measured_run: Path) -> None:
+    kept = read_json(measured_run / "stages" / "student" / "history.json")["images"]
+    rungs = read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
+    titles = {rung["name"]: rung["title"] for rung in rungs}
+    assert titles["noise"] == f"lite0 trained on {kept} pictures of noise"
+    pixels_N3HW = pictures_of_nothing(Noise(), kept, 64, 3).pixels_N3HW
+    assert torch.equal(pixels_N3HW, pictures(Noise(), kept, 64, 3))
 
 
 def test_zero_shot_bundle_gives_the_teachers_own_answers(
@@ -257,7 +189,7 @@ def test_zero_shot_bundle_gives_the_teachers_own_answers(
     assert main(command) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["teacher"] == "embedded-s"
-    assert told["evaluation"]["n"] == 8
+    assert told["evaluation"]["n"] == 18
     bundle, teacher = load_bundle(out), load_teacher("embedded-s", torch.device("cpu"))
     pixels_NHW3 = np.stack([bundle.pixels(path) for path in sorted((photos / "guitar").glob("*.png"))])
     x_N3HW = torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).float() / 255
@@ -274,7 +206,7 @@ def test_zero_shot_bundle_gives_the_teachers_own_answers(
 
 
 def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photos: Path) -> None:
-    from clipstill.assembly.zero_shot import encoded, stored_vectors
+    from clipstill.assembly.class_vectors import encode_folder, vectors_with_examples
     from clipstill.core.images import ImageFolder
     from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
     from clipstill.text.task import parse_task
@@ -283,11 +215,11 @@ def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photo
     cpu, config = torch.device("cpu"), load_settings()
     teacher, folder = load_teacher("embedded-s", cpu), ImageFolder.open(photos, CLASSES)
     task = parse_task(list(CLASSES))
-    text_CD = stored_vectors(teacher, task, config, None, cpu)
+    text_CD = vectors_with_examples(teacher, task, config, None)
     assert torch.equal(text_CD, class_vectors(teacher, [[name] for name in CLASSES]))
-    feat_ND, labels = encoded(teacher, folder, cpu, 3)
+    feat_ND, labels = encode_folder(teacher, folder, cpu, 3)
     expected = class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), config.examples.text_count)
-    torch.testing.assert_close(stored_vectors(teacher, task, config, folder, cpu), expected)
+    torch.testing.assert_close(vectors_with_examples(teacher, task, config, folder), expected)
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -300,31 +232,31 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_mistakes_are_told_in_a_line(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other" / "bus").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "other" / "bus" / "a.png")
     assert "is not a clipstill run" in failed(capsys, "ladder", tmp_path, "--images", photos)
-    assert "there is no image folder" in failed(capsys, "ladder", run, "--images", tmp_path / "gone")
-    assert "no sub-folder" in failed(capsys, "ladder", run, "--images", tmp_path / "empty")
-    assert "named after a class" in failed(capsys, "ladder", run, "--images", tmp_path / "other")
-    line = failed(capsys, "ladder", run, "--images", photos, "--examples", tmp_path / "other")
+    assert "there is no image folder" in failed(capsys, "ladder", measured_run, "--images", tmp_path / "gone")
+    assert "no sub-folder" in failed(capsys, "ladder", measured_run, "--images", tmp_path / "empty")
+    assert "named after a class" in failed(capsys, "ladder", measured_run, "--images", tmp_path / "other")
+    line = failed(capsys, "ladder", measured_run, "--images", photos, "--examples", tmp_path / "other")
     assert "named after a class" in line
-    assert "flatters" in failed(capsys, "ladder", run, "--images", photos, "--unlabelled", photos / "dog")
-    assert "Did you mean 'noise'?" in failed(capsys, "ladder", run, "--images", photos, "--rungs", "nois")
-    line = failed(capsys, "ladder", run, "--images", photos, "--small-teacher", "embeded-s")
+    assert "flatters" in failed(capsys, "ladder", measured_run, "--images", photos, "--unlabelled", photos / "dog")
+    assert "Did you mean 'noise'?" in failed(capsys, "ladder", measured_run, "--images", photos, "--rungs", "nois")
+    line = failed(capsys, "ladder", measured_run, "--images", photos, "--small-teacher", "embeded-s")
     assert "Did you mean 'embedded-s'?" in line
-    both = ("zero-shot", "--classes", "dog,cat", "--run", run, "--out", tmp_path / "zoo")
+    both = ("zero-shot", "--classes", "dog,cat", "--run", measured_run, "--out", tmp_path / "zoo")
     assert "both name the classes" in failed(capsys, *both)
     assert not (tmp_path / "zoo").exists()
 
 
 def test_an_unfinished_run_is_named(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
-    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(measured_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "bundle")
     assert "its stage 'bundle' is missing" in failed(capsys, "ladder", tmp_path / "run", "--images", photos)

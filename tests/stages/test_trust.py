@@ -118,6 +118,7 @@ def test_a_run_that_was_cut_makes_no_near_miss_again(done: Path, capsys: pytest.
     assert "calibration: done already, skipped" in told
 
 
+@pytest.mark.slow
 def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ("--meta", "first_order", "--set", "distillation.held_out_styles=0", "--set", "refusal.near_misses=0")
@@ -147,6 +148,7 @@ def test_a_budget_is_minutes_and_nonsense_is_told(tmp_path: Path, capsys: pytest
     assert "10min, 90s or 1h30min" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_few_labelled_photos_tune_a_finished_student(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,74 +5,63 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
-from clipstill.core.seeds import generator_for
+from clipstill.core.images import ImageFolder
+from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.runtime import load_bundle
-from clipstill.stages import calibration as calibrating
+from clipstill.stages import STAGES
+from clipstill.stages.student import collect_training_set
 from clipstill.teachers import load_teacher
-from clipstill.teachers import prompted as prompted_module
 from clipstill.teachers.prompted import load_prompts
-from tests.stages.test_examples import CLASSES, TINY, example_folder
-
-PROMPTKD = (
-    "prompts.images_per_class=0",
-    "refusal.near_misses=0",
-    "student.name=tower:embedded-s",
-    "student.head=class-vectors",
-    "student.projector_layers=2",
-    "distillation.keep=last",
-    "distillation.held_out_styles=0",
-)
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.run import Run
+from clipstill.workflow.store import read_task
+from run_fixtures import CLASSES, PROMPTKD, QUICK, noise_photos, run_arguments
 
 
 def photo_folder(folder: Path, count: int) -> Path:
-    (folder / "anywhere").mkdir(parents=True)
-    for number in range(count):
-        pixels = torch.randint(0, 256, (9, 9, 3), generator=generator_for("photo", number), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).resize((90, 70)).save(folder / "anywhere" / f"{number}.png")
+    noise_photos(folder, ["anywhere"], count)
     (folder / "anywhere" / "notes.txt").write_text("no image")
     return folder
 
 
 def run(out: Path, *more: str, settings: tuple[str, ...] = ()) -> int:
-    given = [part for setting in (*TINY, *settings) for part in ("--set", setting)]
-    return main(["run", "--classes", ",".join(CLASSES), "--out", str(out), "--quiet", "--json", *given, *more])
+    return main(run_arguments(out, (*QUICK, *settings), "--quiet", "--json", *more))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
-def test_unlabelled_photos_teach_beside_synthetic_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = photo_folder(tmp_path / "photos", 5)
-    # The calibration asks both models about few of them: a folder may hold a hundred thousand.
-    monkeypatch.setattr(calibrating, "_MOST_PHOTOS", 2)
-    asked, answers = [], calibrating._answers
-    monkeypatch.setattr(
-        calibrating, "_answers", lambda bench, images, view: asked.append(len(images)) or answers(bench, images, view)
-    )
-    assert run(tmp_path / "run", "--unlabelled", str(photos), settings=("refusal.near_misses=0",)) == 0
-    history = read_json(tmp_path / "run" / "stages" / "student" / "history.json")
+def test_unlabelled_photos_are_trained_on_beside_synthetic_images(tmp_path: Path) -> None:
+    out, photos = tmp_path / "run", photo_folder(tmp_path / "photos", 5)
+    assert run(out, "--unlabelled", str(photos), settings=("refusal.near_misses=0",)) == 0
+    history = read_json(out / "stages" / "student" / "history.json")
     assert (history["images_made"], history["unlabelled"]) == (8, 5)
     assert history["train_count"] + history["held_out_count"] == history["images"] + 5
-    assert asked == [history["images"] + 2] * 3
-    assert "5 unlabelled photos" in (tmp_path / "run" / "bundle" / "card.md").read_text()
-    assert "5&nbsp;unlabelled photos" in (tmp_path / "run" / "report.html").read_text()
+    assert "5 unlabelled photos" in (out / "bundle" / "card.md").read_text()
+    assert "5&nbsp;unlabelled photos" in (out / "report.html").read_text()
+    # Whoever asks both models about the pictures may take a few of the photos: there may be a hundred thousand.
+    settings = load_settings(file=out / "config.yaml")
+    finished = Run.open(out, STAGES, settings, Photos.of(settings, read_task(out)))
+    assert collect_training_set(finished, most_photos=2).unlabelled == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
 def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_that_learned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, photos = tmp_path / "run", photo_folder(tmp_path / "photos", 6)
-    examples = example_folder(tmp_path / "examples", CLASSES[:1], 2)
+    examples = noise_photos(tmp_path / "examples", CLASSES[:1], 2)
     settings = (*PROMPTKD, "prompt_teacher.method=auto", "prompt_teacher.epochs=2", "prompt_teacher.lr=0.1")
     given = ("--unlabelled", str(photos), "--examples", str(examples))
     assert run(out, *given, settings=settings) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told["seconds"]) >= {"teacher_prompts", "class_vectors", "student"}
-    assert not {"prompts", "surrogate", "near_misses"} & set(told["seconds"])
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["seconds"]) >= {"teacher_prompts", "class_vectors", "student"}
+    assert not {"prompts", "surrogate", "near_misses"} & set(result["seconds"])
     teacher = load_prompts(
         load_teacher("embedded-s", torch.device("cpu")), out / "stages" / "teacher_prompts" / "prompts.safetensors"
     )
@@ -86,15 +75,13 @@ def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_tha
     assert torch.equal(student["head.class_vectors"], stored["class_vectors"])
     assert len(load_bundle(out).predict(next((photos / "anywhere").glob("*.png")))) == 2
     # The bundle alone knows the teacher with what it learned.
-    test = example_folder(tmp_path / "test", CLASSES, 3)
-    asked: list[bool] = []
-    learned = prompted_module.PromptedEmbedded.encode_image
-    monkeypatch.setattr(
-        prompted_module.PromptedEmbedded, "encode_image", lambda own, x: asked.append(True) or learned(own, x)
-    )
+    test = noise_photos(tmp_path / "test", CLASSES, 3)
     assert main(["evaluate", str(out / "bundle"), "--images", str(test), "--json", "--quiet"]) == 0
-    assert json.loads(capsys.readouterr().out)["teacher_top1"] is not None
-    assert asked
+    measured = json.loads(capsys.readouterr().out)["teacher"]
+    predict = teacher_predictor(teacher, stored["class_vectors"])
+    expected = evaluate(predict, ImageFolder.open(test, CLASSES), teacher.preprocess)
+    assert measured["top1"] == expected.top1
+    assert measured["ece"] == pytest.approx(expected.ece, abs=1e-4)
     tuned = ("fine-tune", str(out), "--examples", str(test), "--out", str(tmp_path / "tuned"), "--json", "--quiet")
     assert main([*tuned, "--set", "distillation.steps=2", "--set", "distillation.views=1", "--set", "threads=1"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 6
@@ -108,7 +95,7 @@ def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_tha
 @pytest.mark.parametrize(
     ("settings", "more", "message"),
     [
-        (PROMPTKD, (), "nothing is left to teach by"),
+        (PROMPTKD, (), "nothing is left to train on"),
         (("prompt_teacher.method=regularised",), (), "learns from labelled examples"),
         (("student.name=tower:embedded-x",), (), "embedded-s"),
         (("prompts.images_per_class=0",), ("--unlabelled", "{}"), "refusal.near_misses needs synthetic images"),

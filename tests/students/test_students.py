@@ -1,4 +1,4 @@
-"""Students: weights, normalisation, freezing, and what their BatchNorm says of natural images."""
+"""Students: weights, normalisation, freezing, heads."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from clipstill.core.errors import ArtifactError, ConfigError, UnknownNameError
 from clipstill.core.packaged_weights import lite_state_dict
 from clipstill.core.seeds import generator_for
 from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead, projector_shape
-from clipstill.students.natural_statistics import clipped_normal_moments, natural_feature_statistics
 
 SMALL = "timm:test_efficientnet"
 
@@ -96,34 +94,6 @@ def test_frozen_statistics_still_let_the_weights_train() -> None:
     student.train()
     student(images(4))
     assert not all(torch.equal(before[key], student.state_dict()[key]) for key in before)
-
-
-@pytest.mark.parametrize("high", [6.0, float("inf")])
-def test_clipped_normal_moments_agree_with_monte_carlo(high: float) -> None:
-    mean_F = torch.tensor([-2.0, 0.0, 0.7, 5.0, 9.0, 1.5])
-    std_F = torch.tensor([1.0, 0.5, 2.0, 3.0, 1.0, 0.0])
-    drawn = torch.randn(200_000, 6, generator=generator_for("monte carlo")) * std_F + mean_F
-    clipped = drawn.clamp(0, high)
-    expected_mean, expected_std = clipped_normal_moments(mean_F, std_F, high)
-    torch.testing.assert_close(expected_mean, clipped.mean(0), rtol=0.01, atol=0.01)
-    torch.testing.assert_close(expected_std, clipped.std(0), rtol=0.01, atol=0.01)
-
-
-def test_natural_feature_mean_reads_the_last_batch_norm() -> None:
-    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    norm = backbone.bn2
-    with torch.no_grad():
-        norm.weight.uniform_(-1.0, 2.0, generator=generator_for("gamma"))
-        norm.bias.uniform_(-2.0, 2.0, generator=generator_for("beta"))
-        # Inputs distributed as the running statistics say; the layer itself is the reference.
-        drawn = torch.randn(4000, 1280, 1, 1, generator=generator_for("maps"))
-        maps = norm.eval()(drawn * norm.running_var.sqrt().view(1, -1, 1, 1) + norm.running_mean.view(1, -1, 1, 1))
-    torch.testing.assert_close(natural_feature_statistics(backbone)[0], maps.mean((0, 2, 3)), rtol=0.1, atol=0.1)
-
-
-def test_network_without_a_final_batch_norm_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="feature_recentre"):
-        natural_feature_statistics(nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
 def test_bad_requests_are_one_line_errors() -> None:

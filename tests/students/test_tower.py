@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipstill.assembly.students import new_student
@@ -21,12 +19,11 @@ from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
-from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead
 from clipstill.students.student import Backbone
-from clipstill.students.tower_student import FramedBackbone, TowerStudent
+from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers import load_teacher
-from clipstill.teachers.image_backbones import image_backbone, takes_tokens
+from clipstill.teachers.image_backbones import image_backbone
 from clipstill.workflow.recipes import load_settings
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
 
@@ -39,10 +36,7 @@ def small() -> Teacher:
 
 
 def student_of(teacher: Teacher, size: int, prompts: int = 2, depth: int = 2) -> TowerStudent:
-    tokens = prompts if takes_tokens(teacher) else 0
-    network = image_backbone(teacher, tokens=tokens, depth=depth, image_size=size)
-    if prompts and not tokens:
-        network = FramedBackbone(network, prompts, size)
+    network = image_backbone(teacher, tokens=prompts, depth=depth, image_size=size)
     preprocess = type(teacher.preprocess)(size, teacher.preprocess.mean, teacher.preprocess.std)
     student = TowerStudent(Backbone(f"tower:{teacher.name}", network, preprocess, teacher.provenance), 3)
     student.use_class_vectors(VECTORS, 20.0, layers=2)
@@ -94,23 +88,24 @@ def test_without_prompts_the_features_are_the_teachers_own(tmp_path: Path, kind:
 @pytest.mark.parametrize("kind", ["clip", "embedded"])
 def test_prompts_and_projector_learn_and_the_tower_keeps_its_bits(tmp_path: Path, kind: str) -> None:
     teacher, size = (loaded(tmp_path)[1], 32) if kind == "clip" else (small(), 64)
-    student = student_of(teacher, size)
+    student = student_of(teacher, size, prompts=2 if kind == "clip" else 0)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    target = student_target(kind, tmp_path)
+    target = student_target(tmp_path)
     distil(student, SoftLabels(target, VECTORS), training_data(size), settings=SETTINGS, folder=tmp_path / "work")
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
-    assert any("prompts" in name for name in changed)
+    assert any("prompts" in name for name in changed) == (kind == "clip")
+    assert any("projector" in name for name in changed)
     assert all(name.startswith(("head.projector", "backbone.prompts")) for name in changed)
 
 
-def student_target(kind: str, tmp_path: Path) -> Any:
+def student_target(tmp_path: Path) -> Any:
     """A teacher in the space of VECTORS."""
     (tmp_path / "teacher").mkdir(exist_ok=True)
     return loaded(tmp_path / "teacher")[1]
 
 
 def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
-    teacher, labels = loaded(tmp_path)[1], SoftLabels(student_target("clip", tmp_path), VECTORS)
+    teacher, labels = loaded(tmp_path)[1], SoftLabels(student_target(tmp_path), VECTORS)
     whole = student_of(teacher, 32)
     distil(whole, labels, training_data(32), settings=SETTINGS, folder=tmp_path / "whole")
     killed, steps = student_of(teacher, 32), count()
@@ -131,7 +126,7 @@ def test_a_killed_lesson_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> 
 def test_the_whole_tower_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    student, target = student_of(loaded(tmp_path)[1], 32), student_target("clip", tmp_path)
+    student, target = student_of(loaded(tmp_path)[1], 32), student_target(tmp_path)
     distil(student, SoftLabels(target, VECTORS), training_data(32), settings=SETTINGS, folder=tmp_path)
     with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as stored:
         assert not [name for name in stored.keys() if "visual" in name]  # noqa: SIM118 - not a dict
@@ -140,45 +135,16 @@ def test_the_whole_tower_is_not_in_the_checkpoint(tmp_path: Path) -> None:
 def test_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes 32 pixels a side"):
         student_of(loaded(tmp_path)[1], 64)
-    with pytest.raises(ConfigError, match="a frame of 32 pixels leaves nothing"):
-        student_of(small(), 64, prompts=32)
-    with pytest.raises(ConfigError, match="has no place for tokens"):
-        image_backbone(small(), tokens=2, depth=2, image_size=64)
 
 
-def test_a_frame_changes_nothing_inside_and_starts_as_none() -> None:
-    seen: list[Tensor] = []
-
-    class Mirror(torch.nn.Module):
-        def forward(self, x_N3SS: Tensor) -> Tensor:
-            seen.append(x_N3SS)
-            return x_N3SS.mean((2, 3))
-
-    framed, x_N3SS = FramedBackbone(Mirror(), 2, 8), torch.randn(1, 3, 8, 8, generator=generator_for("frame"))
-    framed(x_N3SS)
-    assert torch.equal(seen[-1], x_N3SS)
-    with torch.no_grad():
-        framed.prompts += 1
-    framed(x_N3SS)
-    changed = (seen[-1] != x_N3SS).flatten(0, 1)
-    assert changed.sum() == 3 * (8 * 8 - 4 * 4)
-    assert not changed[:, 2:6, 2:6].any()
+@pytest.mark.parametrize("name", ["lite0", "tower:embedded-s"])
+def test_networks_without_a_place_for_tokens_take_no_prompts(name: str) -> None:
+    section = load_settings(overrides=[f"student.name={name}", "student.prompts=3", "student.image_size=64"]).student
+    with pytest.raises(ConfigError, match=f"'{name}' takes no prompts"):
+        new_student(section, 3, "pretrained", seed=0)
 
 
-def test_any_network_takes_a_frame_and_comes_back_from_its_file(tmp_path: Path) -> None:
-    section = load_settings(overrides=["student.name=lite0", "student.prompts=3", "student.image_size=64"]).student
-    student = new_student(section, 3, "pretrained", seed=0)
-    plain = load_student("lite0", 3, "pretrained", 64)
-    x_N3HW = pictures(height=64, width=64)
-    torch.testing.assert_close(student.features(x_N3HW), plain.features(x_N3HW))
-    student.use_class_vectors(VECTORS, 20.0, layers=2, width=4)
-    student.freeze_backbone(False)
-    learned = {name for name, value in student.named_parameters() if value.requires_grad}
-    assert {name for name in learned if name.startswith("backbone")} == {"backbone.prompts"}
-    with torch.no_grad():
-        student.backbone.prompts += 0.1
-    save_file({name: value.clone() for name, value in student.state_dict().items()}, tmp_path / "student.safetensors")
-    again = new_student(section, 3, tmp_path / "student.safetensors", seed=1)
-    torch.testing.assert_close(again(x_N3HW), student.eval()(x_N3HW))
-    with pytest.raises(ConfigError, match="is frozen behind student.prompts"):
+def test_a_tower_has_its_weights_already() -> None:
+    section = load_settings(overrides=["student.name=tower:embedded-s"]).student
+    with pytest.raises(ConfigError, match="is a trained tower"):
         new_student(section, 3, "scratch", seed=0)

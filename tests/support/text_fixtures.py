@@ -90,7 +90,7 @@ def tiny_clip() -> OpenClipTeacher:
         open_clip.SimpleTokenizer(context_length=16),
         name="openclip:tiny",
         dim=24,
-        precision="fp32",
+        dtype=torch.float32,
         preprocess=Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         provenance=Provenance("tiny", "none", "random", "f" * 64),
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipstill.cli.terminal import terminal
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
@@ -166,7 +167,8 @@ class Hungry(Pixels):
 
 
 def test_what_does_not_fit_is_made_in_smaller_batches(capsys: pytest.CaptureFixture[str]) -> None:
-    assert_same_images(made(Hungry(2)), made())
+    with terminal():
+        assert_same_images(made(Hungry(2)), made())
     assert "going on with 1" in capsys.readouterr().err
 
 

@@ -95,4 +95,4 @@ def test_a_damaged_table_is_told(tmp_path: Path) -> None:
     path = tmp_path / "cut.json.gz"
     path.write_bytes(gzip.compress(b'{"glosses": []}')[:-9])
     with pytest.raises(ArtifactError, match="cut.json.gz"):
-        Wordnet.load(path)
+        wordnet(path)

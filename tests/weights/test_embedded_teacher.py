@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from clipstill.core.errors import DataError
 from clipstill.core.files import write_json
+from clipstill.core.seeds import generator_for
 from clipstill.report.licences import Family, family_of
 from clipstill.teachers.embedded import IMAGENET_CLASSES, Alignment, Words, read_weights
 from clipstill.teachers.minilm import DIM
@@ -28,7 +29,7 @@ from tools.weights.drawings import BACKGROUND_HEIGHT, BACKGROUND_WIDTH, Drawings
 from tools.weights.embedded_teacher import licence, training_texts, write_alignment
 from tools.weights.packages import PACKAGES
 from tools.weights.pictures import Picture
-from tools.weights.tower_features import FEATURES, Classifier
+from tools.weights.tower_features import FEATURES, Classifier, clipped_normal_mean
 from tools.weights.words import (
     CLOTHING,
     PERSON,
@@ -309,3 +310,11 @@ def test_an_alignment_read_back_gives_the_same_cosines(
 def test_the_recorded_licence_names_every_source_and_reads_as_share_alike() -> None:
     assert {package.licence for package in PACKAGES.values()} <= set(licence().split(" AND "))
     assert family_of(licence()) is Family.SHARE_ALIKE
+
+
+def test_the_mean_of_a_clipped_normal_variable_agrees_with_monte_carlo() -> None:
+    mean_F = torch.tensor([-2.0, 0.0, 0.7, 5.0, 9.0, 1.5])
+    std_F = torch.tensor([1.0, 0.5, 2.0, 3.0, 1.0, 0.0])
+    drawn = torch.randn(200_000, 6, generator=generator_for("monte carlo")) * std_F + mean_F
+    expected = drawn.clamp(0, 6).mean(0)
+    torch.testing.assert_close(clipped_normal_mean(mean_F, std_F, 6.0), expected, rtol=0.01, atol=0.01)

@@ -5,12 +5,28 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from clipstill.core.errors import ConfigError
 from clipstill.core.images import ImageFolder
-from clipstill.text.task import parse_task
-from clipstill.workflow.keys import NEAR_MISSES, STAGES, stage_keys
+from clipstill.stages import STAGES
+from clipstill.text.learned import sdd_prompts
+from clipstill.text.task import Task, parse_task
+from clipstill.workflow.cohorts import FolderHistory, cohorts_in_use
+from clipstill.workflow.keys import Keys
+from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
+from text_fixtures import request
 
 TASK = parse_task("dog,cat")
+
+
+def stage_keys(*overrides: str, task: Task = TASK, **photos: ImageFolder) -> dict[str, str]:
+    """Key of each step of a run in an empty folder."""
+    keys = Keys(STAGES, load_settings(overrides=overrides), Photos(**photos))
+    return {step.name: step.key for step in keys.steps(task, cohorts_in_use(keys, task, FolderHistory()))}
+
+
+def differing(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [stage for stage in before if before[stage] != after[stage]]
 
 
 def photo_folder(path: Path) -> ImageFolder:
@@ -22,10 +38,9 @@ def photo_folder(path: Path) -> ImageFolder:
 
 def changed(tmp_path: Path, *overrides: str) -> list[str]:
     photos = photo_folder(tmp_path / "photos")
-    before = stage_keys(load_settings(), TASK, photos)
-    after = stage_keys(load_settings(overrides=overrides), TASK, photos)
+    before, after = stage_keys(measured=photos), stage_keys(*overrides, measured=photos)
     assert list(before) == list(after)
-    return [stage for stage in before if before[stage] != after[stage]]
+    return differing(before, after)
 
 
 def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
@@ -44,7 +59,6 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("generator.name=other", "surrogate"),
         ("curation.min_score=0.1", "student"),
         ("curation.duplicate_cosine=0.5", "student"),
-        ("curation.least_diversity=0.5", "surrogate"),
         ("distillation.steps=3", "student"),
         ("student.prompts=3", "student"),
         ("student.name=resnet18", "student"),
@@ -54,10 +68,13 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
     ],
 )
 def test_a_setting_touches_its_stage_and_the_later_ones_only(tmp_path: Path, override: str, first: str) -> None:
-    later = list(STAGES[STAGES.index(first) :])
+    order = list(stage_keys(measured=photo_folder(tmp_path / "photos")))
+    later = order[order.index(first) :]
     if first != "class_vectors" and not override.startswith(("seed", "refusal.images", "synthesis", "generator")):
         # Near misses have prompts of their own, and are the same whatever images the classes get.
-        later = [stage for stage in later if stage != NEAR_MISSES]
+        later = [stage for stage in later if stage != "near_misses"]
+    if first == "ladder":
+        assert later == ["ladder", "report"]
     assert changed(tmp_path, override) == later
 
 
@@ -67,34 +84,61 @@ def test_what_changes_only_the_speed_touches_nothing(tmp_path: Path, override: s
 
 
 def test_another_photo_is_measured_again_and_trains_nothing(tmp_path: Path) -> None:
-    before = stage_keys(load_settings(), TASK, photo_folder(tmp_path))
+    before = stage_keys(measured=photo_folder(tmp_path))
     Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog" / "b.png")
-    after = stage_keys(load_settings(), TASK, ImageFolder.open(tmp_path, TASK.names))
-    assert [stage for stage in before if before[stage] != after[stage]] == ["evaluation", "bundle", "ladder", "report"]
+    after = stage_keys(measured=ImageFolder.open(tmp_path, TASK.names))
+    assert differing(before, after) == ["evaluation", "bundle", "ladder", "report"]
 
 
-def test_without_photos_there_is_no_evaluation() -> None:
-    assert "evaluation" not in stage_keys(load_settings(), TASK, None)
+def test_without_photos_there_is_no_evaluation_and_no_ladder(tmp_path: Path) -> None:
+    assert not {"evaluation", "ladder"} & set(stage_keys())
+    assert {"evaluation", "ladder"} <= set(stage_keys(measured=photo_folder(tmp_path)))
+
+
+def test_keys_of_other_stages_do_not_know_the_ladder(tmp_path: Path) -> None:
+    photos = photo_folder(tmp_path)
+    with_it, without = stage_keys(measured=photos), stage_keys("evaluation.ladder=false", measured=photos)
+    assert set(with_it) - set(without) == {"ladder"}
+    assert differing(without, with_it) == ["report"]
+
+
+def test_other_classes_touch_everything() -> None:
+    before, after = stage_keys(), stage_keys(task=parse_task("dog,cat: a pet"))
+    assert differing(before, after) == list(before)
 
 
 def test_teacher_file_counts_by_its_content(tmp_path: Path) -> None:
     weights = tmp_path / "vit.pt"
-    config = load_settings(overrides=[f"teacher.name=openclip:ViT-B-32-quickgelu/{weights}"])
     keys = []
     for content in (b"one", b"two", b"one"):
         weights.write_bytes(content)
-        keys.append(stage_keys(config, TASK, None)["class_vectors"])
+        keys.append(stage_keys(f"teacher.name=openclip:ViT-B-32-quickgelu/{weights}")["class_vectors"])
     assert keys[0] == keys[2] != keys[1]
 
 
 def test_style_file_counts_by_its_content(tmp_path: Path) -> None:
     styles = tmp_path / "styles.txt"
-    config = load_settings(overrides=[f"prompts.styles={styles}"])
     keys = []
     for content in ("sketch\n", "mosaic\n"):
         styles.write_text(content)
-        keys.append(stage_keys(config, TASK, None)["prompts"])
+        keys.append(stage_keys(f"prompts.styles={styles}")["prompts"])
     assert keys[0] != keys[1]
+
+
+def test_a_bank_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    def keys(place: Path) -> dict[str, str]:
+        return stage_keys(f"prompts.bank={place}")
+
+    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
+        bank = sdd_prompts(request(steps=0, per_class=1, seed=seed)).bank
+        assert bank is not None
+        (tmp_path / name).mkdir()
+        bank.write(tmp_path / name)
+    first, other, again = (keys(tmp_path / name) for name in "abc")
+    assert first == again == keys(tmp_path / "a" / "bank.safetensors")
+    assert differing(first, other)[0] == "prompts"
+    with pytest.raises(ConfigError, match="there is no file"):
+        keys(tmp_path)
 
 
 def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path) -> None:
@@ -102,7 +146,7 @@ def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path)
 
     def surrogate_key(value: float) -> str:
         save_file({"weight": torch.full((2,), value)}, file)
-        return stage_keys(load_settings(overrides=[f"generator.name=vqgan:{file}+pixels"]), TASK, None)["surrogate"]
+        return stage_keys(f"generator.name=vqgan:{file}+pixels")["surrogate"]
 
     assert surrogate_key(0.0) == surrogate_key(0.0)
     assert surrogate_key(0.0) != surrogate_key(1.0)
@@ -110,23 +154,14 @@ def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path)
 
 def test_examples_touch_class_vectors_and_all_that_follows(tmp_path: Path) -> None:
     examples = photo_folder(tmp_path / "examples")
-    without, given = (stage_keys(load_settings(), TASK, None, folder) for folder in (None, examples))
-    assert all(without[stage] != given[stage] for stage in given)
-    changed = stage_keys(load_settings(overrides=["examples.teach_share=0.1"]), TASK, None, examples)
-    assert [stage for stage in given if given[stage] != changed[stage]] == [
-        "student",
-        "calibration",
-        "bundle",
-        "report",
-    ]
+    without, given = stage_keys(), stage_keys(examples=examples)
+    assert differing(given, without) == list(given)
+    other = stage_keys("examples.teach_share=0.1", examples=examples)
+    assert differing(given, other) == ["student", "calibration", "bundle", "report"]
 
 
 def test_where_images_are_made_touches_nothing() -> None:
-    here, there = (
-        stage_keys(load_settings(overrides=overrides), TASK, None)
-        for overrides in ([], ["launch.launcher=ray", "launch.workers=3", "synthesis.compile=true"])
-    )
-    assert here == there
+    assert stage_keys() == stage_keys("launch.launcher=ray", "launch.workers=3", "synthesis.compile=true")
 
 
 def test_photos_without_labels_touch_the_student_alone_and_instead_of_images_leave_their_stages_out(
@@ -134,26 +169,28 @@ def test_photos_without_labels_touch_the_student_alone_and_instead_of_images_lea
 ) -> None:
     photo_folder(tmp_path / "photos")
     folder = ImageFolder.without_labels(tmp_path / "photos")
-    before, after = stage_keys(load_settings(), TASK, None), stage_keys(load_settings(), TASK, None, None, folder)
-    changed = [stage for stage in before if before[stage] != after[stage]]
-    assert changed == ["student", "calibration", "bundle", "report"]
-    alone = stage_keys(load_settings(overrides=["prompts.images_per_class=0", "refusal.near_misses=0"]), TASK, None)
+    assert differing(stage_keys(), stage_keys(unlabelled=folder)) == ["student", "calibration", "bundle", "report"]
+    alone = stage_keys("prompts.images_per_class=0", "refusal.near_misses=0")
     assert list(alone) == ["class_vectors", "student", "calibration", "bundle", "report"]
 
 
 def test_what_a_teacher_learns_touches_everything_behind_it(tmp_path: Path) -> None:
     examples = photo_folder(tmp_path / "photos")
-    learns = ["prompt_teacher.method=auto"]
-    plain = stage_keys(load_settings(overrides=learns), TASK, None, None)
-    assert "teacher_prompts" not in plain  # auto, and there are no examples
+    learns = "prompt_teacher.method=auto"
+    assert "teacher_prompts" not in stage_keys(learns)  # auto, and there are no examples
     before, after = (
-        stage_keys(
-            load_settings(overrides=[*learns, f"prompt_teacher.epochs={epochs}", "examples.images=x"]),
-            TASK,
-            None,
-            examples,
-        )
+        stage_keys(learns, f"prompt_teacher.epochs={epochs}", "examples.images=x", examples=examples)
         for epochs in (2, 3)
     )
     assert list(before)[:2] == ["teacher_prompts", "class_vectors"]
-    assert all(before[stage] != after[stage] for stage in before)
+    assert differing(before, after) == list(before)
+
+
+def test_a_part_that_the_caller_built_counts_by_its_weights() -> None:
+    def keys(**built: str) -> dict[str, str]:
+        found = Keys(STAGES, load_settings(), Photos(), {f"{part}.name": digest for part, digest in built.items()})
+        return {step.name: step.key for step in found.steps(TASK, cohorts_in_use(found, TASK, FolderHistory()))}
+
+    assert keys(teacher="a") == keys(teacher="a")
+    assert "class_vectors" in differing(keys(teacher="a"), keys(teacher="b"))
+    assert differing(keys(student="a"), keys(student="b"))[0] == "student"

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from clipstill.commands.run import run
+from clipstill import distil
 from clipstill.core.errors import ConfigError, UnknownNameError
 from clipstill.core.files import read_json
 from clipstill.datasets.coop import LAYOUTS
+from clipstill.stages import STAGES
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.text.task import parse_task
-from clipstill.workflow.keys import stage_keys
+from clipstill.workflow.cohorts import Cohort
+from clipstill.workflow.keys import Keys
+from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings, recipe_names
 
 TASK = parse_task("dog,guitar")
@@ -38,15 +41,18 @@ TINY = (
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_is_complete_and_has_keys_of_its_own(recipe: str) -> None:
-    config = load_settings(recipe)
-    keys = stage_keys(config, TASK, None)
-    assert keys["student"] != stage_keys(load_settings(), TASK, None)["student"] or recipe == "default"
+    def key(name: str) -> str:
+        keys = Keys(STAGES, load_settings(name), Photos())
+        return keys.of("student", Cohort(TASK, TASK.names))
+
+    assert (key(recipe) == key("default")) == (recipe == "default")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_torch_settings")
 @pytest.mark.parametrize("recipe", ["ovc", "dfkd-vlfm", "deepinversion"])
 def test_published_recipes_run_on_the_embedded_parts(recipe: str, tmp_path: Path) -> None:
-    run(load_settings(recipe, overrides=TINY), TASK, tmp_path / "run")
+    distil(classes=TASK, out=tmp_path / "run", recipe=recipe, settings=TINY)
     stages = tmp_path / "run" / "stages"
     assert len(SurrogateSet.open(stages / "surrogate")) == 8
     strategy = {"ovc": "sdd", "dfkd-vlfm": "contrastive", "deepinversion": "plain"}[recipe]

@@ -64,7 +64,7 @@ def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CR
     encoder.to(memory_format=torch.channels_last)  # twice as quick on a CPU
     prior = measured(encoded(encoder, load_backgrounds(cache), crops))
     probe_latent = torch.randn(
-        _PROBES, prior.channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator_for("latent prior", "probe")
+        _PROBES, len(prior.mean_Z), _PROBE_SIDE, _PROBE_SIDE, generator=generator_for("latent prior", "probe")
     )
     packages = [PACKAGES[name] for name in PHOTOGRAPHS]
     target = out / PRIOR_FILE

@@ -5,6 +5,7 @@ Shapes: P passes, N pictures, F = 1280 features, K = 1000 ImageNet classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from torch.nn import functional as F
 from clipstill.core.files import atomic_path, read_json, sha256_json, write_json
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_state_dict
 from clipstill.core.progress import Progress
-from clipstill.students.natural_statistics import clipped_normal_moments
 from tools.weights.drawings import Drawings, load_backgrounds
 from tools.weights.pictures import Picture
 
@@ -28,6 +28,8 @@ from tools.weights.pictures import Picture
 SIZE = 144
 PASSES = 2
 FEATURES = 1280
+# Beyond this many standard deviations the float32 normal density and distribution are 0 and 1 exactly.
+_FAR = 40.0
 # Part of the cache's key; raise it when the drawings are shown in another way.
 _VERSION = 1
 
@@ -69,10 +71,33 @@ class _Tower(nn.Module):
 
 
 def natural_mean(size: str) -> Tensor:
-    """Mean features (F,) of a tower's training photos, as its last BatchNorm predicts them."""
+    """Mean features (F,) of a tower's training photos, as its last BatchNorm and ReLU6 predict them.
+
+    BatchNorm turns each channel into mean ``beta`` and standard deviation ``|gamma|`` over the training photos. Near a
+    normal distribution, the clipped activation behind it, and so the pooled feature, has a mean in closed form.
+    """
     weights = lite_state_dict(size)
-    mean_F, _ = clipped_normal_moments(weights["bn2.bias"].float(), weights["bn2.weight"].float().abs(), 6.0)
-    return mean_F
+    return clipped_normal_mean(weights["bn2.bias"].float(), weights["bn2.weight"].float().abs(), 6.0)
+
+
+def clipped_normal_mean(mean_F: Tensor, std_F: Tensor, high: float) -> Tensor:
+    """Mean of ``clip(X, 0, high)`` for X normal.
+
+    With ``a = (0 - mean) / std`` and ``b = (high - mean) / std``, phi and Phi the standard normal density and
+    distribution: ``mean (Phi(b) - Phi(a)) + std (phi(a) - phi(b)) + high (1 - Phi(b))``.
+
+    Args:
+        mean_F: Mean of X.
+        std_F: Standard deviation of X, not negative; 0 stands for a constant.
+        high: Upper limit, above 0 and finite.
+    """
+    mean, std = mean_F.double(), std_F.double().clamp_min(1e-12)
+    low_z = (-mean / std).clamp(-_FAR, _FAR)
+    high_z = ((high - mean) / std).clamp(-_FAR, _FAR)
+    low_share, high_share = (0.5 * (1 + torch.erf(z / math.sqrt(2))) for z in (low_z, high_z))
+    low_density, high_density = (torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) for z in (low_z, high_z))
+    clipped = mean * (high_share - low_share) + std * (low_density - high_density) + high * (1 - high_share)
+    return clipped.to(mean_F.dtype)
 
 
 @torch.no_grad()

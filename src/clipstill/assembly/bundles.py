@@ -1,17 +1,20 @@
-"""A bundle with its model card and its licences, all from one description of the student."""
+"""Bundles: written with model card and licences, and measured on labelled photos."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.export.bundle import CARD_FILE, write_bundle
+from clipstill.evaluation.evaluate import BATCH, Calibration, EvaluationResult, evaluate
+from clipstill.export.bundle import CARD_FILE, BundleContent, write_bundle
 from clipstill.report.card import model_card
 from clipstill.report.licences import licence_ledger
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clipstill.core.description import ExportFacts
-    from clipstill.export.bundle import BundleContent
+    from clipstill.core.images import ImageFolder
+    from clipstill.runtime import Bundle
 
 
 def write_described_bundle(folder: Path, content: BundleContent, key: str = "") -> ExportFacts:
@@ -23,3 +26,9 @@ def write_described_bundle(folder: Path, content: BundleContent, key: str = "") 
         return {CARD_FILE: model_card(description, facts), "LICENCES.md": licences}
 
     return write_bundle(folder, content, texts, key)
+
+
+def measure_student(bundle: Bundle, folder: ImageFolder, *, title: str, batch: int = BATCH) -> EvaluationResult:
+    """The exported student on labelled photos, with its temperature and its threshold of refusal."""
+    calibration = Calibration(bundle.temperature, bundle.refusal_threshold)
+    return evaluate(bundle.logits, folder, bundle.preprocess, batch=batch, title=title, calibration=calibration)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 # Random views of each picture beside the plain one.
-_VIEWS = 2
+VIEWS = 2
 _AT_ONCE = 64
 # Both models see each picture three times, and one temperature needs no more pictures.
 MOST_PICTURES = 512
@@ -35,12 +35,7 @@ MOST_PICTURES = 512
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits of both models for the same pictures.
-
-    Attributes:
-        student_NC: Logits of the student.
-        teacher_NC: Logits of the teacher.
-    """
+    """Logits of both models for the same pictures."""
 
     student_NC: Floats
     teacher_NC: Floats
@@ -59,35 +54,27 @@ class Answers:
 
 @dataclass(frozen=True)
 class Witnesses:
-    """A student and its teacher, on one device.
-
-    Attributes:
-        student: Student in evaluation mode.
-        teacher: Teacher on ``device``.
-        class_vectors_CD: Unit vectors of the classes.
-        settings: Settings of the run, for the views.
-        device: Where both are asked.
-    """
+    """A student and its teacher, on one device."""
 
     student: Student
     teacher: Teacher
-    class_vectors_CD: Tensor
-    settings: Settings
-    device: torch.device
+    class_vectors_CD: Tensor  # Unit vectors of the classes.
+    settings: Settings  # Settings of the run, for the views.
+    device: torch.device  # Where both are asked.
 
     def plain(self, pixels_N3HW: Tensor) -> Answers:
         """Answers to the pictures as they are."""
         return self._answers(pixels_N3HW, None)
 
     def views(self, pixels_N3HW: Tensor) -> Answers:
-        """Answers to random views of each picture, without mixing."""
-        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(_VIEWS)))
+        """Answers to random views of each picture."""
+        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(VIEWS)))
 
     @torch.no_grad()
     def _answers(self, pixels_N3HW: Tensor, view: int | None) -> Answers:
         student = self.student.to(self.device)
         size, seed = student.preprocess.size, self.settings.seed
-        views = views_of(self.settings.distillation.model_copy(update={"mix": 0.0}), size)
+        views = views_of(self.settings.distillation, size)
         class_vectors_CD, scale = self.class_vectors_CD.to(self.device), float(self.teacher.logit_scale)
         by_student, by_teacher = [], []
         for start in range(0, len(pixels_N3HW), _AT_ONCE):
@@ -95,7 +82,7 @@ class Witnesses:
             if view is None:
                 x_N3HW = plain_view(x_N3HW, size)
             else:
-                x_N3HW = views(x_N3HW, seed, "calibration", view, start).x_N3SS
+                x_N3HW = views(x_N3HW, seed, "calibration", view, start)
             by_student.append(student(x_N3HW).float().cpu().numpy())
             teacher_NC = logits(self.teacher.encode_image(x_N3HW), class_vectors_CD, scale)
             by_teacher.append(teacher_NC.float().cpu().numpy())

@@ -38,11 +38,7 @@ def styles_of(settings: Settings) -> tuple[str, ...]:
 
 
 def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:
-    """The sentences whose mean is a class vector.
-
-    Raises:
-        UnknownNameError: There is no template set of that name.
-    """
+    """The sentences whose mean is a class vector."""
     from clipstill.text.templates import template_set
 
     templates = settings.prompts.templates
@@ -58,19 +54,15 @@ def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
 
 
 def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, batch: int) -> tuple[Tensor, list[int]]:
-    """The teacher's vectors of example images (N, D), on the CPU, and their classes.
-
-    Raises:
-        DataError: None of the images can be read.
-    """
+    """The teacher's vectors of example images (N, D), on the CPU, and their classes; unreadable files are named."""
     import torch
 
     preprocess = teacher.preprocess
     parts, labels = [], []
     with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
-        for pixels_NHW3, of_batch, _ in iterate(
-            folder, preprocess.size, preprocess.crop_fraction, batch, lambda path, reason: say(f"skipped: {reason}")
-        ):
+        size, crop = preprocess.size, preprocess.crop_fraction
+        batches = iterate(folder, size, crop, batch, on_skip=lambda path, reason: say(f"skipped: {reason}"))
+        for pixels_NHW3, of_batch, _ in batches:
             x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
             parts.append(teacher.encode_image(x_N3HW).cpu())
             labels += of_batch

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from clipstill.assembly.bundles import write_described_bundle
-from clipstill.assembly.measuring import measure_student
+from clipstill.assembly.bundles import measure_student, write_described_bundle
 from clipstill.assembly.pictures import labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
@@ -26,6 +25,7 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.distillation.soft_labels import SoftLabels
@@ -33,14 +33,7 @@ from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
 from clipstill.evaluation.calibration import fit_temperature
-from clipstill.evaluation.evaluate import (
-    BATCH,
-    Calibration,
-    EvaluationResult,
-    evaluate,
-    side_by_side,
-    student_predictor,
-)
+from clipstill.evaluation.evaluate import Calibration, EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
@@ -57,23 +50,14 @@ _FOLDS = 2
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What came out.
-
-    Attributes:
-        out: The new bundle.
-        classes: Class names.
-        examples: Number of photos that were trained on.
-        temperature: Temperature of the scores.
-        before: The student on other photos before tuning; None where none were given.
-        after: The student on the same photos after tuning.
-    """
+    """What came out."""
 
     out: Path
     classes: tuple[str, ...]
-    examples: int
-    temperature: float
-    before: EvaluationResult | None
-    after: EvaluationResult | None
+    examples: int  # Number of photos that were trained on.
+    temperature: float  # Temperature of the scores.
+    before: EvaluationResult | None  # The student on other photos before tuning; None where none were given.
+    after: EvaluationResult | None  # The student on the same photos after tuning.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -85,6 +69,17 @@ class FineTuned:
             **{name: None if each is None else each.to_json() for name, each in measured.items()},
         }
 
+    def _repr_html_(self) -> str:
+        return html_table(
+            {
+                "classes": ", ".join(self.classes),
+                "examples": self.examples,
+                "top-1 before": None if self.before is None else percent(self.before.top1),
+                "top-1 after": None if self.after is None else percent(self.after.top1),
+                "bundle": self.out,
+            }
+        )
+
 
 def fine_tune(
     source: Path,
@@ -95,21 +90,13 @@ def fine_tune(
     per_class: int | None = None,
     images: Path | None = None,
 ) -> FineTuned:
-    """Train a finished student on the labels of a few photos, and write the result as a bundle.
+    """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    Args:
-        source: A bundle or a run folder.
-        examples: Labelled photos, one sub-folder a class; every class has some.
-        out: The new bundle; absent, empty, or an earlier bundle, which is replaced at the end.
-        settings: ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` are used.
-        per_class: Most photos of a class that are trained on, drawn by the seed; None for all.
-        images: Other labelled photos, which both students are measured on.
+    Of ``settings``, ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
+    absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:
-        ArtifactError: There is no bundle, or an altered one; or ``out`` holds something else.
-        DataError: A folder of photos is missing or empty, a class has no photo, or photos lie in both folders.
-        ConfigError: A setting cannot be used.
-        ExportError: The exported model does not behave as the student.
+        ClipstillError: The bundle, ``out``, a setting or photos cannot be used, or the export fails its check.
 
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
@@ -125,38 +112,28 @@ def fine_tune(
     if images is not None:
         refuse_overlap(folder, images)
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
-    before = None if photos is None else measure_student(bundle, photos, BATCH, "before")
-    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
-    missing = set(range(len(bundle.labels))) - set(label_N.tolist())
-    if missing:
-        raise DataError(f"no photo of '{bundle.labels[min(missing)]}' in {examples} could be read. Check the files.")
-    # Every photo has its class as a label and no style.
-    data = TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
-    tuner = Tuner(bundle, settings)
-    student = tuner.tuned_on(data)
-    temperature, threshold = tuner.calibrated(data)
+    before = None if photos is None else measure_student(bundle, photos, title="before")
+    data = _read_examples(folder, bundle)
+    student = _tuned(bundle, settings, data)
+    calibration = _calibrated(bundle, settings, data)
     after = None
     if photos is not None:
+        predict = student_predictor(student)
         after = evaluate(
-            student_predictor(student),
-            photos,
-            student.preprocess,
-            batch=BATCH,
-            title="after",
-            name_skipped=False,
-            calibration=Calibration(temperature, threshold),
+            predict, photos, student.preprocess, title="after", name_skipped=False, calibration=calibration
         )
     labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
-    pictures = split_pictures(pixels_N3SS, settings.seed, labelled)
+    pictures = split_pictures(data.pixels_N3HW, settings.seed, labelled)
+    count = len(data.class_id_N)
     content = BundleContent(
         student=student.cpu(),
         class_vectors_CD=load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME],
-        description=_description(bundle, temperature, threshold, after, count=len(label_N)),
+        description=_description(bundle, calibration, after, count),
         formats=FormatRequest(settings.export.formats, pictures, settings.export),
         page=settings.export.page,
     )
     write_described_bundle(out, content)
-    return FineTuned(out, bundle.labels, len(label_N), temperature, before=before, after=after)
+    return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
 
 
 def _open_examples(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:
@@ -169,68 +146,64 @@ def _open_examples(examples: Path, labels: tuple[str, ...], per_class: int | Non
     return limited(folder, per_class, seed)
 
 
-@dataclass(frozen=True)
-class Tuner:
-    """Trains copies of a bundle's student on labelled photos.
+def _read_examples(folder: ImageFolder, bundle: Bundle) -> TrainingData:
+    """The photos, each with its class as a label and no style."""
+    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
+    missing = set(range(len(bundle.labels))) - set(label_N.tolist())
+    if missing:
+        name = bundle.labels[min(missing)]
+        raise DataError(f"no photo of '{name}' in {folder.path} could be read. Check the files.")
+    return TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
 
-    Attributes:
-        bundle: The bundle.
-        settings: How to train.
+
+def _tuned(bundle: Bundle, settings: Settings, data: TrainingData) -> Student:
+    """A fresh copy of the bundle's student, trained on the labels of photos; on the device of the settings."""
+    classes, device = len(bundle.labels), pick_device(settings.device)
+    section = bundled_section(bundle, settings.student)
+    student = new_student(section, classes, bundle.folder / STUDENT_FILE, settings.seed)
+    with tempfile.TemporaryDirectory() as work:
+        distil(
+            student.to(device),
+            SoftLabels(None, torch.zeros(classes, 1, device=device)),
+            data,
+            settings=settings.distillation,
+            folder=Path(work),
+            seed=settings.seed,
+        )
+    return student
+
+
+def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calibration:
+    """Temperature and refusal threshold by photos that a student of the other half of them has not seen.
+
+    Where a class has but one photo, they stay as they were.
     """
-
-    bundle: Bundle
-    settings: Settings
-
-    def tuned_on(self, data: TrainingData) -> Student:
-        """A fresh copy of the student, trained on the labels of photos; on the device of the settings."""
-        settings, classes = self.settings, len(self.bundle.labels)
-        device = pick_device(settings.device)
-        section = bundled_section(self.bundle, settings.student)
-        student = new_student(section, classes, self.bundle.folder / STUDENT_FILE, settings.seed)
-        with tempfile.TemporaryDirectory() as work:
-            distil(
-                student.to(device),
-                SoftLabels(None, torch.zeros(classes, 1, device=device)),
-                data,
-                settings=settings.distillation,
-                folder=Path(work),
-                seed=settings.seed,
-            )
-        return student
-
-    def calibrated(self, data: TrainingData) -> tuple[float, float | None]:
-        """Temperature and refusal threshold by photos that a student of the other half of them has not seen.
-
-        Where a class has but one photo, they stay as they were.
-        """
-        label_N, bundle = data.class_id_N, self.bundle
-        if int(torch.bincount(label_N).min()) < _FOLDS:
-            return bundle.temperature, bundle.refusal_threshold
-        say("calibration: on each half of the photos, by a student of the other half")
-        seen: Counter[int] = Counter()
-        folds = []
-        for label in label_N.tolist():
-            folds.append(seen[label] % _FOLDS)
-            seen[label] += 1
-        fold_N = torch.tensor(folds)
-        answers, targets = [], []
-        for number in range(_FOLDS):
-            student, aside_N = self.tuned_on(data.where(fold_N != number)), fold_N == number
-            predict = student_predictor(student, pick_device(self.settings.device))
-            answers.append(predict(data.pixels_N3HW[aside_N].permute(0, 2, 3, 1).numpy()))
-            targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
-        logits_NC = np.concatenate(answers)
-        temperature, threshold = fit_temperature(logits_NC, np.concatenate(targets)), bundle.refusal_threshold
-        if threshold is not None:
-            # How other things score now is not known; of its own classes it must refuse no more than before.
-            score_N = softmax(logits_NC / temperature).max(axis=1)
-            threshold = min(threshold, float(np.quantile(score_N, self.settings.refusal.most_refused)))
-        return temperature, threshold
+    label_N, threshold = data.class_id_N, bundle.refusal_threshold
+    if int(torch.bincount(label_N).min()) < _FOLDS:
+        return Calibration(bundle.temperature, threshold)
+    say("calibration: on each half of the photos, by a student of the other half")
+    seen: Counter[int] = Counter()
+    folds = []
+    for label in label_N.tolist():
+        folds.append(seen[label] % _FOLDS)
+        seen[label] += 1
+    fold_N = torch.tensor(folds)
+    answers, targets = [], []
+    for number in range(_FOLDS):
+        student, aside_N = _tuned(bundle, settings, data.where(fold_N != number)), fold_N == number
+        predict = student_predictor(student, pick_device(settings.device))
+        answers.append(predict(data.pixels_N3HW[aside_N].permute(0, 2, 3, 1).numpy()))
+        targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
+    logits_NC = np.concatenate(answers)
+    temperature = fit_temperature(logits_NC, np.concatenate(targets))
+    if threshold is not None:
+        # How other things score now is not known; of its own classes it must refuse no more than before.
+        score_N = softmax(logits_NC / temperature).max(axis=1)
+        threshold = min(threshold, float(np.quantile(score_N, settings.refusal.most_refused)))
+    return Calibration(temperature, threshold)
 
 
-def _description(
-    bundle: Bundle, temperature: float, threshold: float | None, after: EvaluationResult | None, *, count: int
-) -> Description:
+def _description(bundle: Bundle, calibration: Calibration, after: EvaluationResult | None, count: int) -> Description:
     """The tuned student, with what the old bundle says of how it was made."""
     info = {name: value for name, value in bundle.info.items() if name not in ("kind", "origin")}
     return Description(
@@ -239,8 +212,8 @@ def _description(
         provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
         # The teacher has no part in this.
         evaluation=None if after is None else side_by_side(after),
-        temperature=temperature,
-        refusal_threshold=threshold,
+        temperature=calibration.temperature,
+        refusal_threshold=calibration.threshold,
         origin=bundle.info.get("origin", {}),
         info={**info, "fine_tuned_on": count},
     )

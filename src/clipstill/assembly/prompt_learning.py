@@ -21,12 +21,7 @@ _ROOM_FOR_CROPS = 8 / 7
 
 
 def learn_prompts(
-    plain: Teacher,
-    examples: ImageFolder,
-    section: PromptTeacherSettings,
-    *,
-    seed: int,
-    work: Path,
+    plain: Teacher, examples: ImageFolder, section: PromptTeacherSettings, *, seed: int, work: Path
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
@@ -39,9 +34,6 @@ def learn_prompts(
 
     Returns:
         The teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``.
-
-    Raises:
-        ClipstillError: The examples cannot be read, or the teacher takes no prompts.
     """
     # "a photo of a" is published for CLIP; embedded teachers know bare names best.
     words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
@@ -65,10 +57,6 @@ def learn_prompts(
 
 
 def given_prompts(plain: Teacher, path: Path) -> tuple[PromptedTeacher, dict[str, Any]]:
-    """Prompts that were learned before: by a run, or by the code of PromptSRC.
-
-    Raises:
-        ClipstillError: The file is of another teacher, or holds no prompts.
-    """
+    """Prompts that were learned before: by a run, or by the code of PromptSRC."""
     teacher = load_prompts(plain, path) if path.suffix == ".safetensors" else import_prompts(plain, path)
     return teacher, {"history": [], "classes": [], "examples": 0, "given": str(path)}

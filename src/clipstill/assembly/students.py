@@ -21,38 +21,44 @@ if TYPE_CHECKING:
 
 
 def check_student_name(section: StudentSettings) -> None:
-    """Find the part behind a student's name without loading it.
+    """Check a student's name and whether it takes prompts, without loading it.
 
     Raises:
-        UnknownNameError: with the closest name.
+        UnknownNameError: There is no such student; the message has the closest name.
+        ConfigError: Prompts are asked of something else than CLIP's image tower.
     """
     from clipstill.teachers import resolve_teachers
 
-    if section.tower_of is not None:
-        resolve_teachers(section.tower_of)
-    else:
+    if section.tower_of is None:
         students.resolve(section.name)
+    else:
+        resolve_teachers(section.tower_of)
+    if section.prompts and not (section.tower_of or "").startswith("openclip:"):
+        raise ConfigError(
+            f"student.prompts is {section.prompts}, and '{section.name}' takes no prompts: they are tokens in CLIP's "
+            f"image tower. Set student.prompts to 0, or student.name to tower:openclip:ARCHITECTURE/TAG."
+        )
 
 
 def new_student(section: StudentSettings, classes: int, init: str | Path, seed: int) -> Student:
     """Build a student on the CPU.
 
     Args:
-        section: of the settings.
-        classes: C.
+        section: Which student, and how it is built.
+        classes: Number of classes.
         init: ``"pretrained"``, ``"scratch"`` or a file of weights.
-        seed: of the weights that are drawn.
+        seed: Seed of the random weights.
 
     Raises:
-        ClipstillError: as ``load_student``; what is frozen cannot begin from scratch.
+        ClipstillError: As ``load_student`` and ``check_student_name``; or a tower is asked to begin from scratch.
     """
-    if section.tower_of is None and section.prompts == 0:
+    check_student_name(section)
+    if section.tower_of is None:
         return load_student(section.name, classes, init, section.image_size, seed=seed)
     if init == "scratch":
-        what = "is a trained tower" if section.tower_of else "is frozen behind student.prompts"
-        raise ConfigError(f"student.init is 'scratch', and '{section.name}' {what}. Set it to 'pretrained'.")
-    if section.tower_of is None:
-        return _framed_network(section, classes, init, seed).eval()
+        raise ConfigError(
+            f"student.init is 'scratch', and '{section.name}' is a trained tower. Set it to 'pretrained'."
+        )
     student = _tower(section, classes, seed)
     if init != "pretrained":
         _load(student, init)
@@ -60,16 +66,10 @@ def new_student(section: StudentSettings, classes: int, init: str | Path, seed: 
 
 
 def student_of(models: Models, classes: int, init: str | Path) -> Student:
-    """The student of a run on the CPU: the one that the caller built, or the named one.
-
-    Args:
-        models: Models of the run.
-        classes: Number of classes.
-        init: ``"pretrained"``, ``"scratch"`` or a file of weights; one that the caller built starts as it is.
+    """The student of a run on the CPU: a copy of the one that the caller built, or the named one.
 
     Raises:
         ConfigError: The caller's student has another number of classes.
-        ClipstillError: As ``new_student``.
     """
     settings = models.settings
     built: Student | None = models.built.get("student")
@@ -84,45 +84,30 @@ def student_of(models: Models, classes: int, init: str | Path) -> Student:
 
 
 def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
-    """How a bundle's student was built; older bundles tell its name alone, the rest is taken from ``section``."""
-    told = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
-    return section.model_copy(update={**told, "image_size": bundle.preprocess.size})
+    """How a bundle's student was built; what the bundle does not tell is taken from ``section``."""
+    metadata = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
+    return section.model_copy(update={**metadata, "image_size": bundle.preprocess.size})
 
 
 def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
-    """A teacher's image tower, with tokens or a frame where there are prompts."""
     from clipstill.students.student import Backbone
-    from clipstill.students.tower_student import FramedBackbone, TowerStudent
+    from clipstill.students.tower_student import TowerStudent
     from clipstill.teachers import load_teacher
-    from clipstill.teachers.image_backbones import image_backbone, takes_tokens
+    from clipstill.teachers.image_backbones import image_backbone
 
     assert section.tower_of is not None
     teacher = load_teacher(section.tower_of, torch.device("cpu"))
-    tokens = section.prompts if takes_tokens(teacher) else 0
     network = image_backbone(
-        teacher, tokens=tokens, depth=section.prompt_depth, image_size=section.image_size, seed=seed
+        teacher, tokens=section.prompts, depth=section.prompt_depth, image_size=section.image_size, seed=seed
     )
-    if section.prompts and not tokens:
-        network = FramedBackbone(network, section.prompts, section.image_size)
-    preprocess = replace(teacher.preprocess, size=section.image_size)
-    backbone = Backbone(section.name, network, preprocess, teacher.provenance, float(teacher.logit_scale))
+    backbone = Backbone(
+        name=section.name,
+        network=network,
+        preprocess=replace(teacher.preprocess, size=section.image_size),
+        provenance=teacher.provenance,
+        logit_scale=float(teacher.logit_scale),
+    )
     return TowerStudent(backbone, classes, seed, trained=section.tower == "trained")
-
-
-def _framed_network(section: StudentSettings, classes: int, init: str | Path, seed: int) -> TowerStudent:
-    """Any other network as a tower with a frame."""
-    from clipstill.students.student import Backbone
-    from clipstill.students.timm_student import holds_frame
-    from clipstill.students.tower_student import FramedBackbone, TowerStudent
-
-    stored = init != "pretrained" and holds_frame(Path(init))
-    plain = load_student(section.name, classes, "scratch" if stored else init, section.image_size, seed=seed)
-    network = FramedBackbone(plain.backbone, section.prompts, section.image_size)
-    backbone = Backbone(section.name, network, plain.preprocess, plain.provenance)
-    student = TowerStudent(backbone, classes, seed, trained=section.tower == "trained")
-    if stored:
-        _load(student, init)
-    return student
 
 
 def _load(student: Student, path: str | Path) -> None:

@@ -27,33 +27,27 @@ from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
+    from clipstill.generators.procedural import DeadLeaves, Noise
     from clipstill.students.student import Student
     from clipstill.workflow.models import Models
     from clipstill.workflow.run import Watch
     from clipstill.workflow.settings import Settings
 
 _AT_ONCE = 64
+# Pictures of no class are put into as many groups as there are style words.
+_GROUPS = 16
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Pictures to train on, and where they come from.
+    """Pictures to train on, and where they come from."""
 
-    Attributes:
-        data: Pictures with their class and style ids.
-        images: All synthetic images; None where there are none.
-        curation: Which of them are trained on.
-        examples: Number of different examples among the pictures.
-        repeats: How often each example is there.
-        unlabelled: Number of unlabelled photos among the pictures.
-    """
-
-    data: TrainingData
-    images: SurrogateSet | None = None
-    curation: Curation | None = None
-    examples: int = 0
-    repeats: int = 0
-    unlabelled: int = 0
+    data: TrainingData  # Pictures with their class and style ids.
+    images: SurrogateSet | None = None  # All synthetic images; None where there are none.
+    curation: Curation | None = None  # Which of them are trained on.
+    examples: int = 0  # Number of different examples among the pictures.
+    repeats: int = 0  # How often each example is there.
+    unlabelled: int = 0  # Number of unlabelled photos among the pictures.
 
     @classmethod
     def of(
@@ -66,12 +60,6 @@ class TrainingSet:
         """Curate the synthetic images and put the photos beside them.
 
         Examples are used only where every class has some: else they would teach that all photos show those classes.
-
-        Args:
-            settings: Settings of the run.
-            images: All synthetic images.
-            examples: Labelled photos of the classes.
-            unlabelled: Other photos.
         """
         share = settings.examples.teach_share
         if examples is not None and (share == 0 or examples.classes_without_images):
@@ -96,7 +84,7 @@ class TrainingSet:
             shown = len(pixels_M3HW)
             repeats = max(1, round(len(data.pixels_N3HW) * share / (1 - share) / shown))
             data = _joined(data, _photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
-        return cls(data, images, curation, shown, repeats, photos)
+        return cls(data, images, curation, examples=shown, repeats=repeats, unlabelled=photos)
 
     def summary(self) -> str:
         """What is trained on, in a line."""
@@ -118,6 +106,14 @@ def _photos(pixels_N3HW: Tensor) -> TrainingData:
     """Pictures of no class that they were made for, and of no style."""
     none_N = torch.full((len(pixels_N3HW),), -1)
     return TrainingData(pixels_N3HW, none_N, none_N)
+
+
+def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed: int) -> TrainingData:
+    """Pictures of no class to train on; each follows from its number."""
+    from clipstill.generators.procedural import pictures
+
+    pixels_N3HW = pictures(sampler, count, size, seed)
+    return TrainingData(pixels_N3HW, torch.full((count,), -1), torch.arange(count) % _GROUPS)
 
 
 def _joined(first: TrainingData, second: TrainingData) -> TrainingData:
@@ -174,14 +170,15 @@ def trains_together(settings: Settings) -> bool:
     return torchrun.world() > 1 and settings.distillation.freeze != "backbone"
 
 
-def read_all(folder: ImageFolder, size: int) -> tuple[Tensor, Tensor]:
+def read_all(folder: ImageFolder, size: int, crop_fraction: float = 1.0) -> tuple[Tensor, Tensor]:
     """All readable pictures, uint8 (N, 3, size, size), and their classes (N,).
 
     Raises:
         DataError: None can be read.
     """
     # Files that cannot be read are named where they are first read.
-    parts = [(pixels, labels) for pixels, labels, _ in iterate(folder, size, 1.0, _AT_ONCE, lambda path, reason: None)]
+    batches = iterate(folder, size, crop_fraction, _AT_ONCE, on_skip=lambda path, reason: None)
+    parts = [(pixels, labels) for pixels, labels, _ in batches]
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])

@@ -17,6 +17,7 @@ from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import vectors_with_examples
 from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
@@ -36,29 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """What came out.
-
-    Attributes:
-        out: The bundle.
-        classes: Class names.
-        teacher: Name of the teacher whose tower it is.
-        examples: Number of labelled photos that moved the class vectors.
-        seconds: Seconds of work.
-        parameters: Number of parameters of the tower.
-        onnx_bytes: Size of the exported model.
-        latency_ms: Median time for one picture on one core.
-        evaluation: Result on photos; None where none were given.
-    """
+    """What came out."""
 
     out: Path
     classes: tuple[str, ...]
-    teacher: str
-    examples: int
+    teacher: str  # Name of the teacher whose tower it is.
+    examples: int  # Number of labelled photos that moved the class vectors.
     seconds: float
     parameters: int
     onnx_bytes: int
-    latency_ms: float
-    evaluation: EvaluationResult | None
+    latency_ms: float  # Median time for one picture on one core.
+    evaluation: EvaluationResult | None  # Result on photos; None where none were given.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -69,6 +58,19 @@ class ZeroShot:
             "classes": list(self.classes),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            {
+                "teacher": self.teacher,
+                "classes": ", ".join(self.classes),
+                "examples": self.examples or None,
+                "top-1": None if self.evaluation is None else percent(self.evaluation.top1),
+                "size": f"{self.onnx_bytes / 1e6:.1f} MB",
+                "latency": f"{self.latency_ms:.1f} ms on one core",
+                "bundle": self.out,
+            }
+        )
 
 
 def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStudent:
@@ -83,7 +85,7 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
     """
     network = image_backbone(teacher, image_size=teacher.preprocess.size)
     name, scale = f"tower:{teacher.name}", float(teacher.logit_scale)
-    backbone = Backbone(name, network, teacher.preprocess, teacher.provenance, scale)
+    backbone = Backbone(name, network, teacher.preprocess, provenance=teacher.provenance, logit_scale=scale)
     student = TowerStudent(backbone, len(class_vectors_CD))
     student.use_class_vectors(class_vectors_CD, scale, layers=0)
     return student.eval()
@@ -92,21 +94,12 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
 def make_zero_shot(
     task: Task, settings: Settings, out: Path, *, examples: Path | None = None, images: Path | None = None
 ) -> ZeroShot:
-    """Export a teacher's tower with stored class vectors as a bundle. Nothing is trained and no image is made.
+    """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Args:
-        task: At least two classes.
-        settings: ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` are used.
-        out: The bundle; absent, empty, or an earlier bundle, which is replaced at the end.
-        examples: Labelled photos of some or all classes, which move the class vectors.
-        images: Other labelled photos, which the exported model is measured on.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` count.
 
     Raises:
-        UnknownNameError: There is no such teacher.
-        ConfigError: The teacher's tower cannot be taken out of it.
-        DataError: A folder of photos is missing or empty, or photos lie in both folders.
-        ArtifactError: ``out`` holds something that is no bundle.
-        ExportError: The exported model does not behave as the teacher.
+        ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
     """
     resolve_teachers(settings.teacher.name)
     shown = None
@@ -119,31 +112,18 @@ def make_zero_shot(
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
     vectors_CD = vectors_with_examples(teacher, task, settings, shown)
     student = zero_shot_student(teacher, vectors_CD)
-    count = 0 if shown is None else len(shown.items)
-    info = {
-        "clipstill": clipstill.__version__,
-        "teacher": teacher.name,
-        "teacher_precision": "fp32",
-        "student": student.name,
-        "seed": settings.seed,
-        "zero_shot": True,
-    }
-    found = None
+    count, found = 0 if shown is None else len(shown.items), None
     if photos is not None:
         # Before the export, whose parity check makes sure that the file gives the same answers.
         found = evaluate(student_predictor(student), photos, student.preprocess, batch=settings.evaluation.batch)
-    description = Description(
-        labels=task.names,
-        preprocess=student.preprocess,
-        provenance=teacher.provenance,
-        evaluation=None if found is None else side_by_side(found),
-        examples=count,
-        info=info,
+    content = BundleContent(
+        student=student,
+        class_vectors_CD=vectors_CD,
+        description=_description(task, settings, teacher, examples=count, found=found),
+        formats=FormatRequest(limits=settings.export),
+        page=settings.export.page,
     )
-    formats = FormatRequest(limits=settings.export)
-    facts = write_described_bundle(
-        out, BundleContent(student, vectors_CD, description, formats, page=settings.export.page)
-    )
+    facts = write_described_bundle(out, content)
     return ZeroShot(
         out=out,
         classes=task.names,
@@ -154,4 +134,24 @@ def make_zero_shot(
         onnx_bytes=facts.onnx_bytes,
         latency_ms=facts.latency_ms,
         evaluation=found,
+    )
+
+
+def _description(
+    task: Task, settings: Settings, teacher: Teacher, *, examples: int, found: EvaluationResult | None
+) -> Description:
+    return Description(
+        labels=task.names,
+        preprocess=teacher.preprocess,
+        provenance=teacher.provenance,
+        evaluation=None if found is None else side_by_side(found),
+        examples=examples,
+        info={
+            "clipstill": clipstill.__version__,
+            "teacher": teacher.name,
+            "teacher_precision": "fp32",
+            "student": f"tower:{teacher.name}",
+            "seed": settings.seed,
+            "zero_shot": True,
+        },
     )

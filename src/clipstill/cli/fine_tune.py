@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import percent, print_result
+from clipstill.cli.printing import print_result
+from clipstill.core.notebook import percent
 
 
 def fine_tune(
@@ -32,15 +33,18 @@ def fine_tune(
 
     clipstill fine-tune runs/zoo --examples photos --out zoo-tuned --set distillation.freeze=bn
     """
-    from clipstill.assembly.fine_tuning import fine_tune as tune
-    from clipstill.workflow.recipes import load_settings
+    from clipstill import api
 
-    values = {name: value for name, value in (("seed", seed), ("device", device)) if value is not None}
-    settings = load_settings(recipe, overrides=overrides or [], values=values)
-    result = tune(source, examples, out, settings=settings, per_class=per_class, images=images)
-    rows = [("classes", str(len(result.classes))), ("learned from", f"{result.examples} photos")]
+    settings = options.with_flags(overrides, {"seed": seed, "device": device})
+    result = api.fine_tune(
+        run=source, examples=examples, out=out, images=images, per_class=per_class, recipe=recipe, settings=settings
+    )
+    facts: dict[str, str | None] = {
+        "classes": str(len(result.classes)),
+        "learned from": f"{result.examples} photos",
+    }
     if result.before is not None and result.after is not None:
         before, after = percent(result.before.top1), percent(result.after.top1)
-        rows.append(("top-1", f"{before} -> {after} on {result.after.n} other photos"))
-    rows += [("temperature", f"{result.temperature:.2f}"), ("bundle", str(result.out))]
-    print_result(result.to_json(), rows, as_json)
+        facts["top-1"] = f"{before} -> {after} on {result.after.n} other photos"
+    facts |= {"temperature": f"{result.temperature:.2f}", "bundle": str(result.out)}
+    print_result(result.to_json(), facts, as_json)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipstill.cli import options
+from clipstill.cli.run import print_run
 
 
 def add_class(
@@ -26,11 +27,11 @@ def add_class(
 
     clipstill add-class runs/zoo "crane: a large wading bird"
     """
-    from clipstill.cli.run import print_run
-    from clipstill.commands.grow import Changes, add_classes
+    from clipstill import api
 
-    changes = Changes(examples=examples, images=images, overrides=overrides or [], device=device)
-    print_run(add_classes(run, classes, changes), as_json)
+    settings = overrides or ()
+    result = api.add_class(run=run, classes=classes, examples=examples, images=images, settings=settings, device=device)
+    print_run(result, as_json)
 
 
 def remove_class(
@@ -47,7 +48,6 @@ def remove_class(
 
     clipstill remove-class runs/zoo crane
     """
-    from clipstill.cli.run import print_run
-    from clipstill.commands.grow import Changes, remove_classes
+    from clipstill import api
 
-    print_run(remove_classes(run, names, Changes(overrides=overrides or [], device=device)), as_json)
+    print_run(api.remove_class(run=run, classes=names, settings=overrides or (), device=device), as_json)

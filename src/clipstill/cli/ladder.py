@@ -14,6 +14,7 @@ _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "min
 
 
 def ladder(
+    context: typer.Context,
     run: options.RunFolder,
     images: options.RequiredImages,
     examples: options.Examples = None,
@@ -39,28 +40,14 @@ def ladder(
 
     clipstill ladder runs/zoo --images photos --examples five-a-class --shots 5
     """
-    from clipstill.commands.ladder import LadderRequest, measure_ladder
+    from clipstill import api
 
-    request = LadderRequest(
-        run,
-        images,
-        examples=examples,
-        shots=shots,
-        unlabelled=unlabelled,
-        rungs=[name.strip() for name in rungs.split(",") if name.strip()],
-        small_teacher=small_teacher,
-        out=out,
-        device=device,
-    )
-    result = measure_ladder(request).to_json()
+    given = options.shared(context, api.LadderOptions)
+    given["rungs"] = [name.strip() for name in rungs.split(",") if name.strip()]
+    result = api.ladder(run=run, images=images, **given).to_json()
     if as_json:
         print_json(result)
-    else:
-        _print_ladder(result)
-
-
-def _print_ladder(result: dict[str, Any]) -> None:
-    """The recommendation, a table of the measured rungs, and what is missing."""
+        return
     advice = result["recommendation"]
     print(f"{advice['text']}\n")
     measured = [rung for rung in result["rungs"] if rung["measured"]]

@@ -13,11 +13,11 @@ from clipstill.cli.printing import print_json
 Kind = Literal["teachers", "generators", "students", "prompts", "formats", "recipes"]
 # Kind -> module and name of its registry.
 _REGISTRIES = {
-    "teachers": ("clipstill.teachers", "teachers"),
-    "generators": ("clipstill.generators", "generators"),
-    "students": ("clipstill.students", "students"),
-    "prompts": ("clipstill.text", "prompt_strategies"),
-    "formats": ("clipstill.export", "formats"),
+    "teachers": ("teachers", "teachers"),
+    "generators": ("generators", "generators"),
+    "students": ("students", "students"),
+    "prompts": ("text", "prompt_strategies"),
+    "formats": ("export", "formats"),
 }
 
 
@@ -26,18 +26,16 @@ def list_parts(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_j
 
     Those of installed extensions are among them.
     """
-    names = _names(kind)
+    if kind == "recipes":
+        from clipstill.workflow.recipes import recipe_names
+
+        names = recipe_names()
+    else:
+        module, registry = _REGISTRIES[kind]
+        names = getattr(import_module(f"clipstill.{module}"), registry).names()
+    if kind == "students":
+        names = [*names, "tower:TEACHER"]
     if as_json:
         print_json(names)
     else:
         print("\n".join(names))
-
-
-def _names(kind: Kind) -> list[str]:
-    if kind == "recipes":
-        from clipstill.workflow.recipes import recipe_names
-
-        return recipe_names()
-    module, registry = _REGISTRIES[kind]
-    names: list[str] = getattr(import_module(module), registry).names()
-    return [*names, "tower:TEACHER"] if kind == "students" else names

@@ -10,13 +10,12 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 import clipstill
-from clipstill.cli.base_to_novel import base_to_novel
-from clipstill.cli.demo import demo
 from clipstill.cli.doctor import doctor
 from clipstill.cli.evaluate import evaluate
 from clipstill.cli.export import export
@@ -26,11 +25,11 @@ from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
 from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
-from clipstill.cli.run import run
+from clipstill.cli.protocols import base_to_novel, transfer
+from clipstill.cli.run import demo, run
 from clipstill.cli.serve import serve
 from clipstill.cli.settings import settings
 from clipstill.cli.terminal import terminal
-from clipstill.cli.transfer import transfer
 from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
 from clipstill.cli.zero_shot import zero_shot
@@ -48,11 +47,10 @@ app = typer.Typer(
     # Plain help: rich would double the time to the first line.
     rich_markup_mode=None,
 )
-_VERBS: tuple[Callable[..., None], ...] = (
+for _verb in (
     *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve),
     *(base_to_novel, transfer, settings, doctor, demo, ui),
-)
-for _verb in _VERBS:
+):
     app.command()(_verb)  # Named as the function, with hyphens.
 app.command("list")(list_parts)
 app.add_typer(weights_app, name="weights")
@@ -66,22 +64,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and leave."
-    ),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
 ) -> None:
     pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: Words after the program's name; those of the process where None.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command, by default that of this process, and return its exit code."""
     command = typer.main.get_command(app)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name may hold what the terminal's encoding does not.
@@ -89,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminal():
             # Not standalone: click would print its usage lines around the one that matters.
-            code = command.main(
-                None if arguments is None else list(arguments), prog_name="clipstill", standalone_mode=False
-            )
+            code = command.main(arguments, prog_name="clipstill", standalone_mode=False)
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

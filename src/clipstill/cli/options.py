@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clipstill.core.progress import warnings_only
-
-
-def _obey_quiet(wanted: bool) -> None:
-    if wanted:
-        warnings_only()
-
 
 _IMAGES = typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
 
@@ -60,6 +55,24 @@ Budget = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 
-# What is printed. The callback does all that --quiet asks, so no verb reads its value.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_obey_quiet, help="No progress on standard error.")]
+# The callback does all that --quiet asks, so no verb reads its value.
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        callback=lambda wanted: warnings_only() if wanted else None,
+        help="No progress on standard error.",
+    ),
+]
+
+
+def shared(context: typer.Context, kind: type) -> dict[str, Any]:
+    """The options of a verb that a class of the API's options, such as ``RunOptions``, has too."""
+    return {name: value for name, value in context.params.items() if name in kind.__annotations__}
+
+
+def with_flags(overrides: list[str] | None, flags: Mapping[str, object]) -> list[str]:
+    """Settings of ``--set``, then those of flags by their dotted names, which win; None says nothing."""
+    return [*(overrides or ()), *(f"{name}={value}" for name, value in flags.items() if value is not None)]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import percent, print_json, print_table
+from clipstill.cli.printing import print_json, print_table
+from clipstill.core.notebook import percent
 
 if TYPE_CHECKING:
     from clipstill.planning.plan import Plan
@@ -20,6 +21,7 @@ _WIDTH = 110
 
 
 def plan(
+    context: typer.Context,
     classes: options.Classes = "",
     examples: options.Examples = None,
     unlabelled: options.Unlabelled = None,
@@ -47,23 +49,10 @@ def plan(
     """
     from clipstill.text.task import parse_task
 
-    task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
+    task = parse_task(classes)  # A typing mistake is told before anything heavy is loaded.
     from clipstill import api
 
-    found = api.plan(
-        classes=task,
-        recipe=recipe,
-        config=config,
-        settings=overrides or [],
-        examples=examples,
-        unlabelled=unlabelled,
-        teacher=teacher,
-        generator=generator,
-        student=student,
-        budget=budget,
-        seed=seed,
-        device=device,
-    )
+    found = api.plan(classes=task, settings=overrides or (), **options.shared(context, api.RunOptions))
     if out is not None:
         from clipstill.planning.budget import write_settings
 

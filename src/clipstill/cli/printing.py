@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -14,13 +14,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Iterable[Sequence[str]], *, indent: str = "  ", numbers: bool = False) -> None:
-    """Print aligned columns.
-
-    Args:
-        rows: Cells of each row; a row may be shorter than the others.
-        indent: Text before each row.
-        numbers: Whether all columns but the first are numbers, which are aligned to the right.
-    """
+    """Print aligned columns; ``numbers`` aligns all but the first to the right. A row may lack its last cells."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     for first, *others in rows:
@@ -30,14 +24,9 @@ def print_table(rows: Iterable[Sequence[str]], *, indent: str = "  ", numbers: b
         print(f"{indent}{'  '.join([first.ljust(widths[0]), *cells])}".rstrip())
 
 
-def print_result(value: Any, rows: Iterable[Sequence[str]], as_json: bool) -> None:
-    """Print a result as JSON or as a table."""
+def print_result(value: Any, facts: Mapping[str, str | None], as_json: bool) -> None:
+    """Print a result as JSON, or its facts by name as a table; facts that are None are left out."""
     if as_json:
         print_json(value)
     else:
-        print_table(rows)
-
-
-def percent(share: float | None) -> str:
-    """``81.4 %``; ``-`` for what was not measured."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+        print_table((name, text) for name, text in facts.items() if text is not None)

@@ -1,20 +1,25 @@
-"""``clipstill run``: class names in, a measured and exported classifier out."""
+"""``clipstill run``: class names in, a measured and exported classifier out; and ``clipstill demo``."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import percent, print_result
+from clipstill.cli.printing import print_result
 
 if TYPE_CHECKING:
     from clipstill.commands.results import RunResult
 
+_PACS_PHOTOS = Path("pacs/test/photo")
+_PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
 
 def run(
+    context: typer.Context,
     classes: options.Classes = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run folder; named after the classes if left out.")
@@ -50,27 +55,34 @@ def run(
     """
     from clipstill.text.task import parse_task
 
-    task = parse_task(classes)  # Before torch is loaded: a typing mistake is told at once.
+    task = parse_task(classes)  # A typing mistake is told before anything heavy is loaded.
     from clipstill import api
 
-    # Flags stand for settings, so they come last and win.
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
-    result = api.distil(
-        classes=task,
-        out=out,
-        recipe=recipe,
-        config=config,
-        settings=[*(overrides or []), *(f"{name}={value}" for name, value in flags.items() if value is not None)],
-        images=images,
-        examples=examples,
-        unlabelled=unlabelled,
-        teacher=teacher,
-        generator=generator,
-        student=student,
-        budget=budget,
-        seed=seed,
-        device=device,
-    )
+    settings = options.with_flags(overrides, flags)
+    result = api.distil(classes=task, out=out, settings=settings, **options.shared(context, api.RunOptions))
+    print_run(result, as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/demo"),
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run everything on seven everyday classes.
+
+    The photos are the seven classes of PACS below $CLIPSTILL_DATA where that is set; otherwise the few that come with
+    scikit-image and scikit-learn.
+    """
+    from clipstill import api
+    from clipstill.evaluation.sample_photos import sample_photos
+
+    data = os.environ.get("CLIPSTILL_DATA")
+    photos = Path(data) / _PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
+    classes = _PACS_CLASSES if data else sample_photos(photos)
+    result = api.distil(classes=classes, out=out, images=photos, settings=overrides or (), device=device)
     print_run(result, as_json)
 
 
@@ -83,32 +95,4 @@ def print_run(result: RunResult, as_json: bool) -> None:
         return
     if result.licence_warning is not None:
         warn(result.licence_warning)
-    print_result(result.to_json(), _rows(result), as_json)
-
-
-def _rows(result: RunResult) -> list[tuple[str, str]]:
-    from clipstill.core.progress import span
-
-    names = ", ".join(result.classes)
-    rows = [("classes", f"{len(result.classes)}: {names if len(names) <= 80 else names[:77] + '...'}")]
-    measured = result.evaluation
-    expected = percent(result.calibration.expected_top1)
-    if measured is not None:
-        photos = f"on {measured.student.n} real photos" if measured.student.n != 1 else "on one real photo"
-        aside = f"(chance {percent(measured.chance)}; expected without photos {expected})"
-        teacher = None if measured.teacher is None else measured.teacher.top1
-        rows.append(("teacher top-1", f"{percent(teacher)} {photos}"))
-        rows.append(("student top-1", f"{percent(measured.student.top1)} {aside}"))
-        if result.ladder is not None:
-            rows.append(("advice", result.ladder.recommendation.text))
-    else:
-        rows.append(("quality", f"about {expected} top-1 expected; measure it: give real photos with --images DIR"))
-    return [
-        *rows,
-        ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
-        ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
-        ("time", "nothing to do, all was there" if result.up_to_date else span(sum(result.seconds.values()))),
-        ("licences", f"{result.licence} is the most restrictive; all of them: {result.bundle_folder / 'LICENCES.md'}"),
-        ("bundle", str(result.bundle_folder)),
-        ("report", str(result.report)),
-    ]
+    print_result(result.to_json(), result.facts(), as_json)

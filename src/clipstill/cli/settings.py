@@ -34,7 +34,7 @@ def settings(
     """
     from clipstill.workflow.recipes import load_with_origins
 
-    flags = {name: value for name, value in (("seed", seed), ("device", device)) if value is not None}
+    flags = {name: value for name, value in {"seed": seed, "device": device}.items() if value is not None}
     rows = _rows(load_with_origins(recipe, config, overrides or [], flags), section)
     if as_json:
         print_json(rows)
@@ -47,11 +47,6 @@ def settings(
 
 
 def _rows(loaded: Any, section: str) -> list[dict[str, Any]]:
-    """One row per setting of a section.
-
-    Raises:
-        ConfigError: There is no such section.
-    """
     from dataclasses import asdict
 
     from clipstill.core.config import dotted

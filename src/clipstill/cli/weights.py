@@ -45,7 +45,7 @@ def import_weights(
     from clipstill.generators.vqgan_checkpoint import import_vqgan, possible_publisher
 
     stored = import_vqgan(file, name, licence, source)
-    sizes = stored.facts.architecture
+    imported, sizes = stored.facts, stored.facts.architecture
     known = possible_publisher(stored)
     if known is not None:
         print(
@@ -53,17 +53,17 @@ def import_weights(
             f"architecture. If the file is theirs, import it again with --source {known.repository}",
             file=sys.stderr,
         )
-    rows = [
-        ("name", stored.name),
-        ("use it as", f"--generator {stored.facts.kind}:{stored.name}"),
-        ("folder", str(stored.folder)),
-        ("codes", f"{sizes['codes']} of {sizes['code_channels']} channels"),
-        ("licence", stored.facts.licence),
-        ("source", stored.facts.source),
-        ("trained on", stored.facts.trained_on),
-        ("sha256", stored.facts.sha256),
-    ]
-    print_result(stored.to_json(), rows, as_json)
+    facts = {
+        "name": stored.name,
+        "use it as": f"--generator {imported.kind}:{stored.name}",
+        "folder": str(stored.folder),
+        "codes": f"{sizes['codes']} of {sizes['code_channels']} channels",
+        "licence": imported.licence,
+        "source": imported.source,
+        "trained on": imported.trained_on,
+        "sha256": imported.sha256,
+    }
+    print_result(stored.to_json(), facts, as_json)
 
 
 @weights_app.command("list")

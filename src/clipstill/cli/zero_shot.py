@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import percent, print_result
+from clipstill.cli.printing import print_result
+from clipstill.core.errors import ConfigError
+from clipstill.core.notebook import percent
 
 
 def zero_shot(
@@ -32,31 +34,28 @@ def zero_shot(
 
     clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
     """
-    from clipstill.assembly.zero_shot import make_zero_shot
-    from clipstill.core.errors import ConfigError
-    from clipstill.text.task import parse_task
-    from clipstill.workflow.recipes import load_settings
+    from clipstill import api
     from clipstill.workflow.store import CONFIG_FILE, read_task
 
     if run is not None and classes:
         raise ConfigError("--classes and --run both name the classes. Give one of them.")
-    task = parse_task(classes) if run is None else read_task(run)
-    values: dict[str, Any] = {"teacher": {"name": teacher}}
-    if per_class is not None:
-        values["examples"] = {"per_class": per_class}
-    if seed is not None:
-        values["seed"] = seed
-    file = None if run is None else run / CONFIG_FILE
-    settings = load_settings(recipe, file, overrides=overrides or [], values=values)
-    result = make_zero_shot(task, settings, out, examples=examples, images=images)
-    rows = [("classes", str(len(result.classes))), ("teacher", result.teacher)]
-    if result.examples:
-        rows.append(("examples", str(result.examples)))
-    if result.evaluation is not None:
-        rows.append(("top-1", f"{percent(result.evaluation.top1)} on {result.evaluation.n} real photos"))
-    rows += [
-        ("size", f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters"),
-        ("latency", f"{result.latency_ms:.1f} ms a picture on one core"),
-        ("bundle", str(result.out)),
-    ]
-    print_result(result.to_json(), rows, as_json)
+    result = api.zero_shot(
+        classes=classes if run is None else read_task(run),
+        out=out,
+        teacher=teacher,
+        examples=examples,
+        images=images,
+        recipe=recipe if run is None else str(run / CONFIG_FILE),
+        settings=options.with_flags(overrides, {"examples.per_class": per_class, "seed": seed}),
+    )
+    measured = result.evaluation
+    facts = {
+        "classes": str(len(result.classes)),
+        "teacher": result.teacher,
+        "examples": str(result.examples) if result.examples else None,
+        "top-1": None if measured is None else f"{percent(measured.top1)} on {measured.n} real photos",
+        "size": f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters",
+        "latency": f"{result.latency_ms:.1f} ms a picture on one core",
+        "bundle": str(result.out),
+    }
+    print_result(result.to_json(), facts, as_json)

@@ -31,20 +31,10 @@ from clipstill.workflow.settings import Settings
 def base_to_novel(
     settings: Settings, dataset: Dataset, request: ProtocolRequest, *, unlabelled: bool = True
 ) -> dict[str, BaseToNovel]:
-    """Run and measure; what an equal call measured is not measured again.
+    """Run and measure, a row by name for the baselines, the teacher where it learns prompts, and the student.
 
-    Args:
-        settings: Settings of the runs; ``prompt_teacher.method`` says whether the teacher learns.
-        dataset: The whole data set with its splits.
-        request: Shots, seeds, folder and baselines; the shots are of each base class.
-        unlabelled: Whether the student sees the training images without their labels; else it has synthetic images
-            alone and is not transductive.
-
-    Returns:
-        Rows by name: baselines, the teacher with prompts where it learns, the student.
-
-    Raises:
-        ClipstillError: As a run.
+    What an equal call measured is not measured again. The shots are labelled images of each base class. Unless
+    ``unlabelled``, the student has synthetic images alone and is not transductive.
     """
     make_folder(request.out)
     found: dict[str, list[Accuracies]] = {}

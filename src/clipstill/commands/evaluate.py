@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipstill.assembly.measuring import measure_student
+from clipstill.assembly.bundles import measure_student
 from clipstill.commands.results import Evaluation
 from clipstill.core.device import pick_device
 from clipstill.core.errors import ClipstillError
@@ -21,27 +21,16 @@ from clipstill.runtime import MODEL, Bundle, load_bundle
 def measure_bundle(
     path: Path, images: Path, *, device: str = "auto", batch: int = 32, model: str = MODEL
 ) -> Evaluation:
-    """Top-1 and more of student and teacher.
+    """Measure the student on the CPU and the teacher on ``device``; see ``clipstill.api.evaluate``.
 
-    Args:
-        path: A bundle or a run folder.
-        images: Labelled photos, one sub-folder a class.
-        device: Where the teacher runs; the student runs on the CPU.
-        batch: Photos at once.
-        model: Model of the bundle, as ``load_bundle`` takes it.
-
-    Returns:
-        Student and teacher; the teacher is None where it cannot be loaded here.
+    The teacher's result is None where it cannot be loaded here.
 
     Raises:
-        ArtifactError: There is no bundle, or an altered one.
-        DataError: The folder of photos is missing, empty, or fits none of the classes.
-        ConfigError: There is no such device.
-        ResourceError: This machine does not have it.
+        ClipstillError: The bundle, the folder of photos or the device cannot be used.
     """
     bundle = load_bundle(path, model=model)
     folder = ImageFolder.open(images, bundle.labels)
-    student = measure_student(bundle, folder, batch, "evaluation, student")
+    student = measure_student(bundle, folder, title="evaluation, student", batch=batch)
     return Evaluation(student, _measure_teacher(bundle, folder, device, batch))
 
 

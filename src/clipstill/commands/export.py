@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, read_photos, split_pictures
+from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
+from clipstill.assembly.training import read_all
 from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder
+from clipstill.core.notebook import html_table
 from clipstill.core.progress import say
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
@@ -35,17 +37,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """What came out.
+    """What came out."""
 
-    Attributes:
-        out: The bundle with the formats in it.
-        formats: Size, latency and agreement of each format, ``onnx`` first.
-        photos: Number of photos measured on, by the name of their folder.
-    """
-
-    out: Path
-    formats: list[FormatFacts]
-    photos: dict[str, int]
+    out: Path  # The bundle with the formats in it.
+    formats: list[FormatFacts]  # Size, latency and agreement of each format, ``onnx`` first.
+    photos: dict[str, int]  # Number of photos measured on, by the name of their folder.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -54,6 +50,13 @@ class Exported:
             "photos": self.photos,
             "formats": {each.format: each.to_json() for each in self.formats},
         }
+
+    def _repr_html_(self) -> str:
+        rows = {
+            each.format: each.refused or f"{each.bytes / 1e6:.1f} MB, {each.latency_ms or 0:.1f} ms on one core"
+            for each in self.formats
+        }
+        return html_table({**rows, "bundle": self.out})
 
 
 def export(
@@ -65,23 +68,10 @@ def export(
     calibration: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Exported:
-    """Write further formats of a finished student, and measure each beside ``model.onnx``.
-
-    Args:
-        source: A run folder or a bundle.
-        names: Names of formats.
-        out: A new bundle, which has everything of the old one; None writes into the bundle itself.
-        images: Name -> folder of labelled photos, one sub-folder a class, that answers are compared on and accuracy is
-            measured on.
-        calibration: Photos like those in use, labels not needed, for int8; None takes the run's synthetic images.
-        overrides: Settings of the section ``export``, such as ``"export.int8_refuse=0.3"``.
+    """Write further formats of a finished student and measure each; arguments as for ``clipstill.export_formats``.
 
     Raises:
-        UnknownNameError: There is no such format.
-        ResourceError: A format's package is not installed.
-        ArtifactError: There is no bundle, or an altered one; or ``out`` holds something else.
-        DataError: A folder of photos is missing or empty.
-        ConfigError: A format needs pictures to calibrate on, and there are none.
+        ClipstillError: A format, the bundle or the photos cannot be used, or there are no pictures to calibrate on.
     """
     wanted = [load_format(name) for name in names]
     bundle = load_bundle(source)
@@ -119,8 +109,7 @@ def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess,
     """Unlabelled pictures: those given, else the synthetic images of the run around the bundle; maybe none."""
     if calibration is not None:
         folder = limited(ImageFolder.without_labels(calibration), MOST_PICTURES, seed)
-        pixels_NHW3, _ = read_photos(folder, preprocess)
-        return torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2)
+        return read_all(folder, preprocess.size, preprocess.crop_fraction)[0]
     # Of every cohort; what its classes are does not matter here.
     drawn = sorted((bundle.parent / STAGES_FOLDER).glob(f"{images_stage.NAME}*/{MANIFEST}"))
     if (bundle.parent / MARKER).is_file() and drawn:

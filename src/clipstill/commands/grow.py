@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.commands.results import RunResult
-from clipstill.commands.run import PHOTOS_LISTED, Job, is_done, run
+from clipstill.commands.run import Job, is_done, run
 from clipstill.core.errors import ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
@@ -20,40 +20,28 @@ from clipstill.core.progress import say
 from clipstill.distributed.torchrun import rank
 from clipstill.text.task import Task, parse_class, parse_task
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.run import PHOTOS_LISTED
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a call sets otherwise than the run has it.
-
-    Attributes:
-        examples: Folder of examples.
-        images: Folder of photos to measure on.
-        overrides: Settings as texts, such as ``"distillation.steps=500"``.
-        device: Device.
-    """
+    """What a call sets otherwise than the run has it."""
 
     examples: Path | None = None
-    images: Path | None = None
-    overrides: Sequence[str] = ()
+    images: Path | None = None  # Folder of photos to measure on.
+    overrides: Sequence[str] = ()  # Settings as texts, such as ``"distillation.steps=500"``.
     device: str | None = None
 
 
 def add_classes(out: Path, classes: Sequence[str], changes: Changes) -> RunResult:
-    """Add classes to a run; they come last. The same call goes on after a kill.
-
-    Args:
-        out: The run folder, finished or not.
-        classes: ``name`` or ``name: description`` each.
-        changes: What is set otherwise.
+    """Add classes (``name`` or ``name: description``) to a run; they come last. The same call resumes after a kill.
 
     Raises:
         TaskError: A class is there already, or its name is empty.
         ConfigError: The settings cannot be used, or the run has another folder of examples.
         ArtifactError: ``out`` is no run.
-        ClipstillError: As ``clipstill.commands.run.run``.
     """
     settings, task = _of_run(out, changes)
     entries = [parse_class(text) for text in classes]
@@ -72,18 +60,14 @@ def add_classes(out: Path, classes: Sequence[str], changes: Changes) -> RunResul
 
 
 def remove_classes(out: Path, names: Sequence[str], changes: Changes) -> RunResult:
-    """Remove classes from a run; their images stay in the folder. The same call goes on after a kill.
+    """Remove classes from a run; their images stay in the folder. The same call resumes after a kill.
 
-    Args:
-        out: The run folder, finished or not.
-        names: Names of the classes; case, spaces, underscores and hyphens do not count.
-        changes: What is set otherwise.
+    Case, spaces, underscores and hyphens in the names do not count.
 
     Raises:
         TaskError: There is no such class, or fewer than two would be left.
         ConfigError: The settings cannot be used.
         ArtifactError: ``out`` is no run.
-        ClipstillError: As ``clipstill.commands.run.run``.
     """
     settings, task = _of_run(out, changes)
     gone = {class_key(name) for name in names}

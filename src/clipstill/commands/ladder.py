@@ -24,29 +24,18 @@ LADDER_FOLDER = "ladder"
 
 @dataclass(frozen=True)
 class LadderRequest:
-    """What to measure.
+    """What to measure."""
 
-    Attributes:
-        run: A finished run folder.
-        images: Photos to measure on, one sub-folder a class.
-        examples: Labelled photos to learn from.
-        shots: Most of them a class, drawn by the run's seed; None for all.
-        unlabelled: Photos without labels to learn from.
-        rungs: Names of rungs; all where empty.
-        small_teacher: Teacher of the rung without training; that of the run's settings where None.
-        out: Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
-        device: Device of the teachers; that of the run's settings where None.
-    """
-
-    run: Path
-    images: Path
+    run: Path  # A finished run folder.
+    images: Path  # Photos to measure on, one sub-folder a class.
     examples: Path | None = None
-    shots: int | None = None
+    shots: int | None = None  # Most of them a class, drawn by the run's seed; None for all.
     unlabelled: Path | None = None
-    rungs: Sequence[str] = ()
-    small_teacher: str | None = None
+    rungs: Sequence[str] = ()  # Names of rungs; all where empty.
+    small_teacher: str | None = None  # Teacher of the rung without training; that of the run's settings where None.
+    # Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
     out: Path | None = None
-    device: str | None = None
+    device: str | None = None  # Device of the teachers; that of the run's settings where None.
 
 
 def measure_ladder(request: LadderRequest) -> Ladder:

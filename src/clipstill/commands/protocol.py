@@ -14,12 +14,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from clipstill.assembly.class_vectors import text_vectors
 from clipstill.commands.run import Job, run_until_student
+from clipstill.core.device import pick_device
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.datasets import Dataset, without_labels
+from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import class_vectors, teacher_prompts
 from clipstill.stages import student as student_stage
+from clipstill.teachers import load_teacher
 from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos, limited
@@ -27,12 +35,9 @@ from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import STAGES_FOLDER
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    import torch
     from torch import Tensor, nn
 
-    from clipstill.core.protocols import Preprocess, Teacher
-    from clipstill.evaluation.evaluate import PredictLogits
     from clipstill.students.student import Student
 
 # Top-1 in percent, by part.
@@ -55,75 +60,48 @@ _COOP: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ProtocolRequest:
-    """What is asked of a protocol.
+    """What is asked of a protocol."""
 
-    Attributes:
-        shots: Labelled images per class that the teacher learns from; 0 for none.
-        seeds: Seeds; each is one run, or one for each student.
-        out: Folder for the runs and the accuracies.
-        baselines: Whether to measure the teachers without prompts too, and CoOp's text prompts on the student's own
-            tower or, where it has none, on the teacher.
-    """
-
-    shots: int
-    seeds: Sequence[int]
-    out: Path
+    shots: int  # Labelled images per class that the teacher learns from; 0 for none.
+    seeds: Sequence[int]  # Seeds; each is one run, or one for each student.
+    out: Path  # Folder for the runs and the accuracies.
+    # Whether to measure the teachers without prompts too, and CoOp's text prompts on the student's own tower or, where
+    # it has none, on the teacher.
     baselines: bool = True
 
 
 @dataclass(frozen=True)
 class Part:
-    """Test images with an accuracy of their own.
+    """Test images with an accuracy of their own."""
 
-    Attributes:
-        folder: Test images; labels are positions in ``kept``.
-        kept: Positions in the classes of the protocol; only these classes compete.
-    """
-
-    folder: ImageFolder
-    kept: tuple[int, ...]
+    folder: ImageFolder  # Test images; labels are positions in ``kept``.
+    kept: tuple[int, ...]  # Positions in the classes of the protocol; only these classes compete.
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one student of a protocol sees, and how its rows are called.
-
-    Attributes:
-        photos: Unlabelled photos; None for synthetic images alone.
-        name: Name of the run's folder, which tells its settings apart from others.
-        prompts: What the teacher's prompts are called.
-        chosen_by: Parts whose test images would choose a validation.
-        test_images: What these are called.
-    """
+    """What one student of a protocol sees, and how its rows are called."""
 
     photos: ImageFolder | None
-    name: str
-    prompts: str
-    chosen_by: Sequence[str]
-    test_images: str
+    name: str  # Name of the run's folder, which tells its settings apart from others.
+    prompts: str  # What the teacher's prompts are called.
+    chosen_by: Sequence[str]  # Parts whose test images would choose a validation.
+    test_images: str  # What these are called.
 
 
 @dataclass
 class Protocol:
-    """Measures classifiers, and keeps what it measured.
-
-    Attributes:
-        settings: Settings of the run.
-        classes: All classes that a student tells apart.
-        parts: Parts by name, in the order of the table.
-        out: Folder for the runs and the accuracies.
-    """
+    """Measures classifiers, and keeps what it measured."""
 
     settings: Settings
-    classes: tuple[str, ...]
-    parts: Mapping[str, Part]
-    out: Path
+    classes: tuple[str, ...]  # All classes that a student tells apart.
+    parts: Mapping[str, Part]  # Parts by name, in the order of the table.
+    out: Path  # Folder for the runs and the accuracies.
     _features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
-    def __post_init__(self) -> None:
-        from clipstill.core.device import pick_device
-
-        self.device = pick_device(self.settings.device)
+    @cached_property
+    def _device(self) -> torch.device:
+        return pick_device(self.settings.device)
 
     def baselines(self, labelled: ImageFolder | None) -> Iterator[tuple[str, Accuracies]]:
         """Rows of classifiers that see no unlabelled image.
@@ -180,11 +158,10 @@ class Protocol:
 
         def predictor() -> tuple[PredictLogits, Preprocess]:
             from clipstill.assembly.students import new_student
-            from clipstill.evaluation.evaluate import student_predictor
 
             stored = folder / student_stage.STUDENT_FILE
             student = new_student(self.settings.student, len(self.classes), stored, self.settings.seed).eval()
-            return student_predictor(student, self.device), student.preprocess
+            return student_predictor(student, self._device), student.preprocess
 
         return self._measured_once([student_stage.NAME, _key(folder)], predictor)
 
@@ -204,7 +181,7 @@ class Protocol:
         write_json(self._validations_file(run), [*earlier, {"step": step, **found}])
 
     def _best_validation(self, run: Path, chosen_by: Sequence[str]) -> Accuracies | None:
-        """The validation with most right answers in some of the parts; None where there was none."""
+        """The validation with most right answers in the parts ``chosen_by``; None where there was none."""
         validations = self._validations(run)
         if not validations:
             return None
@@ -235,24 +212,18 @@ class Protocol:
         batch = self.settings.evaluation.batch
         with torch.no_grad():
             for pixels_NHW3, of_batch, _ in iterate(part.folder, fit.size, fit.crop_fraction, batch, lambda *_: None):
-                x_N3HW = torch.from_numpy(pixels_NHW3).to(self.device).permute(0, 3, 1, 2).float() / 255
+                x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += of_batch
         return torch.cat(found), torch.tensor(labels)
 
     def _load(self, name: str) -> Teacher:
-        from clipstill.teachers import load_teacher
-
-        return load_teacher(name, self.device, self.settings.teacher.precision)
+        return load_teacher(name, self._device, self.settings.teacher.precision)
 
     def _predictor(self, teacher: Teacher, vectors_CD: Tensor) -> tuple[PredictLogits, Preprocess]:
-        from clipstill.evaluation.evaluate import teacher_predictor
-
-        return teacher_predictor(teacher, vectors_CD.to(self.device), self.device), teacher.preprocess
+        return teacher_predictor(teacher, vectors_CD.to(self._device), self._device), teacher.preprocess
 
     def _zero_shot(self, name: str) -> tuple[PredictLogits, Preprocess]:
-        from clipstill.assembly.class_vectors import text_vectors
-
         teacher = self._load(name)
         return self._predictor(teacher, text_vectors(teacher, parse_task(list(self.classes)), self.settings))
 
@@ -282,8 +253,6 @@ class Protocol:
 
     def _top1(self, predict: PredictLogits, preprocess: Preprocess, name: str) -> float:
         """Top-1 in percent among the classes of one part alone."""
-        from clipstill.evaluation.evaluate import evaluate
-
         part = self.parts[name]
 
         def of_part(pixels_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
@@ -294,18 +263,14 @@ class Protocol:
 
 
 def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path) -> Path | None:
-    """The prompts that the teacher learns from labelled images, once for all students of a protocol.
+    """The file of prompts that the teacher learns from labelled images, once for all students of a protocol.
 
-    Returns:
-        The file below ``out``, with the history beside it; the one that the settings give; None where no prompts are
-        to be learned, or there are no images.
+    It is the file that the settings give where they name one or the teacher does not learn; None where there is none.
     """
     section = settings.prompt_teacher
     if section.weights is not None or section.method == "none" or labelled is None:
         return section.weights
     from clipstill.assembly.prompt_learning import learn_prompts
-    from clipstill.core.device import pick_device
-    from clipstill.teachers import load_teacher
     from clipstill.teachers.prompted import save_prompts
 
     device = pick_device(settings.device)

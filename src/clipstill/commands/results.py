@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clipstill.core.notebook import html_table, percent
-from clipstill.evaluation.evaluate import EvaluationResult
+from clipstill.core.progress import span
+from clipstill.evaluation.evaluate import EvaluationResult, side_by_side
 from clipstill.evaluation.ladder import Difference, Recommendation, Rung
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Student and teacher on the same real photos.
-
-    Attributes:
-        student: Result of the student.
-        teacher: Result of the teacher; None where it was not measured.
-    """
+    """Student and teacher on the same real photos; the teacher is None where it was not measured."""
 
     student: EvaluationResult
     teacher: EvaluationResult | None
@@ -39,32 +35,28 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with the main figures at the top."""
-        student = self.student.to_json()
-        return {
-            "n": self.student.n,
-            "classes": list(self.student.classes),
-            "teacher_top1": None if self.teacher is None else self.teacher.top1,
-            "student_top1": self.student.top1,
-            "chance": self.chance,
-            "teacher": None if self.teacher is None else self.teacher.to_json(),
-            "student": student,
-            "skipped": student["skipped"],
-        }
+        return side_by_side(self.student, self.teacher)
 
     @property
     def chance(self) -> float:
         """Share of right answers by guessing."""
         return 1 / len(self.student.classes)
 
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it was not measured."""
+        student, teacher = self.student, self.teacher
+        refuses = student.accepted is not None
+        return {
+            "photos": f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped",
+            "teacher top-1": percent(None if teacher is None else teacher.top1),
+            "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
+            "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
+            "answered": f"{percent(student.accepted)}; for the others it says none of these" if refuses else None,
+            **{f"  {name}": percent(score) for name, score in zip(student.classes, student.per_class, strict=True)},
+        }
+
     def _repr_html_(self) -> str:
-        return html_table(
-            {
-                "photos": self.student.n,
-                "student top-1": percent(self.student.top1),
-                "teacher top-1": None if self.teacher is None else percent(self.teacher.top1),
-                "chance": percent(self.chance),
-            }
-        )
+        return html_table(self.facts())
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,6 @@ class Calibration:
         expected_top1: Expected share of right answers on photos of the classes, in [0, 1].
         temperature: Divisor of the logits.
         refusal_threshold: Score below which "none of these" is said; None where the student always answers.
-        details: All stored values.
     """
 
     expected_top1: float
@@ -106,10 +97,8 @@ class Ladder:
 
     Attributes:
         n: Number of photos; 0 where nothing was measured.
-        classes: Class names.
         rungs: The ways, in the order of the ladder.
         against_ours: Name of a rung -> its difference to the student.
-        recommendation: What follows.
     """
 
     n: int
@@ -152,15 +141,9 @@ class RunResult:
     """What a run leaves behind.
 
     Attributes:
-        out: The run folder.
-        bundle_folder: The exported folder.
-        report: The HTML report.
-        classes: Class names.
         evaluation: Teacher and student on real photos; None where no photos were given.
         ladder: Simpler and richer ways to the same classifier; None where they were not measured.
         calibration: What is known of the scores without a photo.
-        parameters: Number of parameters of the student.
-        onnx_bytes: Size of the exported model.
         latency_ms: Median time for one picture on one core.
         licence: Family of the most restrictive licence found.
         licence_warning: What that licence asks, where it forbids products or nothing is known; else None.
@@ -209,22 +192,32 @@ class RunResult:
             "skipped": list(self.skipped),
         }
 
-    def _repr_html_(self) -> str:
-        measured = self.evaluation
-        return html_table(
-            {
-                "classes": ", ".join(self.classes),
-                "photos": None if measured is None else measured.student.n,
-                "student top-1": None if measured is None else percent(measured.student.top1),
-                "teacher top-1": None
-                if measured is None or measured.teacher is None
-                else percent(measured.teacher.top1),
-                "expected top-1": percent(self.calibration.expected_top1),
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it is not known."""
+        names, expected = ", ".join(self.classes), percent(self.calibration.expected_top1)
+        quality: dict[str, str | None]
+        if self.evaluation is None:
+            quality = {"quality": f"about {expected} top-1 expected; measure it: give real photos with --images DIR"}
+        else:
+            student, teacher = self.evaluation.student, self.evaluation.teacher
+            photos = f"on {student.n} real photos" if student.n != 1 else "on one real photo"
+            chance = percent(self.evaluation.chance)
+            quality = {
+                "teacher top-1": f"{percent(None if teacher is None else teacher.top1)} {photos}",
+                "student top-1": f"{percent(student.top1)} (chance {chance}; expected without photos {expected})",
                 "advice": None if self.ladder is None else self.ladder.recommendation.text,
-                "size": f"{self.onnx_bytes / 1e6:.1f} MB",
-                "latency": f"{self.latency_ms:.1f} ms on one core",
-                "licences": self.licence,
-                "bundle": self.bundle_folder,
-                "report": self.report,
             }
-        )
+        licences = self.bundle_folder / "LICENCES.md"
+        return {
+            "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",
+            **quality,
+            "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
+            "latency": f"{self.latency_ms:.1f} ms a picture on one core",
+            "time": "nothing to do, all was there" if self.up_to_date else span(sum(self.seconds.values())),
+            "licences": f"{self.licence} is the most restrictive; all of them: {licences}",
+            "bundle": str(self.bundle_folder),
+            "report": str(self.report),
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts())

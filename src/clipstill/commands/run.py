@@ -1,27 +1,25 @@
 """The main job: class names in, a measured and exported classifier out.
 
-Stages whose key is unchanged are skipped, and a stage that was stopped goes on where it was. The same call after a kill
-gives the same student, bit for bit on the CPU.
+The same call after a kill gives the same student, bit for bit on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from clipstill.commands.results import Calibration, Evaluation, Ladder, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import read_json, write_json, write_text
+from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
-from clipstill.planning.budget import Budget, with_settings
+from clipstill.planning.budget import with_settings
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import MEANINGS, most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
@@ -35,37 +33,26 @@ from clipstill.workflow.run import Run, Watch
 from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
-from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, LockedStore, Store
-
-PHOTOS_LISTED = "photos_listed"
+from clipstill.workflow.store import LockedStore, Store
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made, and where.
-
-    Attributes:
-        settings: All settings.
-        task: At least two classes.
-        out: An absent or empty folder, or one of an earlier run.
-        photos: Real photos of the run.
-        models: Teacher and generators; loaded by name unless the caller built them.
-        watch: Called with the student's weights at each validation.
-    """
+    """What is to be made, and where."""
 
     settings: Settings
-    task: Task
-    out: Path
+    task: Task  # At least two classes.
+    out: Path  # An absent or empty folder, or one of an earlier run.
     photos: Photos
-    models: Models
-    watch: Watch | None = None
+    models: Models  # Teacher and generators; loaded by name unless the caller built them.
+    watch: Watch | None = None  # Called with the student's weights at each validation.
 
     @classmethod
     def of(cls, settings: Settings, task: Task, out: Path, built: Mapping[str, Any] | None = None) -> Job:
-        """With the photos and models that the settings name, but for parts that the caller built.
+        """The job with the photos and models that the settings name, except for parts that the caller built.
 
         Raises:
-            ConfigError: The sections of the settings do not fit each other, or a part cannot reach other processes.
+            ConfigError: Sections of the settings contradict each other, or a built part cannot reach other processes.
             DataError: A folder of photos is missing, empty, or fits none of the classes.
         """
         settings.check_together()
@@ -79,21 +66,16 @@ class Job:
 
 @torchrun.rank_group()
 def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str] = ()) -> RunResult:
-    """Do the whole job in a folder, or finish it, or find it done.
+    """Do the whole job in a folder, finish it, or find it done.
 
     Args:
-        job: What is to be made.
+        job: Settings, classes, photos and folder.
         budget_seconds: Time for the whole run. The settings that fit are chosen once; a later call finds them in the
             folder.
         fixed: Dotted names of settings that the budget must leave alone.
 
     Raises:
-        UnknownNameError: There is no such teacher, generator, student or prompt strategy.
-        ConfigError: A setting cannot be used.
-        DataError: Photos cannot be read.
-        ArtifactError: The folder holds something else.
-        ResourceError: The disk is full, another process works in the folder, or the device is missing.
-        ExportError: The exported model does not behave as the student.
+        ClipstillError: A name, a setting, a photo, the folder or the device cannot be used; the message says which.
     """
     key = plan_key(job.settings, job.task, job.photos, budget_seconds)
     found = stored_plan(job.out, key)
@@ -101,13 +83,14 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
         if found is None and torchrun.rank() == 0:
             check_names(job)
             check_near_misses(job.settings, job.task)
-            budget = Budget(budget_seconds, fixed)
-            found = plan(job.settings, job.task, job.photos, budget=budget, models=job.models)
+            found = plan(
+                job.settings, job.task, job.photos, models=job.models, budget_seconds=budget_seconds, fixed=fixed
+            )
             say_plan(found)
         found = torchrun.broadcast(found)
         settings = with_settings(job.settings, found.settings)
         job = replace(job, settings=settings, models=replace(job.models, settings=settings))
-    done, skipped = _bring_up_to(job, report.NAME, (key, found))
+    done, skipped = _bring_up_to(job, report.NAME, partial(_keep_plan, key=key, found=found))
     result = _result(done, skipped)
     if result.up_to_date and torchrun.rank() == 0:
         say(f"nothing to do: {job.out} is up to date")
@@ -116,12 +99,8 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
 
 @torchrun.rank_group()
 def run_until_student(job: Job) -> None:
-    """Do the job up to the student itself: protocols need no calibration, bundle and report.
-
-    Raises:
-        ClipstillError: As ``run``.
-    """
-    _bring_up_to(job, student.NAME, None)
+    """Do the job up to the student itself: protocols need no calibration, bundle and report."""
+    _bring_up_to(job, student.NAME)
 
 
 def is_done(job: Job) -> bool:
@@ -142,17 +121,10 @@ def _until(steps: tuple[Step, ...], last: str) -> tuple[Step, ...]:
     return steps[: max(number for number, step in enumerate(steps) if step.stage.name == last) + 1]
 
 
-def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -> tuple[Run, list[str]]:
-    """Bring the stages up to ``last`` up to date.
-
-    Args:
-        job: What is to be made.
-        last: Name of the last stage.
-        planned: Key of the plan, and the plan where there is one; None where nobody asks for a plan.
-
-    Returns:
-        The run, and the names of the steps that were done before.
-    """
+def _bring_up_to(
+    job: Job, last: str, keep_plan: Callable[[Run, LockedStore], None] | None = None
+) -> tuple[Run, list[str]]:
+    """Bring the stages up to ``last`` up to date; return the run and the names of the steps that were done before."""
     _, run = _chosen(job)
     done = looks_done(job.out, _until(run.steps, last))
     if not done:
@@ -166,15 +138,11 @@ def _bring_up_to(job: Job, last: str, planned: tuple[str, Plan | None] | None) -
         while True:
             keys, run = _chosen(job, store)
             steps = _until(run.steps, last)
-            listed = {PHOTOS_LISTED: True} if job.photos.listed else {}
-            write_json(job.out / TASK_FILE, {**job.task.to_json(), **listed})
-            settings = job.settings.model_dump(mode="json")
-            write_text(job.out / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            run.save_steps()
+            run.save()
             store.event("start", keys={step.name: step.key for step in run.steps})
-            if planned is not None and not done:
-                _keep_plan(run, store, *planned)
-                planned = None
+            if keep_plan is not None and not done:
+                keep_plan(run, store)
+                keep_plan = None
             try:
                 skipped = run_steps(run, store, steps, keys)
                 break
@@ -209,7 +177,7 @@ def _assist(job: Job, last: str) -> Run:
     return run
 
 
-def _keep_plan(run: Run, store: LockedStore, key: str, found: Plan | None) -> None:
+def _keep_plan(run: Run, store: LockedStore, *, key: str, found: Plan | None) -> None:
     """Keep the plan in the run folder; make it first, unless an earlier call of these settings did."""
     if found is None:
         make_deterministic(store.threads)
@@ -235,7 +203,7 @@ def check_names(job: Job) -> None:
     Raises:
         UnknownNameError: With the closest name.
         ConfigError: The device or the styles cannot be used.
-        ResourceError: The device, Ray or the storage of a Ray cluster is not there.
+        ResourceError: The device, Ray or the storage of a Ray cluster is missing.
     """
     from clipstill.assembly.class_vectors import styles_of
     from clipstill.assembly.students import check_student_name

@@ -37,17 +37,11 @@ SettingsOf = Callable[[Dataset], Settings]
 
 @dataclass(frozen=True)
 class _StudentPlan:
-    """One student of a seed.
+    """One student of a seed."""
 
-    Attributes:
-        about: Data set whose classes and settings it has.
-        seen: Data set whose training images it sees without labels; None for synthetic images alone.
-        targets: Data sets that it is measured on.
-    """
-
-    about: Dataset
-    seen: Dataset | None
-    targets: tuple[Dataset, ...]
+    about: Dataset  # Data set whose classes and settings it has.
+    seen: Dataset | None  # Data set whose training images it sees without labels; None for synthetic images alone.
+    targets: tuple[Dataset, ...]  # Data sets that it is measured on.
 
 
 def transfer(
@@ -58,22 +52,18 @@ def transfer(
     *,
     unlabelled: Seen = "target",
 ) -> dict[str, Transfer]:
-    """Run and measure; what an equal call measured is not measured again.
+    """Run and measure, a row by name with a column a target; what an equal call measured is not measured again.
 
     Args:
         settings_of: Settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
-        source: Data set of the labels.
+        source: Data set of the labels; the shots are of each of its classes.
         targets: Data sets whose test images are measured on. The source may be one of them.
-        request: Shots, seeds, folder and baselines; the shots are of each class of the source.
+        request: Shots, seeds, folder and baselines.
         unlabelled: Whose training images the student sees.
-
-    Returns:
-        Rows by name, each with a column a target.
 
     Raises:
         ConfigError: Two targets have one name.
         DataError: A target has classes that a student of the source does not know.
-        ClipstillError: As a run.
     """
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
@@ -93,8 +83,7 @@ def transfer(
                     found.setdefault(name, {}).setdefault(target_name, []).append(top1)
     return {
         name: Transfer(
-            {target: tuple(by_target[target]) for target in names},
-            unlabelled if name.startswith("student") else "none",
+            {target: tuple(by_target[target]) for target in names}, unlabelled if name.startswith("student") else "none"
         )
         for name, by_target in found.items()
     }

@@ -1,1 +1,1 @@
-"""What every part may use: errors, registry, atomic files, seeds, device, progress, protocols."""
+"""Shared by all parts: errors, registry, atomic files, seeds, device, progress, protocols."""

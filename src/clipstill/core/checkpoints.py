@@ -1,8 +1,7 @@
-"""Reads weights from elsewhere: tensors only; code in a file is never run.
+"""Reads weights without running code that a file may hold.
 
-Checkpoints of trainers also hold callbacks, settings and scores. On request, objects of a few known packages are
-skipped: their class names are bound to classes of this module that keep nothing, so that no code of those packages is
-needed or run. Every other name is refused.
+Trainers store callbacks, settings and scores beside the weights. On request, such objects of a few known packages are
+replaced by empty stand-ins, so that those packages are not needed; every other class name is refused.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from clipstill.core.errors import ArtifactError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Packages whose objects Lightning writes beside the weights.
+# What Lightning writes beside the weights: objects of these packages, and the names that they refer to.
 _TRAINER_PACKAGES = frozenset({"pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "numpy"})
-# Names that these objects refer to.
 _TRAINER_NAMES = frozenset(
     {
         "argparse.Namespace",
@@ -32,7 +30,7 @@ _MAPPINGS = ("collections.defaultdict", "AttributeDict")
 
 
 class _Skipped:
-    """Stands for an object of a trainer and keeps nothing of its content."""
+    """Replaces an object of a trainer and keeps nothing of it."""
 
     def __new__(cls, *_: Any) -> Any:
         return super().__new__(cls)
@@ -45,7 +43,7 @@ class _Skipped:
 
 
 class _SkippedMapping(_Skipped):
-    """The same for subclasses of dict: torch's reader fills plain dicts only."""
+    """The same for subclasses of dict, since torch's reader fills plain dicts only."""
 
     def __new__(cls, *_: Any) -> Any:
         return {}
@@ -56,7 +54,7 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
 
     Args:
         path: An existing file.
-        skip_trainer: Skip the objects that Lightning leaves beside the weights instead of refusing the file.
+        skip_trainer: Skip objects that Lightning leaves beside the weights, instead of refusing the file.
 
     Returns:
         Name -> tensor on the CPU, in the file's order; the content of ``"state_dict"`` if there is such a key, without
@@ -86,11 +84,7 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
 
 
 def read_own_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file that clipstill wrote.
-
-    Args:
-        path: The file.
-        remedy: Sentence that ends the error message and says what to do.
+    """Tensors and metadata of a safetensors file that clipstill wrote; ``remedy`` ends the error message.
 
     Raises:
         ArtifactError: The file is missing or damaged.
@@ -105,7 +99,7 @@ def read_own_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[s
 
 
 def _stand_ins(path: Path) -> list[Any]:
-    """Stand-in classes under the names of the trainers' classes in the file."""
+    """Pairs of a stand-in class and the name of the trainer's class that it replaces in the file."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""Settings at the border: YAML in, checked and frozen values out, and messages that name the key and the line."""
+"""Reads settings from YAML and checks them; error messages name the setting and the line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Any, Self, TypeVar
 import pydantic
 import yaml
 
-from clipstill.core.config_fields import field_at, is_section_type, range_text, type_text
+from clipstill.core.config_fields import is_section_type, range_text, type_text
 from clipstill.core.errors import ConfigError, did_you_mean
 
-# An upper bound for counts and weights that no sensible value comes near.
-MANY = 10_000_000
-
-# Marks a field that changes where or how fast a run works and no bit of its results.
-SPEED_ONLY: dict[str, Any] = {"result": False}
+MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
+SPEED_ONLY: dict[str, Any] = {"result": False}  # Marks a field that does not change results, only where or how fast.
 
 
 class Config(pydantic.BaseModel):
@@ -26,7 +23,7 @@ class Config(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
-        """The values that results depend on, ready for JSON; fields marked ``SPEED_ONLY`` are left out."""
+        """The settings that results depend on, as JSON values: those that are not marked ``SPEED_ONLY``."""
         values = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
             if field.json_schema_extra == SPEED_ONLY:
@@ -36,17 +33,7 @@ class Config(pydantic.BaseModel):
         return values
 
     def changed(self, **values: Any) -> Self:
-        """The same settings with other values, checked anew.
-
-        Args:
-            values: New values by name; a name may be dotted, as in ``changed(**{"synthesis.steps": 40})``.
-
-        Raises:
-            ConfigError: A name is unknown or a value cannot be used.
-
-        Example:
-            >>> Settings().changed(seed=3, **{"synthesis.steps": 40})
-        """
+        """A copy with other values, checked anew: ``settings.changed(seed=3, **{"synthesis.steps": 40})``."""
         data = self.model_dump()
         for name, value in values.items():
             data = merge(data, nested(name, value))
@@ -57,11 +44,10 @@ ConfigType = TypeVar("ConfigType", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with three traps closed.
+    """PyYAML's safe loader with three changes.
 
-    Of two equal keys the second would win in silence; and ``off``, ``no`` and ``on`` would be booleans (YAML 1.1), so
-    that a setting could not be the word "off" without quotes. As in YAML 1.2, only ``true`` and ``false`` are. A few
-    aliases of aliases make a value that fills all memory as soon as it is shown; settings need none.
+    Equal keys are refused, since the second would win silently. Only ``true`` and ``false`` are booleans, as in YAML
+    1.2, so that a setting can be the word ``off``. Aliases are refused, since nested ones can fill all memory.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -95,7 +81,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; an empty file is an empty mapping.
 
     Raises:
-        ConfigError: absent, not YAML (with the line), or not a mapping of names.
+        ConfigError: The file is missing, not YAML, or not a mapping of names.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -106,7 +92,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         value = _parsed(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_yaml_line(error)} is not valid YAML: {_yaml_problem(error)}.") from None
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1},"
+        raise ConfigError(f"{path}{line} is not valid YAML: {_yaml_problem(error)}.") from None
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -115,18 +103,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """The value of a YAML text; whatever is wrong with it is a ``YAMLError``."""
+    """Parse a YAML text; everything that is wrong with it raises a ``YAMLError``."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except ValueError as error:  # What looks like a date or a number, and is none: 2026-99-99.
+    except ValueError as error:  # An impossible date or number, such as 2026-99-99.
         raise yaml.YAMLError(str(error)) from None
-
-
-def _yaml_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f", line {mark.line + 1}," if mark is not None else ""
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -137,60 +120,48 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
     """Check settings against their model.
 
     Args:
-        model: the settings class.
-        data: nested settings.
-        where: a name for messages; for a YAML file its path, so that the line is named too.
+        model: Settings class.
+        data: Nested settings.
+        where: Origin of the settings for messages; the path of a YAML file makes them name the line too.
 
     Raises:
-        ConfigError: the first wrong setting in one line, unknown keys with the closest known one.
+        ConfigError: Names the first wrong setting and, for an unknown key, the closest known one.
     """
     try:
         return model.model_validate(dict(data))
-    except ConfigError as error:  # A part's own check of its section.
+    except ConfigError as error:  # Raised by a section's own validator.
         raise ConfigError(f"{where}: {error}") from None
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
-    keys = _field_keys(model, [str(part) for part in first["loc"]])
+    keys, section = _locate(model, [str(part) for part in first["loc"]])
     name = ".".join(keys)
     place = f"{where}{_key_line(where, keys)}" if isinstance(where, Path) else where
     if first["type"] == "extra_forbidden":
-        known = _known_keys(model, keys[:-1])
+        known = list(section.model_fields)
         hint = did_you_mean(keys[-1], known)
         parent = f"'{'.'.join(keys[:-1])}'" if keys[:-1] else "the settings"
         raise ConfigError(f"{place}: unknown key '{name}'.{hint} Known in {parent}: {', '.join(known)}.") from None
     shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    if first["type"] in _RANGE_ERRORS:
-        limits = range_text(field_at(model, keys))
+    if first["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        limits = range_text(section.model_fields[keys[-1]])
         raise ConfigError(f"{place}: {name} is {shown}. It must lie {limits}.") from None
     if first["type"] == "literal_error":
-        wanted = type_text(field_at(model, keys))
+        wanted = type_text(section.model_fields[keys[-1]].annotation)
         raise ConfigError(f"{place}: {name} is {shown}. It must be {wanted}.") from None
     is_section = first["type"] == "model_type"
     message = "it is a section, give its settings one by one" if is_section else str(first["msg"])
     raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
 
 
-_RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-
-
-def _field_keys(model: type[pydantic.BaseModel], keys: list[str]) -> list[str]:
-    """The names of fields in a place of pydantic's; what follows them are members of unions and lists."""
+def _locate(model: type[pydantic.BaseModel], keys: list[str]) -> tuple[list[str], type[pydantic.BaseModel]]:
+    """The keys that lead to a field, and its section. Pydantic adds members of unions and lists after the field."""
     for depth, key in enumerate(keys):
         field = model.model_fields.get(key)
         if field is None or not is_section_type(field.annotation):
-            return keys[: depth + 1]
+            return keys[: depth + 1], model
         model = field.annotation
-    return keys
-
-
-def _known_keys(model: type[pydantic.BaseModel], parents: Sequence[str]) -> list[str]:
-    for parent in parents:
-        field = model.model_fields.get(parent)
-        if field is None or not is_section_type(field.annotation):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
+    return keys, model
 
 
 def _key_line(path: Path, keys: Sequence[str]) -> str:
@@ -211,12 +182,11 @@ def _key_line(path: Path, keys: Sequence[str]) -> str:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A new mapping: ``over`` wins, sections are merged key by key."""
+    """A new mapping: values of ``over`` win, sections are merged key by key."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both_sections = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both_sections and isinstance(old, Mapping) else value
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
@@ -228,7 +198,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         {'synthesis': {'steps': 40}}
 
     Raises:
-        ConfigError: no ``=``, an empty name, or a value that is not YAML.
+        ConfigError: There is no ``=``, an empty name, or a value that is not YAML.
     """
     result = dict(data)
     for text in overrides:
@@ -240,7 +210,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             value = _parsed(raw)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set '{text}': the value is not valid YAML: {_yaml_problem(error)}.") from None
-        # "{class}" is a template; YAML takes it for a mapping to nothing.
+        # "{class}" is a template, but YAML reads it as a mapping from "class" to null.
         value = raw.strip() if isinstance(value, dict) and set(value.values()) == {None} else value
         result = merge(result, nested(".".join(keys), value))
     return result

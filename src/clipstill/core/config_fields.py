@@ -1,8 +1,8 @@
-"""What a settings model declares, in words: type, range, default and meaning of each setting."""
+"""Describes the settings of a model in words: type, range, default and meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,30 +16,17 @@ _TYPES = {int: "whole number", float: "number", bool: "true or false", str: "tex
 
 @dataclass(frozen=True)
 class Declared:
-    """One setting as its model declares it.
+    """One setting as its model declares it."""
 
-    Attributes:
-        name: Dotted name, such as ``synthesis.steps``.
-        type: Its type or choices in words.
-        range: Its range in words; empty where there is none.
-        default: Default value, as JSON has it.
-        description: What it means.
-    """
-
-    name: str
-    type: str
-    range: str
-    default: Any
-    description: str
+    name: str  # Dotted name, such as ``synthesis.steps``.
+    type: str  # Type or choices in words.
+    range: str  # Range in words; empty where there is none.
+    default: Any  # Default as a JSON value.
+    description: str  # Meaning.
 
 
 def declared(model: type[pydantic.BaseModel], above: str = "") -> Iterator[Declared]:
-    """Every setting of a model and of its sections, in order.
-
-    Args:
-        model: A settings class whose fields all have defaults.
-        above: Put before each name.
-    """
+    """Every setting of a model and of its sections, in order; ``above`` is put before each name."""
     defaults = model().model_dump(mode="json")
     for name, field in model.model_fields.items():
         if is_section_type(field.annotation):
@@ -47,7 +34,7 @@ def declared(model: type[pydantic.BaseModel], above: str = "") -> Iterator[Decla
         else:
             yield Declared(
                 name=above + name,
-                type=type_text(field),
+                type=type_text(field.annotation),
                 range=range_text(field),
                 default=defaults[name],
                 description=field.description or "",
@@ -57,21 +44,6 @@ def declared(model: type[pydantic.BaseModel], above: str = "") -> Iterator[Decla
 def is_section_type(annotation: Any) -> TypeGuard[type[pydantic.BaseModel]]:
     """Whether a field holds a section of settings."""
     return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
-
-
-def field_at(model: type[pydantic.BaseModel], keys: Sequence[str]) -> FieldInfo:
-    """The field that dotted keys lead to.
-
-    Raises:
-        KeyError: There is none.
-    """
-    *sections, name = keys
-    for section in sections:
-        annotation = model.model_fields[section].annotation
-        if not is_section_type(annotation):
-            raise KeyError(section)
-        model = annotation
-    return model.model_fields[name]
 
 
 def range_text(field: FieldInfo) -> str:
@@ -95,19 +67,15 @@ def _metadata_of_members(annotation: Any) -> list[Any]:
     return [each for field in fields if isinstance(field, FieldInfo) for each in field.metadata]
 
 
-def type_text(field: FieldInfo) -> str:
+def type_text(annotation: Any) -> str:
     """The type of a setting, such as ``whole number or null``, or its choices."""
-    return _type_text(field.annotation)
-
-
-def _type_text(annotation: Any) -> str:
     origin, members = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join([", ".join(members[:-1]), members[-1]]) if len(members) > 1 else str(members[0])
     if origin is Annotated:
-        return _type_text(members[0])
+        return type_text(members[0])
     if origin in (Union, UnionType):
-        return " or ".join(_type_text(member) for member in members)
+        return " or ".join(type_text(member) for member in members)
     if origin in (list, tuple):
-        return f"list ({_type_text(members[0])})"
+        return f"list ({type_text(members[0])})"
     return _TYPES.get(annotation, str(annotation))

@@ -1,4 +1,4 @@
-"""What is known of a finished classifier and of its exported files: bundles store it, model cards show it."""
+"""Facts about a finished classifier and its exported files: bundles store them, model cards show them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from clipstill.core.protocols import Preprocess, Provenance
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a classifier before it is exported."""
+    """Facts about a classifier before its export."""
 
     labels: Sequence[str]  # Class names, in the order of the logits.
     preprocess: Preprocess  # How a photo becomes the model's input.
-    provenance: Sequence[Provenance] = ()  # Weights that are in the model or that taught it.
+    provenance: Sequence[Provenance] = ()  # Weights that are in the model or that trained it.
     evaluation: Mapping[str, Any] | None = None  # Result of ``evaluation.compare``; None without photos.
-    calibration: Mapping[str, Any] | None = None  # Label-free estimates of what the scores are worth.
+    calibration: Mapping[str, Any] | None = None  # Estimates, made without labels, of how reliable the scores are.
     temperature: float = 1.0  # Divisor of the logits before softmax.
     refusal_threshold: float | None = None  # Probability below which it says "none of these"; None for never.
     examples: int = 0  # Number of labelled example images given beside the class names.
     unlabelled: int = 0  # Number of unlabelled photos given.
     origin: Mapping[str, Any] = field(default_factory=dict)  # Inputs and settings, see ``clipstill.stages.origin``.
-    # Free facts for manifest and card. ``teacher`` and ``student`` are names, ``zero_shot`` marks a model that was not
-    # trained, ``fine_tuned_on`` counts the photos of a later tuning.
+    # Further facts for manifest and card. ``teacher`` and ``student`` are names, ``zero_shot`` marks a model that was
+    # not trained, ``fine_tuned_on`` is the number of photos of a later fine-tuning.
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What the export measured."""
+    """Measurements of the export."""
 
     onnx_bytes: int  # Size of ``model.onnx``.
     student_bytes: int  # Size of ``student.safetensors``.

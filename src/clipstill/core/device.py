@@ -20,14 +20,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The torch device; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+    """The torch device of a name in ``DEVICES``; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
 
-    Args:
-        name: One of ``DEVICES``; ``cuda`` may have an index, such as ``cuda:1``.
+    ``cuda`` may have an index, such as ``cuda:1``.
 
     Raises:
         ConfigError: No device of that name exists.
-        ResourceError: This machine does not have it.
+        ResourceError: This machine does not have the device.
     """
     import torch
 
@@ -47,18 +46,17 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def make_deterministic(threads: int) -> None:
-    """Make equal work give equal bits on the CPU, for a fixed number of threads, among which sums are split.
+    """Make the same work give the same bits on the CPU, for the same number of threads.
 
     GPU operations without a deterministic form still run.
     """
     import torch
 
     torch.set_num_threads(threads)
-    # cuBLAS reads it at the first CUDA call.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Read at the first CUDA call.
     torch.use_deterministic_algorithms(True, warn_only=True)
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
-    # Only finds reads of uninitialised memory, and costs time.
+    # Filling only helps to find reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
@@ -77,7 +75,7 @@ def memory_bytes() -> int | None:
 
 
 def versions() -> dict[str, Any]:
-    """Versions of clipstill, Python and torch, and the commit of a source checkout (None for an installed package)."""
+    """Versions of clipstill, Python and torch, and the commit of a source checkout."""
     import torch
 
     return {
@@ -90,21 +88,19 @@ def versions() -> dict[str, Any]:
 
 @functools.cache
 def source_commit() -> str | None:
-    """The commit of a source checkout, read from ``.git`` without running git; None for an installed package."""
+    """The commit of a source checkout, read without running git; None for an installed package."""
     git = Path(clipstill.__file__).parents[2] / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="ascii").strip()
-        if not head.startswith("ref: "):
-            return head[:12]
         reference = head.removeprefix("ref: ")
+        if reference == head:
+            return head[:12]
         if (git / reference).is_file():
-            return (git / reference).read_text(encoding="ascii").strip()[:12]
-        for line in (git / "packed-refs").read_text(encoding="ascii").splitlines():
-            if line.endswith(f" {reference}"):
-                return line[:12]
+            return (git / reference).read_text(encoding="ascii")[:12]
+        packed = (git / "packed-refs").read_text(encoding="ascii").splitlines()
+        return next((line[:12] for line in packed if line.endswith(f" {reference}")), None)
     except (OSError, UnicodeDecodeError):
         return None
-    return None
 
 
 def describe(folder: Path | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Reads durations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 from clipstill.core.errors import ConfigError
 
 _MINUTES = {"s": 1 / 60, "sec": 1 / 60, "min": 1.0, "m": 1.0, "": 1.0, "h": 60.0}
-_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(sec|min|[smh]|(?![a-z]))\s*")
 
 
 def minutes_of(value: object) -> float:
-    """``"10min"``, ``"90 s"``, ``"1h30min"`` or a number of minutes -> minutes.
+    """Minutes of a duration: ``"10min"``, ``"90 s"``, ``"1h30min"``, or a number of minutes.
 
     Raises:
         ConfigError: The value is no duration.
@@ -20,11 +20,7 @@ def minutes_of(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     text = value.lower() if isinstance(value, str) else ""
-    total, place = 0.0, 0
-    while part := _PART.match(text, place):
-        if part[2] not in _MINUTES:
-            break
-        total, place = total + float(part[1]) * _MINUTES[part[2]], part.end()
-    if not text.strip() or place != len(text):
+    parts = _PART.findall(text)
+    if not parts or _PART.sub("", text):
         raise ConfigError(f"'{value}' is no duration. Write it like 10min, 90s or 1h30min.")
-    return total
+    return sum(float(number) * _MINUTES[unit] for number, unit in parts)

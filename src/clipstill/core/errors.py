@@ -1,7 +1,6 @@
-"""The errors a user may see.
+"""The errors a user may see. Each message says what is wrong, where (file, line, class name), and what to do.
 
-Each message says what is wrong, where (file, line, class name), and what to do. The command line prints it in one line
-without a traceback and ends with ``exit_code``.
+The command line prints the message in one line without a traceback and exits with ``exit_code``.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Iterable
 
 
 class ClipstillError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of clipstill's own errors."""
 
     exit_code = 2
 
@@ -37,7 +36,7 @@ class PictureTooLargeError(DataError):
 
 
 class ArtifactError(ClipstillError):
-    """A run folder, a stage, a checkpoint or a bundle is damaged, foreign or incomplete."""
+    """A run folder, a stage, a checkpoint or a bundle is damaged, incomplete or of another kind."""
 
 
 class ExportError(ClipstillError):
@@ -55,6 +54,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of a library's error, or its kind where it has no text."""
+    """The first line of a library's error, or its class name if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

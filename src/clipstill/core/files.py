@@ -1,6 +1,6 @@
-"""Files that are whole or absent: written under a temporary name in the same folder, synced, and renamed.
+"""Writes files atomically: under a temporary name in the same folder, synced, and then renamed.
 
-An artefact is a folder with a ``MANIFEST.json`` that lists the sha256 of each of its files.
+A folder is complete once it has a ``MANIFEST.json`` with the sha256 of each of its files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success it is synced and renamed onto ``target``.
-
-    The suffix is kept for writers that need it.
+    """Yield a temporary path beside ``target``, with its suffix; on success it is synced and renamed to ``target``.
 
     Raises:
         ResourceError: The disk is full or not writable; ``target`` is unchanged.
@@ -52,11 +50,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of results before the work starts.
-
-    Raises:
-        ResourceError: A file is there, or it is not writable.
-    """
+    """Make the folder of results before the work starts, so that a wrong path fails early as a ``ResourceError``."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,7 +58,7 @@ def make_folder(path: Path) -> None:
 
 
 def disk_error(error: OSError, target: Path) -> ResourceError:
-    """Turn an operating-system error into one line that says what to do."""
+    """The error for the user when a file or folder cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
             f"the disk is full while writing {target}. Free some space and run the same command again: it continues "
@@ -74,7 +68,7 @@ def disk_error(error: OSError, target: Path) -> ResourceError:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
+    """Flush a file, or the list of names of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -96,7 +90,7 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write JSON (sorted keys, two spaces) atomically."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    # File names that are no UTF-8 hold halves of surrogate pairs; their escapes are JSON's own.
+    # File names that are not UTF-8 hold halves of surrogate pairs, whose escapes are valid JSON.
     write_bytes(target, text.encode(errors="backslashreplace"))
 
 
@@ -112,7 +106,7 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
         ) from None
-    # ValueError: no JSON, no UTF-8, or a too long number. RecursionError: too many nested brackets.
+    # ValueError: not JSON, not UTF-8, or a number that is too long. RecursionError: too deeply nested.
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
 
@@ -124,7 +118,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex sha256 of a JSON value in canonical form; the key of stages and caches."""
+    """Hex sha256 of a JSON value in canonical form, used as the key of stages and caches."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -139,17 +133,17 @@ class Manifest:
 
 
 def commit_manifest(folder: Path, key: str, files: list[str], info: dict[str, Any] | None = None) -> Manifest:
-    """Hash the named files and write the folder's manifest, which makes it complete."""
+    """Hash the named files and write the folder's manifest, which marks the folder as complete."""
     manifest = Manifest(key, {name: sha256_file(folder / name) for name in sorted(files)}, info or {})
     write_json(folder / MANIFEST, {"key": manifest.key, "files": manifest.files, "info": manifest.info})
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, or None if there is none.
+    """The manifest of a folder; None if there is none.
 
     Raises:
-        ArtifactError: The manifest is malformed, or names a file outside of the folder.
+        ArtifactError: The manifest is malformed, or names a file outside the folder.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -172,18 +166,14 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _lies_below(name: str) -> bool:
-    """Whether a name is a plain relative path on every system."""
+    """Whether a name is a relative path below the folder on every operating system."""
     if not 0 < len(name) <= 1000 or not name.isprintable() or "\\" in name:
         return False
     return not (PureWindowsPath(name).drive or name.startswith("/")) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check each listed file against its sha256.
-
-    Raises:
-        ArtifactError: A file is missing or altered.
-    """
+    """Raise an ``ArtifactError`` if a listed file is missing or was altered."""
     for name, digest in manifest.files.items():
         path = folder / name
         try:
@@ -199,11 +189,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def is_whole(folder: Path, key: str) -> bool:
-    """Whether a folder is complete under this key.
-
-    Raises:
-        ArtifactError: It is, but a file is missing or altered; or its manifest is malformed.
-    """
+    """Whether a folder is complete under this key; a file that is missing or altered raises an ``ArtifactError``."""
     manifest = read_manifest(folder)
     if manifest is None or manifest.key != key:
         return False

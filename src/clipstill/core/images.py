@@ -1,16 +1,14 @@
-"""Pictures from files: reading them safely, cutting squares, and folders with one sub-folder per class.
+"""Reads image files safely, cuts squares, and lists folders with one sub-folder per class.
 
-Only Pillow and numpy are used, so that the runtime, which works without torch, reads pictures by the same code as
+Only Pillow and numpy are used, so that the runtime, which works without torch, reads images by the same code as
 training and evaluation.
-
-Shapes: N images, H x W pixels, RGB order, uint8.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,24 +16,23 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipstill.core.errors import DataError, PictureTooLargeError
+from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.names import class_key
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
-# Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown pictures.
+# Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _OPENING = threading.Lock()
-# Wider pictures are cut before they are resized: a strip of 60,000 x 1 would need gigabytes otherwise.
+# Largest ratio of the sides when an image is resized; a strip of 60,000 x 1 pixels would need gigabytes.
 WIDEST = 4
 
 
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """Read one picture as upright RGB.
+    """Read one image as upright RGB.
 
     EXIF orientation is applied, the first frame of an animation taken, transparency composited on white, and 16-bit
-    grey scaled to 8. Safe in threads and for untrusted bytes: only decoders of the kinds below are tried, and the size
-    is checked before decoding.
+    grey scaled to 8. Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first.
 
     Args:
         source: A file, or an open seekable stream such as an upload.
@@ -47,7 +44,11 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
-        with _open_lazily(source) as image:
+        # One thread at a time, since warning filters are global. The size of large images is checked below.
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source, formats=_FORMATS)
+        with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
@@ -65,20 +66,11 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
         ) from None
 
 
-def _open_lazily(source: Path | BinaryIO) -> Image.Image:
-    """The picture's header."""
-    # One thread at a time, since warning filters are global. Pillow only warns of large pictures; here they are errors.
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(source, formats=_FORMATS)
-
-
 def _reason(error: Exception, source: Path | BinaryIO) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture of a kind that is known: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
-    lines = str(error).splitlines()
-    detail = lines[0] if lines else type(error).__name__
-    return detail.replace(str(source), source.name) if isinstance(source, Path) else detail
+    reason = reason_of(error)
+    return reason.replace(str(source), source.name) if isinstance(source, Path) else reason
 
 
 def _too_large(name: str, size: str) -> str:
@@ -99,12 +91,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.ndarray:
-    """Scale the short side to ``round(size / crop_fraction)``, then cut the centre square.
+    """Scale the short side of an RGB image to ``round(size / crop_fraction)``, then cut the centre square.
 
     These are the steps of ``core.protocols.Preprocess`` before the scaling to [0, 1], by Pillow's antialiased bicubic.
 
     Args:
-        image: RGB picture.
+        image: RGB image.
         size: Side of the result in pixels.
         crop_fraction: Share of the short side that is kept, in (0, 1].
 
@@ -119,7 +111,7 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
         image = image.crop((left, top, left + keep_w, top + keep_h))
         width, height = image.size
     side = max(size, round(size / crop_fraction))
-    # Sizes are cut off and the crop's corner rounded, as in torchvision, so that its users get equal pixels.
+    # As in torchvision, sizes are rounded down and the corner of the crop to the nearest pixel, for equal pixels.
     new_width, new_height = width * side // short, height * side // short
     if (new_width, new_height) != (width, height):
         image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
@@ -129,39 +121,31 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
 
 @dataclass
 class ImageFolder:
-    """A folder of photos with one sub-folder per class.
-
-    Attributes:
-        path: The folder.
-        classes: Class names of the task; labels are positions in it.
-        items: (file, label), sorted by label and path.
-        skipped: (file, reason) of files whose suffix is not that of an image.
-    """
+    """The photos of a folder with one sub-folder per class."""
 
     path: Path
-    classes: tuple[str, ...]
-    items: list[tuple[Path, int]] = field(default_factory=list)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    classes: tuple[str, ...]  # Class names of the task; a label is a position in it.
+    items: list[tuple[Path, int]] = field(default_factory=list)  # File and label, sorted by label and path.
+    skipped: list[tuple[Path, str]] = field(default_factory=list)  # Other files, and why they are skipped.
 
     @property
     def classes_without_images(self) -> list[str]:
-        """Class names without a picture."""
+        """Names of the classes that have no image."""
         present = {label for _, label in self.items}
         return [name for label, name in enumerate(self.classes) if label not in present]
 
     @classmethod
     def open(cls, path: Path | str, classes: Sequence[str]) -> ImageFolder:
-        """List the pictures of the classes; folder names match without case, spaces, underscores and hyphens.
+        """List the images of the classes; names of folders match without case, spaces, underscores and hyphens.
 
         Raises:
-            DataError: No such folder, no sub-folder that matches a class, or no picture in those that do.
+            DataError: No such folder, no sub-folder that matches a class, or no image in those that do.
         """
         path = Path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
-        by_key: dict[str, int] = {}
-        for label, name in enumerate(classes):
-            by_key.setdefault(class_key(name), label)
+        # Of two classes with the same key, the first wins.
+        by_key = {class_key(name): label for label, name in reversed(list(enumerate(classes)))}
         exact = {name: label for label, name in enumerate(classes)}
         try:
             names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -175,7 +159,7 @@ class ImageFolder:
                 f"{_some(names) or 'no sub-folders'}."
             )
         found = cls(path, tuple(classes))
-        found._collect([(path / name, label) for label, name in matched])
+        found._collect((path / name, label) for label, name in matched)
         if not found.items:
             raise DataError(
                 f"the class folders of {path} ({_some([name for _, name in matched])}) hold no images. "
@@ -185,10 +169,10 @@ class ImageFolder:
 
     @classmethod
     def without_labels(cls, path: Path | str) -> ImageFolder:
-        """List all pictures of a folder and its sub-folders; the label of each is -1.
+        """List all images of a folder and its sub-folders; the label of each is -1.
 
         Raises:
-            DataError: No such folder, or no picture in it.
+            DataError: No such folder, or no image in it.
         """
         path = Path(path)
         if not path.is_dir():
@@ -199,7 +183,7 @@ class ImageFolder:
             raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
         return found
 
-    def _collect(self, folders: Sequence[tuple[Path, int]]) -> None:
+    def _collect(self, folders: Iterable[tuple[Path, int]]) -> None:
         try:
             for folder, label in folders:
                 for file in sorted(folder.rglob("*")):
@@ -223,20 +207,11 @@ def _some(names: Sequence[str], limit: int = 8) -> str:
 
 
 def iterate(
-    folder: ImageFolder,
-    size: int,
-    crop_fraction: float,
-    batch: int,
-    on_skip: Callable[[Path, str], None],
+    folder: ImageFolder, size: int, crop_fraction: float, batch: int, on_skip: Callable[[Path, str], None]
 ) -> Iterator[tuple[np.ndarray, list[int], list[Path]]]:
-    """Read the folder in batches; files that cannot be read are reported and skipped.
+    """Read the folder in batches of at most ``batch`` images, cut by ``fit_square``.
 
-    Args:
-        folder: The folder.
-        size: Side of the squares in pixels.
-        crop_fraction: See ``fit_square``.
-        batch: Images per batch, at most.
-        on_skip: Called with the path and the reason for each file that is skipped.
+    A file that cannot be read is skipped; ``on_skip`` is called with its path and the reason.
 
     Yields:
         uint8 (N, size, size, 3), N labels, N paths; N >= 1.

@@ -1,4 +1,4 @@
-"""Tables that results show in a notebook."""
+"""Tables of results in a notebook."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from html import escape
 
 
 def html_table(rows: Mapping[str, object]) -> str:
-    """Two columns as HTML; values that are None are left out."""
-    cells = (
-        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in rows.items()
-        if value is not None
-    )
+    """Names and values as two columns in HTML; rows whose value is None are left out."""
+    shown = {name: value for name, value in rows.items() if value is not None}
+    cells = (f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in shown.items())
     return f"<table>{''.join(cells)}</table>"
 
 
-def percent(share: float | None) -> str | None:
-    """``81.4 %``; None for what was not measured."""
-    return None if share is None else f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """``81.4 %``; ``-`` for what was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -1,4 +1,4 @@
-"""ONNX files on the CPU: the one way in which models are opened. Only onnxruntime is needed."""
+"""Opens ONNX files on the CPU; only onnxruntime is needed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ if TYPE_CHECKING:
 
 
 def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU.
-
-    Args:
-        path: The ONNX file.
-        threads: Threads inside one operation; 0 lets onnxruntime choose.
+    """Open an ONNX file on the CPU; with 0 ``threads`` inside one operation, onnxruntime chooses their number.
 
     Raises:
-        ArtifactError: The file is no model that onnxruntime can run.
+        ArtifactError: onnxruntime cannot run the file.
         ResourceError: onnxruntime is not installed.
     """
     try:
@@ -28,11 +24,10 @@ def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         raise ResourceError("onnxruntime is not installed; a bundle runs on it: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Print fatal errors only: all others are raised, and shown in one line.
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # Print fatal errors only; all others are raised.
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds differ between versions
+    except Exception as error:  # The classes of onnxruntime's errors differ between versions.
         raise ArtifactError(
             f"{path} cannot be run by onnxruntime ({reason_of(error)}). Make the bundle again."
         ) from error

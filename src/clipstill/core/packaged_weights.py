@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.checkpoints import read_state
-from clipstill.core.errors import ResourceError, UnknownNameError, did_you_mean
+from clipstill.core.errors import ResourceError
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The input of the original TensorFlow networks is (x - 127) / 128 on 0..255. ImageNet's usual mean and standard
-# deviation cost 3 to 12 points of accuracy.
+# The original TensorFlow networks take (x - 127) / 128, x in 0..255. ImageNet's usual mean and standard deviation cost
+# 3 to 12 points of accuracy.
 LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 
@@ -58,13 +58,9 @@ LITE = {
 
 
 def lite_state_dict(size: str) -> dict[str, Tensor]:
-    """The weights of ``"lite0"`` or ``"lite2"`` under timm's key names.
-
-    Returns:
-        timm key -> tensor; the classifier of the 1,000 ImageNet classes is ``classifier.weight``, ``classifier.bias``.
+    """The weights of a size in ``LITE``, with its classifier of the 1,000 ImageNet classes, under timm's key names.
 
     Raises:
-        UnknownNameError: No such size.
         ResourceError: The package is not installed, or its file is not the pinned one.
     """
     import timm
@@ -86,10 +82,6 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
 
 def lite_path(size: str) -> Path:
     """Path of the checked file of weights; errors as in ``lite_state_dict``."""
-    if size not in LITE:
-        raise UnknownNameError(
-            f"no packaged weights named '{size}'.{did_you_mean(size, LITE)} There are: {', '.join(LITE)}."
-        )
     weights = LITE[size]
     spec = importlib.util.find_spec(weights.package)
     if spec is None or not spec.submodule_search_locations:
@@ -107,7 +99,7 @@ def lite_path(size: str) -> Path:
 
 
 def lite_provenance(size: str) -> Provenance:
-    """Licence and source of the weights; the package need not be installed."""
+    """Licence and source of the weights, also if the package is not installed."""
     weights = LITE[size]
     return Provenance(
         name=f"EfficientNet-{size.capitalize()}, ImageNet-1k weights",

@@ -1,33 +1,33 @@
-"""Messages and progress: notes go to the logger ``clipstill``, progress to whoever listens, else to the logger too.
+"""Messages and progress. Messages go to the logger ``clipstill``, progress to a listener or else to the logger.
 
-The command line shows both on standard error; standard output belongs to results, so that ``--json`` can be piped.
+The command line shows both on standard error, since standard output is for results.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-LINE_EVERY_S = 5.0
+_LINE_EVERY_S = 5.0
 logger = logging.getLogger("clipstill")
 
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """How far a piece of work is.
+    """Progress of a piece of work.
 
     Attributes:
-        title: What is done, such as ``"synthesis"``.
+        title: Name of the work, such as ``"synthesis"``.
         done: Units that are done.
-        total: All units; None where their number is unknown.
-        unit: What is counted, such as ``"img"``.
-        per_second: Units per second since this call began; None before the first one.
+        total: Number of units; None if unknown.
+        unit: Unit of the counts, such as ``"img"``.
+        per_second: Units per second since this call began; None before the first unit.
         facts: Further values, such as a loss.
         finished: Whether this is the last event of this work.
     """
@@ -42,7 +42,7 @@ class ProgressEvent:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until all units are done at the present rate; None where that is unknown."""
+        """Seconds until all units are done at this rate; None if unknown."""
         return None if self.total is None or not self.per_second else (self.total - self.done) / self.per_second
 
     def line(self) -> str:
@@ -62,7 +62,7 @@ _listener: ContextVar[Listener | None] = ContextVar("clipstill progress listener
 
 @contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Send progress to a function while this lasts; None leaves it with the logger."""
+    """Send progress inside the ``with`` block to a function; None leaves it with the logger."""
     token = _listener.set(listener)
     try:
         yield
@@ -71,17 +71,17 @@ def listening(listener: Listener | None) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Note one line of progress."""
+    """Log one line of progress."""
     logger.info(message)
 
 
 def warn(message: str) -> None:
-    """Note one line that must not be missed."""
+    """Log one line that must not be missed."""
     logger.warning(message)
 
 
 def warnings_only() -> None:
-    """Leave notes of progress out for the rest of this process: workers whose leader reports for all, ``--quiet``."""
+    """Hide progress for the rest of this process: for ``--quiet``, and in workers whose first rank reports for all."""
     logger.setLevel(logging.WARNING)
 
 
@@ -95,19 +95,20 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are: ``dog, cat and 3 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def short(value: Any) -> str:
-    """A value with three digits that count."""
+    """A value with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 class Progress:
-    """Counts work that takes longer than a moment.
+    """Counts the units of long work and reports them.
 
-    Args:
-        title: What is done, such as ``"synthesis"``.
-        total: Number of units; None where that is unknown.
-        unit: What is counted, such as ``"img"``.
-        done: Units that were done by an earlier call; they do not enter the rate.
+    Units ``done`` by an earlier call do not count for the rate.
 
     Example:
         >>> with Progress("synthesis", total=280, unit="img") as bar:
@@ -126,7 +127,7 @@ class Progress:
         return self
 
     def advance(self, n: int = 1, **facts: Any) -> None:
-        """Count ``n`` more units; ``facts`` (such as a loss) are shown beside them."""
+        """Count ``n`` more units; ``facts`` such as a loss are shown beside them."""
         self.done += n
         self._facts = facts or self._facts
         self._tell()
@@ -137,17 +138,19 @@ class Progress:
         if _listener.get() is not None:
             self._tell(finished=True)
         elif kind is None and self._last_line > self._start:
-            # Short work that never printed stays silent; what did print says how it ended.
+            # Work that has logged a line logs its end too; short work logs nothing.
             say(f"{self.title}: {self.done} {self.unit} in {span(time.monotonic() - self._start)}")
 
     def _tell(self, *, finished: bool = False) -> None:
         now = time.monotonic()
         seconds, counted = now - self._start, self.done - self._before
         per_second = counted / seconds if counted and seconds > 0 else None
-        event = ProgressEvent(self.title, self.done, self.total, self.unit, per_second, self._facts, finished)
+        event = ProgressEvent(
+            self.title, self.done, self.total, self.unit, per_second=per_second, facts=self._facts, finished=finished
+        )
         listener = _listener.get()
         if listener is not None:
             listener(event)
-        elif now - self._last_line >= LINE_EVERY_S:
+        elif now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             say(event.line())

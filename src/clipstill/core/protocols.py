@@ -16,27 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Source and licence of weights.
+    """Source and licence of weights."""
 
-    Attributes:
-        name: Name of the part, such as ``"EfficientNet-Lite0 image tower"``.
-        licence: SPDX identifier or a plain name.
-        source: Package, file or model name.
-        sha256: Hash of the weights; empty for parts without weights.
-    """
-
-    name: str
-    licence: str
-    source: str
-    sha256: str = ""
+    name: str  # Name of the part, such as ``"EfficientNet-Lite0 image tower"``.
+    licence: str  # SPDX identifier or a plain name.
+    source: str  # Package, file or model name.
+    sha256: str = ""  # Hash of the weights; empty for parts without weights.
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Preprocessing of image files for a model.
 
-    Resize so that the short side is ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x
-    ``size`` centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
+    Resize the short side to ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x ``size``
+    centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
     """
 
     size: int
@@ -47,27 +40,16 @@ class Preprocess:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A CLIP-like dual encoder.
+    """A CLIP-like dual encoder."""
 
-    Attributes:
-        name: Name as the user wrote it.
-        image_size: Side in pixels that the image tower was trained for.
-        dim: D.
-        logit_scale: Factor of the cosines before a softmax.
-        preprocess: Preprocessing of image files.
-        templates: Set of templates in ``clipstill.text.templates`` that suits the text tower.
-        image_parameters: Number of parameters of the image tower.
-        provenance: Source of all weights.
-    """
-
-    name: str
-    image_size: int
-    dim: int
-    logit_scale: float
-    preprocess: Preprocess
-    templates: str
-    image_parameters: int
-    provenance: Sequence[Provenance]
+    name: str  # Name as the user wrote it.
+    image_size: int  # Side in pixels that the image tower was trained for.
+    dim: int  # D.
+    logit_scale: float  # Factor of cosines before a softmax.
+    preprocess: Preprocess  # Preprocessing of image files.
+    templates: str  # Set of templates in ``clipstill.text.templates`` that suits the text tower.
+    image_parameters: int  # Number of parameters of the image tower.
+    provenance: Sequence[Provenance]  # Source of all weights.
 
     @property
     def weights_sha256(self) -> str:
@@ -88,14 +70,9 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class BatchNormTeacher(Teacher, Protocol):
-    """A teacher whose image tower carries BatchNorm statistics.
+    """A teacher whose image tower has BatchNorm statistics."""
 
-    Attributes:
-        statistics_networks: Packaged ImageNet networks (``core.packaged_weights``) that have these statistics; empty if
-            none has.
-    """
-
-    statistics_networks: tuple[str, ...]
+    statistics_networks: tuple[str, ...]  # Networks in ``core.packaged_weights.LITE`` with these statistics, if any.
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the mean of the layers' ``core.batchnorm.statistics_gaps``, which couples images."""
@@ -103,13 +80,9 @@ class BatchNormTeacher(Teacher, Protocol):
 
 @runtime_checkable
 class PromptedTeacher(Teacher, Protocol):
-    """A teacher with learnable prompts, which are its only parameters.
+    """A teacher with learnable prompts, which are its only parameters."""
 
-    Attributes:
-        learns_after_towers: Whether the prompts act after the frozen image tower, whose output can then be cached.
-    """
-
-    learns_after_towers: bool
+    learns_after_towers: bool  # Whether the prompts act after the frozen image tower, whose output can be cached.
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
         """Unit vectors (C, D), float32, differentiable to the prompts."""
@@ -121,7 +94,7 @@ class PromptedTeacher(Teacher, Protocol):
         """Unit vectors (N, D), float32, of the teacher without prompts."""
 
     def prompted_image(self, x_N3HW: Tensor, plain_ND: Tensor) -> Tensor:
-        """As ``encode_image``, given ``plain_image``; ``x_N3HW`` is ignored if the prompts act after the towers."""
+        """As ``encode_image``, given ``plain_image``; ``x_N3HW`` is not read if ``learns_after_towers``."""
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
         """The prompts."""
@@ -129,21 +102,13 @@ class PromptedTeacher(Teacher, Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """A frozen differentiable map from a latent to an image.
+    """A frozen differentiable map from a latent to an image."""
 
-    Attributes:
-        name: Name in the registry.
-        provenance: Source of the weights.
-        lr_factor: Learning rate of the latents, as a multiple of that of plain pixels.
-        tv_factor: Share of the total variation's weight, in [0, 1]; less for generators that make little noise.
-        stride: Pixels per latent cell; sides of images are multiples of it.
-    """
-
-    name: str
-    provenance: Sequence[Provenance]
-    lr_factor: float
-    tv_factor: float
-    stride: int
+    name: str  # Name in the registry.
+    provenance: Sequence[Provenance]  # Source of the weights.
+    lr_factor: float  # Learning rate of the latents, as a multiple of that of pixels.
+    tv_factor: float  # Factor in [0, 1] of the weight of total variation; small for generators that make little noise.
+    stride: int  # Pixels per latent cell; sides of images are multiples of it.
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
         """One latent per seed, in tensors with first dimension N; ``size`` is rounded up to whole latent cells."""
@@ -155,10 +120,10 @@ class Generator(Protocol):
         """Clip the latents to their valid box in place, without gradient."""
 
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """How unlikely each latent is: loss_N >= 0, zeros without a prior."""
+        """How unlikely each latent is: loss_N, at least 0; zeros without a prior."""
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
-        """Latents of the same images at another side in pixels, to continue a coarse image at a finer size."""
+        """Latents of the same images with another side in pixels, to continue a coarse image at a finer size."""
 
     def codes(self, latents: Sequence[Tensor]) -> Tensor | None:
         """Codebook indices (N, h, w) of each image; None without a codebook."""
@@ -166,15 +131,10 @@ class Generator(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A text-to-image model, the alternative to inversion; registered as a generator.
+    """A text-to-image model, the alternative to inversion; registered as a generator."""
 
-    Attributes:
-        name: Name in the registry.
-        provenance: Source of the weights.
-    """
-
-    name: str
-    provenance: Sequence[Provenance]
+    name: str  # Name in the registry.
+    provenance: Sequence[Provenance]  # Source of the weights.
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
         """One image (N, 3, size, size) in [0, 1] per text and seed, each from its own seed alone."""

@@ -1,7 +1,7 @@
-"""Tables of parts by name. A part is imported when it is asked for.
+"""Tables of parts by name; a part is imported when it is first used.
 
-A third-party package adds a part by an entry point in the group ``clipstill.<kind>s``, such as ``clipstill.teachers``,
-whose name is the part's name.
+A third-party package adds a part by an entry point of its name in the group ``clipstill.<kind>s``, such as
+``clipstill.teachers``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
 
 
 class Registry:
-    """Maps names to ``module:attribute`` paths.
+    """Maps names to ``"package.module:attribute"`` paths.
 
     Args:
         kind: Singular noun for messages and the entry-point group, such as ``"teacher"``.
-        table: Name -> ``"package.module:attribute"``.
-        prefixes: The same for families, whose names go on after a colon, such as ``openclip:ViT-B-32/openai``.
+        table: Path of each name.
+        prefixes: Path of each family, whose names continue after a colon, as in ``openclip:ViT-B-32/openai``.
     """
 
     def __init__(self, kind: str, table: dict[str, str], prefixes: dict[str, str] | None = None) -> None:
@@ -35,13 +35,10 @@ class Registry:
         return sorted(self._table) + sorted(f"{prefix}:..." for prefix in self._prefixes)
 
     def resolve(self, name: str) -> tuple[Any, str]:
-        """Load the object behind a name.
-
-        Returns:
-            The object, and the part of the name after the family prefix (an empty string for plain names).
+        """Load the object of a name; also returns what follows the prefix of a family, else an empty string.
 
         Raises:
-            UnknownNameError: No part of that name.
+            UnknownNameError: There is no such name.
         """
         self._scan()
         prefix, colon, rest = name.partition(":")

@@ -1,4 +1,4 @@
-"""Seeds made from names, one for each thing that is drawn, so that order and batch size do not matter."""
+"""Seeds made from names, one for each random draw, so that results do not depend on order and batch size."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The mark of synthetic pictures: IPTC's digital source type, as XMP inside the file.
+"""Marks synthetic pictures by IPTC's digital source type, as XMP inside the file.
 
-The term is ``trainedAlgorithmicMedia``: made by a model that was derived from sampled content. It fits images that are
-optimised by a teacher that learned from photos, also with example photos, of which no pixel is copied. Pages that show
-such images beside other things are ``compositeWithTrainedAlgorithmicMedia``.
+``trainedAlgorithmicMedia`` means made by a model that was derived from sampled content. That holds for images that are
+optimised by a teacher that learned from photos, also with example photos, of which no pixel is copied. Pictures that
+show such images beside other things are ``compositeWithTrainedAlgorithmicMedia``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ PARTLY_SYNTHETIC = f"{_TERMS}compositeWithTrainedAlgorithmicMedia"
 def save_marked(
     image: Image.Image, target: Path | IO[bytes], kind: str, source_type: str = SYNTHETIC, **options: Any
 ) -> None:
-    """Write a picture with the mark; equal pictures give equal bytes.
+    """Write a picture of the ``kind`` ``PNG``, ``WEBP`` or ``JPEG`` with the mark; ``options`` are those of Pillow.
 
-    Args:
-        image: The picture.
-        target: A path or an open stream.
-        kind: ``PNG``, ``WEBP`` or ``JPEG``.
-        source_type: One of the terms above.
-        options: Options of Pillow's writer, such as ``quality``.
+    Equal pictures give equal bytes.
     """
     xmp = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -39,7 +34,7 @@ def save_marked(
         from PIL.PngImagePlugin import PngInfo
 
         marks = PngInfo()
-        # Also as plain text, for people who look at a PNG's chunks.
+        # Also as plain text, for people who read the chunks of a PNG.
         marks.add_text("DigitalSourceType", source_type)
         marks.add_text("Software", "clipstill")
         marks.add_itxt("XML:com.adobe.xmp", xmp)

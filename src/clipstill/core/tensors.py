@@ -1,7 +1,4 @@
-"""Tensors as values: class logits, digests, files.
-
-Shapes: N images, C classes, D teacher dimensions.
-"""
+"""Functions of tensors: class logits, digests, files."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float | Tensor) -> Tensor:
-    """Class logits of unit vectors: the scaled cosine with each class vector.
+    """Class logits (N, C) of N images and C classes: the scaled cosine with each class vector.
 
     Args:
         feat_ND: Unit vectors of images, with any number of leading dimensions.
@@ -38,10 +35,6 @@ def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float | Tensor) -> 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file, whole or not at all.
-
-    Raises:
-        ResourceError: The disk is full or not writable.
-    """
+    """Write one safetensors file atomically."""
     # Cloned, because safetensors refuses tensors that share memory or lie channels-last.
     write_bytes(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))

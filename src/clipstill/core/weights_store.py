@@ -1,11 +1,7 @@
-"""Weights that the user imported: one folder per name, with the tensors and facts about them.
+"""Weights that the user imported.
 
-```
-~/.cache/clipstill/weights/     or the folder in CLIPSTILL_WEIGHTS
-  vqgan-f16-16384/
-    model.safetensors
-    config.json                 kind, architecture, licence, source, hashes; written last
-```
+Each name has a folder below ``~/.cache/clipstill/weights`` or the folder in ``CLIPSTILL_WEIGHTS``, with
+``model.safetensors`` and a ``config.json`` of facts about them, which is written last.
 """
 
 from __future__ import annotations
@@ -37,28 +33,24 @@ class WeightsFacts:
     """The content of ``config.json``."""
 
     kind: str  # Part that reads the weights, such as ``"vqgan"``.
-    architecture: dict[str, Any] = field(hash=False)  # Sizes as JSON values, for that part.
+    architecture: dict[str, Any] = field(hash=False)  # Sizes as JSON values, read by that part.
     licence: str = UNKNOWN  # SPDX identifier, a plain name, or ``"unknown"``.
     source: str = UNKNOWN  # Where the user got the file.
-    trained_on: str = UNKNOWN  # Training pictures, as the publisher says, or ``"unknown"``.
+    trained_on: str = UNKNOWN  # Training images according to the publisher, or ``"unknown"``.
     foreign_sha256: str = ""  # Hash of the file that was imported.
     sha256: str = ""  # Hash of ``model.safetensors``.
 
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Imported weights under a name, which is also that of their folder."""
+    """Imported weights; the name is that of their folder."""
 
     name: str
     folder: Path
     facts: WeightsFacts
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights on the CPU.
-
-        Raises:
-            ArtifactError: The file is missing or altered.
-        """
+        """The weights on the CPU; a file that is missing or altered raises an ``ArtifactError``."""
         from safetensors.torch import load_file
 
         path = self.folder / WEIGHTS_FILE
@@ -75,7 +67,7 @@ class StoredWeights:
 
 
 def weights_folder() -> Path:
-    """The folder of all imported weights: that in ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
+    """The folder of all imported weights: ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
     named = os.environ.get(ENVIRONMENT)
     if named:
         return Path(named).expanduser()
@@ -84,15 +76,8 @@ def weights_folder() -> Path:
 
 
 def stored_weights(kind: str | None = None) -> list[StoredWeights]:
-    """All imported weights, or those of one kind, sorted by name.
-
-    Raises:
-        ArtifactError: A ``config.json`` is damaged.
-    """
-    folder = weights_folder()
-    if not folder.is_dir():
-        return []
-    entries = [open_weights(each) for each in sorted(folder.iterdir()) if (each / CONFIG_FILE).is_file()]
+    """All imported weights, or those of one kind, sorted by name; ``ArtifactError`` if a ``config.json`` is damaged."""
+    entries = [open_weights(each.parent) for each in sorted(weights_folder().glob(f"*/{CONFIG_FILE}"))]
     return [entry for entry in entries if kind is None or entry.facts.kind == kind]
 
 
@@ -100,7 +85,7 @@ def open_weights(folder: Path) -> StoredWeights:
     """Imported weights by their folder, inside the store or elsewhere.
 
     Raises:
-        ArtifactError: ``config.json`` is missing, malformed, or of something else.
+        ArtifactError: ``config.json`` is missing, or does not describe weights.
     """
     raw = read_json(folder / CONFIG_FILE)
     try:
@@ -119,17 +104,11 @@ def open_weights(folder: Path) -> StoredWeights:
 
 
 def store_weights(name: str, tensors: Mapping[str, Tensor], facts: WeightsFacts) -> StoredWeights:
-    """Store weights under a name; importing the same file again changes the facts only.
-
-    Args:
-        name: Letters, digits, ``.``, ``_`` and ``-``.
-        tensors: The weights.
-        facts: Facts without ``sha256``, which is computed here.
+    """Store weights under a name; importing the same file again changes the facts only. Computes ``facts.sha256``.
 
     Raises:
         ConfigError: The name is malformed, or other weights have it.
         ArtifactError: The ``config.json`` of that name is damaged.
-        ResourceError: The disk is full or not writable.
     """
     from safetensors.torch import save_file
 

@@ -22,10 +22,10 @@ def open_dataset(where: str | Path) -> Dataset:
 
     Raises:
         DataError: A file or folder is missing or malformed.
-        UnknownNameError: No such layout.
+        UnknownNameError: There is no such layout.
     """
     layout, colon, root = str(where).partition(":")
-    # A drive letter ("C:\photos") is one letter; no layout's name is.
+    # One letter is a drive, as in "C:\photos".
     if colon and len(layout) > 1:
         if layout not in LAYOUTS:
             known = ", ".join(LAYOUTS)

@@ -1,7 +1,7 @@
 """The eleven data sets of CoOp in their published layouts and splits.
 
-Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022; its ``DATASETS.md`` says where to get
-images and split files. Its few-shot lists are pickles and are not read: see ``Dataset.few``.
+Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022. Its few-shot lists are pickles and are
+not read, see ``Dataset.few``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data set are."""
+    """Places of a data set's files."""
 
     folder: str  # Folder below the root.
-    images: str  # Folder of the images, below ``folder``; the split file's paths are relative to it.
+    images: str  # Folder of the images below ``folder``; the paths in the split file are relative to it.
     split: str = ""  # Split file below ``folder``; empty for data sets with lists of another form.
-    # Class name in the split file -> name in prompts, where they differ.
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)  # Names that replace those in the split file.
     dropped: frozenset[str] = frozenset()  # Classes that are left out.
 
 
-# Names are those of the template sets in clipstill.text.templates.
+# The names are those of template sets in clipstill.text.templates.
 LAYOUTS = {
     "imagenet": Layout("imagenet", "images"),
     "caltech101": Layout(
@@ -68,11 +67,7 @@ LAYOUTS = {
 
 
 def open_layout(name: str, root: Path) -> Dataset:
-    """Read the lists of a data set below ``root``.
-
-    Raises:
-        DataError: A folder or a list is missing or malformed.
-    """
+    """Read the lists of a data set below ``root``."""
     folder = root / LAYOUTS[name].folder
     _check_folder(name, folder)
     read = {"imagenet": _imagenet, "fgvc_aircraft": _aircraft}.get(name, _from_split)
@@ -106,7 +101,7 @@ def _from_split(name: str, folder: Path) -> Named:
         raise DataError(
             f"{path} is no split file: it needs lists train, val and test of [path, label, class name]. Fetch it again."
         ) from None
-    # Labels without gaps where classes were dropped.
+    # Close the gaps of dropped classes.
     labels = sorted({label for items in parts.values() for _, label, _ in items})
     return {
         part: [(image, labels.index(label), spoken(layout.names.get(each, each))) for image, label, each in items]
@@ -115,7 +110,7 @@ def _from_split(name: str, folder: Path) -> Named:
 
 
 def _imagenet(name: str, folder: Path) -> Named:
-    """Folders of WordNet ids with their names in ``classnames.txt``; the validation set is the test set."""
+    """Folders named by WordNet ids, whose class names are in ``classnames.txt``; ImageNet is tested on ``val``."""
     names = dict(line.split(" ", 1) for line in _lines(name, folder / "classnames.txt"))
     parts: Named = {"train": [], "test": []}
     for part, place in (("train", "train"), ("test", "val")):
@@ -130,7 +125,7 @@ def _imagenet(name: str, folder: Path) -> Named:
 
 
 def _aircraft(name: str, folder: Path) -> Named:
-    """Lists of image number and variant."""
+    """Lists of image numbers with their variants."""
     labels = {variant: label for label, variant in enumerate(_lines(name, folder / "variants.txt"))}
     parts: Named = {part: [] for part in SPLITS}
     for part, items in parts.items():

@@ -14,11 +14,7 @@ _COLUMNS = ("path", "class", "split")
 
 
 def open_folders(folder: Path) -> Dataset:
-    """Read ``train/CLASS``, ``test/CLASS``, and ``val/CLASS`` if it exists; classes in alphabetical order.
-
-    Raises:
-        DataError: A folder is missing or empty, or ``test`` has other classes than ``train``.
-    """
+    """Read ``train/CLASS``, ``test/CLASS``, and ``val/CLASS`` if it exists; classes in alphabetical order."""
     for needed in ("train", "test"):
         if not (folder / needed).is_dir():
             raise DataError(f"{folder} has no folder '{needed}'. A data set has train/CLASS and test/CLASS.")
@@ -41,9 +37,6 @@ def open_csv(path: Path) -> Dataset:
     """Read a table with the columns path, class and split (train, val or test).
 
     Paths are relative to the table's folder; labels follow the alphabetical order of the classes.
-
-    Raises:
-        DataError: A column is missing, a split is unknown, or train or test is empty.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

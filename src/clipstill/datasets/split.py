@@ -1,4 +1,4 @@
-"""A data set as lists of labelled files: training, validation and test."""
+"""Data sets as lists of labelled files for training, validation and test."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ HALVES: tuple[Half, ...] = get_args(Half)
 class Dataset:
     """Files with labels; a label is a position in ``classes``."""
 
-    name: str  # Name of the layout or the folder.
+    name: str  # Name of the layout, the folder or the table.
     root: Path  # A folder above all files.
-    classes: tuple[str, ...]  # Class names in the order of the labels.
-    train: tuple[Item, ...]  # Training files.
-    val: tuple[Item, ...]  # Validation files; may be empty.
-    test: tuple[Item, ...]  # Test files.
-    layout: str | None = None  # Published layout that the data set was read by; None for the user's own data.
+    classes: tuple[str, ...]
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]  # May be empty.
+    test: tuple[Item, ...]
+    layout: str | None = None  # Published layout of the data set; None for the user's own data.
 
     def half(self, which: Half) -> Dataset:
-        """The base or the novel classes only, labels counted from 0 again.
+        """Only the base or the novel classes, with labels from 0 again.
 
         Source: Zhou et al., CVPR 2022 (CoCoOp), the base-to-novel protocol.
         """
         kept = half_of(len(self.classes), which)
-
         items: dict[str, Any] = {
             split: tuple((path, label - kept.start) for path, label in getattr(self, split) if label in kept)
             for split in SPLITS
@@ -47,14 +46,14 @@ class Dataset:
         return replace(self, classes=self.classes[kept.start : kept.stop], **items)
 
     def few(self, shots: int, seed: int) -> Dataset:
-        """The same with at most ``shots`` training files and ``min(shots, 4)`` validation files per class.
+        """At most ``shots`` training files and ``min(shots, 4)`` validation files per class, drawn by class name.
 
-        The draw of a class does not depend on the other classes. It is not CoOp's, whose lists are pickles.
+        The draw is not CoOp's, whose lists are pickles.
         """
         return replace(self, train=self._drawn(self.train, shots, seed), val=self._drawn(self.val, min(shots, 4), seed))
 
     def folder(self, split: Literal["train", "val", "test"]) -> ImageFolder:
-        """One split, as evaluation and training read it."""
+        """One split as a folder of photos."""
         return ImageFolder(self.root, self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
 
     def _drawn(self, items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
@@ -71,17 +70,13 @@ class Dataset:
 
 
 def half_of(count: int, which: Half) -> range:
-    """Labels of a half of ``count`` classes; the base half is rounded up: 51 of 101."""
+    """Labels of one half of ``count`` classes; the base half is rounded up: 51 of 101."""
     middle = (count + 1) // 2
     return range(middle) if which == "base" else range(middle, count)
 
 
 def joined(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets of the same classes as one, such as several domains.
-
-    Raises:
-        DataError: Their classes differ.
-    """
+    """Several data sets of the same classes, such as several domains, as one."""
     first = datasets[0]
     for other in datasets[1:]:
         if other.classes != first.classes:
@@ -104,11 +99,7 @@ def without_labels(folder: ImageFolder) -> ImageFolder:
 
 
 def below(place: object, split: Path) -> Path:
-    """A path that a list names.
-
-    Raises:
-        DataError: It leaves the data set's folder.
-    """
+    """A relative path in a list; a ``DataError`` if it leaves the folder of the list."""
     path = Path(str(place))
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{split} names {path}, which lies outside of its folder. Name files below it.")
@@ -116,11 +107,7 @@ def below(place: object, split: Path) -> Path:
 
 
 def in_order(name: str, root: Path, parts: Named) -> Dataset:
-    """A data set from named items.
-
-    Raises:
-        DataError: Labels are not 0 to C - 1 with one name each, or a name holds a control character.
-    """
+    """A data set of named items; a ``DataError`` if labels are not 0 to C - 1, or names are unusable or not unique."""
     names: dict[int, str] = {}
     for items in parts.values():
         for _, label, class_name in items:

@@ -1,6 +1,6 @@
-"""The state of a training run in one file: tensors as safetensors, facts as JSON in the same file's header.
+"""The state of a training run in one file: tensors as safetensors, facts as JSON in its header.
 
-One file and one rename: a kill at any moment leaves the last whole state.
+The file is replaced in one rename, so a kill at any moment leaves a complete state.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from clipstill.core.files import write_bytes
 
 @dataclass(frozen=True)
 class Saved:
-    """Tensors by name, and JSON facts."""
+    """A state that was read."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose name starts with ``prefix.``, without it."""
+        """The tensors that ``with_prefix`` named."""
         start = f"{prefix}."
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a state atomically; its ``facts["key"]`` names everything that it depends on.
+    """Write a state atomically. ``facts["key"]`` is the hash of everything that it depends on.
 
     Raises:
-        ResourceError: The disk is full or not writable; the earlier state is still whole.
+        ResourceError: The disk is full or not writable; the earlier state stays.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(whole, metadata={"facts": json.dumps(dict(facts), sort_keys=True)}))

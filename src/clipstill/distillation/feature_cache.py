@@ -1,7 +1,7 @@
-"""Features of augmented views, computed once: they make training a head on a frozen backbone nearly free.
+"""Features of augmented views, computed once: training a head on a frozen backbone is then nearly free.
 
-Each pass over the images is a file of its own. A killed run computes only the passes that are missing, and a run with
-other head settings computes none.
+Each pass over the images has its own file: a killed run computes only the missing passes, and a run with other head
+settings computes none.
 
 Shapes: N images, F student features, D teacher dimensions.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,85 +23,67 @@ from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.soft_labels import SoftLabels
-from clipstill.distillation.views import Views, plain_view, to_unit, views_of
+from clipstill.distillation.views import plain_view, to_unit, views_of
 
 if TYPE_CHECKING:
     from clipstill.distillation.settings import DistilSettings
     from clipstill.students.student import Student
 
-FOLDER = "features"
-# Images per forward pass. Not the batch of training, so that changing that one leaves the cache valid.
+# Images per forward pass. It is not the training batch, whose size may change without a new cache.
 CHUNK = 64
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One view of each image, as both models see it.
-
-    Attributes:
-        student_NF: Pooled features.
-        teacher_ND: Unit vectors.
-        mixed_N: True for views that show a second image too.
-    """
+class Pass(NamedTuple):
+    """One view of each image: the student's pooled features, and the teacher's unit vectors."""
 
     student_NF: Tensor
     teacher_ND: Tensor
-    mixed_N: Tensor
 
 
+@dataclass(frozen=True)
 class FeatureCache:
-    """Computes passes over one set of images and keeps them below ``folder/features``.
+    """Computes passes over one set of images and keeps them in ``folder/features``.
 
     The student's backbone must not be trained while the cache is in use.
     """
 
-    def __init__(
-        self,
-        student: Student,
-        labels: SoftLabels,
-        pixels_N3HW: Tensor,
-        settings: DistilSettings,
-        folder: Path,
-        seed: int = 0,
-    ) -> None:
-        self._student, self._labels, self._pixels, self._settings = student, labels, pixels_N3HW, settings
-        self._folder, self._seed = folder / FOLDER, seed
+    student: Student
+    labels: SoftLabels
+    pixels_N3HW: Tensor
+    settings: DistilSettings
+    folder: Path
+    seed: int = 0
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that the passes depend on."""
-        fit, settings = self._student.preprocess, self._settings
+        fit, settings = self.student.preprocess, self.settings
         return sha256_json(
             {
-                "format": 3,
-                "images": tensor_digest({"images": self._pixels}),
-                "backbone": tensor_digest(self._student.backbone.state_dict()),
+                "format": 4,
+                "images": tensor_digest({"images": self.pixels_N3HW}),
+                "backbone": tensor_digest(self.student.backbone.state_dict()),
                 "normalisation": [fit.mean, fit.std, fit.size],
-                "teacher": self._labels.key,
-                "views": [settings.crop_min, settings.jitter, settings.mix, self._seed],
-                "kernel": settings.kernel,
-                "device": self._student.mean.device.type,
+                "teacher": self.labels.key,
+                "views": [settings.crop_min, settings.jitter, settings.kernel, self.seed],
+                "device": self.student.mean.device.type,
             }
         )
 
     def plain(self) -> Pass:
         """The images as they are, only resized."""
-        return self._pass("plain", None, 0, "features")
+        return self._pass("plain", "features")
 
     def augmented(self, passes: int) -> list[Pass]:
-        """``passes`` random views of each image; the first ones are the same however many are asked for."""
-        views = views_of(self._settings, self._student.preprocess.size)
-        return [
-            self._pass(f"{number:03d}", views, number, f"features, pass {number + 1} of {passes}")
-            for number in range(passes)
-        ]
+        """Random views of each image; the first passes are the same however many are asked for."""
+        return [self._pass(f"{n:03d}", f"features, pass {n + 1} of {passes}", n) for n in range(passes)]
 
-    def _pass(self, name: str, views: Views | None, number: int, title: str) -> Pass:
-        path = self._folder / f"{self.key[:16]}-{name}.safetensors"
+    def _pass(self, name: str, title: str, number: int | None = None) -> Pass:
+        path = self.folder / "features" / f"{self.key[:16]}-{name}.safetensors"
         saved = load_state(path, self.key)
-        # One process computes for all.
+        # The first process computes for all.
         if saved is None and parallel.share()[0] == 0:
-            save_state(path, self._computed(views, number, title), {"key": self.key})
+            save_state(path, self._computed(title, number)._asdict(), {"key": self.key})
         parallel.wait()
         saved = saved or load_state(path, self.key)
         if saved is None:
@@ -109,20 +91,20 @@ class FeatureCache:
         return Pass(**saved.tensors)
 
     @torch.no_grad()
-    def _computed(self, views: Views | None, number: int, title: str) -> dict[str, Tensor]:
-        student = self._student.eval()
-        parts = []
-        with Progress(title, total=len(self._pixels), unit="img") as bar:
-            for start in range(0, len(self._pixels), CHUNK):
-                x_N3HW = to_unit(self._pixels[start : start + CHUNK], student.mean.device)
-                mixed_N = torch.zeros(len(x_N3HW), dtype=torch.bool)
-                if views is None:
+    def _computed(self, title: str, number: int | None) -> Pass:
+        """One pass of random views; without a number, of the images as they are."""
+        student = self.student.eval()
+        views = views_of(self.settings, student.preprocess.size)
+        student_parts, teacher_parts = [], []
+        with Progress(title, total=len(self.pixels_N3HW), unit="img") as bar:
+            for start in range(0, len(self.pixels_N3HW), CHUNK):
+                x_N3HW = to_unit(self.pixels_N3HW[start : start + CHUNK], student.mean.device)
+                if number is None:
                     x_N3HW = plain_view(x_N3HW, student.preprocess.size)
                 else:
-                    x_N3HW, mixed_N = views(x_N3HW, self._seed, "cache", number, start)
+                    x_N3HW = views(x_N3HW, self.seed, "cache", number, start)
                 x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
-                seen = student.features(x_N3HW).float(), self._labels.vectors(x_N3HW).float(), mixed_N
-                parts.append([each.cpu() for each in seen])
+                student_parts.append(student.features(x_N3HW).float().cpu())
+                teacher_parts.append(self.labels.vectors(x_N3HW).float().cpu())
                 bar.advance(len(x_N3HW))
-        names = ("student_NF", "teacher_ND", "mixed_N")
-        return {name: torch.cat(each) for name, each in zip(names, zip(*parts, strict=True), strict=True)}
+        return Pass(torch.cat(student_parts), torch.cat(teacher_parts))

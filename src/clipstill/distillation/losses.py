@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax
 
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.training_data import Batch
@@ -21,6 +21,9 @@ def distillation_loss(logits_BC: Tensor, feat_BD: Tensor | None, batch: Batch, s
         feat_BD: The student's features in the teacher's space; None if they are not matched.
         batch: What the images teach.
         settings: ``loss``, ``temperature`` and the weights of the terms are used.
+
+    Source: The CE and KD rows of Wei et al., ICLR 2025, Table 1, where the hard label is the class that an image was
+    made for. Feature matching: Romero et al., FitNets, ICLR 2015, here with the cosine, the teacher's own measure.
     """
     loss_B = torch.zeros_like(batch.class_B, dtype=logits_BC.dtype)
     if settings.loss != "ce":
@@ -28,16 +31,16 @@ def distillation_loss(logits_BC: Tensor, feat_BD: Tensor | None, batch: Batch, s
         loss_B = loss_B + settings.kd_weight * share * kd_loss(logits_BC, batch.teacher_BC, settings.temperature)
     if settings.loss != "kd":
         label_B = torch.where(batch.class_B >= 0, batch.class_B, batch.teacher_BC.argmax(1))
-        loss_B = loss_B + hard_loss(logits_BC, label_B)
+        loss_B = loss_B + cross_entropy(logits_BC, label_B, reduction="none")
     if feat_BD is not None:
-        loss_B = loss_B + settings.feature_weight * feature_loss(feat_BD, batch.teacher_BD)
+        loss_B = loss_B + settings.feature_weight * (1 - cosine_similarity(feat_BD, batch.teacher_BD, dim=1))
     return loss_B
 
 
 def kd_loss(student_logits_NC: Tensor, teacher_logits_NC: Tensor, temperature: float) -> Tensor:
     """``T ** 2 * KL(softmax(teacher / T) || softmax(student / T))``.
 
-    The factor keeps the size of the gradient when the temperature changes. The teacher's part has no gradient.
+    The factor ``T ** 2`` keeps the size of the gradient when the temperature changes. The teacher gets no gradient.
 
     Args:
         student_logits_NC: Any real numbers.
@@ -49,40 +52,10 @@ def kd_loss(student_logits_NC: Tensor, teacher_logits_NC: Tensor, temperature: f
 
     Source: Hinton et al., 2015, Distilling the Knowledge in a Neural Network.
     """
-    teacher_log_NC = functional.log_softmax(teacher_logits_NC.detach() / temperature, dim=1)
-    student_log_NC = functional.log_softmax(student_logits_NC / temperature, dim=1)
-    gap_NC = functional.kl_div(student_log_NC, teacher_log_NC, reduction="none", log_target=True)
+    teacher_log_NC = log_softmax(teacher_logits_NC.detach() / temperature, dim=1)
+    student_log_NC = log_softmax(student_logits_NC / temperature, dim=1)
+    gap_NC = kl_div(student_log_NC, teacher_log_NC, reduction="none", log_target=True)
     return gap_NC.sum(dim=1) * temperature**2
-
-
-def hard_loss(student_logits_NC: Tensor, label_N: Tensor) -> Tensor:
-    """Cross-entropy with hard labels.
-
-    Args:
-        student_logits_NC: Any real numbers.
-        label_N: Class of each image.
-
-    Returns:
-        loss_N >= 0.
-
-    Source: The CE rows of Wei et al., ICLR 2025, Table 1, with the class that an image was made for.
-    """
-    return functional.cross_entropy(student_logits_NC, label_N, reduction="none")
-
-
-def feature_loss(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """``1 - cos`` of the student's features, projected into the teacher's space, and the teacher's.
-
-    Args:
-        student_ND: Vectors of any length.
-        teacher_ND: Unit vectors, without gradient.
-
-    Returns:
-        loss_N in [0, 2].
-
-    Source: Romero et al., FitNets, ICLR 2015, with the teacher's own measure of distance.
-    """
-    return 1 - functional.cosine_similarity(student_ND, teacher_ND.detach(), dim=1)
 
 
 def agreement(student_logits_NC: Tensor, teacher_logits_NC: Tensor) -> float:

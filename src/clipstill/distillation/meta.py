@@ -1,17 +1,14 @@
-"""Meta knowledge distillation: learning from some styles shall help on the others.
+"""Meta knowledge distillation: what is learned from some styles must help on the others.
 
-Styles are the tasks. Every step splits them anew into those that are learned from (X_tr) and those that the step is
-tried on (X_te):
+Every step splits the styles anew into a group to learn from (X_tr) and a group to test on (X_te). With H the Hessian of
+L(X_tr) and v = grad L(X_te; theta_c), the outer loss and its gradient are
 
-    theta_c   = theta - alpha * grad L(X_tr; theta)
-    L_outer   = L(X_tr; theta) + L(X_te; theta_c)
+    theta_c      = theta - alpha * grad L(X_tr; theta)
+    L_outer      = L(X_tr; theta) + L(X_te; theta_c)
+    grad L_outer = grad L(X_tr; theta) + v - alpha * H v
 
-Its gradient, with H the Hessian of L(X_tr) and v = grad L(X_te; theta_c), is
-
-    grad L(X_tr; theta) + v - alpha * H v
-
-It is computed by three plain backward passes, none of which goes through the inner step, so that a group may come in
-parts, from several processes too, whose gradients are added up.
+Three backward passes compute it. None goes through the inner step, so the gradients of a group's parts, also from
+several processes, can be added up.
 
 Source: Wei et al., ICLR 2025, meta knowledge distillation and its first-order expansion
 g_tr + g_te - alpha * grad(g_tr . g_te) + O(alpha^2); Li et al., Learning to Generalize, AAAI 2018 (MLDG); Nichol et
@@ -22,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,16 +34,12 @@ from clipstill.distillation.settings import DistilSettings, MetaMode
 if TYPE_CHECKING:
     from clipstill.distillation.phases import Phase
 
-# Share of the styles that a step is tried on.
+# Share of the styles in X_te.
 _TEST_SHARE = 0.25
 
 
 class MetaDistillation:
-    """Finds the gradient of each step from groups of styles; a ``FindGradient`` for one phase.
-
-    Raises:
-        ConfigError: There are fewer than two styles.
-    """
+    """Finds the gradient of each step from groups of styles; a ``FindGradient`` for one phase."""
 
     def __init__(self, phase: Phase, settings: DistilSettings) -> None:
         self._phase, self._settings = phase, settings
@@ -62,7 +56,7 @@ class MetaDistillation:
         groups = []
         for place, rows in enumerate(self._rows(step)):
             losses = self._phase.losses(rows, (step, place) if place else (step,))
-            groups.append([self._tried(loss) for loss in losses] if place else losses)
+            groups.append([partial(self._inner_loss, loss) for loss in losses] if place else losses)
         return meta_gradient(self._settings.meta, weights, groups, self._settings.head_lr * lr_share)
 
     def _rows(self, step: int) -> list[Tensor]:
@@ -79,19 +73,15 @@ class MetaDistillation:
             rows.append(pool[order[:size]])
         return rows
 
-    def _tried(self, loss: Loss) -> Loss:
-        """A loss at weights that the student will never have: those of an inner step."""
-
-        def tried(weights: Weights) -> Tensor:
-            with statistics_kept(self._phase.learner):
-                return loss(weights)
-
-        return tried
+    def _inner_loss(self, loss: Loss, weights: Weights) -> Tensor:
+        # The student never has the weights of an inner step, so its statistics must not follow them.
+        with statistics_kept(self._phase.learner):
+            return loss(weights)
 
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """BatchNorm goes on normalising by the batch, and its running statistics stay where they are."""
+    """BatchNorm still normalises by the batch, but its running statistics do not change."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     kept = [(layer, layer.momentum) for layer in layers]
     try:
@@ -104,7 +94,7 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_parts: int | str) -> list[list[int]]:
-    """Disjoint subsets of at least as many styles: X_tr and X_te for two groups, subsets of equal size for more.
+    """Split the styles at random: into X_tr and X_te for two groups, into subsets of about equal size for more.
 
     X_te has a share ``test_share`` of the styles, at least one and never all.
     """
@@ -119,15 +109,14 @@ def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_pa
 def meta_gradient(
     mode: MetaMode, weights: Mapping[str, Tensor], groups: Sequence[Sequence[Loss]], alpha: float
 ) -> Gradient:
-    """The gradient of the outer loss, and the mean loss of the groups at the weights that each was tried with.
+    """The gradient of the outer loss, and the mean of the groups' losses at the weights of their inner steps.
 
     Args:
-        mode: ``"exact"`` is the gradient above; ``"first_order"`` leaves its Hessian out; ``"reptile"`` takes one inner
-            step per group, one after the other, and sums them, which needs no more than first order for any number of
-            groups.
+        mode: ``"exact"`` is the gradient above; ``"first_order"`` leaves the Hessian out; ``"reptile"`` takes one inner
+            step per group, one after the other, and adds up their gradients.
         weights: Weights that are trained, by name; they are not changed.
-        groups: X_tr and X_te in this order, each in parts. ``"exact"`` and ``"first_order"`` take two groups. An
-            ``"exact"`` group in several parts goes through the network once more.
+        groups: X_tr and X_te, each in parts; for ``"reptile"`` any number of groups. With ``"exact"``, an X_tr in
+            several parts goes through the network twice.
         alpha: Size of the inner step, at least 0.
     """
     at = detached(weights)
@@ -154,23 +143,22 @@ def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float) -> Gr
     tr = parallel.summed(own_tr)
     loss_te, own_te = summed_gradient(parts_te, _moved(start, tr, alpha))
     te = parallel.summed(own_te)
-    curved = {name: torch.zeros_like(value) for name, value in start.items()}
+    product_Hv = {name: torch.zeros_like(value) for name, value in start.items()}
     for place, part in enumerate(parts_tr):
         graph = graphs[place] if graphs else gradient_of(part(start), start, create_graph=True)
         # H v as the gradient of g . v: v comes from all images, H from this part's.
-        product = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
-        if product.requires_grad:  # Otherwise the loss is linear in the weights.
-            curved = sum_of([curved, gradient_of(product, start)])
-    curved = parallel.summed(curved)
-    values = {name: tr[name] + te[name] - alpha * curved[name] for name in start}
+        gv = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
+        if gv.requires_grad:  # Otherwise the loss is linear in the weights.
+            product_Hv = sum_of([product_Hv, gradient_of(gv, start)])
+    product_Hv = parallel.summed(product_Hv)
+    values = {name: tr[name] + te[name] - alpha * product_Hv[name] for name in start}
     return Gradient(parallel.total(loss_tr + loss_te) / 2, values, alignment([tr, te]))
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
     """Mean cosine of all pairs of gradients, in [-1, 1]; None for fewer than two, or if one is zero.
 
-    A positive value means that what helps one group helps the other. By its expansion, the outer loss of ``"exact"``
-    raises it.
+    A positive value means that what helps one group helps the others; minimising the outer loss raises it.
     """
     if len(gradients) < 2:
         return None

@@ -17,22 +17,19 @@ from clipstill.distillation.settings import DistilSettings
 if TYPE_CHECKING:
     from clipstill.distillation.phases import Phase
 
-# PromptKD's first epoch goes at 1e-5, and its peak is 0.005.
+# PromptKD: a learning rate of 1e-5 in the first epoch, and a peak of 0.005.
 _FIRST_EPOCH = 0.002
 
 Weights = dict[str, Tensor]
-# Weights by name -> a part's share of its batch's mean loss: its images' losses over the number of the whole batch's.
+# Weights by name -> sum of the losses of some images of a batch, divided by the number of images of the whole batch.
 Loss = Callable[[Weights], Tensor]
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Direction of one step.
+    """Mean loss and its gradient by weight name, both over all processes.
 
-    Attributes:
-        loss: Mean loss, over all processes.
-        values: Gradient by name of the weight, over all processes.
-        alignment: Mean cosine between the gradients of different styles; None without meta distillation.
+    ``alignment`` is the mean cosine between the gradients of different styles, None without meta distillation.
     """
 
     loss: float
@@ -40,23 +37,23 @@ class Gradient:
     alignment: float | None = None
 
 
-# Weights that are trained, step counted from 0, and learning rate as a share of its peak -> gradient.
+# Trained weights, step (from 0), and learning rate as a share of its peak -> gradient.
 FindGradient = Callable[[Mapping[str, Tensor], int, float], Gradient]
 
 
 def plain_gradient(phase: Phase, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
-    """The gradient of the mean loss of a batch; a ``FindGradient`` for one phase. It does not use ``lr_share``."""
+    """The gradient of a batch's mean loss: the ``FindGradient`` of training without meta distillation."""
     loss, values = summed_gradient(phase.losses(*phase.rows(step)), detached(weights))
     return Gradient(parallel.total(loss), parallel.summed(values))
 
 
 def detached(weights: Mapping[str, Tensor]) -> Weights:
-    """The same values as leaves of a new graph."""
+    """Copies that start a new graph, with gradients."""
     return {name: value.detach().requires_grad_() for name, value in weights.items()}
 
 
 def summed_gradient(parts: Sequence[Loss], weights: Weights) -> tuple[float, Weights]:
-    """Value and gradient of the sum of some losses, part by part."""
+    """Value and gradient of the sum of some losses, computed one after the other to save memory."""
     values, gradients = [], []
     for part in parts:
         loss = part(weights)
@@ -75,17 +72,14 @@ def gradient_of(loss: Tensor, weights: Weights, create_graph: bool = False) -> W
 
 
 def sum_of(gradients: Sequence[Weights]) -> Weights:
-    """Sum by name."""
+    """Sum of gradients by name."""
     if len(gradients) == 1:
         return gradients[0]
     return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at a step: a linear rise over ``warmup`` steps, then a cosine to zero.
-
-    Never zero at the first step, and the rise takes at most half of the phase.
-    """
+    """Share of the peak learning rate: a linear rise over ``warmup`` steps, at most half of all, then a cosine to 0."""
     warmup = min(warmup, steps // 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -95,9 +89,9 @@ def rate(step: int, steps: int, warmup: int) -> float:
 def epoch_rate(epoch: int, epochs: int, first: float) -> float:
     """Share of the peak learning rate in an epoch, counted from 0: ``first``, then a cosine by whole epochs.
 
-    Of twenty epochs the last has 2.4 % of the peak: the cosine begins after the first epoch with its full period.
+    The cosine begins one epoch late with its full period, so the last of twenty epochs still has 2.4 % of the peak.
 
-    Source: The schedule of Dassl, by which PromptSRC and PromptKD (Li et al., CVPR 2024) are trained.
+    Source: The schedule of Dassl, with which PromptSRC and PromptKD (Li et al., CVPR 2024) train.
     """
     if epoch == 0 and epochs > 1:
         return first
@@ -105,9 +99,9 @@ def epoch_rate(epoch: int, epochs: int, first: float) -> float:
 
 
 class Optimiser:
-    """AdamW or SGD over a module's trainable weights for ``steps`` steps, with a state that can be put back exactly.
+    """AdamW or SGD over a module's trainable weights for ``steps`` steps, with a state that can be restored exactly.
 
-    The head has its own rate, and vectors do not decay.
+    The head has its own learning rate. Biases and normalisation weights, which are vectors, do not decay.
     """
 
     def __init__(self, module: nn.Module, settings: DistilSettings, steps: int) -> None:
@@ -132,7 +126,7 @@ class Optimiser:
             self.torch = torch.optim.SGD(described, lr=settings.lr, momentum=0.9, nesterov=nesterov)
 
     def step(self, gradient: Mapping[str, Tensor], step: int) -> None:
-        """Go one step down a gradient, given by weight's name; ``step`` counts from 0."""
+        """Take one step; ``step`` counts from 0."""
         share = self.rate(step)
         for group in self.torch.param_groups:
             group["lr"] = group["peak"] * share
@@ -157,17 +151,17 @@ class Optimiser:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what ``state`` gave."""
+        """Restore what ``state`` returned."""
         for key, stored in state.items():
             name, _, field = key.rpartition("/")
             value = self.named[name]
             fields: dict[str, Any] = self.torch.state[value]
-            # The same memory layout as a fresh state has; Adam's step counter stays on the CPU.
+            # Use the memory layout of a fresh state; Adam's step counter stays on the CPU.
             fields[field] = stored.clone() if stored.shape != value.shape else torch.empty_like(value).copy_(stored)
 
 
 def learned_state(module: nn.Module) -> dict[str, Tensor]:
-    """The part of a module's state dict that training may change: trainable weights, and statistics."""
+    """The part of a module's state dict that training changes: trainable weights, and BatchNorm's statistics."""
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
@@ -175,8 +169,8 @@ def learned_state(module: nn.Module) -> dict[str, Tensor]:
 class MovingAverage:
     """A copy of a module whose weights and statistics follow it slowly, by ``decay`` in [0, 1).
 
-    The decay starts low, ``(1 + t) / (10 + t)``, so that a short run is not dominated by its first weights. Weights
-    that do not train are shared with the module, so that a large frozen tower costs neither time nor memory.
+    The decay starts low, ``(1 + t) / (10 + t)``, so that the first weights do not dominate a short run. Frozen weights
+    are shared with the module, so a large frozen tower costs neither time nor memory.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -186,7 +180,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, source: nn.Module, step: int) -> None:
-        """Move towards ``source``; ``step`` counts from 0."""
+        """Move towards the module's present weights; ``step`` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         own = self.module.state_dict()
         for name, value in learned_state(source).items():

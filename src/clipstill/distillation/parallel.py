@@ -1,6 +1,6 @@
-"""Several processes teach one student: each takes its share of every batch, and all take the same step.
+"""Several processes train one student: each takes its share of every batch, and all take the same step.
 
-They are those of ``torch.distributed``'s group, within ``together``; outside it, everything here does nothing.
+Within ``together``, these are the processes of the ``torch.distributed`` group; outside it, there is one process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def share() -> tuple[int, int]:
 
 
 def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients of this process's images -> those of all; in one message."""
+    """Sum gradients over all processes, in one message."""
     if share()[1] == 1:
         return gradients
     flat = torch.cat([value.flatten() for value in gradients.values()])
@@ -51,7 +51,7 @@ def total(value: float) -> float:
 
 
 def least(value: int) -> int:
-    """The smallest number of all processes."""
+    """The smallest of all processes' numbers."""
     number = torch.tensor(value)
     if share()[1] > 1:
         distributed.all_reduce(number, distributed.ReduceOp.MIN)
@@ -69,6 +69,6 @@ def average_statistics(module: nn.Module) -> None:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have come this far."""
     if share()[1] > 1:
         distributed.barrier()

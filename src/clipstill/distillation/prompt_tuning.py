@@ -1,7 +1,6 @@
-"""Teach a teacher's prompts from a few labelled images, and keep it near what it knew.
+"""Learn a teacher's prompts from a few labelled images, while regularising terms keep it near the plain teacher.
 
-Source: Khattak et al., PromptSRC, ICCV 2023 (self-regulating prompts), which PromptKD (Li et al., CVPR 2024) trains its
-teacher by. The learning rate goes as in Dassl: the first epoch at a constant small one, then a cosine by whole epochs.
+Source: Khattak et al., PromptSRC, ICCV 2023 (self-regulating prompts). PromptKD (Li et al., CVPR 2024) uses it too.
 
 Shapes: N images, B images of a batch, C classes, D teacher dimensions, E epochs.
 """
@@ -25,7 +24,7 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import logits, tensor_digest
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
-from clipstill.distillation.randomness import SampleOrder
+from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.distillation.views import Views, to_unit
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "prompts-checkpoint.safetensors"
 _AT_ONCE = 64
 # PromptSRC's values for a ViT-L/14: learning rate of the first epoch, weight decay, least share of the area that a crop
-# keeps, and weights of the terms that keep the teacher near what it knew.
+# keeps, and weights of the regularising terms.
 _WARMUP_LR, _WEIGHT_DECAY, _CROP_MIN = 1e-5, 5e-4, 0.08
 _WEIGHTS = {"text": 25.0, "image": 10.0, "logits": 1.0}
 
@@ -50,19 +49,19 @@ def tune_prompts(
     folder: Path,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Train ``teacher``'s prompts in place.
+    """Train ``teacher``'s prompts in place. If an equal call left a state in ``folder``, training resumes from it.
 
     Args:
-        teacher: Teacher; a state that an equal call left in ``folder`` is gone on from.
-        names: Names of the classes that compete.
-        pixels_N3HW: Images, uint8, larger than the teacher sees them by as much as crops cut away.
+        teacher: Teacher with new prompts.
+        names: Names of the classes.
+        pixels_N3HW: Images, uint8; as crops cut parts away, they should be larger than the teacher's input.
         label_N: Position of each image's class in ``names``.
         settings: Settings of the tuning.
         folder: Folder for the checkpoint, which is written after every epoch.
         seed: Seed of order and views.
 
     Returns:
-        One entry per epoch: epoch (from 1), lr, and the means of loss, of its terms, and of the accuracy on the views.
+        One entry per epoch: epoch (from 1), lr, and means of the loss, of its terms, and of the accuracy on the views.
 
     Raises:
         DataError: There is no image, or a label outside the names.
@@ -99,7 +98,7 @@ def tune_prompts(
 
 
 class _Tuning:
-    """One call of ``tune_prompts``: weights, their average over the epochs so far, and the optimiser."""
+    """The state of one call of ``tune_prompts``."""
 
     def __init__(
         self,
@@ -119,7 +118,7 @@ class _Tuning:
         self.optimiser = torch.optim.SGD(
             list(self.learned.values()), lr=settings.lr, momentum=0.9, weight_decay=_WEIGHT_DECAY
         )
-        self._views = Views(teacher.image_size, _CROP_MIN, 0.0, kernel="bicubic")
+        self._views = Views(teacher.image_size, _CROP_MIN, jitter=0.0, kernel="bicubic")
         self._plain_text_CD = teacher.plain_class_vectors(names).to(self.device)
         self._kept = self._kept_passes() if teacher.learns_after_towers else None
 
@@ -142,20 +141,19 @@ class _Tuning:
         lr = settings.lr * epoch_rate(epoch, settings.epochs, _WARMUP_LR / max(settings.lr, 1e-12))
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        order = SampleOrder(len(self.pixels_N3HW), settings.batch, self.seed, "prompts")
-        taken = []
+        done = []
         for step in range(epoch * self.steps, (epoch + 1) * self.steps):
-            taken.append(self._step(order.indices(step), step, epoch))
-            bar.advance(1, loss=taken[-1]["loss"])
+            done.append(self._step(step, epoch))
+            bar.advance(1, loss=done[-1]["loss"])
         share = average_shares(settings)[epoch]
         for name, value in self.learned.items():
             self.average[name] += share * value.detach().float()
-        means = {name: fmean(each[name] for each in taken) for name in taken[0]}
+        means = {name: fmean(each[name] for each in done) for name in done[0]}
         self.history.append({"epoch": epoch + 1, "lr": lr, **means})
 
     @torch.no_grad()
     def _kept_passes(self) -> list[Tensor]:
-        """The plain vectors (N, D) of some passes of crops."""
+        """The plain teacher's vectors (N, D) of some passes of crops."""
         passes = []
         count = min(self.settings.views, self.settings.epochs)
         with Progress("teacher's view of the examples", total=count * len(self.pixels_N3HW), unit="image") as bar:
@@ -163,16 +161,18 @@ class _Tuning:
                 parts = []
                 for start in range(0, len(self.pixels_N3HW), _AT_ONCE):
                     x_N3HW = to_unit(self.pixels_N3HW[start : start + _AT_ONCE], self.device)
-                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start).x_N3SS
+                    view_N3SS = self._views(x_N3HW, self.seed, "prompts", "pass", number, start)
                     parts.append(self.teacher.plain_image(view_N3SS))
                     bar.advance(len(x_N3HW))
                 passes.append(torch.cat(parts))
         return passes
 
-    def _step(self, rows: Tensor, step: int, epoch: int) -> dict[str, float]:
+    def _step(self, step: int, epoch: int) -> dict[str, float]:
+        rows = batch_rows(step, len(self.pixels_N3HW), self.settings.batch, (self.seed, "prompts"))
+        label_B = self.label_N[rows.to(self.device)]
         if self._kept is None:
             x_B3HW = to_unit(self.pixels_N3HW[rows], self.device)
-            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step).x_N3SS
+            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step)
             plain_BD = self.teacher.plain_image(view_B3SS)
         else:
             view_B3SS = plain_BD = self._kept[epoch % len(self._kept)][rows.to(self.device)]
@@ -181,7 +181,7 @@ class _Tuning:
             text_CD=self._class_vectors(),
             plain_BD=plain_BD,
             plain_text_CD=self._plain_text_CD,
-            label_B=self.label_N[rows.to(self.device)],
+            label_B=label_B,
             scale=float(self.teacher.logit_scale),
         )
         loss = terms["cross_entropy"]
@@ -197,7 +197,7 @@ class _Tuning:
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
 
     def _class_vectors(self) -> Tensor:
-        """The class vectors, chunk by chunk; the tower's activations of a chunk are made again on the way back."""
+        """The class vectors, chunk by chunk; the backward pass recomputes a chunk's activations to save memory."""
         chunk = self.settings.text_chunk or len(self.names)
         parts = [self.names[start : start + chunk] for start in range(0, len(self.names), chunk)]
         if len(parts) == 1:
@@ -241,7 +241,7 @@ def average_shares(settings: PromptTeacherSettings) -> list[float]:
     if settings.average_mean == 0:
         return [0.0] * (settings.epochs - 1) + [1.0]
     epochs = range(1, settings.epochs + 1)
-    # Against the nearest epoch, so that a far mean does not make all of them zero.
+    # Relative to the nearest epoch, so that a far mean does not make all heights zero.
     distances = [((epoch - settings.average_mean) / settings.average_std) ** 2 for epoch in epochs]
     heights = [math.exp(-0.5 * (each - min(distances))) for each in distances]
     return [height / sum(heights) for height in heights]

@@ -1,4 +1,4 @@
-"""Random numbers of training: every step has its own seed, so that a resumed run needs no stored generator state."""
+"""Random numbers of training: every step has its own seed, so a resumed run needs no stored generator state."""
 
 from __future__ import annotations
 
@@ -14,37 +14,28 @@ from clipstill.core.seeds import generator_for, seed_for
 
 @contextmanager
 def borrowed_generator(*parts: int | str) -> Iterator[None]:
-    """Seed torch's global CPU generator by ``seed_for(*parts)`` and give it back as it was.
+    """Seed torch's global CPU generator with ``seed_for(*parts)``, and restore it at the end.
 
-    For code that can draw from nothing else: kornia, and dropout inside a student.
+    This is for code that draws from no other generator: kornia, and dropout inside a student.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(*parts))
         yield
 
 
-class SampleOrder:
-    """An endless walk over samples: one permutation after another, cut into batches that are always full.
+def batch_rows(step: int, count: int, batch: int, seed_parts: tuple[int | str, ...]) -> Tensor:
+    """Numbers (batch,) of a step's samples: one permutation of ``count`` samples after another, cut into full batches.
 
-    Any step can be asked for; nothing is carried from step to step.
-
-    Args:
-        count: Number of samples, at least 1.
-        batch: Samples per step; a batch larger than ``count`` holds samples twice.
-        parts: Seed of the permutations.
+    ``step`` counts from 0, and any step can come first. A batch larger than ``count`` holds samples twice.
     """
+    first = step * batch
+    epochs = range(first // count, (first + batch - 1) // count + 1)
+    walk = torch.cat([_permutation(count, *seed_parts, "epoch", epoch) for epoch in epochs])
+    start = first - epochs.start * count
+    return walk[start : start + batch]
 
-    def __init__(self, count: int, batch: int, *parts: int | str) -> None:
-        self._count, self._batch = count, batch
-        # A batch reaches over a few epochs at most.
-        self._permutation = lru_cache(maxsize=8)(
-            lambda epoch: torch.randperm(count, generator=generator_for(*parts, "epoch", epoch))
-        )
 
-    def indices(self, step: int) -> Tensor:
-        """LongTensor (batch,) of the sample numbers of a step, counted from 0."""
-        first = step * self._batch
-        epochs = range(first // self._count, (first + self._batch - 1) // self._count + 1)
-        walk = torch.cat([self._permutation(epoch) for epoch in epochs])
-        start = first - epochs.start * self._count
-        return walk[start : start + self._batch]
+# A batch spans a few epochs at most.
+@lru_cache(maxsize=8)
+def _permutation(count: int, *seed_parts: int | str) -> Tensor:
+    return torch.randperm(count, generator=generator_for(*seed_parts))

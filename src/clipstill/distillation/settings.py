@@ -115,12 +115,6 @@ class DistilSettings(Config):
     kernel: Literal["bilinear", "bicubic"] = Field(
         default="bilinear", description="Antialiased resize of the views. CLIP was trained with bicubic."
     )
-    mix: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Share of views that are mixed with another image: blended, or with a part of it pasted in.",
-    )
     keep: Literal["agreement", "loss", "last"] = Field(
         default="agreement",
         description="Which weights are the result: those that agree most with the teacher on held-out images, those "

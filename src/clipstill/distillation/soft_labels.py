@@ -1,4 +1,4 @@
-"""The teacher's answers that a student learns, and a cache of its answers to views that come again.
+"""The teacher's answers that a student learns, and a cache of them for views that are repeated.
 
 Shapes: N images, B images of a batch, C classes, D teacher dimensions.
 """
@@ -21,13 +21,12 @@ from clipstill.distillation.settings import DistilSettings
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
 
-LABELS_FOLDER = "labels"
-# What the seed of a batch's views is made of.
+# Parts of the seed of a batch's views.
 Draw = tuple[int | str, ...]
 
 
 class SoftLabels:
-    """Unit vectors and logits of a teacher for images in [0, 1]; zeros if there is no teacher."""
+    """A teacher's unit vectors and logits of images in [0, 1]; zeros without a teacher."""
 
     def __init__(self, teacher: Teacher | None, class_vectors_CD: Tensor) -> None:
         self.teacher, self.class_vectors_CD = teacher, class_vectors_CD.float()
@@ -35,7 +34,7 @@ class SoftLabels:
 
     @property
     def key(self) -> list[Any]:
-        """What the answers depend on, beside the class vectors."""
+        """What the unit vectors and the scale of the logits depend on."""
         return [] if self.teacher is None else [self.teacher.name, self.teacher.weights_sha256, self._scale]
 
     def vectors(self, x_N3HW: Tensor) -> Tensor:
@@ -50,14 +49,14 @@ class SoftLabels:
 
 
 class LabelCache:
-    """The teacher's answers to ``settings.views`` passes of views, which then come again.
+    """The teacher's answers to ``settings.views`` passes of views, which are then repeated.
 
-    A view follows from its seed, which is the name of its pass and batch; an answer is kept under that name. A whole
-    pass is written to disk; a later run with another loss or learning rate then asks nothing.
+    The seed of a view is the number of its pass and batch, under which the answer is kept. Whole passes are written to
+    disk, so a later run with another loss or learning rate does not run the teacher.
 
     Args:
         folder: Folder of ``labels/``.
-        key_parts: What the answers depend on beside the seed: images, kind of views, teacher, share of the process.
+        key_parts: What the answers depend on besides the seed: images, kind of views, teacher, share of the process.
         images: Number of training images; those of a pass that would not fill a batch are left out.
         settings: ``batch`` and ``views`` are used.
         seed: Seed of the order within each pass.
@@ -65,19 +64,19 @@ class LabelCache:
 
     def __init__(self, folder: Path, key_parts: list[Any], images: int, settings: DistilSettings, seed: int) -> None:
         self._key = sha256_json({"format": 2, "parts": key_parts, "seed": seed})
-        self._folder, self._images, self._passes, self._seed = folder / LABELS_FOLDER, images, settings.views, seed
+        self._folder, self._images, self._passes, self._seed = folder / "labels", images, settings.views, seed
         self._batch = min(settings.batch, images)
         self._batches = images // self._batch
         self._known: dict[int, dict[str, Tensor]] = {}
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
-        """Images of a step, and the name of the draw of their views."""
+        """Images of a step, and the seed of their views."""
         number, place = step // self._batches % self._passes, step % self._batches
         order = torch.randperm(self._images, generator=generator_for(self._seed, "label cache", number))
         return order[place * self._batch : (place + 1) * self._batch], ("cached", number, place)
 
     def answer(self, draw: Draw, ask: Callable[[], Tensor]) -> Tensor:
-        """The teacher's unit vectors (B, D) of a draw: the known ones, or those that ``ask`` gives."""
+        """The teacher's unit vectors (B, D) of the views of a seed: the known ones, or those that ``ask`` returns."""
         number, place = int(draw[1]), str(draw[2])
         path = self._folder / f"{self._key[:16]}-{number:03d}.safetensors"
         if number not in self._known:

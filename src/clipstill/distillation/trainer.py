@@ -1,11 +1,11 @@
 """Teach a student the teacher's soft labels.
 
 Two phases, each optional: the head alone on cached features of a frozen backbone, then all weights on fresh views.
-Teacher and student see the same view, and each normalises by itself. The best weights are those that agree most with
-the teacher on styles that were not trained on. The whole state is written every ``checkpoint_every`` steps; a run that
-was killed goes on from there and, on the CPU, ends with the same bits.
+Teacher and student see the same view, and each normalises by itself. The kept weights are those that agree most with
+the teacher on styles that were not trained on. The state is saved every ``checkpoint_every`` steps; a killed run
+resumes there and, on the CPU, ends with the same bits.
 
-Shapes: N images, C classes, D teacher dimensions.
+Shapes: N images, C classes.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "student.safetensors"
-# Called with the step, a student for its features, and the head to answer by: the student's own, or another one while
-# the head alone is taught.
+# Called with the step, a student for its features, and the head for its logits. The head is not the student's own while
+# the head alone is trained.
 Watch = Callable[[int, "Student", nn.Module], None]
-# The time of this many steps decides how many there will be, if minutes are given.
+# If minutes are given, the time of this many steps decides how many there will be.
 _TIMED_STEPS = 10
 
 
@@ -69,8 +69,7 @@ class DistilResult:
         best_agreement: Agreement with the teacher on held-out images, in [0, 1]; None if nothing was held out.
         train_count: Number of images trained on.
         held_out_count: Number of images held out.
-        resumed_step: Step of the stored state that this call went on from; 0 if it began anew.
-        checkpoint: Path of the whole student's safetensors.
+        resumed_step: Step that this call resumed from; 0 if it started anew.
     """
 
     history: list[dict[str, Any]]
@@ -80,7 +79,6 @@ class DistilResult:
     train_count: int
     held_out_count: int
     resumed_step: int
-    checkpoint: Path
 
 
 def distil(
@@ -93,12 +91,12 @@ def distil(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> DistilResult:
-    """Train ``student`` in place, on the device that it is on; it ends with its best weights, in evaluation mode.
+    """Train ``student`` in place, on its device; it ends with its best weights, in evaluation mode.
 
     Args:
-        student: Student as built; a state that an equal call left in ``folder`` is gone on from.
-        labels: Answers of a teacher on the student's device. Without a teacher the images' classes are all that is
-            taught (``loss="ce"``, no mixing).
+        student: Student as built. If an equal call left a state in ``folder``, training resumes from it.
+        labels: Answers of a teacher on the student's device. Without a teacher, only the images' classes are taught
+            (``loss="ce"``).
         data: Images to train on. Their classes are not taught unless ``settings.loss`` asks for it.
         settings: Settings of the training.
         folder: Folder for ``checkpoint.safetensors``, ``student.safetensors``, ``features/`` and ``labels/``.
@@ -107,7 +105,7 @@ def distil(
 
     Raises:
         DataError: Fewer than two images are left to train on.
-        ConfigError: A setting that this student or teacher cannot follow, or a loss that stopped being a number.
+        ConfigError: A setting does not suit this student or teacher, or the loss stopped being a number.
         ArtifactError: The stored state is damaged.
         ResourceError: The disk is full.
 
@@ -137,7 +135,6 @@ def distil(
         train_count=len(train),
         held_out_count=len(held_out),
         resumed_step=trainer.resumed_step,
-        checkpoint=folder / WEIGHTS,
     )
 
 
@@ -149,10 +146,10 @@ def _check(settings: DistilSettings, labels: SoftLabels, data: TrainingData) -> 
             f"Set it to {2 * processes} or more."
         )
     if labels.teacher is None:
-        asked = settings.mix > 0 or settings.feature_weight > 0 or settings.held_out_styles > 0
+        asked = settings.feature_weight > 0 or settings.held_out_styles > 0
         if asked or settings.loss != "ce" or bool((data.class_id_N < 0).any()):
             raise ConfigError(
-                "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', and mix, "
+                "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', "
                 "feature_weight and held_out_styles to 0, and give each picture a class."
             )
     if settings.feature_weight > 0 and settings.freeze == "backbone":
@@ -172,7 +169,7 @@ def _key(setup: Setup, data: TrainingData) -> str:
             "student": tensor_digest(setup.student.state_dict()),
             "teacher": setup.labels.key,
             "class_vectors": tensor_digest({"vectors": setup.labels.class_vectors_CD}),
-            "device": setup.device.type,
+            "device": setup.student.mean.device.type,
         }
     )
 
@@ -187,7 +184,6 @@ class _Trainer:
         self.best: dict[str, Any] = {"phase": "", "step": 0, "agreement": None, "held_out_loss": None}
 
     def run(self) -> None:
-        """Train the phases that are left, and write the best weights."""
         parallel.wait()
         saved = load_state(self.setup.folder / CHECKPOINT, self.key)
         if saved is not None:
@@ -208,40 +204,38 @@ class _Trainer:
         parallel.wait()
 
     def _train(self, phase: Phase, saved: Saved | None, steps: int, minutes: float) -> None:
-        """Train one phase; ``minutes``, unless 0, decide its length in the place of ``steps``."""
-        self.phase, self.step = phase, 0
+        """Train one phase for ``steps`` steps, or until ``minutes`` have passed unless that is 0."""
+        self.phase, self.step, self.timed = phase, 0, minutes == 0
         self.optimiser = Optimiser(phase.learner, self.settings, steps)
         self.average = MovingAverage(phase.learner, self.settings.ema)
         self.best_weights = {name: value.clone() for name, value in learned_state(phase.learner).items()}
-        self.timed = minutes == 0
         find_gradient: FindGradient = partial(plain_gradient, phase)
         if self.settings.meta != "none":
             find_gradient = MetaDistillation(phase, self.settings)
         if saved is not None:
             self._restore(saved)
         elif phase.name == ALL:
-            # The weights that come in are a candidate too: tuning must beat the head alone.
+            # The initial weights are a candidate too: tuning must beat the head alone.
             self._validate([])
-        first, began, taken = self.step, time.monotonic(), list[Gradient]()
+        first, began = self.step, time.monotonic()
+        gradients: list[Gradient] = []
         with Progress(phase.title, total=self.optimiser.steps, unit="step", done=first) as bar:
             while self.step < self.optimiser.steps:
-                taken.append(self._take_step(find_gradient))
-                bar.advance(1, loss=taken[-1].loss)
+                gradients.append(self._take_step(find_gradient))
+                bar.advance(1, loss=gradients[-1].loss)
                 if not self.timed and self.step == first + _TIMED_STEPS:
                     self.timed = True
                     seconds_per_step = (time.monotonic() - began) / _TIMED_STEPS
-                    bar.total = self.optimiser.steps = self._affordable(minutes, seconds_per_step)
+                    left = minutes * 60 - (time.monotonic() - self.began)
+                    more = max(_TIMED_STEPS, int(left / seconds_per_step))
+                    # All processes take as many steps as the slowest one can.
+                    bar.total = self.optimiser.steps = parallel.least(self.step + more)
                 if self.step % self.settings.checkpoint_every == 0 or self.step == self.optimiser.steps:
                     parallel.average_statistics(phase.learner)
-                    self._validate(taken)
+                    self._validate(gradients)
                     self._save()
-                    taken = []
+                    gradients = []
         phase.learner.load_state_dict(self.best_weights, strict=False)
-
-    def _affordable(self, minutes: float, seconds_per_step: float) -> int:
-        """Steps that fit into the minutes; all processes go by the slowest one's answer."""
-        left = minutes * 60 - (time.monotonic() - self.began)
-        return parallel.least(self.step + max(_TIMED_STEPS, int(left / seconds_per_step)))
 
     def _take_step(self, find_gradient: FindGradient) -> Gradient:
         self.phase.learner.train()
@@ -259,45 +253,49 @@ class _Trainer:
         return gradient
 
     @torch.no_grad()
-    def _validate(self, taken: list[Gradient]) -> None:
-        """Record a validation after some steps, and keep the weights if they are the best."""
+    def _validate(self, gradients: list[Gradient]) -> None:
+        """Add an entry to the history, and keep the averaged weights if they are the best so far."""
         averaged = cast("Learner", self.average.module.eval())
         if self.watch is not None and parallel.share()[0] == 0:
             self.watch(self.step, *averaged.shown(self.setup.student))
-        pairs = [(averaged(batch.inputs)[0], batch.teacher_BC) for batch in self.phase.held_out()]
-        agrees = held_out_loss = None
+        pairs = [(averaged(inputs)[0], teacher_BC) for inputs, teacher_BC in self.phase.held_out()]
+        agreed = held_out_loss = None
         if pairs:
             student_NC, teacher_NC = (torch.cat(part) for part in zip(*pairs, strict=True))
-            agrees = agreement(student_NC, teacher_NC)
+            agreed = agreement(student_NC, teacher_NC)
             held_out_loss = float(kd_loss(student_NC, teacher_NC, self.settings.temperature).mean())
-        aligned = [gradient.alignment for gradient in taken if gradient.alignment is not None]
-        found = {"phase": self.phase.name, "step": self.step, "agreement": agrees, "held_out_loss": held_out_loss}
+        alignments = [each.alignment for each in gradients if each.alignment is not None]
+        entry = {"phase": self.phase.name, "step": self.step, "agreement": agreed, "held_out_loss": held_out_loss}
         self.history.append(
             {
-                **found,
-                "loss": fmean(gradient.loss for gradient in taken) if taken else None,
-                "alignment": fmean(aligned) if aligned else None,
+                **entry,
+                "loss": fmean(each.loss for each in gradients) if gradients else None,
+                "alignment": fmean(alignments) if alignments else None,
                 "lr": self.optimiser.rate(self.step),
             }
         )
-        if self._is_better(agrees, held_out_loss):
-            self.best = found
-            state = averaged.state_dict()
-            self.best_weights = {name: state[name].clone() for name in learned_state(self.phase.learner)}
+        if self._is_better(agreed, held_out_loss):
+            self.best = entry
+            self.best_weights = {name: value.clone() for name, value in self._averaged().items()}
 
-    def _is_better(self, agrees: float | None, held_out_loss: float | None) -> bool:
+    def _is_better(self, agreed: float | None, held_out_loss: float | None) -> bool:
         known, known_loss = self.best["agreement"], self.best["held_out_loss"]
-        if self.settings.keep == "last" or agrees is None or held_out_loss is None or known is None:
+        if self.settings.keep == "last" or agreed is None or held_out_loss is None or known is None:
             return True
         if self.settings.keep == "loss":
             return bool(held_out_loss < known_loss)
-        return bool(agrees > known or (agrees == known and held_out_loss < known_loss))
+        return bool(agreed > known or (agreed == known and held_out_loss < known_loss))
+
+    def _averaged(self) -> dict[str, torch.Tensor]:
+        averaged = self.average.module.state_dict()
+        return {name: averaged[name] for name in learned_state(self.phase.learner)}
 
     def _save(self) -> None:
-        learned, averaged = learned_state(self.phase.learner), self.average.module.state_dict()
+        if parallel.share()[0] != 0:
+            return
         tensors = {
-            **with_prefix("module", learned),
-            **with_prefix("average", {name: averaged[name] for name in learned}),
+            **with_prefix("module", learned_state(self.phase.learner)),
+            **with_prefix("average", self._averaged()),
             **with_prefix("best", self.best_weights),
             **with_prefix("optimiser", self.optimiser.state()),
         }
@@ -310,8 +308,7 @@ class _Trainer:
             "best": self.best,
             "history": self.history,
         }
-        if parallel.share()[0] == 0:
-            save_state(self.setup.folder / CHECKPOINT, tensors, facts)
+        save_state(self.setup.folder / CHECKPOINT, tensors, facts)
 
     def _restore(self, saved: Saved) -> None:
         self.phase.learner.load_state_dict(saved.group("module"), strict=False)

@@ -1,4 +1,4 @@
-"""Training images, what is known of them, and what a step learns from.
+"""Training images and batches.
 
 Shapes: N images, B images of a batch, C classes, D teacher dimensions, F student features.
 """
@@ -22,9 +22,9 @@ class TrainingData:
     """Images to train on.
 
     Attributes:
-        pixels_N3HW: Images, synthetic or others, uint8.
-        class_id_N: Class that an image was made for; -1 for an image of anything.
-        style_id_N: Style of an image; any number if it has none.
+        pixels_N3HW: Synthetic images or photos, uint8.
+        class_id_N: Class that an image was made for, -1 for none.
+        style_id_N: Style of an image, -1 for none.
     """
 
     pixels_N3HW: Tensor
@@ -32,11 +32,6 @@ class TrainingData:
     style_id_N: Tensor
 
     def __post_init__(self) -> None:
-        """Check the shapes.
-
-        Raises:
-            DataError: The images do not have the shape or type, or an id is missing.
-        """
         pixels = self.pixels_N3HW
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise DataError(f"training pictures must be uint8 (N, 3, H, W), not {pixels.dtype} {tuple(pixels.shape)}.")
@@ -62,7 +57,7 @@ class Batch:
         inputs: Views (B, 3, S, S) in [0, 1], or cached features (B, F).
         teacher_BD: The teacher's unit vectors.
         teacher_BC: The teacher's logits.
-        class_B: Class that an image was made for, -1 if there is none.
+        class_B: Class that an image was made for, -1 for none.
     """
 
     inputs: Tensor
@@ -76,20 +71,17 @@ class Batch:
 
 
 def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:
-    """The images that choose the best checkpoint instead of training, without any label of a real image.
+    """Bool mask (N,) of the images that are not trained on but choose the best weights.
 
-    Whole styles are held out, so that agreement on them tells of unseen looks. Images without a class are held out only
-    if no image has one: then every tenth. If holding out the styles would leave none, every tenth image of each class
-    is held out instead.
+    Whole styles are held out, so that agreement with the teacher is measured on unseen looks. If too few styles would
+    be left, every tenth image of each class is held out instead. Images without a class are held out only if no image
+    has one: then every tenth.
 
     Args:
         class_id_N: Class of each image, -1 for none.
         style_id_N: Style of each image.
         styles: Number of styles to hold out; 0 holds out nothing.
         seed: Seed of the choice of styles.
-
-    Returns:
-        bool mask (N,), true for images that are held out.
     """
     mask_N = torch.zeros(len(class_id_N), dtype=torch.bool)
     if styles == 0:

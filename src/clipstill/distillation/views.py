@@ -1,11 +1,11 @@
-"""Random views of training pictures: what teacher and student both see.
+"""Random views of training images: what teacher and student both see.
 
 Shapes: N images, H x W pixels, S x S pixels of a view. Everything stays in [0, 1]; models normalise by themselves.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from kornia import augmentation
@@ -18,86 +18,56 @@ from clipstill.distillation.settings import DistilSettings
 Kernel = Literal["bilinear", "bicubic"]
 
 
-class Drawn(NamedTuple):
-    """One view of each picture.
-
-    Attributes:
-        x_N3SS: in [0, 1], without gradient.
-        mixed_N: which of them show a second picture too; they have no class but what the teacher says.
-    """
-
-    x_N3SS: Tensor
-    mixed_N: Tensor
-
-
 class Views:
-    """Random colour change, crop with resize, and mirror image, drawn for each picture by itself; some are then mixed.
+    """Random colour change, crop with resize, and mirror image, drawn for each image by itself.
 
-    Colours change before the crop: that is at the size of the synthetic pictures, which is the smaller one.
-
-    Source: Mixing: Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019. Their labels are mixed as the images
-    are; here the teacher looks at the mixed image (Beyer et al., Knowledge distillation: a good teacher is patient and
-    consistent, CVPR 2022).
+    Colours change before the crop: at the size of the synthetic images, which is the smaller one.
 
     Args:
         size: Side of a view in pixels, S.
         crop_min: Least share of the area that a crop keeps, in (0, 1].
-        jitter: Strength for brightness, contrast and saturation; the hue gets a fifth of it.
-        mix: Probability of being mixed with another image of the same call: blended, or with a part of it pasted in.
+        jitter: Strength of the changes of brightness, contrast and saturation; the hue gets a fifth of it.
         kernel: Kernel of the resize; CLIP was trained with ``"bicubic"`` views.
     """
 
-    def __init__(
-        self, size: int, crop_min: float, jitter: float, *, mix: float = 0.0, kernel: Kernel = "bilinear"
-    ) -> None:
-        self.size, self.mix, self.kernel = size, mix, kernel
-        self._colours: list[torch.nn.Module] = []
-        if jitter > 0:
-            self._colours.append(augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5))
+    def __init__(self, size: int, crop_min: float, jitter: float, kernel: Kernel = "bilinear") -> None:
+        self._size, self._kernel = size, kernel
+        self._colour = augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5) if jitter > 0 else None
         self._crop = augmentation.RandomResizedCrop((size, size), scale=(crop_min, 1.0))
         self._flip = augmentation.RandomHorizontalFlip(p=0.5)
-        self._blend = augmentation.RandomMixUpV2(p=1.0, data_keys=["input"])
-        self._paste = augmentation.RandomCutMixV2(p=1.0, data_keys=["input"], use_correct_lambda=True)
 
-    def __call__(self, x_N3HW: Tensor, *seed_parts: int | str) -> Drawn:
-        """Draw one view of each picture.
+    def __call__(self, x_N3HW: Tensor, *seed_parts: int | str) -> Tensor:
+        """Draw one view (3, S, S) of each image, without gradient.
 
         Args:
             x_N3HW: Images in [0, 1].
             seed_parts: Seed of the draw; equal parts give equal views, whatever was drawn before.
         """
         with torch.no_grad(), borrowed_generator("views", *seed_parts):
-            for change in self._colours:
-                x_N3HW = change(x_N3HW)
+            if self._colour is not None:
+                x_N3HW = self._colour(x_N3HW)
             corners_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long()
-            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size, kernel=self.kernel)
-            return self._mixed(self._flip(view_N3SS).clamp(0.0, 1.0))
-
-    def _mixed(self, x_N3SS: Tensor) -> Drawn:
-        if self.mix == 0 or len(x_N3SS) < 2:
-            return Drawn(x_N3SS, torch.zeros(len(x_N3SS), dtype=torch.bool, device=x_N3SS.device))
-        draw_N = torch.rand(len(x_N3SS)).to(x_N3SS.device)
-        blended, pasted = (draw_N < self.mix / 2)[:, None, None, None], (draw_N < self.mix)[:, None, None, None]
-        mixed_N3SS = torch.where(blended, self._blend(x_N3SS), torch.where(pasted, self._paste(x_N3SS), x_N3SS))
-        return Drawn(mixed_N3SS, draw_N < self.mix)
+            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self._size, kernel=self._kernel)
+            flipped_N3SS: Tensor = self._flip(view_N3SS)
+            return flipped_N3SS.clamp(0.0, 1.0)
 
 
 def views_of(settings: DistilSettings, size: int) -> Views:
     """The views that settings ask for, for a student that sees ``size`` pixels a side."""
-    return Views(size, settings.crop_min, settings.jitter, mix=settings.mix, kernel=settings.kernel)
+    return Views(size, settings.crop_min, settings.jitter, settings.kernel)
 
 
 def plain_view(x_N3HW: Tensor, size: int) -> Tensor:
-    """The whole picture at ``size`` x ``size``, bilinear with antialias."""
+    """The whole image at ``size`` x ``size``, bilinear with antialias."""
     if x_N3HW.shape[-2:] == (size, size):
         return x_N3HW
     return functional.interpolate(x_N3HW, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int, kernel: Kernel = "bilinear") -> Tensor:
-    """Another part of each picture at ``size`` x ``size``, as torch's own resize with antialias makes of each.
+    """Crop a different part of each image and resize it to ``size`` x ``size`` with antialias, as torch does.
 
-    All in two products of matrices: a loop over pictures is what a GPU would wait for. Kornia's own resize has no
+    Two products of matrices do it for all images: a loop over images would keep a GPU waiting. Kornia's resize has no
     antialias, which shifts features where a crop is larger than the view.
 
     Args:
@@ -114,7 +84,7 @@ def crops(x_N3HW: Tensor, first_N2: Tensor, end_N2: Tensor, size: int, kernel: K
 
 
 def _resampling(first_N: Tensor, end_N: Tensor, pixels: int, size: int, kernel: Kernel) -> Tensor:
-    """What each of P pixels gives to each of S, (N, S, P): a kernel as wide as a new pixel asks, or an old one."""
+    """Weight (N, S, P) of each old pixel P in each new pixel S; the kernel is as wide as the larger of the two."""
     first_N11, end_N11 = first_N[:, None, None].float(), end_N[:, None, None].float()
     scale_N11 = (end_N11 - first_N11) / size
     new_S1 = torch.arange(size, device=first_N.device)[:, None] + 0.5
@@ -126,12 +96,12 @@ def _resampling(first_N: Tensor, end_N: Tensor, pixels: int, size: int, kernel: 
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution with a = -0.5, as Pillow has it and torch where it is asked for antialias."""
+    """Keys' cubic convolution with a = -0.5, which Pillow uses, and torch with antialias."""
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def to_unit(images_N3HW: Tensor, device: torch.device) -> Tensor:
-    """uint8 pictures -> float32 in [0, 1] on the device."""
-    return images_N3HW.to(device).float() / 255
+def to_unit(pixels_N3HW: Tensor, device: torch.device) -> Tensor:
+    """uint8 pixels -> float32 in [0, 1] on the device."""
+    return pixels_N3HW.to(device).float() / 255

@@ -1,11 +1,11 @@
-"""The groups of a surrogate set as tasks on a Ray cluster.
+"""The groups of a surrogate set as tasks on a Ray cluster; other workers repeat the tasks of a lost one.
 
-Any worker makes any group, and what a lost worker left undone another one makes again. The same set comes out, bit for
-bit where the workers have the same threads, the same torch and the same kind of processor.
+The images are those of a run without Ray, bit for bit where threads, torch and the kind of processor are the same.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import socket
@@ -19,27 +19,26 @@ from typing import TYPE_CHECKING, Any
 import clipstill
 from clipstill.core.errors import ClipstillError, ResourceError
 from clipstill.core.progress import say
-from clipstill.distributed.torchrun import POLL_EVERY_S, VISIBLE_WITHIN_S, world
-from clipstill.distributed.work import OnDone, SynthesisWork, Worker, worker_name
+from clipstill.distributed.torchrun import wait_until_visible, world
+from clipstill.distributed.work import OnDone, SynthesisWork, Worker
 
 if TYPE_CHECKING:
     from clipstill.distributed.settings import LaunchSettings
     from clipstill.surrogate.shards import ShardWriter
     from clipstill.surrogate.storage import ShardStorage
 
-# Tasks given to Ray per task at work: enough that no worker waits for the driver.
-_QUEUED = 2
-# Spot machines are lost more often than once.
+# Tasks submitted for each one that the cluster holds at once, so that no worker waits for the driver.
+_SUBMITTED_PER_SLOT = 2
+# Spot machines may be lost several times.
 _RETRIES = 5
-# Ray itself would try an address where nobody listens for ever.
+# Ray itself would wait for ever at an address without a cluster.
 _ANSWER_WITHIN_S = 10.0
-# A cluster that grows by itself may have no machine yet; starting one takes minutes.
-_CHECK_CLUSTER_EVERY_S = 30.0
-_MACHINE_WITHIN_S = 900.0
+# A growing cluster takes minutes to start a machine.
+_CHECK_CLUSTER_EVERY_S, _MACHINE_WITHIN_S = 30.0, 900.0
 
 
 def check_launcher(launch: LaunchSettings) -> None:
-    """Find out before any work starts whether Ray, its cluster and the storage are there.
+    """Check before any work starts that Ray, its cluster and the storage are there.
 
     Raises:
         ResourceError: Ray or fsspec is not installed, or nobody answers at the address of the cluster.
@@ -63,7 +62,7 @@ def make_groups(
     threads: int,
     on_done: OnDone,
 ) -> None:
-    """Make groups as Ray tasks. A Ray that this process uses already is used, and left as it is.
+    """Make groups as Ray tasks. A connection to Ray that this process has already is used and kept.
 
     Args:
         work: What to make.
@@ -81,12 +80,12 @@ def make_groups(
     if not groups:
         return
     ray = _import_ray()
-    # Ray reports lost workers on standard output, which belongs to results.
+    # Standard output is for results, but Ray reports lost workers there.
     with redirect_stdout(sys.stderr), _cluster(ray, launch.address) as running:
         storage = _storage(launch.storage, work.key)
         address = None if storage is None else storage.address
         waiting = list(groups)
-        # Do not make again what an earlier driver's tasks left in the storage.
+        # Take what tasks of an earlier call left in the storage.
         for group in storage.gather(shards, groups) if storage is not None else ():
             waiting.remove(group)
             on_done(group, None)
@@ -96,8 +95,8 @@ def make_groups(
             handle = ray.put(work)
         last = time.monotonic()
         while waiting or running:
-            # The cluster may grow and shrink meanwhile.
-            most = launch.workers or _QUEUED * size.slots(ray)
+            # Asked each time, because the cluster may grow and shrink.
+            most = launch.workers or _SUBMITTED_PER_SLOT * size.slots(ray)
             while waiting and len(running) < most:
                 group = waiting.pop(0)
                 running[task.remote(handle, group, address, threads=threads, versions=_versions())] = group
@@ -110,7 +109,11 @@ def make_groups(
                 data, receipt, loss = ray.get(done[0])
             group = running.pop(done[0])
             if storage is not None:
-                _fetch(storage, shards, group)
+                wait_until_visible(
+                    functools.partial(storage.gather, shards, [group]),
+                    f"a task left group {group} in {storage.address}, but this machine does not find it there. The "
+                    f"address must lead to one place from all machines.",
+                )
             else:
                 shards.adopt(group, data, receipt)
             on_done(group, loss)
@@ -131,9 +134,10 @@ _worker: tuple[str, Worker] | None = None
 def _make_group(
     work: SynthesisWork, group: int, address: str | None, *, threads: int, versions: str
 ) -> tuple[bytes | None, dict[str, Any], float]:
-    """The Ray task: make one group with the driver's threads and versions, and leave it in the storage at an address.
+    """The Ray task: make one group and leave it in the storage at an address.
 
-    Without an address the shard's bytes and receipt are returned. Last comes the mean loss.
+    Returns:
+        The shard's bytes and receipt, both empty with an address; and the mean loss.
     """
     global _worker
     from clipstill.core.device import make_deterministic, pick_device
@@ -148,12 +152,11 @@ def _make_group(
     warnings_only()
     make_deterministic(threads)
     if _worker is None or _worker[0] != work.key:
-        # Ray shows a task no GPU but its own.
-        device = "cuda" if work.device.startswith("cuda") else work.device
+        device = "cuda" if work.device.startswith("cuda") else work.device  # A task sees only its own GPU.
         _worker = (work.key, Worker.load(work, pick_device(device)))
     made = _worker[1].make(group)
     data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
-    receipt = receipt_of(work.key, len(made.records), data, {**made.facts, "worker": worker_name()})
+    receipt = receipt_of(work.key, len(made.records), data, made.facts)
     storage = _storage(address, work.key)
     if storage is None:
         return data, receipt, made.loss
@@ -163,23 +166,18 @@ def _make_group(
 
 @dataclass(frozen=True)
 class TaskSize:
-    """What a task takes of a machine.
+    """What a task takes of a machine."""
 
-    Attributes:
-        cpus: CPUs as Ray counts them.
-        gpus: 0 or 1.
-    """
-
-    cpus: int
-    gpus: int
+    cpus: int  # As Ray counts them.
+    gpus: int  # 0 or 1.
 
     @classmethod
     def of(cls, ray: Any, device: str, threads: int) -> TaskSize:
-        """A GPU where the device asks for one, else as many CPUs as the run has threads and a machine has."""
+        """A GPU where the device asks for one; otherwise a CPU per thread of the run, as far as a machine has them."""
         machines = _machines(ray)
-        if device.startswith("cuda") or (device == "auto" and any(machine.get("GPU", 0) >= 1 for machine in machines)):
-            return cls(1, 1)  # The CPU only feeds it.
-        most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
+        if device.startswith("cuda") or (device == "auto" and any(gpus for _, gpus in machines)):
+            return cls(1, 1)
+        most = max((cpus for cpus, _ in machines), default=0)
         if 1 <= most < threads:
             say(
                 f"surrogate: each task has {threads} threads, as the run has, but the largest machine of Ray has "
@@ -190,20 +188,11 @@ class TaskSize:
 
     def slots(self, ray: Any) -> int:
         """Number of tasks that the cluster holds at once, at least 1."""
-        found = 0
-        for machine in _machines(ray):
-            by_cpu = int(machine.get("CPU", 0)) // self.cpus
-            found += min(by_cpu, int(machine.get("GPU", 0)) // self.gpus) if self.gpus else by_cpu
-        return max(1, found)
+        return max(1, sum(min(cpus // self.cpus, gpus if self.gpus else cpus) for cpus, gpus in _machines(ray)))
 
     def check(self, ray: Any, waited_s: float) -> None:
-        """Say that no machine is large enough for a task, if that is so; called while nothing comes back.
-
-        Raises:
-            ResourceError: No large enough machine has come for 15 minutes.
-        """
-        machines = _machines(ray)
-        if any(machine.get("CPU", 0) >= self.cpus and machine.get("GPU", 0) >= self.gpus for machine in machines):
+        """Say so if no machine is large enough for a task; after 15 minutes, raise a ResourceError."""
+        if any(cpus >= self.cpus and gpus >= self.gpus for cpus, gpus in _machines(ray)):
             return
         lacking = f"no machine of Ray has {self.cpus} CPUs" + (f" and {self.gpus} GPU" if self.gpus else "")
         if waited_s > _MACHINE_WITHIN_S:
@@ -214,12 +203,14 @@ class TaskSize:
         say(f"surrogate: {lacking}, waiting for one")
 
 
-def _machines(ray: Any) -> list[dict[str, float]]:
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+def _machines(ray: Any) -> list[tuple[int, int]]:
+    """CPUs and GPUs of each machine of the cluster."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in found]
 
 
 def _versions() -> str:
-    """What the images depend on besides their settings."""
+    """Versions that the images depend on."""
     import torch
 
     return f"clipstill {clipstill.__version__} and torch {torch.__version__}"
@@ -234,10 +225,10 @@ def _import_ray() -> Any:
 
 
 def _check_address(address: str | None) -> None:
-    """Connect to an address, if it names a host and port."""
+    """Check that somebody answers at an address with host and port."""
     host, colon, port = (address or "").rpartition("://")[2].split("/")[0].rpartition(":")
     if not colon or not port.isdigit():
-        return  # Ray understands "auto" and "local".
+        return  # Such as "auto" and "local".
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_WITHIN_S):
             pass
@@ -249,7 +240,7 @@ def _check_address(address: str | None) -> None:
 
 @contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[dict[Any, int]]:
-    """Join or start a cluster; yields the tasks at work and their groups, empty at first, and ends them at the end."""
+    """Join or start a cluster and yield an empty table of running tasks and their groups, which end with the block."""
     running: dict[Any, int] = {}
     owned = not ray.is_initialized()
     if owned:
@@ -268,8 +259,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[dict[Any, int]]:
 def _connect(ray: Any, address: str | None) -> None:
     _check_address(address)
     try:
-        # "local" starts a cluster. By default Ray would look for one that `ray start` left a note of, and wait for ever
-        # where that is gone.
+        # "local" starts a cluster. Without it Ray would look for one of `ray start`, and wait for ever if it has ended.
         ray.init(
             address=address or "local",
             log_to_driver=False,
@@ -283,48 +273,31 @@ def _connect(ray: Any, address: str | None) -> None:
             f"or leave --launcher out."
         ) from None
     machines = _machines(ray)
-    cpus = int(sum(machine.get("CPU", 0) for machine in machines))
+    cpus = sum(cpus for cpus, _ in machines)
     say(f"surrogate: {cpus} CPUs of Ray on {len(machines)} machine{'s' if len(machines) != 1 else ''}")
 
 
 @contextmanager
 def _readable_errors(ray: Any) -> Iterator[None]:
-    """Raise what a task raised as if it had happened here, and say of Ray's own errors what to do."""
+    """Raise errors of tasks as if they had happened here, and say what to do about Ray's own errors."""
     try:
         yield
-    except ImportError as error:  # A driver outside the cluster has its objects unpacked by a process inside.
-        raise _not_importable(error) from None
-    except ray.exceptions.RayError as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+    except (ImportError, ray.exceptions.RayError) as error:
+        from_task = isinstance(error, ray.exceptions.RayTaskError)
+        cause = error.cause if from_task else error
         if isinstance(cause, ClipstillError):
             raise cause from None
-        # When a task cannot even be unpacked, the kind of its error is lost on the way.
+        # Objects are unpacked here or in a worker; the kind of the error is lost where the task itself is unpacked.
         if isinstance(cause, ImportError) or "ModuleNotFoundError" in str(error) or "failed to import" in str(error):
-            raise _not_importable(error if cause is None else cause) from None
-        if isinstance(error, ray.exceptions.RayTaskError):
-            # Keep the task's kind of error, so that exhausted memory is recognised; its traceback stands above.
+            last = str(cause or error).strip().splitlines()[-1:]
+            raise ResourceError(
+                f"a worker of Ray cannot import what it needs ({''.join(last)[:200]}). Install the same clipstill, "
+                f"with all that this run needs, on all machines of the cluster."
+            ) from None
+        if from_task:
+            # Keep the kind of error, so that exhausted memory is recognised.
             raise (cause if isinstance(cause, Exception) else error) from error
         raise ResourceError(
             f"a Ray task was lost and could not be made again ({type(error).__name__}). Run the same command again: it "
             f"goes on where it stopped."
         ) from error
-
-
-def _not_importable(error: BaseException) -> ResourceError:
-    last = str(error).strip().splitlines()[-1:]
-    return ResourceError(
-        f"a worker of Ray cannot import what it needs ({''.join(last)[:200]}). Install the same clipstill, with all "
-        f"that this run needs, on all machines of the cluster."
-    )
-
-
-def _fetch(storage: ShardStorage, shards: ShardWriter, group: int) -> None:
-    """Copy a group that a task has just left in a storage."""
-    end = time.monotonic() + VISIBLE_WITHIN_S
-    while not storage.gather(shards, [group]):
-        if time.monotonic() > end:
-            raise ResourceError(
-                f"a task left group {group} in {storage.address}, but this machine does not find it there. The address "
-                f"must lead to one place from all machines."
-            )
-        time.sleep(POLL_EVERY_S)

@@ -1,11 +1,8 @@
-"""The ranks of torchrun: the first one leads a run, the others help with what it offers.
+"""The ranks of torchrun: the first one leads a run, and the others help with the stages that it offers.
 
-Each rank makes every n-th group of a surrogate set, and all ranks train together where all weights of a student train.
-A group's images follow from its seeds alone, so the same set comes out, bit for bit where the ranks have the same
-threads, the same torch and the same kind of processor.
-
-Only torchrun and launchers built on it, such as ``accelerate launch``, end or restart all ranks when one is lost. Under
-other launchers that set ``RANK`` and ``WORLD_SIZE``, each process works alone. On a SLURM cluster: ``srun torchrun``.
+The ranks divide the groups of a surrogate set, and train together where all weights of a student train. Launchers that
+only set ``RANK`` and ``WORLD_SIZE`` are not enough, because nothing ends all processes when one is lost: each works
+alone there. On a SLURM cluster, use ``srun torchrun``.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,10 +27,10 @@ if TYPE_CHECKING:
     from clipstill.distributed.work import OnDone
     from clipstill.surrogate.shards import ShardWriter
 
-POLL_EVERY_S = 0.5
-# A file that another machine wrote and that is still not here after this long lies on another disk.
-VISIBLE_WITHIN_S = 60.0
-# Ranks wait for the first one for as long as a stage takes.
+_POLL_EVERY_S = 0.5
+# A file of another machine that is not visible after this long is on another disk.
+_VISIBLE_WITHIN_S = 60.0
+# Longer than any stage takes.
 _LONGEST_WAIT = timedelta(days=100)
 
 
@@ -48,12 +45,12 @@ def world() -> int:
 
 
 def threads_of_this_process() -> int:
-    """Cores that this process may use; the ranks of one machine divide its cores."""
+    """Cores that this process may use; the ranks of one machine share its cores equally."""
     return max(1, usable_cores() // (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1))
 
 
 def local_device(name: str) -> str:
-    """The device of this rank: ranks of one machine take its GPUs in turns when ``auto`` or ``cuda`` is asked for."""
+    """The device of this rank: for ``auto`` and ``cuda``, the ranks of one machine take its GPUs in turns."""
     if world() == 1 or name not in ("auto", "cuda"):
         return name
     import torch
@@ -63,30 +60,22 @@ def local_device(name: str) -> str:
 
 
 def share(groups: Sequence[int]) -> list[int]:
-    """The groups that this rank makes: every n-th, so that all ranks get as many of each generator."""
+    """The groups that this rank makes: every n-th, so that the generators are spread over all ranks."""
     return [group for group in groups if group % world() == rank()]
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A stage that the first rank asks the others to help with.
-
-    Attributes:
-        stage: Name of the stage.
-        key: Key of what the stage makes.
-        groups: Numbers of all missing groups in a synthesis; empty where all ranks do the same.
-        threads: CPU threads of the run.
-        cohorts: Cohorts in use, which the other ranks take over.
-    """
+    """A stage that the first rank asks the others to help with."""
 
     stage: str
     key: str
-    groups: list[int]
-    threads: int
-    cohorts: Any = None
+    groups: list[int]  # Numbers of all missing groups in a synthesis; empty where all ranks do the same.
+    threads: int  # CPU threads of the run.
+    cohorts: Any = None  # Cohorts in use, which the other ranks take over.
 
 
-# A process may do several runs one after the other; all ranks do the same ones.
+# Number of the run in this process; all ranks do the same runs.
 _runs = itertools.count()
 
 
@@ -94,8 +83,8 @@ _runs = itertools.count()
 def rank_group() -> Iterator[None]:
     """Join all ranks in one ``torch.distributed`` group for one run; without torchrun this does nothing.
 
-    When the first rank leaves without an error, ``offers`` ends on the other ranks. When any rank leaves by an error,
-    the others get a ResourceError as soon as they wait for it.
+    When the first rank leaves without an error, ``offers`` ends on the others. When a rank leaves by an error, the
+    ranks that wait for it get a ResourceError.
     """
     if world() == 1:
         yield
@@ -131,10 +120,10 @@ def _store() -> Any:
 
 
 def broadcast(value: Any = None) -> Any:
-    """Return the first rank's value on every rank; the others wait for it. Without torchrun: the value itself.
+    """Return the first rank's value on every rank; the others wait for it.
 
     Raises:
-        ResourceError: Another rank is gone.
+        ResourceError: Another rank has ended.
     """
     if world() == 1:
         return value
@@ -143,7 +132,7 @@ def broadcast(value: Any = None) -> Any:
     values = [value]
     try:
         distributed.broadcast_object_list(values, src=0)
-    except RuntimeError as error:  # All errors of torch.distributed are.
+    except RuntimeError as error:
         raise ResourceError(
             f"rank {rank()} ends because another rank did ({error}); that rank's own message says why. Run the same "
             f"command again: it goes on where it stopped."
@@ -152,28 +141,24 @@ def broadcast(value: Any = None) -> Any:
 
 
 def offers() -> Iterator[Offer]:
-    """What the first rank offers to this rank, until its run has ended.
-
-    Raises:
-        ResourceError: The first rank ended by an error, or is gone.
-    """
+    """What the first rank offers to this rank, until its run has ended."""
     while (offer := broadcast()) is not None:
         yield offer
 
 
 def wait_for_groups(shards: ShardWriter, groups: Sequence[int], on_done: OnDone) -> None:
-    """Wait until the other ranks have made these groups. When one is lost, torchrun ends or restarts all ranks."""
+    """Wait until the other ranks have made these groups; when a rank is lost, torchrun ends or restarts all."""
     from clipstill.surrogate.shards import shard_name
 
     waiting = set(groups)
     while waiting:
-        # Receipts are long; read them only once there is a new one.
+        # Receipts are long, so read them only when there is a new one.
         if any((shards.folder / shard_name(group)).with_suffix(".json").exists() for group in waiting):
             for group in sorted(shards.committed() & waiting):
                 waiting.discard(group)
                 on_done(group, None)
         if waiting:
-            time.sleep(POLL_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
 
 
 def wait_for_manifest(folder: Path, key: str) -> None:
@@ -182,14 +167,24 @@ def wait_for_manifest(folder: Path, key: str) -> None:
     Raises:
         ResourceError: It does not appear within a minute.
     """
-    end = time.monotonic() + VISIBLE_WITHIN_S
-    while time.monotonic() < end:
+
+    def is_visible() -> bool:
         with suppress(ArtifactError):
             manifest = read_manifest(folder)
-            if manifest is not None and manifest.key == key:
-                return
-        time.sleep(POLL_EVERY_S)
-    raise ResourceError(
+            return manifest is not None and manifest.key == key
+        return False
+
+    wait_until_visible(
+        is_visible,
         f"rank {rank()} on {platform.node()} does not see what the first rank wrote to {folder}. The run folder must "
-        f"lie on a disk that all machines share."
+        f"lie on a disk that all machines share.",
     )
+
+
+def wait_until_visible(is_visible: Callable[[], object], problem: str) -> None:
+    """Wait for files that another machine wrote; after a minute, raise the problem as a ResourceError."""
+    end = time.monotonic() + _VISIBLE_WITHIN_S
+    while not is_visible():
+        if time.monotonic() > end:
+            raise ResourceError(problem)
+        time.sleep(_POLL_EVERY_S)

@@ -27,36 +27,19 @@ if TYPE_CHECKING:
 OnDone = Callable[[int, float | None], None]
 
 
-def worker_name() -> str:
-    """This process among those that make groups: machine and process number."""
-    return f"{platform.node()}:{os.getpid()}"
-
-
 @dataclass(frozen=True)
 class SynthesisWork:
-    """All that a worker must know to make the images of a surrogate set.
+    """All that a worker must know to make the images of a surrogate set."""
 
-    Attributes:
-        key: Key of the surrogate set.
-        teacher: Name of the teacher.
-        precision: Precision of the teacher's image tower.
-        generator: Name of the generator, or several joined by ``+``.
-        device: Device as the settings name it.
-        settings: How images are images.
-        prompts: One prompt per image.
-        targets_ND: Unit vector that each image is drawn towards.
-        class_vectors_CD: Unit vectors.
-    """
-
-    key: str
+    key: str  # Key of the surrogate set.
     teacher: str
-    precision: str
-    generator: str
-    device: str
+    precision: str  # Precision of the teacher's image tower.
+    generator: str  # Name of the generator, or several joined by ``+``.
+    device: str  # Device as the settings name it.
     settings: SynthesisSettings
-    prompts: Sequence[Prompt]
-    targets_ND: Tensor
-    class_vectors_CD: Tensor
+    prompts: Sequence[Prompt]  # One per image.
+    targets_ND: Tensor  # Unit vectors that the images are drawn towards.
+    class_vectors_CD: Tensor  # Unit vectors of the classes.
 
     @property
     def groups(self) -> list[range]:
@@ -69,19 +52,12 @@ class SynthesisWork:
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """The finished images of one group.
+    """The finished images of one group."""
 
-    Attributes:
-        pixels_NHW3: uint8 pixels.
-        records: One record per image.
-        facts: Generator, seconds, images left out, images begun again, and the history of the losses.
-        features_ND: Unit vectors of the images by the teacher, float16.
-    """
-
-    pixels_NHW3: Any
+    pixels_NHW3: Any  # Uint8.
     records: list[ImageRecord]
-    facts: Mapping[str, Any]
-    features_ND: NDArray[np.float16]
+    facts: Mapping[str, Any]  # What the receipt of the group's shard says.
+    features_ND: NDArray[np.float16]  # The teacher's unit vectors of the images.
 
     @property
     def loss(self) -> float:
@@ -90,14 +66,7 @@ class ImageGroup:
 
 
 class Worker:
-    """Makes groups with models that are loaded once.
-
-    Args:
-        work: What to make.
-        teacher: Loaded on ``device``.
-        generators: Loaded on ``device``; they take turns.
-        device: Torch device of the work.
-    """
+    """Makes groups with a teacher and with generators, in turns, that are loaded on ``device`` already."""
 
     def __init__(
         self, work: SynthesisWork, teacher: Teacher, generators: Sequence[Generator | Sampler], device: Any
@@ -111,11 +80,7 @@ class Worker:
 
     @classmethod
     def load(cls, work: SynthesisWork, device: Any) -> Worker:
-        """Load the models that the work names.
-
-        Raises:
-            ClipstillError: A model cannot be loaded.
-        """
+        """Load the models that the work names."""
         from clipstill.generators import load_generators
         from clipstill.teachers import load_teacher
 
@@ -128,11 +93,7 @@ class Worker:
         return self._synthesiser.provenance
 
     def make(self, number: int, watch: Callable[[Tensor], None] | None = None) -> ImageGroup:
-        """Make one group.
-
-        Args:
-            number: Number of the group.
-            watch: Called at each step with the images at work.
+        """Make a group; ``watch`` is called at each step with its images so far.
 
         Raises:
             ConfigError: No image of the group could be made.
@@ -172,5 +133,6 @@ class Worker:
             "dropped": len(prompts) - len(records),
             "restarts": images.restarts,
             "history": images.history,
+            "worker": f"{platform.node()}:{os.getpid()}",
         }
         return ImageGroup(images.pixels_NHW3, records, facts, images.features_ND)

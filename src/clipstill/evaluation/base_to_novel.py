@@ -1,7 +1,7 @@
-"""The base-to-novel protocol: two accuracies a seed, and their harmonic mean.
+"""The base-to-novel protocol: two accuracies per seed, and their harmonic mean.
 
-Labels are those of each half, counted from 0, and only the vectors of the half's classes compete. The harmonic mean is
-taken of the accuracies' means over seeds, as in Zhou et al., CVPR 2022 (CoCoOp), not as the mean of harmonic means.
+Each half of the classes is classified by itself. The harmonic mean is taken of the accuracies' means over seeds, as in
+Zhou et al., CVPR 2022 (CoCoOp), not as the mean of harmonic means.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from clipstill.evaluation.metrics import mean_and_spread
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """2 B N / (B + N), in the unit of its arguments; 0 where both are."""
+    """2 B N / (B + N), in the unit of its arguments; 0 where both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
 @dataclass(frozen=True)
 class BaseToNovel:
-    """What one method reached, a number a seed, in percent."""
+    """Accuracies of one method, one per seed, in percent."""
 
     base: tuple[float, ...]  # Top-1 on the classes of the first half.
     novel: tuple[float, ...]  # Top-1 on the classes of the second half.
@@ -34,7 +34,7 @@ class BaseToNovel:
         return harmonic_mean(statistics.fmean(self.base), statistics.fmean(self.novel))
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """As JSON values."""
         return {
             "base": list(self.base),
             "novel": list(self.novel),
@@ -44,7 +44,7 @@ class BaseToNovel:
 
 
 def table(rows: Mapping[str, BaseToNovel]) -> str:
-    """Markdown, a line a method: mean and standard deviation over seeds, and the harmonic mean of the means."""
+    """Markdown with a line per method: mean and standard deviation over seeds, and the harmonic mean of the means."""
     lines = ["| method | base | novel | HM | saw novel images |", "|---|---:|---:|---:|---|"]
     for name, row in rows.items():
         seen = "yes, unlabelled" if row.transductive else "no"

@@ -1,6 +1,6 @@
-"""Scores that mean what they say: a temperature over all logits, what they promise, and when not to answer.
+"""Calibrated probabilities: the temperature of the logits, expected accuracy, and the threshold of refusal.
 
-Shapes: N images, C classes.
+Shapes: N images, M images of something else, C classes.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 from clipstill.core.errors import DataError
 from clipstill.evaluation.metrics import Floats, softmax
 
-# A factor of a hundred to both sides of 1: beyond it, the logits say nothing, or the targets are one class for sure.
+# Bounds of a temperature: above, the logits say nothing; below, the targets are certain.
 _LEAST, _MOST = 0.01, 100.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _PRECISION = 1e-4
 
 
 def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
-    """The temperature at which ``softmax(logits / T)`` is nearest the targets, by cross-entropy.
+    """The temperature T that minimises the cross-entropy between ``softmax(logits / T)`` and the targets.
 
     Args:
         logits_NC: Any real numbers.
         target_NC: Probabilities: the teacher's answer for synthetic images, one-hot labels for real ones.
 
     Returns:
-        T in [0.01, 100]. The loss is convex in 1 / T, so there is one best.
+        T in [0.01, 100], by golden-section search: the loss is convex in 1 / T.
 
     Raises:
         DataError: There is no image, or shapes differ.
@@ -51,22 +51,18 @@ def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
 
 
 def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> float:
-    """How often a student is right, as far as its teacher believes it: no label is used.
+    """A student's accuracy, in [0, 1], estimated without labels.
 
-    The mean of the probability that the teacher gives the class which the student names. A student that disagrees loses
-    by it, and so does a task that the teacher finds hard.
+    It is the mean of the teacher's probability for the class that the student names.
 
     Args:
         student_NC: The student's logits.
         teacher_probability_NC: The teacher's probabilities for the same images.
 
-    Returns:
-        In [0, 1].
-
     Raises:
         DataError: There is no image, or shapes differ.
 
-    Source: ours; that mean confidence estimates accuracy: Hendrycks and Gimpel, ICLR 2017.
+    Source: ours, after Hendrycks and Gimpel, ICLR 2017: mean confidence estimates accuracy.
     """
     if len(student_NC) == 0 or student_NC.shape != teacher_probability_NC.shape:
         raise DataError(
@@ -76,7 +72,7 @@ def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> flo
 
 
 def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refused: float = 1.0) -> float:
-    """The score at which most pictures are judged right, both sides counting the same: refuse what lies below it.
+    """The score below which to refuse, so that most pictures are judged right; both sides count the same.
 
     Args:
         score_inside_N: Scores of pictures of the classes.
@@ -84,7 +80,7 @@ def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refu
         most_refused: Largest share of the pictures of the classes that may be refused, in [0, 1].
 
     Returns:
-        The middle between two scores that occur; of equally good ones the lowest, which refuses least.
+        The middle between two scores that occur; the lowest of equally good ones, which refuses least.
 
     Raises:
         DataError: One side has no picture.
@@ -103,10 +99,7 @@ def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refu
 
 
 def auroc(score_inside_N: Floats, score_outside_M: Floats) -> float:
-    """How well a score tells pictures of the classes from others: the chance that one inside has the higher score.
-
-    Returns:
-        In [0, 1]; 0.5 is guessing. Equal scores count half.
+    """The chance, in [0, 1], that a picture of the classes has a higher score than another; equal scores count half.
 
     Raises:
         DataError: One side has no picture.

@@ -32,22 +32,17 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Calibration:
-    """How logits become probabilities, and when the classifier refuses to answer.
+    """How logits become probabilities, and when the classifier refuses to answer."""
 
-    Attributes:
-        temperature: Divisor of the logits before softmax.
-        threshold: Highest probability below which the classifier refuses; None for one that always answers.
-    """
-
-    temperature: float = 1.0
-    threshold: float | None = None
+    temperature: float = 1.0  # Divisor of the logits before softmax.
+    threshold: float | None = None  # Highest probability below which the classifier refuses; None for never.
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How a classifier did."""
+    """What was measured of a classifier."""
 
-    n: int  # Images that were read and judged.
+    n: int  # Number of images that could be read.
     classes: tuple[str, ...]  # Names, in the order of the rows below.
     top1: float  # Share of right answers in [0, 1].
     top5: float | None  # Share with the right class among five; None with five classes or fewer.
@@ -89,7 +84,7 @@ def evaluate(
         predict_logits: Maps uint8 (N, H, W, 3) to logits (N, C), C the folder's classes in their order.
         folder: Real images by class.
         preprocess: Size and crop of the pixels; the classifier normalises by itself.
-        batch: Images a call.
+        batch: Images per call.
         title: Title of the progress display.
         name_skipped: Whether to print files that cannot be read; the result holds them in any case.
         calibration: Temperature and threshold of refusal; None for plain softmax without refusal.
@@ -138,12 +133,12 @@ def _judged(
     return EvaluationResult(
         n=len(labels_N),
         classes=classes,
-        top1=metrics.top1(logits_NC, labels_N) or 0.0,
+        top1=metrics.top1(logits_NC, labels_N),
         top5=metrics.top5(logits_NC, labels_N),
         per_class=metrics.per_class(logits_NC, labels_N),
         confusion=metrics.confusion(logits_NC, labels_N).tolist(),
-        ece=metrics.ece(scaled_NC, labels_N) or 0.0,
-        ece_uncalibrated=metrics.ece(logits_NC, labels_N) or 0.0,
+        ece=metrics.ece(scaled_NC, labels_N),
+        ece_uncalibrated=metrics.ece(logits_NC, labels_N),
         accepted=accepted,
         skipped=skipped,
     )
@@ -159,7 +154,7 @@ def compare(
     batch: int = BATCH,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Teacher by class vectors, and student, on the same images, each with its own preprocessing.
+    """Measure teacher and student on the same images, each with its own preprocessing; the result of ``side_by_side``.
 
     Args:
         teacher: A teacher on ``device``.
@@ -167,11 +162,8 @@ def compare(
         student: The student; it ends on ``device``.
         folder: Real images by class.
         device: Where both work.
-        batch: Images a call.
+        batch: Images per call.
         calibration: The student's temperature and threshold of refusal.
-
-    Returns:
-        The JSON values of ``side_by_side``.
 
     Raises:
         DataError: As for ``evaluate``.
@@ -184,34 +176,29 @@ def compare(
         student.preprocess,
         batch=batch,
         title="evaluation, student",
-        # The teacher's evaluation has named the same files.
-        name_skipped=False,
+        name_skipped=False,  # The teacher's evaluation has named the same files.
         calibration=calibration,
     )
     return side_by_side(by_student, by_teacher)
 
 
 def side_by_side(student: EvaluationResult, teacher: EvaluationResult | None = None) -> dict[str, Any]:
-    """Two results on the same images as JSON values.
-
-    Returns:
-        ``n``, ``classes``, ``teacher_top1``, ``student_top1``, ``chance``, ``skipped``, and the full results as
-        ``teacher`` and ``student``. The teacher's are None without a teacher.
-    """
+    """Two results on the same images as JSON values; the teacher's are None without a teacher."""
+    as_json = student.to_json()
     return {
         "n": student.n,
-        "classes": list(student.classes),
+        "classes": as_json["classes"],
         "teacher_top1": None if teacher is None else teacher.top1,
         "student_top1": student.top1,
         "chance": 1 / len(student.classes),
         "teacher": None if teacher is None else teacher.to_json(),
-        "student": student.to_json(),
-        "skipped": student.to_json()["skipped"],
+        "student": as_json,
+        "skipped": as_json["skipped"],
     }
 
 
 def student_predictor(student: Student, device: torch.device | str = "cpu") -> PredictLogits:
-    """A student as a map of uint8 images to logits; it is put into evaluation mode on the device."""
+    """A student as a function from uint8 images to logits; it is put into evaluation mode on the device."""
     student.to(device).eval()
     return _predictor(student, device)
 
@@ -219,7 +206,7 @@ def student_predictor(student: Student, device: torch.device | str = "cpu") -> P
 def teacher_predictor(
     teacher: Teacher, class_vectors_CD: torch.Tensor, device: torch.device | str = "cpu"
 ) -> PredictLogits:
-    """A teacher with class vectors as a map of uint8 images to logits, its own scale included."""
+    """A teacher with class vectors as a function from uint8 images to logits."""
     from clipstill.core.tensors import logits
 
     vectors_CD, scale = class_vectors_CD.to(device).float(), float(teacher.logit_scale)

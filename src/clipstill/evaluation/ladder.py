@@ -1,28 +1,26 @@
-"""The baseline ladder: simpler and richer ways to the same classifier, compared photo by photo, and what follows.
+"""The baseline ladder: simpler and richer ways to the same classifier, compared photo by photo.
 
-It answers whether distilling was worth it at all. Every rung answers for the same photos, so that two rungs are
-compared in pairs: photos that both name right, or both wrong, say nothing.
+It answers whether distilling was worth it. Every rung answers for the same photos. The recommendation follows these
+rules, with ``LEVEL``, ``SAME_COST`` and ``MOST_COST``:
 
-The recommendation follows from what was measured by these rules, with ``LEVEL``, ``SAME_COST`` and ``MOST_COST``:
+1. Two rungs differ where McNemar's exact test says so at the level of 5 %; otherwise the difference is not measurable.
+2. The pick starts as the student. A teacher with stored class vectors, the small one first, replaces it if it is
+   measurably better than the pick and costs at most three times as much as the student in bytes and in GFLOP (latency
+   is ignored because it is noisy), or if it is not measurably worse and costs no more than the pick (within a tenth).
+3. A teacher that is measurably better than the pick but costs more than that is named with its price.
+4. Of the rungs with labelled or unlabelled photos, the best one that is measurably better than the pick within the same
+   limit of cost is recommended beside it; failing that, the best one that is not measurably worse and more than a tenth
+   cheaper in bytes and in GFLOP.
+5. If the pick is the student, and a student taught on noise or on procedural pictures is not measurably worse, the text
+   says that the synthetic images earned nothing.
 
-1. Two rungs differ where the exact test of McNemar says so at the level of 5 %; else there is no measurable difference.
-2. The pick starts as the student. A teacher with stored class vectors, the small one first, takes its place where it is
-   measurably better than the pick and costs at most three times as much as the student, in bytes and in GFLOP
-   (latency is ignored because it is noisy); or where it is not measurably worse and costs no more than the pick (a
-   tenth is no difference).
-3. A teacher that is measurably better than the pick and costs more than that is named with its price.
-4. Where labelled or unlabelled photos make a rung measurably better than the pick, at most at the same limit of cost,
-   the best of these is recommended beside it; else the best of those that are not measurably worse and cost less than
-   the pick, in bytes and in GFLOP, by more than a tenth.
-5. Where the pick is the student, and a student that was taught on noise or on procedural pictures is not measurably
-   worse, the synthetic images earned nothing that could be measured, and that is said.
-
-Shapes: N photos, B resamples.
+Shapes: B resamples.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,9 +41,8 @@ RUNGS = (TEACHER, SMALL_TEACHER, SMALL_TEACHER_EXAMPLES, NOISE, PROCEDURAL, OURS
 
 LEVEL = 0.05
 SAME_COST = 1.1
-# A choice, not a measurement: the embedded teachers' small one has twice the bytes of the default student.
+# Chosen, not measured: the small embedded teacher has twice the bytes of the default student.
 MOST_COST = 3.0
-_RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Cost:
 
     onnx_bytes: int | None  # Size of the exported file.
     parameters: int | None
-    gflop: float | None  # Billions of multiplications and additions a picture.
+    gflop: float | None  # Billions of multiplications and additions per picture.
     latency_ms: float | None  # Median for one picture on one CPU core.
     minutes: float | None  # Time to make it, from class names on.
     photos: int = 0  # Number of unlabelled photos that it is taught on.
@@ -63,9 +60,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a rung did on the photos."""
+    """What was measured of a rung."""
 
-    right: str  # A "1" for each photo that it names right, a "0" for the others, in the order of the photos.
+    right: str  # One digit per photo, in order: "1" for a right answer, "0" for a wrong one.
     ece: float  # Expected calibration error, in [0, 1].
     per_class: tuple[float | None, ...]  # Top-1 of each class; None for a class without photos.
     cost: Cost
@@ -89,7 +86,7 @@ class Rung:
 
     @property
     def result(self) -> Measured:
-        """``measured`` of a rung that was measured."""
+        """``measured``, for rungs that were measured."""
         assert self.measured is not None
         return self.measured
 
@@ -105,26 +102,23 @@ class Rung:
         """The inverse of ``to_json``.
 
         Raises:
-            ArtifactError: The value is no rung.
+            ArtifactError: The value is not that of a rung.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         try:
-            measured = value["measured"]
-            if measured is not None:
-                known = {name: each for name, each in measured.items() if name != "top1"}
-                known |= {"cost": Cost(**known["cost"]), "per_class": tuple(known["per_class"])}
-                measured = Measured(**known)
-            return cls(**{**value, "measured": measured})
-        except (TypeError, KeyError, AttributeError) as error:
+            return TypeAdapter(Rung).validate_python(value)
+        except ValidationError as error:
             raise ArtifactError(f"a stored rung of the ladder cannot be read ({error}). Measure it again.") from None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One rung less another, on the same photos."""
+    """How much better one rung is than another on the same photos."""
 
     share: float  # Difference of the shares of right answers, in [-1, 1].
-    low: float  # Ends of the interval that holds 95 % of resampled differences.
-    high: float
+    low: float  # Lower end of the interval that holds 95 % of resampled differences.
+    high: float  # Upper end.
     p: float  # Result of the exact test of McNemar, in [0, 1].
 
     @property
@@ -139,21 +133,16 @@ class Difference:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """The two-sided p of "both are right equally often", from the photos on which just one of them is right.
-
-    Under it, each such photo falls to either side like a fair coin.
+    """The two-sided p, in (0, 1], of "both are right equally often".
 
     Args:
         only_first: Number of photos that the first alone names right.
         only_second: Number of photos that the second alone names right.
 
-    Returns:
-        In (0, 1]; 1 where there is no such photo.
-
     Source: McNemar, Psychometrika 1947, in its exact form by the binomial distribution.
     """
     total, fewer = only_first + only_second, min(only_first, only_second)
-    # Whole numbers: a sum of floats would lose the small terms of thousands of photos.
+    # A sum of floats would lose the small terms of thousands of photos.
     tail = sum(math.comb(total, count) for count in range(fewer + 1))
     return float(min(1.0, 2 * tail / 2**total))
 
@@ -161,12 +150,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def difference(first: Measured, second: Measured) -> Difference:
     """How much more often the first is right than the second, with a bootstrap over photos and McNemar's test.
 
-    Args:
-        first: Result on the same photos as ``second``, in the same order.
-        second: The other result.
-
     Raises:
-        DataError: They were measured on another number of photos, or on none.
+        DataError: They were measured on different numbers of photos, or on none.
 
     Source: Efron, Annals of Statistics 1979, for the interval (percentiles). A photo adds -1, 0 or 1, so that the
     resampled sums are drawn from a multinomial distribution at once.
@@ -177,23 +162,23 @@ def difference(first: Measured, second: Measured) -> Difference:
     pairs = list(zip(first.right, second.right, strict=True))
     plus, minus = pairs.count(("1", "0")), pairs.count(("0", "1"))
     chances = [plus / count, minus / count, 1 - (plus + minus) / count]
-    drawn_B3 = np.random.default_rng(0).multinomial(count, chances, size=_RESAMPLES)
+    drawn_B3 = np.random.default_rng(0).multinomial(count, chances, size=4000)
     low, high = np.quantile((drawn_B3[:, 0] - drawn_B3[:, 1]) / count, [0.025, 0.975])
     return Difference((plus - minus) / count, float(low), float(high), mcnemar_exact(plus, minus))
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do."""
+    """What to ship."""
 
     ship: str | None  # Name of the rung to ship; None where too little was measured.
-    better_with: str | None  # Name of a rung that photos make measurably better, or as good for less; None for none.
+    better_with: str | None  # Name of a rung with photos that is measurably better, or as good for less; None for none.
     text: str  # The advice in one to three sentences.
-    command: str = ""  # Command that makes the rung to ship; empty for the student, which is there.
+    command: str = ""  # Command that makes the rung to ship; empty for the student, which exists.
 
 
 def recommend(rungs: Sequence[Rung]) -> Recommendation:
-    """What follows from the measured rungs, by the rules at the top of this file."""
+    """What to ship, by the rules at the top of this file."""
     found = {rung.name: rung for rung in rungs if rung.measured is not None}
     towers = [found[name] for name in (SMALL_TEACHER, TEACHER) if name in found]
     if OURS not in found or not towers:
@@ -201,7 +186,7 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     ours = pick = found[OURS]
     dear = None
     for tower in towers:
-        gap = between(tower, pick)
+        gap = _between(tower, pick)
         if gap.better and not _costs_at_most(tower, ours, MOST_COST):
             dear = tower
         elif gap.better or (not gap.measurable and _costs_at_most(tower, pick, SAME_COST)):
@@ -216,21 +201,22 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
             f"Do not distil: ship {pick.title}. It names {_percent(pick)} right, the student {_percent(ours)} "
             f"({_gap(pick, ours)}), {_costs(pick, ours)}."
         ]
-    if dear is not None and between(dear, pick).better:
+    if dear is not None and _between(dear, pick).better:
         sentences.append(
             f"Where size and time do not count, {dear.title} reaches {_percent(dear)}, {_gap(dear, pick)}, "
             f"{_costs(dear, ours)}."
         )
+    by_top1 = operator.attrgetter("result.top1")
     controls = [found[name] for name in (NOISE, PROCEDURAL) if name in found]
-    as_good = max((rung for rung in controls if not between(ours, rung).better), key=_top1, default=None)
+    as_good = max((rung for rung in controls if not _between(ours, rung).better), key=by_top1, default=None)
     if pick is ours and as_good is not None:
         sentences.append(
             f"Its synthetic images earned nothing measurable: {as_good.title} reaches {_percent(as_good)}."
         )
     more = [found[name] for name in (SMALL_TEACHER_EXAMPLES, EXAMPLES, UNLABELLED) if name in found]
-    better = [rung for rung in more if between(rung, pick).better and _costs_at_most(rung, ours, MOST_COST)]
-    cheaper = [rung for rung in more if not between(pick, rung).better and _costs_at_most(rung, pick, 1 / SAME_COST)]
-    best = max(better or cheaper, key=_top1, default=None)
+    better = [rung for rung in more if _between(rung, pick).better and _costs_at_most(rung, ours, MOST_COST)]
+    cheaper = [rung for rung in more if not _between(pick, rung).better and _costs_at_most(rung, pick, 1 / SAME_COST)]
+    best = max(better or cheaper, key=by_top1, default=None)
     if best is not None:
         verdict, price = ("Better", "") if better else ("Cheaper", f", {_costs(best, pick)}")
         sentences.append(f"{verdict} with photos: {best.title} reaches {_percent(best)}, {_gap(best, pick)}{price}.")
@@ -238,15 +224,15 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
 
 
 def ladder_json(rungs: Sequence[Rung], classes: Sequence[str]) -> dict[str, Any]:
-    """All of it as JSON values.
+    """The ladder as JSON values.
 
     Returns:
-        ``n`` photos (0 where nothing was measured), ``classes``, ``rungs``, ``against_ours`` (a difference a rung), and
+        ``n`` photos (0 where nothing was measured), ``classes``, ``rungs``, ``against_ours`` (differences by rung), and
         ``recommendation``.
     """
     found = {rung.name: rung for rung in rungs if rung.measured is not None}
     ours = found.get(OURS)
-    gaps = {} if ours is None else {name: between(rung, ours) for name, rung in found.items() if rung is not ours}
+    gaps = {} if ours is None else {name: _between(rung, ours) for name, rung in found.items() if rung is not ours}
     return {
         "n": max((len(rung.result.right) for rung in found.values()), default=0),
         "classes": list(classes),
@@ -256,21 +242,16 @@ def ladder_json(rungs: Sequence[Rung], classes: Sequence[str]) -> dict[str, Any]
     }
 
 
-def between(first: Rung, second: Rung) -> Difference:
-    """The difference of two measured rungs."""
+def _between(first: Rung, second: Rung) -> Difference:
     return difference(first.result, second.result)
 
 
-def _top1(rung: Rung) -> float:
-    return rung.result.top1
-
-
 def _percent(rung: Rung) -> str:
-    return f"{100 * _top1(rung):.1f} %"
+    return f"{100 * rung.result.top1:.1f} %"
 
 
 def _gap(first: Rung, second: Rung) -> str:
-    gap = between(first, second)
+    gap = _between(first, second)
     if not gap.measurable:
         return "no measurable difference"
     other = "the student" if second.name == OURS else second.title
@@ -278,13 +259,13 @@ def _gap(first: Rung, second: Rung) -> str:
 
 
 def _multiples(rung: Rung, other: Rung, *costs: str) -> list[float]:
-    """Costs as multiples of the other's; infinite where one of both is not known."""
+    """Costs as multiples of the other's; infinite where one is not known."""
     pairs = [(getattr(rung.result.cost, cost), getattr(other.result.cost, cost)) for cost in costs]
     return [own / base if own and base else math.inf for own, base in pairs]
 
 
 def _costs_at_most(rung: Rung, other: Rung, times: float) -> bool:
-    """Whether neither file nor arithmetic is above so many times the other's."""
+    """Whether neither bytes nor GFLOP exceed this multiple of the other's."""
     return max(_multiples(rung, other, "onnx_bytes", "gflop")) <= times
 
 

@@ -1,4 +1,4 @@
-"""Metrics of classification, in numpy.
+"""Metrics of classification over at least one image.
 
 Shapes: N images, C classes. Labels are positions in the list of classes.
 """
@@ -14,25 +14,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
-ECE_BINS = 15
 
-
-def top1(logits_NC: Floats, labels_N: Labels) -> float | None:
-    """Share of images, in [0, 1], whose class has the highest logit (the first of equals); None without images."""
-    return _top_k(logits_NC, labels_N, 1)
+def top1(logits_NC: Floats, labels_N: Labels) -> float:
+    """Share of images, in [0, 1], whose class has the highest logit; the first of equal ones counts."""
+    return float((logits_NC.argmax(axis=1) == labels_N).mean())
 
 
 def top5(logits_NC: Floats, labels_N: Labels) -> float | None:
     """Share of images whose class is among the five highest; None with five classes or fewer, where it is always 1."""
-    return _top_k(logits_NC, labels_N, 5) if logits_NC.shape[1] > 5 else None
-
-
-def _top_k(logits_NC: Floats, labels_N: Labels, k: int) -> float | None:
-    if len(labels_N) == 0:
+    if logits_NC.shape[1] <= 5:
         return None
-    # Stable, so that equal logits are ranked as argmax ranks them and top-1 is the diagonal of the confusion.
-    best_Nk = np.argsort(-logits_NC, axis=1, kind="stable")[:, :k]
-    return float((best_Nk == labels_N[:, None]).any(axis=1).mean())
+    best_N5 = np.argsort(-logits_NC, axis=1, kind="stable")[:, :5]
+    return float((best_N5 == labels_N[:, None]).any(axis=1).mean())
 
 
 def confusion(logits_NC: Floats, labels_N: Labels) -> NDArray[np.int64]:
@@ -51,24 +44,21 @@ def per_class(logits_NC: Floats, labels_N: Labels) -> list[float | None]:
 
 def softmax(logits_NC: Floats) -> NDArray[np.float64]:
     """Probabilities (N, C), in double precision."""
-    shifted = logits_NC.astype(np.float64)
-    shifted = shifted - shifted.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    logits_NC = logits_NC.astype(np.float64)
+    powers_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+    return np.asarray(powers_NC / powers_NC.sum(axis=1, keepdims=True))
 
 
-def ece(logits_NC: Floats, labels_N: Labels, bins: int = ECE_BINS) -> float | None:
+def ece(logits_NC: Floats, labels_N: Labels, bins: int = 15) -> float:
     """Expected calibration error: the mean gap between confidence and accuracy, over bins of equal width.
 
     Bins are open at the left and closed at the right. The gap of a bin counts by its number of images.
 
     Returns:
-        In [0, 1]; 0 is perfect; None without images.
+        In [0, 1]; 0 is perfect.
 
     Source: Guo et al., 2017, On Calibration of Modern Neural Networks.
     """
-    if len(labels_N) == 0:
-        return None
     probabilities_NC = softmax(logits_NC)
     confidence_N = probabilities_NC.max(axis=1)
     right_N = (probabilities_NC.argmax(axis=1) == labels_N).astype(np.float64)
@@ -80,7 +70,7 @@ def ece(logits_NC: Floats, labels_N: Labels, bins: int = ECE_BINS) -> float | No
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and sample standard deviation as they stand in a table; a single value has no spread.
+    """Mean and sample standard deviation as text; a single value has no spread.
 
     Example:
         >>> mean_and_spread([1.0, 3.0])

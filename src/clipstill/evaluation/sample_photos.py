@@ -1,7 +1,6 @@
-"""Real photos that come with pip packages, for a machine that has no photos of its own.
+"""Free sample photos inside the wheels of scikit-image and scikit-learn, for users without photos.
 
-scikit-image and scikit-learn carry a few free sample pictures inside their wheels. They are far too few to measure
-with: one photo a class shows that the exported model works, and no more.
+They show that an exported model works, but are far too few to measure with.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from clipstill.core.errors import ResourceError
 from clipstill.core.files import atomic_path
 
-# Class name, package, file inside it. Checked against the wheels: these files need no download.
+# Class name, package, file inside it; none of them needs a download.
 SAMPLES = (
     ("cat", "skimage", "data/chelsea.png"),
     ("cup of coffee", "skimage", "data/coffee.png"),
@@ -27,10 +26,7 @@ SAMPLES = (
 
 
 def sample_photos(folder: Path) -> tuple[str, ...]:
-    """Lay the sample photos out as an image folder, one sub-folder a class; files that are there stay as they are.
-
-    Returns:
-        The class names.
+    """Copy the sample photos into one sub-folder per class, keeping existing files, and return the class names.
 
     Raises:
         ResourceError: A package is not installed, no longer carries its photos, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Accuracies on several data sets by one source of labels: cross-data-set transfer and domain generalisation."""
+"""Accuracies on several data sets after training for one: cross-data-set transfer and domain generalisation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _SEEN_IN_WORDS: dict[Seen, str] = {"none": "no", "source": "those of the source"
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one method reached."""
+    """Accuracies of one method."""
 
-    top1: Mapping[str, tuple[float, ...]]  # By target, a number a seed, in percent.
+    top1: Mapping[str, tuple[float, ...]]  # By target, one per seed, in percent.
     # Whose unlabelled images it was trained on; ``"target"`` is transductive and does not compare with the others.
     seen: Seen
 
     @property
     def means(self) -> tuple[float, ...]:
-        """Means over the targets, a number a seed."""
+        """Means over the targets, one per seed."""
         return tuple(statistics.fmean(of_seed) for of_seed in zip(*self.top1.values(), strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """As JSON values."""
         return {
             "top1": {target: list(values) for target, values in self.top1.items()},
             "mean": list(self.means),
@@ -37,7 +37,7 @@ class Transfer:
 
 
 def table(rows: Mapping[str, Transfer]) -> str:
-    """Markdown, a line a method: mean and standard deviation over seeds of every target, and of their mean."""
+    """Markdown with a line per method: mean and standard deviation over seeds of every target, and of their mean."""
     targets = list(next(iter(rows.values())).top1)
     lines = [
         f"| method | {' | '.join(targets)} | mean | saw target images |",

@@ -1,6 +1,6 @@
 """From a trained student to the folder that is shipped: formats, parity check, latency, bundle.
 
-Add a format with a subclass of ``clipstill.export.format.Format`` and a line in the table.
+To add a format, write a subclass of ``clipstill.export.format.Format`` and a line in the table.
 """
 
 from __future__ import annotations

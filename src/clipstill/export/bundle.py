@@ -1,9 +1,7 @@
-"""The folder that is shipped, whole or absent.
+"""The folder that is shipped, whole or absent. Shapes: C classes, D teacher dimensions, N images.
 
-``model.onnx student.safetensors class_vectors.safetensors labels.json preprocess.json metrics.json parity.json card.md
-LICENCES.md MANIFEST.json``, further formats beside ``model.onnx``, ``teacher_prompts.safetensors`` of a teacher that
-learned, and ``index.html`` with what it needs to run the model in a browser. Shapes: C classes, D teacher dimensions,
-N images.
+It holds the student in several formats, class vectors, labels, preprocessing, measurements, ``card.md``,
+``LICENCES.md``, a manifest, and a page that runs the model in a browser.
 """
 
 from __future__ import annotations
@@ -45,7 +43,6 @@ METRICS_FILE = "metrics.json"
 PARITY_FILE = "parity.json"
 CARD_FILE = "card.md"
 TEACHER_PROMPTS_FILE = "teacher_prompts.safetensors"
-_PARITY_OF_FORMAT = ("file", "max_difference", "top1_agreement", "agreement", "pictures", "warning", "refused")
 
 
 @dataclass(frozen=True)
@@ -54,18 +51,15 @@ class BundleContent:
 
     student: nn.Module  # Maps (N, 3, H, W) in [0, 1] to logits (N, C); normalises by itself.
     class_vectors_CD: Tensor  # The teacher's unit vectors of the classes.
-    description: Description  # Labels, preprocessing and everything else that is known of the student.
+    description: Description
     formats: FormatRequest = field(default_factory=FormatRequest)  # Formats beside ``model.onnx``.
     parity_pictures_NHW3: np.ndarray | None = None  # Uint8, for the parity check; smooth random ones where None.
-    teacher_prompts: Path | None = None  # What the teacher learned, so that it can be measured again.
+    teacher_prompts: Path | None = None  # File of the prompts that the teacher learned.
     page: bool = True  # Whether to add a page that runs the model in a browser.
 
 
 def write_bundle(
-    folder: Path,
-    content: BundleContent,
-    texts: Callable[[ExportFacts], Mapping[str, str]],
-    key: str = "",
+    folder: Path, content: BundleContent, texts: Callable[[ExportFacts], Mapping[str, str]], key: str = ""
 ) -> ExportFacts:
     """Export, check, measure and describe a student, in one folder that appears whole or not at all.
 
@@ -76,11 +70,11 @@ def write_bundle(
         folder: The bundle.
         content: Student, description and formats.
         texts: Makes the Markdown files by name (``card.md``, ``LICENCES.md``) from what the export measured.
-        key: Hash of everything the bundle depends on; the manifest's key.
+        key: Hash of everything the bundle depends on.
 
     Raises:
         ArtifactError: The folder holds something that is not a bundle.
-        ExportError: The labels do not fit the student, it cannot be exported, or the parity check refuses it.
+        ExportError: The labels do not fit the student, it cannot be exported, or the export answers otherwise.
         ResourceError: The disk is full or not writable.
     """
     description = content.description
@@ -97,17 +91,13 @@ def write_bundle(
 
 
 def add_formats(
-    bundle: Path,
-    out: Path,
-    student: nn.Module,
-    request: FormatRequest,
-    card: Callable[[str, Mapping[str, Any]], str],
+    bundle: Path, out: Path, student: nn.Module, request: FormatRequest, card: Callable[[str, Mapping[str, Any]], str]
 ) -> list[FormatFacts]:
     """Write further formats of a bundle's student, into that bundle or into a copy of it.
 
     Args:
-        bundle: A whole and verified bundle; it stays as it is where ``out`` is another folder.
-        out: The bundle itself, or another place, as for ``write_bundle``.
+        bundle: A verified bundle; it stays as it is where ``out`` is another folder.
+        out: The bundle itself or another folder, as for ``write_bundle``.
         student: The bundle's student.
         request: Which formats to write, and how to judge them.
         card: Makes the new text of ``card.md`` from the old one and from the facts of all formats by name.
@@ -134,11 +124,11 @@ def add_formats(
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder``, which takes its place at the end."""
+    """Yield an empty folder that replaces ``folder`` at the end."""
     partial = folder.with_name(f".{folder.name}.clipstill-partial")
     previous = folder.with_name(f".{folder.name}.clipstill-previous")
     try:
-        # Both names are ours alone, so what a killed call left there can be put back or cleared.
+        # Put back or remove what a killed call left.
         if previous.exists() and not folder.exists():
             previous.rename(folder)
         for rest in (previous, partial):
@@ -167,7 +157,7 @@ def _write_models(folder: Path, content: BundleContent) -> ExportFacts:
     parity = check_parity(student, model, size, content.parity_pictures_NHW3, tolerance=formats.limits.tolerance)
     _check_classes(content, model)
     found = write_formats(folder, student, size, formats)
-    # Cloned, because safetensors refuses tensors that share memory and layouts other than contiguous (channels-last).
+    # Cloned, because safetensors takes only contiguous tensors that do not share memory.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
     (folder / STUDENT_FILE).write_bytes(save(state))
     vectors_CD = content.class_vectors_CD.detach().cpu().float().contiguous().clone()
@@ -212,23 +202,24 @@ def _commit(folder: Path, key: str, info: Mapping[str, Any]) -> None:
 
 
 def _parity_of(formats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """How far each format is from the student."""
-    return {name: {fact: facts[fact] for fact in _PARITY_OF_FORMAT} for name, facts in formats.items()}
+    """What ``parity.json`` says of each format."""
+    shown = ("file", "max_difference", "top1_agreement", "agreement", "pictures", "warning", "refused")
+    return {name: {fact: facts[fact] for fact in shown} for name, facts in formats.items()}
 
 
 def _check_classes(content: BundleContent, model: Path) -> None:
-    description, vectors = content.description, len(content.class_vectors_CD)
-    size = description.preprocess.size
+    size = content.description.preprocess.size
+    labels, vectors = len(content.description.labels), len(content.class_vectors_CD)
     outputs = Onnx().open(model, threads=1)(np.zeros((1, 3, size, size), dtype=np.float32)).shape[1]
-    if not outputs == len(description.labels) == vectors:
+    if not outputs == labels == vectors:
         raise ExportError(
-            f"the student answers for {outputs} classes, but there are {len(description.labels)} labels and {vectors} "
-            f"class vectors. Train the student for these classes again."
+            f"the student answers for {outputs} classes, but there are {labels} labels and {vectors} class vectors. "
+            f"Train the student for these classes again."
         )
 
 
 def check_replaceable(folder: Path) -> None:
-    """Only a bundle, or an empty folder, may be replaced: what the manifest does not list is somebody else's.
+    """Refuse to replace anything but a bundle or an empty folder.
 
     Raises:
         ArtifactError: The folder is a file, or holds something that is not a bundle.

@@ -1,6 +1,6 @@
-"""The student as an ExecuTorch program (.pte) for phones and small boards, its convolutions handed to XNNPACK.
+"""The student as an ExecuTorch program (.pte) for phones and small boards; XNNPACK computes its convolutions.
 
-It takes one picture at a time: a device has one, and memory is planned for one.
+It takes one picture at a time, because memory is planned ahead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ExecuTorch(Format):
 
     name = package = "executorch"
     files = ("model.pte",)
-    advice = "Each of its releases fits few releases of torch: compare pip show executorch torch"
+    advice = "Each release of executorch works with few releases of torch: compare pip show executorch torch"
 
     def _write(self, source: Source, folder: Path) -> None:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -41,8 +41,9 @@ class ExecuTorch(Format):
             # The thread pool belongs to the whole process.
             if portable_lib._threadpool_get_thread_count() != wanted:
                 portable_lib._unsafe_reset_threadpool(wanted)
-            images = torch.from_numpy(np.ascontiguousarray(x_N3HW, dtype=np.float32))
             # Copied, because the next call writes into the same memory.
-            return np.concatenate([method.execute((images[i : i + 1],))[0].numpy().copy() for i in range(len(images))])
+            return np.concatenate(
+                [method.execute((x_13HW,))[0].numpy().copy() for x_13HW in torch.from_numpy(x_N3HW).split(1)]
+            )
 
         return model

@@ -1,7 +1,4 @@
-"""What an export format is, and what it is written from.
-
-Shapes: N images, C classes, H = W = ``size``; float32 RGB in [0, 1].
-"""
+"""What an export format is. Shapes: N images, C classes, H = W = ``size``; float32 RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from clipstill.core.errors import ClipstillError, ExportError, ResourceError, re
 if TYPE_CHECKING:
     from torch import nn
 
-# Images (N, 3, H, W) -> logits (N, C), any N.
+# Maps images (N, 3, H, W) to logits (N, C), any N.
 Model = Callable[[np.ndarray], np.ndarray]
 
 
@@ -32,7 +29,7 @@ class Source:
     student: nn.Module  # Maps images in [0, 1] to logits; normalises by itself.
     size: int  # Height and width of the input in pixels.
     onnx: Path  # The student as float32 ONNX, after the parity check.
-    calibration_N3HW: np.ndarray  # Pictures like those in use, for the ranges of int8; may be none.
+    calibration_N3HW: np.ndarray  # Typical pictures for the ranges of int8; may be empty.
 
 
 class Format(ABC):
@@ -70,33 +67,31 @@ class Format(ABC):
                 self._write(source, folder)
         except (ClipstillError, OSError):
             raise
-        except Exception as error:  # every exporter has private kinds; the user needs one
+        except Exception as error:  # Each exporter raises kinds of its own.
             raise ExportError(
                 f"the student cannot be written as {self.name}: {reason_of(error)}. {self.advice}".strip()
             ) from error
 
     def open(self, path: Path, threads: int = 0) -> Model:
-        """Load a written file.
-
-        Args:
-            path: The first of ``files``.
-            threads: CPU threads; 0 lets the library choose.
+        """Load the first of ``files``; with 0 threads the library chooses their number.
 
         Raises:
             ExportError: The file cannot be opened.
         """
         try:
-            return self._open(path, threads)
-        except Exception as error:  # as above
+            model = self._open(path, threads)
+        except Exception as error:  # As above.
             raise ExportError(
                 f"{path} cannot be opened as {self.name} ({reason_of(error)}). Export the student again."
             ) from error
+        return lambda x_N3HW: model(np.ascontiguousarray(x_N3HW, dtype=np.float32))
 
     @abstractmethod
     def _write(self, source: Source, folder: Path) -> None: ...
 
     @abstractmethod
-    def _open(self, path: Path, threads: int) -> Model: ...
+    def _open(self, path: Path, threads: int) -> Model:
+        """A model that is called with contiguous float32 only."""
 
 
 def frozen_copy(student: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What each format of a student is worth: agreement with the student, size, latency and accuracy.
+"""Writes and measures formats of a student: agreement with the student, size, latency and accuracy.
 
 Shapes: N images, C classes, H = W = the exported size.
 """
@@ -19,20 +19,13 @@ from clipstill.core.progress import say
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.onnx import Onnx
-from clipstill.export.parity import (
-    as_input,
-    logits_of,
-    reason_to_refuse,
-    same_answers,
-    smooth_pictures,
-    student_logits,
-)
+from clipstill.export.parity import as_input, logits_of, reason_to_refuse, same_answers, smooth_pictures, student_logits
 from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
-# With fewer, neither the ranges nor the agreement would mean much; sixteen already give the ranges of sixty-four.
+# Sixteen pictures already give the int8 ranges of sixty-four.
 LEAST_PICTURES = 8
 _TIMED_RUNS = 30
 _TIMED_SECONDS = 3.0
@@ -48,7 +41,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What formats are calibrated and compared on; uint8, resized as in use where their size differs."""
+    """Pictures that formats are calibrated and compared on; uint8 of any size."""
 
     calibration_NHW3: np.ndarray | None = None  # For the ranges of int8; None for none.
     held_out_NHW3: np.ndarray | None = None  # Others of the same kind, to compare on; smooth random ones where None.
@@ -66,7 +59,7 @@ class FormatRequest:
 
 @dataclass(frozen=True)
 class FormatFacts:
-    """One format of one student."""
+    """What was measured of one format."""
 
     format: str
     file: str | None = None  # The file to open; None where it was refused.
@@ -82,13 +75,13 @@ class FormatFacts:
     refused: str | None = None  # Why there is no file.
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """As JSON values, without the name."""
         return {name: value for name, value in asdict(self).items() if name != "format"}
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """Pictures of one kind, and what the student answers for them."""
+    """Pictures of one kind, the student's logits for them, and their labels where they are known."""
 
     x_N3HW: np.ndarray
     logits_NC: np.ndarray
@@ -101,13 +94,13 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
     A format that is refused leaves no file; the others are written all the same.
 
     Args:
-        folder: Holds the student as float32 ONNX, after the parity check; gets the files.
+        folder: Folder of the files; it holds the student as float32 ONNX already.
         student: Maps (N, 3, H, W) in [0, 1] to logits (N, C).
         size: Height and width of the student's input in pixels.
         request: Which formats to write, and how to judge them.
 
     Returns:
-        One entry a format, ``onnx`` first.
+        One entry per format, ``onnx`` first.
 
     Raises:
         UnknownNameError: There is no such format.
@@ -121,7 +114,7 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
     for each in formats:
         facts = _write_and_measure(each, source, references, request.limits)
         if facts.refused and each.name == Onnx.name:
-            # Nothing else can be trusted then; it is also what the runtime opens.
+            # The runtime opens it, and the other ONNX formats are made from it.
             raise ExportError(
                 f"the exported model {each.files[0]} is not the student: {facts.refused}. Export it again."
             )
@@ -135,12 +128,13 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
 
 def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
     held_out_N3HW = as_input(pictures.held_out_NHW3, size)
-    random = {} if len(held_out_N3HW) else {"made": smooth_pictures(np.random.default_rng(0), size)}
-    inputs = random or {"held out": held_out_N3HW}
-    inputs |= {name: as_input(photos.pixels_NHW3, size) for name, photos in pictures.photos.items()}
-    labels = {name: photos.label_N for name, photos in pictures.photos.items()}
+    inputs = {"held out": (held_out_N3HW, None)}
+    if not len(held_out_N3HW):
+        inputs = {"made": (smooth_pictures(np.random.default_rng(0), size), None)}
+    photos = {name: (as_input(each.pixels_NHW3, size), each.label_N) for name, each in pictures.photos.items()}
     return {
-        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), labels.get(kind)) for kind, x_N3HW in inputs.items()
+        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), label_N)
+        for kind, (x_N3HW, label_N) in {**inputs, **photos}.items()
     }
 
 
@@ -174,38 +168,31 @@ def _write_and_measure(
 
 
 def _compared(facts: FormatFacts, model: Model, references: Mapping[str, _Reference]) -> FormatFacts:
-    logits = {kind: logits_of(model, each.x_N3HW) for kind, each in references.items()}
-    agreement = {kind: same_answers(logits[kind], each.logits_NC) for kind, each in references.items()}
+    gaps, agreement, accuracy = [], {}, {}
+    for kind, each in references.items():
+        logits_NC = logits_of(model, each.x_N3HW)
+        gaps.append(np.abs(logits_NC - each.logits_NC).max())
+        agreement[kind] = same_answers(logits_NC, each.logits_NC)
+        if each.label_N is not None:
+            accuracy[kind] = float((logits_NC.argmax(axis=1) == each.label_N).mean())
     return replace(
         facts,
-        # np.max, unlike max, keeps a NaN.
-        max_difference=float(
-            np.max([np.abs(logits[kind] - each.logits_NC).max() for kind, each in references.items()])
-        ),
+        max_difference=float(np.max(gaps)),  # Unlike max, np.max keeps a NaN.
         top1_agreement=min(agreement.values()),
         agreement=agreement,
         pictures={kind: len(each.x_N3HW) for kind, each in references.items()},
-        accuracy={
-            kind: float((logits[kind].argmax(axis=1) == each.label_N).mean())
-            for kind, each in references.items()
-            if each.label_N is not None
-        },
+        accuracy=accuracy,
     )
 
 
 def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | None:
-    """What to know before the format is used; None for nothing.
-
-    Raises:
-        ExportError: The format changes too much.
-    """
+    """A warning for users of the format, or None; raises ExportError where it changes too many answers."""
     assert facts.max_difference is not None
     assert facts.top1_agreement is not None
     if not np.isfinite(facts.max_difference):
         raise ExportError("a logit is not finite")
     if form.exact:
-        refused = reason_to_refuse(facts.max_difference, facts.top1_agreement, limits.tolerance)
-        if refused:
+        if refused := reason_to_refuse(facts.max_difference, facts.top1_agreement, limits.tolerance):
             raise ExportError(refused)
         return None
     changed = 1 - facts.top1_agreement
@@ -217,12 +204,7 @@ def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | No
 
 
 def latency(model: Model, size: int) -> float:
-    """Median milliseconds for one picture over 30 runs or 3 seconds, without decoding and resizing.
-
-    Args:
-        model: A model opened with as many threads as shall be measured.
-        size: Side of the picture in pixels.
-    """
+    """Median milliseconds for one picture of ``size`` pixels a side, over 30 runs or 3 seconds."""
     x_13HW = np.full((1, 3, size, size), 0.5, dtype=np.float32)
     for _ in range(3):
         model(x_13HW)
@@ -238,10 +220,6 @@ def gflop(network: nn.Module, size: int) -> float:
     """Billions of multiplications and additions for one picture; a multiply-add counts as two.
 
     Torch counts products and convolutions of tensors; element-wise operations are left out, as usual.
-
-    Args:
-        network: Maps (N, 3, size, size) in [0, 1] to logits; on any device.
-        size: Side of the picture in pixels.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -1,11 +1,7 @@
-"""The student as one ONNX file.
-
-Shapes: N images (any number), C classes, H = W = ``size`` (fixed, as compilers for phones want it).
-"""
+"""The student as one ONNX file. Shapes: N images (any number), C classes, H = W = ``size`` (fixed for phones)."""
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +25,7 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
     """Write the student as an ONNX file: float32 (N, 3, size, size) in [0, 1] -> logits (N, C), any N.
 
     The student normalises by itself, inside the graph. A copy is exported: device, mode and gradients stay as they are.
-
-    Args:
-        student: Maps (N, 3, H, W) in [0, 1] to logits (N, C).
-        path: The file; it appears whole or not at all.
-        size: Height and width of the input in pixels.
+    The file appears whole or not at all.
 
     Raises:
         ExportError: The student uses an operation that ONNX cannot express.
@@ -44,7 +36,7 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
 
     model = frozen_copy(student)
     for module in model.modules():
-        # In-place activations take a detour through the exporter's decompositions that doubles its time.
+        # In-place activations double the exporter's time.
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
     # Two images, not one: the exporter takes a dimension of 1 for a constant and would fix the batch.
@@ -63,11 +55,11 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-        assert program is not None  # the signature allows None, the dynamo exporter never returns it
+        assert program is not None
         graph = program.model_proto
         _strip_traces(graph)
         onnx.checker.check_model(graph)
-    except Exception as error:  # the exporter raises a dozen private kinds; the user needs one
+    except Exception as error:  # The exporter raises a dozen kinds of its own.
         raise ExportError(
             f"the student cannot be written as ONNX (opset {OPSET}): {reason_of(error)}. Choose another student: "
             "clipstill list students"
@@ -77,7 +69,7 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
 
 
 def _strip_traces(model: Any) -> None:
-    """Drop what the exporter notes beside each node: stack traces with the paths of this machine, a third of a file."""
+    """Remove the exporter's stack traces: a third of the file, with paths of this machine."""
     graph = model.graph
     for item in [model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]:
         del item.metadata_props[:]
@@ -87,21 +79,14 @@ def _strip_traces(model: Any) -> None:
 
 
 class Onnx(Format):
-    """The student in float32: every bundle holds it, and all other ONNX files are made from it."""
+    """The student in float32. Every bundle holds it, and all other ONNX files are made from it."""
 
     name = "onnx"
     files = ("model.onnx",)
 
     def _write(self, source: Source, folder: Path) -> None:
-        target = folder / self.files[0]
-        if target != source.onnx:
-            shutil.copyfile(source.onnx, target)
+        """Write nothing: ``source.onnx`` is this file."""
 
     def _open(self, path: Path, threads: int) -> Model:
         session = open_session(path, threads)
-
-        def model(x_N3HW: np.ndarray) -> np.ndarray:
-            (logits_NC,) = session.run([OUTPUT], {INPUT: np.ascontiguousarray(x_N3HW, dtype=np.float32)})
-            return np.asarray(logits_NC)
-
-        return model
+        return lambda x_N3HW: np.asarray(session.run([OUTPUT], {INPUT: x_N3HW})[0])

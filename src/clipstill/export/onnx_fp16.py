@@ -1,7 +1,6 @@
 """The student as ONNX with half of the bytes: float16 weights and arithmetic, float32 at both ends.
 
-GPUs and phones compute so natively. onnxruntime's CPU provider has few float16 kernels: it casts around the others, and
-takes longer than in float32.
+GPUs and phones compute float16 natively. On CPUs onnxruntime has few float16 kernels, and is slower than in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class OnnxFp16(Onnx):
         from onnxruntime.transformers.onnx_model import OnnxModel
 
         graph = convert_float_to_float16(onnx.load(source.onnx), keep_io_types=True)
-        # The converter appends its casts at both ends to the end of the list.
+        # The converter appends its casts to the end of the list of nodes.
         OnnxModel(graph).topological_sort()
         onnx.checker.check_model(graph)
         onnx.save(graph, folder / self.files[0])

@@ -1,7 +1,7 @@
 """The student as ONNX with 8-bit weights and activations (QDQ): a quarter of the bytes, a fraction of the time on CPUs.
 
-Static quantisation of onnxruntime: weights per channel, activations per tensor, their ranges from calibration pictures.
-What it costs on photos: docs/export.md.
+Static quantisation by onnxruntime: weights per channel, activations per tensor, with ranges from calibration pictures.
+docs/export.md says what it costs on photos.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from typing import Any
 from clipstill.export.format import Source
 from clipstill.export.onnx import INPUT, Onnx
 
-# In networks of depthwise convolutions the first layers' channels differ most in range, and one scale for all of them
-# leaves some with a few levels. Together they may be this share of the weights.
-FLOAT_CONVOLUTIONS = 6
-FLOAT_SHARE = 0.01
-# The head's logits would be clipped to the range of the calibration pictures; with very many classes it is too large a
-# part of the file to stay in float.
+# The first convolutions stay in float, up to this number and share of the weights: their channels differ most in range,
+# and one scale for all would leave some with a few levels.
+FLOAT_CONVOLUTIONS, FLOAT_SHARE = 6, 0.01
+# The head stays in float up to this share of the weights: int8 would clip logits beyond those of the calibration.
 FLOAT_HEAD_SHARE = 0.05
 
 
@@ -46,19 +44,15 @@ class OnnxInt8(Onnx):
         )
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
+        pictures = iter([{INPUT: x_3HW[None]} for x_3HW in source.calibration_N3HW])
+
         class Reader(CalibrationDataReader):  # type: ignore[misc]
-            """One picture at a time, as in use."""
-
-            def __init__(self) -> None:
-                self._rest = iter(source.calibration_N3HW)
-
             def get_next(self) -> dict[str, Any] | None:
-                x_3HW = next(self._rest, None)
-                return None if x_3HW is None else {INPUT: x_3HW[None]}
+                return next(pictures, None)
 
         with _silent(), tempfile.TemporaryDirectory() as work:
             prepared = Path(work) / "prepared.onnx"
-            # Symbolic shapes would need sympy to know each operator; those of ONNX itself are enough here.
+            # The shapes that ONNX infers by itself are enough.
             quant_pre_process(str(source.onnx), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
@@ -66,8 +60,7 @@ class OnnxInt8(Onnx):
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                # 7-bit weights: with 8, sums of two products overflow 16 bits on CPUs without VNNI, and the same file
-                # would answer otherwise on a newer CPU.
+                # 7-bit weights: with 8, sums overflow 16 bits on CPUs without VNNI, and answers depend on the CPU.
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -77,7 +70,6 @@ class OnnxInt8(Onnx):
 
 
 def _float_nodes(model: Any) -> list[str]:
-    """Names of the nodes that stay in float."""
     sizes = {each.name: math.prod(each.dims) for each in model.graph.initializer}
     total = sum(sizes.values())
 
@@ -97,7 +89,7 @@ def _float_nodes(model: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The quantiser writes advice to the root logger and its progress to standard output."""
+    """Silence the quantiser, which writes to the root logger and to standard output."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

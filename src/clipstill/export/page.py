@@ -1,7 +1,7 @@
-"""The page of a bundle: one HTML file that runs the model in a browser, and what it needs beside it.
+"""The page of a bundle: one HTML file that runs the model in a browser, and its runtime.
 
-Any server of static files will do. The page is the same for every bundle: it reads labels, preprocessing, temperature
-and threshold from the bundle's own files, checks them against the manifest, and asks nothing of any other place.
+Any server of static files will do. The page is the same for every bundle: it reads the bundle's own files, checks them
+against the manifest, and makes no other request.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from clipstill.core.protocols import Provenance
 PAGE = "index.html"
 OWN_FILES = (PAGE, "clipstill-page.css", "clipstill-page.js", "clipstill-preprocess.js")
 
-# Of onnxruntime-web, in this version; `python -m tools.weights web-runtime` makes them. The program stays compressed:
-# the page unpacks it, which saves ten megabytes in every bundle and on every visit.
+# Files of onnxruntime-web in this version; `python -m tools.weights web-runtime` makes them. The page unpacks the
+# WebAssembly, which saves ten megabytes in every bundle and on every visit.
 RUNTIME_VERSION = "1.30.0"
 SCRIPT = "ort.wasm.bundle.min.mjs"
 WEB_ASSEMBLY = "ort-wasm-simd-threaded.wasm.gz"
@@ -28,7 +28,7 @@ RUNTIME_FILES = (SCRIPT, WEB_ASSEMBLY, NOTICES, RUNTIME_LEDGER)
 
 
 def write_page(folder: Path) -> None:
-    """Write the page and its runtime beside a model, into a bundle that has no files of these names.
+    """Write the page and its runtime beside a model.
 
     Raises:
         ArtifactError: The installed package lacks a file.
@@ -39,11 +39,7 @@ def write_page(folder: Path) -> None:
 
 
 def software() -> tuple[Provenance, ...]:
-    """Files of other projects that come with a page, for the licence ledger of its bundle.
-
-    Raises:
-        ArtifactError: The installed package lacks a file.
-    """
+    """Files of other projects that come with a page, for the licence ledger of its bundle."""
     origin = f"npm package onnxruntime-web {RUNTIME_VERSION}"
     return tuple(
         Provenance(f"ONNX Runtime Web ({name})", "MIT", origin, hashlib.sha256(_read(name)).hexdigest())

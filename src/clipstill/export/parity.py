@@ -1,7 +1,4 @@
-"""Comparison of a student with its exported files: the same pictures must give the same answers.
-
-Shapes: N images, C classes, H = W = the exported size.
-"""
+"""Compares a student with its exported files. Shapes: N images, C classes, H = W = the exported size."""
 
 from __future__ import annotations
 
@@ -19,22 +16,21 @@ from clipstill.export.onnx import Onnx
 if TYPE_CHECKING:
     from torch import nn
 
-# Rounding may swap two classes whose logits are equal to the last digits; more than one picture in a hundred is no
-# rounding.
-REQUIRED_AGREEMENT = 0.99
+# Rounding may swap two classes of almost equal logits, but not for more than one picture in a hundred.
+_REQUIRED_AGREEMENT = 0.99
 _COUNT = 16
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the exported model is from the student that it came from."""
+    """How far the exported model is from its student."""
 
-    max_difference: float  # Largest absolute difference of a logit over all pictures.
-    top1_agreement: float  # Share of the pictures for which both name the same class.
-    n: int  # Number of pictures of every kind.
-    max_difference_random: float  # Largest difference over the noise alone.
-    max_difference_pictures: float  # Largest difference over the pictures alone.
+    max_difference: float  # Largest absolute difference of a logit, over noise and pictures.
+    top1_agreement: float  # Share of both for which both models name the same class.
+    n: int  # Number of noise images and pictures.
+    max_difference_random: float  # Largest difference over the noise.
+    max_difference_pictures: float  # Largest difference over the pictures.
     pictures: str  # ``given`` for the caller's pictures, ``made`` for smooth random ones.
     tolerance: float  # Largest ``max_difference`` that was allowed.
 
@@ -46,9 +42,9 @@ def check_parity(
 
     Args:
         student: The exported module; it is neither changed nor moved.
-        onnx_path: The exported file. It is removed when it is refused, so that nobody ships it.
+        onnx_path: The exported file; it is removed when it is refused.
         size: Height and width of the model's input in pixels.
-        pictures_NHW3: Uint8 pictures, resized as in use where their size differs; smooth random ones where None.
+        pictures_NHW3: Uint8 pictures of any size; smooth random ones where None.
         tolerance: Largest absolute difference of a logit that is allowed.
 
     Raises:
@@ -89,9 +85,9 @@ def check_parity(
 
 def reason_to_refuse(difference: float, agreement: float, tolerance: float) -> str | None:
     """Why a float32 export is not the student, from the largest difference of a logit; None where it is."""
-    if not difference <= tolerance:  # not ">": a NaN must be refused too
+    if not difference <= tolerance:  # Not ">", to refuse NaN too.
         return f"a logit differs by {difference:.3g}, allowed is {tolerance:.3g}"
-    if agreement < REQUIRED_AGREEMENT:
+    if agreement < _REQUIRED_AGREEMENT:
         return f"it names the same class for only {agreement:.1%} of the pictures"
     return None
 
@@ -102,7 +98,7 @@ def same_answers(first_NC: np.ndarray, second_NC: np.ndarray) -> float:
 
 
 def student_logits(student: nn.Module, x_N3HW: np.ndarray) -> np.ndarray:
-    """What the trained module answers: float32 (N, C). It is neither changed nor moved."""
+    """Logits of the trained module, float32 (N, C)."""
     import torch
 
     model = frozen_copy(student)
@@ -111,20 +107,20 @@ def student_logits(student: nn.Module, x_N3HW: np.ndarray) -> np.ndarray:
 
 
 def logits_of(model: Model, x_N3HW: np.ndarray) -> np.ndarray:
-    """One picture alone, then the others in batches: a graph with a fixed batch fails here, not in use.
+    """Logits of one picture alone, then of the others in batches, so that a graph with a fixed batch fails here.
 
     Raises:
-        ExportError: It does not run.
+        ExportError: The model does not run.
     """
     cuts = [1, *range(1 + _BATCH, len(x_N3HW), _BATCH)]
     try:
         return np.concatenate([model(part) for part in np.split(x_N3HW, cuts) if len(part)])
-    except Exception as error:  # each runtime has kinds of its own
+    except Exception as error:  # Each runtime raises kinds of its own.
         raise ExportError(f"it does not run ({reason_of(error)})") from error
 
 
 def as_input(pictures_NHW3: np.ndarray | None, size: int) -> np.ndarray:
-    """uint8 (N, h, w, 3), or None for no picture -> float32 (N, 3, size, size) in [0, 1]."""
+    """Model input from uint8 (N, h, w, 3), resized as in use; None for no picture."""
     from PIL import Image
 
     if pictures_NHW3 is None:
@@ -138,11 +134,7 @@ def as_input(pictures_NHW3: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def smooth_pictures(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Pictures whose amplitude falls as 1/frequency, as that of photos does; float32 (16, 3, size, size) in [0, 1].
-
-    Source: Field, "Relations between the statistics of natural images and the response properties of cortical cells",
-    1987.
-    """
+    """Random pictures with the 1/frequency amplitudes of photos (Field 1987); float32 (16, 3, size, size) in [0, 1]."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = 1.0 / size
     spectrum = np.fft.rfft2(rng.standard_normal((_COUNT, 3, size, size))) / frequency

@@ -28,10 +28,7 @@ class ExportSettings(Config):
         "int8 changes 3 % for photos and 9 % for sketches.",
     )
     int8_refuse: float = Field(
-        default=0.15,
-        ge=0,
-        le=1,
-        description="Share of changed answers above which no int8 or fp16 file is written.",
+        default=0.15, ge=0, le=1, description="Share of changed answers above which no int8 or fp16 file is written."
     )
     page: bool = Field(
         default=True,

@@ -1,7 +1,7 @@
 """The student as a program of ``torch.export`` (.pt2): for C++ and Python without the student's source code.
 
-It opens with ``torch.export.load``, or goes on to AOTInductor, ExecuTorch and other compilers of PyTorch. The archive
-holds a graph in JSON and plain bytes of weights, nothing that is pickled.
+``torch.export.load`` opens it, and PyTorch's compilers take it. The archive holds a graph in JSON and plain bytes of
+weights; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -42,29 +42,22 @@ class TorchProgram(Format):
             torch.set_num_threads(wanted)
             try:
                 with torch.inference_mode():
-                    logits_NC = module(torch.from_numpy(np.ascontiguousarray(x_N3HW, dtype=np.float32)))
+                    return np.asarray(module(torch.from_numpy(x_N3HW)).numpy())
             finally:
                 torch.set_num_threads(before)
-            return np.asarray(logits_NC.numpy())
 
         return model
 
 
 def exported_program(student: nn.Module, size: int, any_number: bool) -> ExportedProgram:
-    """Trace a copy of a student.
-
-    Args:
-        student: Maps (N, 3, H, W) in [0, 1] to logits (N, C).
-        size: Height and width of the input in pixels.
-        any_number: Whether N is free; otherwise it is 1.
-    """
+    """Trace a copy of a student for any number of images, or for one."""
     import torch
 
-    # Two images, not one, where the number is free: a dimension of 1 would be taken for a constant.
+    # Two images where the number is free, because a dimension of 1 would become a constant.
     example = torch.zeros(2 if any_number else 1, 3, size, size)
     shapes = ({0: torch.export.Dim("batch")},) if any_number else None
     program = torch.export.export(frozen_copy(student), (example,), dynamic_shapes=shapes)
-    # They would be stored as well: pickled example pictures, and stack traces with the paths of this machine.
+    # The archive would also hold pickled example pictures, and stack traces with paths of this machine.
     program.example_inputs = None
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):

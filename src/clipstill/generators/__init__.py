@@ -34,11 +34,7 @@ generators = Registry(
 
 
 def resolve_generators(names: str) -> list[tuple[Callable[..., Any], str]]:
-    """Factory of each generator of a name, which may join several by ``+``, and the rest of its name.
-
-    Raises:
-        UnknownNameError: There is no such generator.
-    """
+    """Factory of each generator of a name, which may join several by ``+``, and the rest of its name."""
     return [generators.resolve(name.strip()) for name in names.split("+")]
 
 

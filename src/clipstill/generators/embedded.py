@@ -56,7 +56,7 @@ class Decoder(nn.Module):
         self.leave = nn.Conv2d(WIDTHS[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latents -> images; see the class."""
+        """Latents -> images."""
         x = self.enter(z)
         for number, stage in enumerate(self.stages):
             x = stage(x)
@@ -66,11 +66,7 @@ class Decoder(nn.Module):
 
 
 class EmbeddedGenerator(NormalLatents):
-    """The decoder as a generator.
-
-    Raises:
-        ArtifactError: The stored weights are missing or damaged.
-    """
+    """The decoder as a generator."""
 
     name = "embedded"
     # A latent stands for a patch: it is moved further than a pixel, and its patch is smooth already.
@@ -84,14 +80,12 @@ class EmbeddedGenerator(NormalLatents):
         self._device = device
         remedy = "Reinstall clipstill, or make it again: python -m tools.weights embedded-generator"
         tensors, metadata = read_own_tensors(weights, remedy)
-        state = {name: tensor.float() for name, tensor in tensors.items()}
         # Square root of the correlation of neighbouring codes; see ``init``.
-        self._smoothing = float(state.pop("smoothing"))
+        self._smoothing = float(tensors.pop("smoothing"))
         self._decoder = Decoder()
-        self._decoder.load_state_dict(state)
-        self._decoder.eval().requires_grad_(False).to(device)
+        self._decoder.load_state_dict(tensors)
         # The narrow convolutions take two thirds of the time in this layout.
-        self._decoder.to(memory_format=torch.channels_last)
+        self._decoder.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         licence, source = metadata.get("licence", "unknown"), f"clipstill assets/{weights.name}"
         self.provenance = (Provenance("embedded generator", licence, source, sha256_file(weights)),)
 

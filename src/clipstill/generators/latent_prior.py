@@ -1,15 +1,14 @@
 """Statistics of the latents of natural pictures: their mean, and how channels vary together at each frequency.
 
-An autoencoder decodes any latent, and calls none of them unlikely. Statistics of encoded pictures do: latents are
-written as ``mean + inverse cosine transform of (root(frequency) @ w)``, so that a standard normal ``w`` is a latent
-with the spectrum and the colours of natural pictures. A step of one size then moves coarse shapes far and fine detail
-little; a plain optimiser would fill every cell with noise that only the teacher sees. ``python -m tools.weights
+Latents are written as ``mean + inverse cosine transform of (root(frequency) @ w)``, so that a standard normal ``w`` is
+a latent with the spectrum and the colours of natural pictures. A step of one size then moves coarse shapes far and fine
+detail little; a plain optimiser would fill every cell with noise that only the teacher sees. ``python -m tools.weights
 latent-prior`` measures the statistics.
 
 Shapes: N images, Z latent channels, h x h cells, K frequencies; a ``w`` has the shape of its latent.
 
-Source: Olah, Mordvintsev and Schubert, Distill 2017 (Fourier parametrisation of pixels), here of latents, with measured
-instead of assumed spectra and the cosine transform, whose borders need not meet.
+Source: Olah, Mordvintsev and Schubert, Distill 2017 (Fourier parametrisation of pixels); here of latents, with measured
+spectra and the cosine transform.
 """
 
 from __future__ import annotations
@@ -29,10 +28,6 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Provenance
 
-# Largest mean difference of colours in [0, 1] at which two decoders count as one, stored in other precisions.
-_SAME = 0.03
-# Cells per side of an image of 96 pixels.
-_USUAL_SIDE = 12
 # Tensors of a stored file, in the order of the fields of ``LatentPrior`` and ``Probe``.
 STORED_NAMES = ("mean", "level", "frequencies", "roots", "probe_latent", "probe_image")
 
@@ -64,15 +59,10 @@ def radial_frequency(side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Probe:
-    """A few latents and their images, which tell a decoder from others whatever the precision of its weights.
+    """A few latents and their images, which tell a decoder from others."""
 
-    Attributes:
-        latent: Small latents (P, Z, h, h).
-        image: Mean colour of each cell that the decoder makes of them, (P, 3, h, h).
-    """
-
-    latent: Tensor
-    image: Tensor
+    latent: Tensor  # Small latents (P, Z, h, h).
+    image: Tensor  # Mean colour in [0, 1] of each cell that the decoder makes of them, (P, 3, h, h).
 
     @classmethod
     @torch.no_grad()
@@ -81,32 +71,19 @@ class Probe:
         return cls(latent, F.adaptive_avg_pool2d((decoder(latent) + 1) / 2, latent.shape[-1]))
 
     def fits(self, decoder: Callable[[Tensor], Tensor]) -> bool:
-        """Whether a decoder of as many channels makes the same colours."""
-        return float((Probe.take(decoder, self.latent).image - self.image).abs().mean()) < _SAME
+        """Whether a decoder of as many channels makes the same colours, up to the precision of its weights."""
+        return float((Probe.take(decoder, self.latent).image - self.image).abs().mean()) < 0.03
 
 
 @dataclass(frozen=True, eq=False)
 class LatentPrior:
-    """Mean and square roots of covariances, for latents of any side.
-
-    Attributes:
-        mean_Z: Mean of the latents.
-        level_ZZ: Symmetric square root of the covariance of a latent's mean over its cells.
-        frequencies_K: Frequencies, rising, above 0.
-        roots_KZZ: Symmetric square root of the covariance of cosine coefficients at each frequency.
-        provenance: Origin of the statistics; empty for assumed ones.
-    """
+    """Mean and symmetric square roots of covariances, for latents of any side."""
 
     mean_Z: Tensor
-    level_ZZ: Tensor
-    frequencies_K: Tensor
-    roots_KZZ: Tensor
-    provenance: tuple[Provenance, ...] = ()
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents, Z."""
-        return len(self.mean_Z)
+    level_ZZ: Tensor  # Root of the covariance of a latent's mean over its cells.
+    frequencies_K: Tensor  # Rising, above 0.
+    roots_KZZ: Tensor  # Root of the covariance of cosine coefficients at each frequency.
+    provenance: tuple[Provenance, ...] = ()  # Empty for assumed statistics.
 
     @classmethod
     def assumed(cls, like: LatentPrior, channels: int) -> LatentPrior:
@@ -116,9 +93,9 @@ class LatentPrior:
         """
         spread_K = like.roots_KZZ.square().sum((1, 2)).sqrt()
         level, eye = like.level_ZZ.square().sum().sqrt(), torch.eye(channels)
-        # Over all cells of a latent of usual size, the coefficients' variance averages to the cells'.
+        # Over all cells of a latent of usual size, 12 a side, the coefficients' variance averages to the cells'.
         flat = cls(torch.zeros(channels), level * eye, like.frequencies_K, spread_K[:, None, None] * eye)
-        deviation = flat.at(_USUAL_SIDE)[..., 0, 0].square().mean().sqrt()
+        deviation = flat.at(12)[..., 0, 0].square().mean().sqrt()
         return cls(flat.mean_Z, flat.level_ZZ / deviation, flat.frequencies_K, flat.roots_KZZ / deviation)
 
     def at(self, side: int) -> Tensor:
@@ -147,24 +124,18 @@ class LatentPrior:
         """
         remedy = "Reinstall clipstill or run: python -m tools.weights latent-prior"
         tensors, metadata = read_own_tensors(path, remedy)
-        try:
-            mean_Z, level_ZZ, frequencies_K, roots_KZZ, latent, image = (tensors[name] for name in STORED_NAMES)
-        except KeyError as error:
-            raise ArtifactError(f"{path} lacks the tensor {error}. {remedy}") from None
+        if missing := [name for name in STORED_NAMES if name not in tensors]:
+            raise ArtifactError(f"{path} lacks the tensor '{missing[0]}'. {remedy}")
+        *statistics, latent, image = (tensors[name] for name in STORED_NAMES)
         source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else str(path)
         provenance = Provenance("latent statistics", metadata.get("licence", "unknown"), source, sha256_file(path))
-        prior = cls(mean_Z, level_ZZ, frequencies_K, roots_KZZ, provenance=(provenance,))
-        return prior, Probe(latent, image)
+        return cls(*statistics, provenance=(provenance,)), Probe(latent, image)
 
 
 class NormalLatents:
-    """Box, prior and codes of a ``Generator`` whose likely latents are standard normal.
+    """Box, prior and codes of a ``Generator`` whose likely latents are standard normal."""
 
-    Attributes:
-        box: Standard deviations beyond which a latent is clipped.
-    """
-
-    box: float
+    box: float  # Standard deviations beyond which a latent is clipped.
 
     def project_(self, latents: Sequence[Tensor]) -> None:
         """Clip to the box, in place."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from clipstill.core.errors import ResourceError, reason_of
+from clipstill.core.errors import DataError, ResourceError, reason_of
 
 CONFIG_FILE = "config.json"
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
-REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 UNKNOWN = "unknown"
 # Model cards begin with YAML between two lines of dashes.
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
@@ -26,11 +26,7 @@ _LICENCE_TEXTS = {
 
 
 def import_diffusers(generator: str) -> Any:
-    """The package diffusers, imported when a generator needs it.
-
-    Raises:
-        ResourceError: It is not installed.
-    """
+    """The package diffusers, imported when a generator needs it."""
     try:
         import diffusers
     except ImportError:
@@ -44,14 +40,20 @@ def download(generator: str, repository: str, fetch: Callable[[], str], local: s
     """Folder of a model of the hub in the hub's cache.
 
     Args:
-        generator: Name of the generator, for messages.
-        repository: Name of the model on the hub, for messages.
+        generator: Name of the generator.
+        repository: What the user named, where there is no such local file or folder.
         fetch: Function that downloads the model and returns its folder.
         local: Example of a local path, for messages.
 
     Raises:
+        DataError: The name is not that of a repository.
         ResourceError: The hub cannot be reached, or has no such model.
     """
+    if not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
+        raise DataError(
+            f"there is no file or folder {repository} for the generator {generator}. Check the path, or name a "
+            f"repository: {generator}:OWNER/REPO"
+        )
     try:
         return Path(fetch())
     except Exception as error:  # The network, the hub's client and the disk raise many kinds.
@@ -62,11 +64,7 @@ def download(generator: str, repository: str, fetch: Callable[[], str], local: s
 
 
 def download_diffusers_model(generator: str, repository: str, local: str, subfolder: str = "") -> Path:
-    """Root folder of a repository of the hub, with the files of one model that diffusers saved.
-
-    Raises:
-        ResourceError: The hub cannot be reached, or has no such model.
-    """
+    """``download`` of the files of one model that diffusers saved; returns the repository's root folder."""
     from huggingface_hub import snapshot_download
 
     prefix = f"{subfolder}/" if subfolder else ""
@@ -75,16 +73,17 @@ def download_diffusers_model(generator: str, repository: str, local: str, subfol
 
 
 def licence_of(folder: Path) -> str:
-    """Licence of the model in a folder, from its ``README.md``, or else from a well-known ``LICENSE`` text.
+    """Licence of the model in a folder: what its model card says, such as ``"mit"``, or else by its ``LICENSE`` text.
 
-    Returns:
-        What the model card says, such as ``"mit"``, an SPDX identifier for a licence text, or ``"unknown"``.
+    ``"unknown"`` where neither tells it.
     """
-    return _licence_of_card(folder / "README.md") or _licence_of_text(folder / "LICENSE") or UNKNOWN
+    start = " ".join(_read(folder / "LICENSE")[:400].lower().replace(",", " ").split())
+    of_text = next((name for name, words in _LICENCE_TEXTS.items() if words in start), UNKNOWN)
+    return _licence_of_card(_read(folder / "README.md")) or of_text
 
 
-def _licence_of_card(path: Path) -> str:
-    matter = _FRONT_MATTER.match(_read(path))
+def _licence_of_card(text: str) -> str:
+    matter = _FRONT_MATTER.match(text)
     try:
         metadata = yaml.safe_load(matter.group(1)) if matter else None
     except yaml.YAMLError:
@@ -97,11 +96,6 @@ def _licence_of_card(path: Path) -> str:
     # "other" says only that the name stands in another field.
     name = metadata.get("license_name") if licence in (None, "other") else licence
     return str(name) if name else ""
-
-
-def _licence_of_text(path: Path) -> str:
-    words = " ".join(_read(path)[:400].lower().replace(",", " ").split())
-    return next((name for name, start in _LICENCE_TEXTS.items() if start in words), "")
 
 
 def _read(path: Path) -> str:

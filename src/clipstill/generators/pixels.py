@@ -24,8 +24,6 @@ LEVELS = (8, 4, 2, 1)
 # Natural images have less of the fine than of the coarse (their spectrum falls as 1 / frequency). Without this, the
 # optimiser fills the finest level with noise that only the teacher sees.
 AMPLITUDES = (1.0, 0.6, 0.36, 0.2)
-# Standard deviation of the first latents.
-NOISE = 0.3
 
 
 class Pixels:
@@ -54,7 +52,7 @@ class Pixels:
         for seed in seeds:
             random = generator_for(seed, "latent")
             for rows, side in zip(levels, _sides(size), strict=True):
-                rows.append(torch.randn(3, side, side, generator=random) * NOISE)
+                rows.append(torch.randn(3, side, side, generator=random) * 0.3)
         return [torch.stack(rows).to(self._device) for rows in levels]
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:

@@ -23,11 +23,9 @@ from clipstill.core.errors import ArtifactError, ConfigError, DataError, reason_
 from clipstill.core.files import read_json, sha256_file, sha256_json
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.generators.model_files import REPOSITORY, download, import_diffusers, licence_of
+from clipstill.generators.model_files import download, import_diffusers, licence_of
 
 INDEX_FILE = "model_index.json"
-# Pipelines take 50 steps unless told otherwise; images for a small student gain little from more than these.
-STEPS = 20
 BATCH = 8
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".msgpack")
 
@@ -39,17 +37,16 @@ class TextToImage:
         folder: Folder that diffusers saved, with ``model_index.json`` and a folder for each component.
         device: Device of the pipeline: float32 on the CPU, bfloat16 elsewhere.
         source: Origin for the licence ledger; the folder by default.
-        steps: Steps of the sampler.
+        steps: Steps of the sampler. Pipelines usually take 50; images for a small student gain little above 20.
 
     Raises:
         DataError: The folder holds no pipeline, or one without weights in safetensors.
         ConfigError: The pipeline brings code of its own, or does not draw from texts.
-        ResourceError: diffusers is not installed.
     """
 
     name = "text-to-image"
 
-    def __init__(self, folder: Path, device: torch.device, *, source: str = "", steps: int = STEPS) -> None:
+    def __init__(self, folder: Path, device: torch.device, *, source: str = "", steps: int = 20) -> None:
         weights = _weight_files(folder)
         self._pipeline = _load(folder, device)
         self._steps = steps
@@ -61,17 +58,14 @@ class TextToImage:
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
-        """One image (N, 3, size, size) in [0, 1] for each text and seed, float32.
-
-        Each has a random generator of its own, on the CPU, so that an image does not depend on its neighbours, nor its
-        noise on the device.
-        """
+        """One image (N, 3, size, size) in [0, 1] for each text and seed, float32."""
         # A multiple of two cells, since some networks see patches of 2 x 2 cells.
         side = math.ceil((self._native_side() or size) / (2 * self._cell)) * 2 * self._cell
         parts = [torch.zeros(0, 3, size, size)]
         for start in range(0, len(texts), BATCH):
             drawn = self._pipeline(
                 prompt=list(texts[start : start + BATCH]),
+                # On the CPU and one an image, which then depends neither on its neighbours nor on the device.
                 generator=[generator_for(seed, "sample") for seed in seeds[start : start + BATCH]],
                 output_type="pt",
                 height=side,
@@ -147,29 +141,12 @@ def _load(folder: Path, device: torch.device) -> Any:
 
 
 def load_text_to_image(rest: str, device: torch.device) -> TextToImage:
-    """Factory of the registry.
-
-    Args:
-        rest: Folder, or repository of the hub.
-        device: Device of the pipeline.
-
-    Raises:
-        DataError: There is no such folder, or no pipeline in it.
-        ResourceError: The hub cannot be reached, or diffusers is not installed.
-    """
+    """Factory of the registry, for a folder or a repository of the hub."""
     folder = Path(rest).expanduser()
     if folder.is_dir():
         return TextToImage(folder, device)
-    if not REPOSITORY.fullmatch(rest):
-        raise DataError(
-            f"there is no folder {rest} for the generator text-to-image. Check the path, or name a repository: "
-            f"text-to-image:OWNER/REPO"
-        )
-    pipelines = import_diffusers("text-to-image")
+    pipeline = import_diffusers("text-to-image").DiffusionPipeline
     fetched = download(
-        "text-to-image",
-        rest,
-        lambda: pipelines.DiffusionPipeline.download(rest, use_safetensors=True),
-        "/path/to/folder",
+        "text-to-image", rest, lambda: pipeline.download(rest, use_safetensors=True), local="/path/to/folder"
     )
     return TextToImage(fetched, device, source=rest)

@@ -4,8 +4,8 @@
 that holds one, or that diffusers saved; ``tiny-autoencoder:OWNER/REPO`` names a model of the hub, and plain
 ``tiny-autoencoder`` is TAESD from the hub. Layers have their published names or those of diffusers.
 
-The optimiser does not move the latent itself, but whitened coefficients that ``latent_prior`` turns into it: an
-autoencoder decodes every latent, and inverting it plainly gives texture without objects.
+The optimiser moves whitened coefficients that ``latent_prior`` turns into a latent: an autoencoder decodes every
+latent, and inverting it plainly gives texture without objects.
 
 Shapes: N images, Z latent channels, H x W pixels; a latent is (N, Z, H / stride, W / stride).
 """
@@ -34,7 +34,6 @@ from clipstill.generators.latent_prior import LatentPrior, NormalLatents, from_f
 from clipstill.generators.model_files import (
     CONFIG_FILE,
     DIFFUSERS_FILE,
-    REPOSITORY,
     download_diffusers_model,
     import_diffusers,
     licence_of,
@@ -50,15 +49,10 @@ _PUBLISHED_NAME = re.compile(r"(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class AutoencoderFiles:
-    """Files of an autoencoder.
+    """Files of an autoencoder."""
 
-    Attributes:
-        decoder: File of the decoder; one that diffusers wrote holds the encoder too.
-        source: Origin, for the licence ledger.
-    """
-
-    decoder: Path
-    source: str
+    decoder: Path  # One that diffusers wrote holds the encoder too.
+    source: str  # Origin, for the licence ledger.
 
     @property
     def encoder(self) -> Path:
@@ -67,10 +61,7 @@ class AutoencoderFiles:
 
 
 def find_autoencoder(rest: str) -> AutoencoderFiles:
-    """Files of the autoencoder of a name.
-
-    Args:
-        rest: Text after ``tiny-autoencoder:``: a file, a folder, or a repository of the hub; empty for TAESD.
+    """Files of the autoencoder that the text after ``tiny-autoencoder:`` names; TAESD's if it is empty.
 
     Raises:
         DataError: There is no such file, or no decoder in the folder.
@@ -82,11 +73,6 @@ def find_autoencoder(rest: str) -> AutoencoderFiles:
     if rest and path.is_dir():
         return AutoencoderFiles(_decoder_in(path), str(path))
     repository = rest or TAESD
-    if not REPOSITORY.fullmatch(repository) or path.suffix == ".safetensors":
-        raise DataError(
-            f"there is no file or folder {rest} for the generator tiny-autoencoder. Check the path, or name a "
-            f"repository: tiny-autoencoder:{TAESD}"
-        )
     folder = download_diffusers_model("tiny-autoencoder", repository, "/path/to/taesd_decoder.safetensors")
     return AutoencoderFiles(_decoder_in(folder), repository)
 
@@ -107,10 +93,7 @@ def diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict under diffusers' names, from these or from the layer numbers of the published weights.
 
     The published decoder counts its clamp as layer 0, which diffusers computes outside the layers; the published
-    encoder has no such layer.
-
-    Raises:
-        KeyError: A name is of neither kind.
+    encoder has no such layer. A name of neither kind raises a KeyError.
     """
     if all(name.startswith(("decoder.", "encoder.")) for name in state):
         return dict(state)
@@ -125,15 +108,10 @@ def diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_part(files: AutoencoderFiles, part: str) -> Any:
-    """The decoder or the encoder as diffusers' module, float32, frozen.
-
-    Args:
-        files: Files of the autoencoder.
-        part: ``"decoder"`` or ``"encoder"``.
+    """The ``"decoder"`` or the ``"encoder"`` as diffusers' module, float32, frozen.
 
     Raises:
         DataError: The file cannot be read, or holds another network.
-        ResourceError: diffusers is not installed.
     """
     network_class = import_diffusers("tiny-autoencoder").AutoencoderTiny
     path = files.decoder if part == "decoder" else files.encoder
@@ -172,11 +150,6 @@ class TinyAutoencoder(NormalLatents):
     """Decoder of a tiny autoencoder behind whitened latents.
 
     Statistics of the latents are looked for beside the decoder, then among those of clipstill.
-
-    Raises:
-        DataError: The weights are not those of a tiny autoencoder.
-        ArtifactError: The statistics are damaged.
-        ResourceError: diffusers is not installed.
     """
 
     name = "tiny-autoencoder"
@@ -204,13 +177,13 @@ class TinyAutoencoder(NormalLatents):
         A smaller spread gave calmer images with clearer things, and students that learned less of them.
         """
         side = math.ceil(size / self.stride)
-        shape = (self._prior.channels, side, side)
+        shape = (len(self._prior.mean_Z), side, side)
         rows = [torch.randn(shape, generator=generator_for(seed, "latent")) for seed in seeds]
         return [torch.stack(rows).to(self._device)]
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Coefficients -> images (N, 3, H, W) in [0, 1]; gradients stop only where they would push further out."""
-        # AutoencoderTiny gives [-1, 1] and a little beyond.
+        # The decoder gives [-1, 1] and a little beyond.
         clamped: Tensor = OneSidedClamp.apply((self._decoder(self.latent(latents[0])) + 1) / 2)
         return clamped
 
@@ -245,7 +218,7 @@ def _prior_of(decoder: Any, files: AutoencoderFiles) -> LatentPrior:
     own = files.decoder.parent / PRIOR_FILE
     prior, probe = LatentPrior.load(own if own.is_file() else PRIOR)
     channels = int(decoder.layers[0].in_channels)
-    if channels == prior.channels and probe.fits(decoder):
+    if channels == len(prior.mean_Z) and probe.fits(decoder):
         return prior
     say(
         f"tiny-autoencoder: there are no statistics of the latents of {files.source}; the spectrum of TAESD's is "

@@ -1,15 +1,14 @@
 """VQGAN: images as a grid of codes from a codebook that was learned on photographs.
 
-The latent is continuous and is rounded to its nearest codes on the way to the image, so that every image is one that
-the decoder was trained to draw. Three published tricks make that optimisable: the gradient passes the rounding as if
-it were not there, the clamp of the image stops only gradients that push further out, and after each step the latent is
-clipped to the codebook's box.
+The latent is rounded to its nearest codes on the way to the image, so that every image is one that the decoder was
+trained to draw. Three published tricks make that optimisable: the gradient passes the rounding, the clamp of the image
+stops only gradients that push further out, and after each step the latent is clipped to the codebook's box.
 
 Names: ``vqgan`` is the imported one, ``vqgan:NAME`` one of several, ``vqgan:PATH`` a folder or safetensors file,
 ``vqgan:hub:OWNER/REPO`` (or ``hub:FOLDER``) a ``VQModel`` in diffusers' layout. All of them run in diffusers.
 
-The published weights were trained on photographs, mostly ImageNet: whether images made with them are data-free for a
-task that ImageNet covers is debatable. ``provenance`` states the training pictures where they are known.
+The published weights were trained on photographs, mostly ImageNet: for tasks like it, whether images made with them are
+data-free is debatable. ``provenance`` states the training pictures where they are known.
 
 Shapes: N images, E channels of a code, K codes, h x w cells, H x W pixels, M = N h w.
 
@@ -50,17 +49,15 @@ HUB = "hub:"
 _DISTANCES = 2**25
 
 
-class StraightThrough(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     """Forward: the codes. Backward: the gradient as it is, to the latent that was rounded to them."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, quantised: Tensor) -> Tensor:
-        """Return ``quantised``, of the shape of ``z``."""
         return quantised.view_as(quantised)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Pass the gradient on unchanged."""
         return gradients[0], None
 
 
@@ -92,12 +89,12 @@ def nearest_codes(z_NEhw: Tensor, codebook_KE: Tensor, square_K: Tensor) -> Tens
     precision even under autocast: rounded products would choose wrong codes.
 
     Args:
-        z_NEhw: latents.
-        codebook_KE: codes.
-        square_K: their squared lengths.
+        z_NEhw: Latents.
+        codebook_KE: Codes.
+        square_K: Squared lengths of the codes.
 
     Returns:
-        integers (N, h, w) in [0, K).
+        Integers (N, h, w) in [0, K).
     """
     images, _, height, width = z_NEhw.shape
     with torch.no_grad(), torch.autocast(z_NEhw.device.type, enabled=False):
@@ -114,7 +111,6 @@ class Vqgan:
         decoder: Quantised latents (N, E, h, w) -> images (N, 3, H, W), about in [-1, 1]; frozen.
         codebook_KE: Codes, on the decoder's device.
         stride: Pixels per cell.
-        provenance: Origin of the weights.
     """
 
     name = "vqgan"
@@ -161,10 +157,10 @@ class Vqgan:
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
-        quantised_NEhw: Any = StraightThrough.apply(latents[0], self.embed(self.codes(latents)))
+        quantised_NEhw: Any = _StraightThrough.apply(latents[0], self.embed(self.codes(latents)))
         x_N3HW = self._decoder(quantised_NEhw)
-        if x_N3HW.dtype in (torch.float16, torch.bfloat16):  # autocast
-            x_N3HW = x_N3HW.float()
+        # Half precision, of autocast, becomes float32; double stays.
+        x_N3HW = x_N3HW.to(torch.promote_types(x_N3HW.dtype, torch.float32))
         clamped: Tensor = OneSidedClamp.apply((x_N3HW + 1) / 2)
         return clamped
 
@@ -174,11 +170,7 @@ class Vqgan:
             latents[0].clamp_(self._low_E11, self._high_E11)
 
     def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """Mean square of each latent: loss_N.
-
-        Public loops have it as an option whose weight decays as ``1 / (2 i + 1)``; here the weight is a constant
-        setting.
-        """
+        """Mean square of each latent: loss_N. In public loops its weight decays; here it is a constant setting."""
         return latents[0].square().mean((1, 2, 3))
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
@@ -192,35 +184,21 @@ class Vqgan:
 
 
 def load_vqgan(rest: str, device: torch.device) -> Vqgan:
-    """Factory of the registry.
-
-    Args:
-        rest: Text after ``vqgan:``; empty for ``vqgan`` alone.
-        device: Device of the decoder.
-
-    Raises:
-        ResourceError: No weights are imported, diffusers is not installed, or a model of the hub cannot be fetched.
-        ConfigError: Several are imported, and none was chosen.
-        UnknownNameError: There are no weights of that name, and no such path.
-        DataError, ArtifactError: The weights are damaged or of something else.
-    """
+    """Factory of the registry; ``rest`` is the text after ``vqgan:``, empty for ``vqgan`` alone."""
     if rest.startswith(HUB):
         return _load_diffusers_folder(rest, device)
     where, tensors, metadata = _find(rest)
     shape = shape_of(tensors, where)
     model = build_model(shape, select_tensors(tensors, shape, where)).to(device)
     title = f"VQGAN {shape.label} decoder, training pictures: {metadata.trained_on}"
-    return Vqgan.of_model(
-        model.to(memory_format=torch.channels_last),
-        [Provenance(title, metadata.licence, metadata.source, metadata.sha256)],
-    )
+    provenance = Provenance(title, metadata.licence, metadata.source, metadata.sha256)
+    return Vqgan.of_model(model.to(memory_format=torch.channels_last), [provenance])
 
 
 def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
     """Place, tensors and metadata of imported weights, of a folder like them, or of a safetensors file."""
     entries = {entry.name: entry for entry in stored_weights(KIND)}
     names = ", ".join(entries) or "none"
-    path = Path(rest).expanduser()
     if not rest and not entries:
         raise ResourceError(
             f"no VQGAN is imported into {weights_folder()}. Import a checkpoint: clipstill weights import FILE; or "
@@ -231,19 +209,21 @@ def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
             f"several VQGANs are imported: {names}. Choose one, such as vqgan:{next(iter(entries))}; another is added "
             "by: clipstill weights import FILE"
         )
-    name = rest or (USUAL if USUAL in entries else next(iter(entries)))
-    if name not in entries and not path.exists():
+    entry = entries.get(rest or (USUAL if USUAL in entries else next(iter(entries))))
+    path = Path(rest).expanduser()
+    if entry is None and not path.exists():
         raise UnknownNameError(
             f"no VQGAN is named '{rest}', and there is no such folder or file.{did_you_mean(rest, entries)} Imported: "
             f"{names}. To add one: clipstill weights import FILE"
         )
-    if name not in entries and (path / DIFFUSERS_FILE).is_file():
+    if entry is None and (path / DIFFUSERS_FILE).is_file():
         raise ConfigError(f"{path} is in diffusers' layout. Name it as vqgan:{HUB}{rest}")
-    if (path / WEIGHTS_FILE).is_file():
+    if entry is None and (path / WEIGHTS_FILE).is_file():
         path = path / WEIGHTS_FILE
     folder = path.parent if path.name == WEIGHTS_FILE else path
-    if name in entries or path.is_dir() or (folder / CONFIG_FILE).is_file():
-        entry = entries[name] if name in entries else open_weights(folder)
+    if entry is None and (path.is_dir() or (folder / CONFIG_FILE).is_file()):
+        entry = open_weights(folder)
+    if entry is not None:
         return entry.folder, entry.tensors(), entry.facts
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path} is no safetensors file. Import it first: clipstill weights import {path}")
@@ -259,12 +239,7 @@ def _load_diffusers_folder(rest: str, device: torch.device) -> Vqgan:
     if not folder.is_dir():
         owner, _, tail = name.partition("/")
         repository, _, subfolder = tail.partition("/")
-        if not (owner and repository):
-            raise ConfigError(
-                f"'{name}' is neither a folder nor a hub repository. Write vqgan:{HUB}OWNER/REPO, "
-                f"vqgan:{HUB}OWNER/REPO/SUBFOLDER or vqgan:{HUB}FOLDER."
-            )
-        root = download_diffusers_model("vqgan", f"{owner}/{repository}", f"{HUB}/path/to/folder", subfolder)
+        root = download_diffusers_model("vqgan:hub", f"{owner}/{repository}", "/path/to/folder", subfolder)
         folder, source = root / subfolder, f"hub model {name}"
     try:
         model, info = diffusers.VQModel.from_pretrained(

@@ -30,9 +30,6 @@ CODEBOOK = "quantize.embedding.weight"
 _FIRST_STAGE = "first_stage_model."
 _ENCODER = ("encoder.", "quant_conv.")
 _DECODER = ("decoder.", "post_quant_conv.")
-_UP = re.compile(r"decoder\.up\.(\d+)\.")
-_BLOCK = re.compile(r"decoder\.up\.\d+\.block\.(\d+)\.")
-_ATTENTION = re.compile(r"(?:decoder\.up|encoder\.down)\.(\d+)\.attn\.")
 # Parts of diffusers' names -> parts of the published names, replaced in this order.
 _PUBLISHED_NAMES = {
     "mid_block.resnets.0": "mid.block_1",
@@ -53,25 +50,15 @@ _PUBLISHED_NAMES = {
 
 @dataclass(frozen=True)
 class VqganShape:
-    """Sizes of one VQGAN.
-
-    Attributes:
-        codes: Number of codes in the codebook.
-        code_channels: Channels of a code.
-        latent_channels: Channels that the decoder takes, after a 1 x 1 convolution of the codes.
-        widths: Channels of each level, from the image's own resolution down; each level halves the side.
-        blocks: Residual blocks per level of the encoder; the decoder has one more.
-        attention: Levels with attention after each block.
-        middle_attention: Whether there is attention between the two middle blocks.
-    """
+    """Sizes of one VQGAN."""
 
     codes: int
     code_channels: int
-    latent_channels: int
-    widths: tuple[int, ...]
-    blocks: int
-    attention: tuple[int, ...]
-    middle_attention: bool = True
+    latent_channels: int  # Channels that the decoder takes, after a 1 x 1 convolution of the codes.
+    widths: tuple[int, ...]  # Channels of each level, from the image's own resolution down; each level halves the side.
+    blocks: int  # Residual blocks per level of the encoder; the decoder has one more.
+    attention: tuple[int, ...]  # Levels with attention after each block.
+    middle_attention: bool = True  # Whether there is attention between the two middle blocks.
 
     @property
     def stride(self) -> int:
@@ -83,19 +70,13 @@ class VqganShape:
         """``f16-16384``, with ``-d4`` where codes have 4 channels instead of the usual 256."""
         return f"f{self.stride}-{self.codes}" + (f"-d{self.code_channels}" if self.code_channels != 256 else "")
 
-    def to_json(self) -> dict[str, Any]:
-        """Label and sizes as JSON values."""
-        sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"label": self.label, **sizes}
-
 
 def build_model(shape: VqganShape, tensors: Mapping[str, Tensor]) -> Any:
     """``VQModel`` of diffusers with a checkpoint's decoder and codebook, frozen, without an encoder."""
     model = _empty_model(shape)
     model.encoder, model.quant_conv = nn.Identity(), nn.Identity()
-    state = {
-        name: tensors[_published_name(name, shape)].reshape(value.shape) for name, value in model.state_dict().items()
-    }
+    own = model.state_dict()
+    state = {name: tensors[_published_name(name, shape)].reshape(value.shape) for name, value in own.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -135,14 +116,10 @@ def _published_name(name: str, shape: VqganShape) -> str:
 
 
 def shape_of(tensors: Mapping[str, Tensor], where: object) -> VqganShape:
-    """Sizes of the VQGAN whose tensors these are.
-
-    Args:
-        tensors: Tensors of a checkpoint under their published names; others may be among them.
-        where: File or folder of the tensors, for messages.
+    """Sizes of the VQGAN whose tensors, under their published names, are among these.
 
     Raises:
-        DataError: The tensors are not those of a VQGAN, or one that tells a size is missing.
+        DataError: The tensors are not those of a VQGAN, or one that tells a size is missing; ``where`` is named.
     """
     if not any(name.startswith("decoder.") for name in tensors):
         raise DataError(
@@ -168,10 +145,8 @@ def shape_of(tensors: Mapping[str, Tensor], where: object) -> VqganShape:
         return int(tensor.shape[axis])
 
     # Counted, not the highest number: a gap then shows as a missing tensor, and an absurd number costs nothing.
-    levels = range(max(1, len(_numbers(_UP, tensors))))
-    blocks = max(
-        len(_numbers(_BLOCK, [name for name in tensors if name.startswith(f"decoder.up.{level}.")])) for level in levels
-    )
+    levels = range(max(1, len(_numbers(r"decoder\.up\.(\d+)\.", tensors))))
+    blocks = max(len(_numbers(rf"decoder\.up\.{level}\.block\.(\d+)\.", tensors)) for level in levels)
     widths = tuple(size(f"decoder.up.{level}.block.0.conv1.weight", 0, 4) for level in levels)
     if any(width == 0 or width % GROUPS for width in widths):
         raise DataError(
@@ -184,7 +159,7 @@ def shape_of(tensors: Mapping[str, Tensor], where: object) -> VqganShape:
         latent_channels=size("post_quant_conv.weight", 0, 4),
         widths=widths,
         blocks=max(1, blocks - 1),
-        attention=tuple(sorted(_numbers(_ATTENTION, tensors))),
+        attention=tuple(sorted(_numbers(r"(?:decoder\.up|encoder\.down)\.(\d+)\.attn\.", tensors))),
         middle_attention=any(re.match(r"(de|en)coder\.mid\.attn_1\.", name) for name in tensors),
     )
 
@@ -225,17 +200,11 @@ def select_tensors(tensors: Mapping[str, Tensor], shape: VqganShape, where: obje
 
 @dataclass(frozen=True)
 class Published:
-    """Where weights of one architecture are published.
-
-    Attributes:
-        repository: Repository that publishes the weights.
-        licence: Licence of the repository, which states no other one for the weights.
-        trained_on: Training pictures, as the repository says.
-    """
+    """Where weights of one architecture are published."""
 
     repository: str
-    licence: str
-    trained_on: str
+    licence: str  # Licence of the repository, which states no other one for the weights.
+    trained_on: str  # Training pictures, as the repository says.
 
 
 _TAMING = Published("CompVis/taming-transformers", "MIT", "ImageNet")
@@ -268,7 +237,6 @@ def import_vqgan(
     Raises:
         DataError: The file is missing, unreadable, damaged or no VQGAN.
         ConfigError: The name is not allowed, or other weights have it.
-        ResourceError: The disk is full or not writable, or diffusers is not installed.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}. Check the path.")
@@ -277,9 +245,10 @@ def import_vqgan(
     published = PUBLISHED.get(shape.label)
     if published is not None and published.repository.lower() not in (source or "").lower():
         published = None
+    sizes = {**asdict(shape), "widths": list(shape.widths), "attention": list(shape.attention)}
     facts = WeightsFacts(
         kind=KIND,
-        architecture=shape.to_json(),
+        architecture={"label": shape.label, **sizes},
         licence=licence or (published.licence if published else UNKNOWN),
         source=source or f"{path.name}, as given by the user",
         trained_on=published.trained_on if published else UNKNOWN,
@@ -289,19 +258,15 @@ def import_vqgan(
 
 
 def read_vqgan_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint under the names of a VQGAN's own state dict.
-
-    Raises:
-        DataError: The file cannot be read as tensors alone.
-    """
+    """Tensors of a checkpoint under the names of a VQGAN's own state dict."""
     state = {name: value for name, value in read_state(path, skip_trainer=True).items() if isinstance(value, Tensor)}
     if f"{_FIRST_STAGE}decoder.conv_in.weight" not in state:
         return state
     return {name.removeprefix(_FIRST_STAGE): value for name, value in state.items() if name.startswith(_FIRST_STAGE)}
 
 
-def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> set[int]:
-    return {int(match[1]) for name in names if (match := pattern.match(name))}
+def _numbers(pattern: str, names: Iterable[str]) -> set[int]:
+    return {int(match[1]) for name in names if (match := re.match(pattern, name))}
 
 
 def _listed(names: list[str], limit: int = 3) -> str:

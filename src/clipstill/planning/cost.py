@@ -1,4 +1,4 @@
-"""What a run takes on this device: a few real steps are timed, and multiplied by counts from the settings.
+"""Time and memory of a run on this device: a few real steps are timed, and multiplied by counts from the settings.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -32,69 +32,40 @@ if TYPE_CHECKING:
     from clipstill.workflow.models import Models
     from clipstill.workflow.settings import Settings
 
-START = "start"
-# Work that hardly depends on the settings, in seconds of one core of a 2.8 GHz Xeon.
-_FIXED_S = {START: 8.0, bundle.NAME: 10.0, report.NAME: 1.0}
-_HEAD_STEP_S = 0.0035
-# Forward and backward pass against the forward pass alone.
+# Seconds on one core of a 2.8 GHz Xeon, where they hardly depend on the settings.
+_START_S, _HEAD_STEP_S, _BUNDLE_S, _REPORT_S = 8.0, 0.0035, 10.0, 1.0
+# Cost of a forward and backward pass, as a multiple of the forward pass.
 _WITH_GRADIENT = 3
-# Passes of the calibration over each image: the plain one and two views, see ``clipstill.stages.calibration``.
-_CALIBRATION_PASSES, _CALIBRATION_PHOTOS = 3, 512
-# Prompt strategies that learn soft tokens.
-_LEARNED = ("sdd", "contrastive")
-_NEAR_MISSES_MOST, _NEAR_MISSES_LEAST, _NEAR_MISS_WORDS = 32, 4, 300
-# Seconds for which one kind of work is timed, the largest batch of it, and the synthesis steps of an image.
-_PIECE_S, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
-# A process with its libraries, where the system does not say how much memory it uses.
-_PROCESS_BYTES = 600_000_000
+# Texts that the teacher encodes to find near misses.
+_NEAR_MISS_TEXTS = 300
+_SECONDS_PER_TIMING, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds and bytes of one unit of each kind of work on this device.
+    """Seconds and bytes of one unit of each kind of work on this device."""
 
-    Attributes:
-        image: Seconds of an image outside its steps; the mean over the generators, as for the steps.
-        image_step: Seconds of one step of an image.
-        view: Seconds for both models to see one view.
-        photo: Seconds for both models to see one photo, each at its own size.
-        training_view: Seconds of one view in a training step of all weights.
-        text: Seconds for the teacher to encode a text.
-        image_bytes: Memory that a step keeps for the gradient of an image.
-        training_bytes: Memory that a training step keeps for the gradient of a view.
-        base_bytes: Memory of the process, or of the GPU, with all models loaded.
-        image_size: Side of the timed images.
-    """
-
-    image: float
-    image_step: float
-    view: float
-    photo: float
-    training_view: float
-    text: float
-    image_bytes: float
-    training_bytes: float
-    base_bytes: int
-    image_size: int
+    image: float  # Seconds per image outside its synthesis steps; a mean over the generators, as the next.
+    image_step: float  # Seconds per synthesis step of an image.
+    view: float  # Seconds for teacher and student to encode one view.
+    photo: float  # Seconds for teacher and student to encode one photo, each at its own size.
+    training_view: float  # Seconds per view in a training step of all weights.
+    text: float  # Seconds for the teacher to encode one text.
+    image_bytes: float  # Memory that a synthesis step keeps for the gradient of one image.
+    training_bytes: float  # Memory that a training step keeps for the gradient of one view.
+    base_bytes: int  # Memory of the process, or of the GPU, with all models loaded.
+    image_size: int  # Side of the timed images in pixels.
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes.
-
-    Attributes:
-        seconds: Seconds of the whole run.
-        stages: Seconds of each stage, and of the start.
-        images: Synthetic images of the classes.
-        image_steps: Synthesis steps of these and of near misses.
-        memory_bytes: Largest memory of the process, or of the GPU.
-    """
+    """Time and memory of a run."""
 
     seconds: float
-    stages: dict[str, float]
-    images: int
-    image_steps: int
-    memory_bytes: int
+    stages: dict[str, float]  # Seconds of each stage, and of the start.
+    images: int  # Synthetic images of the classes.
+    image_steps: int  # Synthesis steps, of near misses too.
+    memory_bytes: int  # Most memory of the process, or of the GPU.
 
 
 def cost_of(
@@ -110,14 +81,14 @@ def cost_of(
     """Count the work that the settings ask for, and multiply by the timings.
 
     Args:
-        settings: All settings.
         timings: Seconds and bytes on this device; those of an image grow with its pixels.
-        classes: Number of classes.
         templates: Sentences per class whose mean is its class vector.
         photos: Photos to measure on.
         examples: Labelled photos to learn from.
         unlabelled: Photos without labels to learn from.
     """
+    from clipstill.assembly.calibration import MOST_PICTURES, VIEWS
+
     made = classes * settings.prompts.images_per_class
     near = _near_misses(settings, classes) * settings.refusal.images
     learned = made + unlabelled
@@ -126,19 +97,19 @@ def cost_of(
         learned += max(examples, round(learned * share / (1 - share)))
     pixels = (settings.synthesis.image_size / timings.image_size) ** 2
     image_s = pixels * (timings.image + settings.synthesis.steps * timings.image_step)
-    calibration_views = _CALIBRATION_PASSES * (made + min(unlabelled, _CALIBRATION_PHOTOS) + near)
+    calibration_views = (1 + VIEWS) * (made + min(unlabelled, MOST_PICTURES) + near)
     stages = {
-        START: _FIXED_S[START],
+        "start": _START_S,
         teacher_prompts.NAME: examples * _passes_per_example(settings) * timings.photo,
         class_vectors.NAME: classes * templates * timings.text + examples * timings.photo,
         prompts.NAME: made * _passes_per_prompt(settings) * timings.text,
         images.NAME: made * image_s,
         student.NAME: settings.distillation.minutes * 60 or _training_seconds(settings, timings, learned),
-        near_misses.NAME: near * image_s + (_NEAR_MISS_WORDS * timings.text if near else 0),
+        near_misses.NAME: near * image_s + (_NEAR_MISS_TEXTS * timings.text if near else 0),
         calibration.NAME: calibration_views * timings.view,
         evaluation.NAME: photos * timings.photo,
-        bundle.NAME: _FIXED_S[bundle.NAME],
-        report.NAME: _FIXED_S[report.NAME],
+        bundle.NAME: _BUNDLE_S,
+        report.NAME: _REPORT_S,
     }
     stages = {stage: round(seconds, 2) for stage, seconds in stages.items() if seconds > 0}
     kept = pixels * timings.image_bytes * min(settings.synthesis.group_size, max(1, made))
@@ -161,9 +132,10 @@ def _passes_per_example(settings: Settings) -> int:
 
 
 def _passes_per_prompt(settings: Settings) -> int:
-    """Passes of the text tower over each prompt, with those in which prompts are learned."""
+    """Passes of the text tower over each prompt, those of learning soft tokens included."""
     section = settings.prompts
-    return 1 + (2 * _WITH_GRADIENT * section.steps if section.strategy in _LEARNED and section.bank is None else 0)
+    learns = section.strategy in ("sdd", "contrastive") and section.bank is None
+    return 1 + (2 * _WITH_GRADIENT * section.steps if learns else 0)
 
 
 def _training_seconds(settings: Settings, timings: Timings, images_and_photos: int) -> float:
@@ -178,7 +150,7 @@ def _near_misses(settings: Settings, classes: int) -> int:
     wanted = settings.refusal.near_misses
     if isinstance(wanted, list):
         return len(wanted)
-    return min(_NEAR_MISSES_MOST, max(_NEAR_MISSES_LEAST, classes)) if wanted == "auto" else int(wanted)
+    return min(near_misses.MOST, max(near_misses.LEAST_BY_DEFAULT, classes)) if wanted == "auto" else wanted
 
 
 def measure(
@@ -187,16 +159,13 @@ def measure(
     """Time a few real steps of the loaded models.
 
     Args:
-        settings: All settings.
-        models: Loaded models.
         class_vectors_CD: Unit vectors.
-        seconds_per_text: Seconds for the teacher to encode a text.
-        quick: Whether to time the smallest batches; else each kind of work takes a second or two.
+        quick: Whether to time the smallest batches; otherwise each kind of work takes a second or two.
     """
-    probe = _Probe(settings, models, class_vectors_CD, 0.0 if quick else _PIECE_S)
+    probe = _Probe(settings, models, class_vectors_CD, 0.0 if quick else _SECONDS_PER_TIMING)
     base_bytes = _memory_in_use(models.device)
     # A run that learns from photos alone has no generator.
-    images = [probe.image(turn) for turn in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
+    images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
     image_s, step_s, image_bytes = (sum(values) / len(images) for values in zip(*images, strict=True))
     view_s, training_s, training_bytes = probe.views()
     larger = max(1.0, models.teacher.image_size / settings.student.image_size)
@@ -221,15 +190,15 @@ class _Probe:
     class_vectors_CD: Tensor
     seconds: float
 
-    def image(self, turn: int) -> tuple[float, float, float]:
-        """Seconds of an image outside its steps, seconds of a step, and bytes that a step keeps, of one generator."""
+    def image(self, number: int) -> tuple[float, float, float]:
+        """Time one generator: seconds per image outside its steps, seconds per step, and bytes that a step keeps."""
         from clipstill.core.protocols import Sampler
         from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
         synthesis = self.settings.synthesis.model_copy(
             update={"steps": _TIMED_STEPS, "coarse_share": 0.0, "compile": False}
         )
-        maker = Synthesiser(
+        synthesiser = Synthesiser(
             self.models.teacher,
             self.models.generators,
             class_vectors_CD=self.class_vectors_CD,
@@ -244,20 +213,24 @@ class _Probe:
 
         def make(images: int) -> None:
             times.clear()
-            ids = [number % len(self.class_vectors_CD) for number in range(images)]
-            targets_ND, texts = self.class_vectors_CD[ids].cpu(), ["a thing"] * images
-            seeds = list(range(images))
-            spec = GroupSpec(number=turn, seeds=seeds, class_ids=ids, targets_ND=targets_ND, texts=texts)
-            maker.group(spec, watch)
+            class_ids = [image % len(self.class_vectors_CD) for image in range(images)]
+            spec = GroupSpec(
+                number=number,
+                seeds=list(range(images)),
+                class_ids=class_ids,
+                targets_ND=self.class_vectors_CD[class_ids].cpu(),
+                texts=["a thing"] * images,
+            )
+            synthesiser.group(spec, watch)
 
-        if isinstance(self.models.generators[turn], Sampler):
+        if isinstance(self.models.generators[number], Sampler):
             return self._time(make, 1), 0.0, 0.0
         images, total_s, kept = self._measure(make, synthesis.group_size)
         step_s = times[-1] - times[-2]
         return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept / _TIMED_STEPS
 
     def views(self) -> tuple[float, float, float]:
-        """Seconds for both models to see a view, seconds of a view in a training step, and bytes that it keeps."""
+        """Seconds for both models to encode a view, seconds of a view in a training step, and bytes that it keeps."""
         import torch
 
         from clipstill.assembly.students import student_of
@@ -271,7 +244,7 @@ class _Probe:
         @torch.no_grad()
         def views(count: int) -> Tensor:
             pixels_N3HW = torch.randint(0, 256, (count, 3, section.image_size, section.image_size), dtype=torch.uint8)
-            x_N3HW, _ = draw(to_unit(pixels_N3HW, device), self.settings.seed, "probe")
+            x_N3HW = draw(to_unit(pixels_N3HW, device), self.settings.seed, "probe")
             self.models.teacher.encode_image(x_N3HW)
             return x_N3HW
 
@@ -287,7 +260,11 @@ class _Probe:
         return seen_s / seen, trained_s / trained, kept
 
     def _measure(self, work: Callable[[int], None], most: int) -> tuple[int, float, float]:
-        """Do work on two items, and again on as many as the time allows; their number, seconds, and bytes of one."""
+        """Do work on two items, then on as many as the time allows.
+
+        Returns:
+            Number of items last worked on, seconds they took, and bytes that one keeps for its gradient.
+        """
         import torch
 
         kept: dict[int, int] = {}
@@ -297,11 +274,10 @@ class _Probe:
                 kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        # The first call finds everything cold, so it is not timed.
+        # The first call warms up caches and is not timed.
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             work(2)
-        items, seconds = 2, self._time(work, 2)
-        # Models that see a batch at once need two for its statistics.
+        items, seconds = 2, self._time(work, 2)  # Two, since batch statistics need more than one item.
         more = min(most, int(self.seconds / (seconds / 2)))
         if more > 2:
             items, seconds = more, self._time(work, more)
@@ -315,7 +291,7 @@ class _Probe:
         return time.monotonic() - start
 
     def _wait(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its queue."""
         import torch
 
         if self.models.device.type == "cuda":
@@ -333,5 +309,5 @@ def _memory_in_use(device: torch.device) -> int:
     try:
         import resource
     except ImportError:  # Windows.
-        return _PROCESS_BYTES
+        return 600_000_000  # A typical process with its libraries.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,13 +1,13 @@
-"""Before a run: which class names will make trouble, how well it may go, and what it will take.
+"""What is known before a run: doubtful class names, expected accuracy, time and memory.
 
-Shapes: C classes, D teacher dimensions.
+Shapes: C classes, K ImageNet classes, D teacher dimensions.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.names import spoken
+from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say, span
-from clipstill.planning.budget import Budget, choose_settings, with_settings
+from clipstill.planning.budget import choose_settings, with_settings
 from clipstill.planning.cost import Cost, cost_of, measure
 from clipstill.text.difficulty import ERROR
-from clipstill.text.linter import WARNING, Finding, Linter
+from clipstill.text.linter import WARNING, Finding, Known, Linter
 from clipstill.text.task import Task
-from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import read_events
@@ -32,11 +32,10 @@ if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
     from clipstill.text.difficulty import Difficulty
-    from clipstill.text.linter import Known
+    from clipstill.workflow.models import Models
 
 PLAN_FILE = "plan.json"
-# Warnings that a run prints; the plan holds all of them.
-_PRINTED = 6
+_PRINTED_WARNINGS = 6
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,9 @@ class Plan:
     """What is known before a run.
 
     Attributes:
-        classes: Class names.
-        findings: Findings about the names, warnings first.
+        findings: Findings about the class names, warnings first.
         expected_top1: Expected accuracy of the teacher on photos by names alone, in [0, 1]; a student is seldom better.
-        expected_per_class: Expected accuracy on photos of each class.
+        expected_per_class: The same for each class.
         cost: What the run takes with the changed settings.
         settings: Settings that the budget changed, by dotted name.
         budget_seconds: Seconds that the run may take; None without a budget.
@@ -63,21 +61,32 @@ class Plan:
 
     @property
     def warnings(self) -> list[Finding]:
-        """Findings that cost quality."""
-        return [one for one in self.findings if one.level == WARNING]
+        """Findings that are likely to cost accuracy."""
+        return [finding for finding in self.findings if finding.level == WARNING]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """As JSON values."""
         from pydantic import TypeAdapter
 
         return dict(TypeAdapter(Plan).dump_python(self, mode="json"))
 
+    def _repr_html_(self) -> str:
+        findings = {", ".join(one.classes): f"{one.message} {one.advice}" for one in self.findings}
+        return html_table(
+            {
+                "expected top-1": percent(self.expected_top1),
+                "time": span(self.cost.seconds),
+                "images": self.cost.images,
+                **findings,
+            }
+        )
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """Read the values of ``to_json``.
+        """The inverse of ``to_json``.
 
         Raises:
-            ArtifactError: The value is no plan.
+            ArtifactError: The values are not those of a plan.
         """
         from pydantic import TypeAdapter, ValidationError
 
@@ -94,42 +103,35 @@ def plan(
     task: Task,
     photos: Photos,
     *,
-    budget: Budget | None = None,
-    models: Models | None = None,
+    models: Models,
+    budget_seconds: float | None = None,
+    fixed: Collection[str] = (),
     quick: bool = False,
 ) -> Plan:
     """Check the class names, estimate how well the teacher knows them, and time what the run takes on this device.
 
     Args:
-        settings: All settings.
         task: At least two classes.
-        photos: Real photos of the run.
-        budget: Time for the whole run; the best settings that fit are chosen.
-        models: Models that are loaded already.
+        budget_seconds: Time for the whole run; the best settings that fit are chosen.
+        fixed: Dotted names of settings that the budget leaves as they are.
         quick: Whether to time the smallest batches only, which is less exact.
 
     Raises:
         ClipstillError: A part cannot be found or loaded.
     """
     from clipstill.assembly.class_vectors import templates_of
-    from clipstill.core.device import make_deterministic
-    from clipstill.distributed.torchrun import threads_of_this_process
     from clipstill.teachers import class_vectors
     from clipstill.text.difficulty import estimate
     from clipstill.text.templates import class_texts
 
-    if models is None:
-        make_deterministic(settings.threads or threads_of_this_process())
-        models = Models(settings)
     teacher = models.teacher
     templates = templates_of(settings, teacher)
     vectors_CD = class_vectors(teacher, class_texts(task, templates)).cpu()
-    encode = functools.partial(_encode, teacher, templates[0])
     known, imagenet_KD, seconds_per_text = vocabulary(teacher, templates[0])
-    linter = Linter(task, vectors_CD, known, encode)
+    linter = Linter(task, vectors_CD, known, functools.partial(_encode, teacher, templates[0]))
     with_examples = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
     # A class with examples needs no better name.
-    findings = [one for one in linter.findings() if not with_examples.issuperset(one.classes)]
+    findings = [finding for finding in linter.findings() if not with_examples.issuperset(finding.classes)]
     expected = _expected(task, findings, estimate(linter, imagenet_KD))
     if not quick:
         say("plan: timing a few steps on this device")
@@ -146,7 +148,9 @@ def plan(
             unlabelled=_number(photos.unlabelled),
         )
 
-    changed = {} if budget is None else choose_settings(settings, budget, lambda each: cost(each).seconds)
+    changed: dict[str, Any] = {}
+    if budget_seconds is not None:
+        changed = choose_settings(settings, budget_seconds, fixed, lambda each: cost(each).seconds)
     return Plan(
         classes=task.names,
         findings=tuple(findings),
@@ -154,7 +158,7 @@ def plan(
         expected_per_class=expected,
         cost=cost(changed),
         settings=changed,
-        budget_seconds=None if budget is None else budget.seconds,
+        budget_seconds=budget_seconds,
     )
 
 
@@ -163,10 +167,10 @@ def _number(folder: ImageFolder | None) -> int:
 
 
 def _expected(task: Task, findings: Sequence[Finding], difficulty: Difficulty) -> dict[str, float]:
-    """Expected accuracy by name; two names of one thing share its photos, however well the teacher knows it."""
-    twice = {name for one in findings if one.kind in ("synonym", "plural") for name in one.classes}
-    by_name = dict(zip(task.names, difficulty.per_class, strict=True))
-    return {name: round(share / 2 if name in twice else share, 4) for name, share in by_name.items()}
+    """Expected accuracy by class; halved for two names of one thing, since the teacher can only guess between them."""
+    doubled = {name for each in findings if each.kind in ("synonym", "plural") for name in each.classes}
+    by_class = zip(task.names, difficulty.per_class, strict=True)
+    return {name: round(share / 2 if name in doubled else share, 4) for name, share in by_class}
 
 
 def _encode(teacher: Teacher, template: str, texts: Sequence[str]) -> Tensor:
@@ -174,22 +178,17 @@ def _encode(teacher: Teacher, template: str, texts: Sequence[str]) -> Tensor:
     return teacher.encode_text([template.replace("{class}", spoken(text)) for text in texts]).float().cpu()
 
 
-# Further runs of this process ask for the same words.
+# By weights and template, for further runs of this process.
 _VOCABULARIES: dict[tuple[str, str], tuple[Known, Tensor | None, float]] = {}
 
 
 def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, float]:
     """Encode common words, and ImageNet's class names for a teacher whose image tower learned from ImageNet.
 
-    Args:
-        teacher: Reads the words.
-        template: Sentence around each word.
-
     Returns:
-        The words, unit vectors of the class names (None for other teachers), and the seconds that a text takes.
+        The words; unit vectors of the class names, None for other teachers; and seconds per text.
     """
     from clipstill.core.protocols import BatchNormTeacher
-    from clipstill.text.linter import Known
     from clipstill.text.near_misses import WORDS
     from clipstill.text.wordnet import wordnet
 
@@ -207,23 +206,20 @@ def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, f
 
 
 def plan_key(settings: Settings, task: Task, photos: Photos, budget_seconds: float | None) -> str:
-    """The key of a plan; with equal keys a stored plan is used again."""
-    values = settings.model_dump(mode="json")
-    del values["launch"]
+    """Hash of what a plan depends on; a stored plan with an equal key is used again."""
     examples = photos.examples
-    return sha256_json(
-        {
-            "settings": values,
-            "task": task.to_json(),
-            "photos": _number(photos.measured),
-            "examples": None if examples is None else sorted({label for _, label in examples.items}),
-            "budget": budget_seconds,
-        }
-    )
+    depends_on = {
+        "settings": settings.model_dump(mode="json", exclude={"launch"}),
+        "task": task.to_json(),
+        "photos": _number(photos.measured),
+        "examples": None if examples is None else sorted({label for _, label in examples.items}),
+        "budget": budget_seconds,
+    }
+    return sha256_json(depends_on)
 
 
 def stored_plan(out: Path, key: str) -> Plan | None:
-    """The plan that the last call with these settings left in a run folder; None where there is none."""
+    """The last plan in a run folder, if it has this key and can be read."""
     try:
         events = [event for event in read_events(out) if event.get("event") == "plan"]
         if not events or events[-1].get("key") != key:
@@ -235,10 +231,10 @@ def stored_plan(out: Path, key: str) -> Plan | None:
 
 def say_plan(plan: Plan) -> None:
     """Print the warnings and expectations of a run before it starts."""
-    for one in plan.warnings[:_PRINTED]:
-        say(f"warning: {one.message} {one.advice}")
-    if len(plan.warnings) > _PRINTED:
-        say(f"warning: and {len(plan.warnings) - _PRINTED} more; all of them: clipstill plan")
+    for finding in plan.warnings[:_PRINTED_WARNINGS]:
+        say(f"warning: {finding.message} {finding.advice}")
+    if len(plan.warnings) > _PRINTED_WARNINGS:
+        say(f"warning: and {len(plan.warnings) - _PRINTED_WARNINGS} more; all of them: clipstill plan")
     hardest = sorted(plan.expected_per_class, key=lambda name: plan.expected_per_class[name])[:3]
     say(
         f"plan: by names alone the teacher is expected to be right on about {100 * plan.expected_top1:.0f} % of photos"
@@ -249,7 +245,7 @@ def say_plan(plan: Plan) -> None:
 
 
 def choice_line(plan: Plan) -> str:
-    """Say in a line which settings the budget led to, and why."""
+    """The settings that the budget led to and the time they take, as one line."""
     assert plan.budget_seconds is not None
     budget, needed = span(plan.budget_seconds), span(plan.cost.seconds)
     changed = ", ".join(f"{name}={value}" for name, value in plan.settings.items()) or "the settings as they are"

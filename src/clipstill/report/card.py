@@ -1,4 +1,4 @@
-"""The model card that lies in the bundle: what the model is, how good, what made it, where not to trust it."""
+"""The model card of a bundle: what the model is, how good it is, what made it, and where not to trust it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUALITY_HEADING = "## Quality on real photos"
 
 
 def model_card(model: Description, export: ExportFacts) -> str:
-    """``card.md``, with the front matter that model hubs read."""
+    """The text of ``card.md``, with the front matter that model hubs read."""
     parts, found = [*model.provenance, *export.software], model.evaluation or {}
     matter = yaml.safe_dump(front_matter(model, export), sort_keys=False, allow_unicode=True, width=10_000)
     student, teacher = found.get("student") or {}, found.get("teacher") or {}
@@ -48,16 +48,15 @@ def model_card(model: Description, export: ExportFacts) -> str:
 
 
 def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:
-    """What model hubs read of a card.
+    """The fields of a card that model hubs read.
 
-    There is no ``datasets``: that field takes names of public data sets, and what was given here are folders. Unless
-    all parts have one permissive licence, hubs get ``other`` with the licence's name beside it.
+    The licence is ``other`` with a name beside it, unless all parts have one permissive licence.
     """
     parts = [*model.provenance, *export.software]
     family, _ = most_restrictive(parts)
     names = {spdx(part.licence) for part in parts}
     single = next(iter(names)) if len(names) == 1 and family is Family.PERMISSIVE else ""
-    # A hub knows identifiers, in lower case, and no expressions.
+    # Hubs know identifiers in lower case, but no expressions.
     licence = single.lower() if single and " " not in single and not single.startswith("LicenseRef") else "other"
     named = {"license_name": spdx_of_all(parts), "license_link": "LICENCES.md"} if licence == "other" else {}
     made_by = ["zero-shot"] if model.info.get("zero_shot") else ["distillation", "synthetic-data"]
@@ -92,7 +91,7 @@ def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:
 
 
 def with_formats(card: str, formats: Mapping[str, Mapping[str, Any]]) -> str:
-    """A card with its table of formats renewed, or put before the quality where it had none."""
+    """A card with a new table of formats, in place of an old one or before the section on quality."""
     before, _, after = card.partition(f"\n{QUALITY_HEADING}\n")
     before, _, _ = before.partition(f"\n{FORMATS_HEADING}\n")
     table = environment().get_template("formats.md.jinja").render(formats=formats)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script, no library; colours come from the page's style sheet."""
+"""Charts as inline SVG; colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ from clipstill.report.data import Chart
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 40
 MOST_POINTS = 300
-# Names of a ladder's costs, and what one unit of the axis is.
+# Name of the axis by cost, and its unit.
 _COSTS = {"onnx_bytes": ("megabytes", 1e6), "latency_ms": ("milliseconds a picture on one core", 1.0)}
-_Z = 1.959964  # 95 % of a normal distribution
-_APART = 22.0
+_APART = 22.0  # Least pixels between two rungs.
 
 
 def line_chart(chart: Chart) -> Markup:
-    """Draw a chart; points that are not finite are left out.
-
-    Returns:
-        An ``<svg>`` element; an empty string where there is nothing to draw.
-    """
+    """Draw the finite points as an ``<svg>`` element; an empty string where there are none."""
     lines = [_thin([point for point in each.points if all(map(math.isfinite, point))]) for each in chart.series]
     points = [point for line in lines for point in line]
     if not points:
@@ -51,7 +46,7 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def ladder_chart(ladder: Mapping[str, Any] | None, cost: str) -> Markup:
-    """Draw accuracy against cost, a point a measured rung whose cost is known; the axis of costs is logarithmic.
+    """Draw accuracy against cost on a logarithmic axis, with a point per measured rung of known cost.
 
     Args:
         ladder: JSON values as of ``evaluation.ladder.ladder_json``, or None.
@@ -103,7 +98,7 @@ def _svg(
     x_ticks: Sequence[tuple[float, str]],
     y_ticks: Sequence[tuple[float, str]],
 ) -> Markup:
-    """Axes with ticks (position in pixels, label), and marks in front of them."""
+    """Axes with ticks, each a position in pixels and a label, and marks in front of them."""
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     for y, label in y_ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -117,12 +112,12 @@ def _svg(
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """A map of [low, high] to pixels."""
+    """A linear map from [low, high] to pixels."""
     return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MOST_POINTS`` points, the first and the last among them: no screen shows more."""
+    """At most ``MOST_POINTS`` points, the first and the last among them."""
     if len(points) <= MOST_POINTS:
         return points
     step = (len(points) - 1) / (MOST_POINTS - 1)
@@ -137,7 +132,7 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda each: abs(math.log(each / rough)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    # Rounded, because 3 * 0.1 is 0.30000000000000004 and would be printed so.
+    # Rounded, because 3 * 0.1 would be printed as 0.30000000000000004.
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
@@ -148,10 +143,11 @@ def _number(value: float) -> str:
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of so many photos (Wilson, JASA 1927)."""
-    spread = _Z * _Z / count
+    """The 95 % interval of a share of ``count`` photos (Wilson, JASA 1927)."""
+    z = 1.959964  # 95 % of a normal distribution.
+    spread = z * z / count
     middle = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

@@ -1,4 +1,4 @@
-"""What a report shows, as plain values."""
+"""The content of a report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Picture:
     """One synthetic image."""
 
     class_name: str
-    style: str  # Style that it was asked for; empty for none.
+    style: str  # Style of its prompt; empty for none.
     uri: str  # The image as a ``data:`` URI, see ``picture_uri``.
     score: float  # The teacher's probability of its class, in [0, 1].
-    prompt: str = ""  # Text that it was made from.
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Curated:
     class_name: str
     made: int
     not_made: int  # Images that the synthesis gave up.
-    kept: int  # Images that taught the student.
+    kept: int  # Images that the student was trained on.
     low_score: int  # Images left out for their low score.
     duplicates: int  # Images left out because a better one looks the same.
     duplicate_pairs: int
@@ -55,7 +55,7 @@ class Chart:
     title: str
     x: str  # Name of the horizontal axis.
     series: tuple[Series, ...]  # At most six.
-    percent: bool = False  # Whether y is a share in [0, 1] that is written as per cent.
+    percent: bool = False  # Whether to write y, a share in [0, 1], as per cent.
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the report shows; what is absent is left out of the page."""
+    """Everything that the report shows; the page leaves out what is absent."""
 
     labels: tuple[str, ...]  # Class names.
-    teacher: str  # Name of the teacher.
-    student: str  # Name of the student.
+    teacher: str
+    student: str
     student_bytes: int  # Size of the exported model.
     student_parameters: int
     latency_ms: float  # Median for one picture on one CPU core.
     teacher_bytes: int | None = None  # Size of the teacher's image tower; None where unknown.
-    teacher_parameters: int | None = None  # Those of the image tower; None where unknown.
+    teacher_parameters: int | None = None  # The same for its parameters.
     parity: Mapping[str, Any] = field(default_factory=dict)  # Content of the bundle's ``parity.json``.
     evaluation: Mapping[str, Any] | None = None  # Result of ``evaluation.compare``; None without photos.
-    calibration: Mapping[str, Any] | None = None  # Label-free estimates of what the scores are worth.
+    calibration: Mapping[str, Any] | None = None  # Label-free estimates of temperature, threshold and accuracy.
     examples: int = 0  # Number of example images given beside the class names.
     unlabelled: int = 0  # Number of unlabelled photos given.
     pictures: tuple[Picture, ...] = ()  # Synthetic images, in the order of their index.
@@ -98,12 +98,7 @@ class ReportData:
 
 
 def picture_uri(pixels_HW3: np.ndarray, side: int = 128) -> str:
-    """A synthetic image as a ``data:`` URI (WebP, a few kilobytes).
-
-    Args:
-        pixels_HW3: Uint8 RGB.
-        side: Longest side in pixels; larger images are scaled down to it.
-    """
+    """A synthetic image, uint8 RGB, as a ``data:`` URI: WebP of at most ``side`` pixels a side."""
     from PIL import Image
 
     from clipstill.core.synthetic_mark import save_marked

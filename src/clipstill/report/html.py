@@ -1,7 +1,6 @@
-"""The report: one HTML file that needs nothing beside it.
+"""The report: one HTML file that holds its images and charts, without scripts, fonts or requests.
 
-Images and charts are inside the file; it has no script, no font and no address to fetch. It follows the reader's
-choice of light or dark, and prints in light.
+It follows the reader's choice of light or dark, and prints in light.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Grid(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """Photos of one class that the student took for another: how many, and their share of the class."""
+    """Photos of one class that the student took for another: their number and their share of the class."""
 
     true: str
     taken_for: str
@@ -95,7 +94,7 @@ def render(data: ReportData) -> str:
 
 
 def summary(data: ReportData) -> str:
-    """The result in a few sentences, what to ship first."""
+    """The result in a few sentences; the first one says what to ship."""
     found = data.evaluation
     if not found:
         text = "The classifier is ready. How good it is on real photos was not measured: none were given."
@@ -112,7 +111,7 @@ def summary(data: ReportData) -> str:
 
 
 def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
-    """The first images of each (class, style), never the best: a report must not choose its pictures."""
+    """The first images of each class and style, not the best ones, since a selection would mislead."""
     by_pair: dict[tuple[str, str], list[Picture]] = {}
     for picture in pictures:
         by_pair.setdefault((picture.class_name, picture.style), []).append(picture)
@@ -139,7 +138,7 @@ def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
 
 
 def class_bars(data: ReportData) -> list[Bar]:
-    """One bar a class that was measured, the hardest first."""
+    """One bar per measured class, the hardest first."""
     found = data.evaluation or {}
     student = per_class(found.get("student") or {}, data.labels)
     teacher = per_class(found.get("teacher") or {}, data.labels)
@@ -148,9 +147,9 @@ def class_bars(data: ReportData) -> list[Bar]:
 
 
 def confusion_rows(student: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Rows of the confusion matrix: the true class, then (count, share of the row) for each answer.
+    """Rows of the confusion matrix: the true class, then count and share of the row for each answer.
 
-    Empty where there is no matrix, or more than ``MOST_CONFUSION`` classes (the list of mistakes stands for it then).
+    It is empty without a matrix, and above ``MOST_CONFUSION`` classes, where the list of mistakes replaces it.
     """
     matrix = student.get("confusion")
     if not matrix or len(labels) > MOST_CONFUSION:
@@ -171,7 +170,7 @@ def mistakes(student: Mapping[str, Any], labels: Sequence[str], most: int = 6) -
 
 
 def setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """Settings by section; those at the top level come first, under ``run``."""
+    """Settings by section; those without a section come first, as ``run``."""
     top = [(name, value) for name, value in settings.items() if not isinstance(value, Mapping)]
     groups = [("run", top)] if top else []
     return groups + [(name, _flat(value)) for name, value in settings.items() if isinstance(value, Mapping)]

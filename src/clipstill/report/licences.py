@@ -1,4 +1,4 @@
-"""Which licences the weights carry, and what the most restrictive of them means for whoever ships the bundle.
+"""Licences of the weights, and what the most restrictive one means for those who ship the bundle.
 
 Nothing here is legal advice: it sorts what the parts say of themselves.
 """
@@ -16,7 +16,7 @@ from clipstill.report.templates import environment
 
 
 class Family(IntEnum):
-    """Families of licences, from the least to the most restrictive. An unknown licence grants nothing."""
+    """Families of licences, from the least to the most restrictive; an unknown licence grants nothing."""
 
     PERMISSIVE = 0
     SHARE_ALIKE = 1
@@ -50,7 +50,7 @@ MEANINGS = {
     ),
 }
 
-# Common plain names, and the identifiers that they stand for.
+# SPDX identifiers of common plain names.
 _SPDX_OF = {
     **dict.fromkeys(
         ["apache 2", "apache 2.0", "apache-2", "apache license 2.0", "apache license, version 2.0"], "Apache-2.0"
@@ -63,8 +63,8 @@ _SPDX_OF = {
 }
 _OPERATOR = re.compile(r"([()]| (?:AND|OR|WITH) )")
 
-# The first pattern that matches a whole SPDX identifier decides; references of our own without their prefix.
-# Restrictive ones come first, because their names contain those of permissive ones ("CC-BY-NC-SA" contains "CC-BY").
+# The first pattern that matches a whole SPDX identifier (without "LicenseRef-") decides. Restrictive ones come first,
+# because their names contain those of permissive ones ("CC-BY-NC-SA" contains "CC-BY").
 _PATTERNS = {
     Family.RESEARCH_ONLY: r".*research-only.*|.*(for|only)-research.*|apple-amlr|.*academic-use.*",
     Family.NON_COMMERCIAL: r"cc-by-nc.*|.*non-?commercial.*",
@@ -79,8 +79,8 @@ _PATTERNS = {
 def family_of(licence: str) -> Family:
     """The family of an SPDX identifier, of a plain name, or of an expression with AND, OR and WITH.
 
-    ``OR`` lets the reader choose (the least restrictive counts), ``AND`` does not (the most restrictive counts). In an
-    expression with parentheses the most restrictive of all counts: rather too strict than too lax.
+    The least restrictive of an ``OR`` counts, and the most restrictive of an ``AND``, or of any expression with
+    parentheses: rather too strict than too lax.
 
     Example:
         >>> family_of("Apache-2.0").name, family_of("MIT AND CC-BY-SA-4.0").name, family_of("MIT OR GPL-3.0").name
@@ -95,7 +95,7 @@ def family_of(licence: str) -> Family:
 
 
 def _family_of_one(identifier: str) -> Family:
-    # An exception ("GPL-2.0 WITH Classpath-exception-2.0") only loosens; the licence before it is the safe answer.
+    # An exception ("GPL-2.0 WITH Classpath-exception-2.0") only grants more, so the licence before it is safe.
     name = identifier.partition(" WITH ")[0].strip().lower().removeprefix("licenseref-")
     return next((family for family, pattern in _PATTERNS.items() if re.fullmatch(pattern, name)), Family.UNKNOWN)
 
@@ -121,16 +121,13 @@ def verdict(provenances: Sequence[Provenance]) -> str:
 
 
 def warning(provenances: Sequence[Provenance]) -> str | None:
-    """The verdict, where it forbids what people usually do with a classifier, or nothing is known; else None."""
+    """The verdict, if commercial use is forbidden or a licence is unknown; else None."""
     family, _ = most_restrictive(provenances)
     return verdict(provenances) if family >= Family.NON_COMMERCIAL else None
 
 
 def spdx(licence: str) -> str:
-    """A valid SPDX expression for what a part says of its licence.
-
-    Identifiers are written as the list of SPDX has them; a name that the list does not have becomes a reference of its
-    own, as the standard asks.
+    """A valid SPDX expression for a part's licence; a name that SPDX does not list becomes a ``LicenseRef-``.
 
     Example:
         >>> spdx("apache-2.0 and mit"), spdx("Apache License 2.0"), spdx("CreativeML OpenRAIL-M"), spdx("")
@@ -150,7 +147,7 @@ def spdx(licence: str) -> str:
 
 
 def spdx_of_all(provenances: Sequence[Provenance]) -> str:
-    """One SPDX expression that every part agrees with: all of them apply.
+    """One SPDX expression for all parts together.
 
     Example:
         >>> spdx_of_all([Provenance("a", "MIT OR GPL-3.0-only", ""), Provenance("b", "Apache-2.0", "")])
@@ -167,11 +164,11 @@ def _conjuncts(expression: str) -> list[str]:
 
 
 def licence_ledger(weights: Sequence[Provenance], software: Sequence[Provenance] = ()) -> str:
-    """``LICENCES.md``: every part of a bundle and what taught it, and the most restrictive licence.
+    """The text of ``LICENCES.md``: all parts with their licences, and the most restrictive one.
 
     Args:
         weights: Weights that are in the bundle or that taught it.
-        software: Files of other projects that lie in the bundle, such as a runtime for the browser.
+        software: Files of other projects in the bundle, such as a runtime for the browser.
     """
     parts = [*weights, *software]
 

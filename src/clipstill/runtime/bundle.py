@@ -29,9 +29,8 @@ NEEDED = (MODEL, LABELS, PREPROCESS)
 FORMATS = {"onnx": MODEL, "onnx-fp16": "model.fp16.onnx", "onnx-int8": "model.int8.onnx"}
 PRECISIONS = {"fp32": "onnx", "fp16": "onnx-fp16", "int8": "onnx-int8"}
 BATCH = 32
-# No network of ours takes more pixels a side; a number from a damaged file would ask for all memory.
+# Larger sizes come from damaged files and would take all memory.
 _LARGEST_SIZE = 4096
-_LOWEST_TEMPERATURE = 1e-6
 
 Photo = str | Path | Image.Image
 
@@ -50,8 +49,8 @@ class Answer:
 
     Attributes:
         predictions: Classes, the best first.
-        refused: Whether the photo shows none of the classes, as far as the model can tell; the predictions are then
-            what it resembles most. Always False for a model that was not taught to refuse.
+        refused: Whether the photo seems to show none of the classes; the predictions are then what it resembles most.
+            Always False for a model without a threshold of refusal.
     """
 
     predictions: list[Prediction]
@@ -63,13 +62,13 @@ class Bundle:
     """An image classifier, made by ``load_bundle``.
 
     Attributes:
-        folder: The folder that holds it.
+        folder: The folder of the bundle.
         labels: Class names, in the order of the logits.
         preprocess: How a photo becomes pixels (the model normalises by itself).
         temperature: Divisor of the logits before softmax.
-        refusal_threshold: Highest score below which a photo shows none of the classes; None for a model that always
+        refusal_threshold: A photo whose best score is lower shows none of the classes; None for a model that always
             answers.
-        info: Facts of the making from the manifest.
+        info: Facts from the manifest, such as the names of teacher and student.
         file: Name of the model's file in the folder.
         session: The model in onnxruntime.
     """
@@ -87,15 +86,14 @@ class Bundle:
         return f"Bundle({str(self.folder)!r}, {len(self.labels)} classes, {self.preprocess.size} px)"
 
     def _repr_html_(self) -> str:
-        """A small table, which notebooks show."""
+        """The table that notebooks show."""
         metrics = self.folder / "metrics.json"
         measured = (read_json(metrics).get("evaluation") if metrics.is_file() else None) or {}
         top1, size = measured.get("student_top1"), (self.folder / self.file).stat().st_size
         threshold = self.refusal_threshold
-        shown = ", ".join(self.labels[:12]) + (" ..." if len(self.labels) > 12 else "")
         rows = {
             "Bundle": str(self.folder),
-            f"{len(self.labels)} classes": shown,
+            f"{len(self.labels)} classes": ", ".join(self.labels[:12]) + (" ..." if len(self.labels) > 12 else ""),
             "Model": f"{self.file}, {size / 1e6:.1f} MB, {self.preprocess.size} px",
             "Top-1": "not measured" if top1 is None else f"{percent(top1)} of {measured['n']} photos",
             "Temperature": f"{self.temperature:.3g}",
@@ -104,10 +102,7 @@ class Bundle:
         return html_table(rows)
 
     def pixels(self, photo: Photo) -> np.ndarray:
-        """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation.
-
-        Args:
-            photo: A path, or a PIL image (made RGB; transparency is dropped).
+        """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation. Transparency is dropped.
 
         Raises:
             DataError: The file is missing, damaged, too large or no image.
@@ -116,10 +111,10 @@ class Bundle:
         return fit_square(image, self.preprocess.size, self.preprocess.crop_fraction)
 
     def logits(self, pixels_NHW3: np.ndarray) -> np.ndarray:
-        """Fitted pixels, uint8 (N, H, W, 3) -> logits, float32 (N, C).
+        """Logits, float32 (N, C), of pixels that ``pixels`` made, uint8 (N, H, W, 3).
 
         Raises:
-            DataError: Another shape or another type of number.
+            DataError: The pixels have another shape or another type.
             ArtifactError: The model answers with numbers that are not finite.
         """
         size = self.preprocess.size
@@ -163,18 +158,14 @@ class Bundle:
             Predictions for one photo; for a sequence a list of such lists, in its order.
 
         Raises:
-            DataError: A photo cannot be read (it is named).
+            DataError: A photo cannot be read; the message names it.
         """
         if isinstance(photo, str | Path | Image.Image):
             return self.answer([photo], top)[0].predictions
         return [each.predictions for each in self.answer(photo, top)]
 
     def answer(self, photos: Sequence[Photo], top: int | None = None) -> list[Answer]:
-        """As ``predict`` for several photos, and whether each shows any of the classes at all.
-
-        Raises:
-            DataError: A photo cannot be read (it is named).
-        """
+        """As ``predict`` for several photos, with whether each shows any of the classes at all."""
         if top is not None and top < 1:
             raise DataError(f"top is {top}. Ask for at least one class.")
         found: list[Answer] = []
@@ -183,11 +174,7 @@ class Bundle:
         return found
 
     def answer_pixels(self, pixels_NHW3: np.ndarray, top: int | None = None) -> list[Answer]:
-        """As ``answer``, for photos that ``pixels`` has read: uint8 (N, H, W, 3).
-
-        Raises:
-            DataError: Another shape or another type of number.
-        """
+        """As ``answer``, for photos that ``pixels`` has read: uint8 (N, H, W, 3)."""
         found = []
         for score_C in self.probabilities(self.logits(pixels_NHW3)):
             order = np.argsort(-score_C, kind="stable")[:top]
@@ -205,7 +192,7 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
         model: An ONNX file of the bundle, or its precision: ``"fp32"``, ``"fp16"``, ``"int8"``.
 
     Raises:
-        ArtifactError: No bundle, or a file of it is missing, altered or of an unknown form; or it has no such model.
+        ArtifactError: It is no bundle, it has no such model, or a file is missing, altered or of an unknown form.
         ResourceError: onnxruntime is not installed.
     """
     folder = Path(folder)
@@ -257,10 +244,10 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], float, float | None]:
     plain = isinstance(labels, list) and all(isinstance(name, str) and is_plain(name) for name in labels)
     _require(plain, f"{path} does not hold labels as a list of texts without control characters")
     _require(len(set(labels)) == len(labels), f"{path} holds a label twice")
-    right = bool(labels) and _LOWEST_TEMPERATURE <= temperature < math.inf
-    _require(right, f"{path} holds no label, or a temperature that is not above 0")
-    right = threshold is None or 0 <= threshold <= 1
-    _require(right, f"{path} holds the threshold of refusal {threshold}, not 0 to 1")
+    usable = bool(labels) and 1e-6 <= temperature < math.inf
+    _require(usable, f"{path} holds no label, or a temperature that is not above 0")
+    in_range = threshold is None or 0 <= threshold <= 1
+    _require(in_range, f"{path} holds the threshold of refusal {threshold}, not 0 to 1")
     return tuple(labels), temperature, threshold
 
 
@@ -275,7 +262,7 @@ def _read_preprocess(path: Path) -> Preprocess:
     _require(right, f"{path}: size is no whole number from 1 to {_LARGEST_SIZE}")
     right = len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < each < math.inf for each in std)
     _require(right, f"{path}: mean and std are no three finite numbers, std above 0")
-    # Below a tenth, a photo would be enlarged tenfold to be cut again.
+    # A smaller fraction would enlarge each photo more than tenfold.
     _require(0.1 <= crop_fraction <= 1, f"{path}: crop_fraction is not 0.1 to 1")
     return Preprocess(size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), crop_fraction)
 
@@ -286,7 +273,7 @@ def _require(right: bool, problem: str) -> None:
 
 
 def _check_shapes(session: Any, path: Path, classes: int, size: int) -> None:
-    """The model must take what ``preprocess.json`` makes, and answer for each label; other dimensions are names."""
+    """Check that the model takes preprocessed pixels and answers for each label; free dimensions have names."""
     expected = (
         ("image", session.get_inputs(), [None, 3, size, size]),
         ("logits", session.get_outputs(), [None, classes]),

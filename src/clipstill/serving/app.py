@@ -8,12 +8,14 @@ import binascii
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -25,7 +27,7 @@ from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.files import MANIFEST, Manifest, read_manifest
 from clipstill.runtime.bundle import Answer, Bundle
 from clipstill.serving.batching import Batcher, BusyError
-from clipstill.serving.metrics import CONTENT_TYPE, Metrics
+from clipstill.serving.metrics import Metrics
 from clipstill.serving.uploads import Limits, Upload, uploads
 from clipstill.web.access import same_secret, with_headers
 
@@ -48,20 +50,10 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
-# The system's table of types differs between machines and often lacks the first two, without which a browser refuses
-# to compile or to import.
-_TYPES = {
-    ".wasm": "application/wasm",
-    ".mjs": "text/javascript",
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".html": "text/html",
-    ".json": "application/json",
-    ".md": "text/markdown",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-}
+# Python's own table: the system's often lacks the types without which a browser refuses to compile or to import.
+_TYPES = MimeTypes()
+for _suffix, _type in ((".js", "text/javascript"), (".mjs", "text/javascript"), (".md", "text/markdown")):
+    _TYPES.add_type(_type, _suffix)
 
 
 def create_app(
@@ -78,7 +70,7 @@ def create_app(
 
     Args:
         bundle: Classifier, as ``load_bundle`` opened and verified it.
-        limits: Bounds of what a client may ask for; the defaults where None.
+        limits: Bounds of what a client may ask for.
         token: Secret that a client must send, as ``Authorization: Bearer TOKEN`` or as the password of a browser's
             dialogue; ``/health`` answers without. None for no secret.
         log: Takes one line per request.
@@ -96,7 +88,7 @@ def create_app(
         Route("/{name:path}", service.file),
     ]
     handlers: dict[Any, Any] = dict.fromkeys((HTTPException, DataError, BusyError, Exception), _refusal)
-    inner = Starlette(routes=routes, lifespan=service.lifespan, exception_handlers=handlers)
+    inner = Starlette(routes=routes, lifespan=lambda app: service.batcher.at_work(), exception_handlers=handlers)
     return _Guard(inner, service.metrics, token, log)
 
 
@@ -107,14 +99,6 @@ class _Service:
         self.limits = limits
         self.metrics = Metrics()
         self.batcher = Batcher(bundle, limits, on_batch=self.metrics.batches.observe)
-
-    @asynccontextmanager
-    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.batcher.start()
-        try:
-            yield
-        finally:
-            await self.batcher.stop()
 
     async def predict(self, request: Request) -> Response:
         start = time.perf_counter()
@@ -146,7 +130,7 @@ class _Service:
         raise HTTPException(405, headers={"Allow": "POST"})
 
     async def _answer(self, photo: Upload, top: int) -> dict[str, Any]:
-        """Answer one photo. One of several may be unreadable; the only one may not."""
+        # One of several photos may be unreadable; the only one may not.
         try:
             answer = await self.batcher.answer(photo.stream, photo.name or "the body")
         except DataError as error:
@@ -160,19 +144,15 @@ class _Service:
 
     async def health(self, request: Request) -> Response:
         ready = self.batcher.running
-        facts = {
-            "ready": ready,
-            "model": str(self.bundle.info.get("student", "")),
-            "classes": len(self.bundle.labels),
-            "sha256": self.manifest.files[self.bundle.file],
-        }
+        model, digest = str(self.bundle.info.get("student", "")), self.manifest.files[self.bundle.file]
+        facts = {"ready": ready, "model": model, "classes": len(self.bundle.labels), "sha256": digest}
         return JSONResponse(facts, 200 if ready else 503)
 
     async def labels(self, request: Request) -> Response:
         return JSONResponse({"labels": list(self.bundle.labels), "refuses": self.bundle.refusal_threshold is not None})
 
     async def metrics_text(self, request: Request) -> Response:
-        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def file(self, request: Request) -> Response:
         name = request.path_params["name"] or PAGE
@@ -184,7 +164,7 @@ class _Service:
         # Listed and verified at the start; a link that took its place since leads elsewhere.
         if not path.resolve().is_relative_to(root) or not path.is_file():
             raise HTTPException(404, f"{_shown('/' + name)} is no longer there.")
-        return FileResponse(path, media_type=_TYPES.get(path.suffix.lower(), "application/octet-stream"))
+        return FileResponse(path, media_type=_TYPES.guess_type(path.name)[0] or "application/octet-stream")
 
 
 def answer_json(answer: Answer, top: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -18,11 +18,10 @@ from clipstill.core.errors import ClipstillError
 from clipstill.core.images import load_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from clipstill.runtime import Answer, Bundle
     from clipstill.serving.uploads import Limits
-
 
 # Longest wait for photos that are being decoded.
 _GATHER_S = 0.005
@@ -33,16 +32,11 @@ class BusyError(ClipstillError):
 
 
 class Batcher:
-    """Decodes photos and answers them, off the event loop.
+    """Decodes photos and answers them, off the event loop; ``on_batch`` is called with the size of each batch.
 
     A batch goes to the model as soon as the model is free and no photo is being decoded, or after five milliseconds;
     photos that arrive meanwhile are the next batch. So a single photo never waits, and batches grow under load. One
     thread runs the model, which has threads of its own.
-
-    Args:
-        bundle: Classifier.
-        limits: Bounds of batches, waiting photos and decoders.
-        on_batch: Called with the size of each batch.
     """
 
     def __init__(self, bundle: Bundle, limits: Limits, on_batch: Callable[[int], None]) -> None:
@@ -62,26 +56,22 @@ class Batcher:
         """Whether photos are being answered."""
         return self._worker is not None and not self._worker.done()
 
-    def start(self) -> None:
-        """Start answering; call it on the event loop."""
-        self._worker = asyncio.get_running_loop().create_task(self._work())
-
-    async def stop(self) -> None:
-        """Stop; call it once the received photos are answered."""
-        if self._worker is not None:
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Answer photos inside this context; leave it once the received ones are answered."""
+        self._worker = asyncio.create_task(self._work())
+        try:
+            yield
+        finally:
             self._worker.cancel()
             with suppress(asyncio.CancelledError):
                 await self._worker
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-        self._model.shutdown(wait=False, cancel_futures=True)
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._model.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def room(self, photos: int) -> Iterator[None]:
-        """Reserve places for photos until they are answered.
-
-        Raises:
-            BusyError: Too few places are free.
-        """
+        """Reserve places for photos until they are answered; raise BusyError where too few are free."""
         if self._taken + photos > self._limits.waiting:
             raise BusyError(f"{self._taken} photos are waiting, as many as may. Ask again in a moment.")
         self._taken += photos
@@ -91,11 +81,7 @@ class Batcher:
             self._taken -= photos
 
     async def answer(self, photo: BinaryIO, name: str) -> Answer:
-        """Decode one photo and classify it: all classes, best first.
-
-        Args:
-            photo: Encoded picture.
-            name: Name of the photo in messages.
+        """Decode one photo, called ``name`` in messages, and classify it: all classes, best first.
 
         Raises:
             DataError: The photo cannot be read, or has too many pixels.
@@ -103,7 +89,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self._decoding += 1
         try:
-            pixels_HW3 = await loop.run_in_executor(self._decoders, self._fitted, photo, name)
+            pixels_HW3 = await loop.run_in_executor(self._decoders, lambda: self._bundle.pixels(load_rgb(photo, name)))
         finally:
             self._decoding -= 1
             self._changed.set()
@@ -112,13 +98,10 @@ class Batcher:
         self._changed.set()
         return await future
 
-    def _fitted(self, photo: BinaryIO, name: str) -> np.ndarray:
-        return self._bundle.pixels(load_rgb(photo, name))
-
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._wait_for_batch(loop)
+            await self._wait_for_batch()
             taken = [self._ready.popleft() for _ in range(min(self._limits.batch, len(self._ready)))]
             # Those whose client has left, or has waited too long, are not worth the model's time.
             taken = [(pixels, future) for pixels, future in taken if not future.done()]
@@ -137,13 +120,13 @@ class Batcher:
                 if not future.done():
                     future.set_result(answer)
 
-    async def _wait_for_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _wait_for_batch(self) -> None:
         """Return when there is a batch to run."""
         while not self._ready:
             self._changed.clear()
             await self._changed.wait()
-        deadline = loop.time() + _GATHER_S
-        while len(self._ready) < self._limits.batch and self._decoding and (left := deadline - loop.time()) > 0:
-            self._changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GATHER_S):
+                while len(self._ready) < self._limits.batch and self._decoding:
+                    self._changed.clear()
+                    await self._changed.wait()

@@ -21,33 +21,19 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one request, and of all of them together. What is above them is refused before it costs anything.
+    """Bounds of one request, and of all of them together. What is above them is refused before it costs anything."""
 
-    Attributes:
-        body_bytes: Most bytes of one request.
-        files: Most files of one request.
-        waiting: Most photos that were received and are not answered; others are answered with HTTP 503.
-        seconds: Time to send a request, and again to wait for its answer.
-        decoders: Most photos decoded at the same time; each may need a gigabyte for a moment.
-        batch: Most photos that the model sees at once; 1 for no batching.
-    """
-
-    body_bytes: int = 20_000_000
-    files: int = 16
-    waiting: int = 64
-    seconds: float = 30.0
-    decoders: int = 2
-    batch: int = 32
+    body_bytes: int = 20_000_000  # Of one request.
+    files: int = 16  # Of one request.
+    waiting: int = 64  # Photos that were received and are not answered; others are answered with HTTP 503.
+    seconds: float = 30.0  # To send a request, and again to wait for its answer.
+    decoders: int = 2  # Photos decoded at the same time; each may need a gigabyte for a moment.
+    batch: int = 32  # Photos that the model sees at once; 1 for no batching.
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One photo of a request.
-
-    Attributes:
-        name: File name that the client gave; empty for a body.
-        stream: Encoded picture.
-    """
+    """One encoded photo of a request, with the file name that the client gave; a body has none."""
 
     name: str
     stream: BinaryIO
@@ -55,11 +41,7 @@ class Upload:
 
 @asynccontextmanager
 async def uploads(request: Request, limits: Limits) -> AsyncIterator[list[Upload]]:
-    """The photos of a request; their temporary files are deleted afterwards.
-
-    Raises:
-        HTTPException: 400 for a malformed form or none, 413 for too many bytes or files, 415 for another content type.
-    """
+    """The photos of a request; their temporary files are deleted afterwards."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, "a compressed body is not read. Pictures are compressed already; send them plainly.")
@@ -103,13 +85,9 @@ async def _form(request: Request, limits: Limits) -> AsyncIterator[list[Upload]]
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        many = "Too many files" in error.message
-        message = (
-            f"the request holds more than {limits.files} files. Ask several times."
-            if many
-            else f"the form is malformed ({error.message.rstrip('.')}). {_HOW}"
-        )
-        raise HTTPException(413 if many else 400, message) from None
+        if "Too many files" in error.message:
+            raise HTTPException(413, f"the request holds more than {limits.files} files. Ask several times.") from None
+        raise HTTPException(400, f"the form is malformed ({error.message.rstrip('.')}). {_HOW}") from None
     try:
         files = [value for _, value in form.multi_items() if not isinstance(value, str)]
         if not files:

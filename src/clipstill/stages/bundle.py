@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from clipstill.assembly.bundles import write_described_bundle
+from clipstill.core.description import Description
 from clipstill.core.files import read_manifest
 from clipstill.core.images import iterate
-from clipstill.core.protocols import Provenance
+from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.export.bundle import BundleContent
+from clipstill.export.measure import FormatRequest
 from clipstill.stages import calibration, class_vectors, evaluation, images, student, teacher_prompts
+from clipstill.stages.origin import origin_of
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from clipstill.core.protocols import Preprocess
 
 NAME = "bundle"
 
 
 def _make(run: Run, step: Step, folder: Path) -> None:
-    from clipstill.assembly.bundles import write_described_bundle
     from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, split_pictures
-    from clipstill.core.description import Description
-    from clipstill.export.bundle import BundleContent
-    from clipstill.export.measure import FormatRequest
-    from clipstill.stages.origin import origin_of
 
     trained, found, export = student.read_student(run), calibration.read_calibration(run), run.settings.export
     photos = run.photos
@@ -38,8 +34,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
         calibration=found,
         temperature=found["temperature"],
         refusal_threshold=calibration.threshold_of(found),
-        examples=0 if photos.examples is None else len(photos.examples.items),
-        unlabelled=0 if photos.unlabelled is None else len(photos.unlabelled.items),
+        **photos.counts,
         origin=origin_of(run),
         info=run.metadata(),
     )
@@ -63,14 +58,9 @@ def _first_photos(run: Run, preprocess: Preprocess) -> np.ndarray | None:
     """One batch of the run's photos as the student sees them; None where it has none."""
     if run.photos.measured is None:
         return None
+    size, crop, batch = preprocess.size, preprocess.crop_fraction, run.settings.evaluation.batch
     # The evaluation has named the files that cannot be read.
-    batches = iterate(
-        run.photos.measured,
-        preprocess.size,
-        preprocess.crop_fraction,
-        run.settings.evaluation.batch,
-        lambda path, reason: None,
-    )
+    batches = iterate(run.photos.measured, size, crop, batch, on_skip=lambda path, reason: None)
     return next((pixels_NHW3 for pixels_NHW3, _, _ in batches), None)
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
+from clipstill.evaluation.calibration import auroc, expected_accuracy, fit_temperature, refusal_threshold
+from clipstill.evaluation.evaluate import student_predictor
+from clipstill.evaluation.metrics import softmax
 from clipstill.stages import class_vectors, near_misses, student, teacher_prompts
 from clipstill.stages.student import collect_training_set
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from clipstill.assembly.calibration import Answers, Witnesses
 
 NAME = "calibration"
@@ -28,12 +31,8 @@ _LEAST_EXAMPLES = 100
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    import numpy as np
-
     from clipstill.assembly.calibration import MOST_PICTURES, Answers
     from clipstill.distillation.training_data import held_out_mask
-    from clipstill.evaluation.calibration import expected_accuracy, fit_temperature
-    from clipstill.evaluation.metrics import softmax
 
     settings = run.settings
     models = witnesses(run)
@@ -89,8 +88,6 @@ def _pictures(run: Run) -> str:
 def _refusal(run: Run, models: Witnesses, inside: Answers, temperature: float) -> dict[str, Any] | None:
     """The threshold between images of the classes and those of near misses; None where none of these is left."""
     from clipstill.assembly.calibration import Answers
-    from clipstill.evaluation.calibration import auroc, refusal_threshold
-    from clipstill.evaluation.metrics import softmax
 
     names, images = near_misses.read_near_misses(run)
     if images is None:
@@ -111,7 +108,6 @@ def _refusal(run: Run, models: Witnesses, inside: Answers, temperature: float) -
 def _of_examples(run: Run, models: Witnesses) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """The student's logits for the examples, and their classes."""
     from clipstill.assembly.training import read_all
-    from clipstill.evaluation.evaluate import student_predictor
 
     assert run.photos.examples is not None
     pixels_N3HW, label_N = read_all(run.photos.examples, models.student.preprocess.size)

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipstill.assembly.class_vectors import encode_folder, templates_of, text_vectors
 from clipstill.core.files import read_json, write_json
-from clipstill.core.progress import say
+from clipstill.core.progress import listed, say
+from clipstill.core.protocols import PromptedTeacher
 from clipstill.stages import teacher_prompts
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -27,15 +29,10 @@ TEACHER_FILE = "teacher.json"
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    from clipstill.assembly.class_vectors import templates_of
-    from clipstill.core.protocols import PromptedTeacher
     from clipstill.core.tensors import write_tensors
-    from clipstill.teachers import class_vectors
-    from clipstill.text.templates import class_texts
 
     teacher = teacher_prompts.teacher_of(run)
-    templates = templates_of(run.settings, teacher)
-    text_CD = class_vectors(teacher, class_texts(run.task, templates)).cpu()
+    text_CD = text_vectors(teacher, run.task, run.settings)
     tensors = {VECTORS_NAME: text_CD, TEXT_VECTORS_NAME: text_CD}
     counts: dict[str, Any] = {}
     if isinstance(teacher, PromptedTeacher):
@@ -49,7 +46,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         "image_size": teacher.image_size,
         "dim": teacher.dim,
         "logit_scale": teacher.logit_scale,
-        "templates": templates,
+        "templates": templates_of(run.settings, teacher),
         "image_parameters": teacher.image_parameters,
         "weights_sha256": teacher.weights_sha256,
         "preprocess": asdict(teacher.preprocess),
@@ -62,7 +59,6 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
 def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Vectors of classes with examples, and how many examples each class has."""
-    from clipstill.assembly.class_vectors import encode_folder
     from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
 
     assert run.photos.examples is not None
@@ -73,11 +69,8 @@ def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[s
     found = prototypes(feat_MD, labels, text_CD)
     counts = {name: int(number) for name, number in zip(run.task.names, found.count_C, strict=True)}
     without = [name for name, number in counts.items() if number == 0]
-    more = " and more" if len(without) > 8 else ""
-    say(
-        f"class vectors: {len(labels)} examples of {len(counts) - len(without)} classes"
-        + (f"; from text alone: {', '.join(without[:8])}{more}" if without else "")
-    )
+    by_text = f"; from text alone: {listed(without)}" if without else ""
+    say(f"class vectors: {len(labels)} examples of {len(counts) - len(without)} classes{by_text}")
     tensors = {
         VECTORS_NAME: class_vectors_with_examples(text_CD, found, settings.examples.text_count),
         TEXT_VECTORS_NAME: text_CD,
@@ -90,17 +83,11 @@ def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[s
 
 @dataclass(frozen=True)
 class ClassVectors:
-    """What the stage stored, on the CPU.
+    """What the stage stored, on the CPU."""
 
-    Attributes:
-        tensors: Tensors of the file by name.
-        has_prompts: Whether the teacher has learned prompts.
-        style_share: How far a style moves the prototype that an image is drawn towards.
-    """
-
-    tensors: dict[str, Tensor]
-    has_prompts: bool
-    style_share: float
+    tensors: dict[str, Tensor]  # Tensors of the file by name.
+    has_prompts: bool  # Whether the teacher has learned prompts.
+    style_share: float  # How far a style moves the prototype that an image is drawn towards.
 
     @property
     def class_CD(self) -> Tensor:

@@ -27,8 +27,8 @@ def curation_facts(
         images: The finished images, with features.
         asked: The prompts that were to be made.
         names: Class names of the run.
-        beside: Images of other classes that were made before, with features. A class or two have no centre of their
-            own that diversity could be measured from.
+        beside: Images of other classes made before, with features: one or two classes alone have no centre of their own
+            to measure diversity from.
 
     Returns:
         ``median_effective_number``, and ``classes``: ``name``, ``made``, ``not_made``, ``mean_score`` (None without an

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.files import read_json, write_json
+from clipstill.evaluation.evaluate import Calibration, compare
 from clipstill.stages import calibration
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -15,8 +16,6 @@ RESULT_FILE = "evaluation.json"
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    from clipstill.evaluation.evaluate import Calibration, compare
-
     assert run.photos.measured is not None
     models, found = calibration.witnesses(run), calibration.read_calibration(run)
     result = compare(

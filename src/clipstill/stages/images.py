@@ -6,15 +6,23 @@ Shapes: N images, C classes, D teacher dimensions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import Progress, say
-from clipstill.distributed import torchrun
+from clipstill.distributed import ray_tasks, torchrun
+from clipstill.distributed.work import OnDone, SynthesisWork, Worker
 from clipstill.stages import class_vectors, prompts
+from clipstill.stages.curation import curation_facts, curation_line
+from clipstill.surrogate.background import BackgroundWriter
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.surrogate.shards import ShardWriter
+from clipstill.text.prompts import Prompt
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -22,62 +30,72 @@ from clipstill.workflow.stage import Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clipstill.distributed.work import OnDone, SynthesisWork, Worker
-    from clipstill.surrogate.dataset import SurrogateSet
-    from clipstill.surrogate.shards import ShardWriter
-    from clipstill.text.prompts import Prompt
-
 NAME = "surrogate"
 CURATION_FILE = "curation.json"
 PREVIEW_FILE = "preview.png"
 
 
 def _make(run: Run, step: Step, folder: Path) -> None:
-    from clipstill.distributed import ray_tasks
-    from clipstill.distributed.work import Worker
-    from clipstill.surrogate.shards import ShardWriter
-
-    work = synthesis_work(run, step)
+    work, shards = synthesis_work(run, step), ShardWriter(folder, step.key)
     worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
-    shards = ShardWriter(folder, step.key)
-    groups = work.groups
-    done = shards.committed()
-    missing = [number for number in range(len(groups)) if number not in done]
-    ready = sum(len(groups[number]) for number in done)
-    if ready:
-        say(f"surrogate: {ready} of {len(work.prompts)} images are there already, going on")
-    with Progress("synthesis", total=len(work.prompts), unit="img", done=ready) as bar:
-
-        def on_done(number: int, loss: float | None) -> None:
-            bar.advance(len(groups[number]), **({} if loss is None else {"loss": loss}))
-
-        if run.settings.launch.launcher == "ray" and torchrun.world() == 1:
-            ray_tasks.make_groups(
-                work, missing, shards, launch=run.settings.launch, threads=run.store.threads, on_done=on_done
-            )
+    launch, threads = run.settings.launch, run.store.threads
+    with missing_groups(work, shards, "synthesis") as (missing, on_done):
+        if launch.launcher == "ray" and torchrun.world() == 1:
+            ray_tasks.make_groups(work, missing, shards, launch=launch, threads=threads, on_done=on_done)
         else:
-            torchrun.broadcast(torchrun.Offer(step.name, step.key, missing, run.store.threads, cohorts=run.cohorts))
+            torchrun.broadcast(torchrun.Offer(step.name, step.key, missing, threads, cohorts=run.cohorts))
             own = torchrun.share(missing)
-            make_groups(worker, own, shards, on_done, run.store.path / PREVIEW_FILE)
+            make_groups(worker, own, shards, on_done, preview=run.store.path / PREVIEW_FILE)
             torchrun.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
-    _measure_diversity(run, step.cohort, work, shards)
+    beside = None if step.cohort.is_whole else read_images(run, before=step.cohort)
+    curation = curation_facts(shards.read(len(work.groups)), work.prompts, run.task.names, beside)
+    say(f"surrogate: {curation_line(curation)}")
+    write_json(folder / CURATION_FILE, curation)
     facts = shards.facts()
     dropped, restarts = (sum(int(each[name]) for each in facts) for name in ("dropped", "restarts"))
     if dropped or restarts:
         say(f"surrogate: {restarts} times an image began again, {dropped} images could not be made")
     seconds = round(sum(float(each["seconds"]) for each in facts), 3)
     provenance = [asdict(part) for part in worker.provenance]
-    shards.finish(
-        {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": provenance}, [CURATION_FILE]
-    )
+    info = {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": provenance}
+    shards.finish(info, [CURATION_FILE])
     _show_first_images(run, folder)
+
+
+@contextmanager
+def missing_groups(work: SynthesisWork, shards: ShardWriter, title: str) -> Iterator[tuple[list[int], OnDone]]:
+    """The groups that are not stored yet, and a function that shows the progress after each of them."""
+    groups, done = work.groups, shards.committed()
+    ready = sum(len(groups[number]) for number in done)
+    if ready:
+        say(f"{shards.folder.name}: {ready} of {len(work.prompts)} images are there already, going on")
+    with Progress(title, total=len(work.prompts), unit="img", done=ready) as bar:
+
+        def on_done(number: int, loss: float | None) -> None:
+            bar.advance(len(groups[number]), **({} if loss is None else {"loss": loss}))
+
+        yield [number for number in range(len(groups)) if number not in done], on_done
+
+
+def make_groups(
+    worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, *, preview: Path | None = None
+) -> None:
+    """Make groups in this process, and write each one while the next is at work."""
+    from clipstill.surrogate.preview import Preview
+
+    with BackgroundWriter() as writer:
+        watch = None if preview is None else Preview(preview, writer.submit)
+        for number in numbers:
+            images = worker.make(number, watch)
+            write = partial(shards.write_group, number, images.pixels_NHW3, images.records)
+            writer.submit(partial(write, facts=images.facts, features_ND=images.features_ND))
+            on_done(number, images.loss)
 
 
 def _show_first_images(run: Run, folder: Path) -> None:
     """Replace the preview of the images at work by the first finished ones."""
     import torch
 
-    from clipstill.surrogate.dataset import SurrogateSet
     from clipstill.surrogate.preview import MOST_IMAGES, write_grid
 
     images = SurrogateSet.open(folder)
@@ -86,63 +104,18 @@ def _show_first_images(run: Run, folder: Path) -> None:
     write_grid(run.store.path / PREVIEW_FILE, first.pixels_N3HW.permute(0, 2, 3, 1).numpy())
 
 
-def _measure_diversity(run: Run, cohort: Cohort, work: SynthesisWork, shards: ShardWriter) -> None:
-    """Write down how diverse the images of each class are."""
-    from clipstill.stages.curation import curation_facts, curation_line
-
-    beside = None if cohort.is_whole else read_images(run, before=cohort)
-    facts = curation_facts(shards.read(len(work.groups)), work.prompts, run.task.names, beside)
-    say(f"surrogate: {curation_line(facts)}")
-    write_json(shards.folder / CURATION_FILE, facts)
-
-
-def make_alone(run: Run, work: SynthesisWork, shards: ShardWriter, title: str) -> None:
-    """Make the missing groups in this process."""
-    from clipstill.distributed.work import Worker
-
-    groups, done = work.groups, shards.committed()
-    missing = [number for number in range(len(groups)) if number not in done]
-    ready = sum(len(groups[number]) for number in done)
-    with Progress(title, total=len(work.prompts), unit="img", done=ready) as bar:
-
-        def on_done(number: int, loss: float | None) -> None:
-            bar.advance(len(groups[number]), loss=loss)
-
-        if missing:
-            worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
-            make_groups(worker, missing, shards, on_done, None)
-
-
-def make_groups(
-    worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, preview: Path | None
-) -> None:
-    """Make groups in this process, and write each one while the next is at work."""
-    from clipstill.distributed.work import worker_name
-    from clipstill.surrogate.background import BackgroundWriter
-    from clipstill.surrogate.preview import Preview
-
-    with BackgroundWriter() as writer:
-        watch = None if preview is None else Preview(preview, writer.submit)
-        for number in numbers:
-            images = worker.make(number, watch)
-            facts = {**images.facts, "worker": worker_name()}
-            writer.submit(shards.write_group, number, images.pixels_NHW3, images.records, facts, images.features_ND)
-            on_done(number, images.loss)
-
-
 def synthesis_work(run: Run, step: Step) -> SynthesisWork:
     """The images of a cohort as units of work."""
     (prompt_step,) = [each for each in run.steps_of(prompts.NAME) if each.cohort.number == step.cohort.number]
     found, target_ND = prompts.read_prompts(run.store.folder(prompt_step))
-    return new_synthesis_work(run, step.key, found, target_ND, class_vectors.read_class_vectors(run).image_CD)
+    class_vectors_CD = class_vectors.read_class_vectors(run).image_CD
+    return new_synthesis_work(run, step.key, found, targets_ND=target_ND, class_vectors_CD=class_vectors_CD)
 
 
 def new_synthesis_work(
-    run: Run, key: str, found: Sequence[Prompt], target_ND: Tensor, class_vectors_CD: Tensor
+    run: Run, key: str, found: Sequence[Prompt], *, targets_ND: Tensor, class_vectors_CD: Tensor
 ) -> SynthesisWork:
     """Images of these prompts by the run's teacher and generators."""
-    from clipstill.distributed.work import SynthesisWork
-
     settings = run.settings
     return SynthesisWork(
         key=key,
@@ -152,35 +125,25 @@ def new_synthesis_work(
         device=settings.device,
         settings=settings.synthesis,
         prompts=found,
-        targets_ND=target_ND,
+        targets_ND=targets_ND,
         class_vectors_CD=class_vectors_CD,
     )
 
 
 def assist(run: Run, offer: torchrun.Offer) -> None:
     """Make this rank's share of the groups that the first rank offers."""
-    from clipstill.distributed.work import Worker
-    from clipstill.surrogate.shards import ShardWriter
-
     own = torchrun.share(offer.groups)
     if own:
         (step,) = [each for each in run.steps_of(NAME) if each.name == offer.stage]
         worker = Worker.load(synthesis_work(run, step), run.models.device)
-        make_groups(worker, own, ShardWriter(run.store.folder(step), step.key), lambda number, loss: None, None)
+        make_groups(worker, own, ShardWriter(run.store.folder(step), step.key), lambda number, loss: None)
 
 
 def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
     """The synthetic images of all classes, the oldest cohort first, with class ids of the run's task.
 
-    Args:
-        run: The run.
-        before: Leave out this cohort and later ones.
-
-    Returns:
-        The images; None where there are none.
+    Only of cohorts older than ``before``, where it is given; None where there are no images.
     """
-    from clipstill.surrogate.dataset import SurrogateSet
-
     in_use = zip(run.steps_of(NAME), run.cohorts.images, strict=True)
     earlier = itertools.takewhile(lambda each: each[1].cohort != before, in_use)
     found = [SurrogateSet.open(run.store.folder(step)).of_classes(part.class_ids(run.task)) for step, part in earlier]
@@ -194,8 +157,6 @@ def read_curation(run: Run) -> list[dict[str, Any]]:
 
 def read_histories(run: Run) -> list[list[dict[str, float]]]:
     """Losses of each group, step by step."""
-    from clipstill.surrogate.shards import ShardWriter
-
     writers = [ShardWriter(run.store.folder(step), step.key) for step in run.steps_of(NAME)]
     return [facts["history"] for writer in writers for facts in writer.facts()]
 

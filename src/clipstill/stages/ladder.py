@@ -32,23 +32,15 @@ _WORK = "work"
 
 @dataclass(frozen=True)
 class LadderInputs:
-    """What the rungs may use beside the run.
-
-    Attributes:
-        photos: Labelled photos to measure on.
-        small_teacher: Name of the teacher of the rungs without training.
-        examples_folder: Folder of labelled photos to learn from; None where there is none.
-        shots: Most of them a class; None for all.
-        unlabelled: Photos to learn from that the student has not seen; None where there are none.
-        slow: Whether rungs are made that train a whole network, which take as long as the student did.
-    """
+    """What the rungs may use beside the run."""
 
     photos: ImageFolder
-    small_teacher: str
-    examples_folder: Path | None = None
-    shots: int | None = None
+    small_teacher: str  # Name of the teacher of the rungs without training.
+    examples_folder: Path | None = None  # Folder of labelled photos to learn from; None where there is none.
+    shots: int | None = None  # Most of them a class; None for all.
+    # Photos to learn from that the student has not seen; None where there are none.
     unlabelled: ImageFolder | None = None
-    slow: bool = False
+    slow: bool = False  # Whether rungs are made that train a whole network, which take as long as the student did.
 
     def examples(self, run: Run) -> ImageFolder | None:
         """The labelled photos to learn from, drawn by the run's seed."""
@@ -58,13 +50,7 @@ class LadderInputs:
 
 
 def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[str] = RUNGS) -> list[Rung]:
-    """Make and measure rungs, in the order of the ladder.
-
-    Args:
-        run: A run whose bundle is complete.
-        inputs: Photos, and what else there is.
-        place: Folder for what is made and measured; what an earlier call left there is not done again.
-        names: Rungs to measure.
+    """Make and measure rungs, in the order of the ladder; ``place`` keeps what is made for a later call.
 
     Raises:
         ClipstillError: A photo folder, a model or the run cannot be read.

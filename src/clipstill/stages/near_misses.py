@@ -14,11 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipstill.assembly.class_vectors import styles_of, text_vectors
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
-from clipstill.core.progress import say
-from clipstill.stages import class_vectors
-from clipstill.stages.images import make_alone, new_synthesis_work
+from clipstill.core.progress import listed, say
+from clipstill.distributed.work import Worker
+from clipstill.stages import class_vectors, images
+from clipstill.surrogate.dataset import SurrogateSet
+from clipstill.surrogate.shards import ShardWriter
+from clipstill.text.prompts import PromptRequest, styled_prompts
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
@@ -28,29 +32,23 @@ from clipstill.workflow.stage import Stage, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clipstill.surrogate.dataset import SurrogateSet
-
 NAME = "near_misses"
 NAMES_FILE = "near_misses.json"
 # More of them cost images and hardly change the threshold.
-_MOST = 32
+MOST = 32
 # A single word would set the threshold by what it happens to look like.
 _LEAST = 2
-_LEAST_BY_DEFAULT = 4
+LEAST_BY_DEFAULT = 4
 
 
 def _make(run: Run, step: Step, folder: Path) -> None:
     import torch
 
-    from clipstill.assembly.class_vectors import styles_of
-    from clipstill.surrogate.shards import ShardWriter
-    from clipstill.text.prompts import PromptRequest, styled_prompts
-
     start = time.monotonic()
     settings, classes = run.settings, len(run.task.names)
     names = _names(run, step.cohort)
     vectors_MD = _vectors(run, names)
-    say(f"near misses: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
+    say(f"near misses: {listed(names)}")
     request = PromptRequest(
         task=_task(names),
         styles=styles_of(settings),
@@ -64,9 +62,11 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     # Class ids behind those of the classes.
     prompts = [replace(prompt, class_id=classes + prompt.class_id) for prompt in found.prompts]
     vectors_CD = torch.cat([class_vectors.read_class_vectors(run).image_CD, vectors_MD])
-    work = new_synthesis_work(run, step.key, prompts, found.targets_ND, vectors_CD)
+    work = images.new_synthesis_work(run, step.key, prompts, targets_ND=found.targets_ND, class_vectors_CD=vectors_CD)
+    worker = Worker(work, run.models.teacher, run.models.generators, run.models.device)
     shards = ShardWriter(folder, step.key)
-    make_alone(run, work, shards, "near misses")
+    with images.missing_groups(work, shards, "near misses") as (missing, on_done):
+        images.make_groups(worker, missing, shards, on_done)
     write_json(folder / NAMES_FILE, names)
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
 
@@ -74,31 +74,25 @@ def _make(run: Run, step: Step, folder: Path) -> None:
 def read_near_misses(run: Run) -> tuple[tuple[str, ...], SurrogateSet | None]:
     """Near misses of all cohorts in use, and their images; None where none is left.
 
-    A word that was chosen beside other classes may be one of the present classes, or another name of one; it is left
-    out.
+    A word chosen beside other classes may name one of the present classes; such words are left out.
     """
     import torch
-
-    from clipstill.surrogate.dataset import SurrogateSet
 
     names: list[str] = []
     sets = []
     for step in run.steps_of(NAME):
-        of_step, images = (
-            tuple(read_json(run.store.folder(step) / NAMES_FILE)),
-            SurrogateSet.open(run.store.folder(step)),
-        )
+        folder = run.store.folder(step)
+        of_step, found = list(read_json(folder / NAMES_FILE)), SurrogateSet.open(folder)
         # Names that were given are meant as they are.
         if step.cohort.task != run.task and not isinstance(run.settings.refusal.near_misses, list):
-            fine = _far_enough(run)
-            first = len(step.cohort.task.names)
-            images = images.keep(torch.tensor([of_step[record.class_id - first] in fine for record in images.records]))
+            fine, first = _far_enough(run), len(step.cohort.task.names)
+            found = found.keep(torch.tensor([of_step[record.class_id - first] in fine for record in found.records]))
             left_out = [name for name in of_step if name not in fine]
-            of_step = tuple(name for name in of_step if name in fine)
+            of_step = [name for name in of_step if name in fine]
             if left_out:
                 say(f"near misses: left out, too near to the present classes: {', '.join(left_out)}")
         names += of_step
-        sets.append(images)
+        sets.append(found)
     joined = SurrogateSet.joined(sets)
     return tuple(names), joined if len(joined) else None
 
@@ -126,8 +120,6 @@ def _far_enough(run: Run) -> set[str]:
 
 def _vectors(run: Run, names: Sequence[str]) -> Tensor:
     """Vectors of words as those of classes are made, of the teacher without prompts."""
-    from clipstill.assembly.class_vectors import text_vectors
-
     return text_vectors(run.models.teacher, _task(names), run.settings)
 
 
@@ -138,8 +130,8 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     wanted = run.settings.refusal.near_misses
     if isinstance(wanted, list):
         return tuple(wanted)
-    least = _LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
-    count = min(_MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
+    least = LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
+    count = min(MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
     earlier = itertools.takewhile(lambda step: step.cohort != cohort, run.steps_of(NAME))
     taken = [word for step in earlier for word in read_json(run.store.folder(step) / NAMES_FILE)]
     chosen = choose_near_misses(
@@ -163,20 +155,14 @@ def _task(names: Sequence[str]) -> Task:
     return Task(tuple(names), ("",) * len(names))
 
 
+# What images depend on beside their prompts.
+_IMAGE_SETTINGS = ("prompts.styles", "prompts.tokens", "seed", "generator", "synthesis")
 STAGE = Stage(
     name=NAME,
     version=1,
     title="Make images of things easily mistaken for the classes",
     make=_make,
-    settings=(
-        "refusal.near_misses",
-        "refusal.images",
-        "prompts.styles",
-        "prompts.tokens",
-        "seed",
-        "generator",
-        "synthesis",
-    ),
+    settings=("refusal.near_misses", "refusal.images", *_IMAGE_SETTINGS),
     inputs=(class_vectors.NAME,),
     needed=lambda settings, photos: settings.refusal.wanted,
     per_cohort=True,

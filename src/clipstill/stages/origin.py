@@ -1,7 +1,4 @@
-"""Where a student comes from: what was given, what made it, and the hash of each thing on the way, as JSON values.
-
-They stand in the bundle's ``MANIFEST.json`` (``info.origin``) and in ``card.md``.
-"""
+"""Where a student comes from: what was given, what made it, and the hash of each thing on the way, as JSON values."""
 
 from __future__ import annotations
 

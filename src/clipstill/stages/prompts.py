@@ -10,19 +10,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipstill.assembly.class_vectors import styles_of
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.progress import say
 from clipstill.stages import class_vectors
+from clipstill.text import prompt_strategies
+from clipstill.text.bank import read_bank
+from clipstill.text.prompts import Prompt, PromptRequest
 from clipstill.text.task import Task
-from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from clipstill.text.prompts import Prompt, PromptRequest
 
 NAME = "prompts"
 PROMPTS_FILE = "prompts.jsonl"
@@ -34,15 +35,28 @@ STYLES_FILE = "styles.json"
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.core.tensors import write_tensors
-    from clipstill.text import prompt_strategies
-    from clipstill.text.bank import read_bank
     from clipstill.text.diversity import diversity
 
     section, cohort = run.settings.prompts, step.cohort
     vectors = class_vectors.read_class_vectors(run)
     strategy, _ = prompt_strategies.resolve(section.strategy)
-    bank = None if section.bank is None else read_bank(section.bank)
-    found = strategy(replace(_of_cohort(prompt_request(run), cohort), bank=bank))
+    task, text_CD = run.task, vectors.text_CD
+    if not cohort.is_whole:
+        # The drawn classes alone are asked for; the vectors of the other classes stand behind theirs.
+        ids = cohort.drawn_ids
+        task = Task(cohort.drawn, tuple(cohort.task.descriptions[place] for place in ids))
+        text_CD = text_CD[[*ids, *(place for place in range(len(text_CD)) if place not in ids)]]
+    request = PromptRequest(
+        task=task,
+        styles=styles_of(run.settings),
+        per_class=section.images_per_class,
+        seed=run.settings.seed,
+        teacher=run.models.teacher,
+        class_vectors_CD=text_CD,
+        settings=section,
+        bank=None if section.bank is None else read_bank(section.bank),
+    )
+    found = strategy(request)
     # Class ids of the cohort's own order -> class ids of its task.
     prompts = [replace(prompt, class_id=cohort.drawn_ids[prompt.class_id]) for prompt in found.prompts]
     class_ids, style_ids = [prompt.class_id for prompt in prompts], [prompt.style_id for prompt in prompts]
@@ -57,33 +71,6 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     return files if found.bank is None else [*files, *found.bank.write(folder)]
 
 
-def _of_cohort(request: PromptRequest, cohort: Cohort) -> PromptRequest:
-    """Ask for the drawn classes alone; the vectors of the other classes stand behind theirs."""
-    if cohort.is_whole:
-        return request
-    ids = cohort.drawn_ids
-    order = [*ids, *(place for place in range(len(cohort.task.names)) if place not in ids)]
-    drawn = Task(cohort.drawn, tuple(cohort.task.descriptions[place] for place in ids))
-    return replace(request, task=drawn, class_vectors_CD=request.class_vectors_CD[order])
-
-
-def prompt_request(run: Run) -> PromptRequest:
-    """What a prompt strategy is asked for, for all classes of the run."""
-    from clipstill.assembly.class_vectors import styles_of
-    from clipstill.text.prompts import PromptRequest
-
-    section = run.settings.prompts
-    return PromptRequest(
-        task=run.task,
-        styles=styles_of(run.settings),
-        per_class=section.images_per_class,
-        seed=run.settings.seed,
-        teacher=run.models.teacher,
-        class_vectors_CD=class_vectors.read_class_vectors(run).text_CD,
-        settings=section,
-    )
-
-
 def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     """Prompts of one cohort, and target_ND with one row a prompt.
 
@@ -92,8 +79,6 @@ def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from clipstill.text.prompts import Prompt
 
     try:
         lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import clipstill
 from clipstill.core.device import describe
 from clipstill.core.files import read_json
+from clipstill.core.progress import listed
+from clipstill.report.data import Chart, Curated, Picture, ReportData, Series, picture_uri
+from clipstill.report.data import Stage as StageRow
 from clipstill.stages import (
     bundle,
     calibration,
@@ -25,26 +28,26 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.runner import seconds_of_work
 from clipstill.workflow.stage import Stage, Step
 
-if TYPE_CHECKING:
-    from clipstill.report.data import Chart, Curated, Picture, Series
-
 NAME = "report"
 REPORT_FILE = "report.html"
 # The picture grid shows the first classes; a page of a thousand would be of no use.
 _MOST_CLASSES = 40
 _PHOTOS_FOR_TRUST = 100
 _PROMPT_LOSSES = ("loss", "cross_entropy")
+_DISTILLATION_CHARTS = {
+    "loss": ("loss", "held_out_loss"),
+    "agreement with the teacher on held-out images": ("agreement",),
+    "cosine between gradients of different styles": ("alignment",),
+}
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    from clipstill.report.data import ReportData
-    from clipstill.report.data import Stage as StageRow
     from clipstill.report.html import write_report
 
     exported = run.folder(bundle.NAME)
     export = read_json(exported / "metrics.json")["export"]
     training = student.read_student_metadata(run)
-    measured, settings, photos = evaluation.read_evaluation(run), run.settings, run.photos
+    measured, settings = evaluation.read_evaluation(run), run.settings
     tower = int(class_vectors.read_teacher_metadata(run)["image_parameters"])
     details = {
         **_image_details(run, training),
@@ -64,8 +67,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         evaluation=measured,
         ladder=ladder.read_ladder(run),
         calibration=calibration.read_calibration(run),
-        examples=0 if photos.examples is None else len(photos.examples.items),
-        unlabelled=0 if photos.unlabelled is None else len(photos.unlabelled.items),
+        **run.photos.counts,
         pictures=_pictures(run),
         curation=_curation(run),
         charts=tuple(_charts(run, training["history"])),
@@ -76,7 +78,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         settings=settings.model_dump(mode="json"),
         provenance=tuple(bundle.provenance_of(run)),
         environment={**describe(run.store.path), **run.metadata()},
-        notes=(*_notes(measured), *_vector_notes(training), *_format_notes(export["formats"])),
+        notes=tuple(_notes(measured, training, export["formats"])),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=clipstill.__version__,
     )
@@ -92,15 +94,12 @@ def _image_details(run: Run, training: Mapping[str, Any]) -> dict[str, str]:
     details = {}
     for step, part, facts in zip(steps, parts, images.read_curation(run), strict=True):
         count = sum(each["made"] for each in facts["classes"] if each["name"] in part.used)
-        more = f" and {len(part.used) - 4} more" if len(part.used) > 4 else ""
-        details[step.name] = f"{count} images in use, of {', '.join(part.used[:4])}{more}"
+        details[step.name] = f"{count} images in use, of {listed(part.used, most=4)}"
     return details
 
 
 def _pictures(run: Run) -> tuple[Picture, ...]:
     """The first image of each class and style, chosen by its index and not by its looks."""
-    from clipstill.report.data import Picture, picture_uri
-
     found = images.read_images(run)
     if found is None:
         return ()
@@ -120,8 +119,6 @@ def _pictures(run: Run) -> tuple[Picture, ...]:
 
 def _curation(run: Run) -> tuple[Curated, ...]:
     """How many images each class has, and how many of them were trained on."""
-    from clipstill.report.data import Curated
-
     in_use: dict[str, dict[str, Any]] = {}
     for part, facts in zip(run.cohorts.images, images.read_curation(run), strict=True):
         in_use |= {each["name"]: each for each in facts["classes"] if each["name"] in part.used}
@@ -136,28 +133,22 @@ def _curation(run: Run) -> tuple[Curated, ...]:
 
 
 def _charts(run: Run, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
-    from clipstill.report.data import Chart
-
     learned = teacher_prompts.read_history(run)
     if learned:
         losses = tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES)
         yield Chart("The teacher's prompts: loss", "epoch", losses)
     synthesis = _mean_over_groups(images.read_histories(run))
-    series = tuple(_series(synthesis, name) for name in _numbers(synthesis))
+    terms = dict.fromkeys(name for entry in synthesis for name in entry if name != "step")
+    series = tuple(_series(synthesis, term) for term in terms)
     if series:
         yield Chart("Synthesis: mean loss of the images", "step", series[:6])
     for phase in dict.fromkeys(str(entry["phase"]) for entry in training):
         entries = [entry for entry in training if entry["phase"] == phase]
-        losses = tuple(_series(entries, name) for name in ("loss", "held_out_loss"))
-        if any(each.points for each in losses):
-            yield Chart(f"Distillation ({phase}): loss", "step", tuple(each for each in losses if each.points))
-        agreement = _series(entries, "agreement")
-        if agreement.points:
-            title = f"Distillation ({phase}): agreement with the teacher on held-out images"
-            yield Chart(title, "step", (agreement,), percent=True)
-        alignment = _series(entries, "alignment")
-        if alignment.points:
-            yield Chart(f"Distillation ({phase}): cosine between gradients of different styles", "step", (alignment,))
+        for title, names in _DISTILLATION_CHARTS.items():
+            lines = [series for series in (_series(entries, name) for name in names) if series.points]
+            if lines:
+                percent = "agreement" in names
+                yield Chart(f"Distillation ({phase}): {title}", "step", tuple(lines), percent=percent)
 
 
 def _mean_over_groups(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:
@@ -175,36 +166,24 @@ def _mean_over_groups(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[
     ]
 
 
-def _numbers(history: Sequence[Mapping[str, float]]) -> list[str]:
-    return [name for name in dict.fromkeys(name for entry in history for name in entry) if name != "step"]
-
-
 def _series(history: Sequence[Mapping[str, Any]], name: str, x: str = "step") -> Series:
-    from clipstill.report.data import Series
-
     points = ((float(entry[x]), entry.get(name)) for entry in history)
     return Series(name.replace("_", " "), tuple((step, float(value)) for step, value in points if value is not None))
 
 
-def _notes(evaluation: Mapping[str, Any] | None) -> Iterable[str]:
-    if evaluation is None:
-        return
-    if evaluation["n"] < _PHOTOS_FOR_TRUST:
-        yield f"Only {evaluation['n']} photos were measured: the accuracies are rough, one photo moves them visibly."
-    if evaluation.get("skipped"):
-        yield f"{len(evaluation['skipped'])} files of the photo folder could not be read and were left out."
-
-
-def _vector_notes(training: Mapping[str, Any]) -> Iterable[str]:
+def _notes(
+    measured: Mapping[str, Any] | None, training: Mapping[str, Any], formats: Mapping[str, Mapping[str, Any]]
+) -> Iterable[str]:
+    """What a reader must know of the photos, the training, and formats whose answers differ from the student's."""
+    if measured is not None and measured["n"] < _PHOTOS_FOR_TRUST:
+        yield f"Only {measured['n']} photos were measured: the accuracies are rough, one photo moves them visibly."
+    if measured is not None and measured.get("skipped"):
+        yield f"{len(measured['skipped'])} files of the photo folder could not be read and were left out."
     if training.get("by_vector"):
         yield (
             f"Added by their vectors alone: {', '.join(training['by_vector'])}. No image was made for them, and the "
             f"student was not trained again; measure it on real photos of them."
         )
-
-
-def _format_notes(formats: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """Formats whose answers differ from the student's."""
     for name, facts in formats.items():
         if facts["refused"]:
             yield f"The format {name} was refused, and its file is not in the bundle: {facts['refused']}."

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,12 @@ from clipstill.evaluation.ladder import Cost, Measured, Rung
 from clipstill.export.measure import gflop, latency
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.parity import check_parity
-from clipstill.generators.procedural import DeadLeaves, Noise, pictures
+from clipstill.generators.procedural import DeadLeaves, Noise
 from clipstill.runtime import load_bundle
 from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
 from clipstill.stages.ladder import FACTS_FILE, LadderInputs, is_whole_rung
 from clipstill.workflow.photos import Photos, photos_digest
+from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
 
 if TYPE_CHECKING:
@@ -43,17 +44,8 @@ if TYPE_CHECKING:
     from clipstill.evaluation.evaluate import PredictLogits
 
 _MODEL = "model.onnx"
-_BEFORE_THE_BUNDLE = (
-    teacher_prompts.NAME,
-    class_vectors.NAME,
-    prompts.NAME,
-    images.NAME,
-    student.NAME,
-    near_misses.NAME,
-    calibration.NAME,
-)
-# Pictures of no class are put into as many groups as there are style words.
-_GROUPS = 16
+_OTHER_STAGES = (teacher_prompts, class_vectors, prompts, images, near_misses, calibration)
+_BESIDE_THE_STUDENT = tuple(stage.NAME for stage in _OTHER_STAGES)
 _LONGEST_NAMES = 80
 
 
@@ -66,36 +58,33 @@ class _Classifier:
     temperature: float
     cost: Cost
 
+    def costing(self, **values: Any) -> _Classifier:
+        """The same classifier with other values of its cost."""
+        return replace(self, cost=replace(self.cost, **values))
+
 
 class RungMaker:
-    """Makes and measures rungs of one run.
-
-    Args:
-        run: A run whose bundle is complete.
-        inputs: Photos, and what else there is.
-        place: Folder for the models, which a later call finds again.
-    """
+    """Makes and measures rungs of a run whose bundle is complete; ``place`` keeps the models for a later call."""
 
     def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
         self._run, self._inputs, self._place = run, inputs, place
+        self._path = _quoted(run.store.path)
         self._examples = inputs.examples(run)
         self.examples_digest = None if self._examples is None else photos_digest(self._examples)
-        self._makers: dict[str, Callable[[], Rung]] = {
+
+    def make(self, name: str) -> Rung:
+        """One rung, measured, or with what is missing."""
+        makers: dict[str, Callable[[], Rung]] = {
             rungs.TEACHER: self._teacher,
             rungs.SMALL_TEACHER: self._small_teacher,
             rungs.SMALL_TEACHER_EXAMPLES: self._small_teacher_examples,
-            rungs.NOISE: lambda: self._control(rungs.NOISE, "pictures of noise", Noise()),
-            rungs.PROCEDURAL: lambda: self._control(
-                rungs.PROCEDURAL, "procedural pictures (dead leaves)", DeadLeaves()
-            ),
+            rungs.NOISE: partial(self._control, name, "pictures of noise", Noise()),
+            rungs.PROCEDURAL: partial(self._control, name, "procedural pictures (dead leaves)", DeadLeaves()),
             rungs.OURS: self._ours,
             rungs.EXAMPLES: self._tuned,
             rungs.UNLABELLED: self._with_unlabelled,
         }
-
-    def make(self, name: str) -> Rung:
-        """One rung, measured, or with what is missing."""
-        return self._makers[name]()
+        return makers[name]()
 
     # Rungs without training.
 
@@ -113,7 +102,7 @@ class RungMaker:
             command = self._zero_shot_command(name, section.images, section.per_class)
         except (ConfigError, ExportError) as error:
             classifier, note = self._teacher_as_it_is(), str(error)
-        measured = self._measured(rungs.TEACHER, replace(classifier, cost=replace(classifier.cost, labels=labels)))
+        measured = self._measured(rungs.TEACHER, classifier.costing(labels=labels))
         return Rung(rungs.TEACHER, f"{name}, the teacher, by {how}", measured, note=note, command=command)
 
     def _small_teacher(self) -> Rung:
@@ -122,84 +111,76 @@ class RungMaker:
         if name == self._run.settings.teacher.name and not self._trained_on["labels"]:
             missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
             return Rung(rungs.SMALL_TEACHER, title, missing=missing)
-        try:
-            classifier = self._exported(rungs.SMALL_TEACHER, name)
-        except (ConfigError, ExportError) as error:
-            return Rung(rungs.SMALL_TEACHER, title, missing=str(error))
-        measured = self._measured(rungs.SMALL_TEACHER, classifier)
-        return Rung(rungs.SMALL_TEACHER, title, measured, command=self._zero_shot_command(name, None, None))
+        return self._small_tower(rungs.SMALL_TEACHER, title, None)
 
     def _small_teacher_examples(self) -> Rung:
-        name, inputs, rung = self._inputs.small_teacher, self._inputs, rungs.SMALL_TEACHER_EXAMPLES
-        if self._examples is None:
+        name, examples, rung = self._inputs.small_teacher, self._examples, rungs.SMALL_TEACHER_EXAMPLES
+        if examples is None:
             return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
-        count = len(self._examples.items)
-        title = f"{name} with class vectors of names and {count} examples"
+        title = f"{name} with class vectors of names and {len(examples.items)} examples"
+        return self._small_tower(rung, title, examples)
+
+    def _small_tower(self, rung: str, title: str, examples: ImageFolder | None) -> Rung:
+        """The small teacher with class vectors of names and, where there are any, of examples."""
+        name, inputs = self._inputs.small_teacher, self._inputs
         try:
-            classifier = self._exported(rung, name, examples=self._examples)
+            classifier = self._exported(rung, name, examples=examples)
         except (ConfigError, ExportError) as error:
             return Rung(rung, title, missing=str(error))
-        measured = self._measured(rung, replace(classifier, cost=replace(classifier.cost, labels=count)))
-        command = self._zero_shot_command(name, inputs.examples_folder, inputs.shots)
-        return Rung(rung, title, measured, command=command)
+        measured = self._measured(rung, classifier.costing(labels=0 if examples is None else len(examples.items)))
+        folder = None if examples is None else inputs.examples_folder
+        return Rung(rung, title, measured, command=self._zero_shot_command(name, folder, inputs.shots))
 
     def _exported(
         self, rung: str, name: str, *, vectors_CD: Tensor | None = None, examples: ImageFolder | None = None
     ) -> _Classifier:
-        """A teacher's tower with class vectors as an exported file; on a GPU the tower itself answers for it."""
+        """A teacher's tower with class vectors as an exported file; on a GPU the tower itself answers for it.
+
+        The class vectors are those given, else those of the names and examples.
+        """
         from clipstill.assembly.class_vectors import vectors_with_examples
         from clipstill.assembly.zero_shot import zero_shot_student
         from clipstill.teachers import load_teacher
 
-        run, device = self._run, self._run.models.device
+        run, device, start = self._run, self._run.models.device, time.monotonic()
         digest = None if examples is None else self.examples_digest
         key = sha256_json([rung, name, run.step(class_vectors.NAME).key, digest])
         folder = self._model_folder(rung, key)
-        start, is_whole = time.monotonic(), is_whole_rung(folder, key)
-        file = folder / class_vectors.VECTORS_FILE
-        if not is_whole or device.type != "cpu":
+        model, vectors_file = folder / _MODEL, folder / class_vectors.VECTORS_FILE
+        if not is_whole_rung(folder, key):
             teacher = load_teacher(name, torch.device("cpu"))
-            if is_whole:
-                vectors_CD = load_file(file)[class_vectors.VECTORS_NAME]
-            elif vectors_CD is None:
+            if vectors_CD is None:
                 vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
-            assert vectors_CD is not None
             tower = zero_shot_student(teacher, vectors_CD)
-            if not is_whole:
-                size = tower.preprocess.size
-                export_onnx(tower, folder / _MODEL, size)
-                check_parity(tower, folder / _MODEL, size, tolerance=run.settings.export.tolerance)
-                write_tensors(file, {class_vectors.VECTORS_NAME: vectors_CD})
-                cost = Cost(
-                    onnx_bytes=(folder / _MODEL).stat().st_size,
-                    parameters=teacher.image_parameters,
-                    gflop=gflop(tower, size),
-                    latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), size),
-                    minutes=(time.monotonic() - start) / 60,
-                )
-                write_json(folder / FACTS_FILE, {"cost": asdict(cost), "preprocess": asdict(tower.preprocess)})
-                commit_manifest(folder, key, [_MODEL, class_vectors.VECTORS_FILE, FACTS_FILE])
+            size = tower.preprocess.size
+            export_onnx(tower, model, size)
+            check_parity(tower, model, size, tolerance=run.settings.export.tolerance)
+            write_tensors(vectors_file, {class_vectors.VECTORS_NAME: vectors_CD})
+            cost = Cost(
+                onnx_bytes=model.stat().st_size,
+                parameters=teacher.image_parameters,
+                gflop=gflop(tower, size),
+                latency_ms=latency(Onnx().open(model, threads=1), size),
+                minutes=(time.monotonic() - start) / 60,
+            )
+            write_json(folder / FACTS_FILE, {"cost": asdict(cost), "preprocess": asdict(tower.preprocess)})
+            commit_manifest(folder, key, [_MODEL, class_vectors.VECTORS_FILE, FACTS_FILE])
         facts = read_json(folder / FACTS_FILE)
         own = facts["preprocess"]
-        predict = (
-            _session_predictor(folder / _MODEL, run.store.threads)
-            if device.type == "cpu"
-            else student_predictor(tower, device)
-        )
         preprocess = Preprocess(own["size"], tuple(own["mean"]), tuple(own["std"]), own["crop_fraction"])
+        if device.type == "cpu":
+            predict = _session_predictor(model, run.store.threads)
+        else:
+            stored_CD = load_file(vectors_file)[class_vectors.VECTORS_NAME]
+            predict = student_predictor(zero_shot_student(load_teacher(name, torch.device("cpu")), stored_CD), device)
         return _Classifier(predict, preprocess, 1.0, Cost(**facts["cost"]))
 
     def _teacher_as_it_is(self) -> _Classifier:
         """The run's teacher where its tower cannot be exported alone."""
         run, teacher = self._run, teacher_prompts.teacher_of(self._run)
         predict = teacher_predictor(teacher, class_vectors.read_class_vectors(run).class_CD, run.models.device)
-        cost = Cost(
-            onnx_bytes=None,
-            parameters=teacher.image_parameters,
-            gflop=None,
-            latency_ms=None,
-            minutes=self._minutes((teacher_prompts.NAME, class_vectors.NAME)),
-        )
+        minutes = self._minutes((teacher_prompts.NAME, class_vectors.NAME))
+        cost = Cost(onnx_bytes=None, parameters=teacher.image_parameters, gflop=None, latency_ms=None, minutes=minutes)
         return _Classifier(predict, teacher.preprocess, 1.0, cost)
 
     # The student, and the same network trained on something else.
@@ -215,7 +196,7 @@ class RungMaker:
             parameters=int(export["parameters"]),
             gflop=gflop(student.read_student(run), loaded.preprocess.size),
             latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), loaded.preprocess.size),
-            minutes=self._minutes(_BEFORE_THE_BUNDLE),
+            minutes=self._minutes((*_BESIDE_THE_STUDENT, student.NAME)),
             photos=trained_on["unlabelled"],
             labels=trained_on["labels"],
         )
@@ -231,6 +212,8 @@ class RungMaker:
 
     def _control(self, name: str, what: str, sampler: DeadLeaves | Noise) -> Rung:
         """The same student, teacher and steps on as many pictures of nothing."""
+        from clipstill.assembly.training import pictures_of_nothing
+
         settings = self._run.settings
         count, size = self._trained_on["images"] + self._trained_on["unlabelled"], settings.synthesis.image_size
         title = f"{settings.student.name} trained on {count} {what}"
@@ -263,25 +246,18 @@ class RungMaker:
             examples = Photos.of(run.settings, run.task).examples
             return TrainingSet.of(run.settings, images.read_images(run), examples, unlabelled).data
 
-        before = tuple(stage for stage in _BEFORE_THE_BUNDLE if stage != student.NAME)
-        classifier = self._trained(rungs.UNLABELLED, identity=[photos_digest(unlabelled)], data=data, before=before)
-        classifier = replace(
-            classifier,
-            cost=replace(classifier.cost, photos=len(unlabelled.items), labels=self._trained_on["labels"]),
-        )
+        identity = [photos_digest(unlabelled)]
+        classifier = self._trained(rungs.UNLABELLED, identity=identity, data=data, before=_BESIDE_THE_STUDENT)
+        classifier = classifier.costing(photos=len(unlabelled.items), labels=self._trained_on["labels"])
         measured = self._measured(rungs.UNLABELLED, classifier)
         return Rung(rungs.UNLABELLED, title, measured, command=self._rerun_command("--unlabelled DIR"))
 
     def _trained(
         self, name: str, *, identity: list[Any], data: Callable[[], TrainingData], before: tuple[str, ...]
     ) -> _Classifier:
-        """The run's student trained on something else: the same network, and so the same file in size and time.
+        """The run's student trained on other ``data``, which ``identity`` stands for; size and speed stay the same.
 
-        Args:
-            name: Name of the rung.
-            identity: What tells the data apart from other data.
-            data: Pictures to train on.
-            before: Names of the stages that it needs.
+        The stages ``before`` it count into its minutes.
         """
         from clipstill.assembly.students import student_of
         from clipstill.assembly.training import train_student
@@ -297,8 +273,8 @@ class RungMaker:
             )
             temperature = replace(models, student=trained).temperature(pictures.pixels_N3HW)
             write_tensors(folder / student.STUDENT_FILE, trained.state_dict())
-            facts = {"temperature": temperature, "minutes": (time.monotonic() - start) / 60}
-            write_json(folder / FACTS_FILE, facts)
+            minutes = (time.monotonic() - start) / 60
+            write_json(folder / FACTS_FILE, {"temperature": temperature, "minutes": minutes})
             commit_manifest(folder, key, [student.STUDENT_FILE, FACTS_FILE])
             shutil.rmtree(work, ignore_errors=True)
         facts = read_json(folder / FACTS_FILE)
@@ -310,7 +286,6 @@ class RungMaker:
 
     def _tuned(self) -> Rung:
         from clipstill.assembly.fine_tuning import fine_tune
-        from clipstill.workflow.recipes import load_settings
 
         run, inputs = self._run, self._inputs
         title = "ours, tuned on labelled photos"
@@ -323,14 +298,9 @@ class RungMaker:
         folder = self._model_folder(rungs.EXAMPLES, key)
         if not is_whole_rung(folder, key):
             start = time.monotonic()
+            source, out = run.folder(bundle.NAME), folder / "bundle"
             try:
-                result = fine_tune(
-                    run.folder(bundle.NAME),
-                    inputs.examples_folder,
-                    folder / "bundle",
-                    settings=settings,
-                    per_class=inputs.shots,
-                )
+                result = fine_tune(source, inputs.examples_folder, out, settings=settings, per_class=inputs.shots)
             except DataError as error:
                 return Rung(rungs.EXAMPLES, title, missing=str(error))
             write_json(folder / FACTS_FILE, {"labels": result.examples, "minutes": (time.monotonic() - start) / 60})
@@ -341,22 +311,21 @@ class RungMaker:
         cost = replace(ours, minutes=minutes, labels=facts["labels"] + ours.labels)
         classifier = _Classifier(tuned.logits, tuned.preprocess, tuned.temperature, cost)
         title = f"ours, tuned on {facts['labels']} labelled photos"
-        limit = "" if inputs.shots is None else f" --per-class {inputs.shots}"
-        examples = _quoted(inputs.examples_folder)
-        command = f"clipstill fine-tune {self._path} --examples {examples}{limit} --out DIR"
+        given = f"--examples {_quoted(inputs.examples_folder)}{_limit(inputs.shots)}"
+        command = f"clipstill fine-tune {self._path} {given} --out DIR"
         return Rung(rungs.EXAMPLES, title, self._measured(rungs.EXAMPLES, classifier), command=command)
 
     # What rungs share.
 
     def _measured(self, name: str, classifier: _Classifier) -> Measured:
         answers: list[int] = []
+        photos = self._inputs.photos
 
         def predict(images_NHW3: Any) -> Any:
             logits_NC = classifier.predict(images_NHW3)
             answers.extend(logits_NC.argmax(axis=1).tolist())
             return logits_NC
 
-        photos = self._inputs.photos
         found = evaluate(
             predict,
             photos,
@@ -404,14 +373,8 @@ class RungMaker:
     def _not_given(self, name: str, title: str, option: str) -> Rung:
         return Rung(name, title, missing=f"give {option}: clipstill ladder {self._path} --images DIR {option}")
 
-    @property
-    def _path(self) -> str:
-        return _quoted(self._run.store.path)
-
     def _zero_shot_command(self, teacher: str, examples: Path | None, shots: int | None) -> str:
-        options = ""
-        if examples is not None:
-            options = f" --examples {_quoted(examples)}" + ("" if shots is None else f" --per-class {shots}")
+        options = "" if examples is None else f" --examples {_quoted(examples)}{_limit(shots)}"
         return f"clipstill zero-shot --run {self._path} --teacher {teacher}{options} --out DIR"
 
     def _rerun_command(self, option: str) -> str:
@@ -422,23 +385,15 @@ class RungMaker:
         return f"clipstill run --classes {classes} --config {config} {option} --out DIR"
 
 
-def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed: int) -> TrainingData:
-    """Pictures of no class to train on; each follows from its number."""
-    from clipstill.distillation.training_data import TrainingData
-
-    pixels_N3HW = pictures(sampler, count, size, seed)
-    return TrainingData(pixels_N3HW, torch.full((count,), -1), torch.arange(count) % _GROUPS)
-
-
 def _session_predictor(model: Path, threads: int) -> PredictLogits:
     """An exported file as a map of uint8 images to logits."""
     opened = Onnx().open(model, threads)
-
-    def predict(images_NHW3: Any) -> Any:
-        return opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
-
-    return predict
+    return lambda images_NHW3: opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
 
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
+
+
+def _limit(shots: int | None) -> str:
+    return "" if shots is None else f" --per-class {shots}"

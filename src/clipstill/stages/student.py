@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, write_json
-from clipstill.core.progress import say
+from clipstill.core.progress import listed, say
 from clipstill.distributed import torchrun
 from clipstill.stages import class_vectors, images, teacher_prompts
+from clipstill.stages.curation import kept_facts
 from clipstill.workflow.cohorts import StudentRecord
 from clipstill.workflow.photos import limited
 from clipstill.workflow.run import Run
@@ -18,6 +19,7 @@ from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
     from clipstill.assembly.training import TrainingSet
+    from clipstill.distillation.trainer import DistilResult
     from clipstill.students.student import Student
 
 NAME = "student"
@@ -30,9 +32,8 @@ _WORK = "work"
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     if run.cohorts.student is not None:
         return _with_present_vectors(run, folder, run.cohorts.student)
-    from clipstill.assembly.training import train_student, trains_together
+    from clipstill.assembly.training import trains_together
     from clipstill.core.tensors import write_tensors
-    from clipstill.stages.curation import kept_facts
 
     settings, examples = run.settings, run.photos.examples
     training_set = collect_training_set(run)
@@ -41,32 +42,19 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     say(f"student: {training_set.summary()}")
     if trains_together(settings):
         torchrun.broadcast(torchrun.Offer(step.name, step.key, [], run.store.threads, cohorts=run.cohorts))
-    student, result = train_student(
-        run.models,
-        training_set.data,
-        teacher=teacher_prompts.teacher_of(run),
-        class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
-        work=folder / _WORK,
-        watch=run.watch,
-    )
+    student, result = _train(run, training_set, folder)
     curation = training_set.curation
     write_tensors(folder / STUDENT_FILE, student.state_dict())
-    write_json(
-        folder / HISTORY_FILE,
-        {
-            "history": result.history,
-            "best_phase": result.best_phase,
-            "best_step": result.best_step,
-            "best_agreement": result.best_agreement,
-            "train_count": result.train_count,
-            "held_out_count": result.held_out_count,
-            "images": 0 if curation is None else int(curation.keep_N.sum()),
-            "images_made": 0 if training_set.images is None else len(training_set.images),
-            "examples": training_set.examples,
-            "unlabelled": training_set.unlabelled,
-            "provenance": [asdict(part) for part in student.provenance],
-        },
-    )
+    facts = ("history", "best_phase", "best_step", "best_agreement", "train_count", "held_out_count")
+    history = {
+        **{name: getattr(result, name) for name in facts},
+        "images": 0 if curation is None else int(curation.keep_N.sum()),
+        "images_made": 0 if training_set.images is None else len(training_set.images),
+        "examples": training_set.examples,
+        "unlabelled": training_set.unlabelled,
+        "provenance": [asdict(part) for part in student.provenance],
+    }
+    write_json(folder / HISTORY_FILE, history)
     files = [STUDENT_FILE, HISTORY_FILE]
     if training_set.images is not None and curation is not None:
         write_json(folder / KEPT_FILE, kept_facts(training_set.images, curation, len(run.task.names)))
@@ -78,25 +66,24 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
 def assist(run: Run) -> None:
     """Train together with the first rank of torchrun."""
+    _train(replace(run, watch=None), collect_training_set(run), run.folder(NAME))
+
+
+def _train(run: Run, training_set: TrainingSet, folder: Path) -> tuple[Student, DistilResult]:
     from clipstill.assembly.training import train_student
 
-    train_student(
+    return train_student(
         run.models,
-        collect_training_set(run).data,
+        training_set.data,
         teacher=teacher_prompts.teacher_of(run),
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
-        work=run.folder(NAME) / _WORK,
+        work=folder / _WORK,
+        watch=run.watch,
     )
 
 
 def collect_training_set(run: Run, *, with_examples: bool = True, most_photos: int | None = None) -> TrainingSet:
-    """What is trained on.
-
-    Args:
-        run: The run.
-        with_examples: Whether examples are among it.
-        most_photos: Most unlabelled photos; None for all.
-    """
+    """What is trained on: synthetic images, examples and at most ``most_photos`` unlabelled photos."""
     from clipstill.assembly.training import TrainingSet
 
     photos, seed = run.photos, run.settings.seed
@@ -116,11 +103,8 @@ def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list
 
     source, before = run.store.kept(NAME, record.key), record.task.names
     added = [name for name in run.task.names if name not in before]
-    more = " and more" if len(added) > 8 else ""
-    say(
-        "student: the present classes get their vectors, and nothing is trained"
-        + (f"; new to it: {', '.join(added[:8])}{more}" if added else "")
-    )
+    news = f"; new to it: {listed(added)}" if added else ""
+    say(f"student: the present classes get their vectors, and nothing is trained{news}")
     student = student_of(run.models, len(before), source / STUDENT_FILE).eval()
     student.use_class_vectors(
         class_vectors.read_class_vectors(run).class_CD, class_vectors.read_teacher_metadata(run)["logit_scale"]

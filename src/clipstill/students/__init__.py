@@ -42,10 +42,7 @@ def load_student(
         seed: Seed of the random weights: all of them from scratch, the head's otherwise.
 
     Raises:
-        UnknownNameError: There is no such student or architecture.
-        ConfigError: ``classes`` or ``image_size`` is too small, or no package carries the pretrained weights.
-        ArtifactError: The weight file does not fit.
-        ResourceError: The package with the weights is not installed, or a remote model cannot be fetched.
+        ClipstillError: The name, the size or the weights cannot be used.
     """
     factory, rest = students.resolve(name)
     student: Student = factory(rest, classes, init=init, image_size=image_size, seed=seed)

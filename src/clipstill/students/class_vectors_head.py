@@ -27,10 +27,9 @@ class ClassVectorsHead(nn.Module):
     BatchNorm and ReLU between them; on pooled features a convolution of 1 x 1 is a linear layer).
 
     Args:
-        feature_count: Number of features, F.
         class_vectors_CD: Frozen class vectors, of unit length or shorter.
         scale: Logit scale of the teacher, or of a student that has been a CLIP itself.
-        seed: Seed of the projector's weights.
+        seed: Seed of the projector's random weights.
         layers: Layers of the projector; 0 for features that are in the teacher's space already.
         width: Width between the layers; 0 for D, as published, which is most of a student where D is large.
     """
@@ -52,11 +51,6 @@ class ClassVectorsHead(nn.Module):
         self.in_features = feature_count
         self.out_features = len(class_vectors_CD)
         dims = class_vectors_CD.shape[1]
-        if layers == 0 and feature_count != dims:
-            raise ConfigError(
-                f"features of {feature_count} numbers are not in the space of class vectors of {dims}. Give the head a "
-                f"projector."
-            )
         inner = [width or dims] * (layers - 1)
         self.projector = _projector([feature_count, *inner, dims] if layers else [dims], seed)
         self.register_buffer("class_vectors", class_vectors_CD.detach().clone().float())
@@ -71,11 +65,7 @@ class ClassVectorsHead(nn.Module):
         return logits(self.embed(feat_NF), self.class_vectors, self.scale)
 
     def with_vectors(self, class_vectors_CD: Tensor) -> ClassVectorsHead:
-        """A head with the same projector for other classes.
-
-        Raises:
-            ConfigError: The vectors are of another space.
-        """
+        """A head with the same projector for other classes."""
         if class_vectors_CD.ndim != 2 or class_vectors_CD.shape[1] != self.class_vectors.shape[1]:
             raise ConfigError(
                 f"class vectors of shape {tuple(class_vectors_CD.shape)} do not fit a student that was taught with "

@@ -39,14 +39,13 @@ class StudentSettings(Config):
     prompts: int = Field(
         default=0,
         ge=0,
-        description="Learned tokens in each prompted layer of CLIP's image tower, or for other networks the width in "
-        "pixels of a learned frame around the image; 0 for none. A framed network is frozen as a tower is.",
+        description="Learned tokens in each prompted layer of CLIP's image tower; 0 for none. No other network takes "
+        "them.",
     )
     prompt_depth: int = Field(default=9, ge=1, description="Layers of CLIP's tower that get prompts.")
     tower: Literal["frozen", "trained"] = Field(
         default="frozen",
-        description="Whether the weights of a tower, or of a network behind a frame, are trained. In the PromptKD "
-        "paper, trained lost two points.",
+        description="Whether the weights of a tower are trained. In the PromptKD paper, trained lost two points.",
     )
     image_size: int = Field(default=128, ge=32, le=1024, description="Side of the student's input in pixels.")
 

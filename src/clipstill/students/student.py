@@ -5,9 +5,8 @@ Shapes: N images, C classes, F features, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.students.class_vectors_head import ClassVectorsHead
-from clipstill.students.natural_statistics import natural_feature_statistics
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,6 @@ class Backbone:
     Attributes:
         name: Name of the student in the settings, such as ``"lite0"``.
         network: Normalised images (N, 3, H, W) -> features (N, F), such as a timm network with ``num_classes=0``.
-        preprocess: Size, mean and standard deviation of its images.
-        provenance: Origin of its weights.
         logit_scale: Logit scale that it was trained with, where it has been a CLIP's image tower.
     """
 
@@ -39,7 +35,7 @@ class Backbone:
 
 
 class Student(nn.Module):
-    """A small image classifier.
+    """A small image classifier with a linear head, which ``use_class_vectors`` can replace.
 
     Args:
         backbone: Network and its preprocessing; the normalisation is part of ``forward``.
@@ -84,11 +80,6 @@ class Student(nn.Module):
         feat_NF: Tensor = self.backbone((x_N3HW - self.mean) / self.std)
         return feat_NF
 
-    def feature_map(self, x_N3HW: Tensor) -> Tensor:
-        """Images in [0, 1] -> feature map (N, F, h, w) before pooling (timm backbones only)."""
-        forward_features = cast("Callable[[Tensor], Tensor]", self.backbone.forward_features)
-        return forward_features((x_N3HW - self.mean) / self.std)
-
     def forward(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1], sides of 32 pixels or more -> logits (N, C)."""
         logits_NC: Tensor = self.head(self.features(x_N3HW))
@@ -97,16 +88,9 @@ class Student(nn.Module):
     def use_class_vectors(
         self, class_vectors_CD: Tensor, scale: float, *, seed: int = 0, layers: int = 1, width: int = 0
     ) -> None:
-        """Replace the linear head by a head of class vectors in the teacher's space.
+        """Replace the linear head by a ``ClassVectorsHead``, which takes the same arguments.
 
         A student that has such a head keeps its projector, and needs no training to tell other classes apart.
-
-        Args:
-            class_vectors_CD: Class vectors.
-            scale: Logit scale of the teacher.
-            seed: Seed of a new projector.
-            layers: Layers of a new projector.
-            width: Width between its layers; 0 for the vectors' number of dimensions.
 
         Raises:
             ConfigError: The vectors are of another teacher's space.
@@ -114,8 +98,8 @@ class Student(nn.Module):
         if isinstance(self.head, ClassVectorsHead):
             self.head = self.head.with_vectors(class_vectors_CD)
             return
-        shape = {"seed": seed, "layers": layers, "width": width}
-        self.head = ClassVectorsHead(self.head.in_features, class_vectors_CD, scale, **shape)
+        features = self.head.in_features
+        self.head = ClassVectorsHead(features, class_vectors_CD, scale, seed=seed, layers=layers, width=width)
 
     def embed(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> unit vectors (N, D) in the teacher's space.
@@ -148,7 +132,3 @@ class Student(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
-
-    def natural_feature_statistics(self) -> tuple[Tensor, Tensor]:
-        """``natural_statistics.natural_feature_statistics`` of this backbone."""
-        return natural_feature_statistics(self.backbone)

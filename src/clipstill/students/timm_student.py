@@ -124,23 +124,6 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(_existing(path))
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read as safetensors ({error}). Convert the weights first.") from None
-
-
-def holds_frame(path: Path) -> bool:
-    """Whether a file holds a student with a learned frame.
-
-    Raises:
-        ConfigError: There is no such file.
-        ArtifactError: It holds no weights.
-    """
-    return "backbone.prompts" in _read(path)
-
-
 def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
     wanted = backbone.state_dict()
     return {key: value for key, value in state.items() if key in wanted}
@@ -155,7 +138,10 @@ def load_weights(student: Student, path: Path) -> None:
         ConfigError: There is no such file.
         ArtifactError: It holds no weights, or those of something else.
     """
-    state = _read(path)
+    try:
+        state = load_file(_existing(path))
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read as safetensors ({error}). Convert the weights first.") from None
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     wanted = student.backbone.state_dict()
     backbone = own or _without_classifier(state, student.backbone)

@@ -1,4 +1,4 @@
-"""Writes files on a thread beside the work."""
+"""Writes files on a second thread."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-# Waiting jobs hold their images in memory; with more than this, the work waits for the disk.
+# Waiting jobs keep their images in memory; with more than this, ``submit`` waits for the disk.
 _MOST_WAITING = 2
 
 
 class BackgroundWriter:
-    """Runs writing jobs on one thread, in order; use it as a context manager, whose end waits for all of them.
+    """Runs jobs on one thread, in order. It is a context manager, whose end waits for all jobs.
 
-    The error of a failed job is raised by the next ``submit``, or by the end of the block.
+    The next ``submit``, or the end of the block, raises the error of a failed job.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,8 @@ class BackgroundWriter:
         while kind is None and self._waiting:
             self._waiting.popleft().result()
 
-    def submit(self, job: Callable[..., object], *arguments: object) -> None:
-        """Run a job soon; waits if too many jobs are waiting already.
-
-        Raises:
-            Exception: The error of an earlier job.
-        """
+    def submit(self, job: Callable[[], object]) -> None:
+        """Run a job soon; waits if too many jobs are waiting already."""
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _MOST_WAITING):
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(job, *arguments))
+        self._waiting.append(self._pool.submit(job))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from clipstill.core.errors import ConfigError
 from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
@@ -20,13 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curation:
-    """Which images are used for teaching.
+    """Bool masks of the images that teach, and of those that are left out for either reason.
 
-    Attributes:
-        keep_N: True for the images that teach.
-        low_score_N: True for images that are left out because the teacher likes them too little.
-        duplicate_N: True for images that are left out because a better one looks the same.
-        pairs: Class -> number of pairs of its images that look the same, low scores included; without empty classes.
+    ``pairs`` counts the near-duplicate pairs of each class that has some, images with low scores included.
     """
 
     keep_N: Tensor
@@ -36,28 +31,19 @@ class Curation:
 
 
 def curate(surrogate: SurrogateSet, min_score: float = 0.5, duplicate_cosine: float = 1.0) -> Curation:
-    """Leave out the images that the teacher likes far less than the others of their class, and near-duplicates.
+    """Leave out images whose score is far below that of their class, and near-duplicates.
 
     An image stays if its score is at least ``min_score`` times the median score of its class. The measure is relative
-    because a class that is hard for its teacher has low scores throughout. Of the images that stay, from the best score
-    down, each one goes that is nearly the same as one before it. At least half of each class stays: if there are more
-    duplicates than that, the best of them.
+    because all scores are low in a class that is hard for the teacher. Then, from the best score down, each image goes
+    that is nearly the same as a better one that stays. The best half of each class stays even if all are duplicates.
 
     Args:
-        surrogate: The set, with features unless ``duplicate_cosine`` is 1.
+        surrogate: Synthetic images.
         min_score: Share of the median score, in [0, 1]; 0 keeps every score.
-        duplicate_cosine: Least cosine of two near-duplicates, seen from the middle of the set, in (0, 1]; 1 keeps all.
-
-    Raises:
-        ConfigError: A share is outside its range.
-        ArtifactError: The set has no features, and they are needed.
+        duplicate_cosine: Least cosine of two near-duplicates, from the centre of the set, in (0, 1]; 1 keeps all.
     """
     import torch
 
-    if not 0 <= min_score <= 1:
-        raise ConfigError(f"min_score is {min_score}; it must lie between 0 and 1.")
-    if not 0 < duplicate_cosine <= 1:
-        raise ConfigError(f"duplicate_cosine is {duplicate_cosine}; it must lie above 0, up to 1.")
     scores: dict[int, list[float]] = defaultdict(list)
     for record in surrogate.records:
         scores[record.class_id].append(record.score)

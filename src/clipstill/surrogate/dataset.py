@@ -1,7 +1,7 @@
-"""A surrogate set read back: records, pixels and features of the synthetic images.
+"""Reads a surrogate set: records, pixels and features of the synthetic images.
 
-A shard is a plain tar with ``000000.png`` and ``000000.json`` for each image, and ``000000.safetensors`` with the
-teacher's features of it: in the shard, so that they are committed and checked with the picture they belong to.
+A shard is a plain tar with ``000000.png``, ``000000.json`` and ``000000.safetensors`` (the teacher's vector) for each
+image.
 
 Shapes: N images, H x W pixels, D teacher dimensions.
 """
@@ -27,7 +27,7 @@ from clipstill.core.files import read_manifest, verify_files
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Name of the tensor in an image's safetensors.
+# Name of the vector in an image's safetensors.
 FEATURE = "feature"
 
 
@@ -39,14 +39,12 @@ class ImageRecord:
         class_id: Position of its class in the task.
         style_id: Position of its style in the run's list.
         index: Number of the image within its class.
-        seed: Seed that it was made from.
         prompt: Text that it was made to match.
-        loss: Last value of its own objective.
+        loss: Last value of its objective.
         score: The teacher's probability of its class, in [0, 1].
         image_size: Side in pixels.
-        generator: Name of the generator that drew it.
-        steps: Steps of its optimisation.
-        codes: Codebook indices, row by row, if the generator has a codebook: they determine the image.
+        steps: Optimiser steps; 0 for an image that was not inverted.
+        codes: Codebook indices, row by row, which determine the image; None without a codebook.
     """
 
     class_id: int
@@ -65,7 +63,7 @@ class ImageRecord:
         """One line of JSON with sorted keys.
 
         Raises:
-            ArtifactError: The loss or the score is not a number, because the synthesis diverged.
+            ArtifactError: The synthesis diverged, so that the loss or the score is not a number.
         """
         if not (math.isfinite(self.loss) and math.isfinite(self.score)):
             raise ArtifactError(
@@ -76,7 +74,7 @@ class ImageRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ImageRecord:
-        """The record of ``to_json``.
+        """Read what ``to_json`` returned.
 
         Raises:
             ArtifactError: The text is no such record.
@@ -91,22 +89,14 @@ class ImageRecord:
 
 
 class SurrogateSet:
-    """Synthetic images in the order of their groups.
-
-    Use ``open``; the constructor only stores.
-
-    Args:
-        members: Shard and PNG name of each image.
-        records: Record of each image.
-    """
+    """Synthetic images in the order of their groups: shard and PNG name of each, and its record. Use ``open``."""
 
     def __init__(self, members: Sequence[tuple[Path, str]], records: Sequence[ImageRecord]) -> None:
-        self.members = list(members)
-        self.records = list(records)
+        self.members, self.records = list(members), list(records)
 
     @classmethod
     def open(cls, folder: Path) -> SurrogateSet:
-        """Open the set in a folder after checking each file against the manifest. Pictures are decoded on first use.
+        """Open the set in a folder and check each file against the manifest. Images are decoded on first use.
 
         Raises:
             ArtifactError: The set is incomplete or altered.
@@ -119,11 +109,7 @@ class SurrogateSet:
 
     @classmethod
     def read(cls, shards: Sequence[Path]) -> SurrogateSet:
-        """The images of some shards, without a check against receipts or a manifest.
-
-        Raises:
-            ArtifactError: A file is not a shard.
-        """
+        """The images of some shards, without a check against receipts or a manifest."""
         members: list[tuple[Path, str]] = []
         records: list[ImageRecord] = []
         for shard in shards:
@@ -139,7 +125,7 @@ class SurrogateSet:
 
     @cached_property
     def pixels_N3HW(self) -> Tensor:
-        """All images, uint8; decoded once and kept in memory.
+        """All images, uint8, decoded once.
 
         Raises:
             ArtifactError: The set is empty, its images differ in size, or one cannot be decoded.
@@ -162,7 +148,7 @@ class SurrogateSet:
 
     @cached_property
     def features_ND(self) -> Tensor:
-        """The teacher's unit vectors of the images, float16; read once and kept in memory.
+        """The teacher's unit vectors of the images, float16, read once.
 
         Raises:
             ArtifactError: The set was written without features, or one cannot be read.
@@ -180,7 +166,7 @@ class SurrogateSet:
         return torch.stack(vectors)
 
     def _files(self, suffix: str) -> Iterator[tuple[str, bytes]]:
-        """Place and content of one file of each image."""
+        """Location and content of one file of each image."""
         for shard, members in groupby(self.members, key=lambda member: member[0]):
             with _open_tar(shard) as tar:
                 for _, picture in members:
@@ -202,29 +188,19 @@ class SurrogateSet:
         return torch.tensor([record.style_id for record in self.records], dtype=torch.int64)
 
     def keep(self, mask_N: Tensor) -> SurrogateSet:
-        """The images where the bool mask is true, in the same order.
-
-        Raises:
-            ArtifactError: The mask has another length.
-        """
-        if len(mask_N) != len(self):
-            raise ArtifactError(f"the mask has {len(mask_N)} entries and the surrogate set {len(self)} images.")
+        """The images where the bool mask is true, in the same order."""
         chosen = mask_N.nonzero().flatten().tolist()
         return SurrogateSet([self.members[i] for i in chosen], [self.records[i] for i in chosen])
 
     def of_classes(self, position_of: Mapping[int, int]) -> SurrogateSet:
-        """The images of some classes, renumbered.
-
-        Args:
-            position_of: Class id here -> class id in the result.
-        """
+        """The images of some classes, renumbered by ``position_of``: class id here -> class id in the result."""
         chosen = [place for place, record in enumerate(self.records) if record.class_id in position_of]
         records = [replace(self.records[i], class_id=position_of[self.records[i].class_id]) for i in chosen]
         return SurrogateSet([self.members[i] for i in chosen], records)
 
     @classmethod
     def joined(cls, parts: Sequence[SurrogateSet]) -> SurrogateSet:
-        """The images of several sets as one, in their order."""
+        """The images of several sets as one set, in order."""
         members = [member for part in parts for member in part.members]
         return cls(members, [record for part in parts for record in part.records])
 

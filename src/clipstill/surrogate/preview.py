@@ -1,13 +1,11 @@
-"""A picture of the images at work, for people who watch a run.
-
-Shapes: N images, H x W pixels.
-"""
+"""A picture of the images that are being made, for people who watch a run."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,32 +22,26 @@ _EVERY_S = 5.0
 
 
 class Preview:
-    """Keeps a grid of the images at work in a PNG file, renewed every few seconds.
+    """Writes a grid of the images that are being made to a PNG file every few seconds.
 
-    Args:
-        path: The PNG file.
-        submit: Runs a writing job, so that the work does not wait for the disk.
+    ``submit`` runs the writing job, so that the synthesis does not wait for the disk.
     """
 
-    def __init__(self, path: Path, submit: Callable[..., None]) -> None:
+    def __init__(self, path: Path, submit: Callable[[Callable[[], None]], None]) -> None:
         self._path, self._submit = path, submit
         self._next = time.monotonic() + _EVERY_S
 
     def __call__(self, x_N3HW: Tensor) -> None:
-        """Take the images of a step, in [0, 1]; most of the time it is too soon for another picture."""
+        """Show the images of a step, in [0, 1], if the last picture is old enough."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _EVERY_S
         shown_NHW3 = (x_N3HW[:MOST_IMAGES] * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        self._submit(write_grid, self._path, shown_NHW3)
+        self._submit(partial(write_grid, self._path, shown_NHW3))
 
 
 def write_grid(path: Path, pixels_NHW3: NDArray[np.uint8]) -> None:
-    """Write images side by side, about as many rows as columns, on white.
-
-    Raises:
-        ResourceError: The disk is full or not writable.
-    """
+    """Write images as a PNG grid on white, with about as many rows as columns."""
     images, height, width, _ = pixels_NHW3.shape
     columns = math.ceil(math.sqrt(images))
     rows = math.ceil(images / columns)

@@ -1,8 +1,8 @@
 """Writes the surrogate set: one tar shard per group of images that were made together.
 
-The group is the unit of work and of commitment. ``shard-00012.tar`` appears whole by rename, and counts once its
-receipt ``shard-00012.json`` (size, sha256, key) stands beside it. A group that was interrupted in between is made again
-and gives the same bytes. When all groups are there, the folder's manifest makes it a surrogate set.
+``shard-00012.tar`` appears whole by rename, and counts once its receipt ``shard-00012.json`` (size, sha256, key) stands
+beside it; a group that was interrupted before that is made again with the same bytes. The folder's manifest, written
+when all groups are there, makes it a surrogate set.
 
 Shapes: N images, H x W pixels, D teacher dimensions.
 """
@@ -43,7 +43,7 @@ def shard_name(group_id: int) -> str:
 def tar_bytes(
     pixels_NHW3: NDArray[np.uint8], records: Sequence[ImageRecord], features_ND: NDArray[np.float16] | None = None
 ) -> bytes:
-    """A shard; equal images, records and features give equal bytes: no clock, no user, plain ustar headers."""
+    """The bytes of a shard: equal images, records and features give equal bytes."""
     from safetensors.numpy import save
 
     shard = io.BytesIO()
@@ -62,14 +62,7 @@ def tar_bytes(
 
 
 def receipt_of(key: str, images: int, data: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The receipt that stands beside a shard.
-
-    Args:
-        key: Key of the surrogate set.
-        images: Number of images in the shard.
-        data: Bytes of the shard.
-        facts: Anything else to know of the group.
-    """
+    """The receipt beside a shard of some images, whose bytes are ``data``; ``facts`` are any other facts."""
     digest = hashlib.sha256(data).hexdigest()
     return {"key": key, "images": images, "size": len(data), "sha256": digest, "facts": dict(facts)}
 
@@ -77,17 +70,14 @@ def receipt_of(key: str, images: int, data: bytes, facts: Mapping[str, Any]) -> 
 class ShardWriter:
     """Writes groups of images into a folder, and goes on where an earlier writer stopped.
 
-    Args:
-        folder: Folder of the surrogate set; made when the first group is written.
-        key: Hash of everything that the images depend on. Groups of another key do not count and are overwritten.
+    ``key`` is the hash of everything that the images depend on; groups of another key do not count and are overwritten.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder
-        self.key = key
+        self.folder, self.key = folder, key
 
     def committed(self) -> set[int]:
-        """Numbers of the groups with a receipt of this key and a shard of the size that it names."""
+        """Numbers of the groups that have a shard and its receipt."""
         return {int(name.removesuffix(".tar").removeprefix("shard-")) for name in self._receipts()}
 
     def facts(self) -> list[dict[str, Any]]:
@@ -99,21 +89,22 @@ class ShardWriter:
         group_id: int,
         pixels_NHW3: NDArray[np.uint8],
         records: Sequence[ImageRecord],
+        *,
         facts: Mapping[str, Any] | None = None,
         features_ND: NDArray[np.float16] | None = None,
     ) -> None:
-        """Commit one group, in the order of its members. Writing a group twice leaves it once.
+        """Write one group; an earlier version of it is replaced.
 
         Args:
             group_id: Number of the group, from 0, without gaps over the whole set.
             pixels_NHW3: RGB images, uint8.
             records: Record of each image.
-            facts: Anything else to know of the group.
+            facts: Other facts about the group, for the receipt.
             features_ND: The teacher's unit vectors of the images; None for a set without features.
 
         Raises:
-            ArtifactError: Images and records do not belong together, or an image diverged.
-            ResourceError: The disk is full or not writable; committed groups stay.
+            ArtifactError: Images, records and features do not belong together, or an image diverged.
+            ResourceError: The disk is full or not writable; earlier groups stay.
         """
         if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.ndim != 4 or pixels_NHW3.shape[-1] != 3:
             raise ArtifactError(
@@ -133,13 +124,9 @@ class ShardWriter:
         self.adopt(group_id, data, receipt_of(self.key, len(records), data, facts or {}))
 
     def adopt(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
-        """Commit a shard that was made elsewhere, with the receipt that ``receipt_of`` gave for it.
-
-        Raises:
-            ResourceError: The disk is full or not writable; committed groups stay.
-        """
+        """Write a shard that was made elsewhere, and the receipt that ``receipt_of`` returned for it."""
         shard = self.folder / shard_name(group_id)
-        # From here the folder is incomplete, and an old receipt must not vouch for a new shard.
+        # From here on the set is incomplete, and an old receipt must not stand beside a new shard.
         try:
             (self.folder / MANIFEST).unlink(missing_ok=True)
             shard.with_suffix(".json").unlink(missing_ok=True)
@@ -149,14 +136,14 @@ class ShardWriter:
         write_json(shard.with_suffix(".json"), receipt)
 
     def finish(self, info: dict[str, Any] | None = None, beside: Sequence[str] = ()) -> Manifest:
-        """Make the folder a surrogate set of the groups committed so far.
+        """Make the folder a surrogate set of the groups written so far.
 
         Args:
-            info: Facts for the manifest beside the counts of images and groups.
+            info: Facts for the manifest besides the numbers of images and groups.
             beside: Names of other files in the folder that belong to the set.
 
         Raises:
-            ArtifactError: There is no group, one is missing, or a shard is not what its receipt says.
+            ArtifactError: There is no group, one is missing, or a shard was altered.
         """
         receipts = self._receipts()
         shards = self._verified(max(1, len(receipts)))
@@ -165,15 +152,11 @@ class ShardWriter:
         return commit_manifest(self.folder, self.key, [*files, *beside], {**(info or {}), **counts})
 
     def read(self, groups: int) -> SurrogateSet:
-        """The images of the first groups, before the folder is a surrogate set.
-
-        Raises:
-            ArtifactError: A group is missing, or not what its receipt says.
-        """
+        """The images of the first groups; the folder need not be a surrogate set yet."""
         return SurrogateSet.read(self._verified(groups))
 
     def _verified(self, groups: int) -> list[Path]:
-        """The shards of the first groups; one that was altered is disowned, so that it is made again."""
+        """The shards of the first groups. An altered one loses its receipt, so that it is made again."""
         receipts = self._receipts()
         shards = [self.folder / shard_name(number) for number in range(groups)]
         for shard in shards:
@@ -195,5 +178,5 @@ class ShardWriter:
                 if receipt["key"] == self.key and shard.stat().st_size == receipt["size"]:
                     found[shard.name] = receipt
             except (ArtifactError, KeyError, TypeError, FileNotFoundError):
-                continue  # not a receipt of ours, or without its shard: the group is made again
+                continue  # Another file, or a receipt without its shard: the group is made again.
         return found

@@ -1,4 +1,4 @@
-"""Shards on a storage that several machines reach: any address that fsspec knows, such as a folder or a bucket."""
+"""Shards in a storage that several machines can reach: any address that fsspec knows, such as a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ from clipstill.surrogate.shards import ShardWriter, shard_name
 
 
 class ShardStorage:
-    """The shards of one surrogate set, below an address.
+    """The shards of one surrogate set, in a folder of its own below an address such as ``"s3://bucket/run"`` or a path.
 
-    ``shard-00012.json`` is the receipt of group 12, written last; the shard itself carries a part of its sha256 in its
-    name. So two workers may make the same group without knowing of each other: equal bytes are the same file, and if a
-    GPU made them differ, the receipt still finds its own shard.
-
-    Args:
-        address: Address such as ``"file:///mnt/shared/run"``, ``"s3://bucket/run"``, or a plain path.
-        key: Key of the surrogate set; each set has its own folder.
+    ``shard-00012.json`` is the receipt of group 12 and is written last. The name of a shard contains a part of its
+    sha256, so two workers may make the same group: equal bytes are the same file, and if a GPU makes them differ, the
+    receipt still finds its own shard.
 
     Raises:
         ResourceError: fsspec or its driver for this kind of address is not installed, or the storage does not answer.
@@ -37,14 +33,14 @@ class ShardStorage:
             self._files, path = fsspec.core.url_to_fs(self.address)
             self._folder = f"{path.rstrip('/')}/{key[:16]}"
             self._files.makedirs(self._folder, exist_ok=True)
-        except Exception as error:  # Each kind of storage has its own errors, for missing credentials say.
+        except Exception as error:  # Each kind of storage has its own errors.
             raise ResourceError(
                 f"the storage {address} cannot be used ({error}). Check the address, and the credentials on "
                 f"{platform.node()}."
             ) from error
 
     def write(self, group_id: int, data: bytes, receipt: Mapping[str, Any]) -> None:
-        """Write one group: its shard, and the receipt that ``receipt_of`` gave for it.
+        """Write the shard of one group, and the receipt that ``receipt_of`` returned for it.
 
         Raises:
             ResourceError: The storage cannot be written.
@@ -55,7 +51,7 @@ class ShardStorage:
         }
         try:
             for name, content in files.items():
-                # A bucket shows whole files only; in a folder, the rename does that.
+                # A folder, unlike a bucket, would show a file before it is whole.
                 temporary = f"{self._folder}/.tmp-{uuid.uuid4().hex}"
                 self._files.pipe_file(temporary, content)
                 self._files.mv(temporary, f"{self._folder}/{name}")
@@ -66,11 +62,11 @@ class ShardStorage:
             ) from error
 
     def gather(self, shards: ShardWriter, groups: Sequence[int]) -> list[int]:
-        """Copy those of the groups that are in the storage into a folder of this machine; returns their numbers.
+        """Copy those of the groups that are in the storage to this machine, and return their numbers.
 
         Raises:
-            ArtifactError: A shard or a receipt is not what was written.
-            ResourceError: The storage cannot be read, or this machine not written.
+            ArtifactError: A shard does not fit its receipt.
+            ResourceError: The storage cannot be read, or this machine's disk cannot be written.
         """
         try:
             self._files.invalidate_cache(self._folder)
@@ -94,7 +90,7 @@ class ShardStorage:
             if receipt["key"] == self._key and hashlib.sha256(data).hexdigest() == receipt["sha256"]:
                 return receipt, data
         except (FileNotFoundError, ValueError, TypeError, KeyError):
-            pass  # A receipt without its shard, or no receipt of ours.
+            pass  # A receipt without its shard, or another file.
         raise ArtifactError(
             f"{place} in the storage and its shard do not belong together. Delete {_receipt_name(group_id)} there and "
             f"run the same command again: the group is made anew."
@@ -102,11 +98,7 @@ class ShardStorage:
 
 
 def resolve_address(address: str) -> str:
-    """An address that means the same on every machine: a plain path becomes absolute.
-
-    Raises:
-        ResourceError: fsspec or its driver for this kind of address is not installed.
-    """
+    """Make a plain path an absolute address, and check that fsspec and its driver for the address are installed."""
     try:
         import fsspec
     except ImportError:

@@ -1,5 +1,1 @@
-"""Synthesis: the teacher is inverted, a group of images at a time.
-
-``engine`` runs, ``settings`` says how, ``objectives`` scores, ``views`` augments, ``natural`` knows networks with
-statistics of natural images.
-"""
+"""Synthesis: images are optimised, a group at a time, until the teacher sees their classes in them."""

@@ -1,9 +1,8 @@
 """Inverts the teacher: latents are optimised until the teacher sees in the image what the prompt says.
 
-The unit of work is a group of fixed members. Each image's latent and views come from its own seed. The members of a
-group are coupled only where the distance of their common feature statistics from natural ones is part of the loss, so
-the same group comes out whatever else is computed before, after or beside it. Several generators take turns, one group
-each: what one draws badly, another may draw well.
+Images are made in groups. Each image's latent and views come from its own seed, and only images of one group can
+influence each other, through a loss on their common statistics: a group comes out the same whatever else is computed.
+Several generators take turns, one group each, because what one draws badly another may draw well.
 
 Shapes: N images, V views (M = N V), C classes, D teacher dimensions, H x W pixels.
 """
@@ -38,10 +37,10 @@ _SMALLEST_TURN = 8
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """The images of one group that are to be made.
+    """The images of one group to make.
 
     Attributes:
-        number: Number of the group, from 0; decides which generator makes it.
+        number: Number of the group, from 0; it decides which generator makes the group.
         seeds: One seed per image.
         class_ids: Class of each image.
         targets_ND: Unit vector that each image is drawn towards.
@@ -62,18 +61,18 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class SynthesisedGroup:
-    """The images of one group; those that could not be made are left out.
+    """The finished images of one group, without those that failed.
 
     Attributes:
-        generator: Name of the generator that drew it.
+        generator: Name of the generator.
         members: Position of each image in the ``GroupSpec``.
         pixels_NHW3: Images, uint8.
         losses: Last objective of each image.
         scores: The teacher's probability of each image's class on the stored pixels, in [0, 1].
         features_ND: The teacher's unit vectors of the stored pixels, float16.
         steps: Optimiser steps per image; 0 for a sampler.
-        codes: Codebook indices of each image, row by row; None if the generator has no codebook.
-        restarts: Number of restarts of images that stopped being numbers.
+        codes: Codebook indices of each image, row by row; None without a codebook.
+        restarts: Number of restarts of images whose values became NaN or infinite.
         history: Means over the group at some steps: step, text, class, natural, loss.
     """
 
@@ -90,12 +89,12 @@ class SynthesisedGroup:
 
 
 def group_ranges(images: int, group_size: int, turns: int) -> list[range]:
-    """The images of each group: all groups of one size, give or take one, so that none is too small for statistics.
+    """The images of each group. Sizes differ by one at most, so that no group is too small for statistics.
 
     Args:
         images: Number of images.
         group_size: Most images in a group.
-        turns: Number of generators that take turns; each gets a group if there are images enough.
+        turns: Number of generators; with enough images, each gets a group.
     """
     count = max(math.ceil(images / group_size), min(turns, images // _SMALLEST_TURN))
     edges = [images * number // count for number in range(count + 1)]
@@ -103,14 +102,7 @@ def group_ranges(images: int, group_size: int, turns: int) -> list[range]:
 
 
 class Synthesiser:
-    """Holds what all groups of a run share.
-
-    Args:
-        teacher: Frozen teacher on ``device``.
-        generators: Frozen generators on ``device``, at least one.
-        class_vectors_CD: Unit vectors of the classes.
-        settings: Settings of the synthesis.
-        device: Device of all models.
+    """Makes groups of images with a frozen teacher and frozen generators, which lie on ``device``.
 
     Raises:
         ResourceError: The package of a natural network is not installed.
@@ -129,35 +121,27 @@ class Synthesiser:
         self._scale = float(teacher.logit_scale)
         with_statistics = teacher if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else None
         self._teacher_with_statistics = with_statistics
-        # Statistics that the teacher carries itself are not computed twice.
+        # Do not compute statistics of the teacher's own networks twice.
         known = with_statistics.statistics_networks if with_statistics else ()
         names = settings.natural_networks if settings.natural_weight > 0 else ()
         self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
         self._encode = torch.compile(teacher.encode_image) if settings.compile else teacher.encode_image
-        # Lowered if the memory does not hold as many.
+        # Images of a group without common statistics can be made in smaller parts if memory is short.
+        self._can_split = with_statistics is None and not self._natural
         self._at_once = settings.group_size
 
     @property
-    def coupled(self) -> bool:
-        """Whether common statistics couple the images of a group."""
-        return self._teacher_with_statistics is not None or bool(self._natural)
-
-    @property
     def provenance(self) -> list[Any]:
-        """Provenance of all weights that shape the images, except the teacher's."""
+        """Provenance of all weights used, except the teacher's."""
         of_generators = [part for generator in self._generators for part in generator.provenance]
         return [*of_generators, *(network.provenance for network in self._natural)]
 
     def group(self, group: GroupSpec, watch: Watch | None = None) -> SynthesisedGroup:
-        """Make one group of images.
-
-        Args:
-            group: The images to make.
-            watch: Called once per step with the images at work.
+        """Make one group of images; ``watch`` is called with them at each step.
 
         Raises:
             ConfigError: No image of the group could be made.
-            torch.OutOfMemoryError: Not even one image at a time fits, or the group is coupled and does not fit whole.
+            torch.OutOfMemoryError: Not even one image fits, or the group does not fit and its images share statistics.
         """
         generator = self._generators[group.number % len(self._generators)]
         if isinstance(generator, Sampler):
@@ -167,7 +151,7 @@ class Synthesiser:
                 return self._inverted(generator, group, watch)
             except torch.OutOfMemoryError:
                 too_many = min(self._at_once, len(group.seeds))
-                if self.coupled or too_many == 1:
+                if not self._can_split or too_many == 1:
                     raise
                 self._at_once = too_many // 2
             # Free memory outside ``except``: the traceback keeps tensors alive.
@@ -187,7 +171,7 @@ class Synthesiser:
                 pixels.append(_to_pixels(generator.decode(latents)))
                 indices = generator.codes(latents)
             codes += [] if indices is None else indices.flatten(1).tolist()
-        members = history.made
+        members = history.finished
         if not members:
             raise ConfigError(
                 f"no image of group {group.number} could be made: their latents stopped being numbers, "
@@ -209,7 +193,7 @@ class Synthesiser:
         )
 
     def _score(self, generator: Generator, group: GroupSpec) -> Score:
-        """The losses of the images of a group, by what the teacher sees in their views."""
+        """The function that computes the losses of these images."""
         settings = self._settings
         views = ViewSchedule(group.seeds, settings, self._device)
         class_N = torch.tensor(group.class_ids, device=self._device)
@@ -228,7 +212,7 @@ class Synthesiser:
         return score
 
     def _see(self, views_M3HW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features of the views (N, V, D), and the weighted distance of their statistics from natural ones."""
+        """Features of the views (N, V, D), and the weighted distance of their statistics from natural images."""
         settings = self._settings
         gaps = []
         with self._autocast():
@@ -252,7 +236,7 @@ class Synthesiser:
 
     @torch.no_grad()
     def _sampled(self, sampler: Sampler, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:
-        """Images that a model drew by itself, judged as if they had been inverted."""
+        """Images that a model draws without inversion; losses and scores are computed in the same way."""
         x_N3HW = sampler.sample(group.texts, group.seeds, self._settings.image_size).to(self._device)
         if watch is not None:
             watch(x_N3HW)
@@ -273,7 +257,7 @@ class Synthesiser:
 
     @torch.no_grad()
     def _features(self, pixels_N3HW: Tensor) -> Tensor:
-        """The teacher's unit vectors of images as stored, after rounding, so that the numbers belong to the file."""
+        """The teacher's unit vectors of the images as stored, after rounding."""
         parts = torch.split(pixels_N3HW, self._at_once)
         return torch.cat([self._teacher.encode_image(part.float() / 255) for part in parts])
 

@@ -1,6 +1,6 @@
-"""The loop: the latents of a group's images are optimised together, from a coarse size to the final one.
+"""The optimisation of the latents of a group's images, from a coarse size to the final one.
 
-Shapes: N images, D teacher dimensions, H x W pixels, T steps, P terms of the loss.
+Shapes: N images, H x W pixels, T steps, P terms of the loss.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from clipstill.core.protocols import Generator
 from clipstill.core.seeds import seed_for
 from clipstill.synthesis.settings import SynthesisSettings
 
-# An image that stopped being numbers begins again from another seed, with half the step size, this many times.
+# An image with NaN or infinite values restarts from another seed with half the step size, at most this many times.
 RESTARTS = 2
 # History entries per group: enough for a smooth curve.
 _HISTORY_POINTS = 20
-# The second decay is shorter than usual, because a run has a hundred steps.
+# The second decay is faster than usual because a run has only about a hundred steps.
 _BETAS, _EPS = (0.9, 0.99), 1e-8
 
-# Called once per step with the images (N, 3, H, W) of that step.
+# Called at each step with the images (N, 3, H, W).
 Watch = Callable[[Tensor], None]
 Decode = Callable[[Sequence[Tensor]], Tensor]
 
@@ -43,18 +43,18 @@ class Losses:
     gap: Tensor | None
 
 
-# Images and the step, counted from 0 -> losses.
+# Images and step (from 0) -> losses.
 Score = Callable[[Tensor, int], Losses]
 
 
 @dataclass
 class History:
-    """How the images of a group came about.
+    """Losses and restarts of the images of a group.
 
     Attributes:
         losses: Last objective of each image.
-        restarts: How often each image began again.
-        terms: Names of the rows of ``sums_PT`` below the first.
+        restarts: Number of restarts of each image.
+        terms: Names of the rows of ``sums_PT`` after the first.
         sums_PT: Number of images in each step, then the sum of each term over them; on the device.
     """
 
@@ -64,13 +64,13 @@ class History:
     sums_PT: Tensor | None = None
 
     @property
-    def made(self) -> list[int]:
-        """Positions of the images that could be made."""
+    def finished(self) -> list[int]:
+        """Positions of the images that did not fail."""
         pairs = enumerate(zip(self.losses, self.restarts, strict=True))
         return [n for n, (loss, restarts) in pairs if restarts <= RESTARTS and math.isfinite(loss)]
 
-    def note(self, losses: Losses, fine_N: Tensor, step: int, steps: int) -> None:
-        """Add one step of the images that are fine."""
+    def record(self, losses: Losses, finite_N: Tensor, step: int, steps: int) -> None:
+        """Add one step of the images that are finite."""
         whole_N = losses.own_N
         terms = dict(losses.terms)
         if losses.gap is not None:
@@ -81,10 +81,10 @@ class History:
             self.terms = list(terms)
             self.sums_PT = torch.zeros(len(terms) + 1, steps, device=whole_N.device)
         value_PN = torch.stack([torch.ones_like(whole_N), *terms.values()]).detach().float()
-        self.sums_PT[:, step] += torch.where(fine_N, value_PN, 0.0).sum(1)
+        self.sums_PT[:, step] += torch.where(finite_N, value_PN, 0.0).sum(1)
 
     def extend(self, other: History) -> None:
-        """Append the images of another chunk of the same group."""
+        """Append the images of another part of the same group."""
         self.losses += other.losses
         self.restarts += other.restarts
         self.terms = other.terms
@@ -113,7 +113,7 @@ def invert(
     score: Score,
     watch: Watch | None = None,
 ) -> tuple[list[Tensor], History]:
-    """Optimise the latents of some images.
+    """Optimise the latents of some images, one per seed.
 
     Args:
         generator: Generator of the latents.
@@ -121,10 +121,10 @@ def invert(
         settings: Settings of the synthesis.
         decode: ``generator.decode``, perhaps compiled or in half precision.
         score: Losses of the images at a step.
-        watch: Called once per step with the images.
+        watch: Called at each step with the images.
 
     Returns:
-        The final latents, first dimension N, and the history. Latents of images that could not be made are of no use.
+        The final latents, first dimension N, and the history, whose ``finished`` names the images that did not fail.
     """
     history = History([math.nan] * len(seeds), [0] * len(seeds))
     latents: list[Tensor] = []
@@ -140,23 +140,23 @@ def invert(
         for step in range(start, stop):
             leaves = [latent.detach().requires_grad_() for latent in latents]
             x_N3HW = decode(leaves)
-            # A broken image would spoil the statistics it shares with the others: they see grey in its place.
-            fine_N = _are_finite(x_N3HW)
-            x_N3HW = torch.where(_per_image(fine_N, x_N3HW), x_N3HW, 0.5)
+            # Grey replaces a broken image, which would spoil the statistics that it shares with the others.
+            finite_N = _are_finite(x_N3HW)
+            x_N3HW = torch.where(_per_image(finite_N, x_N3HW), x_N3HW, 0.5)
             losses = score(x_N3HW, step)
-            # Summed, not averaged: an image's step does not depend on how many images there are.
+            # A sum, not a mean, so that an image's step does not depend on the number of images.
             total = losses.own_N.sum()
             if losses.gap is not None:
                 total = total + len(seeds) * losses.gap
             gradients = torch.autograd.grad(total, leaves)
             for value in (losses.own_N[:, None], *gradients):
-                fine_N = fine_N & _are_finite(value)
-            adam.step_(latents, [torch.where(_per_image(fine_N, each), each, 0.0) for each in gradients], lr_T[step])
+                finite_N = finite_N & _are_finite(value)
+            adam.step_(latents, [torch.where(_per_image(finite_N, each), each, 0.0) for each in gradients], lr_T[step])
             generator.project_(latents)
-            history.note(losses, fine_N, step, settings.steps)
-            # The one moment of a step at which the processor waits for the device.
-            history.losses, fine = torch.stack([losses.own_N.detach().float(), fine_N.float()]).tolist()
-            for n in (n for n, is_fine in enumerate(fine) if not is_fine):
+            history.record(losses, finite_N, step, settings.steps)
+            # Only here does the processor wait for the device.
+            history.losses, finite = torch.stack([losses.own_N.detach().float(), finite_N.float()]).tolist()
+            for n in (n for n, is_finite in enumerate(finite) if not is_finite):
                 history.restarts[n] += 1
                 fresh = generator.init([seed_for(seeds[n], "again", history.restarts[n])], size)
                 for latent, new in zip(latents, fresh, strict=True):
@@ -168,10 +168,7 @@ def invert(
 
 
 class _Adam:
-    """Adam over stacked latents in which one image can begin again: each has its own age and step size.
-
-    Source: Kingma and Ba, ICLR 2015.
-    """
+    """Adam over stacked latents. Each image has its own age and step size, so that it can restart alone."""
 
     def __init__(self, latents: Sequence[Tensor]) -> None:
         self._first = [torch.zeros_like(latent) for latent in latents]
@@ -181,7 +178,6 @@ class _Adam:
 
     @torch.no_grad()
     def step_(self, latents: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
-        """Move the latents in place."""
         beta1, beta2 = _BETAS
         self._age_N += 1
         rate_N = self._slowness_N * lr / (1 - beta1**self._age_N)
@@ -193,17 +189,16 @@ class _Adam:
             latent.addcmul_(first / size, _per_image(rate_N, latent), value=-1)
 
     def restart(self, n: int) -> None:
-        """Forget one image's past, and go on with half its step size."""
+        """Reset the state of one image and halve its step size."""
         for state in (*self._first, *self._second, self._age_N):
             state[n] = 0
         self._slowness_N[n] *= 0.5
 
 
 def _are_finite(value: Tensor) -> Tensor:
-    """Which images have only numbers: bool (N,)."""
+    """Whether all values of each image are finite: bool (N,)."""
     return torch.isfinite(value.detach()).flatten(1).all(1)
 
 
 def _per_image(value_N: Tensor, like: Tensor) -> Tensor:
-    """One value per image, in a shape that broadcasts over the image."""
     return value_N.view(-1, *[1] * (like.ndim - 1))

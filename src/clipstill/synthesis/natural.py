@@ -1,8 +1,7 @@
-"""Frozen networks that remember natural images in their BatchNorm statistics.
+"""Frozen networks whose BatchNorm statistics describe natural images.
 
-CLIP's image towers carry no such statistics (or useless ones), and the teacher's own say nothing of the student. A
-small ImageNet network beside the teacher knows what natural images look like whatever the teacher is; where the student
-starts from the same network, the synthetic images also get the feature statistics that its pretrained weights expect.
+CLIP's image towers have no such statistics, or useless ones. A small ImageNet network can stand in for any teacher. If
+the student starts from the same network, synthetic images also get the feature statistics that its weights expect.
 
 Shapes: N images, H x W pixels.
 """
@@ -21,14 +20,9 @@ from clipstill.core.protocols import Provenance
 
 
 class NaturalNetwork(nn.Module):
-    """One packaged ImageNet network, without its classifier.
-
-    Args:
-        name: ``"lite0"`` or ``"lite2"``.
-        device: Device of the network.
+    """One packaged ImageNet network, ``"lite0"`` or ``"lite2"``, without its classifier.
 
     Raises:
-        UnknownNameError: Another name.
         ResourceError: The package of its weights is not installed.
     """
 
@@ -38,7 +32,7 @@ class NaturalNetwork(nn.Module):
     def __init__(self, name: str, device: torch.device) -> None:
         super().__init__()
         weights = lite_state_dict(name)
-        # Any: torch's modules make each attribute a tensor or a module.
+        # torch types the attributes of a module as tensors or modules.
         self.network = cast(Any, timm.create_model(LITE[name].timm_name, num_classes=0))
         self.network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier.")})
         self.register_buffer("mean", torch.tensor(LITE_MEAN).view(1, 3, 1, 1))
@@ -48,10 +42,7 @@ class NaturalNetwork(nn.Module):
         self.network.to(memory_format=torch.channels_last)
 
     def gap(self, x_N3HW: Tensor) -> Tensor:
-        """Distance of a batch of images in [0, 1] from natural ones.
-
-        A scalar: the mean over BatchNorm layers of the relative gaps of means and of standard deviations.
-        """
+        """Distance of images in [0, 1] from natural ones: the mean of the relative gaps over BatchNorm layers."""
         with statistics_gaps(self.network) as gaps:
             self.network.forward_features((x_N3HW - self.mean) / self.std)
         return torch.stack(gaps).mean()

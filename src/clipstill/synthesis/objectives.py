@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clipstill.core.tensors import logits
 
-# The slope of arcsin is infinite at a half chord of 1; this much below, it is finite and the loss is off by under 1e-3.
+# The slope of arcsin is infinite at a half chord of 1. Here it is finite, and the loss is off by less than 1e-3.
 _FARTHEST = 1 - 1e-7
 # The slope of a square root is infinite at 0.
 _NEAREST = 1e-12
@@ -20,9 +20,9 @@ _NEAREST = 1e-12
 def spherical_distance(feat_NVD: Tensor, target_ND: Tensor) -> Tensor:
     """Half the squared angle between each image's views and its target.
 
-    The target is a text's vector (image-text matching), or a class prototype made of example images (image-image
-    matching). The printed form of the paper (arcsin of the whole chord, squared) is undefined for angles over 60
-    degrees, and so for every real pair of image and text; this is the form of all public loops of the kind:
+    The target is a text's vector (image-text matching) or a mean of example images (image-image matching). The form
+    printed in the paper, arcsin of the whole chord squared, is undefined for angles over 60 degrees and so for every
+    real pair of image and text. This is the form of all public implementations:
     ``2 * arcsin(chord / 2) ** 2 == angle ** 2 / 2``.
 
     Args:
@@ -39,7 +39,7 @@ def spherical_distance(feat_NVD: Tensor, target_ND: Tensor) -> Tensor:
 
 
 def class_consistency(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tensor, logit_scale: float) -> Tensor:
-    """Cross-entropy of the teacher's own zero-shot classification of each view.
+    """Cross-entropy of the teacher's own zero-shot classification: loss_N >= 0, the mean over views.
 
     Without the teacher's logit scale its gradient is negligible.
 
@@ -48,9 +48,6 @@ def class_consistency(feat_NVD: Tensor, class_vectors_CD: Tensor, class_N: Tenso
         class_vectors_CD: Unit vectors of the classes.
         class_N: Class of each image.
         logit_scale: The teacher's logit scale, above 0.
-
-    Returns:
-        loss_N >= 0, the mean over views.
 
     Source: Wei et al., ICLR 2025, class consistency maintaining.
     """

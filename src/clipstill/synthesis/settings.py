@@ -100,14 +100,10 @@ class SynthesisSettings(Config):
                 )
         return self
 
-    def coarse_size(self, stride: int) -> int:
-        """Side of the coarse images: half of ``image_size``, up to a multiple of the generator's stride."""
-        return max(_SMALLEST_SIDE, math.ceil(self.image_size / 2 / stride) * stride)
-
     def resolutions(self, stride: int) -> list[tuple[int, int, int]]:
-        """Side in pixels, first step, and the step that it ends before, of each resolution that is worked at."""
+        """Side in pixels, first step, and end step (exclusive) of each resolution."""
         first = round(self.coarse_share * self.steps)
-        coarse = self.coarse_size(stride)
+        coarse = max(_SMALLEST_SIDE, math.ceil(self.image_size / 2 / stride) * stride)
         if first == 0 or coarse >= self.image_size:
             return [(self.image_size, 0, self.steps)]
         return [(coarse, 0, first), (self.image_size, first, self.steps)]

@@ -1,6 +1,6 @@
-"""What the teacher sees of a synthetic image at each step: random crops, turns and lights.
+"""Views of a synthetic image for the teacher: random crops, rotations, flips, tones and noise.
 
-Each image draws from its own seed, so neither its neighbours nor the size of its batch change what the teacher sees.
+Each image draws from its own seed, so its views do not depend on other images or on the batch size.
 
 Shapes: N images, V views per image (M = N V), T steps, H x W pixels, F = H W, K numbers per view.
 """
@@ -17,20 +17,14 @@ from torch.nn.functional import grid_sample
 from clipstill.core.seeds import generator_for
 from clipstill.synthesis.settings import SynthesisSettings
 
-# Numbers per view: zoom, two shifts, angle, flip, light, contrast, colour.
+# Numbers per view: zoom, two shifts, angle, flip, brightness, contrast, saturation.
 _DRAWS = 8
 # Numbers per view for its noise: strength, and two shifts of the image's noise field.
 _NOISE_DRAWS = 3
 
 
 class ViewSchedule:
-    """All views of some images, drawn beforehand.
-
-    Args:
-        seeds: One seed per image.
-        settings: ``steps``, ``views``, ``crop_min``, ``degrees``, ``light`` and ``noise`` are used.
-        device: Device of the images.
-    """
+    """All views of some images, one seed per image, drawn beforehand."""
 
     def __init__(self, seeds: Sequence[int], settings: SynthesisSettings, device: torch.device) -> None:
         self._seeds, self._views, self._noise = list(seeds), settings.views, settings.noise
@@ -41,7 +35,7 @@ class ViewSchedule:
         ]
         if self._noise > 0:
             parts.append(self._draw("noise", settings.steps, _NOISE_DRAWS))
-        # Moved to the device once: drawn at each step, they took fifty kernels.
+        # Drawn before the first step and moved to the device at once: a draw at each step took fifty kernels.
         self._numbers_TNVK = torch.cat(parts, dim=-1).to(device)
         self._fields_N3F: Tensor | None = None
         self._side = 0
@@ -51,15 +45,7 @@ class ViewSchedule:
         return torch.stack(draws, dim=1)
 
     def __call__(self, x_N3HW: Tensor, step: int) -> Tensor:
-        """The views of one step, with gradient to the images.
-
-        Args:
-            x_N3HW: Images in [0, 1], one per seed.
-            step: Number of the step, from 0.
-
-        Returns:
-            (M, 3, H, W) in [0, 1], image by image.
-        """
+        """Images in [0, 1] -> views (M, 3, H, W) in [0, 1], image by image; ``step`` counts from 0."""
         numbers_MK = self._numbers_TNVK[step].flatten(0, 1)
         x_M3HW = x_N3HW if self._views == 1 else x_N3HW.repeat_interleave(self._views, dim=0)
         grid_MHW2 = _grid(numbers_MK[:, :6].view(-1, 2, 3), *x_N3HW.shape[-2:])
@@ -71,9 +57,9 @@ class ViewSchedule:
         return x_M3HW if self._noise == 0 else self._noisy(x_M3HW, numbers_MK[:, 9:])
 
     def _noisy(self, x_M3HW: Tensor, draws_MK: Tensor) -> Tensor:
-        """Add noise: each image has one field, which every view sees shifted and scaled by its own amount.
+        """Add noise. Each image has one noise field, which each view shifts and scales by its own random amounts.
 
-        A new field for every view and step would cost more random numbers than the images have pixels.
+        Drawing a new field for every view and step would be slow.
         """
         shape, side = x_M3HW.shape[1:], x_M3HW.shape[-1]
         if self._fields_N3F is None or side != self._side:
@@ -88,9 +74,9 @@ class ViewSchedule:
 
 
 def _maps(draws_TNVK: Tensor, crop_min: float, most: float) -> Tensor:
-    """Matrices (T, N, V, 2, 3) from places in the view to places in the image, both in [-1, 1].
+    """Matrices (T, N, V, 2, 3) from positions in the view to positions in the image, both in [-1, 1].
 
-    The inverse of a crop, a turn by up to ``most`` radians and a flip, in closed form: a solver would wait for the GPU.
+    The inverse of a crop, a rotation by up to ``most`` radians and a flip, in closed form: a solver would be slow.
     """
     zoom, across, down, turn, flip = draws_TNVK.unbind(-1)
     share = crop_min + (1 - crop_min) * zoom
@@ -103,16 +89,17 @@ def _maps(draws_TNVK: Tensor, crop_min: float, most: float) -> Tensor:
 
 
 def _tones(draws_TNVK: Tensor, most: float) -> Tensor:
-    """Weights (T, N, V, 3) of the pixel itself, of its grey and of the image's mean in a view.
+    """Weights (T, N, V, 3) of the pixel itself, of its grey value and of the image's mean in a view.
 
-    Colour blends each pixel with its grey, light multiplies, and contrast blends with the image's mean.
+    Saturation blends each pixel with its grey value, brightness multiplies, and contrast blends with the mean.
     """
-    light, contrast, colour = (1 + most * (2 * draws_TNVK - 1)).unbind(-1)
-    return torch.stack([contrast * light * colour, contrast * light * (1 - colour), light * (1 - contrast)], -1)
+    brightness, contrast, saturation = (1 + most * (2 * draws_TNVK - 1)).unbind(-1)
+    own, grey = contrast * brightness * saturation, contrast * brightness * (1 - saturation)
+    return torch.stack([own, grey, brightness * (1 - contrast)], -1)
 
 
 def _grid(map_M23: Tensor, height: int, width: int) -> Tensor:
-    """Place in the image of each pixel of a view: (M, H, W, 2)."""
+    """Position in the image of each pixel of a view: (M, H, W, 2)."""
     across_W, down_H = ((2 * torch.arange(side, device=map_M23.device) + 1) / side - 1 for side in (width, height))
     by_column_M2W = map_M23[..., :1] * across_W
     by_row_M2H = map_M23[..., 1:2] * down_H + map_M23[..., 2:]

@@ -31,11 +31,7 @@ teachers = Registry(
 
 
 def resolve_teachers(names: str) -> list[tuple[Callable[..., Any], str]]:
-    """Factory of each teacher of a name, which may join several by ``+``, and the rest of its name.
-
-    Raises:
-        UnknownNameError: There is no such teacher.
-    """
+    """Factory of each teacher of a name, which may join several by ``+``, and the rest of its name."""
     return [teachers.resolve(name.strip()) for name in names.split("+")]
 
 
@@ -44,7 +40,6 @@ def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Te
 
     Args:
         name: Name such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; several are joined by ``+``.
-        device: Device of both towers.
         precision: Precision of the towers' weights; features are always float32.
 
     Raises:
@@ -67,7 +62,6 @@ def class_vectors(teacher: Teacher, texts_per_class: Sequence[Sequence[str]]) ->
     """Unit vector of each class: the mean of its texts' unit vectors, normalised again.
 
     Args:
-        teacher: Teacher that encodes the texts.
         texts_per_class: At least one text for each of C classes.
 
     Returns:

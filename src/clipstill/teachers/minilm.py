@@ -28,11 +28,7 @@ DIM = 384
 
 
 class MiniLM:
-    """Texts -> unit vectors (M, 384).
-
-    Raises:
-        ResourceError: Its package is absent, or its weights are not the pinned ones.
-    """
+    """Texts -> unit vectors (M, 384)."""
 
     provenance = Provenance("all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_DISTRIBUTION}", _SHA256)
 
@@ -92,10 +88,9 @@ def _model_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ResourceError(f"the package {_PACKAGE} is not installed. Install it: pip install {_DISTRIBUTION}")
     folder = Path(spec.origin).parent / "model"
-    digest = sha256_file(folder / "model.safetensors")
-    if digest != _SHA256:
+    if sha256_file(folder / "model.safetensors") != _SHA256:
         raise ResourceError(
-            f"{folder / 'model.safetensors'} has sha256 {digest}, expected {_SHA256}. Reinstall: pip install "
-            f"--force-reinstall {_DISTRIBUTION}"
+            f"{folder / 'model.safetensors'} is not the file this project was built with (its sha256 differs). "
+            f"Run: pip install --force-reinstall {_DISTRIBUTION}"
         )
     return folder

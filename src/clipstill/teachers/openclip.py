@@ -19,6 +19,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
@@ -28,7 +29,7 @@ from clipstill.core.errors import ConfigError, DataError, ResourceError, Unknown
 from clipstill.core.files import sha256_file
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
-from clipstill.teachers.deep_prompts import attention_mask, projected
+from clipstill.teachers.deep_prompts import text_vectors
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256
@@ -46,7 +47,6 @@ _LICENCES = {
     "webli": "Apache-2.0",
     "metaclip": "CC-BY-NC-4.0",
 }
-UNKNOWN_LICENCE = "unknown"
 
 
 class OpenClipTeacher:
@@ -55,11 +55,8 @@ class OpenClipTeacher:
     Args:
         model: CLIP or CustomTextCLIP of open_clip, on its device.
         tokenizer: Texts -> token ids (M, L).
-        name: Name as the user wrote it.
         dim: Dimensions of the shared space.
-        precision: Precision of the towers' weights.
-        preprocess: Size, mean and standard deviation that the weights were trained with.
-        provenance: Origin of the weights.
+        dtype: Precision of the towers' weights.
     """
 
     # CLIP learned from captions: sentences suit it better than bare words.
@@ -72,7 +69,7 @@ class OpenClipTeacher:
         *,
         name: str,
         dim: int,
-        precision: str,
+        dtype: torch.dtype,
         preprocess: Preprocess,
         provenance: Provenance,
     ) -> None:
@@ -83,9 +80,10 @@ class OpenClipTeacher:
         self.provenance: Sequence[Provenance] = (provenance,)
         self.weights_sha256 = provenance.sha256
         self._model = model.eval().requires_grad_(False)
-        self.image_parameters = sum(tensor.numel() for tensor in self._model.visual.parameters())
+        self.image_tower = model.visual
+        self.image_parameters = sum(tensor.numel() for tensor in self.image_tower.parameters())
         self._tokenizer = tokenizer
-        self.dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+        self.dtype = dtype
         # Stored as a logarithm: without exp the teacher's probabilities would be nearly uniform.
         self.logit_scale = float(self._model.logit_scale.detach().float().exp())
         self._device = self._model.logit_scale.device
@@ -100,11 +98,6 @@ class OpenClipTeacher:
         """Images in [0, 1] of any size -> input of the image tower: resized, normalised, in its precision."""
         x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
         return x_N3HW.to(self.dtype)
-
-    @property
-    def image_tower(self) -> Any:
-        """Module of open_clip that turns ``prepared`` images into vectors, not of unit length."""
-        return self._model.visual
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -126,24 +119,12 @@ class OpenClipTeacher:
 
         To insert n soft tokens before that position, add n to it, and cut the padding at the end so that L stays within
         the model's limit.
-
-        Raises:
-            ConfigError: The text tower has no token embeddings that can be learned.
         """
-        tower = self.text_tower
         ids_ML = self._tokenizer(list(texts)).to(self._device)
-        return tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
+        return self.text_tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings.
-
-        Args:
-            embeddings_MLE: Token embeddings; L is at most the model's limit.
-            position: Position (M,) of the end-of-text token in each row.
-
-        Raises:
-            ConfigError: There are too many tokens, or the text tower has no learnable ones.
-        """
+        """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings."""
         tower = self.text_tower
         length = embeddings_MLE.shape[1]
         if length > len(tower.positional_embedding):
@@ -151,18 +132,12 @@ class OpenClipTeacher:
                 f"{length} tokens exceed the {len(tower.positional_embedding)} of {self.name}. "
                 "Use fewer soft tokens or cut the padding at the end."
             )
-        x_MLE = embeddings_MLE.to(self._device, self.dtype) + tower.positional_embedding[:length].to(self.dtype)
-        x_MLE = tower.ln_final(tower.transformer(x_MLE, attn_mask=attention_mask(tower, length)))
-        x_ME = x_MLE[torch.arange(len(x_MLE), device=self._device), position.to(self._device)]
-        return normalize(projected(tower, x_ME).float(), dim=-1)
+        embeddings_MLE = embeddings_MLE.to(self._device, self.dtype)
+        return normalize(text_vectors(tower, embeddings_MLE, position.to(self._device)).float(), dim=-1)
 
     @property
     def text_tower(self) -> Any:
-        """Module with the token embeddings, which plain CLIP keeps at its top level.
-
-        Raises:
-            ConfigError: The text tower has no token embeddings that can be learned.
-        """
+        """Module with the token embeddings, which plain CLIP keeps at its top level."""
         tower = getattr(self._model, "text", self._model)
         if not hasattr(tower, "token_embedding") or getattr(tower, "cls_emb", None) is not None:
             raise ConfigError(f"the text tower of {self.name} does not take soft tokens. Choose a plain CLIP model.")
@@ -171,16 +146,12 @@ class OpenClipTeacher:
     def _read_position(self, ids_ML: Tensor) -> Tensor:
         tower = self.text_tower
         pool = getattr(tower, "text_pool_type", None) or tower.pool_type
-        if pool == "argmax":
-            return ids_ML.argmax(dim=-1)
-        if pool == "eos":
-            eos = getattr(tower, "text_eos_id", None) or tower.eos_id
-            is_end_ML: Tensor = ids_ML == eos
-            return is_end_ML.int().argmax(dim=-1)
-        if pool in ("first", "last"):
-            position = 0 if pool == "first" else ids_ML.shape[1] - 1
-            return torch.full((len(ids_ML),), position, device=ids_ML.device)
-        raise ConfigError(f"{self.name} pools its text by '{pool}', for which soft tokens are not defined.")
+        if pool not in ("argmax", "eos", "first", "last"):
+            raise ConfigError(f"{self.name} pools its text by '{pool}', for which soft tokens are not defined.")
+        eos = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+        places_ML = torch.arange(ids_ML.shape[1], device=ids_ML.device).expand(ids_ML.shape)
+        position_M: Tensor = text_global_pool(places_ML, ids_ML, pool, eos)
+        return position_M
 
 
 class OpenClipResNetTeacher(OpenClipTeacher):
@@ -193,32 +164,17 @@ class OpenClipResNetTeacher(OpenClipTeacher):
     statistics_networks: tuple[str, ...] = ()
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (N, D), and the mean over layers of the batch's distance from the stored statistics.
-
-        ``statistics_gaps`` defines the distance.
-        """
-        with statistics_gaps(self._model.visual) as gaps:
-            features_ND = self.encode_image(x_N3HW)
-        return features_ND, torch.stack(gaps).mean()
+        """Unit vectors (N, D), and the mean over layers of ``statistics_gaps``."""
+        with statistics_gaps(self.image_tower) as gaps:
+            feat_ND = self.encode_image(x_N3HW)
+        return feat_ND, torch.stack(gaps).mean()
 
 
 def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTeacher:
-    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``.
-
-    Args:
-        rest: Text after ``openclip:``.
-        device: Device of the model.
-        precision: Precision of the towers' weights: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-
-    Raises:
-        UnknownNameError: There is no such architecture or tag.
-        ConfigError: The weights are of another architecture, or are OpenAI's and need QuickGELU.
-        DataError: The local file is missing, or is not a plain state dict.
-        ResourceError: The weights of a tag cannot be fetched.
-    """
+    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``, with weights in ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
     architecture, tag, file = _parse(rest)
     published = get_pretrained_cfg(architecture, tag) if tag else _usual_cfg(architecture)
-    path = file or _fetch(rest, published)
+    path = file or _fetch(architecture, tag, published)
     state = read_state(path)
     config = open_clip.get_model_config(architecture)
     quick = bool(config.get("quick_gelu", False))
@@ -242,17 +198,17 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
     has_batchnorm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.visual.modules())
     teacher = OpenClipResNetTeacher if has_batchnorm else OpenClipTeacher
     size = model.visual.image_size
-    licence = _LICENCES.get(tag.partition("_")[0], UNKNOWN_LICENCE)
+    licence = _LICENCES.get(tag.partition("_")[0], "unknown")
     return teacher(
         model,
         open_clip.get_tokenizer(architecture),
         name=f"openclip:{rest}",
         dim=int(config["embed_dim"]),
-        precision=precision,
+        dtype=getattr(torch, PRECISIONS[precision]),
         preprocess=Preprocess(
             size=size[0] if isinstance(size, (tuple, list)) else int(size),
-            mean=_triple(published.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-            std=_triple(published.get("std", open_clip.OPENAI_DATASET_STD)),
+            mean=published.get("mean", open_clip.OPENAI_DATASET_MEAN),
+            std=published.get("std", open_clip.OPENAI_DATASET_STD),
         ),
         provenance=Provenance(f"open_clip {architecture}", licence, f"{architecture}/{file or tag}", sha256_file(path)),
     )
@@ -290,17 +246,17 @@ def _parse(rest: str) -> tuple[str, str, Path | None]:
 def _usual_cfg(architecture: str) -> dict[str, Any]:
     """Mean and std of an architecture whose published weights agree on them, for local files."""
     cfgs = [get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
-    found = {(_triple(cfg["mean"]), _triple(cfg["std"])) for cfg in cfgs}
+    found = {(cfg["mean"], cfg["std"]) for cfg in cfgs}
     return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
 
 
-def _fetch(rest: str, published: dict[str, Any]) -> Path:
+def _fetch(architecture: str, tag: str, published: dict[str, Any]) -> Path:
     try:
         return Path(download_pretrained(published))
     except Exception as error:  # any error of the network, the hub's client or the disk
         raise ResourceError(
-            f"cannot get the weights of openclip:{rest} ({reason_of(error)}). Check the connection, or give a local "
-            f"file: openclip:{rest.partition('/')[0]}/PATH."
+            f"cannot get the weights of openclip:{architecture}/{tag} ({reason_of(error)}). Check the connection, or "
+            f"give a local file: openclip:{architecture}/PATH."
         ) from error
 
 
@@ -318,9 +274,9 @@ def _load_state(model: Any, state: dict[str, Any], architecture: str, path: Path
         resize_text_pos_embed(state, model)
         model.load_state_dict(state)
     except (RuntimeError, KeyError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"the weights in {path} are not of {architecture} ({' '.join(lines)[:200]}). Name the architecture "
+            f"the weights in {path} are not of {architecture} ({reason}). Name the architecture "
             "that they were trained with; open_clip's names are in open_clip.list_models()."
         ) from None
 
@@ -350,8 +306,3 @@ def _no_log() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

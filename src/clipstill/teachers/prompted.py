@@ -78,18 +78,9 @@ class _Prompted(nn.Module):
 class PromptedOpenClip(_Prompted):
     """Deep prompts in both towers of a CLIP with a vision transformer.
 
+    ``words`` are the start of the first layer's text prompts, if they are ``count`` tokens; otherwise it is random.
+
     Source: Li et al., PromptKD, CVPR 2024; Khattak et al., PromptSRC, ICCV 2023 (its independent prompts).
-
-    Args:
-        base: The teacher.
-        count: Prompt tokens per layer of both towers, P.
-        visual_depth: Layers of the image tower with prompts; 0 for none.
-        text_depth: Layers of the text tower with prompts, at least 1.
-        words: Start of the first layer's text prompts, if these are P tokens; otherwise they are random.
-        seed: Seed of the random prompts.
-
-    Raises:
-        ConfigError: The towers do not take such prompts.
     """
 
     base: OpenClipTeacher
@@ -130,23 +121,14 @@ class PromptedOpenClip(_Prompted):
 
         Khattak et al. (PromptSRC, ICCV 2023) take sixty sentences.
         """
-        means = []
-        for name in names:
-            vectors_MD = self.base.text_vectors([sentence(spoken(name)) for sentence in OPENAI_IMAGENET_TEMPLATES])
-            means.append(vectors_MD.mean(0))
-        return normalize(torch.stack(means), dim=-1)
+        texts = ([sentence(spoken(name)) for sentence in OPENAI_IMAGENET_TEMPLATES] for name in names)
+        return normalize(torch.stack([self.base.text_vectors(each).mean(0) for each in texts]), dim=-1)
 
 
 class PromptedEmbedded(_Prompted):
     """Soft tokens before the class name, and a projection after the image towers that starts as the identity.
 
     An extension of clipstill: convolutional towers have no tokens to learn.
-
-    Args:
-        base: The teacher.
-        words: Start of the soft tokens, one word at least.
-        rank: Rank of the projection, R; 0 for none.
-        seed: Seed of the projection.
     """
 
     base: EmbeddedTeacher
@@ -157,8 +139,6 @@ class PromptedEmbedded(_Prompted):
         embedded_1LE, mask_1L = base.embed_tokens([words])
         # Without the tokens of start and end.
         first_PE = embedded_1LE[0, 1 : int(mask_1L[0].sum()) - 1]
-        if not len(first_PE):
-            raise ConfigError("soft tokens need words to start as. Set prompt_teacher.words.")
         self.text_tokens_PE = nn.Parameter(first_PE.detach().float().clone())
         draw = generator_for(seed, "image projection")
         into_RD = torch.randn(rank, base.dim, generator=draw) / base.dim**0.5
@@ -202,10 +182,10 @@ def prompted(
 
     Args:
         base: Teacher of open_clip, or an embedded one.
-        count: Prompt tokens per layer, for open_clip.
+        count: Prompt tokens per layer of both towers, for open_clip.
         visual_depth: Layers of the image tower with prompts, for open_clip; 0 for none.
-        text_depth: Layers of the text tower with prompts, for open_clip.
-        words: Start of the text prompts.
+        text_depth: Layers of the text tower with prompts, for open_clip; at least 1.
+        words: Words that the text prompts start as.
         rank: Rank of the image projection, for an embedded teacher; 0 for none.
         seed: Seed of the random parameters.
 

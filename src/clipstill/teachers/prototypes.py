@@ -1,8 +1,8 @@
 """Class vectors from example images, together with the texts of the classes.
 
-Images and texts of a dual encoder lie apart from each other: two images of different classes are often nearer to each
-other than an image is to its own text. Where only some classes have examples, prototypes and texts are brought together
-by the mean difference between the two; without that, the classes with examples would get all images.
+Images and texts of a dual encoder lie apart: images of different classes are often nearer to each other than to their
+texts. Where only some classes have examples, prototypes and texts are brought together by the mean difference between
+the two; without that, the classes with examples would get all images.
 
 Shapes: N images, C classes, D teacher dimensions.
 """
@@ -16,23 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-# Keeps the share of the examples at 0 where there are none and the text does not count either.
-_LEAST = 1e-6
-
 
 @dataclass(frozen=True)
 class ExampleVectors:
-    """Example images of the classes, as vectors.
+    """Example images of the classes, as vectors."""
 
-    Attributes:
-        prototypes_CD: Unit vectors; rows of zeros where a class has no example.
-        count_C: Number of examples of each class.
-        shift_D: Mean difference from the texts to the prototypes.
-    """
-
-    prototypes_CD: Tensor
-    count_C: Tensor
-    shift_D: Tensor
+    prototypes_CD: Tensor  # Unit vectors; rows of zeros where a class has no example.
+    count_C: Tensor  # Number of examples of each class.
+    shift_D: Tensor  # Mean difference from the texts to the prototypes.
 
     @property
     def has_C(self) -> Tensor:
@@ -70,14 +61,14 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
 
     Args:
         text_CD: Unit vectors of the classes' texts.
-        examples: Example vectors of some or all classes.
         text_count: Number of examples that the text counts for, at least 0. With 0, the prototype alone counts, as
             published.
 
     Returns:
         Class vectors (C, D), the longest of length 1.
     """
-    share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(_LEAST))[:, None].float()
+    # At least 1e-6: the share is 0 where there are no examples and the text does not count either.
+    share_C1 = (examples.count_C / (examples.count_C + text_count).clamp_min(1e-6))[:, None].float()
     if bool(examples.has_C.all()):
         moved_CD = normalize(text_CD + examples.shift_D, dim=-1)
         return normalize(share_C1 * examples.prototypes_CD + (1 - share_C1) * moved_CD, dim=-1)
@@ -96,7 +87,6 @@ def targets_with_examples(
         target_ND: Unit vectors of the images' own texts.
         class_ids: Class of each image.
         text_CD: Unit vectors of the classes' texts.
-        examples: Example vectors of some or all classes.
         style_share: How far the prototype is moved by the difference of the image's text from its class, in [0, 1]. 0
             is the prototype for every image of a class, as published.
 

@@ -1,4 +1,4 @@
-"""Learned soft tokens on disk: a file of tensors, and a JSON file that says what they were learned for.
+"""Stores learned soft tokens: a file of tensors, and a JSON file of what they were learned for.
 
 Shapes: C classes, n stored prompts per class, L soft tokens, E token width.
 """
@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, ConfigError, did_you_mean
-from clipstill.core.files import read_json, write_bytes, write_json
+from clipstill.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.core.protocols import Teacher
 
-BANK_FILE = "bank.safetensors"
-FACTS_FILE = "bank.json"
+_BANK_FILE = "bank.safetensors"
+_FACTS_FILE = "bank.json"
 _TOKENS = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """Soft tokens of every class, learned for one teacher in one sentence."""
+    """Soft tokens of every class, learned for one teacher inside one sentence."""
 
     tokens_CnLE: Tensor  # Float32 tokens on the CPU.
     strategy: str  # Prompt strategy that learned them.
     teacher: str  # Name of the teacher.
     weights_sha256: str  # Hash of the teacher's weights.
-    template: str  # Sentence that the tokens stand in.
+    template: str  # Sentence around the tokens.
     classes: tuple[str, ...]  # Class names in the order of the rows.
-    styles: tuple[str, ...]  # Row k of a class was learned with style k modulo their number.
+    styles: tuple[str, ...]  # Row k of a class was learned with style k modulo the number of styles.
     seed: int  # Seed of the run.
     settings: dict[str, Any]  # Settings of the strategy.
     losses: Sequence[float] | None  # Mean loss at the first and at the last step; None without steps.
@@ -54,42 +54,31 @@ class Bank:
         return self.tokens_CnLE[[row[name] for name in names]]
 
     def check(self, strategy: str, teacher: Teacher, template: str, styles: Sequence[str]) -> None:
-        """Check that the tokens fit a run.
-
-        Raises:
-            ConfigError: Learned by another strategy, for another teacher, in another sentence or with other styles.
-        """
+        """Raise a ``ConfigError`` if the tokens were learned for another strategy, teacher, sentence or styles."""
         ours, theirs = self.weights_sha256, teacher.weights_sha256
-        checks = (
-            (
-                self.strategy == strategy,
-                f"by the strategy '{self.strategy}'; this run has '{strategy}'. Set prompts.strategy={self.strategy}",
-            ),
-            (
-                ours == theirs,
-                f"for the weights of {self.teacher} ({ours[:12]}); this run has {teacher.name} ({theirs[:12]}). "
-                "Choose that teacher",
-            ),
-            (
-                self.template == template,
-                f"in the sentence '{self.template}'; this run has '{template}'. Set prompts.template='{self.template}'",
-            ),
-            (
-                self.styles == tuple(styles),
-                f"with the styles {', '.join(self.styles)}; this run has others. Set prompts.styles to the same list",
-            ),
-        )
-        for fits, mismatch in checks:
-            if not fits:
-                raise ConfigError(f"the stored bank was learned {mismatch}, or learn again with prompts.bank=null.")
+        if self.strategy != strategy:
+            mismatch = f"by the strategy '{self.strategy}'; this run has '{strategy}'"
+            remedy = f"Set prompts.strategy={self.strategy}"
+        elif ours != theirs:
+            mismatch = f"for the weights of {self.teacher} ({ours[:12]}); this run has {teacher.name} ({theirs[:12]})"
+            remedy = "Choose that teacher"
+        elif self.template != template:
+            mismatch = f"in the sentence '{self.template}'; this run has '{template}'"
+            remedy = f"Set prompts.template='{self.template}'"
+        elif self.styles != tuple(styles):
+            mismatch = f"with the styles {', '.join(self.styles)}; this run has others"
+            remedy = "Set prompts.styles to the same list"
+        else:
+            return
+        raise ConfigError(f"the stored bank was learned {mismatch}. {remedy}, or learn again with prompts.bank=null.")
 
     def write(self, folder: Path) -> list[str]:
         """Write both files into a folder; returns their names."""
-        from safetensors.torch import save
+        from clipstill.core.tensors import write_tensors
 
-        write_bytes(folder / BANK_FILE, save({_TOKENS: self.tokens_CnLE.contiguous().clone()}))
-        write_json(folder / FACTS_FILE, {name: value for name, value in vars(self).items() if name != "tokens_CnLE"})
-        return [BANK_FILE, FACTS_FILE]
+        write_tensors(folder / _BANK_FILE, {_TOKENS: self.tokens_CnLE})
+        write_json(folder / _FACTS_FILE, {name: value for name, value in vars(self).items() if name != "tokens_CnLE"})
+        return [_BANK_FILE, _FACTS_FILE]
 
 
 def bank_files(path: Path) -> tuple[Path, Path]:
@@ -98,19 +87,19 @@ def bank_files(path: Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: One of them is missing.
     """
-    tensors = path / BANK_FILE if path.is_dir() else path
-    facts = tensors.with_name(FACTS_FILE)
+    tensors = path / _BANK_FILE if path.is_dir() else path
+    facts = tensors.with_name(_FACTS_FILE)
     for file in (tensors, facts):
         if not file.is_file():
             raise ConfigError(
-                f"prompts.bank = {path}: there is no file {file}. Name a {BANK_FILE} that has its {FACTS_FILE} "
+                f"prompts.bank = {path}: there is no file {file}. Name a {_BANK_FILE} that has its {_FACTS_FILE} "
                 "beside it, or their folder: stages/prompts of a run that learned prompts."
             )
     return tensors, facts
 
 
 def read_bank(path: Path) -> Bank:
-    """Read what ``Bank.write`` wrote.
+    """Read the files of ``Bank.write``.
 
     Raises:
         ConfigError: A file is missing.
@@ -124,17 +113,14 @@ def read_bank(path: Path) -> Bank:
     stored = read_json(facts)
     try:
         tuples = {name: tuple(stored[name]) for name in ("classes", "styles")}
-        bank = Bank(tokens_CnLE=load_file(tensors)[_TOKENS], **{**stored, **tuples})
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        tokens_CnLE = load_file(tensors)[_TOKENS]
+        bank = Bank(tokens_CnLE=tokens_CnLE, **{**stored, **tuples})
+        is_whole = tokens_CnLE.dim() == 4 and len(tokens_CnLE) == len(bank.classes) and 0 not in tokens_CnLE.shape
+        if not is_whole or tokens_CnLE.dtype != torch.float32 or not bool(tokens_CnLE.isfinite().all()):
+            raise ValueError(f"{tensors.name} does not hold finite float32 tokens for its {len(bank.classes)} classes")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{tensors.parent} holds no bank of soft tokens ({type(error).__name__}: {error}). "
             "Learn it again with prompts.bank=null."
         ) from None
-    tokens_CnLE = bank.tokens_CnLE
-    is_whole = tokens_CnLE.dim() == 4 and len(tokens_CnLE) == len(bank.classes) and 0 not in tokens_CnLE.shape
-    if not is_whole or tokens_CnLE.dtype != torch.float32 or not bool(tokens_CnLE.isfinite().all()):
-        raise ArtifactError(
-            f"{tensors} does not hold finite float32 tokens for the {len(bank.classes)} classes of {facts.name}. "
-            "Learn them again with prompts.bank=null."
-        )
     return bank

@@ -1,6 +1,4 @@
-"""Losses for soft tokens, and learning by them.
-
-Every loss is per prompt: nothing is averaged over the batch. All vectors are unit vectors.
+"""Losses per prompt of soft tokens, and their optimisation. All vectors are unit vectors.
 
 Shapes: N prompts, C classes, n prompts per class, D teacher dimensions, T tokens of a sentence, L soft tokens, E token
 width.
@@ -21,12 +19,10 @@ from clipstill.text.prompts import TEXTS_AT_ONCE, PromptRequest
 from clipstill.text.soft_tokens import SoftSentences, class_sentences, learn
 from clipstill.text.templates import token_template
 
-# Temperature of the contrastive loss; usual where instances are told apart.
-_TEMPERATURE = 0.1
-# The inverse of CLIP's own logit scale: the content term fades out once the class is clear.
-CONTENT_TEMPERATURE = 0.01
-# Augmented views: noise as a share of sigma, and the share of numbers set to zero. Little of both keeps a view the same
-# sentence.
+_TEMPERATURE = 0.1  # Of the instance loss; a usual value.
+_CONTENT_TEMPERATURE = 0.01  # The inverse of CLIP's logit scale: the content loss vanishes once the class is clear.
+# Augmented views: noise as a share of sigma, and share of numbers set to zero. Both are small, so that the view keeps
+# the meaning of its sentence.
 _NOISE = 0.1
 _DROPOUT = 0.1
 
@@ -38,15 +34,15 @@ def instance_loss(feat_ND: Tensor, view_ND: Tensor, temperature: float, group_N:
 
     Args:
         feat_ND: Vectors of the prompts.
-        view_ND: Vectors of the same prompts' augmented views.
+        view_ND: Vectors of the augmented views of the same prompts.
         temperature: The t of the formula, above 0.
-        group_N: Integers; only prompts of the same group push each other.
+        group_N: Group of each prompt; None for one group.
 
     Returns:
         loss_N, at least 0; the logarithm of the group's size if all vectors are equal.
 
-    Source: van den Oord et al., 2018 (InfoNCE). That the prompts of Wei et al., ICLR 2025, and of Xuan et al., ACM MM
-    2023, are learned by it is a reconstruction: both name contrastive learning and give no formula.
+    Source: van den Oord et al., 2018 (InfoNCE). Its use here is a reconstruction: Wei et al., ICLR 2025, and Xuan et
+    al., ACM MM 2023, name contrastive learning and give no formula.
     """
     logits_NN = feat_ND @ view_ND.T / temperature
     if group_N is not None:
@@ -63,7 +59,7 @@ def content_loss(feat_ND: Tensor, class_vectors_CD: Tensor, class_N: Tensor, tem
 
 
 def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """An augmentation of embeddings: dropout, then Gaussian noise, drawn on the CPU to be equal on all devices."""
+    """An augmentation of embeddings by dropout and Gaussian noise, drawn on the CPU to be equal on all devices."""
 
     def augment(x_MTE: Tensor) -> Tensor:
         keep = (torch.rand(x_MTE.shape, generator=draw) >= dropout).to(x_MTE) / (1 - dropout)
@@ -74,24 +70,24 @@ def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable
 
 @dataclass(frozen=True)
 class StartTokens:
-    """Soft tokens before learning, and what they learn in."""
+    """Soft tokens before learning, and the sentences around them."""
 
     tokens_CnLE: Tensor  # Random tokens.
     sigma: float  # Standard deviation of the tokens.
     template: str  # Sentence with ``{tokens}``, and ``{style}`` if there are styles.
-    styles: tuple[str, ...]  # Row k of a class has style k modulo their number.
-    views: Sequence[str]  # Templates of the augmented views' sentences.
-    within_class: bool  # Whether prompts are pushed from those of the same class only, not from the whole batch.
+    styles: tuple[str, ...]  # Row k of a class has style k modulo the number of styles.
+    views: Sequence[str]  # Sentences of the augmented views.
+    within_class: bool  # Whether prompts are pushed only from those of the same class, not of the whole batch.
 
 
 def learn_in_batches(request: PromptRequest, start: StartTokens) -> tuple[Tensor, list[float]]:
-    """Learn soft tokens by the instance loss and the content loss; each batch makes all of its steps.
+    """Learn soft tokens by the instance loss and the content loss, one batch after the other.
 
     Returns:
         tokens_CnLE on the CPU, and the mean loss over all prompts before each step.
     """
     classes, count = start.tokens_CnLE.shape[:2]
-    # Half as many as usual, since each prompt is read twice per step.
+    # Half as many as usual, since each step encodes the prompts and their views.
     blocks = batches(classes, count, TEXTS_AT_ONCE // 2)
     learned_CnLE = start.tokens_CnLE.clone()
     sums = torch.zeros(request.settings.steps, dtype=torch.float64)
@@ -108,7 +104,7 @@ def learn_in_batches(request: PromptRequest, start: StartTokens) -> tuple[Tensor
 def _batch_losses(
     request: PromptRequest, start: StartTokens, block: Sequence[tuple[int, int]], number: int
 ) -> tuple[torch.device, Callable[[Tensor], Tensor]]:
-    """The device of one batch, and its function from tokens to losses."""
+    """The teacher's device, and the function from the tokens of a batch to its losses."""
     settings, sentences = request.settings, class_sentences(request.task, start.template)
     own = [replace(sentences[class_id], style=start.styles[row % len(start.styles)]) for class_id, row in block]
     soft = SoftSentences(request.teacher, own, settings.tokens)
@@ -130,14 +126,14 @@ def _batch_losses(
         if settings.content_weight == 0:
             return apart_N
         vectors_CD = request.class_vectors_CD.to(feat_ND)
-        content_N = content_loss(feat_ND, vectors_CD, class_N, CONTENT_TEMPERATURE)
+        content_N = content_loss(feat_ND, vectors_CD, class_N, _CONTENT_TEMPERATURE)
         return apart_N + settings.content_weight * content_N
 
     return device, losses
 
 
 def batches(classes: int, count: int, most: int) -> list[list[tuple[int, int]]]:
-    """(class, row) of all rows in batches of at most ``most``; a class stays whole if it can."""
+    """(class, row) of all rows in batches of at most ``most``; a class is split only if it has more rows."""
     rows = [(class_id, row) for class_id in range(classes) for row in range(count)]
     if count <= most:
         size = count * (most // count)

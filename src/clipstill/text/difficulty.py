@@ -1,9 +1,8 @@
-"""Estimates how well a teacher tells classes apart by their names, without a photo.
+"""Estimates, without a photo, how well a teacher tells classes apart.
 
-Images are simulated in the space of the classes: each lies as near to its class's text as the teacher is likely to know
-that class, plus noise with the spread of common words. An image is right if it is nearest to its own class.
-
-How near is a formula of a few terms, fitted on Caltech-101's 100 classes with ``embedded-m`` and checked on PACS
+Image vectors are simulated: each lies near the text of its class, the nearer the better the teacher is likely to know
+the class, plus noise with the spread of common words. An image is right if it is nearest to its own class. How near it
+lies is a formula that was fitted on the 100 classes of Caltech-101 with ``embedded-m`` and checked on PACS
 (``benchmarks/difficulty.py``).
 
 Shapes: C classes, W words, K ImageNet classes, S simulated images per class, D teacher dimensions.
@@ -23,12 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SIMULATED = 256
-# Weights of the terms; their sum is the logarithm of an image's pull to its class, as a multiple of the noise.
+# Weights of the terms, whose sum is the logarithm of an image's pull to its class, in standard deviations of the noise.
 _IMAGENET_TERMS = {"one": -0.92, "covered": 0.64, "kinship": 0.50, "gloss": 1.04, "known": 1.22, "strange": -0.40}
 _TEXT_TERMS = {"one": 0.97, "gloss": 0.70, "strange": -0.53, "common": -1.65}
 _MOST_TERMS = 3.0
-# Kinship of a class that is not in WordNet: neither near nor far.
-_NO_KINSHIP = 0.5
+_NO_KINSHIP = 0.5  # Kinship of a class that is not in WordNet.
 # Shown beside each estimate; `python benchmarks/difficulty.py --photos caltech=DIR --tasks 20` with embedded-m.
 ERROR = "an estimate for photos, off by 5 points on average where it was measured; drawings are harder"
 
@@ -78,13 +76,11 @@ def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:
 def _gloss_margins(linter: Linter) -> list[float]:
     """How much nearer the definition of a class lies to its name than to any other, as a difference of shares.
 
-    The definition stands for a photo, since it tells of the thing without naming it.
+    The definition stands for a photo, since it describes the thing without its name.
     """
+    classes = zip(linter.meanings, linter.task.names, linter.task.descriptions, strict=True)
     texts = [
-        meanings[0].sense.gloss if meanings else description or spoken(name)
-        for meanings, name, description in zip(
-            linter.meanings, linter.task.names, linter.task.descriptions, strict=True
-        )
+        meanings[0].sense.gloss if meanings else description or spoken(name) for meanings, name, description in classes
     ]
     share_CC = linter.known.share(linter.encode(texts) @ linter.vectors_CD.T)
     own_C = share_CC.diagonal().clone()
@@ -93,7 +89,7 @@ def _gloss_margins(linter: Linter) -> list[float]:
 
 
 def simulated_accuracy(vectors_CD: Tensor, known: Known, logarithms: Sequence[float]) -> list[float]:
-    """Share of simulated images nearest to their class, given log pulls in standard deviations of the noise."""
+    """Share of each class's simulated images that are nearest to it, given the logarithms of their pulls."""
     import torch
 
     words_WD = known.vectors_WD - known.vectors_WD.mean(0)

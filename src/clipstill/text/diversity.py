@@ -1,4 +1,4 @@
-"""How different the prompts of a class are from each other, and whether they still mean their class.
+"""Measures how different the prompts of a class are, and whether they still mean their class.
 
 Shapes: N prompts, C classes, D teacher dimensions.
 """
@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 @dataclass(frozen=True)
 class Diversity:
-    """Angles between prompt vectors in degrees, and the share of prompts that stay nearest to their class."""
+    """Angles between prompt vectors in degrees, and the share of prompts that are nearest to their class."""
 
     # Mean angle of all pairs of prompts of one class, averaged over classes; None without a pair.
     within_class: float | None
@@ -26,7 +26,7 @@ class Diversity:
     class_accuracy_each: tuple[float | None, ...]  # ``class_accuracy`` of each class; None without prompts.
 
     def line(self) -> str:
-        """A summary in one line."""
+        """A summary."""
         within, across = (
             "no pair" if angle is None else f"{angle:.1f} degrees" for angle in (self.within_class, self.across_styles)
         )
@@ -37,32 +37,20 @@ class Diversity:
 def diversity(
     targets_ND: Tensor, class_ids: Sequence[int], style_ids: Sequence[int], class_vectors_CD: Tensor
 ) -> Diversity:
-    """Measure a set of prompts.
-
-    Args:
-        targets_ND: Unit vectors of the prompts, at least one.
-        class_ids: Class of each prompt, below C.
-        style_ids: Style of each prompt.
-        class_vectors_CD: Unit vectors of the classes.
-    """
+    """Measure at least one prompt; all vectors are unit vectors."""
     class_N, style_N = torch.tensor(class_ids), torch.tensor(style_ids)
     is_right_N = (targets_ND @ class_vectors_CD.T).argmax(-1) == class_N
-    within: list[float | None] = []
-    across: list[float | None] = []
-    accuracy: list[float | None] = []
-    for class_id in range(len(class_vectors_CD)):
-        mine_N = class_N == class_id
-        angles, differ = _pairs(targets_ND[mine_N], style_N[mine_N])
-        within.append(_mean(angles))
-        across.append(_mean(angles[differ]))
-        accuracy.append(_mean(is_right_N[mine_N]))
+    of_class = [class_N == class_id for class_id in range(len(class_vectors_CD))]
+    pairs = [_pairs(targets_ND[mine_N], style_N[mine_N]) for mine_N in of_class]
+    within = tuple(_mean(angles) for angles, _ in pairs)
+    across = tuple(_mean(angles[differ]) for angles, differ in pairs)
     return Diversity(
         within_class=_mean_known(within),
         across_styles=_mean_known(across),
         class_accuracy=float(is_right_N.double().mean()),
-        within_class_each=tuple(within),
-        across_styles_each=tuple(across),
-        class_accuracy_each=tuple(accuracy),
+        within_class_each=within,
+        across_styles_each=across,
+        class_accuracy_each=tuple(_mean(is_right_N[mine_N]) for mine_N in of_class),
     )
 
 

@@ -1,9 +1,9 @@
-"""Strategies with soft tokens: learned style dictionaries, and random or learned pseudo-words for a style word.
+"""Strategies with soft tokens: learned beside style words (``sdd``), or in their place (``random``, ``contrastive``).
 
-All are reconstructions, since the papers give names and roles but few formulas and values:
-- ``random`` and ``contrastive``: Xuan et al., "Distilling Vision-Language Foundation Models: A Data-Free Approach via
-  Prompt Diversification", ACM MM 2023; gaps are filled from PromptStyler (Cho et al., ICCV 2023).
-- ``sdd``: style dictionary diversification of Wei et al., ICLR 2025.
+All are reconstructions, since the papers give few formulas and values: ``sdd`` is the style dictionary diversification
+of Wei et al., ICLR 2025; ``random`` and ``contrastive`` are of Xuan et al., "Distilling Vision-Language Foundation
+Models: A Data-Free Approach via Prompt Diversification", ACM MM 2023, completed from PromptStyler (Cho et al., ICCV
+2023).
 
 Shapes: N prompts, C classes, n prompts per class, L soft tokens, E token width, D teacher dimensions.
 """
@@ -26,22 +26,17 @@ from clipstill.text.templates import PSEUDO_TEMPLATE, PSEUDO_VIEWS, STYLE_TEMPLA
 def sdd_prompts(request: PromptRequest) -> PromptSet:
     """Spread each class evenly over the styles, and give every image its own soft tokens before the class name.
 
-    The tokens start at random and learn to tell the images apart: each image's vector is pulled to an augmented view
-    (another sentence, noise and dropout on the token embeddings) and pushed from the other images of its batch. The
-    content loss keeps the class. Batches hold whole classes, whose images are the hardest to tell apart. With a given
-    bank, images beyond its number take its rows in turn.
-
-    Raises:
-        ConfigError: A bank that does not fit, a sentence longer than the teacher reads, or a teacher without soft
-            tokens.
+    The random tokens learn to tell the images apart: each image's vector is pulled to an augmented view (another
+    sentence, noise and dropout on the token embeddings) and pushed from the other images of its batch. The content loss
+    keeps the class. Batches hold whole classes, whose images are the hardest to tell apart. If a given bank has fewer
+    rows than there are images, they take its rows in turn.
 
     Source: Wei et al., ICLR 2025. Known are the purpose, the sentence "[t] in the style of [d]", the random start, the
-    text augmentation, and that it takes a minute. The loss is not known, and no content loss is mentioned
-    (``content_weight=0``).
+    text augmentation, and that it takes a minute. The loss is not known; a content loss is not mentioned, which would
+    be ``content_weight=0``.
     """
     styles = tuple(request.styles)
     template = strategy_template(request, "sdd", STYLE_TEMPLATE, style=True, tokens=True)
-
     bank = _bank(request, "sdd", template, styles=styles, count=request.per_class, views=STYLE_VIEWS)
     tokens_CnLE = bank.rows(request.task.names)
     prompts = round_robin(request, put_tokens(template, ""), styles)
@@ -53,12 +48,7 @@ def sdd_prompts(request: PromptRequest) -> PromptSet:
 def random_prompts(request: PromptRequest) -> PromptSet:
     """Give each image its own pseudo-words, drawn from N(0, sigma) and never learned.
 
-    The draw depends on the run's seed, the class name and the image's index. Style ids number the draws in turn, since
-    no two images share a pseudo-word.
-
-    Raises:
-        ConfigError: A bank, a template with ``{style}``, a sentence longer than the teacher reads, or a teacher without
-            soft tokens.
+    The draw depends on the run's seed, the class name and the image's index.
     """
     refuse_bank(request, "random")
     settings, classes = request.settings, request.task.names
@@ -75,14 +65,9 @@ def contrastive_prompts(request: PromptRequest) -> PromptSet:
 
     They start from the tokens of ``random_prompts``. Each prompt is pulled to its own augmented view (another sentence,
     noise and dropout on the tokens) and pushed from the views of the others of its class; the content loss is added.
-    Images beyond n take the prompts in turn.
-
-    Raises:
-        ConfigError: A bank that does not fit, a template with ``{style}``, a sentence longer than the teacher reads, or
-            a teacher without soft tokens.
+    If there are more than n images, they take the prompts in turn.
     """
     template = strategy_template(request, "contrastive", PSEUDO_TEMPLATE, tokens=True)
-
     count = min(request.settings.pseudo_styles, request.per_class)
     bank = _bank(request, "contrastive", template, styles=("",), count=count, views=PSEUDO_VIEWS)
     tokens_CnLE = bank.rows(request.task.names)
@@ -92,7 +77,7 @@ def contrastive_prompts(request: PromptRequest) -> PromptSet:
 
 
 def _pseudo_styles(request: PromptRequest, template: str, count: int) -> tuple[tuple[str, ...], list[Prompt]]:
-    """Names of the pseudo-styles, at most one per image of a class, and prompts whose texts show them."""
+    """Style ids of pseudo-words as names, at most one per image of a class, and prompts with these names."""
     names = tuple(f"S{number}" for number in range(1, min(count, request.per_class) + 1))
     return names, round_robin(request, put_tokens(template, "{style}"), names)
 
@@ -109,15 +94,9 @@ def _targets(
 
 
 def _bank(
-    request: PromptRequest,
-    strategy: str,
-    template: str,
-    *,
-    styles: tuple[str, ...],
-    count: int,
-    views: Sequence[str],
+    request: PromptRequest, strategy: str, template: str, *, styles: tuple[str, ...], count: int, views: Sequence[str]
 ) -> Bank:
-    """The given bank, or a new one with ``count`` rows per class, learned with the templates of augmented views."""
+    """The given bank, or a new one with ``count`` rows per class, learned with the sentences of augmented views."""
     if request.bank is not None:
         request.bank.check(strategy, request.teacher, template, styles)
         return request.bank
@@ -129,9 +108,8 @@ def _bank(
         f"sigma {sigma:.3g}"
     )
     within_class = strategy == "contrastive"
-    tokens_CnLE, losses = learn_in_batches(
-        request, StartTokens(start_CnLE, sigma, template, styles=styles, views=views, within_class=within_class)
-    )
+    start = StartTokens(start_CnLE, sigma, template, styles=styles, views=views, within_class=within_class)
+    tokens_CnLE, losses = learn_in_batches(request, start)
     return Bank(
         tokens_CnLE=tokens_CnLE,
         strategy=strategy,

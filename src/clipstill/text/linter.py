@@ -1,10 +1,8 @@
 """Checks class names before a run: double meanings, two names of one thing, words that the teacher does not know.
 
-WordNet has the meanings of a name, the other classes decide which is wanted, and the teacher's text tower shows which
-it takes the bare name for. Cosines are converted to *shares*: 0 for unrelated words of this teacher, 1 for equal
-vectors, so that one threshold serves any teacher.
-
-Shapes: C classes, W words, M texts, D teacher dimensions.
+WordNet lists the meanings of a name, the other classes decide which is wanted, and the teacher's text tower shows which
+one it understands. Cosines become *shares*: 0 for unrelated words of this teacher, 1 for equal vectors, so that one
+threshold suits any teacher. Shapes: C classes, W words, M texts, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -30,47 +28,39 @@ Encode = Callable[[Sequence[str]], "Tensor"]
 
 WARNING, NOTE = "warning", "note"
 
-# From this share on the teacher has one vector for two names: in the embedded teachers sofa and couch lie at 0.9, tulip
+# From this share on, the teacher cannot tell two names apart: in the embedded teachers sofa and couch lie at 0.9, tulip
 # and tulips at 0.84, dog and animal at 0.68, any two names of CIFAR-10 or PACS below 0.6.
 _SAME = 0.8
-# The teacher means another meaning if the bare name lies nearer to it than to the wanted one by this share. Chosen from
-# 0.1 to 0.3 on the Caltech-101 names.
+# The teacher takes a bare name for another meaning if that is nearer than the wanted one by this share. Chosen from 0.1
+# to 0.3 on the Caltech-101 names.
 _LEANS = 0.15
-# The same for a word of another kind, and how near that word must lie at least.
+# The same for a word of another kind, which must also have at least the second share.
 _STRANGE, _STRANGE_NEAR = 0.2, 0.35
 _STRANGENESS_UNKNOWN = -0.3
-# The other classes decide for a meaning that they prefer by this many steps of WordNet's tree.
+# The other classes decide for a meaning if they support it by this many more steps of WordNet's tree.
 _DECIDED = 1.0
-# Kinds that people have a plain word for, and that describe how a thing looks.
+# Kinds with a plain word that also describes how a thing looks.
 _PLAIN_KINDS = (
     "animal, bird, building, cat, clothing, color, dessert, dish, dog, fish, flower, food, fruit, furniture, garment, "
     "insect, machine, mammal, mushroom, musical instrument, plant, reptile, ship, shoe, tool, toy, tree, vegetable, "
     "vehicle, weapon"
 )
-KINDS = frozenset(_PLAIN_KINDS.split(", "))
-# A common kind is offered if the meaning is known for this share of the classes.
-_COVERED = 0.8
+_KINDS = frozenset(_PLAIN_KINDS.split(", "))
+_COVERED = 0.8  # A common kind is offered if WordNet knows this share of the classes.
 _EXAMPLES_ADVICE = "or give a few example images of just this class (--examples DIR/{folder})"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about class names before a run.
+    """One problem of class names."""
 
-    Attributes:
-        level: ``"warning"`` if quality is likely lost, ``"note"`` if it may be.
-        kind: ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown``,
-            ``unseen`` or ``constraint``.
-        classes: Names of the classes.
-        message: The problem.
-        advice: What to do, with a line to paste if there is one.
-    """
-
-    level: str
+    level: str  # ``"warning"`` if the problem probably costs accuracy, ``"note"`` if it may.
+    # ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown``, ``unseen`` or
+    # ``constraint``.
     kind: str
-    classes: tuple[str, ...]
-    message: str
-    advice: str
+    classes: tuple[str, ...]  # Names of the classes.
+    message: str  # The problem.
+    advice: str  # What to do, with a line to paste if there is one.
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -79,14 +69,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Known:
-    """Common words, which every teacher should know, in its space."""
+    """Common words, which every teacher should know."""
 
     words: Sequence[str]  # W common nouns.
-    vectors_WD: Tensor  # Their unit vectors.
+    vectors_WD: Tensor  # Their unit vectors by the teacher.
 
     @functools.cached_property
     def unrelated(self) -> float:
-        """Mean cosine between two of the words."""
+        """Mean cosine of two different words."""
         between_WW = self.vectors_WD @ self.vectors_WD.T
         count = len(self.words)
         return float((between_WW.sum() - between_WW.trace()) / (count * (count - 1)))
@@ -97,34 +87,22 @@ class Known:
 
 
 class Linter:
-    """Checks one task in one teacher's space.
-
-    Args:
-        task: Names and descriptions; a class with a description counts as clear.
-        class_vectors_CD: Unit vectors of the classes.
-        known: Words that the teacher knows.
-        encode: The teacher's text tower.
-
-    Attributes:
-        task, vectors_CD, known, encode: The arguments.
-        nouns: WordNet.
-        meanings: Meanings of each name, see ``choose_senses``.
-    """
+    """Checks one task for one teacher; ``encode`` is its text tower, and a class with a description counts as clear."""
 
     def __init__(self, task: Task, class_vectors_CD: Tensor, known: Known, encode: Encode) -> None:
         self.task, self.vectors_CD, self.known, self.encode = task, class_vectors_CD.float(), known, encode
         self.nouns = wordnet()
         self.meanings = choose_senses(task.names, self.nouns)
         self._share_CC: list[list[float]] = known.share(self.vectors_CD @ self.vectors_CD.T).tolist()
-        # How near a bare name without description lies to each of its meanings, and to known words.
+        # Shares of each name without a description: of its meanings, and of known words.
         self._about: dict[int, list[float]] = {}
         self._near: dict[int, dict[str, float]] = {}
         unclear = [place for place, description in enumerate(task.descriptions) if not description]
         if unclear:
-            self._read(unclear)
+            self._encode_names(unclear)
 
-    def _read(self, unclear: Sequence[int]) -> None:
-        """Ask the teacher everything at once, since a text tower's cost is mostly in the number of calls."""
+    def _encode_names(self, unclear: Sequence[int]) -> None:
+        """Compare names with their meanings and with known words. One call of the text tower is fastest."""
         names = [self.task.names[place] for place in unclear]
         about = [
             [texts_about(each.sense, name, self.nouns) for each in self.meanings[place]]
@@ -151,10 +129,9 @@ class Linter:
         return sorted(found, key=lambda one: one.level != WARNING)
 
     def strangeness(self, place: int) -> float:
-        """How much nearer a name lies to something else than to its meaning, as a share; negative if it does not.
+        """How much nearer a name lies to another meaning or a word of another kind than to its own meaning, as a share.
 
-        Something else is another meaning of it, or a word of another kind. Names with a description and names that are
-        not in WordNet get a middling value.
+        Negative if its own meaning is nearest. Names with a description or not in WordNet get a medium value.
         """
         if place not in self._about or not self.meanings[place]:
             return _STRANGENESS_UNKNOWN
@@ -193,7 +170,7 @@ class Linter:
         one, many = spoken(a).lower(), spoken(b).lower()
         if many in singulars(one):
             one, many = many, one
-        # Glasses are no plural of glass: WordNet has both.
+        # Glasses are not the plural of glass: WordNet has both.
         if one not in singulars(many) or self.nouns.lemma(many) == many:
             return None
         message = f"'{a}' and '{b}' are one word."
@@ -218,7 +195,7 @@ class Linter:
             return None
         sense, kind = self.meanings[low][0].sense, self.meanings[high][0].sense
         a, b = self.task.names[low], self.task.names[high]
-        # Only for a sense in use: an old bus is a kind of car, too, and nobody means that.
+        # Only for a common sense: an old sense of bus is a kind of car.
         usual = next((each for each in self.nouns.senses(a) if each.is_visible), sense)
         is_usual = sense.number == usual.number or sense.count > 0
         if kind.number not in self.nouns.distances_up(sense.number) or not is_usual:
@@ -239,14 +216,12 @@ class Linter:
     # --- one class ---
 
     def _doubtful(self) -> Iterator[Finding]:
-        """Names with several meanings, and names that the teacher takes for something else."""
         for place in self._about:
             found = self._unseen(place) or self._ambiguous(place) or self._unknown(place) or self._unheard_of(place)
             if found is not None:
                 yield found
 
     def _unseen(self, place: int) -> Finding | None:
-        """A name of something that cannot be photographed, such as freedom."""
         senses = [each.sense for each in self.meanings[place]]
         if not senses or not all(is_unseen(sense, self.nouns) for sense in senses):
             return None
@@ -279,16 +254,15 @@ class Linter:
         return Finding(NOTE, "ambiguous", (name,), message=message, advice=f"If that is wrong, say which: {lines}")
 
     def _other_meanings(self, place: int) -> list[tuple[float, Meaning]]:
-        """Meanings that look different from the wanted one in photos, each with the bare name's share of it."""
-        meanings = zip(self._about[place], self.meanings[place], strict=True)
+        """Meanings that look different from the wanted one in photos, with the name's share of each."""
+        others = list(zip(self._about[place], self.meanings[place], strict=True))[1:]
         return [
             (share, each)
-            for share, each in list(meanings)[1:]
+            for share, each in others
             if each.sense.is_visible and look_different(self.meanings[place][0].sense, each.sense, self.nouns)
         ]
 
     def _unknown(self, place: int) -> Finding | None:
-        """A name whose vector lies nearer to a thing of another kind than to its meaning."""
         if not self.meanings[place]:
             return None
         name, wanted, own = self.task.names[place], self.meanings[place][0].sense, self._about[place][0]
@@ -303,13 +277,12 @@ class Linter:
         return Finding(WARNING, "unknown", (name,), message=message, advice=advice)
 
     def _strangers(self, place: int, wanted: Sense) -> Iterator[tuple[float, str]]:
-        """Words near the name that are not of its kind, with their shares."""
+        """Words of another kind near the name, with their shares."""
         for word, share in self._near[place].items():
             if share >= _STRANGE_NEAR and not are_related(word, wanted, self.nouns):
                 yield share, word
 
     def _unheard_of(self, place: int) -> Finding | None:
-        """A word that WordNet does not have, such as the name of a product."""
         name, parts = self.task.names[place], _tokens(self.task.names[place])
         if self.meanings[place] or any(self.nouns.senses(part) for part in parts):
             return None
@@ -326,7 +299,7 @@ class Linter:
     # --- all classes ---
 
     def _common_kind(self, found: Sequence[Finding]) -> list[Finding]:
-        """A kind that all classes share, if a doubtful name would profit from a sentence that names it."""
+        """A sentence with the kind that all classes share, if a name is doubtful."""
         doubtful = [name for one in found if one.kind in ("ambiguous", "unknown") for name in one.classes]
         kind = self._kind_of_all()
         if kind is None or not doubtful:
@@ -341,13 +314,10 @@ class Linter:
         ups = [self.nouns.distances_up(meanings[0].sense.number).keys() for meanings in self.meanings if meanings]
         if len(ups) < max(2, _COVERED * len(self.task.names)):
             return None
-        own = {spoken(name).lower() for name in self.task.names}
+        plain = _KINDS - {spoken(name).lower() for name in self.task.names}
         common = set(ups[0]).intersection(*ups[1:])
-        for number in sorted(common, key=lambda each: (self.nouns.depth(each), each), reverse=True):
-            word = self.nouns.word(number)
-            if word in KINDS and word not in own:
-                return word
-        return None
+        narrowest_first = sorted(common, key=lambda each: (self.nouns.depth(each), each), reverse=True)
+        return next((word for word in map(self.nouns.word, narrowest_first) if word in plain), None)
 
 
 def _tokens(name: str) -> list[str]:

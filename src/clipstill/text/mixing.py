@@ -1,4 +1,4 @@
-"""Mix-Prompt: each image's target is a blend of several styles of its class.
+"""Mix-Prompt: the target of each image is a mean of several styled texts of its class.
 
 Shapes: N images, K mixed texts, D teacher dimensions.
 """
@@ -26,8 +26,7 @@ from clipstill.text.templates import STYLE_TEMPLATE, fill
 
 # Below this angle the sine is too small to divide by, and chord and arc are equal in float32.
 _SMALLEST_ANGLE = 1e-4
-# Of the Dirichlet distribution of the weights: all weights are equally likely.
-_CONCENTRATION = 1.0
+_CONCENTRATION = 1.0  # Of the Dirichlet distribution: all weights are equally likely.
 
 
 def mixed_prompts(request: PromptRequest) -> PromptSet:
@@ -35,9 +34,6 @@ def mixed_prompts(request: PromptRequest) -> PromptSet:
 
     Styles take turns as the main one, which gets the largest weight and gives the image its style id; the others are
     drawn from the image's own seed.
-
-    Raises:
-        ConfigError: Fewer styles than are mixed, a bank, or a template with ``{tokens}``.
 
     Source: A reconstruction of Mix-Prompt of Xuan et al., ACM MM 2023, of which only the name and the role are certain.
     """
@@ -68,7 +64,7 @@ def dirichlet(count: int, concentration: float, draw: torch.Generator) -> Tensor
     """Weights (count,) above 0 that sum to 1, from a symmetric Dirichlet distribution."""
     import numpy as np
 
-    # torch's gamma variates take no generator.
+    # torch has no gamma distribution that takes a generator.
     seed = int(torch.randint(2**62, (1,), generator=draw))
     shares = np.random.Generator(np.random.PCG64(seed)).dirichlet([concentration] * count)
     return torch.from_numpy(shares).float()

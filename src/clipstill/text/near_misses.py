@@ -1,4 +1,4 @@
-"""Words for things that are easily mistaken for a task's classes; "none of these" is learned from their images.
+"""Words for things that are easily mistaken for the classes; the answer "none of these" is learned from their images.
 
 Shapes: C classes, W words, D teacher dimensions.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipstill.text.linter import Known
 
-# Plain words for things that photos show, by their kinds. Our choice: broad, and few words are kinds of another.
+# Plain words for things that photos show, by their kinds. Our choice.
 NOUNS = {
     (
         "animal",
@@ -50,11 +50,11 @@ WORDS = tuple(word.strip() for words in NOUNS.values() for word in words.split("
 KINDS = tuple(dict.fromkeys(kind for kinds in NOUNS for kind in kinds))
 _KINDS_OF = [kinds for kinds, words in NOUNS.items() for _ in words.split(",")]
 
-# Shares of the way from an unrelated word to the class itself. A word nearer than this may be another name of the class
-# or a kind of it; in embedded-m, wolf lies at 0.3 of dog and puppy above a half.
+# Shares as in ``linter``: 0 for unrelated words, 1 for the class itself. A word with a larger share may be another name
+# of the class or a kind of it; in embedded-m, wolf has 0.3 of dog and puppy more than 0.5.
 NEAREST = 0.35
-# A class this near to the name of a kind is that kind, and all its words are left out: a deer is an animal.
-SAME_KIND = 0.7
+# From this share on, a class is a kind of things itself, and all words of that kind are left out.
+_SAME_KIND = 0.7
 
 
 def choose_near_misses(
@@ -74,19 +74,18 @@ def choose_near_misses(
         class_vectors_CD: Text vectors of the classes.
         word_vectors_WD: Unit vectors of ``WORDS``, made like those of the classes.
         kind_vectors_KD: Unit vectors of ``KINDS``, made like those of the classes.
-        count: Number of words; fewer are returned if fewer mean something else.
-        near_to: Positions of the classes that take turns; None for all. Chosen words mean something else than all.
+        count: Largest number of words.
+        near_to: Positions of the classes that take turns; None for all.
         without: Words to leave out.
     """
-    share_CW, is_free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
-    free = {word for word, each in zip(WORDS, is_free, strict=True) if each} - set(without)
+    share_CW, free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
+    free -= set(without)
     chosen: list[str] = []
     turns_CW = share_CW if near_to is None else share_CW[list(near_to)]
     orders = turns_CW.argsort(dim=1, descending=True, stable=True).tolist()
-    nearest = [[WORDS[place] for place in order] for order in orders]
     while len(chosen) < count and free:
-        for order in nearest[: count - len(chosen)]:
-            word = next((each for each in order if each in free), None)
+        for order in orders[: count - len(chosen)]:
+            word = next((WORDS[place] for place in order if WORDS[place] in free), None)
             if word is not None:
                 chosen.append(word)
                 free.remove(word)
@@ -97,25 +96,25 @@ def far_enough(
     names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
 ) -> set[str]:
     """All words that mean something else than the classes; arguments as in ``choose_near_misses``."""
-    _, is_free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
-    return {word for word, each in zip(WORDS, is_free, strict=True) if each}
+    return _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)[1]
 
 
 def _shares(
     names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
-) -> tuple[Tensor, list[bool]]:
-    """How near each word lies to each class, as a share (C, W), and whether it means something else than all."""
+) -> tuple[Tensor, set[str]]:
+    """How near each word lies to each class, as a share (C, W), and the words that mean something else than all."""
     known = Known(WORDS, word_vectors_WD.float())
     classes_CD = torch.nn.functional.normalize(class_vectors_CD.float(), dim=1)
     share_CW = known.share(classes_CD @ known.vectors_WD.T)
     share_CK = known.share(classes_CD @ kind_vectors_KD.float().T)
-    class_kinds = {kind for kind, share in zip(KINDS, share_CK.amax(0).tolist(), strict=True) if share >= SAME_KIND}
+    class_kinds = {kind for kind, share in zip(KINDS, share_CK.amax(0).tolist(), strict=True) if share >= _SAME_KIND}
     class_tokens = {token for name in names for token in _tokens(name)}
-    is_free = [
-        share <= NEAREST and not _tokens(word) & class_tokens and not class_kinds & set(kinds)
+    free = {
+        word
         for word, share, kinds in zip(WORDS, share_CW.amax(0).tolist(), _KINDS_OF, strict=True)
-    ]
-    return share_CW, is_free
+        if share <= NEAREST and not _tokens(word) & class_tokens and not class_kinds & set(kinds)
+    }
+    return share_CW, free
 
 
 def _tokens(name: str) -> set[str]:

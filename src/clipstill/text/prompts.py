@@ -1,9 +1,7 @@
 """One prompt per synthetic image: its text, its seed, and its target vector in the teacher's space.
 
-A strategy is ``strategy(request: PromptRequest) -> PromptSet``, found by name in ``prompt_strategies``. This file has
-the two strategies that need words only.
-
-Shapes: N images, C classes, D teacher dimensions.
+A strategy is ``strategy(request: PromptRequest) -> PromptSet``, registered in ``prompt_strategies``. This file has the
+two strategies that need words only. Shapes: N images, C classes, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.text.bank import Bank
 
-# Enough to keep the text tower busy at little memory.
-TEXTS_AT_ONCE = 256
+TEXTS_AT_ONCE = 256  # Batch of the text tower.
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Prompt:
     style_id: int  # Position in ``PromptSet.style_names``.
     index: int  # Number of the image within its class, from 0.
     seed: int  # Seed of everything random about this image.
-    text: str  # Target in words. Soft tokens and mixed vectors are in the target vector only.
+    text: str  # Target in words. Only the target vector has the soft tokens or the weights of a mean.
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,6 @@ class PromptSet:
 def styled_prompts(request: PromptRequest) -> PromptSet:
     """Spread each class evenly over the styles.
 
-    Raises:
-        ConfigError: A bank, or a template with ``{tokens}``.
-
     Source: Wei et al., ICLR 2025, style dictionary; 64 images per class over 16 styles there.
     """
     refuse_bank(request, "styles")
@@ -86,11 +80,7 @@ def styled_prompts(request: PromptRequest) -> PromptSet:
 
 
 def plain_prompts(request: PromptRequest) -> PromptSet:
-    """The baseline without style words: every image of a class has the same text and style id 0.
-
-    Raises:
-        ConfigError: A bank, or a template with ``{style}`` or ``{tokens}``.
-    """
+    """The baseline without style words: every image of a class has the same text and style id 0."""
     refuse_bank(request, "plain")
     prompts = round_robin(request, strategy_template(request, "plain", PLAIN_TEMPLATE), ("",))
     return PromptSet(prompts, encode_texts(request.teacher, prompts), ("",))
@@ -99,10 +89,10 @@ def plain_prompts(request: PromptRequest) -> PromptSet:
 def strategy_template(
     request: PromptRequest, strategy: str, default: str, *, style: bool = False, tokens: bool = False
 ) -> str:
-    """The sentence of the images, with a place for the style and for the soft tokens that the strategy uses.
+    """The sentence of the images, with ``{style}`` and ``{tokens}`` if the strategy uses them.
 
     Raises:
-        ConfigError: The sentence holds ``{style}`` or ``{tokens}``, which the strategy does not have.
+        ConfigError: The sentence holds ``{style}`` or ``{tokens}``, but the strategy does not use it.
     """
     template = sentence_template(request.settings.template, default, request.teacher.templates)
     for mark, is_used in (("{style}", style), ("{tokens}", tokens)):
@@ -116,33 +106,24 @@ def strategy_template(
     return token_template(template) if tokens else template
 
 
-def round_robin(
-    request: PromptRequest,
-    template: str,
-    styles: Sequence[str],
-    *,
-    class_ids: Sequence[int] | None = None,
-    indices: range | None = None,
-) -> list[Prompt]:
-    """One prompt per class and index, by default of all images; classes take turns, and styles within a class.
+def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:
+    """One prompt per image; classes take turns, and styles within a class.
 
-    Any prefix is balanced. A seed depends on the run's seed, the class name, the style's name and the index, so adding
-    classes or images leaves the others as they are.
+    A seed depends on the run's seed, the names of class and style, and the index, so that further classes or images
+    leave the others as they are.
     """
-    names, descriptions = request.task.names, request.task.descriptions
     prompts: list[Prompt] = []
-    for number, index in enumerate(range(request.per_class) if indices is None else indices):
-        style_id = number % len(styles)
-        style = styles[style_id]
-        for class_id in range(len(names)) if class_ids is None else class_ids:
-            text = fill(template, names[class_id], descriptions[class_id], style)
-            seed = seed_for(request.seed, names[class_id], style, index)
+    for index in range(request.per_class):
+        style_id = index % len(styles)
+        for class_id, (name, description) in enumerate(zip(request.task.names, request.task.descriptions, strict=True)):
+            text = fill(template, name, description, styles[style_id])
+            seed = seed_for(request.seed, name, styles[style_id], index)
             prompts.append(Prompt(class_id, style_id, index, seed, text=text))
     return prompts
 
 
 def encode_texts(teacher: Teacher, prompts: Sequence[Prompt]) -> Tensor:
-    """The text vectors targets_ND of the prompts; each text is encoded once."""
+    """The text vectors targets_ND of the prompts; equal texts are encoded once."""
     import torch
 
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
@@ -153,11 +134,7 @@ def encode_texts(teacher: Teacher, prompts: Sequence[Prompt]) -> Tensor:
 
 
 def refuse_bank(request: PromptRequest, strategy: str) -> None:
-    """Refuse a bank where nothing is learned.
-
-    Raises:
-        ConfigError: The request has a bank.
-    """
+    """Raise a ``ConfigError`` if the request has a bank, for a strategy that learns nothing."""
     if request.bank is not None:
         raise ConfigError(
             f"prompts.bank is given, but the strategy '{strategy}' learns nothing. "

@@ -1,4 +1,4 @@
-"""Which meaning of a class name is wanted, and how meanings differ."""
+"""Chooses the meaning of a class name, and compares meanings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from clipstill.text.wordnet import FOOD, PERSON, Sense, Wordnet
 
-# Senses that differ have different lexicographer files, or meet no deeper in WordNet's tree than "artefact".
+# Senses with a common kind deeper in WordNet's tree than "artefact" look alike.
 _DEPTH_OF_ARTEFACT = 4
-# Kinds above this depth ("living thing", "device") are too general; and how far up kinds are looked for.
+# Kinds above this depth, such as "living thing" and "device", are too general. Kinds are at most this many steps up.
 _DEPTH_OF_KIND, _KINDS_UP = 6, 5
-# Kinds that cannot be photographed, and kinds that can although they are not things.
+# Kinds that a photo cannot show, and kinds that it can although they are not things.
 _UNSEEN = frozenset(("state", "feeling", "quality", "trait", "right"))
 _COLOURS = frozenset(("color", "weather", "shape", "pattern", "texture"))
 # Weights of a sense's frequency and visibility; the context of the other names has weight 1.
@@ -23,13 +23,13 @@ _FREQUENT, _VISIBLE = 3.0, 1.5
 class Meaning:
     """One sense of a name among the other names."""
 
-    sense: Sense  # The sense.
-    context: float  # Support by the other names: the steps of the way up WordNet's tree that it shares with them.
+    sense: Sense
+    context: float  # Support by the other names: the number of kinds that it shares with them, on average.
     score: float  # Context plus terms for a frequent sense and for one that photos show.
 
 
 def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
-    """The meanings of each name, the likeliest first; none for a name that is not in WordNet.
+    """The meanings of each name, the most likely first; none for a name that is not in WordNet.
 
     Next to heron and stork, a crane is a bird; next to an excavator it is a machine.
     """
@@ -40,7 +40,7 @@ def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
     for place, ups_of_name in enumerate(ups):
         for above, frequency in zip(ups_of_name, frequencies[place], strict=True):
             for one in above:
-                # By frequency, since two names that share a rare sense should not support each other.
+                # Weighted by frequency, so that two names with a rare sense in common do not support each other.
                 by_name = support.setdefault(one, {})
                 by_name[place] = max(by_name.get(place, 0.0), frequency)
     total = {one: sum(by_name.values()) for one, by_name in support.items()}
@@ -70,13 +70,13 @@ def texts_about(sense: Sense, name: str, nouns: Wordnet) -> list[str]:
     ]
     lemma = nouns.lemma(name) or name
     others = [word for word in nouns.words(sense.number) if lemma not in word and word not in lemma]
-    # "The fur of a beaver" lies near a beaver whatever is meant.
+    # A gloss that contains the name, such as "the fur of a beaver", lies near it in every meaning.
     gloss = [] if re.search(rf"\b{re.escape(lemma)}", sense.gloss) else [sense.gloss]
     return [*gloss, *kinds, *others[:2]] or [sense.gloss]
 
 
 def look_different(one: Sense, other: Sense, nouns: Wordnet) -> bool:
-    """Whether photos of two senses show different things; a fish as food looks like a fish."""
+    """Whether photos of two senses show different things. A fish as food looks like a fish."""
     if one.file != other.file:
         return FOOD not in (one.file, other.file)
     up, other_up = nouns.distances_up(one.number), nouns.distances_up(other.number)
@@ -84,7 +84,7 @@ def look_different(one: Sense, other: Sense, nouns: Wordnet) -> bool:
 
 
 def are_related(word: str, sense: Sense, nouns: Wordnet) -> bool:
-    """Whether a meaning of the word shares a kind with the sense, narrower than "artefact"; True for unknown words."""
+    """Whether a meaning of the word and the sense have a kind in common that is not too general, or it is unknown."""
     senses = nouns.senses(word)
     up = nouns.distances_up(sense.number).keys()
     common = [number for each in senses for number in nouns.distances_up(each.number).keys() & up]
@@ -92,7 +92,7 @@ def are_related(word: str, sense: Sense, nouns: Wordnet) -> bool:
 
 
 def is_unseen(sense: Sense, nouns: Wordnet) -> bool:
-    """Whether a photo cannot show the sense, such as freedom; events, colours and shapes can be shown."""
+    """Whether a photo cannot show the sense, such as freedom. Events, colours and shapes can be shown."""
     kinds = {nouns.word(number) for number in nouns.distances_up(sense.number)}
     return not sense.is_visible and bool(kinds & _UNSEEN) and not kinds & _COLOURS
 

@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from clipstill.core.config import MANY, Config
 from clipstill.text.templates import DEFAULT, sentence_template
 
-AUTO_SIGMA = "auto"
-
 
 class PromptSettings(Config):
     """Which images are made, and of which sentences. A strategy reads the settings that concern it."""
@@ -84,6 +82,6 @@ class PromptSettings(Config):
 
     @model_validator(mode="after")
     def _has_a_template(self) -> Self:
-        # The teacher decides which set "auto" stands for; here only the name is checked.
+        # Only the name is checked here; which set "auto" means depends on the teacher.
         sentence_template(self.template, "{class}", suited="plain")
         return self

@@ -1,7 +1,7 @@
-"""Soft tokens inside ordinary sentences, for any teacher whose text tower takes token embeddings.
+"""Soft tokens inside sentences, for any teacher whose text tower takes token embeddings.
 
 The teacher tokenises the sentence with a placeholder word for each soft token, so that mask and end of text are right
-for any tokenizer. Soft tokens then replace the placeholders' embeddings.
+for any tokenizer. The soft tokens then replace the embeddings of the placeholders.
 
 Shapes: M sentences, T tokens of a sentence, L soft tokens, E token width, D teacher dimensions.
 """
@@ -26,11 +26,10 @@ from clipstill.text.templates import fill, put_tokens
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
 
-# Single letters are one token for CLIP and for BERT. A sentence takes the first that is not a token of its own, as "x"
-# is in "x-ray".
-PLACEHOLDERS = ("x", "q", "z", "j", "v", "k", "w", "y")
-# Vectors may move by rounding alone when padding is cut off.
-_SAME = 1e-4
+# Single letters are one token for CLIP and for BERT. Each sentence takes the first that is not among its own tokens, as
+# "x" is in "x-ray".
+_PLACEHOLDERS = ("x", "q", "z", "j", "v", "k", "w", "y")
+_ROUNDING = 1e-4  # Largest change of a vector that counts as rounding.
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,7 @@ class Sentence:
 
 
 class SoftSentences:
-    """Sentences as token embeddings, with places for L soft tokens each.
-
-    Args:
-        teacher: Its text tower reads the sentences.
-        sentences: At least one; equal ones are tokenised once.
-        tokens: L, at least 1.
+    """Sentences as token embeddings, with places for ``tokens`` soft tokens each (L, at least 1).
 
     Attributes:
         embeddings_MTE: Embeddings of the sentences with placeholders.
@@ -72,7 +66,7 @@ class SoftSentences:
         words = _placeholders(teacher, unique)
         texts = [sentence.text(" ".join([words[i]] * tokens)) for i, sentence in enumerate(unique)]
         marks_UE = torch.stack([_embedding(teacher, word) for word in words])
-        # If a further placeholder at the end is read, the whole sentence is.
+        # A sentence fits if the teacher still reads one more placeholder at its end.
         longer_UTE, _ = teacher.embed_tokens([f"{text} {word}" for text, word in zip(texts, words, strict=True)])
         fits_U = (longer_UTE == marks_UE[:, None]).all(-1).sum(1) == tokens + 1
         if not bool(fits_U.all()):
@@ -81,12 +75,12 @@ class SoftSentences:
                 f"class '{worst.name}': its sentence with {tokens} soft tokens is longer than {teacher.name} reads. "
                 "Shorten its description, or set prompts.tokens lower."
             )
-        # The empty text has only the marks of start and end, and padding.
+        # The empty text consists of the marks of start and end, and padding.
         embeddings_UTE, position = teacher.embed_tokens([*texts, ""])
         self._position = position[:-1][row_M.to(position.device)]
         frame_TE, embeddings_UTE = embeddings_UTE[-1], embeddings_UTE[:-1]
         is_place_UT = (embeddings_UTE == marks_UE[:, None]).all(-1)
-        # The sort is stable: the places come first, in the order of the sentence.
+        # The stable sort puts the places first, in the order of the sentence.
         place_UL = is_place_UT.int().argsort(dim=1, descending=True, stable=True)[:, :tokens]
         frames_FE = frame_TE.unique(dim=0)  # type: ignore[no-untyped-call]
         is_frame_UT = torch.stack([(embeddings_UTE == frame_E).all(-1) for frame_E in frames_FE]).any(0)
@@ -98,10 +92,7 @@ class SoftSentences:
 
     @torch.no_grad()
     def _cut_padding(self) -> None:
-        """Drop padding after the longest sentence if it does not change the teacher's vectors.
-
-        A causal tower that reads its vector at the end of the text, such as CLIP, never sees the padding.
-        """
+        """Drop padding after the longest sentence if the teacher ignores it, as a causal tower such as CLIP does."""
         if self._position.dim() != 1:
             return
         width = int(self._position.max()) + 1
@@ -110,7 +101,7 @@ class SoftSentences:
         whole_1TE, position_1 = self.embeddings_MTE[:1], self._position[:1]
         before = self._teacher.encode_tokens(whole_1TE, position_1)
         after = self._teacher.encode_tokens(whole_1TE[:, :width], position_1)
-        if torch.allclose(before, after, atol=_SAME):
+        if torch.allclose(before, after, atol=_ROUNDING):
             self.embeddings_MTE = self.embeddings_MTE[:, :width]
             self.word_MT = self.word_MT[:, :width]
 
@@ -123,7 +114,7 @@ class SoftSentences:
 
 def _embedding(teacher: Teacher, word: str) -> Tensor:
     """The token embedding (E,) of a placeholder."""
-    other = next(one for one in PLACEHOLDERS if one != word)
+    other = next(one for one in _PLACEHOLDERS if one != word)
     pair_2TE, _ = teacher.embed_tokens([word, other])
     differs = (pair_2TE[0] != pair_2TE[1]).any(-1).nonzero()
     if len(differs) != 1:
@@ -135,22 +126,20 @@ def _embedding(teacher: Teacher, word: str) -> Tensor:
 
 
 def _placeholders(teacher: Teacher, sentences: Sequence[Sentence]) -> list[str]:
-    """For each sentence the first placeholder that is not one of its own tokens."""
+    """For each sentence, the first placeholder that is not one of its own tokens."""
     chosen: dict[int, str] = {}
-    for word in PLACEHOLDERS:
-        missing = [i for i in range(len(sentences)) if i not in chosen]
-        if not missing:
-            break
+    missing = list(range(len(sentences)))
+    for word in _PLACEHOLDERS:
         embeddings, _ = teacher.embed_tokens([sentences[i].text("") for i in missing])
         is_free = ~(embeddings == _embedding(teacher, word)).all(-1).any(-1)
         chosen |= {i: word for i, free in zip(missing, is_free.tolist(), strict=True) if free}
-    if len(chosen) < len(sentences):
-        name = next(sentence.name for i, sentence in enumerate(sentences) if i not in chosen)
-        raise ConfigError(
-            f"class '{name}': its sentence holds each of the single letters {', '.join(PLACEHOLDERS)}, one of which "
-            "must be free to stand for soft tokens. Reword its description."
-        )
-    return [chosen[i] for i in range(len(sentences))]
+        missing = [i for i in missing if i not in chosen]
+        if not missing:
+            return [chosen[i] for i in range(len(sentences))]
+    raise ConfigError(
+        f"class '{sentences[missing[0]].name}': its sentence holds each of the single letters "
+        f"{', '.join(_PLACEHOLDERS)}, one of which must be free to stand for soft tokens. Reword its description."
+    )
 
 
 def class_sentences(task: Task, template: str) -> list[Sentence]:
@@ -160,10 +149,10 @@ def class_sentences(task: Task, template: str) -> list[Sentence]:
 
 @torch.no_grad()
 def token_sigma(teacher: Teacher, task: Task, template: str, settings: PromptSettings) -> tuple[float, int]:
-    """Standard deviation that soft tokens start with, and their width E.
+    """Standard deviation of the soft tokens' start, and their width E.
 
-    ``"auto"`` means that of all numbers in the teacher's own embeddings of the words of these sentences: 0.02, as is
-    usual for CLIP, would be next to nothing for a tower with larger embeddings.
+    ``"auto"`` is that of the teacher's embeddings of the words of these sentences: 0.02, as is usual for CLIP, would be
+    too small for a tower with larger embeddings.
     """
     sentences = class_sentences(task, template)
     parts = []
@@ -176,7 +165,7 @@ def token_sigma(teacher: Teacher, task: Task, template: str, settings: PromptSet
 
 
 def random_tokens(seed: int, name: str, row: int, *, shape: tuple[int, int], sigma: float) -> Tensor:
-    """Soft tokens (L, E) from N(0, sigma) on the CPU; they depend on seed, class name and row only."""
+    """Soft tokens (L, E) from N(0, sigma) on the CPU; they depend only on seed, class name and row."""
     return sigma * torch.randn(shape, generator=generator_for(seed, name, "soft tokens", row))
 
 
@@ -189,7 +178,7 @@ def start_tokens(seed: int, names: Sequence[str], count: int, *, shape: tuple[in
 def learn(
     tokens: Tensor, losses: Callable[[Tensor], Tensor], settings: PromptSettings, bar: Progress
 ) -> tuple[Tensor, list[float]]:
-    """Optimise soft tokens by Adam.
+    """Optimise soft tokens by Adam; returns them and the mean loss before each step.
 
     Args:
         tokens: Start of the tokens, of any shape.
@@ -197,9 +186,6 @@ def learn(
             the number of prompts.
         settings: ``steps`` and ``lr`` are read.
         bar: Advanced by one per step.
-
-    Returns:
-        The tokens, and the mean loss before each step.
     """
     learned = tokens.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([learned], lr=settings.lr)

@@ -1,4 +1,4 @@
-"""Style words. Synthetic images are spread over them, and held-out validation splits by them."""
+"""Style words. Synthetic images are spread over them, and held-out validation images have their own."""
 
 from __future__ import annotations
 

@@ -35,11 +35,7 @@ class Task:
 
     @classmethod
     def from_json(cls, value: Any) -> Task:
-        """Read the value of ``to_json``.
-
-        Raises:
-            TaskError: The value is not a task.
-        """
+        """Read the value of ``to_json``, which raises a ``TaskError`` if it is damaged."""
         try:
             names, descriptions = (tuple(map(str, value[key])) for key in ("names", "descriptions"))
         except (TypeError, KeyError):
@@ -52,11 +48,11 @@ class Task:
 
 
 class _Entry(NamedTuple):
-    """One class as the user gave it, with its place, such as ``"line 4"`` or ``"position 4"``."""
+    """One class as the user wrote it."""
 
     name: str
     description: str
-    place: str
+    place: str  # Such as ``"line 4"`` or ``"position 4"``.
 
 
 def parse_task(classes: str | Sequence[str] | Path) -> Task:
@@ -84,15 +80,7 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
 
 
 def parse_class(text: str) -> tuple[str, str]:
-    """Name and description of one class; the description is empty if there is none.
-
-    Raises:
-        TaskError: The name is empty.
-
-    Example:
-        >>> parse_class("crane: a large wading bird")
-        ('crane', 'a large wading bird')
-    """
+    """Name and description of one class such as ``crane: a large wading bird``; the description may be empty."""
     entry = _entry(text, "")
     if not class_key(entry.name):
         raise TaskError(f"'{text}' has no class name. Write it first: \"crane: a large wading bird\".")
@@ -172,7 +160,7 @@ def _entries_of_file(path: Path) -> list[_Entry]:
 
 
 def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
-    # Unlike safe_load, the node tree knows the lines, keeps both of two equal keys, and leaves `no` and `007` as text.
+    # Unlike safe_load, the nodes have their lines, keep both of two equal keys, and leave `no` and `007` as text.
     import yaml
 
     try:
@@ -181,16 +169,11 @@ def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark is not None else ""
         raise TaskError(f"{path} is not valid YAML{line}, or nested too deeply. {_YAML_FORM}") from None
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(root, yaml.MappingNode):
-        pairs = root.value
-    elif isinstance(root, yaml.SequenceNode):
-        for item in root.value:
-            is_pair = isinstance(item, yaml.MappingNode) and len(item.value) == 1
-            pairs.append(item.value[0] if is_pair else (item, None))
-    elif root is not None:
+    if root is not None and not isinstance(root, yaml.CollectionNode):
         raise TaskError(f"{path} holds neither a list nor a mapping. {_YAML_FORM}")
-    for name, description in pairs:
+    for item in root.value if root is not None else ():
+        entry = item.value[0] if isinstance(item, yaml.MappingNode) and len(item.value) == 1 else item
+        name, description = entry if isinstance(entry, tuple) else (entry, None)
         place = f"line {name.start_mark.line + 1}"
         yield _Entry(_scalar(name, path), "" if description is None else _scalar(description, path), place)
 

@@ -1,4 +1,4 @@
-"""Sentences around a class name: teachers that learned from captions know sentences better than bare words."""
+"""Sentences around a class name, which teachers that learned from captions know better than bare words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
 from clipstill.core.names import spoken
 from clipstill.text.task import Task
 
-# The sentences of CLIP's published ImageNet ensemble that name no medium: a class vector stands for every style.
+# Sentences of CLIP's published ImageNet ensemble that name no medium, since a class vector stands for every style.
 CLASS_TEMPLATES = (
     "a photo of a {class}.",
     "a photo of the {class}.",
@@ -41,26 +41,18 @@ DEFAULT = "default"  # The prompt strategy's own sentence.
 # Source: Wei et al., ICLR 2025, "[class text] in the style of [style]".
 STYLE_TEMPLATE = "a {class} in the style of {style}"
 PLAIN_TEMPLATE = "a photo of a {class}"
-# Source: Cho et al., ICCV 2023 (PromptStyler), "a S* style of a [class]"; S* are pseudo-words.
+# Source: Cho et al., ICCV 2023 (PromptStyler), "a S* style of a [class]" with pseudo-words S*.
 PSEUDO_TEMPLATE = "a {tokens} style of a {class}"
-# Text augmentation of the contrastive losses: other sentences of the same content. Our choice.
-STYLE_VIEWS = (
-    "a photo of a {class} in the style of {style}",
-    "a {class}, {style}",
-    "the {class} in {style} style",
-)
-PSEUDO_VIEWS = (
-    "a {class} in a {tokens} style",
-    "a photo of a {class} in a {tokens} style",
-    "a {tokens} {class}",
-)
+# Augmented views for the instance loss: other sentences of the same content. Our choice.
+STYLE_VIEWS = ("a photo of a {class} in the style of {style}", "a {class}, {style}", "the {class} in {style} style")
+PSEUDO_VIEWS = ("a {class} in a {tokens} style", "a photo of a {class} in a {tokens} style", "a {tokens} {class}")
 
 
 def template_set(name: str, suited: str) -> tuple[str, ...]:
-    """The templates of a named set.
+    """The templates of a named set; ``"auto"`` is the set ``suited`` to the teacher.
 
     Raises:
-        UnknownNameError: No set of that name.
+        UnknownNameError: There is no set of that name.
     """
     if name == AUTO:
         name = suited
@@ -75,9 +67,6 @@ def template_set(name: str, suited: str) -> tuple[str, ...]:
 def fill(template: str, name: str, description: str = "", style: str = "") -> str:
     """One sentence with the class name, its description after a comma, and the style.
 
-    Raises:
-        ConfigError: The template has no ``{class}``.
-
     Example:
         >>> fill("a photo of a {class}.", "crane", "a large wading bird")
         'a photo of a crane, a large wading bird.'
@@ -87,12 +76,12 @@ def fill(template: str, name: str, description: str = "", style: str = "") -> st
             f"the template '{template}' does not contain {{class}}. Write it where the class name belongs."
         )
     noun = f"{spoken(name)}, {description}" if description else spoken(name)
-    # In one pass, since a class name may contain "{style}".
+    # The style first, since a class name may contain "{style}".
     return noun.join(part.replace("{style}", style) for part in template.split("{class}"))
 
 
 def sentence_template(setting: str, default: str, suited: str) -> str:
-    """The image sentence that the setting ``prompts.template`` means.
+    """The sentence of the images that the setting ``prompts.template`` means.
 
     Args:
         setting: A text with ``{class}``; the name of a template set, for its first sentence; or ``"default"``.
@@ -101,7 +90,6 @@ def sentence_template(setting: str, default: str, suited: str) -> str:
 
     Raises:
         ConfigError: A text without ``{class}``.
-        UnknownNameError: No template set of that name.
     """
     if setting == DEFAULT:
         return default
@@ -132,11 +120,7 @@ def put_tokens(template: str, words: str) -> str:
 
 
 def class_texts(task: Task, templates: Sequence[str]) -> list[list[str]]:
-    """The texts of each class, one per template; the class vector is their mean.
-
-    Raises:
-        ConfigError: No template, or a template without ``{class}``.
-    """
+    """The texts of each class, one per template; the class vector is the mean of their vectors."""
     if not templates:
         raise ConfigError("the list of templates is empty. Give at least one, such as 'a photo of a {class}'.")
     return [

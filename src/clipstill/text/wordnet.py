@@ -1,4 +1,4 @@
-"""WordNet's nouns: the senses of a class name, what each is a kind of, and a short definition (gloss).
+"""WordNet's nouns: the senses of a class name, their kinds, and a short definition of each (gloss).
 
 ``python -m tools.weights wordnet`` makes the table.
 """
@@ -17,12 +17,11 @@ from typing import Any
 from clipstill.core.errors import ArtifactError
 from clipstill.core.names import spoken
 
-TABLE = Path(__file__).parents[1] / "assets" / "wordnet-nouns.json.gz"
+_TABLE = Path(__file__).parents[1] / "assets" / "wordnet-nouns.json.gz"
 # Numbers of WordNet's lexicographer files, see lexnames(5WN).
 ANIMAL, ARTEFACT, BODY, FOOD, OBJECT, PERSON, PLANT = 5, 6, 8, 13, 17, 18, 20
-# Likeness of two spellings (difflib) from which one counts as a typing mistake of the other.
-_TYPING_MISTAKE = 0.88
-# Endings of plurals with those of their singulars, the longest first.
+_TYPING_MISTAKE = 0.88  # Similarity of two spellings (difflib) that differ by a typing mistake.
+# Endings of plurals and of their singulars, the longest first.
 _PLURALS = (
     *(("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("ses", "s"), ("xes", "x"), ("ches", "ch")),
     *(("shes", "sh"), ("es", "e"), ("s", "")),
@@ -33,7 +32,7 @@ _PLURALS = (
 class Sense:
     """One meaning of a word."""
 
-    number: int  # Row in the table; equal numbers are one meaning.
+    number: int  # Row in the table.
     gloss: str  # Definition in a few words.
     count: int  # Occurrences of the word in this sense in tagged texts.
     file: int  # Number of the lexicographer file.
@@ -45,11 +44,7 @@ class Sense:
 
 
 class Wordnet:
-    """The nouns.
-
-    Args:
-        table: Plain values as made by ``tools.weights.wordnet.noun_table``.
-    """
+    """The nouns of a table that ``tools.weights.wordnet.noun_table`` made."""
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._glosses: Sequence[str] = table["glosses"]
@@ -62,20 +57,8 @@ class Wordnet:
         self._ups: dict[int, dict[int, int]] = {}
         self._depths: dict[int, int] = {}
 
-    @classmethod
-    def load(cls, path: Path = TABLE) -> Wordnet:
-        """Read the stored table.
-
-        Raises:
-            ArtifactError: The file is missing or damaged.
-        """
-        try:
-            return cls(json.loads(gzip.decompress(path.read_bytes())))
-        except (OSError, EOFError, ValueError, KeyError) as error:
-            raise ArtifactError(f"{path} cannot be read ({error}). Install clipstill again.") from None
-
     def lemma(self, name: str) -> str | None:
-        """The entry of a class name: as written, in the singular, or in one word."""
+        """The word in the table for a class name: as written, in the singular, or as one word; None without one."""
         hyphened, plain = spoken(name).lower(), spoken(name.replace("-", " ")).lower()
         for text in (hyphened, plain, plain.replace(" ", ""), plain.replace(" ", "-")):
             for form in (text, *singulars(text)):
@@ -100,7 +83,7 @@ class Wordnet:
         return self._words_in_order[self._names[number]]
 
     def words(self, number: int) -> list[str]:
-        """All words of a sense, in WordNet's order from its first one."""
+        """All words of a sense, its first one first."""
         first = self.word(number)
         return [first, *(word for word in self._words_of.get(number, ()) if word != first)]
 
@@ -121,7 +104,7 @@ class Wordnet:
         return next(iter(difflib.get_close_matches(word, rough, n=1, cutoff=_TYPING_MISTAKE)), None)
 
     def distances_up(self, number: int) -> dict[int, int]:
-        """The sense and everything it is a kind of, each with the least number of steps up the tree."""
+        """The sense and all its kinds, each with the least number of steps up the tree."""
         if number not in self._ups:
             found, waiting = {number: 0}, [number]
             for current in waiting:
@@ -139,13 +122,13 @@ class Wordnet:
         return self._depths[number]
 
     def covers_imagenet(self, number: int) -> bool:
-        """Whether the sense is an ImageNet class or a kind that has ImageNet classes below it."""
+        """Whether the sense is an ImageNet class or the kind of one."""
         return number in self._steps_to_imagenet
 
     def imagenet_kinship(self, number: int) -> float:
-        """How near the nearest ImageNet class is in the tree, in [0, 1]; 1 if the sense is an ImageNet class.
+        """Similarity of the most similar ImageNet class in the tree, in [0, 1]; 1 if the sense is an ImageNet class.
 
-        Source: Wu and Palmer, 1994: twice the depth of what both are, over that and the steps down to either.
+        Source: Wu and Palmer, 1994: twice the depth of the common kind, over that plus the steps down to both.
         """
         best = 0.0
         for above, up in self.distances_up(number).items():
@@ -189,6 +172,9 @@ def singulars(text: str) -> Iterator[str]:
 
 
 @functools.cache
-def wordnet() -> Wordnet:
-    """The stored table, read once."""
-    return Wordnet.load()
+def wordnet(path: Path = _TABLE) -> Wordnet:
+    """The nouns of a stored table, read once."""
+    try:
+        return Wordnet(json.loads(gzip.decompress(path.read_bytes())))
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}). Install clipstill again.") from None

@@ -33,13 +33,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Lets a request through to the app, or answers it with 401 or 403.
-
-    Args:
-        app: Guarded application.
-        token: Token of the printed address.
-        port: Port on which the app listens.
-    """
+    """Lets a request through to the app, which listens on a port, or answers it with 401 or 403."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app, self._token = app, token
@@ -47,8 +41,7 @@ class Guard:
         self._cookie = f"clipstill-{port}"
         self._hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request of the ASGI protocol."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         refusal = None if scope["type"] == "lifespan" else self._refusal(HTTPConnection(scope))
         if refusal is None:
             await self._app(scope, receive, with_headers(send, _HEADERS))

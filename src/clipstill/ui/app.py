@@ -23,7 +23,6 @@ from clipstill.ui.pictures import images_of, picture_bytes
 from clipstill.ui.runs import open_run
 from clipstill.web.server import LOOPBACK
 
-MOST_UPLOAD = "2gb"
 # The report is one file without scripts; so it is shown as one, whatever else may stand in it.
 _REPORT_POLICY = (
     "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
@@ -31,12 +30,7 @@ _REPORT_POLICY = (
 
 
 def make_app(jobs: Jobs, uploads: Path) -> Any:
-    """The page and the files of the runs as one ASGI app, without the guard.
-
-    Args:
-        jobs: Runs of the workspace.
-        uploads: Folder in which Gradio puts uploaded files.
-    """
+    """The page and the files of the runs as one ASGI app, without the guard; Gradio puts uploads into ``uploads``."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _add_files(app, jobs.workspace)
     blocks, look = build(Page(jobs, uploads))
@@ -51,7 +45,7 @@ def make_app(jobs: Jobs, uploads: Path) -> Any:
         mcp_server=False,
         enable_monitoring=False,
         show_error=True,
-        max_file_size=MOST_UPLOAD,
+        max_file_size="2gb",
         **look,
     )
 
@@ -83,7 +77,7 @@ def _add_files(app: FastAPI, workspace: Path) -> None:
 
     @app.get(f"{FILES}/{{name}}/bundle.zip", response_class=Response)
     def bundle(name: str) -> Response:
-        packed = zip_bundle(open_run(workspace, name).bundle, name)
+        packed = _zip_bundle(open_run(workspace, name).bundle, name)
         task = BackgroundTask(packed.unlink, missing_ok=True)
         return FileResponse(packed, media_type="application/zip", filename=f"{name}-bundle.zip", background=task)
 
@@ -94,17 +88,8 @@ def _answer(path: Path | None, headers: dict[str, str] | None = None) -> Respons
     return FileResponse(path, headers={"cache-control": "no-cache", **(headers or {})})
 
 
-def zip_bundle(bundle: Path, name: str) -> Path:
-    """A bundle as one zip, in a temporary file; its files are checked first.
-
-    Args:
-        bundle: Folder of the bundle.
-        name: Name of the run, by which the folder inside the zip is named.
-
-    Raises:
-        ArtifactError: There is no bundle, or an altered one.
-        ResourceError: The disk is full.
-    """
+def _zip_bundle(bundle: Path, name: str) -> Path:
+    """The bundle of a run as one zip, in a temporary file; its files are checked first."""
     manifest = read_manifest(bundle)
     if manifest is None:
         raise ArtifactError(f"'{name}' has no bundle yet.")

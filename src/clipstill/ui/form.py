@@ -49,14 +49,7 @@ class Form:
 
 
 def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
-    """The run that the form asks for.
-
-    Returns:
-        Its name, the arguments of ``clipstill``, and notes on what was uploaded.
-
-    Raises:
-        ClipstillError: Something of the form cannot be used.
-    """
+    """The run that the form asks for: its name, the arguments of ``clipstill``, and notes on what was uploaded."""
     file, task = _write_classes(form.classes, jobs.classes)
     # Without a name of its own it gets the one that the command line would give it.
     name = checked_name(form.name.strip() or default_out(task).name.lstrip("_-"))

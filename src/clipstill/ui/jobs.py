@@ -51,11 +51,7 @@ class Watched:
 
 
 class Jobs:
-    """The one run at work, and the logs of all of them.
-
-    Args:
-        workspace: Folder of the run folders.
-    """
+    """The one run at work in a folder of runs, and the logs of all of them."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
@@ -97,11 +93,7 @@ class Jobs:
         return Watched(name, run, self.lines(name), at_work, own=self.own_at_work() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start a run by its arguments of ``clipstill``, or go on with it.
-
-        Raises:
-            ResourceError: Another run is at work, or the workspace cannot be written.
-        """
+        """Start a run by its arguments of ``clipstill``, or go on with it; ResourceError where another is at work."""
         with self._lock:
             busy = self.at_work()
             if busy is not None:
@@ -128,11 +120,7 @@ class Jobs:
             self._process = process
 
     def command(self, name: str) -> list[str]:
-        """Arguments of ``clipstill`` that make this run, or go on with it.
-
-        Raises:
-            ArtifactError: The run has neither a command of the page nor settings of its own.
-        """
+        """Arguments of ``clipstill`` that make this run, or go on with it."""
         stored = self._kept(name) / _COMMAND
         if stored.is_file():
             return [str(part) for part in read_json(stored)]
@@ -195,13 +183,7 @@ class Jobs:
 
 
 def ask_plan(run: Sequence[str]) -> dict[str, Any]:
-    """What ``clipstill plan`` says of a run, in a process of its own because it loads a teacher.
-
-    Args:
-        run: Arguments of ``clipstill run``.
-
-    Returns:
-        JSON values of ``planning.plan.Plan``.
+    """JSON of ``clipstill plan`` for the arguments of ``clipstill run``, by a process because it loads a teacher.
 
     Raises:
         ConfigError: The plan refuses, in its own words.

@@ -16,17 +16,18 @@ from clipstill.ui.page import ALL, NO_PHOTO, Page
 from clipstill.ui.panels import note, panel
 from clipstill.ui.theme import theme
 
-RENEW_S = 2.0
 _EFFORT_HINT = (
     "Quick try: half the images, half as carefully, and never 'none of these'; to see whether it works. Thorough: "
     "twice of all, about four times as long."
 )
-_EXAMPLE = "dog\nelephant\nguitar\ncrane: a large wading bird"
 
 # A panel: its looks are those of ``style.css`` alone.
 _html = partial(gr.HTML, apply_default_css=False)
 _line = partial(gr.Textbox, max_lines=1)
 _button = partial(gr.Button, scale=0)
+_photo = partial(
+    gr.Image, label="Photo", sources=["upload", "clipboard", "webcam"], type="filepath", height=340, buttons=[]
+)
 
 
 def build(page: Page) -> tuple[Any, dict[str, Any]]:
@@ -36,16 +37,8 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
         with gr.Row(elem_classes="cs-top"):
             _html(panel("brand"))
             strip = _html("")
-            picker = gr.Dropdown(
-                label="Run",
-                show_label=False,
-                choices=[],
-                interactive=True,
-                container=False,
-                elem_id="picker",
-                scale=0,
-                min_width=260,
-            )
+            look: dict[str, Any] = {"show_label": False, "container": False, "scale": 0, "min_width": 260}
+            picker = gr.Dropdown(label="Run", choices=[], interactive=True, elem_id="picker", **look)
         with gr.Tabs(selected="start") as tabs:
             with gr.Tab("Start", id="start"):
                 started = _start_tab(page, tabs, picker)
@@ -61,7 +54,7 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
                 bundle_and_report = [_html("", elem_id="get"), _html("")]
                 for trigger in (get_tab.select, picker.change):
                     _connect(trigger, page.get, picker, bundle_and_report)
-        for trigger in (gr.Timer(RENEW_S).tick, blocks.load, picker.input, started):
+        for trigger in (gr.Timer(2.0).tick, blocks.load, picker.input, started):
             _connect(trigger, page.renew, [picker, shown], [picker, strip, *watched, shown])
     css = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     return blocks, {"theme": theme(), "css": css}
@@ -79,7 +72,7 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
             classes = gr.Textbox(
                 label="Classes, one a line",
                 info="A description after a colon helps where a name has two meanings.",
-                placeholder=_EXAMPLE,
+                placeholder="dog\nelephant\nguitar\ncrane: a large wading bird",
                 lines=12,
                 max_lines=40,
                 elem_id="classes",
@@ -184,21 +177,10 @@ def _images_tab(page: Page, picker: Any, tab: Any) -> None:
         _connect(each.input, page.images, inputs, grid)
 
 
-def _photo(elem_id: str) -> Any:
-    return gr.Image(
-        label="Photo",
-        sources=["upload", "clipboard", "webcam"],
-        type="filepath",
-        height=340,
-        elem_id=elem_id,
-        buttons=[],
-    )
-
-
 def _try_tab(page: Page, picker: Any) -> None:
     with gr.Row():
         with gr.Column():
-            photo = _photo("try-photo")
+            photo = _photo(elem_id="try-photo")
         with gr.Column():
             answer = _html(note(NO_PHOTO), elem_id="answer")
     for trigger in (photo.change, picker.change):
@@ -210,7 +192,7 @@ def _compare_tab(page: Page, tab: Any) -> None:
     table = _html("", elem_id="compare-table")
     with gr.Row():
         with gr.Column(scale=2):
-            photo = _photo("compare-photo")
+            photo = _photo(elem_id="compare-photo")
         with gr.Column(scale=3):
             answers = _html("", elem_id="compare-answers")
     found = _connect(tab.select, page.finished, chosen, chosen)

@@ -26,12 +26,7 @@ Update = Any
 
 
 class Page:
-    """The events of the page.
-
-    Args:
-        jobs: Runs of the workspace.
-        uploads: Folder in which Gradio puts uploaded files; a file outside of it is not read as an upload.
-    """
+    """The events of the page. A file outside of ``uploads``, where Gradio puts them, is not read as an upload."""
 
     def __init__(self, jobs: Jobs, uploads: Path) -> None:
         self.jobs = jobs
@@ -67,11 +62,6 @@ class Page:
         return Form(**given)
 
     def _uploaded(self, path: Any) -> Path:
-        """The file of an upload.
-
-        Raises:
-            DataError: It is not one, or not there any more.
-        """
         found = Path(str(path)).resolve()
         if not found.is_relative_to(self._uploads) or not found.is_file():
             raise DataError("the upload is not there any more. Upload it again.")
@@ -80,7 +70,7 @@ class Page:
     # --- watch
 
     def renew(self, name: str | None, shown: dict[str, str]) -> tuple[Update, ...]:
-        """Renew the panels of a run at work; those that did not change are left alone.
+        """Renew the panels of the chosen run; those that did not change are left alone.
 
         Args:
             name: Run that is chosen.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,8 +17,8 @@ from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Amount, Figures, Run, amount_in
 
 FILES = "/files"
-STAGE_TITLES = {stage.name: stage.title for stage in STAGES}
-MOST_CELLS = 600
+_TITLES = {stage.name: stage.title for stage in STAGES}
+_MOST_CELLS = 600
 
 
 def panel(name: str, *values: Any, **named: Any) -> str:
@@ -36,8 +35,16 @@ def _macros() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, span=span, title_of=_title, amount=latest_amount)
-    environment.filters.update(address=_address, version=_version, python=repr)
+    environment.filters.update(
+        percent=percent,
+        span=span,
+        amount=latest_amount,
+        python=repr,
+        title_of=lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
+        address=lambda run: f"{FILES}/{quote(run.name)}",
+        # Changes with the file, so that a browser asks for it again.
+        version=lambda file: file.stat().st_mtime_ns,
+    )
     return environment.get_template("panels.html").module
 
 
@@ -69,15 +76,7 @@ def latest_amount(lines: Sequence[str]) -> Amount | None:
 def images_panel(
     run: Run, images: Sequence[SyntheticImage], *, class_name: str | None, style: str | None, by_score: bool
 ) -> str:
-    """Synthetic images: one per class and style, or all that were chosen.
-
-    Args:
-        run: The run of the images.
-        images: All synthetic images of the run.
-        class_name: Class to show; None for all.
-        style: Style to show; None for all.
-        by_score: Whether the lowest score comes first, instead of the order of making.
-    """
+    """Synthetic images: one per class and style, or all of a class, of a style, or with the lowest score first."""
     if not images:
         return note("There are no images yet. They appear here as soon as the first group of them is done.")
     classes = run.task.names if run.task is not None else ()
@@ -88,7 +87,7 @@ def images_panel(
     chosen = [entry for entry in named if class_name in (None, entry[1]) and style in (None, entry[2])]
     if by_score:
         chosen.sort(key=lambda entry: entry[0].record.score)
-    return panel("gallery", run, len(images), chosen, most=MOST_CELLS)
+    return panel("gallery", run, len(images), chosen, most=_MOST_CELLS)
 
 
 def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[str], styles: Sequence[str]) -> str:
@@ -97,7 +96,7 @@ def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[s
     for each in images:
         first.setdefault((each.record.class_id, each.record.style_id), each)
     rows, columns = (sorted(set(ids)) for ids in zip(*first, strict=True))
-    most = max(1, MOST_CELLS // len(columns))
+    most = max(1, _MOST_CELLS // len(columns))
     table = [(_at(classes, row), [first.get((row, column)) for column in columns]) for row in rows[:most]]
     heads = [_at(styles, column) for column in columns]
     return panel("image_table", run, len(images), table, columns=heads, left_out=len(rows) - len(table))
@@ -126,19 +125,6 @@ def get_panel(run: Run, command: Sequence[str] | None) -> str:
     shown = None if command is None else f"clipstill {shlex.join(command)}"
     predict = f"clipstill predict {shlex.quote(str(run.path))} photo.jpg"
     return panel("get", run, figures, command=shown, predict=predict)
-
-
-def _title(stage: str) -> str:
-    return STAGE_TITLES.get(stage, stage.replace("_", " "))
-
-
-def _address(run: Run) -> str:
-    return f"{FILES}/{quote(run.name)}"
-
-
-def _version(file: Path) -> int:
-    """Changes with the file, so that a browser asks for it again."""
-    return file.stat().st_mtime_ns
 
 
 def _at(names: Sequence[str], position: int) -> str:

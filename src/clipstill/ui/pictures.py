@@ -23,18 +23,9 @@ class SyntheticImage:
     member: str
     record: ImageRecord
 
-    @property
-    def version(self) -> int:
-        """Changes where the picture behind the number may have changed."""
-        return self.shard.stat().st_mtime_ns
-
 
 def images_of(run: Path, task: Task | None) -> list[SyntheticImage]:
-    """All images of the present classes of a run, in their order; a class that was drawn again has the last.
-
-    Args:
-        run: Run folder.
-        task: Present classes; None where there are none yet.
+    """All images of the present classes of a run folder, in their order; a class that was drawn again has the last.
 
     Raises:
         ArtifactError: A shard, or what the folder remembers of its classes, is damaged.

@@ -22,11 +22,11 @@ _COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, 
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage of a run: ``waiting``, ``at work`` or ``done``, and how long it took where that is known."""
+    """One stage of a run."""
 
     name: str
-    state: str
-    seconds: float | None = None
+    state: str  # ``waiting``, ``at work`` or ``done``.
+    seconds: float | None = None  # None where it is not known.
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def bundle(self) -> Path:
-        """Place of the bundle."""
+        """Folder of the bundle."""
         return self.path / bundle.NAME
 
     @property
@@ -70,11 +70,7 @@ class Run:
             return []
 
     def figures(self) -> Figures:
-        """The main figures of the finished student.
-
-        Raises:
-            ArtifactError: A file of the bundle is missing or malformed.
-        """
+        """The main figures of the finished student; ArtifactError where a file is missing or malformed."""
         metrics = read_json(self.bundle / "metrics.json")
         labels = read_json(self.bundle / "labels.json")
         evaluation = metrics.get("evaluation") or {}
@@ -134,11 +130,7 @@ def amount_in(line: str) -> Amount | None:
 
 
 def checked_name(name: str) -> str:
-    """Check the name of a run's folder.
-
-    Raises:
-        DataError: The name has signs that could lead elsewhere.
-    """
+    """The name of a run's folder, unless it has signs that could lead elsewhere: then a DataError."""
     if not _NAME.fullmatch(name):
         raise DataError(
             f"'{name}' cannot name a run. Use up to 80 letters, digits, dots, hyphens and underscores, a letter or a "
@@ -166,12 +158,7 @@ def _is_run(path: Path) -> bool:
 
 
 def open_run(workspace: Path, name: str) -> Run:
-    """One run of the workspace.
-
-    Raises:
-        ArtifactError: There is no such run.
-        DataError: The name cannot be a run's.
-    """
+    """One run of the workspace; an error where there is none of that name."""
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
@@ -209,10 +196,8 @@ def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
             names, states, ended = list(event.get("keys", {})), {}, False
         elif kind == "stage":
             states[stage] = StageState(stage, "at work")
-        elif kind == "done":
-            states[stage] = StageState(stage, "done", float(event.get("seconds", 0)))
-        elif kind == "skipped":
-            states[stage] = StageState(stage, "done")
+        elif kind in ("done", "skipped"):
+            states[stage] = StageState(stage, "done", event.get("seconds"))
         elif kind == "end":
             ended = True
     return tuple(states.get(name, StageState(name, "waiting")) for name in names), ended

@@ -17,7 +17,7 @@ from clipstill.ui.jobs import Jobs
 
 
 def serve(workspace: Path, port: int = 0, on_ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve the page until the process is told to end; a run that it started is stopped then.
+    """Serve the page of a folder of runs until the process is told to end; a run that it started is stopped then.
 
     Args:
         workspace: Folder of the run folders; made where it is absent.

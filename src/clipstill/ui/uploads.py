@@ -23,15 +23,16 @@ MOST_FILES = 50_000
 MOST_BYTES = 4 << 30
 _CHUNK = 1 << 20
 _LEFT_OUT = ".left-out"
+_SUFFIXES = f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The photos of an upload: their folder, their number, and the number of files that are no pictures."""
+    """The photos of an upload."""
 
     folder: Path
     photos: int
-    left_out: int
+    left_out: int  # Files that are no pictures.
 
 
 def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
@@ -44,9 +45,7 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
             folder around the class folders is left out.
 
     Raises:
-        DataError: The zip is damaged, too large, without photos or with names that leave the folder, or there are
-            single photos where they should be labelled.
-        ResourceError: The disk is full.
+        DataError: The upload is damaged, too large, without photos, unsafe, or without labels where they are needed.
     """
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     if zips and len(files) > 1:
@@ -78,7 +77,7 @@ def _copy(files: Sequence[Path], folder: Path) -> int:
     """Copy the pictures; return how many other files there are."""
     pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
-        raise _no_photos(f"none of the {len(files)} files is a photo")
+        raise DataError(f"none of the {len(files)} files is a photo. {_SUFFIXES}")
     for number, file in enumerate(pictures):
         shutil.copyfile(file, folder / f"{number:05d}{file.suffix.lower()}")
     return len(files) - len(pictures)
@@ -93,7 +92,7 @@ def _unzip(archive: Path, folder: Path, labelled: bool) -> int:
             files = [each for each in files if not each[1].name.startswith(".") and "__MACOSX" not in each[1].parts]
             pictures = [(entry, path) for entry, path in files if path.suffix.lower() in IMAGE_SUFFIXES]
             if not pictures:
-                raise _no_photos(f"{archive.name} holds no photos")
+                raise DataError(f"{archive.name} holds no photos. {_SUFFIXES}")
             if len(pictures) > MOST_FILES:
                 raise DataError(f"{archive.name} holds more than {MOST_FILES:,} photos. Give fewer.")
             paths = [path for _, path in pictures]
@@ -106,10 +105,6 @@ def _unzip(archive: Path, folder: Path, labelled: bool) -> int:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         # Damaged, cut short, an unknown way of packing, or locked with a password.
         raise DataError(f"{archive.name} cannot be unpacked ({error}). Make the zip again.") from None
-
-
-def _no_photos(what: str) -> DataError:
-    return DataError(f"{what}. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
 
 
 def _safe_path(entry: zipfile.ZipInfo, archive: str) -> PurePosixPath:

@@ -18,12 +18,7 @@ def same_secret(given: str, secret: str) -> bool:
 
 
 def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
-    """Add headers to an HTTP answer that does not have them.
-
-    Args:
-        send: ``send`` of the ASGI protocol.
-        headers: Values by lower-case name.
-    """
+    """``send`` of the ASGI protocol that adds headers, by lower-case name, to answers that lack them."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

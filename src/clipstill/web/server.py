@@ -23,11 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port.
-
-    Args:
-        host: Name or address of this machine.
-        port: Port number; 0 takes any that is free.
+    """Take a port of this machine; 0 takes any that is free.
 
     Raises:
         ResourceError: The port is taken or not allowed, or the host is another machine.
@@ -63,7 +59,7 @@ def run(
 
     Args:
         app: ASGI application with a lifespan.
-        listener: Socket of ``listen``; it is closed at the end.
+        listener: Socket of ``listen``, which is closed at the end.
         on_ready: Called once requests are answered.
         finish_seconds: Time for the requests that have begun, after the signal.
         head_seconds: Time in which a client must have sent the head of a request.

@@ -1,11 +1,9 @@
 """Cohorts: the classes of a run whose images are made together.
 
 Images of one group share statistics, so a group is made once and whole. A plain run has one cohort. A class that is
-added later begins another, and the images of the others stay as they are; a class that is removed leaves its images in
-the folder and finds them when it comes back.
-
-Nothing but the folders of the stages remembers this: each says for which classes, and from which evidence, it is made.
-Which cohorts serve the present classes follows from these folders, the settings and the task alone.
+added later begins another; a class that is removed leaves its images in the folder and finds them when it comes back.
+Each stage's folder says for which classes and from which evidence it was made; which cohorts serve the present classes
+follows from these folders, the settings and the task alone.
 """
 
 from __future__ import annotations
@@ -23,38 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What class vectors come from, beside the texts.
+    """What class vectors come from, beside the texts."""
 
-    Attributes:
-        learned: Key of the prompts that the teacher has learned; None where it has none.
-        examples: Hash of all example images; None where there are none.
-        by_class: Class name -> hash of its own examples. Empty where images are not drawn towards examples.
-    """
-
-    learned: str | None = None
-    examples: str | None = None
+    learned: str | None = None  # Key of the prompts that the teacher has learned; None where it has none.
+    examples: str | None = None  # Hash of all example images; None where there are none.
+    # Class name -> hash of its own examples. Empty where images are not drawn towards examples.
     by_class: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Classes whose images are made together, and what they are told apart from.
+    """Classes whose images are made together, and what they are told apart from."""
 
-    Attributes:
-        task: All classes of the run at that time.
-        drawn: Classes that have images here, in the order of the task.
-        evidence: Evidence at that time.
-        number: Number of its folder: ``surrogate`` for 1, ``surrogate-2`` for 2; 0 before it has one.
-        key: Key of its images; empty before it is known.
-        complete: Whether all its images are there.
-    """
-
-    task: Task
-    drawn: tuple[str, ...]
-    evidence: Evidence = Evidence()
-    number: int = 1
-    key: str = ""
-    complete: bool = False
+    task: Task  # All classes of the run at that time.
+    drawn: tuple[str, ...]  # Classes that have images here, in the order of the task.
+    evidence: Evidence = Evidence()  # Evidence at that time.
+    number: int = 1  # Number of its folder: ``surrogate`` for 1, ``surrogate-2`` for 2; 0 before it has one.
+    key: str = ""  # Key of its images; empty before it is known.
+    complete: bool = False  # Whether all its images are there.
 
     @property
     def is_whole(self) -> bool:
@@ -90,30 +74,17 @@ class Part:
 
 @dataclass(frozen=True)
 class StudentRecord:
-    """A student that was trained; a head of class vectors lets it tell other classes apart.
+    """A student that was trained; a head of class vectors lets it tell other classes apart."""
 
-    Attributes:
-        task: Its classes.
-        evidence: Evidence at that time.
-        images: What it was trained on, as ``Keys.of_images`` has it.
-        key: Key of the stage.
-    """
-
-    task: Task
-    evidence: Evidence
-    images: Any
-    key: str
+    task: Task  # Its classes.
+    evidence: Evidence  # Evidence at that time.
+    images: Any  # What it was trained on, as ``Keys.of_images`` has it.
+    key: str  # Key of the stage.
 
 
 @dataclass(frozen=True)
 class FolderHistory:
-    """All cohorts and trained students of a run folder, the oldest first.
-
-    Attributes:
-        images: Cohorts of synthetic images.
-        near_misses: Cohorts of near misses.
-        students: Trained students.
-    """
+    """All cohorts and trained students of a run folder, the oldest first."""
 
     images: tuple[Cohort, ...] = ()
     near_misses: tuple[Cohort, ...] = ()
@@ -122,18 +93,12 @@ class FolderHistory:
 
 @dataclass(frozen=True)
 class CohortsInUse:
-    """What serves the present classes.
+    """What serves the present classes."""
 
-    Attributes:
-        images: Cohorts whose images are used, the oldest first.
-        near_misses: Cohorts whose near misses are used.
-        evidence: Evidence for the present classes.
-        student: The trained student whose head gets the present class vectors, in place of training one; else None.
-    """
-
-    images: tuple[Part, ...] = ()
-    near_misses: tuple[Part, ...] = ()
-    evidence: Evidence = Evidence()
+    images: tuple[Part, ...] = ()  # Cohorts whose images are used, the oldest first.
+    near_misses: tuple[Part, ...] = ()  # Cohorts whose near misses are used.
+    evidence: Evidence = Evidence()  # Evidence for the present classes.
+    # The trained student whose head gets the present class vectors, in place of training one; else None.
     student: StudentRecord | None = None
 
     def parts(self, stage: str) -> tuple[Part, ...]:
@@ -142,13 +107,7 @@ class CohortsInUse:
 
 
 def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInUse:
-    """Choose the cohorts that serve the present classes, with a new one for the classes that no cohort serves.
-
-    Args:
-        keys: Keys of the present settings.
-        task: The present classes.
-        history: What the folder holds.
-    """
+    """Choose the cohorts that serve the present classes, with a new one for the classes that no cohort serves."""
     settings, evidence = keys.settings, keys.evidence(task)
     images: tuple[Part, ...] = ()
     near_misses: tuple[Part, ...] = ()

@@ -54,13 +54,7 @@ class Keys:
         return Evidence(None, self._examples, {} if examples is None else digests_by_class(examples))
 
     def of(self, name: str, cohort: Cohort, in_use: CohortsInUse | None = None) -> str:
-        """Key of one stage.
-
-        Args:
-            name: Name of a stage that the run has.
-            cohort: Classes and evidence that it is made for.
-            in_use: Cohorts whose images are taken, for stages behind the images.
-        """
+        """Key of one stage for a cohort; stages behind the images need the cohorts ``in_use`` too."""
         stage = self.stages[name]
         if name == STUDENT and in_use is not None and in_use.student is not None:
             return self._key(stage, {"student": in_use.student.key, "class_vectors": self.of(CLASS_VECTORS, cohort)})
@@ -70,9 +64,11 @@ class Keys:
     def of_student(self, record: StudentRecord) -> str:
         """Key that the present settings give to a student of an earlier call."""
         cohort = Cohort(record.task, record.task.names, record.evidence)
-        inputs = {CLASS_VECTORS: self.of(CLASS_VECTORS, cohort), IMAGES: record.images}
+        inputs = {CLASS_VECTORS: self.of(CLASS_VECTORS, cohort)}
+        if IMAGES in self.stages:
+            inputs[IMAGES] = record.images
         stage = self.stages[STUDENT]
-        return self._key(stage, self._content(stage, cohort, {k: v for k, v in inputs.items() if k in self.stages}))
+        return self._key(stage, self._content(stage, cohort, inputs))
 
     def of_images(self, task: Task, parts: Sequence[Part]) -> Any:
         """The images that a student learns from, as they stand in its key; None for none."""
@@ -120,19 +116,19 @@ class Keys:
 
     def _setting(self, name: str) -> Any:
         """The value of a section or a setting; folders of photos and files of weights count by their content."""
-        section, _, field = name.partition(".")
-        if field == "images" and section in ("evaluation", "unlabelled"):
-            folder = self.photos.measured if section == "evaluation" else self.photos.unlabelled
+        folders = {"evaluation.images": self.photos.measured, "unlabelled.images": self.photos.unlabelled}
+        if name in folders:
+            folder = folders[name]
             return None if folder is None else photos_digest(folder)
         value = self.settings.section_values(name)
-        for setting, (content, with_name) in _FILES.items():
-            if setting != name and not setting.startswith(f"{name}."):
-                continue
-            own = value if setting == name else value[setting.partition(".")[2]]
-            digest = self._built[setting] if setting in self._built else content(own)
-            counted = [own, digest] if with_name else digest
-            value = counted if setting == name else {**value, setting.partition(".")[2]: counted}
-        return value
+        if isinstance(value, dict):
+            named = (setting for setting in _FILES if setting.startswith(f"{name}."))
+            return value | {setting.partition(".")[2]: self._setting(setting) for setting in named}
+        if name not in _FILES:
+            return value
+        content, with_name = _FILES[name]
+        digest = self._built[name] if name in self._built else content(value)
+        return [value, digest] if with_name else digest
 
 
 def _of_parts(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]) -> Any:

@@ -16,15 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Models:
-    """Device, teacher and generators of a run.
-
-    Attributes:
-        settings: Settings of the run.
-        built: Parts that the caller built, by ``"teacher"``, ``"generator"`` and ``"student"``; the settings name the
-            others.
-    """
+    """Device, teacher and generators of a run."""
 
     settings: Settings
+    # Parts that the caller built, by ``"teacher"``, ``"generator"`` and ``"student"``; the settings name the others.
     built: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property

@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos of a run; each kind is None where there are none.
-
-    Attributes:
-        measured: Labelled photos to measure on.
-        examples: Labelled photos to learn from.
-        unlabelled: Photos without labels to learn from.
-        listed: Whether they were given as lists of files, so that the settings do not name their folders.
-    """
+    """Photos of a run; each kind is None where there are none."""
 
     measured: ImageFolder | None = None
     examples: ImageFolder | None = None
     unlabelled: ImageFolder | None = None
-    listed: bool = False
+    listed: bool = False  # Whether they were given as lists of files, so that the settings do not name their folders.
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of ``examples`` and of ``unlabelled`` photos."""
+        kinds = {"examples": self.examples, "unlabelled": self.unlabelled}
+        return {kind: 0 if folder is None else len(folder.items) for kind, folder in kinds.items()}
 
     @classmethod
     def of(cls, settings: Settings, task: Task) -> Photos:
@@ -59,11 +58,7 @@ class Photos:
 
 
 def refuse_overlap(learned: ImageFolder, measured: Path) -> None:
-    """Keep photos to learn from out of the folder to measure on.
-
-    Raises:
-        DataError: One lies below ``measured``.
-    """
+    """Raise ``DataError`` if a photo to learn from lies in the folder to measure on."""
     within = measured.resolve()
     both = [path for path, _ in learned.items if path.resolve().is_relative_to(within)]
     if both:

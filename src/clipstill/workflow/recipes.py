@@ -17,15 +17,11 @@ _FOLDER = Path(str(resources.files("clipstill.recipes")))
 
 @dataclass(frozen=True)
 class LoadedSettings:
-    """Settings, and where their values come from.
-
-    Attributes:
-        settings: The checked settings.
-        origins: Place that each dotted name was set in last: ``recipe NAME``, ``file PATH``, ``--set`` or ``flag``. A
-            setting that is not named has its default.
-    """
+    """Settings, and where their values come from."""
 
     settings: Settings
+    # Place that each dotted name was set in last: ``recipe NAME``, ``file PATH``, ``--set`` or ``flag``. A setting that
+    # is not named has its default.
     origins: Mapping[str, str]
 
     @property
@@ -49,11 +45,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a recipe: a shipped one by name, or any YAML file by path.
-
-    Raises:
-        UnknownNameError: The name is neither.
-    """
+    """The file of a recipe: a shipped one by name, or any YAML file by path."""
     if name in recipe_names():
         return _FOLDER / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import MANIFEST, read_json, read_manifest, write_json
+from clipstill.core.files import MANIFEST, read_json, read_manifest, write_json, write_text
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse, Part
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Stage, Step
-from clipstill.workflow.store import Store, read_task
+from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,24 +25,15 @@ if TYPE_CHECKING:
     from clipstill.students.student import Student
 
 STEPS_FILE = "steps.json"
+# Mark in the classes' file of a run whose photos were given as lists of files.
+PHOTOS_LISTED = "photos_listed"
 # Called at each validation with the step, the student for its features, and the head to answer by.
 Watch = Callable[[int, "Student", "nn.Module"], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. A stage reads the results of earlier stages from its store.
-
-    Attributes:
-        settings: All settings.
-        task: The classes.
-        photos: Real photos.
-        store: The run folder.
-        cohorts: Cohorts that serve the classes.
-        steps: All steps in the order of work.
-        models: Device, teacher and generators.
-        watch: Called with the student's weights at each validation; None for nobody.
-    """
+    """One run. A stage reads the results of earlier stages from its store."""
 
     settings: Settings
     task: Task
@@ -49,17 +42,11 @@ class Run:
     cohorts: CohortsInUse
     steps: tuple[Step, ...]
     models: Models
-    watch: Watch | None = None
+    watch: Watch | None = None  # Called with the student's weights at each validation; None for nobody.
 
     @classmethod
     def open(cls, path: Path, stages: Sequence[Stage], settings: Settings, photos: Photos) -> Run:
-        """A finished run, wherever the photos that it learned from lie now.
-
-        Args:
-            path: The run folder.
-            stages: All stages.
-            settings: Settings of the run.
-            photos: Photos that the caller has.
+        """A finished run, wherever the photos that it learned from lie now; ``photos`` are those that the caller has.
 
         Raises:
             ArtifactError: The folder is no run, or a stage of it is not complete.
@@ -83,8 +70,13 @@ class Run:
         cohorts = CohortsInUse(tuple(parts.get("surrogate", ())), tuple(parts.get("near_misses", ())))
         return cls(settings, task, photos, store, cohorts, tuple(steps), Models(settings))
 
-    def save_steps(self) -> None:
-        """Write down which steps serve the run, for ``open``."""
+    def save(self) -> None:
+        """Write down classes, settings, and which steps serve the run, for ``open``."""
+        out = self.store.path
+        listed = {PHOTOS_LISTED: True} if self.photos.listed else {}
+        write_json(out / TASK_FILE, {**self.task.to_json(), **listed})
+        settings = self.settings.model_dump(mode="json")
+        write_text(out / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         used = {
             step.name: part.used
             for stage in {step.stage.name for step in self.steps if step.stage.per_cohort}
@@ -94,7 +86,7 @@ class Run:
             {"name": step.name, "stage": step.stage.name, "key": step.key, "used": used.get(step.name)}
             for step in self.steps
         ]
-        write_json(self.store.path / STEPS_FILE, entries)
+        write_json(out / STEPS_FILE, entries)
 
     def has(self, stage: str) -> bool:
         """Whether the run has a stage of this name."""
@@ -120,7 +112,7 @@ class Run:
         student = self.settings.student
         tower = {"prompts": student.prompts, "prompt_depth": student.prompt_depth, "tower": student.tower}
         return {
-            **({"student_tower": tower} if student.tower_of or student.prompts else {}),
+            **({"student_tower": tower} if student.tower_of else {}),
             **versions(),
             "device": str(self.models.device),
             "threads": self.store.threads,
@@ -131,7 +123,7 @@ class Run:
             "student": student.name,
             "student_init": student.init,
             "images_per_class": self.settings.prompts.images_per_class,
-            "unlabelled": 0 if self.photos.unlabelled is None else len(self.photos.unlabelled.items),
+            "unlabelled": self.photos.counts["unlabelled"],
         }
 
 

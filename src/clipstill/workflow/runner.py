@@ -25,20 +25,13 @@ class StaleCohortsError(Exception):
 
 
 def run_steps(run: Run, store: LockedStore, steps: Sequence[Step], keys: Keys) -> list[str]:
-    """Bring steps up to date.
+    """Bring steps up to date in their order; return the names of those that were done already.
 
-    Args:
-        run: The run, whose store is ``store``.
-        store: Its folder, held by this process.
-        steps: Steps in the order of work.
-        keys: Keys of the run.
-
-    Returns:
-        Names of the steps that were done already.
+    ``store`` is the run's folder, held by this process.
 
     Raises:
-        StaleCohortsError: See there.
-        ClipstillError: What a stage raises.
+        StaleCohortsError: The steps must be chosen anew.
+        ClipstillError: A stage failed.
     """
     return [step.name for step in steps if not _bring_up_to_date(run, store, step, keys)]
 

@@ -25,8 +25,7 @@ class ExamplesSettings(Config):
     """Example images of some or all classes. One to five per class help a lot."""
 
     images: Path | None = Field(
-        default=None,
-        description="Folder with one sub-folder per class. Classes without one fall back to their text.",
+        default=None, description="Folder with one sub-folder per class. Classes without one fall back to their text."
     )
     per_class: int | None = Field(default=None, ge=1, description="Most examples used per class; null for all.")
     text_count: float = Field(
@@ -89,21 +88,14 @@ class Settings(Config):
     export: ExportSettings = ExportSettings()
 
     def section_values(self, name: str) -> Any:
-        """What results depend on in a section or a single setting, ready for JSON.
-
-        Args:
-            name: Such as ``synthesis``, ``examples.style_share`` or ``seed``.
-
-        Raises:
-            KeyError: There is no such setting, or results do not depend on it.
-        """
+        """What results depend on in a section or a setting (``examples.style_share``), as JSON values."""
         value: Any = self.identity()
         for key in name.split("."):
             value = value[key]
         return value
 
     def check_together(self) -> None:
-        """Refuse sections that do not fit each other; while settings are put together, they need not yet.
+        """Refuse sections that do not fit each other; while settings are put together, they need not fit yet.
 
         Raises:
             ConfigError: Nothing is there to teach by, or something needs what is not there.

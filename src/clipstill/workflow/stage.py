@@ -22,46 +22,31 @@ def _always(settings: Settings, photos: Photos) -> bool:
 
 @dataclass(frozen=True)
 class Stage:
-    """One unit of work of a run. Its key follows from these values, see ``clipstill.workflow.keys``.
+    """One unit of work of a run. Its key follows from these values, see ``clipstill.workflow.keys``."""
 
-    Attributes:
-        name: Name of its folder, and how other stages refer to it.
-        version: Raised by one where the code makes something else from equal settings.
-        title: What it does, in a few words for users.
-        make: Writes the result of one step into its folder and returns the names of the files to commit; None where
-            it has committed the folder by itself.
-        settings: Sections or single settings (``"examples.text_count"``) that the result depends on. A setting that
-            names files counts by their content; ``"task"`` stands for the class names and descriptions.
-        inputs: Names of the stages whose results it reads; those that a run does not have are ignored.
-        needed: Whether a run with these settings and photos has this stage.
-        per_cohort: Whether each cohort of classes has a folder of its own.
-        folder: Its place in the run folder; empty for ``stages/NAME``.
-    """
-
-    name: str
-    version: int
-    title: str
+    name: str  # Name of its folder, and how other stages refer to it.
+    version: int  # Raised by one where the code makes something else from equal settings.
+    title: str  # What it does, in a few words for users.
+    # Writes the result of one step into its folder and returns the names of the files to commit; None where it has
+    # committed the folder by itself.
     make: Callable[[Run, Step, Path], Sequence[str] | None]
+    # Sections or single settings (``"examples.text_count"``) that the result depends on. A setting that names files
+    # counts by their content; ``"task"`` stands for the class names and descriptions.
     settings: tuple[str, ...] = ()
+    # Names of the stages whose results it reads; those that a run does not have are ignored.
     inputs: tuple[str, ...] = ()
-    needed: Callable[[Settings, Photos], bool] = _always
-    per_cohort: bool = False
-    folder: str = ""
+    needed: Callable[[Settings, Photos], bool] = _always  # Whether a run with these settings and photos has this stage.
+    per_cohort: bool = False  # Whether each cohort of classes has a folder of its own.
+    folder: str = ""  # Its place in the run folder; empty for ``stages/NAME``.
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage in one run.
-
-    Attributes:
-        stage: What is done.
-        key: Equal keys mean that the work is done already.
-        cohort: The classes that it is done for; all classes of the run where the stage is not per cohort.
-    """
+    """A stage in one run."""
 
     stage: Stage
-    key: str
-    cohort: Cohort
+    key: str  # Equal keys mean that the work is done already.
+    cohort: Cohort  # The classes that it is done for; all classes of the run where the stage is not per cohort.
 
     @property
     def name(self) -> str:

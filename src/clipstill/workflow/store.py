@@ -8,6 +8,7 @@ holds one folder a stage with its key in ``stage.json``. Nothing is deleted: a s
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import sys
@@ -37,22 +38,14 @@ _DAMAGED = "damaged"
 
 
 class Store:
-    """A run folder to read from.
-
-    Args:
-        path: The folder of a run, which another process may be working on.
-    """
+    """A run folder to read from; another process may be working on it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def threads(self) -> int:
-        """CPU threads that the run began with; sums depend on their number.
-
-        Raises:
-            ArtifactError: The folder is no run.
-        """
+        """CPU threads that the run began with; sums depend on their number."""
         return int(read_run_marker(self.path)["threads"])
 
     @property
@@ -90,11 +83,7 @@ class Store:
         raise ArtifactError(f"{self.path} holds no {stage} of {key[:12]} any more.")
 
     def history(self) -> FolderHistory:
-        """Cohorts and trained students that the folder holds, the oldest first.
-
-        Raises:
-            ArtifactError: What a stage says of itself cannot be read.
-        """
+        """Cohorts and trained students that the folder holds, the oldest first."""
         records = []
         for folder in self._folders():
             record = self._record(folder)
@@ -107,10 +96,8 @@ class Store:
                 images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
                 near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
                 students=tuple(
-                    StudentRecord(
-                        Task.from_json(each["task"]), Evidence(**each["evidence"]), each["images"], each["key"]
-                    )
-                    for each in records
+                    StudentRecord(cohort.task, cohort.evidence, each["images"], cohort.key)
+                    for each, cohort in ((each, _cohort(each)) for each in records)
                     if each["stage"] == "student" and each["complete"] and each["trained"]
                 ),
             )
@@ -140,7 +127,7 @@ class LockedStore(Store):
         threads: CPU threads of a new run; an earlier run keeps its own number.
 
     Raises:
-        ArtifactError: The folder holds something else, or a newer format.
+        ArtifactError: The folder holds something else, or another version's run.
         ResourceError: Another process works on it, or it cannot be written.
     """
 
@@ -150,7 +137,8 @@ class LockedStore(Store):
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name))
+            # A process killed before the marker stands leaves the lock, or a file not yet renamed.
+            strangers = sorted(each.name for each in path.iterdir() if not each.name.startswith((LOCK, ".tmp-")))
         except OSError as error:
             raise disk_error(error, path) from error
         is_new = not (path / MARKER).exists()
@@ -186,19 +174,10 @@ class LockedStore(Store):
             raise disk_error(error, self.path / EVENTS) from error
 
     def prepare(self, step: Step, **more: Any) -> bool:
-        """Make the folder of a step ready for work.
+        """Make the folder of a step ready for work; return whether work of another key was moved aside.
 
-        Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back.
-
-        Args:
-            step: The step.
-            more: Further facts to remember of it.
-
-        Returns:
-            Whether work of another key was moved aside.
-
-        Raises:
-            ResourceError: The folder cannot be written.
+        Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back. ``more``
+        holds further facts to remember of the step.
         """
         folder, old, moved = self.folder(step), self.stages / _OLD, False
         try:
@@ -218,18 +197,14 @@ class LockedStore(Store):
         return moved
 
     def set_aside(self, step: Step) -> None:
-        """Move a damaged stage to ``stages/old``, so that it is made again and nothing is lost.
-
-        Raises:
-            ResourceError: The folder cannot be written.
-        """
+        """Move a damaged stage to ``stages/old``, so that it is made again and nothing is lost."""
         try:
             _move_aside(self.folder(step), self.stages / _OLD / f"{step.name}-{_DAMAGED}")
         except OSError as error:
             raise disk_error(error, self.folder(step)) from error
 
     def set_aside_kept(self, stage: str, key: str) -> None:
-        """Do the same with earlier work of this key, wherever it lies."""
+        """Move earlier work of this key to ``stages/old``, wherever it lies."""
         for folder in list(self._folders()):
             record = self._record(folder)
             if record.get("stage") == stage and record.get("key") == key:
@@ -283,7 +258,6 @@ def read_task(path: Path) -> Task:
 
     Raises:
         ArtifactError: The folder is no run, or was not begun.
-        TaskError: The stored classes are damaged.
     """
     read_run_marker(path)
     if not (path / TASK_FILE).is_file() or not (path / CONFIG_FILE).is_file():
@@ -292,7 +266,7 @@ def read_task(path: Path) -> Task:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The story of a run, oldest first; a line cut short by a kill is left out."""
+    """The events of a run, oldest first; a line cut short by a kill is left out."""
     events: list[dict[str, Any]] = []
     file = path / EVENTS
     if not file.is_file():
@@ -307,22 +281,13 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _is_ours(name: str) -> bool:
-    """What a process leaves that is killed before the marker stands: the lock, or a file not yet renamed."""
-    return name == LOCK or name.startswith(".tmp-")
-
-
 def _move_aside(folder: Path, target: Path) -> bool:
     if not any(folder.iterdir()):
         folder.rmdir()
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    free = target
-    while free.exists():
-        number += 1
-        free = target.with_name(f"{target.name}-{number}")
-    folder.rename(free)
+    names = itertools.chain([target.name], (f"{target.name}-{number}" for number in itertools.count(2)))
+    folder.rename(next(free for free in map(target.with_name, names) if not free.exists()))
     return True
 
 

@@ -1,0 +1,87 @@
+"""The stage of prompts: what it stores, and what it refuses to read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipstill.core.errors import ArtifactError
+from clipstill.core.files import commit_manifest, read_manifest, verify_files
+from clipstill.core.tensors import write_tensors
+from clipstill.stages import STAGES
+from clipstill.stages.prompts import read_prompts, read_style_names
+from clipstill.workflow.cohorts import FolderHistory, cohorts_in_use
+from clipstill.workflow.keys import Keys
+from clipstill.workflow.models import Models
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.run import Run
+from clipstill.workflow.store import LockedStore
+from text_fixtures import TASK, request, words
+
+
+def make(out: Path, *overrides: str) -> tuple[Run, Path]:
+    """A run whose prompts a small teacher has made, and their folder."""
+    settings = load_settings(overrides=["prompts.images_per_class=3", "prompts.styles=[sketch, art]", *overrides])
+    models = Models(settings, {"teacher": words()})
+    keys = Keys(STAGES, settings, Photos(), models.identity)
+    in_use = cohorts_in_use(keys, TASK, FolderHistory())
+    with LockedStore(out, 1) as store:
+        run = Run(settings, TASK, Photos(), store, in_use, keys.steps(TASK, in_use), models)
+        vectors_CD = request().class_vectors_CD
+        run.folder("class_vectors").mkdir(parents=True)
+        file = run.folder("class_vectors") / "class_vectors.safetensors"
+        write_tensors(file, {"class_vectors": vectors_CD, "text_vectors": vectors_CD})
+        (step,) = run.steps_of("prompts")
+        folder = store.folder(step)
+        folder.mkdir()
+        files = step.stage.make(run, step, folder)
+        assert files is not None
+        verify_files(folder, commit_manifest(folder, step.key, list(files)))
+    return run, folder
+
+
+def test_the_stage_stores_one_row_a_prompt_and_what_was_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "clipstill")
+    run, folder = make(tmp_path)
+    prompts, targets_ND = read_prompts(folder)
+    assert len(prompts) == len(targets_ND) == 9
+    assert torch.allclose(targets_ND, words().encode_text([prompt.text for prompt in prompts]), atol=1e-6)
+    assert read_style_names(run) == ("sketch", "art")
+    measured = json.loads((folder / "diversity.json").read_text())
+    assert measured["classes"] == list(TASK.names)
+    assert len(measured["within_class_each"]) == 3
+    assert f"{measured['within_class']:.1f} degrees apart within a class" in caplog.text
+    assert not (folder / "bank.safetensors").exists()
+
+
+@pytest.mark.parametrize("strategy", ["sdd", "contrastive"])
+def test_a_learned_bank_lies_in_the_stage_and_serves_the_next_run(tmp_path: Path, strategy: str) -> None:
+    name = f"prompts.strategy={strategy}"
+    _, folder = make(tmp_path / "a", name, "prompts.steps=3")
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert {"bank.safetensors", "bank.json"} < set(manifest.files)
+    facts = json.loads((folder / "bank.json").read_text())
+    assert facts["strategy"] == strategy
+    assert facts["classes"] == list(TASK.names)
+    assert facts["settings"]["steps"] == 3
+    _, again = make(tmp_path / "b", name, "prompts.steps=0", f"prompts.bank={folder}")
+    assert torch.equal(read_prompts(folder)[1], read_prompts(again)[1])
+
+
+def test_prompts_and_vectors_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    _, folder = make(tmp_path)
+    lines = (folder / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "prompts.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(ArtifactError, match="holds 8 prompts and 9 vectors"):
+        read_prompts(folder)
+    (folder / "targets.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_prompts(folder)
