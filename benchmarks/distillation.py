@@ -196,7 +196,7 @@ def main() -> None:
                 spent.append(drawing)
         if labels == "cached":
             view_shares.append((spent[1] - spent[0]) / (times[1] - times[0]))
-        return (times[1] - times[0]) / args.steps
+        return float((times[1] - times[0]) / args.steps)
 
     def plain(folder: Path) -> Iterator[Tensor]:
         paths = []
