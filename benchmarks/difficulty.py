@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Asked:
         self.known, imagenet_KD, _ = vocabulary(teacher, "{class}")
         self.imagenet_KD = None if text_terms else imagenet_KD
 
-    def encode(self, texts: list[str]) -> Tensor:
+    def encode(self, texts: Sequence[str]) -> Tensor:
         missing = [text for text in dict.fromkeys(map(spoken, texts)) if text not in self._vectors]
         if missing:
             self._vectors |= dict(zip(missing, self.teacher.encode_text(missing), strict=True))

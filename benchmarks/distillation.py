@@ -196,7 +196,7 @@ def main() -> None:
                 spent.append(drawing)
         if labels == "cached":
             view_shares.append((spent[1] - spent[0]) / (times[1] - times[0]))
-        return (times[1] - times[0]) / args.steps
+        return float((times[1] - times[0]) / args.steps)
 
     def plain(folder: Path) -> Iterator[Tensor]:
         paths = []
@@ -229,7 +229,7 @@ def main() -> None:
         return seconds_a_step(bare_step(copy.deepcopy(fresh), asked, vectors, settings, batches), args.steps, device)
 
     # Watched from outside, so that a run carries no clock.
-    phases.views_of, phases.to_unit = timed_views, timed_unit  # type: ignore[assignment]
+    phases.views_of, phases.to_unit = timed_views, timed_unit  # type: ignore[assignment, attr-defined]
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         measure: dict[str, Callable[[], float]] = {

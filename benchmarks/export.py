@@ -40,7 +40,14 @@ def main() -> None:
     told = {}
     for source in given.sources:
         with tempfile.TemporaryDirectory() as work:
-            made = export(source, names, Path(work) / "bundle", photos, given.calibration, given.overrides)
+            made = export(
+                source,
+                names,
+                out=Path(work) / "bundle",
+                images=photos,
+                calibration=given.calibration,
+                overrides=given.overrides,
+            )
         student = f"{load_bundle(source).info['student']} ({source.name})"
         told[str(source)] = made.to_json()
         for facts in made.formats:

@@ -47,11 +47,11 @@ def random_clip(architecture: str, layers: int | None, device: torch.device) -> 
     return OpenClipTeacher(
         model,
         open_clip.get_tokenizer(architecture),
-        architecture,
-        int(open_clip.get_model_config(architecture)["embed_dim"]),
-        "fp32",
-        Preprocess(side, tuple(mean), tuple(std)),
-        Provenance("random weights", "none", architecture),
+        name=architecture,
+        dim=int(open_clip.get_model_config(architecture)["embed_dim"]),
+        dtype=torch.float32,
+        preprocess=Preprocess(side, tuple(mean), tuple(std)),
+        provenance=Provenance("random weights", "none", architecture),
     )
 
 

@@ -202,7 +202,8 @@ class Cutouts(nn.Module):
         pooled = (F.adaptive_avg_pool2d(x_13HW, self.size) + F.adaptive_max_pool2d(x_13HW, self.size)) / 2
         x_V3HW = self.change(pooled.repeat(self.views, 1, 1, 1))
         strength_V111 = torch.rand(self.views, 1, 1, 1, device=x_V3HW.device) * 0.1
-        return x_V3HW + strength_V111 * torch.randn_like(x_V3HW)
+        noisy_V3HW: Tensor = x_V3HW + strength_V111 * torch.randn_like(x_V3HW)
+        return noisy_V3HW
 
 
 @dataclass(frozen=True)

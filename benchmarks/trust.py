@@ -76,8 +76,8 @@ def trust(run: Path, args: argparse.Namespace) -> dict[str, Any]:
     found |= {"AUROC": auroc(inside_N, outside_M)}
     if bundle.refusal_threshold is not None:
         found |= {
-            "answered": float((~bundle.refused(logits_NC)).mean()),
-            "left out, refused": float(bundle.refused(outside_MC).mean()),
+            "answered": float((inside_N >= bundle.refusal_threshold).mean()),
+            "left out, refused": float((outside_M < bundle.refusal_threshold).mean()),
         }
     return {name: round(100 * value, 1) if isinstance(value, float) else value for name, value in found.items()}
 
