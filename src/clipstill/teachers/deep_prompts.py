@@ -103,7 +103,7 @@ def text_vectors(
     # The stored mask is for texts of the most tokens.
     mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
     x_MLE = tower.ln_final(_through_layers(tower.transformer, x_MLE, tokens_KPE, place=1, mask=mask))
-    vectors_MD = x_MLE[torch.arange(len(x_MLE), device=x_MLE.device), position_M]
+    vectors_MD: Tensor = x_MLE[torch.arange(len(x_MLE), device=x_MLE.device), position_M]
     if isinstance(tower.text_projection, nn.Linear):
         vectors_MD = tower.text_projection(vectors_MD)
     elif tower.text_projection is not None:
