@@ -81,7 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{first['images']} images in {len(first['shards'])} groups",
         "",
-        "| | processes at work | stage s | work s | img/s | speed | identical |",
+        "| | processes | stage s | work s | img/s | speed | identical |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -271,7 +271,7 @@ def one_at_a_time(setup: Setup, generator: Any, number: int) -> Timing:
 
 
 def grouped(setup: Setup, engine: Synthesiser, images: int, steps: int) -> tuple[Timing, int, SynthesisedGroup]:
-    """One group of ours; also, how many of its images were at work at once."""
+    """One group of ours; also, how many of its images were optimised at once."""
     marks: list[float] = []
     at_work: list[int] = []
 

@@ -110,7 +110,7 @@ class RunOptions(TypedDict, total=False):
 def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[RunOptions]) -> RunResult:
     """Make an image classifier from class names.
 
-    A call that was interrupted goes on where it was; a call that was done before returns at once.
+    An interrupted call is continued; a call that was done before returns at once.
 
     Args:
         classes: Names, a comma-separated text, or a ``.txt`` or ``.yaml`` file.
@@ -271,7 +271,7 @@ class LadderOptions(TypedDict, total=False):
 def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -> Ladder:
     """Measure simpler and richer ways to a finished classifier on real photos, and recommend one.
 
-    A call that was interrupted goes on where it was.
+    An interrupted call is continued.
 
     Args:
         run: A finished run folder.

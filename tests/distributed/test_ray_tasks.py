@@ -81,7 +81,7 @@ def watched(log: Path, armed: Path) -> Callable[[], None]:
             with log.open("a") as stream:
                 stream.write(f"{number} {os.getpid()}\n")
 
-            def killed(*_: object) -> None:  # Called once a step: the group is at work.
+            def killed(*_: object) -> None:  # Called once a step: the group is running.
                 if number == 3 and armed.exists():
                     armed.unlink()
                     os.kill(os.getpid(), signal.SIGKILL)

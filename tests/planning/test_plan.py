@@ -199,7 +199,7 @@ def test_what_cannot_be_estimated_is_done_all_the_same(
     monkeypatch.setattr(planner, "measure", fails)
     with stopped_before("prompts"):
         assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
-    assert "plan: there is none (RuntimeError: no such kernel)" in capsys.readouterr().err
+    assert "plan: skipped (RuntimeError: no such kernel)" in capsys.readouterr().err
     assert (tmp_path / "run" / "stages" / "class_vectors" / "MANIFEST.json").exists()
 
 

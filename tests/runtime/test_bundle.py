@@ -1,4 +1,4 @@
-"""A bundle at work, without torch."""
+"""A bundle in use, without torch."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def jobs(tmp_path: Path) -> Jobs:
 
 
 def made_run(workspace: Path, name: str = "zoo") -> LockedStore:
-    """A run that was begun: two stages, the second at work."""
+    """A run that was begun: two stages, the second running."""
     run = LockedStore(workspace / name, threads=1)
     write_json(run.path / "task.json", Task(("dog", "<b>cat</b>"), ("", "")).to_json())
     run.event("start", keys={"class_vectors": "1", "surrogate": "2", "report": "3"})
@@ -76,7 +76,7 @@ def test_a_run_is_at_work_exactly_while_a_process_holds_it(tmp_path: Path) -> No
     assert not left.finished
     assert [(each.name, each.state) for each in left.stages] == [
         ("class_vectors", "done"),
-        ("surrogate", "at work"),
+        ("surrogate", "running"),
         ("report", "waiting"),
     ]
 
@@ -127,7 +127,7 @@ def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
     jobs.start("zoo", ["run"])
     until(lambda: "synthesis: 1/8 img" in jobs.lines("zoo"))
     assert jobs.at_work() == "zoo"
-    with pytest.raises(ResourceError, match="'zoo' is at work"):
+    with pytest.raises(ResourceError, match="'zoo' is running"):
         jobs.start("other", ["run"])
     assert jobs.stop() == "zoo"
     assert jobs.at_work() is None
@@ -140,7 +140,7 @@ def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
 
 def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, tmp_path: Path) -> None:
     with made_run(tmp_path):
-        with pytest.raises(ResourceError, match="'zoo' is at work"):
+        with pytest.raises(ResourceError, match="'zoo' is running"):
             jobs.start("other", ["run"])
         assert "started elsewhere" in panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
 
@@ -157,7 +157,7 @@ def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
 def test_an_end_without_words_is_told_too(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
 ) -> None:
-    program(tmp_path, monkeypatch, f"print('surrogate: at work', flush=True)\n{text}")
+    program(tmp_path, monkeypatch, f"print('surrogate: running', flush=True)\n{text}")
     jobs.start("zoo", ["run"])
     until(lambda: jobs.own_at_work() is None)
     assert told in (jobs.trouble("zoo") or "")

@@ -49,7 +49,7 @@ def plan(
     """
     from clipstill.text.task import parse_task
 
-    task = parse_task(classes)  # A typing mistake is told before anything heavy is loaded.
+    task = parse_task(classes)  # Typing mistakes are reported before anything heavy is loaded.
     from clipstill import api
 
     found = api.plan(classes=task, settings=overrides or (), **options.shared(context, api.RunOptions))

@@ -55,7 +55,7 @@ def run(
     """
     from clipstill.text.task import parse_task
 
-    task = parse_task(classes)  # A typing mistake is told before anything heavy is loaded.
+    task = parse_task(classes)  # Typing mistakes are reported before anything heavy is loaded.
     from clipstill import api
 
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}

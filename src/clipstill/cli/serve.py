@@ -56,7 +56,7 @@ def serve(
     listener = listen(host, port)
     app = create_app(classifier, limits=limits, token=secret, log=say)
     if secret is None and host not in _LOCAL:
-        say("note: whoever reaches this machine may ask, for no --token-file is given.")
+        say("warning: without --token-file, anyone who can reach this machine can send requests.")
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
     run(
         app,

@@ -39,7 +39,7 @@ class LadderRequest:
 
 
 def measure_ladder(request: LadderRequest) -> Ladder:
-    """Measure the ladder of a finished run on photos. A call that was interrupted goes on where it was.
+    """Measure the ladder of a finished run on photos. An interrupted call is continued.
 
     Raises:
         ArtifactError: The folder is no finished run.

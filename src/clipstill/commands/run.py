@@ -151,7 +151,7 @@ def _bring_up_to(
                 skipped = run_steps(run, store, steps, keys)
                 break
             except StaleCohortsError:
-                say("what serves the classes is chosen again")
+                say("some earlier results cannot be used; choosing what to make again")
         store.event("end", skipped=skipped)
     return run, skipped
 
@@ -191,7 +191,7 @@ def _keep_plan(run: Run, store: LockedStore, *, key: str, found: Plan | None) ->
             raise
         except Exception as error:
             # A run that cannot be planned may still succeed.
-            say(f"plan: there is none ({type(error).__name__}: {error})")
+            say(f"plan: skipped ({type(error).__name__}: {error})")
             return
         say_plan(found)
     elif stored_plan(store.path, key) is not None:

@@ -89,7 +89,7 @@ def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -
 
     names, images = near_misses.read_near_misses(run)
     if images is None:
-        say("calibration: no near miss is far enough from the present classes, so the student always answers")
+        say("calibration: all near misses resemble the classes too much, so 'none of these' is never answered")
         return None
     outside = Answers.joined(models.plain(images.pixels_N3HW), models.views(images.pixels_N3HW))
     inside_N, outside_N = (softmax(each.student_NC / temperature).max(axis=1) for each in (inside, outside))

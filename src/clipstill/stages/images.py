@@ -54,7 +54,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     facts = shards.facts()
     dropped, restarts = (sum(int(each[name]) for each in facts) for name in ("dropped", "restarts"))
     if dropped or restarts:
-        say(f"surrogate: {restarts} times an image began again, {dropped} images could not be made")
+        say(f"surrogate: {restarts} restarts of images, {dropped} images could not be made")
     seconds = round(sum(float(each["seconds"]) for each in facts), 3)
     provenance = [asdict(part) for part in worker.provenance]
     info = {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": provenance}
@@ -68,7 +68,7 @@ def missing_groups(work: SynthesisWork, shards: ShardWriter, title: str) -> Iter
     groups, done = work.groups, shards.committed()
     ready = sum(len(groups[number]) for number in done)
     if ready:
-        say(f"{shards.folder.name}: {ready} of {len(work.prompts)} images are there already, going on")
+        say(f"{shards.folder.name}: {ready} of {len(work.prompts)} images exist already; making the others")
     with Progress(title, total=len(work.prompts), unit="img", done=ready) as bar:
 
         def on_done(number: int, loss: float | None) -> None:
@@ -80,7 +80,7 @@ def missing_groups(work: SynthesisWork, shards: ShardWriter, title: str) -> Iter
 def make_groups(
     worker: Worker, numbers: Sequence[int], shards: ShardWriter, on_done: OnDone, *, preview: Path | None = None
 ) -> None:
-    """Make groups in this process, and write each one while the next is at work."""
+    """Make groups in this process, and write each one while the next is running."""
     from clipstill.surrogate.preview import Preview
 
     with BackgroundWriter() as writer:
@@ -93,7 +93,7 @@ def make_groups(
 
 
 def _show_first_images(run: Run, folder: Path) -> None:
-    """Replace the preview of the images at work by the first finished ones."""
+    """Replace the preview of the images in progress by the first finished ones."""
     import torch
 
     from clipstill.surrogate.preview import MOST_IMAGES, write_grid

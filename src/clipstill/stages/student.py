@@ -38,7 +38,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     settings, examples = run.settings, run.photos.examples
     training_set = collect_training_set(run)
     if examples is not None and examples.classes_without_images and settings.examples.teach_share > 0:
-        say("student: the examples are not trained on, since some classes have none and would look like no photo")
+        say("student: not trained on the examples, because some classes have none")
     say(f"student: {training_set.summary()}")
     if trains_together(settings):
         torchrun.broadcast(torchrun.Offer(step.name, step.key, [], run.store.threads, cohorts=run.cohorts))

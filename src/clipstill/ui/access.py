@@ -1,4 +1,4 @@
-"""Who may see the page: whoever holds the address that was printed at the start.
+"""Who may see the page: anyone who has the address that was printed at the start.
 
 The page can start programs and read folders, so it listens on the loopback address only, and every request, Gradio's
 own among them, needs a cookie that the printed address sets. Other users of the machine lack the token; other pages in

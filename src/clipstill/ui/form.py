@@ -108,7 +108,7 @@ def _settings(form: Form) -> Sequence[str]:
         raise ConfigError(f"there is no effort '{form.effort}'. Choose one of {', '.join(EFFORTS)}.")
     lines = (line.strip() for line in form.settings.splitlines())
     settings = [*EFFORTS[form.effort], *(line for line in lines if line and not line.startswith("#"))]
-    load_settings("default", overrides=settings)  # A typing mistake is told at once, and not by the run.
+    load_settings("default", overrides=settings)  # Typing mistakes are reported here, before the run starts.
     return settings
 
 

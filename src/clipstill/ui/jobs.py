@@ -43,12 +43,12 @@ class Watched:
     run: Run | None  # None before it has a folder.
     lines: Sequence[str] = ()  # Printed since its last start.
     at_work: bool = False
-    own: bool = False  # Whether this page started the process at work.
+    own: bool = False  # Whether this page started the running process.
     trouble: str | None = None  # Why it ended before its time.
 
 
 class Jobs:
-    """The one run at work in a folder of runs, and the logs of all of them."""
+    """The one active run in a folder of runs, and the logs of all of them."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
@@ -65,11 +65,11 @@ class Jobs:
         return self.workspace / KEPT_FOLDER / "runs" / name
 
     def own_at_work(self) -> str | None:
-        """Name of the run that this page started and that is still at work."""
+        """Name of the run that this page started and that is still running."""
         return self.started[0] if self._process is not None and self._process.poll() is None else None
 
     def at_work(self) -> str | None:
-        """Name of the run that is at work in the workspace, whoever started it."""
+        """Name of the active run in the workspace, whoever started it."""
         busy = (name for name in runs_in(self.workspace) if (run := self.run(name)) and run.at_work)
         return self.own_at_work() or next(busy, None)
 
@@ -81,19 +81,19 @@ class Jobs:
             return None
 
     def watch(self, name: str, busy: str | None) -> Watched:
-        """A run and its output; ``busy`` is the name of the run at work, if there is one."""
+        """A run and its output; ``busy`` is the name of the active run, if any."""
         run = self.run(name)
         at_work = busy == name
         trouble = None if at_work or (run is not None and run.finished) else self.trouble(name)
         return Watched(name, run, self.lines(name), at_work, own=self.own_at_work() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start a run by its arguments of ``clipstill``, or go on with it; ResourceError where another is at work."""
+        """Start a run by its arguments of ``clipstill``, or continue it; ResourceError where another is running."""
         with self._lock:
             busy = self.at_work()
             if busy is not None:
                 raise ResourceError(
-                    f"'{busy}' is at work, and one run at a time is enough for a machine. Wait for it, or stop it on "
+                    f"'{busy}' is running, and one run at a time is enough for a machine. Wait for it, or stop it on "
                     f"the page Watch."
                 )
             write_json(self._kept(name) / _COMMAND, list(arguments))
@@ -130,7 +130,7 @@ class Jobs:
         return ["run", "--classes", str(file), "--config", str(run.path / CONFIG_FILE), "--out", str(run.path)]
 
     def stop(self) -> str | None:
-        """Stop the run that this page started, if one is at work; return its name. Nothing is lost."""
+        """Stop the run that this page started, if one is running; return its name. Nothing is lost."""
         with self._lock:
             process, name = self._process, self.own_at_work()
             if process is None or name is None:

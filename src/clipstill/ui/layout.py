@@ -61,7 +61,7 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
 
 
 def _connect(trigger: Any, call: Callable[..., Any], inputs: Any, outputs: Any, **more: Any) -> Any:
-    """Without the veil that Gradio lays over outputs that are at work, and without an entry in a public interface."""
+    """Connect an event, without the veil that Gradio lays over its outputs and without an entry in its public API."""
     return trigger(call, inputs, outputs, show_progress="hidden", api_visibility="private", **more)
 
 

@@ -106,12 +106,12 @@ class Page:
         return (*(updates[key] if key in changed else gr.skip() for key in pieces), pieces)
 
     def stop(self) -> str:
-        """Stop the run at work; the stages beside the button show that it stopped."""
+        """Stop the active run; the stages beside the button show it."""
         try:
             stopped = self.jobs.stop()
         except ClipstillError as error:
             return panels.error_note(error)
-        return "" if stopped is not None else panels.note("Nothing that was started on this page is at work.")
+        return "" if stopped is not None else panels.note("Nothing that was started on this page is running.")
 
     def go_on(self, name: str | None) -> str:
         """Go on with a run that was stopped, by the command that made it."""

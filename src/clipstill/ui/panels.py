@@ -65,10 +65,10 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def latest_amount(lines: Sequence[str]) -> Amount | None:
-    """How far the stage at work is, by the last line of progress; None where the stage has ended or has none."""
+    """How far the running stage is, by the last line of progress; None where the stage has ended or has none."""
     for line in reversed(lines):
         found = amount_in(line)
-        if found is not None or line.endswith((": at work", ": done already, skipped")) or ": done in " in line:
+        if found is not None or line.endswith((": running", ": done already, skipped")) or ": done in " in line:
             return found
     return None
 

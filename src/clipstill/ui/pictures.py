@@ -1,4 +1,4 @@
-"""The synthetic images of a run, one by one, also while further ones are at work."""
+"""The synthetic images of a run, one by one, also while others are being made."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class StageState:
     """One stage of a run."""
 
     name: str
-    state: str  # ``waiting``, ``at work`` or ``done``.
+    state: str  # ``waiting``, ``running`` or ``done``.
     seconds: float | None = None  # None where it is not known.
 
 
@@ -39,7 +39,7 @@ class Run:
     finished: bool  # The last start came to its end, and the bundle is there.
     at_work: bool  # A process holds the folder.
     has_bundle: bool  # It may be of an earlier start.
-    report: Path | None  # None while it is not written; the same for the picture of the images at work.
+    report: Path | None  # None while it is not written; the same for the picture of the images in progress.
     preview: Path | None
 
     @property
@@ -195,7 +195,7 @@ def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
         if kind == "start":
             names, states, ended = list(event.get("keys", {})), {}, False
         elif kind == "stage":
-            states[stage] = StageState(stage, "at work")
+            states[stage] = StageState(stage, "running")
         elif kind in ("done", "skipped"):
             states[stage] = StageState(stage, "done", event.get("seconds"))
         elif kind == "end":

@@ -50,4 +50,4 @@ def serve(workspace: Path, port: int = 0, on_ready: Callable[[str], None] = lamb
             # It has a process group of its own, and would go on by itself.
             stopped = jobs.stop()
             if stopped is not None:
-                say(f"'{stopped}' is stopped; started again, it goes on where it was.")
+                say(f"'{stopped}' is stopped. Start it again to continue it.")

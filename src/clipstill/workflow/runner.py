@@ -1,6 +1,6 @@
 """Brings the steps of a run up to date, one after the other.
 
-A step whose folder is committed under its key is skipped; one that was stopped goes on where it was; one whose files
+A step whose folder is committed under its key is skipped; an interrupted one is continued; one whose files
 are damaged is set aside and made again.
 """
 
@@ -79,7 +79,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
             store.set_aside(step)
             store.prepare(step, **more)
     _check_that_it_can_be_made(run, store, step)
-    say(f"{step.name}: at work")
+    say(f"{step.name}: running")
     make_deterministic(store.threads)
     start = time.monotonic()
     store.event("stage", stage=step.name, key=step.key)
@@ -95,7 +95,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
 def _check_that_it_can_be_made(run: Run, store: LockedStore, step: Step) -> None:
     """Find out whether a step would need classes, examples or a student that are not there any more."""
     if step.stage.per_cohort and not step.cohort.is_made_for(run.task, run.cohorts.evidence):
-        say(f"{step.name}: it was made among other classes or with other examples; its classes are made again")
+        say(f"{step.name}: unfinished or damaged, and made with other classes or examples; made again")
         store.set_aside(step)
         raise StaleCohortsError
     student = run.cohorts.student
