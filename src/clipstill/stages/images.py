@@ -48,7 +48,9 @@ def _make(run: Run, step: Step, folder: Path) -> None:
             make_groups(worker, own, shards, on_done, preview=run.store.path / PREVIEW_FILE)
             torchrun.wait_for_groups(shards, [number for number in missing if number not in own], on_done)
     beside = None if step.cohort.is_whole else read_images(run, before=step.cohort)
-    curation = curation_facts(shards.read(len(work.groups)), work.prompts, run.task.names, beside)
+    images = shards.read(len(work.groups))
+    _show_first_images(run, images)  # Before the commit: a run that is killed here makes the preview when it continues.
+    curation = curation_facts(images, work.prompts, run.task.names, beside)
     say(f"surrogate: {curation_line(curation)}")
     write_json(folder / CURATION_FILE, curation)
     facts = shards.facts()
@@ -59,7 +61,6 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     provenance = [asdict(part) for part in worker.provenance]
     info = {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": provenance}
     shards.finish(info, [CURATION_FILE])
-    _show_first_images(run, folder)
 
 
 @contextmanager
@@ -92,13 +93,12 @@ def make_groups(
             on_done(number, images.loss)
 
 
-def _show_first_images(run: Run, folder: Path) -> None:
+def _show_first_images(run: Run, images: SurrogateSet) -> None:
     """Replace the preview of the images in progress by the first finished ones."""
     import torch
 
     from clipstill.surrogate.preview import MOST_IMAGES, write_grid
 
-    images = SurrogateSet.open(folder)
     # Only these are decoded: the whole set may take gigabytes.
     first = images.keep(torch.arange(len(images)) < MOST_IMAGES)
     write_grid(run.store.path / PREVIEW_FILE, first.pixels_N3HW.permute(0, 2, 3, 1).numpy())
