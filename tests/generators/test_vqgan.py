@@ -196,11 +196,6 @@ def test_resize_repeats_cells() -> None:
     assert torch.equal(back, z)
 
 
-def test_prior_is_the_mean_square_of_each_latent() -> None:
-    [z] = tiny().init([1, 2], 8)
-    assert torch.allclose(tiny().prior([z]), torch.stack([row.square().mean() for row in z]))
-
-
 def test_weights_stay_frozen_while_gradients_pass() -> None:
     shape = shape_of(STATE, "tiny")
     model = build_model(shape, STATE)

@@ -119,9 +119,6 @@ class Generator(Protocol):
     def project_(self, latents: Sequence[Tensor]) -> None:
         """Clip the latents to their valid box in place, without gradient."""
 
-    def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """How unlikely each latent is: loss_N, at least 0; zeros without a prior."""
-
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
         """Latents of the same images with another side in pixels, to continue a coarse image at a finer size."""
 

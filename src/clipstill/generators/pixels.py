@@ -66,10 +66,6 @@ class Pixels:
     def project_(self, latents: Sequence[Tensor]) -> None:
         """Nothing: every latent is valid."""
 
-    def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """Zeros (N,): there is no prior."""
-        return latents[0].new_zeros(len(latents[0]))
-
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
         """Each level is enlarged by itself."""
         return [

@@ -169,10 +169,6 @@ class Vqgan:
         with torch.no_grad():
             latents[0].clamp_(self._low_E11, self._high_E11)
 
-    def prior(self, latents: Sequence[Tensor]) -> Tensor:
-        """Mean square of each latent: loss_N. In public loops its weight decays; here it is a constant setting."""
-        return latents[0].square().mean((1, 2, 3))
-
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
         """Cells are repeated or left out: a mean of two codes is near neither, and often near an unused one."""
         side = math.ceil(size / self.stride)
