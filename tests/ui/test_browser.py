@@ -96,8 +96,8 @@ def finished(served: Served, browser: Any, tmp_path_factory: pytest.TempPathFact
     page.wait_for_selector("#measured-upload >> text=photos")
     page.click("#start")
 
-    page.wait_for_selector("#progress >> text=At work")
-    page.wait_for_selector("#progress li.at-work >> text=Make the images")
+    page.wait_for_selector("#progress >> text=Running")
+    page.wait_for_selector("#progress li.running >> text=Make the images")
     page.click("#stop")
     page.wait_for_selector("#progress >> text=Nothing is lost")
     assert (served.workspace / "zoo" / "run.json").is_file()

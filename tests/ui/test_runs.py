@@ -68,11 +68,11 @@ def until(condition: object) -> None:
     raise AssertionError("it did not happen within ten seconds")
 
 
-def test_a_run_is_at_work_exactly_while_a_process_holds_it(tmp_path: Path) -> None:
+def test_a_run_is_running_exactly_while_a_process_holds_it(tmp_path: Path) -> None:
     with made_run(tmp_path):
-        assert open_run(tmp_path, "zoo").at_work
+        assert open_run(tmp_path, "zoo").is_running
     left = open_run(tmp_path, "zoo")
-    assert not left.at_work
+    assert not left.is_running
     assert not left.finished
     assert [(each.name, each.state) for each in left.stages] == [
         ("class_vectors", "done"),
@@ -126,11 +126,11 @@ def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
     program(tmp_path, monkeypatch, "import time\nprint('synthesis: 1/8 img', flush=True)\ntime.sleep(60)")
     jobs.start("zoo", ["run"])
     until(lambda: "synthesis: 1/8 img" in jobs.lines("zoo"))
-    assert jobs.at_work() == "zoo"
+    assert jobs.running() == "zoo"
     with pytest.raises(ResourceError, match="'zoo' is running"):
         jobs.start("other", ["run"])
     assert jobs.stop() == "zoo"
-    assert jobs.at_work() is None
+    assert jobs.running() is None
     assert jobs.trouble("zoo") is None
     assert jobs.stop() is None
     jobs.start("zoo", jobs.command("zoo"))
@@ -142,14 +142,14 @@ def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, 
     with made_run(tmp_path):
         with pytest.raises(ResourceError, match="'zoo' is running"):
             jobs.start("other", ["run"])
-        assert "started elsewhere" in panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
+        assert "started elsewhere" in panels.panel("progress", jobs.watch("zoo", jobs.running()))
 
 
 def test_the_error_of_a_run_is_told_in_its_own_words(jobs: Jobs) -> None:
     jobs.start("zoo", ["run", "--classes", "dog"])
-    until(lambda: jobs.own_at_work() is None)
+    until(lambda: jobs.own_running() is None)
     assert "'dog' is the only class" in (jobs.trouble("zoo") or "")
-    shown = panels.panel("progress", jobs.watch("zoo", jobs.at_work()))
+    shown = panels.panel("progress", jobs.watch("zoo", jobs.running()))
     assert "'dog' is the only class".replace("'", "&#39;") in shown
 
 
@@ -159,7 +159,7 @@ def test_an_end_without_words_is_told_too(
 ) -> None:
     program(tmp_path, monkeypatch, f"print('surrogate: running', flush=True)\n{text}")
     jobs.start("zoo", ["run"])
-    until(lambda: jobs.own_at_work() is None)
+    until(lambda: jobs.own_running() is None)
     assert told in (jobs.trouble("zoo") or "")
 
 

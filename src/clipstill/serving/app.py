@@ -88,7 +88,7 @@ def create_app(
         Route("/{name:path}", service.file),
     ]
     handlers: dict[Any, Any] = dict.fromkeys((HTTPException, DataError, BusyError, Exception), _refusal)
-    inner = Starlette(routes=routes, lifespan=lambda app: service.batcher.at_work(), exception_handlers=handlers)
+    inner = Starlette(routes=routes, lifespan=lambda app: service.batcher.serving(), exception_handlers=handlers)
     return _Guard(inner, service.metrics, token, log)
 
 

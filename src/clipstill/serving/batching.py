@@ -57,7 +57,7 @@ class Batcher:
         return self._worker is not None and not self._worker.done()
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
+    async def serving(self) -> AsyncIterator[None]:
         """Answer photos inside this context; leave it once the received ones are answered."""
         self._worker = asyncio.create_task(self._work())
         try:

@@ -42,7 +42,7 @@ class Watched:
     name: str
     run: Run | None  # None before it has a folder.
     lines: Sequence[str] = ()  # Printed since its last start.
-    at_work: bool = False
+    is_running: bool = False
     own: bool = False  # Whether this page started the running process.
     trouble: str | None = None  # Why it ended before its time.
 
@@ -64,14 +64,14 @@ class Jobs:
         """The folder in which the page keeps what it knows of a run."""
         return self.workspace / KEPT_FOLDER / "runs" / name
 
-    def own_at_work(self) -> str | None:
+    def own_running(self) -> str | None:
         """Name of the run that this page started and that is still running."""
         return self.started[0] if self._process is not None and self._process.poll() is None else None
 
-    def at_work(self) -> str | None:
+    def running(self) -> str | None:
         """Name of the active run in the workspace, whoever started it."""
-        busy = (name for name in runs_in(self.workspace) if (run := self.run(name)) and run.at_work)
-        return self.own_at_work() or next(busy, None)
+        busy = (name for name in runs_in(self.workspace) if (run := self.run(name)) and run.is_running)
+        return self.own_running() or next(busy, None)
 
     def run(self, name: str | None) -> Run | None:
         """What a run's folder tells; None where there is no such run."""
@@ -83,14 +83,14 @@ class Jobs:
     def watch(self, name: str, busy: str | None) -> Watched:
         """A run and its output; ``busy`` is the name of the active run, if any."""
         run = self.run(name)
-        at_work = busy == name
-        trouble = None if at_work or (run is not None and run.finished) else self.trouble(name)
-        return Watched(name, run, self.lines(name), at_work, own=self.own_at_work() == name, trouble=trouble)
+        is_running = busy == name
+        trouble = None if is_running or (run is not None and run.finished) else self.trouble(name)
+        return Watched(name, run, self.lines(name), is_running, own=self.own_running() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Start a run by its arguments of ``clipstill``, or continue it; ResourceError where another is running."""
         with self._lock:
-            busy = self.at_work()
+            busy = self.running()
             if busy is not None:
                 raise ResourceError(
                     f"'{busy}' is running, and one run at a time is enough for a machine. Wait for it, or stop it on "
@@ -132,7 +132,7 @@ class Jobs:
     def stop(self) -> str | None:
         """Stop the run that this page started, if one is running; return its name. Nothing is lost."""
         with self._lock:
-            process, name = self._process, self.own_at_work()
+            process, name = self._process, self.own_running()
             if process is None or name is None:
                 return None
             # Not SIGINT, which a shell may have told its background programs to ignore.

@@ -80,15 +80,15 @@ class Page:
             Updates of the picker, the strip, progress, picture, log and the two buttons, and what is shown now.
         """
         names = self._names()
-        busy = self.jobs.at_work()
+        busy = self.jobs.running()
         current = name if name in names else busy or (names[0] if names else None)
         chosen = None if current is None else self.jobs.watch(current, busy)
-        at_work = chosen if busy == current else self.jobs.watch(busy, busy) if busy is not None else None
+        is_running = chosen if busy == current else self.jobs.watch(busy, busy) if busy is not None else None
         pieces = {
             "names": "\n".join([*names, f"chosen {current}"]),
-            "strip": panel("strip", at_work),
+            "strip": panel("strip", is_running),
             "progress": self._no_run() if chosen is None else panel("progress", chosen),
-            "preview": panel("preview", chosen.run, chosen.at_work) if chosen is not None and chosen.run else "",
+            "preview": panel("preview", chosen.run, chosen.is_running) if chosen is not None and chosen.run else "",
             "log": panel("log", [] if chosen is None else chosen.lines),
             "stop": str(chosen is not None and chosen.own),
             "go_on": str(busy is None and chosen is not None and not (chosen.run is not None and chosen.run.finished)),

@@ -37,7 +37,7 @@ class Run:
     task: Task | None  # None while the run has not got that far.
     stages: tuple[StageState, ...]  # Of the last start, in order; empty before.
     finished: bool  # The last start came to its end, and the bundle is there.
-    at_work: bool  # A process holds the folder.
+    is_running: bool  # A process holds the folder.
     has_bundle: bool  # It may be of an earlier start.
     report: Path | None  # None while it is not written; the same for the picture of the images in progress.
     preview: Path | None
@@ -171,7 +171,7 @@ def open_run(workspace: Path, name: str) -> Run:
         _task(path),
         stages,
         finished=finished,
-        at_work=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
+        is_running=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
         has_bundle=has_bundle,
         report=page,
         preview=preview,
