@@ -93,10 +93,12 @@ def rank_group() -> Iterator[None]:
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
 
+    # Ranks that torchrun restarts find its store as it was, with the addresses of those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(
         backend,
-        store=PrefixStore(f"clipstill/{next(_runs)}", _store()),
+        store=PrefixStore(f"clipstill/{attempt}/{next(_runs)}", _store()),
         rank=rank(),
         world_size=world(),
         timeout=_LONGEST_WAIT,
