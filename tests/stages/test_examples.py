@@ -60,7 +60,8 @@ def training_set(folder: Path, images: int, examples: ImageFolder) -> TrainingSe
     """Black synthetic images that the teacher tells apart, beside examples."""
     records = [ImageRecord(n % 2, n % 3, n, n, "", 0.0, 1.0, 32, "pixels", 2) for n in range(images)]
     writer = ShardWriter(folder, "key")
-    writer.write_group(0, np.zeros((images, 32, 32, 3), np.uint8), records, None, np.eye(images, dtype=np.float16))
+    pixels_NHW3 = np.zeros((images, 32, 32, 3), np.uint8)
+    writer.write_group(0, pixels_NHW3, records, features_ND=np.eye(images, dtype=np.float16))
     writer.finish()
     settings = load_settings(overrides=["examples.teach_share=0.3", "student.image_size=48", "curation.min_score=0"])
     return TrainingSet.of(settings, SurrogateSet.open(folder), examples, None)

@@ -169,7 +169,7 @@ class Hungry(Pixels):
 def test_what_does_not_fit_is_made_in_smaller_batches(capsys: pytest.CaptureFixture[str]) -> None:
     with terminal():
         assert_same_images(made(Hungry(2)), made())
-    assert "going on with 1" in capsys.readouterr().err
+    assert "continuing with 1" in capsys.readouterr().err
 
 
 def test_a_coupled_group_that_does_not_fit_is_not_split() -> None:

@@ -92,7 +92,7 @@ def test_published_recipes_say_where_their_values_come_from() -> None:
 def test_later_settings_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("synthesis:\n  steps: 11\nstudent:\n  name: resnet18\nseed: 4\n")
-    config = load_settings("ovc", file, ["synthesis.steps=12"], {"seed": 5})
+    config = load_settings("ovc", file, ["synthesis.steps=12"], values={"seed": 5})
     assert config.synthesis.steps == 12
     assert config.synthesis.views == 8  # of ovc
     assert config.student.name == "resnet18"
