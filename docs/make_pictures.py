@@ -112,7 +112,7 @@ def images(page: Page, arguments: argparse.Namespace) -> str | None:
 def ladder(page: Page, arguments: argparse.Namespace) -> str | None:
     """The ladder of a run's report: other ways to the same classifier."""
     page.goto((arguments.run / "report.html").resolve().as_uri())
-    section = page.locator("section", has=page.locator("h2", has_text="Was distilling worth it?"))
+    section = page.locator("section", has=page.locator("h2", has_text="Was distillation worth it?"))
     if not section.count():
         return "left out: the report has no ladder; give the run photos to measure on (--images DIR)"
     page.set_viewport_size({"width": _WIDE, "height": 800})

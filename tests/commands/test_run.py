@@ -56,7 +56,7 @@ def test_manifest_and_report_say_what_became_of_the_images(measured_run: Path) -
     assert "curation.json" in json.loads((surrogate / "MANIFEST.json").read_text())["files"]
     kept = json.loads((measured_run / "stages" / "student" / "kept.json").read_text())
     assert [each["kept"] for each in kept] == [8, 8]
-    assert "How different the images are" in (measured_run / "report.html").read_text()
+    assert "Diversity of the images" in (measured_run / "report.html").read_text()
 
 
 def test_class_vectors_are_of_the_sentences_that_suit_the_teacher(measured_run: Path) -> None:

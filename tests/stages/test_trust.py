@@ -87,7 +87,7 @@ def test_the_bundle_carries_what_was_found(done: Path, capsys: pytest.CaptureFix
     np.testing.assert_allclose(bundle.probabilities(logits), softmax(logits / found["temperature"]), atol=1e-5)
     assert "none of these" in (done / "bundle" / "card.md").read_text()
     report = (done / "report.html").read_text()
-    assert "What its scores are worth" in report
+    assert "Calibration of the scores" in report
     assert "tree, car, cup" in report
 
 
