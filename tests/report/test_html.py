@@ -129,7 +129,8 @@ def test_page_is_well_formed_and_shows_every_part() -> None:
     for part in (
         "73.3%", "88.0%", "33.3%", "0.83", "13.6", "11.8", "embedded-m", "Synthetic images", "SYNTHETIC",
         "Accuracy by class", "Confusion",
-        "Was distillation worth it?", "pictures of noise", "not measured: give photos", "Distillation loss", "6 min 52 s",
+        "Was distillation worth it?",
+        "pictures of noise", "not measured: give photos", "Distillation loss", "6 min 52 s",
         "Apache-2.0", "tv_weight", "Measured on few photos.", "1 January 2030",
     ):  # fmt: skip
         assert part in text, part

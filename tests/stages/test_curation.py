@@ -19,7 +19,7 @@ def test_a_class_without_any_image_is_named_as_such() -> None:
     dog, guitar = facts["classes"]
     assert (dog["mean_score"], dog["effective_number"]) == (0.5, 2.0)
     assert (guitar["made"], guitar["not_made"], guitar["mean_score"], guitar["effective_number"]) == (0, 2, None, 0.0)
-    assert curation_line(facts) == "2 images; as many different ones a class as 0.0 (guitar) to 2.0 (dog), median 1.0"
+    assert curation_line(facts) == "2 images; diversity of a class (Vendi score) 0.0 (guitar) to 2.0 (dog), median 1.0"
 
 
 def test_features_in_a_set_are_those_of_its_pictures(quick_run: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_stage_stores_one_row_a_prompt_and_what_was_measured(
     measured = json.loads((folder / "diversity.json").read_text())
     assert measured["classes"] == list(TASK.names)
     assert len(measured["within_class_each"]) == 3
-    assert f"{measured['within_class']:.1f} degrees apart within a class" in caplog.text
+    assert f"{measured['within_class']:.1f} degrees within a class" in caplog.text
     assert not (folder / "bank.safetensors").exists()
 
 

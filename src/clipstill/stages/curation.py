@@ -74,7 +74,7 @@ def curation_line(facts: Mapping[str, Any]) -> str:
     classes = sorted(facts["classes"], key=lambda each: float(each["effective_number"]))
     least, most = classes[0], classes[-1]
     return (
-        f"{sum(each['made'] for each in classes)} images; as many different ones a class as "
+        f"{sum(each['made'] for each in classes)} images; diversity of a class (Vendi score) "
         f"{least['effective_number']:.1f} ({least['name']}) to {most['effective_number']:.1f} ({most['name']}), "
         f"median {facts['median_effective_number']:.1f}"
     )

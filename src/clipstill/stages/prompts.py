@@ -61,7 +61,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     prompts = [replace(prompt, class_id=cohort.drawn_ids[prompt.class_id]) for prompt in found.prompts]
     class_ids, style_ids = [prompt.class_id for prompt in prompts], [prompt.style_id for prompt in prompts]
     measured = diversity(found.targets_ND, class_ids, style_ids, vectors.text_CD)
-    say(f"prompts: {len(prompts)} by '{section.strategy}', {measured.line()}")
+    say(f"prompts: {len(prompts)} of strategy '{section.strategy}', {measured.line()}")
     lines = [json.dumps(asdict(prompt), ensure_ascii=False) + "\n" for prompt in prompts]
     write_text(folder / PROMPTS_FILE, "".join(lines))
     write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: vectors.targets(found.targets_ND, class_ids)})

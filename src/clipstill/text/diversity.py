@@ -30,8 +30,8 @@ class Diversity:
         within, across = (
             "no pair" if angle is None else f"{angle:.1f} degrees" for angle in (self.within_class, self.across_styles)
         )
-        share = f"{100 * self.class_accuracy:.1f} % nearest their own class"
-        return f"{within} apart within a class, {across} across its styles, {share}"
+        share = f"{100 * self.class_accuracy:.1f} % nearest to their own class"
+        return f"mean angle {within} within a class, {across} across its styles, {share}"
 
 
 def diversity(
