@@ -114,9 +114,10 @@ try:
 except OSError:
     pass
 except ResourceError as error:
-    print("told:", error)
+    print(f"told: {error}")
 with ranks.rank_group():
-    print("plan:", ranks.broadcast("a plan" if ranks.rank() == 0 else None))
+    plan = ranks.broadcast("a plan" if ranks.rank() == 0 else None)
+    print(f"plan: {plan}")  # One string: unbuffered prints of two processes may mix between arguments.
     for offer in ranks.offers() if ranks.rank() else ():
         print("offer:", offer.stage, offer.groups)
     if ranks.rank() == 0:
