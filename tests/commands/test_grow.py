@@ -138,6 +138,7 @@ def story(quick_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     return Story(steps, out)
 
 
+@pytest.mark.slow
 def test_the_bundle_answers_with_the_class_that_was_added(quick_copy: Path, tmp_path: Path) -> None:
     bundle = clipstill.add_class(run=quick_copy, classes=[CAT]).bundle
     assert bundle.labels == ("dog", "guitar", "cat")
@@ -145,6 +146,7 @@ def test_the_bundle_answers_with_the_class_that_was_added(quick_copy: Path, tmp_
     assert {each.label for each in bundle.predict(picture)} == {"dog", "guitar", "cat"}
 
 
+@pytest.mark.slow
 def test_adding_a_class_makes_images_of_it_alone_and_trains_once(story: Story) -> None:
     assert story["added"].work == Work({"cat": 4}, groups=2, near_misses=2, trained=True)
     assert story["added"].labels == ("dog", "guitar", "cat")

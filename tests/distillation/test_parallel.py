@@ -40,6 +40,7 @@ def free_port() -> str:
 @pytest.mark.parametrize(
     ("mode", "meta", "parts"), [("backbone", "none", 1), ("backbone", "exact", 2), ("bn", "exact", 2)]
 )
+@pytest.mark.slow
 def test_two_processes_equal_one(mode: str, meta: str, parts: int, tmp_path: Path) -> None:
     settings = MODES[mode].changed(meta=meta)
     alone, _ = train(tmp_path / "alone", settings)

@@ -100,6 +100,7 @@ def test_resumed_run_equals_uninterrupted_wherever_it_stopped(mode: str, tmp_pat
         assert (result.best_phase, result.best_step) == (straight.best_phase, straight.best_step)
 
 
+@pytest.mark.slow
 def test_run_killed_by_the_system_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     expected, straight = train(tmp_path / "straight", MODES["bn"])
     # Three calls fill the caches; the tenth is a step between two checkpoints of all weights.

@@ -24,6 +24,7 @@ def arguments(out: Path, examples: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("own_torch_settings")
+@pytest.mark.slow
 def test_a_run_with_examples_is_drawn_towards_them_and_trained_on_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ def test_costs_are_of_real_files(measured_run: Path) -> None:
     assert 0 < noise["minutes"] < 1
 
 
+@pytest.mark.slow
 def test_a_ladder_that_was_interrupted_equals_one_that_was_not(
     measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_ladder_that_was_interrupted_equals_one_that_was_not(
     assert again == [rung for rung in of_run if rung["name"] in CHEAP.split(",")]
 
 
+@pytest.mark.slow
 def test_examples_and_unlabelled_photos_make_their_rungs(
     measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +178,7 @@ def test_the_noise_rung_sees_as_many_pictures_as_the_student(measured_run: Path)
     assert torch.equal(pixels_N3HW, pictures(Noise(), kept, 64, 3))
 
 
+@pytest.mark.slow
 def test_zero_shot_bundle_gives_the_teachers_own_answers(
     tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
