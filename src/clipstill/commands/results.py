@@ -122,12 +122,11 @@ class Ladder:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        gaps = {name: {**asdict(gap), "measurable": gap.measurable} for name, gap in self.against_ours.items()}
         return {
             "n": self.n,
             "classes": list(self.classes),
             "rungs": [rung.to_json() for rung in self.rungs],
-            "against_ours": gaps,
+            "against_ours": {name: gap.to_json() for name, gap in self.against_ours.items()},
             "recommendation": asdict(self.recommendation),
         }
 

@@ -131,6 +131,10 @@ class Difference:
         """Whether the first is measurably better."""
         return self.measurable and self.share > 0
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with ``measurable`` for readers of the file."""
+        return {**asdict(self), "measurable": self.measurable}
+
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """The two-sided p, in (0, 1], of "both are right equally often".
@@ -237,7 +241,7 @@ def ladder_json(rungs: Sequence[Rung], classes: Sequence[str]) -> dict[str, Any]
         "n": max((len(rung.result.right) for rung in found.values()), default=0),
         "classes": list(classes),
         "rungs": [rung.to_json() for rung in rungs],
-        "against_ours": {name: {**asdict(gap), "measurable": gap.measurable} for name, gap in gaps.items()},
+        "against_ours": {name: gap.to_json() for name, gap in gaps.items()},
         "recommendation": asdict(recommend(rungs)),
     }
 
