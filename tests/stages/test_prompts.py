@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import commit_manifest, read_manifest, verify_files
+from clipstill.core.files import commit_manifest, verify_files
 from clipstill.core.tensors import write_tensors
 from clipstill.stages import STAGES
 from clipstill.stages.prompts import read_prompts, read_style_names
@@ -58,22 +58,6 @@ def test_the_stage_stores_one_row_a_prompt_and_what_was_measured(
     assert measured["classes"] == list(TASK.names)
     assert len(measured["within_class_each"]) == 3
     assert f"{measured['within_class']:.1f} degrees within a class" in caplog.text
-    assert not (folder / "bank.safetensors").exists()
-
-
-@pytest.mark.parametrize("strategy", ["sdd", "contrastive"])
-def test_a_learned_bank_lies_in_the_stage_and_serves_the_next_run(tmp_path: Path, strategy: str) -> None:
-    name = f"prompts.strategy={strategy}"
-    _, folder = make(tmp_path / "a", name, "prompts.steps=3")
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    assert {"bank.safetensors", "bank.json"} < set(manifest.files)
-    facts = json.loads((folder / "bank.json").read_text())
-    assert facts["strategy"] == strategy
-    assert facts["classes"] == list(TASK.names)
-    assert facts["settings"]["steps"] == 3
-    _, again = make(tmp_path / "b", name, "prompts.steps=0", f"prompts.bank={folder}")
-    assert torch.equal(read_prompts(folder)[1], read_prompts(again)[1])
 
 
 def test_prompts_and_vectors_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

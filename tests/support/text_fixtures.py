@@ -103,7 +103,6 @@ def request(
     styles: Sequence[str] = STYLES,
     per_class: int = 4,
     seed: int = 0,
-    bank: Any = None,
     **settings: Any,
 ) -> PromptRequest:
     """A request whose class vectors are those of the bare names."""
@@ -111,11 +110,9 @@ def request(
     vectors_CD = class_vectors(teacher, class_texts(task, ["a {class}"]))
     return PromptRequest(
         task,
-        styles,
         per_class,
         seed,
         teacher,
         vectors_CD,
-        PromptSettings(**{"steps": 200, "lr": 0.01, **settings}),
-        bank,
+        PromptSettings(**{"steps": 200, "lr": 0.01, "styles": styles, **settings}),
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 
 from clipstill.core.errors import ConfigError, UnknownNameError
-from clipstill.core.seeds import generator_for, seed_for
+from clipstill.core.seeds import seed_for
 from clipstill.text import prompt_strategies
-from clipstill.text.mixing import dirichlet, mix, mixed_prompts, slerp
+from clipstill.text.mixing import mixed_prompts, slerp
 from clipstill.text.prompts import plain_prompts, styled_prompts
-from clipstill.text.styles import STYLES, load_styles
+from clipstill.text.settings import PromptSettings
 from clipstill.text.task import Task
 from clipstill.text.templates import (
     CLASS_TEMPLATES,
@@ -26,6 +25,8 @@ from clipstill.text.templates import (
 )
 from clipstill.workflow.recipes import load_settings
 from text_fixtures import TASK, request, words
+
+STYLES = PromptSettings().styles
 
 
 def test_underscores_become_spaces_and_descriptions_follow_the_name() -> None:
@@ -66,24 +67,6 @@ def test_auto_templates_are_those_that_suit_the_teacher() -> None:
 
 def test_the_dictionary_has_sixteen_different_styles() -> None:
     assert len(set(STYLES)) == 16
-
-
-def test_styles_are_read_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "styles.txt"
-    path.write_text("# mine\npixel   art\n\nwoodcut\n")
-    assert load_styles(path) == ("pixel art", "woodcut")
-
-
-def test_bad_style_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "styles.txt"
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_styles(path)
-    path.write_text("# none\n")
-    with pytest.raises(ConfigError, match="holds no style"):
-        load_styles(path)
-    path.write_text("mosaic\nposter\nMosaic\n")
-    with pytest.raises(ConfigError, match="lines 1 and 3"):
-        load_styles(path)
 
 
 def test_every_data_set_has_its_sentence() -> None:
@@ -175,13 +158,12 @@ def test_two_vectors_are_mixed_along_the_arc_between_them() -> None:
     assert torch.isfinite(slerp(a, -a, torch.tensor([0.5]))).all()
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_mixed_targets_are_unit_vectors_in_the_cone_of_their_texts(count: int) -> None:
+def test_mixed_targets_are_unit_vectors_in_the_cone_of_their_texts() -> None:
     teacher = words(width=30, dim=30)
-    made = mixed_prompts(request(teacher, mix_styles=count, styles=STYLES, per_class=5))
+    made = mixed_prompts(request(teacher, styles=STYLES, per_class=5))
     for prompt, target_D in zip(made.prompts, made.targets_ND, strict=True):
         styles = prompt.text.partition(" in the style of ")[2].split(" and ")
-        assert len(set(styles)) == count
+        assert len(set(styles)) == 2
         stem = prompt.text.partition(" in the style of ")[0]
         part_KD = teacher.encode_text([f"{stem} in the style of {style}" for style in styles])
         weight_K = torch.linalg.lstsq(part_KD.T.double(), target_D.double()[:, None]).solution[:, 0]
@@ -202,24 +184,9 @@ def test_mixes_differ_by_image_and_repeat_by_seed() -> None:
     assert not torch.allclose(mixed_prompts(request(per_class=6, seed=1)).targets_ND, first.targets_ND, atol=1e-3)
 
 
-def test_mixing_more_styles_than_there_are_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mix_styles is 4, and there are 3 styles"):
-        mixed_prompts(request(mix_styles=4))
-
-
-def test_weights_are_of_the_dirichlet_distribution() -> None:
-    draw = generator_for("dirichlet")
-    weights = torch.stack([dirichlet(3, 2.0, draw) for _ in range(1000)])
-    assert torch.allclose(weights.sum(1), torch.ones(1000), atol=1e-5)
-    assert torch.allclose(weights.mean(0), torch.full((3,), 1 / 3), atol=0.02)
-    # Of Dirichlet(a, a, a): (1/3)(2/3) / (3a + 1).
-    assert torch.allclose(weights.var(0), torch.full((3,), 2 / 9 / 7), rtol=0.15)
-
-
-def test_a_mix_of_three_is_the_normalised_weighted_sum() -> None:
-    part = torch.eye(3)[None]
-    expected = torch.tensor([[0.5, 0.3, 0.2]]) / torch.tensor([0.5, 0.3, 0.2]).norm()
-    assert torch.allclose(mix(part, torch.tensor([[0.5, 0.3, 0.2]])), expected)
+def test_mixing_one_style_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has one style"):
+        mixed_prompts(request(styles=("sketch",)))
 
 
 def test_the_strategies_are_found_by_name() -> None:
@@ -235,6 +202,7 @@ def test_the_strategies_are_found_by_name() -> None:
         ("prompts.images_per_class=-1", "prompts.images_per_class is -1"),
         ("prompts.sigma=big", "prompts.sigma"),
         ("prompts.template=a photo", "does not contain"),
+        ("prompts.styles=[]", "at least 1 item"),
     ],
 )
 def test_settings_that_make_no_prompt_are_refused_before_any_work(override: str, message: str) -> None:

@@ -114,10 +114,8 @@ def test_a_tokenizer_without_the_placeholder_is_refused() -> None:
         def embed_tokens(self, texts: Any) -> Any:
             return super().embed_tokens([" ".join(f"{letter} {letter}{letter}" for letter in text) for text in texts])
 
-    with pytest.raises(ConfigError, match="does not take 'x' as one token"):
+    with pytest.raises(ConfigError, match="tokenizer splits single letters"):
         SoftSentences(Halves(), [Sentence("a {tokens} {class}", "dog")], 2)
-    with pytest.raises(ConfigError, match="each of the single letters"):
-        SoftSentences(words(), [Sentence("a {tokens} {class}", "x q z j v k w y")], 2)
 
 
 def test_gradients_reach_the_tokens_of_their_own_sentence_only() -> None:
@@ -162,11 +160,10 @@ def test_one_step_of_learning_is_one_step_of_adam_whatever_the_batch() -> None:
 
     start = torch.tensor([[[1.0, -2.0]]])
     with Progress("test") as bar:
-        alone, history = learn(start, losses, settings, bar)
-        many, _ = learn(start.repeat(50, 1, 1), losses, settings, bar)
+        alone = learn(start, losses, settings, bar)
+        many = learn(start.repeat(50, 1, 1), losses, settings, bar)
     assert torch.allclose(alone, start - 0.01 * start.sign(), atol=1e-6)
     assert torch.allclose(many[:1], alone, atol=1e-6)
-    assert history == [5.0]
 
 
 def test_texts_of_soft_prompts_are_readable() -> None:

@@ -5,16 +5,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clipstill.core.errors import ConfigError
 from clipstill.core.images import ImageFolder
 from clipstill.stages import STAGES
-from clipstill.text.learned import sdd_prompts
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.cohorts import FolderHistory, cohorts_in_use
 from clipstill.workflow.keys import Keys
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
-from text_fixtures import request
 
 TASK = parse_task("dog,cat")
 
@@ -114,31 +111,6 @@ def test_teacher_file_counts_by_its_content(tmp_path: Path) -> None:
         weights.write_bytes(content)
         keys.append(stage_keys(f"teacher.name=openclip:ViT-B-32-quickgelu/{weights}")["class_vectors"])
     assert keys[0] == keys[2] != keys[1]
-
-
-def test_style_file_counts_by_its_content(tmp_path: Path) -> None:
-    styles = tmp_path / "styles.txt"
-    keys = []
-    for content in ("sketch\n", "mosaic\n"):
-        styles.write_text(content)
-        keys.append(stage_keys(f"prompts.styles={styles}")["prompts"])
-    assert keys[0] != keys[1]
-
-
-def test_a_bank_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
-    def keys(place: Path) -> dict[str, str]:
-        return stage_keys(f"prompts.bank={place}")
-
-    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
-        bank = sdd_prompts(request(steps=0, per_class=1, seed=seed)).bank
-        assert bank is not None
-        (tmp_path / name).mkdir()
-        bank.write(tmp_path / name)
-    first, other, again = (keys(tmp_path / name) for name in "abc")
-    assert first == again == keys(tmp_path / "a" / "bank.safetensors")
-    assert differing(first, other)[0] == "prompts"
-    with pytest.raises(ConfigError, match="there is no file"):
-        keys(tmp_path)
 
 
 def test_other_weights_behind_the_same_name_touch_what_they_draw(tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ Shapes: N images, C classes, D teacher dimensions.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
 
@@ -19,22 +18,6 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
     from clipstill.text.task import Task
     from clipstill.workflow.settings import Settings
-
-
-def styles_of(settings: Settings) -> tuple[str, ...]:
-    """The style words of the settings.
-
-    Raises:
-        ConfigError: The list is empty, or the file cannot be read.
-    """
-    from clipstill.text.styles import STYLES, load_styles
-
-    styles = settings.prompts.styles
-    if isinstance(styles, str):
-        return STYLES if styles == "default" else load_styles(Path(styles))
-    if not styles:
-        raise ConfigError("prompts.styles is an empty list. Give at least one style, or 'default'.")
-    return tuple(styles)
 
 
 def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:

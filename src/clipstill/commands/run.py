@@ -206,10 +206,9 @@ def check_names(job: Job) -> None:
 
     Raises:
         UnknownNameError: With the closest name.
-        ConfigError: The device or the styles cannot be used.
+        ConfigError: The device cannot be used.
         ResourceError: The device, Ray or the storage of a Ray cluster is missing.
     """
-    from clipstill.assembly.class_vectors import styles_of
     from clipstill.assembly.students import check_student_name
     from clipstill.core.device import pick_device
     from clipstill.export import load_format
@@ -231,7 +230,6 @@ def check_names(job: Job) -> None:
         load_format(name)
     pick_device(settings.device)
     ray_tasks.check_launcher(settings.launch)
-    styles_of(settings)
     if isinstance(settings.prompts.templates, str):
         template_set(settings.prompts.templates, "plain")  # Any set: the one that suits the teacher is not known yet.
 

@@ -134,7 +134,7 @@ def _passes_per_example(settings: Settings) -> int:
 def _passes_per_prompt(settings: Settings) -> int:
     """Passes of the text tower over each prompt, those of learning soft tokens included."""
     section = settings.prompts
-    learns = section.strategy in ("sdd", "contrastive") and section.bank is None
+    learns = section.strategy in ("sdd", "contrastive")
     return 1 + (2 * _WITH_GRADIENT * section.steps if learns else 0)
 
 

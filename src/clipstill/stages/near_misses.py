@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.assembly.class_vectors import styles_of, text_vectors
+from clipstill.assembly.class_vectors import text_vectors
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import listed, say
@@ -51,7 +51,6 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     say(f"near misses: {listed(names)}")
     request = PromptRequest(
         task=_task(names),
-        styles=styles_of(settings),
         per_class=settings.refusal.images,
         seed=settings.seed,
         teacher=run.models.teacher,

@@ -10,13 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.assembly.class_vectors import styles_of
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.progress import say
 from clipstill.stages import class_vectors
 from clipstill.text import prompt_strategies
-from clipstill.text.bank import read_bank
 from clipstill.text.prompts import Prompt, PromptRequest
 from clipstill.text.task import Task
 from clipstill.workflow.run import Run
@@ -48,13 +46,11 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         text_CD = text_CD[[*ids, *(place for place in range(len(text_CD)) if place not in ids)]]
     request = PromptRequest(
         task=task,
-        styles=styles_of(run.settings),
         per_class=section.images_per_class,
         seed=run.settings.seed,
         teacher=run.models.teacher,
         class_vectors_CD=text_CD,
         settings=section,
-        bank=None if section.bank is None else read_bank(section.bank),
     )
     found = strategy(request)
     # Class ids of the cohort's own order -> class ids of its task.
@@ -67,8 +63,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     write_tensors(folder / TARGETS_FILE, {TARGETS_NAME: vectors.targets(found.targets_ND, class_ids)})
     write_json(folder / DIVERSITY_FILE, {"strategy": section.strategy, "classes": cohort.drawn, **asdict(measured)})
     write_json(folder / STYLES_FILE, found.style_names)
-    files = [PROMPTS_FILE, TARGETS_FILE, DIVERSITY_FILE, STYLES_FILE]
-    return files if found.bank is None else [*files, *found.bank.write(folder)]
+    return [PROMPTS_FILE, TARGETS_FILE, DIVERSITY_FILE, STYLES_FILE]
 
 
 def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:

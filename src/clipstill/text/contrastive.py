@@ -1,28 +1,26 @@
 """Losses per prompt of soft tokens, and their optimisation. All vectors are unit vectors.
 
-Shapes: N prompts, C classes, n prompts per class, D teacher dimensions, T tokens of a sentence, L soft tokens, E token
-width.
+Shapes: S prompts, N prompts of a batch, C classes, n prompts per class, D teacher dimensions, T tokens of a sentence, L
+soft tokens, E token width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipstill.core.progress import Progress
+from clipstill.core.progress import Progress, say
 from clipstill.core.seeds import generator_for
-from clipstill.text.bank import Bank
 from clipstill.text.prompts import TEXTS_AT_ONCE, PromptRequest
-from clipstill.text.soft_tokens import SoftSentences, class_sentences, learn
-from clipstill.text.templates import PSEUDO_VIEWS, STYLE_VIEWS, token_template
+from clipstill.text.soft_tokens import Sentence, SoftSentences, learn
 
 _TEMPERATURE = 0.1  # Of the instance loss; a usual value.
 _CONTENT_TEMPERATURE = 0.01  # The inverse of CLIP's logit scale: the content loss vanishes once the class is clear.
-_VIEWS = {"sdd": STYLE_VIEWS, "contrastive": PSEUDO_VIEWS}  # Sentences of the augmented views by strategy.
 # Augmented views: noise as a share of sigma, and share of numbers set to zero. Both are small, so that the view keeps
 # the meaning of its sentence.
 _NOISE = 0.1
@@ -70,69 +68,74 @@ def token_noise(sigma: float, dropout: float, draw: torch.Generator) -> Callable
     return augment
 
 
-def learn_in_batches(request: PromptRequest, start: Bank, sigma: float) -> Bank:
-    """Learn soft tokens by the instance loss and the content loss, one batch after the other.
+@dataclass(frozen=True, kw_only=True)
+class SoftPrompts:
+    """Sentences with soft tokens, n per class, class by class."""
 
-    Args:
-        request: Teacher, task and settings.
-        start: The random tokens and their sentence.
-        sigma: Standard deviation of the random tokens.
-    """
-    classes, count = start.tokens_CnLE.shape[:2]
+    sentences: Sequence[Sentence]  # S sentences with one template.
+    class_S: Tensor  # Class of each.
+    tokens_SLE: Tensor  # Their soft tokens, on the CPU.
+    sigma: float  # Standard deviation of the tokens' random start.
+    views: Sequence[str]  # Templates of the augmented views.
+    by_class: bool  # Whether a prompt is pushed from those of its class alone, not from the whole batch.
+
+    def part(self, rows: slice) -> SoftPrompts:
+        """Some of the sentences."""
+        tokens_SLE, class_S = self.tokens_SLE[rows], self.class_S[rows]
+        return replace(self, sentences=self.sentences[rows], class_S=class_S, tokens_SLE=tokens_SLE)
+
+
+def learn_tokens(request: PromptRequest, start: SoftPrompts) -> Tensor:
+    """Learn soft tokens (S, L, E) by the instance loss and the content loss, one batch after the other."""
+    settings, classes = request.settings, len(request.task.names)
+    count = len(start.sentences) // classes
+    say(
+        f"prompts: learning {classes} x {count} sets of {settings.tokens} soft tokens, {settings.steps} steps, "
+        f"sigma {start.sigma:.3g}"
+    )
     # Half as many as usual, since each step encodes the prompts and their views.
     blocks = batches(classes, count, TEXTS_AT_ONCE // 2)
-    learned_CnLE = start.tokens_CnLE.clone()
-    sums = torch.zeros(request.settings.steps, dtype=torch.float64)
-    with Progress("prompts", total=len(blocks) * len(sums), unit="step") as bar:
-        for number, block in enumerate(blocks):
-            draw = generator_for(request.seed, "augmented views", number)
-            device, losses = _batch_losses(request, start, block, sigma=sigma, draw=draw)
-            class_ids, rows = [class_id for class_id, _ in block], [row for _, row in block]
-            tokens_NLE, history = learn(start.tokens_CnLE[class_ids, rows].to(device), losses, request.settings, bar)
-            learned_CnLE[class_ids, rows] = tokens_NLE.to(learned_CnLE)
-            sums += len(block) * torch.tensor(history, dtype=torch.float64)
-    means = (sums / (classes * count)).tolist()
-    return replace(start, tokens_CnLE=learned_CnLE, losses=(means[0], means[-1]) if means else None)
+    learned_SLE = start.tokens_SLE.clone()
+    with Progress("prompts", total=len(blocks) * settings.steps, unit="step") as bar:
+        for number, rows in enumerate(blocks):
+            batch = start.part(rows)
+            device, losses = _losses(request, batch, generator_for(request.seed, "augmented views", number))
+            learned_SLE[rows] = learn(batch.tokens_SLE.to(device), losses, settings, bar).to(learned_SLE)
+    return learned_SLE
 
 
-def _batch_losses(
-    request: PromptRequest, start: Bank, block: Sequence[tuple[int, int]], *, sigma: float, draw: torch.Generator
+def _losses(
+    request: PromptRequest, batch: SoftPrompts, draw: torch.Generator
 ) -> tuple[torch.device, Callable[[Tensor], Tensor]]:
     """The teacher's device, and the function from the tokens of a batch to its losses."""
-    settings, sentences = request.settings, class_sentences(request.task, start.template)
-    own = [replace(sentences[class_id], style=start.styles[row % len(start.styles)]) for class_id, row in block]
-    soft = SoftSentences(request.teacher, own, settings.tokens)
-    device = soft.embeddings_MTE.device
-    soft_views = [
-        SoftSentences(request.teacher, [replace(one, template=view) for one in own], settings.tokens)
-        for view in map(token_template, _VIEWS[start.strategy])
-        if view != start.template
-    ]
-    augment = token_noise(_NOISE * sigma, _DROPOUT, draw)
-    class_N = torch.tensor([class_id for class_id, _ in block], device=device)
+    settings, template = request.settings, batch.sentences[0].template
+    soft, *soft_views = (
+        SoftSentences(request.teacher, [replace(one, template=each) for one in batch.sentences], settings.tokens)
+        for each in (template, *(view for view in batch.views if view != template))
+    )
+    augment = token_noise(_NOISE * batch.sigma, _DROPOUT, draw)
+    class_N = batch.class_S.to(soft.embeddings_MTE.device)
 
     def losses(tokens_NLE: Tensor) -> Tensor:
         chosen = int(torch.randint(len(soft_views), (1,), generator=draw))
         feat_ND = soft.encode(tokens_NLE)
         view_ND = soft_views[chosen].encode(tokens_NLE, augment)
-        # sdd pushes prompts from the whole batch, contrastive only from those of the same class.
-        group_N = class_N if start.strategy == "contrastive" else None
-        apart_N = instance_loss(feat_ND, view_ND, _TEMPERATURE, group_N)
+        apart_N = instance_loss(feat_ND, view_ND, _TEMPERATURE, class_N if batch.by_class else None)
         if settings.content_weight == 0:
             return apart_N
         vectors_CD = request.class_vectors_CD.to(feat_ND)
         content_N = content_loss(feat_ND, vectors_CD, class_N, _CONTENT_TEMPERATURE)
         return apart_N + settings.content_weight * content_N
 
-    return device, losses
+    return class_N.device, losses
 
 
-def batches(classes: int, count: int, most: int) -> list[list[tuple[int, int]]]:
-    """(class, row) of all rows in batches of at most ``most``; a class is split only if it has more rows."""
-    rows = [(class_id, row) for class_id in range(classes) for row in range(count)]
+def batches(classes: int, count: int, most: int) -> list[slice]:
+    """All rows, class by class, in batches of at most ``most``; a class is split only if it has more rows."""
     if count <= most:
         size = count * (most // count)
-        return [rows[at : at + size] for at in range(0, len(rows), size)]
-    parts = -(-count // most)
-    cuts = [count * part // parts for part in range(parts + 1)]
-    return [rows[at + cuts[part] : at + cuts[part + 1]] for at in range(0, len(rows), count) for part in range(parts)]
+        cuts = list(range(0, classes * count, size))
+    else:
+        parts = -(-count // most)
+        cuts = [at + count * part // parts for at in range(0, classes * count, count) for part in range(parts)]
+    return [slice(*pair) for pair in pairwise([*cuts, classes * count])]

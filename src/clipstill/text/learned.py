@@ -5,7 +5,7 @@ of Wei et al., ICLR 2025; ``random`` and ``contrastive`` are of Xuan et al., "Di
 Models: A Data-Free Approach via Prompt Diversification", ACM MM 2023, completed from PromptStyler (Cho et al., ICCV
 2023).
 
-Shapes: N prompts, C classes, n prompts per class, L soft tokens, E token width, D teacher dimensions.
+Shapes: N prompts, n prompts per class, S sentences, L soft tokens, E token width, D teacher dimensions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipstill.core.progress import say
-from clipstill.text.bank import Bank
-from clipstill.text.contrastive import learn_in_batches
-from clipstill.text.prompts import Prompt, PromptRequest, PromptSet, refuse_bank, round_robin, strategy_template
-from clipstill.text.soft_tokens import Sentence, encode_sentences, random_tokens, token_sigma
-from clipstill.text.templates import PSEUDO_TEMPLATE, STYLE_TEMPLATE, put_tokens
+from clipstill.text.contrastive import SoftPrompts, learn_tokens
+from clipstill.text.prompts import Prompt, PromptRequest, PromptSet, round_robin, strategy_template
+from clipstill.text.soft_tokens import Sentence, class_sentences, encode_sentences, random_tokens, token_sigma
+from clipstill.text.templates import DICTIONARY_TEMPLATE, DICTIONARY_VIEWS, PSEUDO_TEMPLATE, PSEUDO_VIEWS, put_tokens
 
 
 def sdd_prompts(request: PromptRequest) -> PromptSet:
@@ -28,21 +26,16 @@ def sdd_prompts(request: PromptRequest) -> PromptSet:
 
     The random tokens learn to tell the images apart: each image's vector is pulled to an augmented view (another
     sentence, noise and dropout on the token embeddings) and pushed from the other images of its batch. The content loss
-    keeps the class. Batches hold whole classes, whose images are the hardest to tell apart. If a given bank has fewer
-    rows than there are images, they take its rows in turn.
+    keeps the class. Batches hold whole classes, whose images are the hardest to tell apart.
 
     Source: Wei et al., ICLR 2025. Known are the purpose, the sentence "[t] in the style of [d]", the random start, the
     text augmentation, and that it takes a minute. The loss is not known; a content loss is not mentioned, which would
     be ``content_weight=0``.
     """
-    styles = tuple(request.styles)
-    template = strategy_template(request, "sdd", STYLE_TEMPLATE, style=True, tokens=True)
-    bank = _bank(request, "sdd", template, styles=styles, count=request.per_class)
-    tokens_CnLE = bank.rows(request.task.names)
+    template, styles = strategy_template(request, DICTIONARY_TEMPLATE), request.settings.styles
     prompts = round_robin(request, put_tokens(template, ""), styles)
-    rows = [one.index % tokens_CnLE.shape[1] for one in prompts]
-    tokens_NLE = tokens_CnLE[[one.class_id for one in prompts], rows]
-    return PromptSet(prompts, _targets(request, template, prompts, tokens_NLE, styles=styles), styles, bank)
+    start = _random_start(request, template, request.per_class, styles=styles, views=DICTIONARY_VIEWS)
+    return PromptSet(prompts, _targets(request, prompts, start.sentences, learn_tokens(request, start)), styles)
 
 
 def random_prompts(request: PromptRequest) -> PromptSet:
@@ -50,14 +43,10 @@ def random_prompts(request: PromptRequest) -> PromptSet:
 
     The draw depends on the run's seed, the class name and the image's index.
     """
-    refuse_bank(request, "random")
-    settings, classes = request.settings, request.task.names
-    template = strategy_template(request, "random", PSEUDO_TEMPLATE, tokens=True)
-    names, prompts = _pseudo_styles(request, template, settings.pseudo_styles)
-    sigma, width = token_sigma(request.teacher, request.task, template, settings)
-    shape = (settings.tokens, width)
-    drawn = [random_tokens(request.seed, classes[one.class_id], one.index, shape=shape, sigma=sigma) for one in prompts]
-    return PromptSet(prompts, _targets(request, template, prompts, torch.stack(drawn)), names)
+    template = strategy_template(request, PSEUDO_TEMPLATE)
+    names, prompts = _pseudo_styles(request, template)
+    start = _random_start(request, template, request.per_class)
+    return PromptSet(prompts, _targets(request, prompts, start.sentences, start.tokens_SLE), names)
 
 
 def contrastive_prompts(request: PromptRequest) -> PromptSet:
@@ -67,55 +56,48 @@ def contrastive_prompts(request: PromptRequest) -> PromptSet:
     noise and dropout on the tokens) and pushed from the views of the others of its class; the content loss is added.
     If there are more than n images, they take the prompts in turn.
     """
-    template = strategy_template(request, "contrastive", PSEUDO_TEMPLATE, tokens=True)
-    count = min(request.settings.pseudo_styles, request.per_class)
-    bank = _bank(request, "contrastive", template, styles=("",), count=count)
-    tokens_CnLE = bank.rows(request.task.names)
-    names, prompts = _pseudo_styles(request, template, tokens_CnLE.shape[1])
-    tokens_NLE = tokens_CnLE[[one.class_id for one in prompts], [one.style_id for one in prompts]]
-    return PromptSet(prompts, _targets(request, template, prompts, tokens_NLE), names, bank)
+    template = strategy_template(request, PSEUDO_TEMPLATE)
+    names, prompts = _pseudo_styles(request, template)
+    start = _random_start(request, template, len(names), views=PSEUDO_VIEWS, by_class=True)
+    return PromptSet(prompts, _targets(request, prompts, start.sentences, learn_tokens(request, start)), names)
 
 
-def _pseudo_styles(request: PromptRequest, template: str, count: int) -> tuple[tuple[str, ...], list[Prompt]]:
+def _pseudo_styles(request: PromptRequest, template: str) -> tuple[tuple[str, ...], list[Prompt]]:
     """Style ids of pseudo-words as names, at most one per image of a class, and prompts with these names."""
-    names = tuple(f"S{number}" for number in range(1, min(count, request.per_class) + 1))
+    count = min(request.settings.pseudo_styles, request.per_class)
+    names = tuple(f"S{number}" for number in range(1, count + 1))
     return names, round_robin(request, put_tokens(template, "{style}"), names)
 
 
-def _targets(
-    request: PromptRequest, template: str, prompts: Sequence[Prompt], tokens_NLE: Tensor, *, styles: Sequence[str] = ()
-) -> Tensor:
-    names, descriptions = request.task.names, request.task.descriptions
-    sentences = [
-        Sentence(template, names[one.class_id], descriptions[one.class_id], styles[one.style_id] if styles else "")
-        for one in prompts
-    ]
-    return encode_sentences(request.teacher, sentences, tokens_NLE)
-
-
-def _bank(request: PromptRequest, strategy: str, template: str, *, styles: tuple[str, ...], count: int) -> Bank:
-    """The given bank, or a new one with ``count`` rows per class."""
-    if request.bank is not None:
-        request.bank.check(strategy, request.teacher, template, styles)
-        return request.bank
-    settings, names = request.settings, request.task.names
-    sigma, width = token_sigma(request.teacher, request.task, template, settings)
-    say(
-        f"prompts: learning {len(names)} x {count} sets of {settings.tokens} soft tokens, {settings.steps} steps, "
-        f"sigma {sigma:.3g}"
-    )
+def _random_start(
+    request: PromptRequest,
+    template: str,
+    count: int,
+    *,
+    styles: Sequence[str] = ("",),
+    views: Sequence[str] = (),
+    by_class: bool = False,
+) -> SoftPrompts:
+    """``count`` sentences per class with random tokens; the styles take turns."""
+    task, settings = request.task, request.settings
+    sigma, width = token_sigma(request.teacher, task, template, settings)
     shape = (settings.tokens, width)
-    drawn = [random_tokens(request.seed, name, k, shape=shape, sigma=sigma) for name in names for k in range(count)]
-    start = Bank(
-        tokens_CnLE=torch.stack(drawn).view(len(names), count, *shape),
-        strategy=strategy,
-        teacher=request.teacher.name,
-        weights_sha256=request.teacher.weights_sha256,
-        template=template,
-        classes=tuple(names),
-        styles=styles,
-        seed=request.seed,
-        settings=settings.model_dump(mode="json"),
-        losses=None,
+    places = [(name, place) for name in task.names for place in range(count)]
+    drawn = [random_tokens(request.seed, *place, shape=shape, sigma=sigma) for place in places]
+    return SoftPrompts(
+        sentences=class_sentences(task, template, count, styles),
+        class_S=torch.arange(len(task.names)).repeat_interleave(count),
+        tokens_SLE=torch.stack(drawn),
+        sigma=sigma,
+        views=views,
+        by_class=by_class,
     )
-    return learn_in_batches(request, start, sigma)
+
+
+def _targets(
+    request: PromptRequest, prompts: Sequence[Prompt], sentences: Sequence[Sentence], tokens_SLE: Tensor
+) -> Tensor:
+    """Target vectors (N, D); the images of a class take its sentences in turn."""
+    count = len(sentences) // len(request.task.names)
+    rows = [one.class_id * count + one.index % count for one in prompts]
+    return encode_sentences(request.teacher, [sentences[row] for row in rows], tokens_SLE[rows])

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.core.protocols import Teacher
-    from clipstill.text.bank import Bank
 
 TEXTS_AT_ONCE = 256  # Batch of the text tower.
 
@@ -48,13 +47,11 @@ class PromptRequest:
     """The inputs of a prompt strategy."""
 
     task: Task  # At least two classes.
-    styles: Sequence[str]  # Style words, at least one; strategies without styles ignore them.
     per_class: int  # Images per class, at least 1.
     seed: int  # Seed of the run.
     teacher: Teacher  # Its text tower makes the target vectors.
     class_vectors_CD: Tensor  # One unit vector per class.
     settings: PromptSettings = field(default_factory=PromptSettings)  # Settings of the strategies.
-    bank: Bank | None = None  # Soft tokens from an earlier run, used instead of learning new ones.
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,6 @@ class PromptSet:
     targets_ND: Tensor  # One float32 unit vector per prompt, on the CPU.
     # One per style id: a style word, ``""`` without styles, ``"S1"``, ``"S2"``, ... for pseudo-styles.
     style_names: tuple[str, ...]
-    bank: Bank | None = None  # The soft tokens, learned or given; None for strategies that learn nothing.
 
 
 def styled_prompts(request: PromptRequest) -> PromptSet:
@@ -73,37 +69,33 @@ def styled_prompts(request: PromptRequest) -> PromptSet:
 
     Source: Wei et al., ICLR 2025, style dictionary; 64 images per class over 16 styles there.
     """
-    refuse_bank(request, "styles")
-    template = strategy_template(request, "styles", STYLE_TEMPLATE, style=True)
-    prompts = round_robin(request, template, request.styles)
-    return PromptSet(prompts, encode_texts(request.teacher, prompts), tuple(request.styles))
+    styles = request.settings.styles
+    prompts = round_robin(request, strategy_template(request, STYLE_TEMPLATE), styles)
+    return PromptSet(prompts, encode_texts(request.teacher, prompts), styles)
 
 
 def plain_prompts(request: PromptRequest) -> PromptSet:
     """The baseline without style words: every image of a class has the same text and style id 0."""
-    refuse_bank(request, "plain")
-    prompts = round_robin(request, strategy_template(request, "plain", PLAIN_TEMPLATE), ("",))
+    prompts = round_robin(request, strategy_template(request, PLAIN_TEMPLATE), ("",))
     return PromptSet(prompts, encode_texts(request.teacher, prompts), ("",))
 
 
-def strategy_template(
-    request: PromptRequest, strategy: str, default: str, *, style: bool = False, tokens: bool = False
-) -> str:
-    """The sentence of the images, with ``{style}`` and ``{tokens}`` if the strategy uses them.
+def strategy_template(request: PromptRequest, own: str) -> str:
+    """The sentence of the images, with ``{style}`` and ``{tokens}`` if the strategy's ``own`` sentence has them.
 
     Raises:
-        ConfigError: The sentence holds ``{style}`` or ``{tokens}``, but the strategy does not use it.
+        ConfigError: The sentence of the settings holds ``{style}`` or ``{tokens}``, but the strategy does not use it.
     """
-    template = sentence_template(request.settings.template, default, request.teacher.templates)
-    for mark, is_used in (("{style}", style), ("{tokens}", tokens)):
-        if mark in template and not is_used:
+    template = sentence_template(request.settings.template, own, request.teacher.templates)
+    for mark in ("{style}", "{tokens}"):
+        if mark in template and mark not in own:
             raise ConfigError(
-                f"prompts.template '{template}' holds {mark}, but the strategy '{strategy}' has none. "
+                f"prompts.template '{template}' holds {mark}, but the prompt strategy has none. "
                 "Leave it out or choose another strategy."
             )
-    if style:
+    if "{style}" in own:
         template = styled_template(template)
-    return token_template(template) if tokens else template
+    return token_template(template) if "{tokens}" in own else template
 
 
 def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:
@@ -131,12 +123,3 @@ def encode_texts(teacher: Teacher, prompts: Sequence[Prompt]) -> Tensor:
     starts = range(0, len(texts), TEXTS_AT_ONCE)
     vectors = torch.cat([teacher.encode_text(texts[at : at + TEXTS_AT_ONCE]).float().cpu() for at in starts])
     return vectors[torch.tensor([row[prompt.text] for prompt in prompts])]
-
-
-def refuse_bank(request: PromptRequest, strategy: str) -> None:
-    """Raise a ``ConfigError`` if the request has a bank, for a strategy that learns nothing."""
-    if request.bank is not None:
-        raise ConfigError(
-            f"prompts.bank is given, but the strategy '{strategy}' learns nothing. "
-            f"Set prompts.strategy={request.bank.strategy}, or prompts.bank=null."
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,15 +9,21 @@ from pydantic import Field, model_validator
 from clipstill.core.config import MANY, Config
 from clipstill.text.templates import DEFAULT, sentence_template
 
+# 16 as in Wei et al., ICLR 2025. Illustration, pattern and photorealism are theirs; the others are our choice.
+_STYLES = (
+    "photorealism, illustration, pattern, sketch, oil painting, watercolor, cartoon, 3D render, vintage photo, "
+    "black-and-white photo, close-up, low light, overexposed, mosaic, poster, clay model"
+)
+
 
 class PromptSettings(Config):
     """Which images are made, and of which sentences. A strategy reads the settings that concern it."""
 
     strategy: str = Field(default="styles", description="Prompt strategy. See: clipstill list prompts.")
-    styles: str | list[str] = Field(
-        default="default",
-        description="Style words: default for the built-in sixteen, a text file, or a list. Sixteen is the number of "
-        "Wei et al. (ICLR 2025).",
+    styles: tuple[str, ...] = Field(
+        default=tuple(_STYLES.split(", ")),
+        min_length=1,
+        description="Style words, over which the images of a class are spread. Wei et al. (ICLR 2025) have sixteen.",
     )
     templates: str | list[str] = Field(
         default="auto",
@@ -32,18 +37,10 @@ class PromptSettings(Config):
         description="Synthetic images per class; 0 where unlabelled photos replace them. 16 is one per style and takes "
         "minutes on a laptop; Wei et al. make 64 on a GPU.",
     )
-    bank: Path | None = Field(
-        default=None,
-        description="Soft tokens that an earlier run learned, a bank.safetensors or its folder, instead of learning "
-        "them again.",
-    )
     template: str = Field(
         default=DEFAULT,
         description="Sentence of the images: default for the strategy's own, the name of a template set, or a text "
         "with {class}, and {style} or {tokens} where the style and the soft tokens belong.",
-    )
-    mix_styles: int = Field(
-        default=2, ge=2, le=64, description="Styled texts that the strategy mix mixes per image. More blur the styles."
     )
     pseudo_styles: int = Field(
         default=16,

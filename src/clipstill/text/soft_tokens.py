@@ -26,9 +26,8 @@ from clipstill.text.templates import fill, put_tokens
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
 
-# Single letters are one token for CLIP and for BERT. Each sentence takes the first that is not among its own tokens, as
-# "x" is in "x-ray".
-_PLACEHOLDERS = ("x", "q", "z", "j", "v", "k", "w", "y")
+# Single letters are one token for CLIP and for BERT. Two texts that differ in this word alone show its places.
+_PLACEHOLDERS = ("x", "q")
 _ROUNDING = 1e-4  # Largest change of a vector that counts as rounding.
 
 
@@ -63,23 +62,22 @@ class SoftSentences:
         unique = list(dict.fromkeys(sentences))
         row = {sentence: number for number, sentence in enumerate(unique)}
         row_M = torch.tensor([row[sentence] for sentence in sentences])
-        words = _placeholders(teacher, unique)
-        texts = [sentence.text(" ".join([words[i]] * tokens)) for i, sentence in enumerate(unique)]
-        marks_UE = torch.stack([_embedding(teacher, word) for word in words])
+        texts = [sentence.text(" ".join([word] * tokens)) for word in _PLACEHOLDERS for sentence in unique]
         # A sentence fits if the teacher still reads one more placeholder at its end.
-        longer_UTE, _ = teacher.embed_tokens([f"{text} {word}" for text, word in zip(texts, words, strict=True)])
-        fits_U = (longer_UTE == marks_UE[:, None]).all(-1).sum(1) == tokens + 1
+        ends = [word for word in _PLACEHOLDERS for _ in unique]
+        longer_XTE, _ = teacher.embed_tokens([f"{text} {word}" for text, word in zip(texts, ends, strict=True)])
+        fits_U = _places(longer_XTE).sum(1) == tokens + 1
         if not bool(fits_U.all()):
             worst = unique[int(fits_U.int().argmin())]
             raise ConfigError(
-                f"class '{worst.name}': its sentence with {tokens} soft tokens is longer than {teacher.name} reads. "
-                "Shorten its description, or set prompts.tokens lower."
+                f"class '{worst.name}': its sentence with {tokens} soft tokens is longer than {teacher.name} reads, or "
+                "that teacher's tokenizer splits single letters. Shorten its description, or set prompts.tokens lower."
             )
         # The empty text consists of the marks of start and end, and padding.
-        embeddings_UTE, position = teacher.embed_tokens([*texts, ""])
-        self._position = position[:-1][row_M.to(position.device)]
-        frame_TE, embeddings_UTE = embeddings_UTE[-1], embeddings_UTE[:-1]
-        is_place_UT = (embeddings_UTE == marks_UE[:, None]).all(-1)
+        embeddings_XTE, position = teacher.embed_tokens([*texts, ""])
+        self._position = position[: len(unique)][row_M.to(position.device)]
+        frame_TE, is_place_UT = embeddings_XTE[-1], _places(embeddings_XTE[:-1])
+        embeddings_UTE = embeddings_XTE[: len(unique)]
         # The stable sort puts the places first, in the order of the sentence.
         place_UL = is_place_UT.int().argsort(dim=1, descending=True, stable=True)[:, :tokens]
         frames_FE = frame_TE.unique(dim=0)  # type: ignore[no-untyped-call]
@@ -112,39 +110,16 @@ class SoftSentences:
         return self._teacher.encode_tokens(filled_MTE if augment is None else augment(filled_MTE), self._position)
 
 
-def _embedding(teacher: Teacher, word: str) -> Tensor:
-    """The token embedding (E,) of a placeholder."""
-    other = next(one for one in _PLACEHOLDERS if one != word)
-    pair_2TE, _ = teacher.embed_tokens([word, other])
-    differs = (pair_2TE[0] != pair_2TE[1]).any(-1).nonzero()
-    if len(differs) != 1:
-        raise ConfigError(
-            f"the tokenizer of {teacher.name} does not take '{word}' as one token, which soft tokens need as their "
-            "placeholder. Choose another teacher, or the prompt strategy 'styles'."
-        )
-    return pair_2TE[0, int(differs[0, 0])]
+def _places(embeddings_XTE: Tensor) -> Tensor:
+    """Where texts with the first placeholder, the first half, differ from the same texts with the second one."""
+    first_UTE, second_UTE = embeddings_XTE.chunk(2)
+    return (first_UTE != second_UTE).any(-1)
 
 
-def _placeholders(teacher: Teacher, sentences: Sequence[Sentence]) -> list[str]:
-    """For each sentence, the first placeholder that is not one of its own tokens."""
-    chosen: dict[int, str] = {}
-    missing = list(range(len(sentences)))
-    for word in _PLACEHOLDERS:
-        embeddings, _ = teacher.embed_tokens([sentences[i].text("") for i in missing])
-        is_free = ~(embeddings == _embedding(teacher, word)).all(-1).any(-1)
-        chosen |= {i: word for i, free in zip(missing, is_free.tolist(), strict=True) if free}
-        missing = [i for i in missing if i not in chosen]
-        if not missing:
-            return [chosen[i] for i in range(len(sentences))]
-    raise ConfigError(
-        f"class '{sentences[missing[0]].name}': its sentence holds each of the single letters "
-        f"{', '.join(_PLACEHOLDERS)}, one of which must be free to stand for soft tokens. Reword its description."
-    )
-
-
-def class_sentences(task: Task, template: str) -> list[Sentence]:
-    """The sentence of each class without a style, in the order of the task."""
-    return [Sentence(template, *one) for one in zip(task.names, task.descriptions, strict=True)]
+def class_sentences(task: Task, template: str, count: int = 1, styles: Sequence[str] = ("",)) -> list[Sentence]:
+    """``count`` sentences of each class, class by class; the styles take turns."""
+    classes = zip(task.names, task.descriptions, strict=True)
+    return [Sentence(template, *one, styles[place % len(styles)]) for one in classes for place in range(count)]
 
 
 @torch.no_grad()
@@ -169,10 +144,8 @@ def random_tokens(seed: int, name: str, row: int, *, shape: tuple[int, int], sig
     return sigma * torch.randn(shape, generator=generator_for(seed, name, "soft tokens", row))
 
 
-def learn(
-    tokens: Tensor, losses: Callable[[Tensor], Tensor], settings: PromptSettings, bar: Progress
-) -> tuple[Tensor, list[float]]:
-    """Optimise soft tokens by Adam; returns them and the mean loss before each step.
+def learn(tokens: Tensor, losses: Callable[[Tensor], Tensor], settings: PromptSettings, bar: Progress) -> Tensor:
+    """Optimise soft tokens by Adam.
 
     Args:
         tokens: Start of the tokens, of any shape.
@@ -183,15 +156,13 @@ def learn(
     """
     learned = tokens.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([learned], lr=settings.lr)
-    history = []
     for _ in range(settings.steps):
         optimiser.zero_grad(set_to_none=True)
         loss_M = losses(learned)
         loss_M.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        history.append(float(loss_M.detach().mean()))
-        bar.advance(1, loss=history[-1])
-    return learned.detach(), history
+        bar.advance(1, loss=float(loss_M.detach().mean()))
+    return learned.detach()
 
 
 @torch.no_grad()

@@ -41,10 +41,15 @@ DEFAULT = "default"  # The prompt strategy's own sentence.
 # Source: Wei et al., ICLR 2025, "[class text] in the style of [style]".
 STYLE_TEMPLATE = "a {class} in the style of {style}"
 PLAIN_TEMPLATE = "a photo of a {class}"
+DICTIONARY_TEMPLATE = "a {tokens} {class} in the style of {style}"
 # Source: Cho et al., ICCV 2023 (PromptStyler), "a S* style of a [class]" with pseudo-words S*.
 PSEUDO_TEMPLATE = "a {tokens} style of a {class}"
 # Augmented views for the instance loss: other sentences of the same content. Our choice.
-STYLE_VIEWS = ("a photo of a {class} in the style of {style}", "a {class}, {style}", "the {class} in {style} style")
+DICTIONARY_VIEWS = (
+    "a photo of a {tokens} {class} in the style of {style}",
+    "a {tokens} {class}, {style}",
+    "the {tokens} {class} in {style} style",
+)
 PSEUDO_VIEWS = ("a {class} in a {tokens} style", "a photo of a {class} in a {tokens} style", "a {tokens} {class}")
 
 

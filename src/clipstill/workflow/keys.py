@@ -15,7 +15,6 @@ from typing import Any
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.weights_store import stored_weights
-from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, Part, StudentRecord
 from clipstill.workflow.photos import Photos, digests_by_class, photos_digest
@@ -154,10 +153,6 @@ def _learned_prompts_content(name: Any) -> str | None:
     return _file_content(name)
 
 
-def _bank_content(name: Any) -> list[str] | None:
-    return None if name is None else [sha256_file(file) for file in bank_files(Path(name))]
-
-
 def _weights_content(names: Any) -> list[str]:
     """Hashes of the weights on this machine behind the names of parts: a file, a folder, or what was imported."""
     digests = [_assets_content()]
@@ -190,7 +185,5 @@ _FILES: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "student.name": (_weights_content, True),
     "student.init": (_file_content, True),
     "evaluation.small_teacher": (_weights_content, True),
-    "prompts.styles": (_file_content, True),
-    "prompts.bank": (_bank_content, False),
     "prompt_teacher.weights": (_learned_prompts_content, False),
 }
