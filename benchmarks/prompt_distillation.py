@@ -26,8 +26,7 @@ from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.losses import kd_loss
-from clipstill.students.student import Backbone
-from clipstill.students.tower_student import TowerStudent
+from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.teachers.openclip import OpenClipTeacher
 from clipstill.teachers.prompted import prompted

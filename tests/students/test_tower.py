@@ -20,8 +20,7 @@ from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.students.class_vectors_head import ClassVectorsHead
-from clipstill.students.student import Backbone
-from clipstill.students.tower_student import TowerStudent
+from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.workflow.recipes import load_settings

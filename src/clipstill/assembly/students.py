@@ -15,8 +15,7 @@ from clipstill.students import load_student, students
 if TYPE_CHECKING:
     from clipstill.runtime import Bundle
     from clipstill.students.settings import StudentSettings
-    from clipstill.students.student import Student
-    from clipstill.students.tower_student import TowerStudent
+    from clipstill.students.student import Student, TowerStudent
     from clipstill.workflow.models import Models
 
 
@@ -90,8 +89,7 @@ def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings
 
 
 def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
-    from clipstill.students.student import Backbone
-    from clipstill.students.tower_student import TowerStudent
+    from clipstill.students.student import Backbone, TowerStudent
     from clipstill.teachers import load_teacher
     from clipstill.teachers.image_backbones import image_backbone
 

@@ -21,8 +21,7 @@ from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
-from clipstill.students.student import Backbone
-from clipstill.students.tower_student import TowerStudent
+from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.workflow.photos import limited, refuse_overlap
