@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from clipstill.core.seeds import generator_for
-from clipstill.text.near_misses import KINDS, NEAREST, WORDS, choose_near_misses
+from clipstill.text.near_misses import KINDS, NEAREST, WORDS, choose_near_misses, word_shares
 
 D = 64
 
@@ -27,9 +27,7 @@ def near(word: str, share: float) -> torch.Tensor:
 
 
 def chosen(names: list[str], vectors: list[torch.Tensor], count: int) -> list[str]:
-    return choose_near_misses(
-        names, torch.stack(vectors), word_vectors_WD=WORD_VECTORS, kind_vectors_KD=KIND_VECTORS, count=count
-    )
+    return choose_near_misses(*word_shares(names, torch.stack(vectors), WORD_VECTORS, KIND_VECTORS), count)
 
 
 def test_every_word_is_there_once() -> None:

@@ -84,7 +84,7 @@ def read_near_misses(run: Run) -> tuple[tuple[str, ...], SurrogateSet | None]:
         of_step, found = list(read_json(folder / NAMES_FILE)), SurrogateSet.open(folder)
         # Names that were given are meant as they are.
         if step.cohort.task != run.task and not isinstance(run.settings.refusal.near_misses, list):
-            fine, first = _far_enough(run), len(step.cohort.task.names)
+            fine, first = _word_shares(run)[1], len(step.cohort.task.names)
             found = found.keep(torch.tensor([of_step[record.class_id - first] in fine for record in found.records]))
             left_out = [name for name in of_step if name not in fine]
             of_step = [name for name in of_step if name in fine]
@@ -110,11 +110,11 @@ def check_near_misses(settings: Settings, task: Task) -> None:
         parse_task([*task.names, *given])
 
 
-def _far_enough(run: Run) -> set[str]:
-    from clipstill.text.near_misses import KINDS, WORDS, far_enough
+def _word_shares(run: Run) -> tuple[Tensor, set[str]]:
+    from clipstill.text.near_misses import KINDS, WORDS, word_shares
 
     text_CD = class_vectors.read_class_vectors(run).text_CD
-    return far_enough(run.task.names, text_CD, _vectors(run, WORDS), _vectors(run, KINDS))
+    return word_shares(run.task.names, text_CD, _vectors(run, WORDS), _vectors(run, KINDS))
 
 
 def _vectors(run: Run, names: Sequence[str]) -> Tensor:
@@ -124,7 +124,7 @@ def _vectors(run: Run, names: Sequence[str]) -> Tensor:
 
 def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     """As given, or chosen: near to the classes of the cohort, and to none that earlier cohorts have."""
-    from clipstill.text.near_misses import KINDS, WORDS, choose_near_misses
+    from clipstill.text.near_misses import choose_near_misses
 
     wanted = run.settings.refusal.near_misses
     if isinstance(wanted, list):
@@ -133,15 +133,9 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     count = min(MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
     earlier = itertools.takewhile(lambda step: step.cohort != cohort, run.steps_of(NAME))
     taken = [word for step in earlier for word in read_json(run.store.folder(step) / NAMES_FILE)]
-    chosen = choose_near_misses(
-        run.task.names,
-        class_vectors.read_class_vectors(run).text_CD,
-        word_vectors_WD=_vectors(run, WORDS),
-        kind_vectors_KD=_vectors(run, KINDS),
-        count=max(_LEAST, count),
-        near_to=None if cohort.is_whole else cohort.drawn_ids,
-        without=taken,
-    )
+    share_CW, free = _word_shares(run)
+    turns_CW = share_CW if cohort.is_whole else share_CW[list(cohort.drawn_ids)]
+    chosen = choose_near_misses(turns_CW, free.difference(taken), max(_LEAST, count))
     if len(chosen) < _LEAST:
         raise ConfigError(
             "hardly any word is no other name of one of the classes. Name things that are none of them by "

@@ -54,52 +54,17 @@ NEAREST = 0.35
 _SAME_KIND = 0.7
 
 
-def choose_near_misses(
-    names: Sequence[str],
-    class_vectors_CD: Tensor,
-    *,
-    word_vectors_WD: Tensor,
-    kind_vectors_KD: Tensor,
-    count: int,
-    near_to: Sequence[int] | None = None,
-    without: Sequence[str] = (),
-) -> list[str]:
-    """Choose words that are near the classes but mean something else; the classes take turns.
+def word_shares(
+    names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
+) -> tuple[Tensor, set[str]]:
+    """How near each word lies to each class, as a share (C, W), and the words that mean something else than all.
 
     Args:
         names: Names of the classes.
         class_vectors_CD: Text vectors of the classes.
         word_vectors_WD: Unit vectors of ``WORDS``, made like those of the classes.
         kind_vectors_KD: Unit vectors of ``KINDS``, made like those of the classes.
-        count: Largest number of words.
-        near_to: Positions of the classes that take turns; None for all.
-        without: Words to leave out.
     """
-    share_CW, free = _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)
-    free -= set(without)
-    chosen: list[str] = []
-    turns_CW = share_CW if near_to is None else share_CW[list(near_to)]
-    orders = turns_CW.argsort(dim=1, descending=True, stable=True).tolist()
-    while len(chosen) < count and free:
-        for order in orders[: count - len(chosen)]:
-            word = next((WORDS[place] for place in order if WORDS[place] in free), None)
-            if word is not None:
-                chosen.append(word)
-                free.remove(word)
-    return chosen
-
-
-def far_enough(
-    names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
-) -> set[str]:
-    """All words that mean something else than the classes; arguments as in ``choose_near_misses``."""
-    return _shares(names, class_vectors_CD, word_vectors_WD, kind_vectors_KD)[1]
-
-
-def _shares(
-    names: Sequence[str], class_vectors_CD: Tensor, word_vectors_WD: Tensor, kind_vectors_KD: Tensor
-) -> tuple[Tensor, set[str]]:
-    """How near each word lies to each class, as a share (C, W), and the words that mean something else than all."""
     known = Known(WORDS, word_vectors_WD.float())
     classes_CD = torch.nn.functional.normalize(class_vectors_CD.float(), dim=1)
     share_CW = known.share(classes_CD @ known.vectors_WD.T)
@@ -112,6 +77,20 @@ def _shares(
         if share <= NEAREST and not _tokens(word) & class_tokens and not class_kinds & set(kinds)
     }
     return share_CW, free
+
+
+def choose_near_misses(share_CW: Tensor, free: set[str], count: int) -> list[str]:
+    """Choose at most ``count`` of the ``free`` words, near to the classes, which take turns."""
+    chosen: list[str] = []
+    left = set(free)
+    orders = share_CW.argsort(dim=1, descending=True, stable=True).tolist()
+    while len(chosen) < count and left:
+        for order in orders[: count - len(chosen)]:
+            word = next((WORDS[place] for place in order if WORDS[place] in left), None)
+            if word is not None:
+                chosen.append(word)
+                left.remove(word)
+    return chosen
 
 
 def _tokens(name: str) -> set[str]:
