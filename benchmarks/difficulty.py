@@ -56,7 +56,7 @@ class Asked:
     def expected(self, names: list[str]) -> tuple[Linter, list[float]]:
         task = Task(tuple(names), ("",) * len(names))
         linter = Linter(task, self.encode(names), self.known, self.encode)
-        return linter, list(estimate(linter, self.imagenet_KD).per_class)
+        return linter, estimate(linter, self.imagenet_KD)
 
 
 def encoded(teacher: Any, folder: Path, cache: Path | None) -> tuple[list[str], Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from statistics import mean
 
 import pytest
 import torch
@@ -118,16 +119,6 @@ def test_what_no_photo_shows_is_told_and_colours_and_sports_are_not() -> None:
     assert not [one for one in lint(["red", "archery", "wedding", "storm"]) if one.kind == "unseen"]
 
 
-def test_findings_are_plain_values() -> None:
-    assert lint(["sofa", "couch"])[0].to_json() == {
-        "level": "warning",
-        "kind": "synonym",
-        "classes": ["sofa", "couch"],
-        "message": "'sofa' and 'couch' are two names of one thing (an upholstered seat for more than one person).",
-        "advice": "Keep one of them.",
-    }
-
-
 def test_simulated_images_are_named_by_how_far_they_are_drawn() -> None:
     encode = space()
     common = [f"word {number}" for number in range(64)]
@@ -177,7 +168,7 @@ def test_more_classes_and_strange_names_are_expected_to_be_harder() -> None:
     _, imagenet_KD = real()
     few = estimate(real_linter("goldfish,ketch"), imagenet_KD)
     many = estimate(real_linter("goldfish,ketch,schooner,yawl,sloop,tench,eel,stingray,hen"), imagenet_KD)
-    assert 0 <= many.top1 < few.top1 <= 1
+    assert 0 <= mean(many) < mean(few) <= 1
     by_text = estimate(real_linter("goldfish,ketch,schooner,yawl,sloop"), None)
-    assert 0 < by_text.top1 < 1
-    assert many.per_class[0] > many.per_class[1]
+    assert 0 < mean(by_text) < 1
+    assert many[0] > many[1]

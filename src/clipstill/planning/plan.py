@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
-    from clipstill.text.difficulty import Difficulty
     from clipstill.workflow.models import Models
 
 PLAN_FILE = "plan.json"
@@ -163,10 +162,10 @@ def _number(folder: ImageFolder | None) -> int:
     return 0 if folder is None else len(folder.items)
 
 
-def _expected(task: Task, findings: Sequence[Finding], difficulty: Difficulty) -> dict[str, float]:
+def _expected(task: Task, findings: Sequence[Finding], shares: Sequence[float]) -> dict[str, float]:
     """Expected accuracy by class; halved for two names of one thing, since the teacher can only guess between them."""
     doubled = {name for each in findings if each.kind in ("synonym", "plural") for name in each.classes}
-    by_class = zip(task.names, difficulty.per_class, strict=True)
+    by_class = zip(task.names, shares, strict=True)
     return {name: round(share / 2 if name in doubled else share, 4) for name, share in by_class}
 
 

@@ -11,7 +11,6 @@ Shapes: C classes, W words, K ImageNet classes, S simulated images per class, D 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clipstill.core.names import spoken
@@ -31,16 +30,8 @@ _NO_KINSHIP = 0.5  # Kinship of a class that is not in WordNet.
 ERROR = "an estimate for photos, off by 5 points on average where it was measured; drawings are harder"
 
 
-@dataclass(frozen=True)
-class Difficulty:
-    """Shares of photos that the teacher is expected to name right."""
-
-    top1: float  # Mean over the classes, in [0, 1].
-    per_class: tuple[float, ...]  # One share per class.
-
-
-def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:
-    """Estimate the teacher's top-1 accuracy on photos of the classes, given their names.
+def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> list[float]:
+    """Estimate the teacher's accuracy on photos of each class, in [0, 1], given the names.
 
     Args:
         linter: Linter of the task in the teacher's space.
@@ -69,8 +60,7 @@ def estimate(linter: Linter, imagenet_vectors_KD: Tensor | None) -> Difficulty:
             "known": known.share(nearest_C).tolist(),
         }
     logarithms = [sum(weights[name] * terms[name][place] for name in weights) for place in places]
-    per_class = simulated_accuracy(vectors_CD, known, logarithms)
-    return Difficulty(sum(per_class) / len(per_class), tuple(per_class))
+    return simulated_accuracy(vectors_CD, known, logarithms)
 
 
 def _gloss_margins(linter: Linter) -> list[float]:

@@ -11,9 +11,9 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipstill.core.names import spoken
 from clipstill.text.senses import Meaning, are_related, choose_senses, is_unseen, kind_of, look_different, texts_about
@@ -61,10 +61,6 @@ class Finding:
     classes: tuple[str, ...]  # Names of the classes.
     message: str  # The problem.
     advice: str  # What to do, with a line to paste if there is one.
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "classes": list(self.classes)}
 
 
 @dataclass(frozen=True)
