@@ -121,16 +121,13 @@ def _through_layers(
     transformer: Any, x_NLE: Tensor, tokens_KPE: Sequence[Tensor] | Tensor, *, place: int, mask: Tensor | None = None
 ) -> Tensor:
     """Tokens after a transformer whose second and further layers insert prompts; checkpoints where that is on."""
-    batch_first = bool(getattr(transformer, "batch_first", False))
     for layer, block in enumerate(transformer.resblocks):
         if 0 < layer < len(tokens_KPE):
             x_NLE = _insert(tokens_KPE[layer], x_NLE, place)
-        x = x_NLE if batch_first else x_NLE.transpose(0, 1)
-        if getattr(transformer, "grad_checkpointing", False) and torch.is_grad_enabled():
-            x = checkpoint(block, x, attn_mask=mask, use_reentrant=False)
+        if transformer.grad_checkpointing and torch.is_grad_enabled():
+            x_NLE = checkpoint(block, x_NLE, attn_mask=mask, use_reentrant=False)
         else:
-            x = block(x, attn_mask=mask)
-        x_NLE = x if batch_first else x.transpose(0, 1)
+            x_NLE = block(x_NLE, attn_mask=mask)
     return x_NLE
 
 

@@ -125,15 +125,8 @@ class OpenClipTeacher:
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
         """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings."""
-        tower = self.text_tower
-        length = embeddings_MLE.shape[1]
-        if length > len(tower.positional_embedding):
-            raise ConfigError(
-                f"{length} tokens exceed the {len(tower.positional_embedding)} of {self.name}. "
-                "Use fewer soft tokens or cut the padding at the end."
-            )
         embeddings_MLE = embeddings_MLE.to(self._device, self.dtype)
-        return normalize(text_vectors(tower, embeddings_MLE, position.to(self._device)).float(), dim=-1)
+        return normalize(text_vectors(self.text_tower, embeddings_MLE, position.to(self._device)).float(), dim=-1)
 
     @property
     def text_tower(self) -> Any:

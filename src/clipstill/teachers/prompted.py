@@ -56,6 +56,10 @@ class _Prompted(nn.Module):
         self.templates = base.templates
         self.image_parameters = base.image_parameters
         self.provenance = base.provenance
+        # Texts take no learned prompts but in ``class_vectors``.
+        self.encode_text = base.encode_text
+        self.embed_tokens = base.embed_tokens
+        self.encode_tokens = base.encode_tokens
 
     @property
     def weights_sha256(self) -> str:
@@ -64,15 +68,6 @@ class _Prompted(nn.Module):
     @torch.no_grad()
     def plain_image(self, x_N3HW: Tensor) -> Tensor:
         return self.base.encode_image(x_N3HW)
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.base.encode_text(texts)
-
-    def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return self.base.embed_tokens(texts)
-
-    def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
-        return self.base.encode_tokens(embeddings_MLE, position)
 
 
 class PromptedOpenClip(_Prompted):

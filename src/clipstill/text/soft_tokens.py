@@ -59,33 +59,27 @@ class SoftSentences:
 
     def __init__(self, teacher: Teacher, sentences: Sequence[Sentence], tokens: int) -> None:
         self._teacher = teacher
-        unique = list(dict.fromkeys(sentences))
-        row = {sentence: number for number, sentence in enumerate(unique)}
-        row_M = torch.tensor([row[sentence] for sentence in sentences])
-        texts = [sentence.text(" ".join([word] * tokens)) for word in _PLACEHOLDERS for sentence in unique]
+        texts = [sentence.text(" ".join([word] * tokens)) for word in _PLACEHOLDERS for sentence in sentences]
         # A sentence fits if the teacher still reads one more placeholder at its end.
-        ends = [word for word in _PLACEHOLDERS for _ in unique]
+        ends = [word for word in _PLACEHOLDERS for _ in sentences]
         longer_XTE, _ = teacher.embed_tokens([f"{text} {word}" for text, word in zip(texts, ends, strict=True)])
-        fits_U = _places(longer_XTE).sum(1) == tokens + 1
-        if not bool(fits_U.all()):
-            worst = unique[int(fits_U.int().argmin())]
+        fits_M = _places(longer_XTE).sum(1) == tokens + 1
+        if not bool(fits_M.all()):
+            worst = sentences[int(fits_M.int().argmin())]
             raise ConfigError(
                 f"class '{worst.name}': its sentence with {tokens} soft tokens is longer than {teacher.name} reads, or "
                 "that teacher's tokenizer splits single letters. Shorten its description, or set prompts.tokens lower."
             )
         # The empty text consists of the marks of start and end, and padding.
         embeddings_XTE, position = teacher.embed_tokens([*texts, ""])
-        self._position = position[: len(unique)][row_M.to(position.device)]
-        frame_TE, is_place_UT = embeddings_XTE[-1], _places(embeddings_XTE[:-1])
-        embeddings_UTE = embeddings_XTE[: len(unique)]
+        is_place_MT, frame_TE = _places(embeddings_XTE[:-1]), embeddings_XTE[-1]
+        self._position = position[: len(sentences)]
+        self.embeddings_MTE = embeddings_XTE[: len(sentences)]
         # The stable sort puts the places first, in the order of the sentence.
-        place_UL = is_place_UT.int().argsort(dim=1, descending=True, stable=True)[:, :tokens]
+        self.place_ML = is_place_MT.int().argsort(dim=1, descending=True, stable=True)[:, :tokens]
         frames_FE = frame_TE.unique(dim=0)  # type: ignore[no-untyped-call]
-        is_frame_UT = torch.stack([(embeddings_UTE == frame_E).all(-1) for frame_E in frames_FE]).any(0)
-        rows = row_M.to(embeddings_UTE.device)
-        self.embeddings_MTE = embeddings_UTE[rows]
-        self.place_ML = place_UL[rows]
-        self.word_MT = ~(is_place_UT | is_frame_UT)[rows]
+        is_frame_MT = torch.stack([(self.embeddings_MTE == frame_E).all(-1) for frame_E in frames_FE]).any(0)
+        self.word_MT = ~(is_place_MT | is_frame_MT)
         self._cut_padding()
 
     @torch.no_grad()
@@ -112,8 +106,8 @@ class SoftSentences:
 
 def _places(embeddings_XTE: Tensor) -> Tensor:
     """Where texts with the first placeholder, the first half, differ from the same texts with the second one."""
-    first_UTE, second_UTE = embeddings_XTE.chunk(2)
-    return (first_UTE != second_UTE).any(-1)
+    first_MTE, second_MTE = embeddings_XTE.chunk(2)
+    return (first_MTE != second_MTE).any(-1)
 
 
 def class_sentences(task: Task, template: str, count: int = 1, styles: Sequence[str] = ("",)) -> list[Sentence]:
