@@ -20,7 +20,6 @@ from clipstill.text.templates import (
     class_texts,
     fill,
     sentence_template,
-    styled_template,
     template_set,
 )
 from clipstill.workflow.recipes import load_settings
@@ -76,10 +75,11 @@ def test_every_data_set_has_its_sentence() -> None:
 
 
 def test_a_style_follows_the_sentence_without_its_full_stop() -> None:
-    assert styled_template("a photo of a {class}, a type of pet.") == (
-        "a photo of a {class}, a type of pet in the style of {style}"
-    )
-    assert styled_template("{style} of a {class}") == "{style} of a {class}"
+    def text(template: str) -> str:
+        return styled_prompts(request(template=template)).prompts[0].text
+
+    assert text("a photo of a {class}, a type of pet.") == "a photo of a dog, a type of pet in the style of sketch"
+    assert text("{style} of a {class}") == "sketch of a dog"
 
 
 def test_the_sentence_of_the_images_is_a_text_a_set_or_the_strategys_own() -> None:

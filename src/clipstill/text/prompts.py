@@ -14,14 +14,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import seed_for
 from clipstill.text.settings import PromptSettings
 from clipstill.text.task import Task
-from clipstill.text.templates import (
-    PLAIN_TEMPLATE,
-    STYLE_TEMPLATE,
-    fill,
-    sentence_template,
-    styled_template,
-    token_template,
-)
+from clipstill.text.templates import PLAIN_TEMPLATE, STYLE_TEMPLATE, fill, sentence_template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +76,8 @@ def plain_prompts(request: PromptRequest) -> PromptSet:
 def strategy_template(request: PromptRequest, own: str) -> str:
     """The sentence of the images, with ``{style}`` and ``{tokens}`` if the strategy's ``own`` sentence has them.
 
+    Where they are missing, the style is added at the end, and the tokens before the class name.
+
     Raises:
         ConfigError: The sentence of the settings holds ``{style}`` or ``{tokens}``, but the strategy does not use it.
     """
@@ -93,9 +88,11 @@ def strategy_template(request: PromptRequest, own: str) -> str:
                 f"prompts.template '{template}' holds {mark}, but the prompt strategy has none. "
                 "Leave it out or choose another strategy."
             )
-    if "{style}" in own:
-        template = styled_template(template)
-    return token_template(template) if "{tokens}" in own else template
+    if "{style}" in own and "{style}" not in template:
+        template = f"{template.rstrip().removesuffix('.')} in the style of {{style}}"
+    if "{tokens}" in own and "{tokens}" not in template:
+        template = template.replace("{class}", "{tokens} {class}", 1)
+    return template
 
 
 def round_robin(request: PromptRequest, template: str, styles: Sequence[str]) -> list[Prompt]:

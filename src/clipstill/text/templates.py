@@ -107,18 +107,6 @@ def sentence_template(setting: str, default: str, suited: str) -> str:
     return template_set(setting, suited)[0]
 
 
-def styled_template(template: str) -> str:
-    """The same sentence with ``{style}`` added at the end if it is missing."""
-    if "{style}" in template:
-        return template
-    return f"{template.rstrip().removesuffix('.')} in the style of {{style}}"
-
-
-def token_template(template: str) -> str:
-    """The same sentence with ``{tokens}`` added before the class name if it is missing."""
-    return template if "{tokens}" in template else template.replace("{class}", "{tokens} {class}", 1)
-
-
 def put_tokens(template: str, words: str) -> str:
     """The sentence with ``words``, possibly none, in place of ``{tokens}``."""
     return " ".join(template.replace("{tokens}", words).split())
