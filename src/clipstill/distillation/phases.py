@@ -112,12 +112,10 @@ class Phase(ABC):
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and the teacher's logits of the held-out images as they are, only resized, in batches."""
 
-    def losses(self, rows: Tensor, draw: Draw) -> list[Loss]:
-        """Losses whose sum is this process's share of the mean loss over some rows; only one at a time needs memory."""
+    def loss(self, rows: Tensor, draw: Draw) -> Loss:
+        """This process's share of the mean loss over some rows."""
         rank, processes = parallel.share()
-        own = self.batch(rows, draw, slice(rank, None, processes))
-        parts = min(self.settings.accumulate, len(own.inputs))
-        return [partial(self._loss, own.part(slice(part, None, parts)), len(rows)) for part in range(parts)]
+        return partial(self._loss, self.batch(rows, draw, slice(rank, None, processes)), len(rows))
 
     def _loss(self, batch: Batch, count: int, weights: Weights) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):

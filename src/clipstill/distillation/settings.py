@@ -30,9 +30,6 @@ class DistilSettings(Config):
     )
     # BatchNorm with live statistics has none to take from a single image.
     batch: int = Field(default=64, ge=2, le=65_536, description="Images per step, over all processes together.")
-    accumulate: int = Field(
-        default=1, ge=1, le=65_536, description="Parts of a batch that go through memory one after the other."
-    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Precision of the student's passes; weights and losses stay in float32."
     )
@@ -95,9 +92,6 @@ class DistilSettings(Config):
         default="none",
         description="Meta distillation over styles: how the gradient of the outer loss is computed. It needs two "
         "styles or more.",
-    )
-    meta_groups: int = Field(
-        default=4, ge=2, le=1_000, description="Inner steps of reptile, each on styles of its own."
     )
     ema: float = Field(
         default=0.99,
