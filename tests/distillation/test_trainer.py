@@ -254,8 +254,7 @@ def test_malformed_pictures_are_refused() -> None:
 def test_meta_distillation_learns_and_goes_on_after_a_stop_in_every_phase(
     mode: str, meta: Literal["first_order", "exact", "reptile"], tmp_path: Path
 ) -> None:
-    matched = 0.0 if mode == "backbone" else 0.5
-    settings = MODES[mode].changed(meta=meta, loss="ce+kd", feature_weight=matched)
+    settings = MODES[mode].changed(meta=meta, loss="ce+kd")
     teacher = ColourTeacher()
     expected, straight = train(tmp_path / "straight", settings, teacher)
     assert all(-1 <= entry["alignment"] <= 1 for entry in straight.history if entry["step"] > 0)
@@ -294,11 +293,6 @@ def test_every_loss_teaches_the_classes(loss: Literal["kd", "ce", "ce+kd"], tmp_
     assert result.best_agreement > 0.6
 
 
-def test_features_of_a_frozen_backbone_are_not_matched_in_silence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="frozen"):
-        train(tmp_path, SMALL.changed(feature_weight=0.1))
-
-
 def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:
     images, class_id, style_id = pictures()
     settings = MODES["none"].changed(loss="ce", held_out_styles=0, jitter=0.0, lr=3e-2, steps=80)
@@ -308,7 +302,7 @@ def test_labelled_pictures_teach_without_a_teacher(tmp_path: Path) -> None:
     with torch.no_grad():
         found = student(images.float() / 255).argmax(1)
     assert float((found == class_id).float().mean()) > 0.8
-    for change in ({"loss": "kd"}, {"feature_weight": 0.5}, {"held_out_styles": 1}):
+    for change in ({"loss": "kd"}, {"held_out_styles": 1}):
         unfit = settings.changed(**change)
         with pytest.raises(ConfigError, match="without a teacher"):
             distil(student, SoftLabels(None, torch.eye(3)), data, settings=unfit, folder=tmp_path / "no")

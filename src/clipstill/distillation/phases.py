@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipstill.core.seeds import generator_for
 from clipstill.distillation import parallel
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.losses import distillation_loss
@@ -31,32 +30,6 @@ if TYPE_CHECKING:
     from clipstill.students.student import Student
 
 HEAD, ALL = "head", "all"
-
-
-class Learner(nn.Module):
-    """What is trained: a student, which takes views in [0, 1], or its head, which takes features.
-
-    With a projector, features are also mapped to the teacher's space, to be compared with the teacher's vectors.
-    """
-
-    def __init__(self, trained: nn.Module, projector: nn.Linear | None, takes_views: bool) -> None:
-        super().__init__()
-        self.trained, self.projector, self._takes_views = trained, projector, takes_views
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Views (N, 3, S, S) or features (N, F) -> logits (N, C), and (N, D) or None."""
-        feat_NF, head = inputs, self.trained
-        if self._takes_views:
-            student = cast("Student", self.trained)
-            feat_NF, head = student.features(inputs), student.head
-        return head(feat_NF), None if self.projector is None else self.projector(feat_NF)
-
-    def shown(self, student: Student) -> tuple[Student, nn.Module]:
-        """A student for its features, and the head for its logits."""
-        if self._takes_views:
-            student = cast("Student", self.trained)
-            return student, student.head
-        return student, self.trained
 
 
 @dataclass(frozen=True)
@@ -84,21 +57,17 @@ class Phase(ABC):
     Attributes:
         name: ``HEAD`` or ``ALL``.
         title: Name of the progress bar.
-        learner: Module that is trained and averaged.
+        learner: Module that is trained and averaged: the student, which takes views in [0, 1], or its head, which takes
+            features.
         style_M: Style of each row that can be drawn.
     """
 
     name: str
     title: str
 
-    def __init__(self, setup: Setup, trained: nn.Module, style_M: Tensor) -> None:
-        self.setup, self.settings, self.style_M = setup, setup.settings, style_M
+    def __init__(self, setup: Setup, learner: nn.Module, style_M: Tensor) -> None:
+        self.setup, self.settings, self.learner, self.style_M = setup, setup.settings, learner, style_M
         self.device = setup.student.mean.device
-        projector = None
-        if self.settings.feature_weight > 0:
-            features, dimensions = setup.student.head.in_features, setup.labels.class_vectors_CD.shape[1]
-            projector = _new_projector(features, dimensions, setup.seed)
-        self.learner = Learner(trained, projector, trained is setup.student).to(self.device)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views."""
@@ -119,9 +88,8 @@ class Phase(ABC):
 
     def _loss(self, batch: Batch, count: int, weights: Weights) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            logits_BC, feat_BD = functional_call(self.learner, weights, (batch.inputs,))
-        feat_BD = None if feat_BD is None else feat_BD.float()
-        return distillation_loss(logits_BC.float(), feat_BD, batch, self.settings).sum() / count
+            logits_BC = functional_call(self.learner, weights, (batch.inputs,))
+        return distillation_loss(logits_BC.float(), batch, self.settings).sum() / count
 
 
 class HeadPhase(Phase):
@@ -136,7 +104,6 @@ class HeadPhase(Phase):
         teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)
         self._whole = Batch(
             inputs=torch.cat([one.student_NF for one in passes]).to(self.device),
-            teacher_BD=teacher_MD,
             teacher_BC=setup.labels.logits(teacher_MD),
             class_B=setup.train.class_id_N.repeat(len(passes)).to(self.device),
         )
@@ -186,7 +153,7 @@ class AllPhase(Phase):
         ask = partial(self.setup.labels.vectors, view_B3SS)
         teacher_BD = ask() if self._known is None else self._known.answer(draw, ask)
         class_B = self.setup.train.class_id_N[rows[own]].to(self.device)
-        return Batch(view_B3SS, teacher_BD, self.setup.labels.logits(teacher_BD), class_B)
+        return Batch(view_B3SS, self.setup.labels.logits(teacher_BD), class_B)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out images and the teacher's logits, in batches."""
@@ -196,11 +163,3 @@ class AllPhase(Phase):
         for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
             x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
             yield x_B3HW.contiguous(memory_format=torch.channels_last), self.setup.labels.logits(teacher_BD)
-
-
-def _new_projector(features: int, dimensions: int, seed: int) -> nn.Linear:
-    projector = nn.Linear(features, dimensions, device="meta").to_empty(device="cpu")
-    with torch.no_grad():
-        projector.weight.normal_(0.0, features**-0.5, generator=generator_for(seed, "projector"))
-        projector.bias.zero_()
-    return projector

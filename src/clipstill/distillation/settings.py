@@ -82,12 +82,6 @@ class DistilSettings(Config):
         description="Divide that loss by the number of classes, as PromptKD's code does. Its weights of 200 and 1000 "
         "are two and ten for a hundred classes, and twenty and a hundred for ten.",
     )
-    feature_weight: float = Field(
-        default=0.0,
-        ge=0,
-        le=1_000,
-        description="Weight of the loss between the student's features and the teacher's vectors; 0 leaves it out.",
-    )
     meta: MetaMode = Field(
         default="none",
         description="Meta distillation over styles: how the gradient of the outer loss is computed. It needs two "

@@ -1,6 +1,6 @@
 """Training images and batches.
 
-Shapes: N images, B images of a batch, C classes, D teacher dimensions, F student features.
+Shapes: N images, B images of a batch, C classes, F student features.
 """
 
 from __future__ import annotations
@@ -55,19 +55,17 @@ class Batch:
 
     Attributes:
         inputs: Views (B, 3, S, S) in [0, 1], or cached features (B, F).
-        teacher_BD: The teacher's unit vectors.
         teacher_BC: The teacher's logits.
         class_B: Class that an image was made for, -1 for none.
     """
 
     inputs: Tensor
-    teacher_BD: Tensor
     teacher_BC: Tensor
     class_B: Tensor
 
     def part(self, chosen: slice | Tensor) -> Batch:
         """Some of the images."""
-        return Batch(self.inputs[chosen], self.teacher_BD[chosen], self.teacher_BC[chosen], self.class_B[chosen])
+        return Batch(self.inputs[chosen], self.teacher_BC[chosen], self.class_B[chosen])
 
 
 def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:
