@@ -147,12 +147,10 @@ def _exact(start: Weights, losses: Sequence[Loss], alpha: float) -> Gradient:
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
-    """Mean cosine of all pairs of gradients, in [-1, 1]; None for fewer than two, or if one is zero.
+    """Mean cosine of all pairs of gradients, two or more, in [-1, 1]; None if one of them is zero.
 
     A positive value means that what helps one group helps the others; minimising the outer loss raises it.
     """
-    if len(gradients) < 2:
-        return None
     flat = torch.stack([torch.cat([value.flatten().double() for value in each.values()]) for each in gradients])
     norms = torch.linalg.vector_norm(flat, dim=1)
     if not bool((norms > 0).all()):

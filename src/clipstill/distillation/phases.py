@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +18,11 @@ from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.losses import distillation_loss
 from clipstill.distillation.optimisation import Loss, Weights
 from clipstill.distillation.randomness import batch_rows
-from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.soft_labels import Draw, LabelCache, SoftLabels
-from clipstill.distillation.training_data import Batch, TrainingData
+from clipstill.distillation.soft_labels import Draw, LabelCache
+from clipstill.distillation.training_data import Batch, Setup
 from clipstill.distillation.views import plain_view, to_unit, views_of
 
-if TYPE_CHECKING:
-    from clipstill.students.student import Student
-
 HEAD, ALL = "head", "all"
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What both phases share. ``held_out`` chooses the best weights and may be empty."""
-
-    student: Student
-    labels: SoftLabels
-    train: TrainingData
-    held_out: TrainingData
-    settings: DistilSettings
-    folder: Path
-    seed: int
-
-    def cache(self, data: TrainingData) -> FeatureCache:
-        """Features of some of the images."""
-        return FeatureCache(
-            self.student, self.labels, data.pixels_N3HW, settings=self.settings, folder=self.folder, seed=self.seed
-        )
 
 
 class Phase(ABC):
@@ -100,7 +74,7 @@ class HeadPhase(Phase):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.student.head, setup.train.style_id_N.repeat(setup.settings.views))
         setup.student.freeze_backbone(True)
-        passes = setup.cache(setup.train).augmented(self.settings.views)
+        passes = FeatureCache(setup, setup.train).augmented(self.settings.views)
         teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)
         self._whole = Batch(
             inputs=torch.cat([one.student_NF for one in passes]).to(self.device),
@@ -115,7 +89,7 @@ class HeadPhase(Phase):
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The cached features of the held-out images and the teacher's logits, in one batch."""
         if len(self.setup.held_out):
-            feat_NF, teacher_ND = self.setup.cache(self.setup.held_out).plain()
+            feat_NF, teacher_ND = FeatureCache(self.setup, self.setup.held_out).plain()
             yield feat_NF.to(self.device), self.setup.labels.logits(teacher_ND.to(self.device))
 
 
@@ -133,11 +107,10 @@ class AllPhase(Phase):
         self._known: LabelCache | None = None
         # Meta distillation never draws the same group again.
         if settings.labels == "cached" and settings.meta == "none":
-            key_parts = [setup.cache(setup.train).key, settings.batch, *parallel.share()]
-            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings=settings, seed=setup.seed)
+            self._known = LabelCache(setup)
         if len(setup.held_out):
             # The cached student features are those from before training.
-            _, teacher_ND = setup.cache(setup.held_out).plain()
+            _, teacher_ND = FeatureCache(setup, setup.held_out).plain()
             self._held_out_teacher_ND = teacher_ND.to(self.device)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:

@@ -38,11 +38,11 @@ from clipstill.distillation.optimisation import (
     learned_state,
     plain_gradient,
 )
-from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Phase, Setup
+from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Phase
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
-from clipstill.distillation.training_data import TrainingData, held_out_mask
+from clipstill.distillation.training_data import Setup, TrainingData, held_out_mask
 
 if TYPE_CHECKING:
     from clipstill.students.student import Student
