@@ -25,7 +25,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.progress import say
 from clipstill.core.protocols import BatchNormTeacher, Generator, Sampler, Teacher
 from clipstill.core.tensors import logits
-from clipstill.synthesis.inversion import Decode, History, Losses, Score, Watch, invert
+from clipstill.synthesis.inversion import History, Losses, Score, Watch, invert
 from clipstill.synthesis.natural import NaturalNetwork
 from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
 from clipstill.synthesis.settings import SynthesisSettings
@@ -125,7 +125,6 @@ class Synthesiser:
         known = with_statistics.statistics_networks if with_statistics else ()
         names = settings.natural_networks if settings.natural_weight > 0 else ()
         self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
-        self._encode = torch.compile(teacher.encode_image) if settings.compile else teacher.encode_image
         # Images of a group without common statistics can be made in smaller parts if memory is short.
         self._can_split = with_statistics is None and not self._natural
         self._at_once = settings.group_size
@@ -161,7 +160,11 @@ class Synthesiser:
 
     def _inverted(self, generator: Generator, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:
         history, pixels, codes = History(), [], []
-        decode = self._in_precision(torch.compile(generator.decode) if self._settings.compile else generator.decode)
+
+        def decode(latents: Sequence[Tensor]) -> Tensor:
+            with self._autocast():
+                return generator.decode(latents).float()
+
         for start in range(0, len(group.seeds), self._at_once):
             chunk = group.part(start, start + self._at_once)
             score = self._score(generator, chunk)
@@ -220,19 +223,12 @@ class Synthesiser:
                 feat_MD, gap = self._teacher_with_statistics.encode_image_with_statistics(views_M3HW)
                 gaps.append(settings.bn_weight * gap)
             else:
-                feat_MD = self._encode(views_M3HW)
+                feat_MD = self._teacher.encode_image(views_M3HW)
             gaps += [settings.natural_weight * network.gap(views_M3HW) for network in self._natural]
         return torch.unflatten(feat_MD.float(), 0, (-1, settings.views)), torch.stack(gaps).sum() if gaps else None
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16")
-
-    def _in_precision(self, decode: Decode) -> Decode:
-        def decoded(latents: Sequence[Tensor]) -> Tensor:
-            with self._autocast():
-                return decode(latents).float()
-
-        return decoded
 
     @torch.no_grad()
     def _sampled(self, sampler: Sampler, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:
