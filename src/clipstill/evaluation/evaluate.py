@@ -1,4 +1,4 @@
-"""Measure a classifier, or teacher and student side by side, on a folder of labelled real images.
+"""Measure a classifier on a folder of labelled real images.
 
 Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 """
@@ -90,7 +90,7 @@ def evaluate(
         calibration: Temperature and threshold of refusal; None for plain softmax without refusal.
 
     Raises:
-        DataError: None of the images can be read, or the classifier has another number of classes.
+        DataError: None of the images can be read.
     """
     skipped = [(str(path), reason) for path, reason in folder.skipped]
     logits_parts: list[NDArray[np.floating]] = []
@@ -111,11 +111,6 @@ def evaluate(
     if not labels:
         raise DataError(f"none of the {len(folder.items)} images in {folder.path} could be read. Check the files.")
     logits_NC, labels_N = np.concatenate(logits_parts), np.array(labels, dtype=np.int64)
-    if logits_NC.shape[1] != len(folder.classes):
-        raise DataError(
-            f"the classifier has {logits_NC.shape[1]} classes, but {folder.path} was opened with "
-            f"{len(folder.classes)}. Open it with the classifier's labels."
-        )
     return _judged(folder.classes, logits_NC, labels_N, skipped=skipped, calibration=calibration or Calibration())
 
 
@@ -142,41 +137,6 @@ def _judged(
         accepted=accepted,
         skipped=skipped,
     )
-
-
-def compare(
-    teacher: Teacher,
-    class_vectors_CD: torch.Tensor,
-    student: Student,
-    folder: ImageFolder,
-    *,
-    device: torch.device | str = "cpu",
-    batch: int = BATCH,
-    calibration: Calibration | None = None,
-) -> dict[str, Any]:
-    """Measure teacher and student on the same images, each with its own preprocessing; the result of ``side_by_side``.
-
-    Args:
-        teacher: A teacher on ``device``.
-        class_vectors_CD: Unit vectors of the classes.
-        student: The student; it ends on ``device``.
-        folder: Real images by class.
-        device: Where both work.
-        batch: Images per call.
-        calibration: The student's temperature and threshold of refusal.
-    """
-    predict = teacher_predictor(teacher, class_vectors_CD, device)
-    by_teacher = evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher")
-    by_student = evaluate(
-        student_predictor(student, device),
-        folder,
-        student.preprocess,
-        batch=batch,
-        title="evaluation, student",
-        name_skipped=False,  # The teacher's evaluation has named the same files.
-        calibration=calibration,
-    )
-    return side_by_side(by_student, by_teacher)
 
 
 def side_by_side(student: EvaluationResult, teacher: EvaluationResult | None = None) -> dict[str, Any]:
