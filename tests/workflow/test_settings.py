@@ -71,9 +71,6 @@ def test_changed_settings_are_checked_anew() -> None:
 def test_synthesis_settings_that_make_nothing_are_refused_before_any_work() -> None:
     with pytest.raises(ConfigError, match="--set: synthesis.text_weight and synthesis.class_weight are both 0"):
         load_settings(overrides=["synthesis.text_weight=0", "synthesis.class_weight=0"])
-    with pytest.raises(ConfigError, match="natural_networks is 'lite3'. It must be list .lite0 or lite2"):
-        load_settings(overrides=["synthesis.natural_networks=[lite3]"])
-    assert load_settings(overrides=["synthesis.natural_networks=[lite0]"]).synthesis.natural_networks == ("lite0",)
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -57,12 +57,8 @@ class SynthesisSettings(Config):
         default=10.0,
         ge=0,
         le=MANY,
-        description="Weight of the BatchNorm statistics of the networks in natural_networks.",
-    )
-    natural_networks: tuple[Literal["lite0", "lite2"], ...] = Field(
-        default=("lite0",),
-        description="Packaged ImageNet networks that give teachers such as CLIP a prior of natural images. Those whose "
-        "statistics the teacher carries itself are left out where bn_weight is above 0.",
+        description="Weight of the BatchNorm statistics of EfficientNet-Lite0, which give teachers such as CLIP a "
+        "prior of natural images. Not used where the teacher has these statistics itself and bn_weight is above 0.",
     )
     tv_weight: float = Field(
         default=2.0,
