@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.files import read_json, write_json
-from clipstill.evaluation.evaluate import Calibration, evaluate, side_by_side, student_predictor, teacher_predictor
+from clipstill.evaluation.evaluate import Calibration, Evaluation, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import calibration
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -32,7 +32,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         name_skipped=False,  # The teacher's evaluation has named the same files.
         calibration=Calibration(found["temperature"], calibration.threshold_of(found)),
     )
-    write_json(folder / RESULT_FILE, side_by_side(by_student, by_teacher))
+    write_json(folder / RESULT_FILE, Evaluation(by_student, by_teacher).to_json())
     return [RESULT_FILE]
 
 
