@@ -84,7 +84,8 @@ class HeadPhase(Phase):
 
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """This process's share of some cached views."""
-        return self._whole.part(rows[own].to(self.device))
+        rows, whole = rows[own].to(self.device), self._whole
+        return Batch(whole.inputs[rows], whole.teacher_BC[rows], whole.class_B[rows])
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The cached features of the held-out images and the teacher's logits, in one batch."""

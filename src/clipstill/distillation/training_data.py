@@ -72,10 +72,6 @@ class Batch:
     teacher_BC: Tensor
     class_B: Tensor
 
-    def part(self, chosen: slice | Tensor) -> Batch:
-        """Some of the images."""
-        return Batch(self.inputs[chosen], self.teacher_BC[chosen], self.class_B[chosen])
-
 
 def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:
     """Bool mask (N,) of the images that are not trained on but choose the best weights.

@@ -13,7 +13,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -68,8 +68,7 @@ class ImageRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> ImageRecord:
         """Read what ``to_json`` returned."""
-        raw = json.loads(text)
-        return cls(**{field.name: raw[field.name] for field in fields(cls)})
+        return cls(**json.loads(text))
 
 
 class SurrogateSet:
@@ -121,7 +120,7 @@ class SurrogateSet:
         import torch
         from PIL import Image
 
-        pictures = self._decoded(".png", lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        pictures = self.decoded(".png", lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
         shapes = sorted({picture.shape for picture in pictures})
         if len(shapes) != 1:
             found = ", ".join(f"{height} x {width}" for height, width, _ in shapes) or "none"
@@ -138,10 +137,10 @@ class SurrogateSet:
         import torch
         from safetensors.torch import load
 
-        return torch.stack(self._decoded(".safetensors", lambda data: load(data)[FEATURE]))
+        return torch.stack(self.decoded(".safetensors", lambda data: load(data)[FEATURE]))
 
-    def _decoded(self, suffix: str, decode: Callable[[bytes], Decoded]) -> list[Decoded]:
-        """One file of each image."""
+    def decoded(self, suffix: str, decode: Callable[[bytes], Decoded]) -> list[Decoded]:
+        """The decoded content of one file of each image, such as ``.png``; ``ArtifactError`` if a shard is damaged."""
         found = []
         for shard, members in groupby(self.members, key=lambda member: member[0]):
             with _open_shard(shard) as tar:
