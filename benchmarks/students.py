@@ -76,7 +76,6 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "pretrained, all weights, BN kept": {"freeze": "bn", "head_steps": 300},
         "pretrained, all weights": {"freeze": "none", "head_steps": 300},
         "scratch": {"student.init": "scratch", "freeze": "none", "lr": 2e-3, "head_lr": 2e-3, "crop_min": 0.5},
-        "BN kept, features matched": {"freeze": "bn", "head_steps": 300, "feature_weight": 1.0},
     },
     # Which weights are kept, without a label.
     "choice": {

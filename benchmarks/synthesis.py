@@ -2,16 +2,15 @@
 
     python benchmarks/synthesis.py                               # a tiny VQGAN and ViT: what this code itself costs
     python benchmarks/synthesis.py --embedded --batches 1 7 28   # what a laptop runs: embedded-m, both its generators
-    python benchmarks/synthesis.py --size full --device cuda --precision bf16 --compile --batches 8 64 --json fast.json
+    python benchmarks/synthesis.py --size full --device cuda --precision bf16 --batches 8 64 --json fast.json
 
 ``--size full`` is VQGAN f16-16384 and ViT-B-32, ``tiny`` the same classes with little in them; all weights of both are
 random, so nothing is downloaded, and speed does not depend on what weights hold. From a checkout that is not installed,
 put ``PYTHONPATH=src`` before it; torch, timm, open_clip, kornia and safetensors are enough. On an H200, each well under
-ten minutes (random weights take half a minute, each compiled batch size a minute or two):
+ten minutes (random weights take half a minute):
 
     export PYTHONPATH=src; full="--size full --device cuda --precision bf16 --image-size 224 --views 8 --steps 12"
     python benchmarks/synthesis.py $full --batches 1 8 32 64 --json eager.json
-    python benchmarks/synthesis.py $full --batches 32 64 --compile --json compiled.json
 
 What is compared, in one run, with the same generator, teacher, number of views and steps, and terms of the loss:
 
@@ -179,7 +178,6 @@ def build(args: argparse.Namespace, folder: Path) -> Setup:
         image_size=size,
         views=views,
         precision=args.precision,
-        compile=args.compile,
     )
     cut_size = size if args.embedded else teacher.image_size
     return Setup(teacher, loop_teacher, generators, vectors_CD, settings, cut_size, recipe_steps, device)
@@ -300,7 +298,7 @@ def networks_alone(setup: Setup, generator: Any, images: int) -> tuple[Callable[
     drawn = generator.init(setup.group(images).seeds, settings.image_size)
     latents = [latent.requires_grad_() for latent in drawn]
 
-    def work(decode: Any, encode: Any) -> None:
+    def work() -> None:
         with torch.autocast(setup.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
             x_N3HW = decode(latents).float()
             feat_MD = encode(x_N3HW.repeat_interleave(settings.views, dim=0))
@@ -309,10 +307,8 @@ def networks_alone(setup: Setup, generator: Any, images: int) -> tuple[Callable[
         feat_MD.float().sum().backward()  # autograd.grad would not do: FLOPs are counted by hooks on leaves
 
     with FlopCounterMode(display=False) as counter:
-        work(decode, encode)
-    if settings.compile:
-        decode, encode = torch.compile(decode), torch.compile(encode)
-    return lambda: work(decode, encode), counter.get_total_flops()
+        work()
+    return work, counter.get_total_flops()
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:
@@ -409,9 +405,6 @@ def measure(args: argparse.Namespace, setup: Setup, generator: Any, rate: float)
     rows, peaks = [], {}
     for images in args.batches:
         note(f"{generator.name}: batch {images}")
-        if settings.compile:
-            # Each size by itself, as in a run of equal groups: the second size seen makes torch generalise.
-            torch._dynamo.reset()
         with mode_of_runs(args):
             engine, peak = engine_of(setup, generator, images), Peak(device)
             grouped(setup, engine, images, settings.steps)
@@ -504,7 +497,6 @@ def facts(args: argparse.Namespace, setup: Setup, rate: float) -> dict[str, Any]
         "load": None if cuda else [round(load, 1) for load in os.getloadavg()],
         "torch": torch.__version__,
         "precision": settings.precision,
-        "compile": settings.compile,
         "image_size": settings.image_size,
         "views": settings.views,
         "steps_measured": settings.steps,
@@ -523,7 +515,6 @@ def main() -> None:
     parser.add_argument("--embedded", action="store_true", help="embedded-m with its two generators instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours; the loop is float32")
-    parser.add_argument("--compile", action="store_true", help="ours")
     parser.add_argument("--any-algorithm", action="store_true", help="ours without the deterministic mode of runs")
     parser.add_argument("--image-size", type=int, help="32 for tiny, 224 for full, 96 for embedded")
     parser.add_argument("--views", type=int, help="8, for embedded 1")

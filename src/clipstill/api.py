@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from clipstill.assembly.fine_tuning import FineTuned
     from clipstill.assembly.zero_shot import ZeroShot
     from clipstill.commands.export import Exported
-    from clipstill.commands.results import Evaluation, Ladder, RunResult
+    from clipstill.commands.results import RunResult
     from clipstill.commands.run import Job
     from clipstill.core.protocols import Generator, Sampler, Teacher
+    from clipstill.evaluation.evaluate import Evaluation
+    from clipstill.evaluation.ladder import Ladder
     from clipstill.planning.plan import Plan
     from clipstill.students.student import Student
 

@@ -9,7 +9,7 @@ from clipstill.cli.main import main
 from clipstill.commands.protocol import with_photos
 from clipstill.core.files import read_json
 from clipstill.datasets import joined, open_dataset
-from clipstill.evaluation.transfer import Transfer, table
+from clipstill.evaluation.protocols import Transfer, table
 from clipstill.workflow.recipes import load_settings
 from run_fixtures import PROMPTKD, QUICK, noise_photos
 

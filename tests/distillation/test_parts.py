@@ -270,7 +270,7 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save_state(path, {"a": random(100)}, {"step": 1})
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ArtifactError, match="state.safetensors is damaged"):
+    with pytest.raises(ArtifactError, match="state.safetensors cannot be read"):
         load_state(path, "k")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipstill.core.errors import DataError
 from clipstill.evaluation.calibration import auroc, expected_accuracy, fit_temperature, refusal_threshold
 from clipstill.evaluation.metrics import ece, softmax
 
@@ -32,13 +31,6 @@ def test_scores_without_error_end_at_the_sharpest_temperature() -> None:
     assert fit_temperature(LOGITS, np.eye(5)[labels]) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_targets_of_another_shape_are_refused() -> None:
-    with pytest.raises(DataError, match="targets"):
-        fit_temperature(LOGITS, softmax(LOGITS)[:3])
-    with pytest.raises(DataError, match="targets"):
-        fit_temperature(LOGITS[:0], LOGITS[:0])
-
-
 def test_auroc_is_the_chance_of_the_right_order() -> None:
     assert auroc(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1.0
     assert auroc(np.array([1.0]), np.array([1.0, 0.0])) == 0.75
@@ -47,16 +39,12 @@ def test_auroc_is_the_chance_of_the_right_order() -> None:
     expected = np.mean([(a > b) + 0.5 * (a == b) for a in inside for b in outside])
     assert auroc(inside, outside) == pytest.approx(expected)
     assert auroc(outside, inside) == pytest.approx(1 - expected)
-    with pytest.raises(DataError, match="AUROC"):
-        auroc(inside, outside[:0])
 
 
 def test_the_expected_accuracy_is_what_the_teacher_believes_of_the_students_answers() -> None:
     teacher = np.array([[0.9, 0.1], [0.4, 0.6]])
     assert expected_accuracy(np.array([[5.0, 1.0], [1.0, 2.0]]), teacher) == pytest.approx((0.9 + 0.6) / 2)
     assert expected_accuracy(np.array([[1.0, 5.0], [1.0, 2.0]]), teacher) == pytest.approx((0.1 + 0.6) / 2)
-    with pytest.raises(DataError, match="estimate"):
-        expected_accuracy(np.zeros((0, 2)), teacher[:0])
 
 
 def test_a_calibrated_teacher_that_is_copied_is_expected_as_good_as_it_is() -> None:
@@ -82,8 +70,6 @@ def test_no_other_threshold_judges_more_pictures_right() -> None:
         return float((inside >= cut).mean() + (outside < cut).mean())
 
     assert right(found) >= max(right(cut) for cut in np.linspace(-4, 5, 2000)) - 1e-12
-    with pytest.raises(DataError, match="threshold"):
-        refusal_threshold(inside, outside[:0])
 
 
 def test_the_threshold_keeps_to_what_may_be_refused() -> None:

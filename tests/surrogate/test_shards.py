@@ -136,24 +136,6 @@ def test_an_incomplete_or_altered_set_is_not_opened(tmp_path: Path) -> None:
         SurrogateSet.open(tmp_path)
 
 
-def test_images_and_records_must_belong_together(tmp_path: Path) -> None:
-    images, records = group(0)
-    writer = ShardWriter(tmp_path, "k")
-    with pytest.raises(ArtifactError, match="3 images and 2 records"):
-        writer.write_group(0, images, records[:2])
-    with pytest.raises(ArtifactError, match="uint8"):
-        writer.write_group(0, images.astype(np.float32), records)  # type: ignore[arg-type]
-    assert writer.committed() == set()
-
-
-def test_a_diverged_image_is_refused_by_name(tmp_path: Path) -> None:
-    images, records = group(0, 1)
-    bad = ImageRecord(0, 0, 4, 1, "a dog", float("nan"), 0.5, SIZE, "pixels", 2)
-    with pytest.raises(ArtifactError, match="image 4 of class 0"):
-        ShardWriter(tmp_path, "k").write_group(0, images, [bad])
-    assert records[0] == ImageRecord.from_json(records[0].to_json())
-
-
 def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot write"):

@@ -109,16 +109,15 @@ def test_settings_without_a_pull_to_the_class_are_refused() -> None:
         load_settings(overrides=["synthesis.crop_min=0.0"])
 
 
-def test_natural_networks_are_told_with_their_licence() -> None:
-    assert synthesiser().provenance == []
-    assert synthesiser(natural_networks=("lite0",)).provenance == []  # its weight is 0
-    told = synthesiser(natural_networks=("lite0",), natural_weight=1.0).provenance
+def test_the_natural_network_is_told_with_its_licence() -> None:
+    assert synthesiser().provenance == []  # its weight is 0
+    told = synthesiser(natural_weight=1.0).provenance
     assert [part.licence for part in told] == ["Apache-2.0"]
 
 
 def test_statistics_that_the_teacher_carries_are_not_computed_twice() -> None:
     teacher = TinyTeacher()
-    settings = SynthesisSettings(lr=0.05, bn_weight=1.0, natural_weight=1.0, natural_networks=("lite0",), tv_weight=0.0)
+    settings = SynthesisSettings(lr=0.05, bn_weight=1.0, natural_weight=1.0, tv_weight=0.0)
     vectors = torch.eye(teacher.dim)[:2]
     beside = Synthesiser(teacher, [Pixels(CPU)], vectors, settings, CPU)
     teacher.statistics_networks = ("lite0",)

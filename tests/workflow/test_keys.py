@@ -133,7 +133,7 @@ def test_examples_touch_class_vectors_and_all_that_follows(tmp_path: Path) -> No
 
 
 def test_where_images_are_made_touches_nothing() -> None:
-    assert stage_keys() == stage_keys("launch.launcher=ray", "launch.workers=3", "synthesis.compile=true")
+    assert stage_keys() == stage_keys("launch.launcher=ray", "launch.workers=3")
 
 
 def test_photos_without_labels_touch_the_student_alone_and_instead_of_images_leave_their_stages_out(

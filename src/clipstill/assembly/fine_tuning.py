@@ -33,7 +33,7 @@ from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
 from clipstill.evaluation.calibration import fit_temperature
-from clipstill.evaluation.evaluate import Calibration, EvaluationResult, evaluate, side_by_side, student_predictor
+from clipstill.evaluation.evaluate import Calibration, Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
@@ -211,7 +211,7 @@ def _description(bundle: Bundle, calibration: Calibration, after: EvaluationResu
         preprocess=bundle.preprocess,
         provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
         # The teacher has no part in this.
-        evaluation=None if after is None else side_by_side(after),
+        evaluation=None if after is None else Evaluation(after).to_json(),
         temperature=calibration.temperature,
         refusal_threshold=calibration.threshold,
         origin=bundle.info.get("origin", {}),

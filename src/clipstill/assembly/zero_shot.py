@@ -18,7 +18,7 @@ from clipstill.assembly.class_vectors import vectors_with_examples
 from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table, percent
-from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
+from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone, TowerStudent
@@ -141,7 +141,7 @@ def _description(
         labels=task.names,
         preprocess=teacher.preprocess,
         provenance=teacher.provenance,
-        evaluation=None if found is None else side_by_side(found),
+        evaluation=None if found is None else Evaluation(found).to_json(),
         examples=examples,
         info={
             "clipstill": clipstill.__version__,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from clipstill.datasets import Dataset
+    from clipstill.evaluation.protocols import BaseToNovel, Transfer
     from clipstill.workflow.settings import Settings
 
 _DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
@@ -54,12 +55,11 @@ def base_to_novel(
     from clipstill.commands.base_to_novel import base_to_novel as measure
     from clipstill.commands.protocol import ProtocolRequest
     from clipstill.datasets import open_dataset
-    from clipstill.evaluation.base_to_novel import table
 
     request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
     dataset = open_dataset(data)
     rows = measure(_settings_for(context, dataset), dataset, request, unlabelled=unlabelled)
-    _print_rows(rows, table(rows), as_json)
+    _print_rows(rows, as_json)
 
 
 def transfer(
@@ -94,7 +94,6 @@ def transfer(
     from clipstill.commands.protocol import ProtocolRequest
     from clipstill.commands.transfer import transfer as measure
     from clipstill.datasets import joined, open_dataset
-    from clipstill.evaluation.transfer import table
 
     request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
     labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]
@@ -102,7 +101,7 @@ def transfer(
     for dataset in (labelled, *targets):
         settings_of(dataset)  # Find mistakes in the settings before any work.
     rows = measure(settings_of, labelled, targets, request, unlabelled=unlabelled)
-    _print_rows(rows, table(rows), as_json)
+    _print_rows(rows, as_json)
 
 
 def _parse_seeds(text: str) -> list[int]:
@@ -125,9 +124,11 @@ def _settings_for(context: typer.Context, dataset: Dataset) -> Settings:
     return load_settings(given["recipe"], overrides=overrides, layout=dataset.layout)
 
 
-def _print_rows(rows: Mapping[str, Any], table: str, as_json: bool) -> None:
+def _print_rows(rows: Mapping[str, BaseToNovel | Transfer], as_json: bool) -> None:
     """Print the measurements of each method as JSON, or as a table."""
+    from clipstill.evaluation.protocols import table
+
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:
-        print(table)
+        print(table(rows))

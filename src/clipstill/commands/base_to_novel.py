@@ -24,7 +24,7 @@ from clipstill.commands.protocol import (
 from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
-from clipstill.evaluation.base_to_novel import BaseToNovel
+from clipstill.evaluation.protocols import BaseToNovel
 from clipstill.workflow.settings import Settings
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipstill.assembly.bundles import measure_student
-from clipstill.commands.results import Evaluation
 from clipstill.core.device import pick_device
 from clipstill.core.errors import ClipstillError
 from clipstill.core.file_names import VECTORS_FILE, VECTORS_NAME
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
-from clipstill.evaluation.evaluate import EvaluationResult, evaluate, teacher_predictor
+from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, teacher_predictor
 from clipstill.runtime import MODEL, Bundle, load_bundle
 
 

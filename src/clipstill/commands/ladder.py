@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.commands.results import Ladder
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
 from clipstill.core.images import ImageFolder
-from clipstill.evaluation.ladder import RUNGS, ladder_json
+from clipstill.evaluation.ladder import RUNGS, Ladder
 from clipstill.stages import STAGES
 from clipstill.stages.ladder import LadderInputs, measure_rungs
 from clipstill.workflow.photos import Photos, limited, refuse_overlap
@@ -73,4 +72,4 @@ def measure_ladder(request: LadderRequest) -> Ladder:
     )
     place = request.run / LADDER_FOLDER if request.out is None else request.out
     found = measure_rungs(run, inputs, place, request.rungs or RUNGS)
-    return Ladder.from_json(ladder_json(found, run.task.names))
+    return Ladder.of(found, run.task.names)

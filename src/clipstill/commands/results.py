@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
-from clipstill.evaluation.evaluate import EvaluationResult, side_by_side
-from clipstill.evaluation.ladder import Difference, Recommendation, Rung
+from clipstill.evaluation.evaluate import Evaluation
+from clipstill.evaluation.ladder import Ladder
 
 if TYPE_CHECKING:
     from clipstill.runtime import Bundle
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Student and teacher on the same real photos; the teacher is None where it was not measured."""
-
-    student: EvaluationResult
-    teacher: EvaluationResult | None
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The evaluation that a run or a bundle stored."""
-        teacher = value["teacher"]
-        return cls(
-            EvaluationResult.from_json(value["student"]),
-            None if teacher is None else EvaluationResult.from_json(teacher),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, with the main figures at the top."""
-        return side_by_side(self.student, self.teacher)
-
-    @property
-    def chance(self) -> float:
-        """Share of right answers by guessing."""
-        return 1 / len(self.student.classes)
-
-    def facts(self) -> dict[str, str | None]:
-        """What people want to know, by name; None where it was not measured."""
-        student, teacher = self.student, self.teacher
-        refuses = student.accepted is not None
-        return {
-            "photos": f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped",
-            "teacher top-1": percent(None if teacher is None else teacher.top1),
-            "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
-            "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
-            "answered": f"{percent(student.accepted)}; for the others it says none of these" if refuses else None,
-            **{f"  {name}": percent(score) for name, score in zip(student.classes, student.per_class, strict=True)},
-        }
-
-    def _repr_html_(self) -> str:
-        return html_table(self.facts())
 
 
 @dataclass(frozen=True)
@@ -89,50 +47,6 @@ class Calibration:
                 'says "none of these"': f"below {self.refusal_threshold:.3g}" if self.refusal_threshold else "never",
             }
         )
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Simpler and richer ways to the same classifier, and which to ship.
-
-    Attributes:
-        n: Number of photos; 0 where nothing was measured.
-        rungs: The ways, in the order of the ladder.
-        against_ours: Name of a rung -> its difference to the student.
-    """
-
-    n: int
-    classes: tuple[str, ...]
-    rungs: tuple[Rung, ...]
-    against_ours: Mapping[str, Difference]
-    recommendation: Recommendation
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The ladder that a run stored."""
-        names = ("share", "low", "high", "p")
-        against = {name: Difference(*(gap[each] for each in names)) for name, gap in value["against_ours"].items()}
-        return cls(
-            n=int(value["n"]),
-            classes=tuple(value["classes"]),
-            rungs=tuple(Rung.from_json(rung) for rung in value["rungs"]),
-            against_ours=against,
-            recommendation=Recommendation(**value["recommendation"]),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "n": self.n,
-            "classes": list(self.classes),
-            "rungs": [rung.to_json() for rung in self.rungs],
-            "against_ours": {name: gap.to_json() for name, gap in self.against_ours.items()},
-            "recommendation": asdict(self.recommendation),
-        }
-
-    def _repr_html_(self) -> str:
-        rows = {rung.title: percent(rung.measured.top1) if rung.measured else rung.missing for rung in self.rungs}
-        return html_table({**rows, "advice": self.recommendation.text})
 
 
 @dataclass(frozen=True)

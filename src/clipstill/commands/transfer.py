@@ -28,7 +28,7 @@ from clipstill.core.files import make_folder
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset
-from clipstill.evaluation.transfer import Seen, Transfer
+from clipstill.evaluation.protocols import Seen, Transfer
 from clipstill.workflow.settings import Settings
 
 # Settings of a run on a data set: what is published for some data sets differs.

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from clipstill.core.errors import ArtifactError
+from clipstill.core.checkpoints import read_own_tensors
 from clipstill.core.files import write_bytes
 
 
@@ -50,12 +49,8 @@ def load_state(path: Path, key: str) -> Saved | None:
     """
     if not path.exists():
         return None
-    try:
-        with safe_open(path, framework="pt") as stream:
-            facts = json.loads((stream.metadata() or {})["facts"])
-            tensors = {name: stream.get_tensor(name) for name in list(stream.keys())}
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}). Delete it and run the command again.") from None
+    tensors, metadata = read_own_tensors(path, "Delete it and run the command again.")
+    facts = json.loads(metadata["facts"])
     return Saved(tensors, facts) if facts.get("key") == key else None
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,12 +21,10 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import load_state, save_state
-from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.views import plain_view, to_unit, views_of
 
 if TYPE_CHECKING:
-    from clipstill.distillation.settings import DistilSettings
-    from clipstill.students.student import Student
+    from clipstill.distillation.training_data import Setup, TrainingData
 
 # Images per forward pass. It is not the training batch, whose size may change without a new cache.
 CHUNK = 64
@@ -42,31 +39,28 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Computes passes over one set of images and keeps them in ``folder/features``.
+    """Computes passes over some images of a training and keeps them in ``features`` in its folder.
 
     The student's backbone must not be trained while the cache is in use.
     """
 
-    student: Student
-    labels: SoftLabels
-    pixels_N3HW: Tensor
-    settings: DistilSettings
-    folder: Path
-    seed: int = 0
+    setup: Setup
+    data: TrainingData
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that the passes depend on."""
-        fit, settings = self.student.preprocess, self.settings
+        student, settings = self.setup.student, self.setup.settings
+        fit = student.preprocess
         return sha256_json(
             {
                 "format": 4,
-                "images": tensor_digest({"images": self.pixels_N3HW}),
-                "backbone": tensor_digest(self.student.backbone.state_dict()),
+                "images": tensor_digest({"images": self.data.pixels_N3HW}),
+                "backbone": tensor_digest(student.backbone.state_dict()),
                 "normalisation": [fit.mean, fit.std, fit.size],
-                "teacher": self.labels.key,
-                "views": [settings.crop_min, settings.jitter, settings.kernel, self.seed],
-                "device": self.student.mean.device.type,
+                "teacher": self.setup.labels.key,
+                "views": [settings.crop_min, settings.jitter, settings.kernel, self.setup.seed],
+                "device": student.mean.device.type,
             }
         )
 
@@ -79,7 +73,7 @@ class FeatureCache:
         return [self._pass(f"{n:03d}", f"features, pass {n + 1} of {passes}", n) for n in range(passes)]
 
     def _pass(self, name: str, title: str, number: int | None = None) -> Pass:
-        path = self.folder / "features" / f"{self.key[:16]}-{name}.safetensors"
+        path = self.setup.folder / "features" / f"{self.key[:16]}-{name}.safetensors"
         saved = load_state(path, self.key)
         # The first process computes for all.
         if saved is None and parallel.share()[0] == 0:
@@ -93,19 +87,18 @@ class FeatureCache:
     @torch.no_grad()
     def _computed(self, title: str, number: int | None) -> Pass:
         """One pass of random views; without a number, of the images as they are."""
-        student = self.student.eval()
-        views = views_of(self.settings, student.preprocess.size)
+        student, pixels_N3HW = self.setup.student.eval(), self.data.pixels_N3HW
+        views = views_of(self.setup.settings, student.preprocess.size)
         student_parts, teacher_parts = [], []
-        with Progress(title, total=len(self.pixels_N3HW), unit="img") as bar:
-            for start in range(0, len(self.pixels_N3HW), CHUNK):
-                x_N3HW = to_unit(self.pixels_N3HW[start : start + CHUNK], student.mean.device)
+        with Progress(title, total=len(pixels_N3HW), unit="img") as bar:
+            for start in range(0, len(pixels_N3HW), CHUNK):
+                x_N3HW = to_unit(pixels_N3HW[start : start + CHUNK], student.mean.device)
                 if number is None:
                     x_N3HW = plain_view(x_N3HW, student.preprocess.size)
                 else:
-                    seed_parts = (self.seed, "cache", number, start)
-                    x_N3HW = views(x_N3HW, *seed_parts)
+                    x_N3HW = views(x_N3HW, self.setup.seed, "cache", number, start)
                 x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 student_parts.append(student.features(x_N3HW).float().cpu())
-                teacher_parts.append(self.labels.vectors(x_N3HW).float().cpu())
+                teacher_parts.append(self.setup.labels.vectors(x_N3HW).float().cpu())
                 bar.advance(len(x_N3HW))
         return Pass(torch.cat(student_parts), torch.cat(teacher_parts))

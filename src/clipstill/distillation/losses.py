@@ -1,29 +1,28 @@
 """Losses of distillation. Every loss is per image; the trainer takes the mean over the batch.
 
-Shapes: N images, B images of a batch, C classes, D teacher dimensions.
+Shapes: N images, B images of a batch, C classes.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.training_data import Batch
 
 
-def distillation_loss(logits_BC: Tensor, feat_BD: Tensor | None, batch: Batch, settings: DistilSettings) -> Tensor:
+def distillation_loss(logits_BC: Tensor, batch: Batch, settings: DistilSettings) -> Tensor:
     """The sum of the terms that the settings ask for: loss_B.
 
     Args:
         logits_BC: The student's logits.
-        feat_BD: The student's features in the teacher's space; None if they are not matched.
         batch: What the images teach.
         settings: ``loss``, ``temperature`` and the weights of the terms are used.
 
     Source: The CE and KD rows of Wei et al., ICLR 2025, Table 1, where the hard label is the class that an image was
-    made for. Feature matching: Romero et al., FitNets, ICLR 2015, here with the cosine, the teacher's own measure.
+    made for.
     """
     loss_B = torch.zeros_like(batch.class_B, dtype=logits_BC.dtype)
     if settings.loss != "ce":
@@ -32,8 +31,6 @@ def distillation_loss(logits_BC: Tensor, feat_BD: Tensor | None, batch: Batch, s
     if settings.loss != "kd":
         label_B = torch.where(batch.class_B >= 0, batch.class_B, batch.teacher_BC.argmax(1))
         loss_B = loss_B + cross_entropy(logits_BC, label_B, reduction="none")
-    if feat_BD is not None:
-        loss_B = loss_B + settings.feature_weight * (1 - cosine_similarity(feat_BD, batch.teacher_BD, dim=1))
     return loss_B
 
 

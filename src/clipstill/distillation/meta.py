@@ -7,8 +7,7 @@ L(X_tr) and v = grad L(X_te; theta_c), the outer loss and its gradient are
     L_outer      = L(X_tr; theta) + L(X_te; theta_c)
     grad L_outer = grad L(X_tr; theta) + v - alpha * H v
 
-Three backward passes compute it. None goes through the inner step, so the gradients of a group's parts, also from
-several processes, can be added up.
+Three backward passes compute it. None goes through the inner step, so gradients from several processes can be added up.
 
 Source: Wei et al., ICLR 2025, meta knowledge distillation and its first-order expansion
 g_tr + g_te - alpha * grad(g_tr . g_te) + O(alpha^2); Li et al., Learning to Generalize, AAAI 2018 (MLDG); Nichol et
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import parallel
-from clipstill.distillation.optimisation import Gradient, Loss, Weights, detached, gradient_of, sum_of, summed_gradient
+from clipstill.distillation.optimisation import Gradient, Loss, Weights, detached, gradient_of, loss_and_gradient
 from clipstill.distillation.settings import DistilSettings, MetaMode
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 # Share of the styles in X_te.
 _TEST_SHARE = 0.25
+# Inner steps of reptile, each on styles of its own.
+_REPTILE_GROUPS = 4
 
 
 class MetaDistillation:
@@ -44,7 +45,7 @@ class MetaDistillation:
     def __init__(self, phase: Phase, settings: DistilSettings) -> None:
         self._phase, self._settings = phase, settings
         self._styles = torch.unique(phase.style_M[phase.style_M >= 0]).tolist()
-        self._groups = min(len(self._styles), settings.meta_groups if settings.meta == "reptile" else 2)
+        self._groups = min(len(self._styles), _REPTILE_GROUPS if settings.meta == "reptile" else 2)
         if self._groups < 2:
             raise ConfigError(
                 f"meta distillation needs pictures of two styles or more, and there is {len(self._styles)}. Choose a "
@@ -53,11 +54,11 @@ class MetaDistillation:
 
     def __call__(self, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
         """The gradient of the outer loss; the inner step has the size of the head's learning rate."""
-        groups = []
+        losses = []
         for place, rows in enumerate(self._rows(step)):
-            losses = self._phase.losses(rows, (step, place) if place else (step,))
-            groups.append([partial(self._inner_loss, loss) for loss in losses] if place else losses)
-        return meta_gradient(self._settings.meta, weights, groups, self._settings.head_lr * lr_share)
+            loss = self._phase.loss(rows, (step, place) if place else (step,))
+            losses.append(partial(self._inner_loss, loss) if place else loss)
+        return meta_gradient(self._settings.meta, weights, losses, self._settings.head_lr * lr_share)
 
     def _rows(self, step: int) -> list[Tensor]:
         """Rows of each group of styles. Images without a style go with the first."""
@@ -106,62 +107,50 @@ def split_styles(styles: Sequence[int], groups: int, test_share: float, *seed_pa
     return [shuffled[group::groups] for group in range(groups)]
 
 
-def meta_gradient(
-    mode: MetaMode, weights: Mapping[str, Tensor], groups: Sequence[Sequence[Loss]], alpha: float
-) -> Gradient:
+def meta_gradient(mode: MetaMode, weights: Mapping[str, Tensor], losses: Sequence[Loss], alpha: float) -> Gradient:
     """The gradient of the outer loss, and the mean of the groups' losses at the weights of their inner steps.
 
     Args:
         mode: ``"exact"`` is the gradient above; ``"first_order"`` leaves the Hessian out; ``"reptile"`` takes one inner
             step per group, one after the other, and adds up their gradients.
         weights: Weights that are trained, by name; they are not changed.
-        groups: X_tr and X_te, each in parts; for ``"reptile"`` any number of groups. With ``"exact"``, an X_tr in
-            several parts goes through the network twice.
+        losses: Losses of X_tr and X_te; for ``"reptile"`` of any number of groups.
         alpha: Size of the inner step, at least 0.
     """
     at = detached(weights)
     if mode == "exact":
-        return _exact(at, groups, alpha)
-    losses, gradients = [], []
-    for parts in groups:
-        loss, own = summed_gradient(parts, at)
-        losses.append(loss)
+        return _exact(at, losses, alpha)
+    values, gradients = [], []
+    for loss in losses:
+        value, own = loss_and_gradient(loss, at)
+        values.append(value)
         gradients.append(parallel.summed(own))
         at = _moved(at, gradients[-1], alpha)
-    return Gradient(parallel.total(sum(losses)) / len(losses), sum_of(gradients), alignment(gradients))
+    summed = {name: torch.stack([each[name] for each in gradients]).sum(0) for name in at}
+    return Gradient(parallel.total(sum(values)) / len(values), summed, alignment(gradients))
 
 
-def _exact(start: Weights, groups: Sequence[Sequence[Loss]], alpha: float) -> Gradient:
-    parts_tr, parts_te = groups
-    graphs: list[Weights] = []
-    if len(parts_tr) == 1:
-        loss = parts_tr[0](start)
-        graphs, loss_tr = [gradient_of(loss, start, create_graph=True)], float(loss.detach())
-        own_tr = {name: value.detach() for name, value in graphs[0].items()}
-    else:
-        loss_tr, own_tr = summed_gradient(parts_tr, start)
-    tr = parallel.summed(own_tr)
-    loss_te, own_te = summed_gradient(parts_te, _moved(start, tr, alpha))
+def _exact(start: Weights, losses: Sequence[Loss], alpha: float) -> Gradient:
+    loss_tr = losses[0](start)
+    graph = gradient_of(loss_tr, start, create_graph=True)
+    tr = parallel.summed({name: value.detach() for name, value in graph.items()})
+    loss_te, own_te = loss_and_gradient(losses[1], _moved(start, tr, alpha))
     te = parallel.summed(own_te)
-    product_Hv = {name: torch.zeros_like(value) for name, value in start.items()}
-    for place, part in enumerate(parts_tr):
-        graph = graphs[place] if graphs else gradient_of(part(start), start, create_graph=True)
-        # H v as the gradient of g . v: v comes from all images, H from this part's.
-        gv = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
-        if gv.requires_grad:  # Otherwise the loss is linear in the weights.
-            product_Hv = sum_of([product_Hv, gradient_of(gv, start)])
-    product_Hv = parallel.summed(product_Hv)
+    # H v as the gradient of g . v: v comes from all processes, H from this one's images.
+    gv = torch.stack([(graph[name] * te[name]).sum() for name in start]).sum()
+    own_Hv = {name: torch.zeros_like(value) for name, value in start.items()}
+    if gv.requires_grad:  # Otherwise the loss is linear in the weights.
+        own_Hv = gradient_of(gv, start)
+    product_Hv = parallel.summed(own_Hv)
     values = {name: tr[name] + te[name] - alpha * product_Hv[name] for name in start}
-    return Gradient(parallel.total(loss_tr + loss_te) / 2, values, alignment([tr, te]))
+    return Gradient(parallel.total(float(loss_tr.detach()) + loss_te) / 2, values, alignment([tr, te]))
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:
-    """Mean cosine of all pairs of gradients, in [-1, 1]; None for fewer than two, or if one is zero.
+    """Mean cosine of all pairs of gradients, two or more, in [-1, 1]; None if one of them is zero.
 
     A positive value means that what helps one group helps the others; minimising the outer loss raises it.
     """
-    if len(gradients) < 2:
-        return None
     flat = torch.stack([torch.cat([value.flatten().double() for value in each.values()]) for each in gradients])
     norms = torch.linalg.vector_norm(flat, dim=1)
     if not bool((norms > 0).all()):

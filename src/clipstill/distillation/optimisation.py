@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ FindGradient = Callable[[Mapping[str, Tensor], int, float], Gradient]
 
 def plain_gradient(phase: Phase, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
     """The gradient of a batch's mean loss: the ``FindGradient`` of training without meta distillation."""
-    loss, values = summed_gradient(phase.losses(*phase.rows(step)), detached(weights))
+    loss, values = loss_and_gradient(phase.loss(*phase.rows(step)), detached(weights))
     return Gradient(parallel.total(loss), parallel.summed(values))
 
 
@@ -52,14 +52,10 @@ def detached(weights: Mapping[str, Tensor]) -> Weights:
     return {name: value.detach().requires_grad_() for name, value in weights.items()}
 
 
-def summed_gradient(parts: Sequence[Loss], weights: Weights) -> tuple[float, Weights]:
-    """Value and gradient of the sum of some losses, computed one after the other to save memory."""
-    values, gradients = [], []
-    for part in parts:
-        loss = part(weights)
-        values.append(float(loss.detach()))
-        gradients.append(gradient_of(loss, weights))
-    return sum(values), sum_of(gradients)
+def loss_and_gradient(loss: Loss, weights: Weights) -> tuple[float, Weights]:
+    """Value and gradient of a loss."""
+    value = loss(weights)
+    return float(value.detach()), gradient_of(value, weights)
 
 
 def gradient_of(loss: Tensor, weights: Weights, create_graph: bool = False) -> Weights:
@@ -69,13 +65,6 @@ def gradient_of(loss: Tensor, weights: Weights, create_graph: bool = False) -> W
         name: torch.zeros_like(value) if gradient is None else gradient
         for (name, value), gradient in zip(weights.items(), found, strict=True)
     }
-
-
-def sum_of(gradients: Sequence[Weights]) -> Weights:
-    """Sum of gradients by name."""
-    if len(gradients) == 1:
-        return gradients[0]
-    return {name: torch.stack([each[name] for each in gradients]).sum(0) for name in gradients[0]}
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

@@ -7,75 +7,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipstill.core.seeds import generator_for
 from clipstill.distillation import parallel
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.losses import distillation_loss
 from clipstill.distillation.optimisation import Loss, Weights
 from clipstill.distillation.randomness import batch_rows
-from clipstill.distillation.settings import DistilSettings
-from clipstill.distillation.soft_labels import Draw, LabelCache, SoftLabels
-from clipstill.distillation.training_data import Batch, TrainingData
+from clipstill.distillation.soft_labels import Draw, LabelCache
+from clipstill.distillation.training_data import Batch, Setup
 from clipstill.distillation.views import plain_view, to_unit, views_of
 
-if TYPE_CHECKING:
-    from clipstill.students.student import Student
-
 HEAD, ALL = "head", "all"
-
-
-class Learner(nn.Module):
-    """What is trained: a student, which takes views in [0, 1], or its head, which takes features.
-
-    With a projector, features are also mapped to the teacher's space, to be compared with the teacher's vectors.
-    """
-
-    def __init__(self, trained: nn.Module, projector: nn.Linear | None, takes_views: bool) -> None:
-        super().__init__()
-        self.trained, self.projector, self._takes_views = trained, projector, takes_views
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Views (N, 3, S, S) or features (N, F) -> logits (N, C), and (N, D) or None."""
-        feat_NF, head = inputs, self.trained
-        if self._takes_views:
-            student = cast("Student", self.trained)
-            feat_NF, head = student.features(inputs), student.head
-        return head(feat_NF), None if self.projector is None else self.projector(feat_NF)
-
-    def shown(self, student: Student) -> tuple[Student, nn.Module]:
-        """A student for its features, and the head for its logits."""
-        if self._takes_views:
-            student = cast("Student", self.trained)
-            return student, student.head
-        return student, self.trained
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What both phases share. ``held_out`` chooses the best weights and may be empty."""
-
-    student: Student
-    labels: SoftLabels
-    train: TrainingData
-    held_out: TrainingData
-    settings: DistilSettings
-    folder: Path
-    seed: int
-
-    def cache(self, data: TrainingData) -> FeatureCache:
-        """Features of some of the images."""
-        return FeatureCache(
-            self.student, self.labels, data.pixels_N3HW, settings=self.settings, folder=self.folder, seed=self.seed
-        )
 
 
 class Phase(ABC):
@@ -84,21 +31,17 @@ class Phase(ABC):
     Attributes:
         name: ``HEAD`` or ``ALL``.
         title: Name of the progress bar.
-        learner: Module that is trained and averaged.
+        learner: Module that is trained and averaged: the student, which takes views in [0, 1], or its head, which takes
+            features.
         style_M: Style of each row that can be drawn.
     """
 
     name: str
     title: str
 
-    def __init__(self, setup: Setup, trained: nn.Module, style_M: Tensor) -> None:
-        self.setup, self.settings, self.style_M = setup, setup.settings, style_M
+    def __init__(self, setup: Setup, learner: nn.Module, style_M: Tensor) -> None:
+        self.setup, self.settings, self.learner, self.style_M = setup, setup.settings, learner, style_M
         self.device = setup.student.mean.device
-        projector = None
-        if self.settings.feature_weight > 0:
-            features, dimensions = setup.student.head.in_features, setup.labels.class_vectors_CD.shape[1]
-            projector = _new_projector(features, dimensions, setup.seed)
-        self.learner = Learner(trained, projector, trained is setup.student).to(self.device)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views."""
@@ -112,18 +55,15 @@ class Phase(ABC):
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and the teacher's logits of the held-out images as they are, only resized, in batches."""
 
-    def losses(self, rows: Tensor, draw: Draw) -> list[Loss]:
-        """Losses whose sum is this process's share of the mean loss over some rows; only one at a time needs memory."""
+    def loss(self, rows: Tensor, draw: Draw) -> Loss:
+        """This process's share of the mean loss over some rows."""
         rank, processes = parallel.share()
-        own = self.batch(rows, draw, slice(rank, None, processes))
-        parts = min(self.settings.accumulate, len(own.inputs))
-        return [partial(self._loss, own.part(slice(part, None, parts)), len(rows)) for part in range(parts)]
+        return partial(self._loss, self.batch(rows, draw, slice(rank, None, processes)), len(rows))
 
     def _loss(self, batch: Batch, count: int, weights: Weights) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            logits_BC, feat_BD = functional_call(self.learner, weights, (batch.inputs,))
-        feat_BD = None if feat_BD is None else feat_BD.float()
-        return distillation_loss(logits_BC.float(), feat_BD, batch, self.settings).sum() / count
+            logits_BC = functional_call(self.learner, weights, (batch.inputs,))
+        return distillation_loss(logits_BC.float(), batch, self.settings).sum() / count
 
 
 class HeadPhase(Phase):
@@ -134,23 +74,23 @@ class HeadPhase(Phase):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.student.head, setup.train.style_id_N.repeat(setup.settings.views))
         setup.student.freeze_backbone(True)
-        passes = setup.cache(setup.train).augmented(self.settings.views)
+        passes = FeatureCache(setup, setup.train).augmented(self.settings.views)
         teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)
         self._whole = Batch(
             inputs=torch.cat([one.student_NF for one in passes]).to(self.device),
-            teacher_BD=teacher_MD,
             teacher_BC=setup.labels.logits(teacher_MD),
             class_B=setup.train.class_id_N.repeat(len(passes)).to(self.device),
         )
 
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """This process's share of some cached views."""
-        return self._whole.part(rows[own].to(self.device))
+        rows, whole = rows[own].to(self.device), self._whole
+        return Batch(whole.inputs[rows], whole.teacher_BC[rows], whole.class_B[rows])
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The cached features of the held-out images and the teacher's logits, in one batch."""
         if len(self.setup.held_out):
-            feat_NF, teacher_ND = self.setup.cache(self.setup.held_out).plain()
+            feat_NF, teacher_ND = FeatureCache(self.setup, self.setup.held_out).plain()
             yield feat_NF.to(self.device), self.setup.labels.logits(teacher_ND.to(self.device))
 
 
@@ -168,11 +108,10 @@ class AllPhase(Phase):
         self._known: LabelCache | None = None
         # Meta distillation never draws the same group again.
         if settings.labels == "cached" and settings.meta == "none":
-            key_parts = [setup.cache(setup.train).key, settings.batch, *parallel.share()]
-            self._known = LabelCache(setup.folder, key_parts, len(setup.train), settings=settings, seed=setup.seed)
+            self._known = LabelCache(setup)
         if len(setup.held_out):
             # The cached student features are those from before training.
-            _, teacher_ND = setup.cache(setup.held_out).plain()
+            _, teacher_ND = FeatureCache(setup, setup.held_out).plain()
             self._held_out_teacher_ND = teacher_ND.to(self.device)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
@@ -188,7 +127,7 @@ class AllPhase(Phase):
         ask = partial(self.setup.labels.vectors, view_B3SS)
         teacher_BD = ask() if self._known is None else self._known.answer(draw, ask)
         class_B = self.setup.train.class_id_N[rows[own]].to(self.device)
-        return Batch(view_B3SS, teacher_BD, self.setup.labels.logits(teacher_BD), class_B)
+        return Batch(view_B3SS, self.setup.labels.logits(teacher_BD), class_B)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out images and the teacher's logits, in batches."""
@@ -198,11 +137,3 @@ class AllPhase(Phase):
         for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
             x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
             yield x_B3HW.contiguous(memory_format=torch.channels_last), self.setup.labels.logits(teacher_BD)
-
-
-def _new_projector(features: int, dimensions: int, seed: int) -> nn.Linear:
-    projector = nn.Linear(features, dimensions, device="meta").to_empty(device="cpu")
-    with torch.no_grad():
-        projector.weight.normal_(0.0, features**-0.5, generator=generator_for(seed, "projector"))
-        projector.bias.zero_()
-    return projector

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
 from clipstill.core.tensors import logits, tensor_digest
@@ -64,15 +64,9 @@ def tune_prompts(
         One entry per epoch: epoch (from 1), lr, and means of the loss, of its terms, and of the accuracy on the views.
 
     Raises:
-        DataError: There is no image, or a label outside the names.
         ConfigError: The loss stopped being a number.
         ArtifactError: The stored state is damaged.
     """
-    if not len(pixels_N3HW) or len(pixels_N3HW) != len(label_N) or int(label_N.max()) >= len(names):
-        raise DataError(
-            f"prompts are learned from labelled images: there are {len(pixels_N3HW)} images, {len(label_N)} labels and "
-            f"{len(names)} classes. Give at least one image, and each a label of one of the classes."
-        )
     device = next(value for _, value in teacher.named_parameters()).device
     key = sha256_json(
         {

@@ -30,9 +30,6 @@ class DistilSettings(Config):
     )
     # BatchNorm with live statistics has none to take from a single image.
     batch: int = Field(default=64, ge=2, le=65_536, description="Images per step, over all processes together.")
-    accumulate: int = Field(
-        default=1, ge=1, le=65_536, description="Parts of a batch that go through memory one after the other."
-    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Precision of the student's passes; weights and losses stay in float32."
     )
@@ -85,19 +82,10 @@ class DistilSettings(Config):
         description="Divide that loss by the number of classes, as PromptKD's code does. Its weights of 200 and 1000 "
         "are two and ten for a hundred classes, and twenty and a hundred for ten.",
     )
-    feature_weight: float = Field(
-        default=0.0,
-        ge=0,
-        le=1_000,
-        description="Weight of the loss between the student's features and the teacher's vectors; 0 leaves it out.",
-    )
     meta: MetaMode = Field(
         default="none",
         description="Meta distillation over styles: how the gradient of the outer loss is computed. It needs two "
         "styles or more.",
-    )
-    meta_groups: int = Field(
-        default=4, ge=2, le=1_000, description="Inner steps of reptile, each on styles of its own."
     )
     ema: float = Field(
         default=0.99,

@@ -6,7 +6,6 @@ Shapes: N images, B images of a batch, C classes, D teacher dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +14,13 @@ from torch import Tensor
 from clipstill.core.files import sha256_json
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import logits
+from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import load_state, save_state
-from clipstill.distillation.settings import DistilSettings
+from clipstill.distillation.feature_cache import FeatureCache
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
+    from clipstill.distillation.training_data import Setup
 
 # Parts of the seed of a batch's views.
 Draw = tuple[int | str, ...]
@@ -54,19 +55,16 @@ class LabelCache:
     The seed of a view is the number of its pass and batch, under which the answer is kept. Whole passes are written to
     disk, so a later run with another loss or learning rate does not run the teacher.
 
-    Args:
-        folder: Folder of ``labels/``.
-        key_parts: What the answers depend on besides the seed: images, kind of views, teacher, share of the process.
-        images: Number of training images; those of a pass that would not fill a batch are left out.
-        settings: ``batch`` and ``views`` are used.
-        seed: Seed of the order within each pass.
+    The images of a pass that would not fill a batch are left out.
     """
 
-    def __init__(self, folder: Path, key_parts: list[Any], images: int, settings: DistilSettings, seed: int) -> None:
-        self._key = sha256_json({"format": 2, "parts": key_parts, "seed": seed})
-        self._folder, self._images, self._passes, self._seed = folder / "labels", images, settings.views, seed
-        self._batch = min(settings.batch, images)
-        self._batches = images // self._batch
+    def __init__(self, setup: Setup) -> None:
+        settings, self._images, self._seed = setup.settings, len(setup.train), setup.seed
+        parts = [FeatureCache(setup, setup.train).key, settings.batch, *parallel.share()]
+        self._key = sha256_json({"format": 2, "parts": parts, "seed": setup.seed})
+        self._folder, self._passes = setup.folder / "labels", settings.views
+        self._batch = min(settings.batch, self._images)
+        self._batches = self._images // self._batch
         self._known: dict[int, dict[str, Tensor]] = {}
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -38,11 +38,11 @@ from clipstill.distillation.optimisation import (
     learned_state,
     plain_gradient,
 )
-from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Learner, Phase, Setup
+from clipstill.distillation.phases import ALL, HEAD, AllPhase, HeadPhase, Phase
 from clipstill.distillation.randomness import borrowed_generator
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
-from clipstill.distillation.training_data import TrainingData, held_out_mask
+from clipstill.distillation.training_data import Setup, TrainingData, held_out_mask
 
 if TYPE_CHECKING:
     from clipstill.students.student import Student
@@ -145,17 +145,11 @@ def _check(settings: DistilSettings, labels: SoftLabels, data: TrainingData) -> 
             f"distillation.batch is {settings.batch}, which leaves {processes} processes less than two pictures each. "
             f"Set it to {2 * processes} or more."
         )
-    if labels.teacher is None:
-        asked = settings.feature_weight > 0 or settings.held_out_styles > 0
-        if asked or settings.loss != "ce" or bool((data.class_id_N < 0).any()):
-            raise ConfigError(
-                "without a teacher there are only the classes to learn from: set distillation.loss to 'ce', "
-                "feature_weight and held_out_styles to 0, and give each picture a class."
-            )
-    if settings.feature_weight > 0 and settings.freeze == "backbone":
+    needs_teacher = settings.held_out_styles > 0 or settings.loss != "ce" or bool((data.class_id_N < 0).any())
+    if labels.teacher is None and needs_teacher:
         raise ConfigError(
-            "distillation.feature_weight moves the backbone's features, and the backbone is frozen. Set it to 0, or "
-            "distillation.freeze to 'bn' or 'none'."
+            "without a teacher there are only the classes to learn from: set distillation.loss to 'ce' and "
+            "held_out_styles to 0, and give each picture a class."
         )
 
 
@@ -256,10 +250,11 @@ class _Trainer:
     @torch.no_grad()
     def _validate(self, gradients: list[Gradient]) -> None:
         """Add an entry to the history, and keep the averaged weights if they are the best so far."""
-        averaged = cast("Learner", self.average.module.eval())
+        averaged: Any = self.average.module.eval()
         if self.watch is not None and parallel.share()[0] == 0:
-            self.watch(self.step, *averaged.shown(self.setup.student))
-        pairs = [(averaged(inputs)[0], teacher_BC) for inputs, teacher_BC in self.phase.held_out()]
+            is_head = self.phase.name == HEAD
+            self.watch(self.step, self.setup.student if is_head else averaged, averaged if is_head else averaged.head)
+        pairs = [(averaged(inputs), teacher_BC) for inputs, teacher_BC in self.phase.held_out()]
         agreed = held_out_loss = None
         if pairs:
             student_NC, teacher_NC = (torch.cat(part) for part in zip(*pairs, strict=True))

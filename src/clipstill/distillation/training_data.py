@@ -1,17 +1,23 @@
-"""Training images and batches.
+"""Training images, what a training is set up with, and batches.
 
-Shapes: N images, B images of a batch, C classes, D teacher dimensions, F student features.
+Shapes: N images, B images of a batch, C classes, F student features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clipstill.core.errors import DataError
 from clipstill.core.seeds import generator_for
+
+if TYPE_CHECKING:
+    from clipstill.distillation.settings import DistilSettings
+    from clipstill.distillation.soft_labels import SoftLabels
+    from clipstill.students.student import Student
 
 # One in this many images of each class is held out if there are not enough styles.
 _EVERY = 10
@@ -31,16 +37,6 @@ class TrainingData:
     class_id_N: Tensor
     style_id_N: Tensor
 
-    def __post_init__(self) -> None:
-        pixels = self.pixels_N3HW
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise DataError(f"training pictures must be uint8 (N, 3, H, W), not {pixels.dtype} {tuple(pixels.shape)}.")
-        if not len(pixels) == len(self.class_id_N) == len(self.style_id_N):
-            raise DataError(
-                f"there are {len(pixels)} training pictures, {len(self.class_id_N)} class ids and "
-                f"{len(self.style_id_N)} style ids. Give one of each a picture."
-            )
-
     def __len__(self) -> int:
         return len(self.pixels_N3HW)
 
@@ -50,24 +46,31 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What all phases of a training share. ``held_out`` chooses the best weights and may be empty."""
+
+    student: Student
+    labels: SoftLabels
+    train: TrainingData
+    held_out: TrainingData
+    settings: DistilSettings
+    folder: Path
+    seed: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Inputs of a student or its head, and what they teach.
 
     Attributes:
         inputs: Views (B, 3, S, S) in [0, 1], or cached features (B, F).
-        teacher_BD: The teacher's unit vectors.
         teacher_BC: The teacher's logits.
         class_B: Class that an image was made for, -1 for none.
     """
 
     inputs: Tensor
-    teacher_BD: Tensor
     teacher_BC: Tensor
     class_B: Tensor
-
-    def part(self, chosen: slice | Tensor) -> Batch:
-        """Some of the images."""
-        return Batch(self.inputs[chosen], self.teacher_BD[chosen], self.teacher_BC[chosen], self.class_B[chosen])
 
 
 def held_out_mask(class_id_N: Tensor, style_id_N: Tensor, styles: int, seed: int) -> Tensor:

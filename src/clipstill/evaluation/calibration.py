@@ -1,6 +1,6 @@
 """Calibrated probabilities: the temperature of the logits, expected accuracy, and the threshold of refusal.
 
-Shapes: N images, M images of something else, C classes.
+Shapes: N images, M images of something else, C classes; N and M are at least 1.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 
-from clipstill.core.errors import DataError
 from clipstill.evaluation.metrics import Floats, softmax
 
 # Bounds of a temperature: above, the logits say nothing; below, the targets are certain.
@@ -28,13 +27,8 @@ def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
     Returns:
         T in [0.01, 100], by golden-section search: the loss is convex in 1 / T.
 
-    Raises:
-        DataError: There is no image, or shapes differ.
-
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017; soft targets are ours.
     """
-    if len(logits_NC) == 0 or logits_NC.shape != target_NC.shape:
-        raise DataError(f"a temperature needs targets for its logits; got {logits_NC.shape} and {target_NC.shape}.")
 
     def loss(log_inverse: float) -> float:
         probability_NC = softmax(logits_NC * math.exp(log_inverse))
@@ -59,15 +53,8 @@ def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> flo
         student_NC: The student's logits.
         teacher_probability_NC: The teacher's probabilities for the same images.
 
-    Raises:
-        DataError: There is no image, or shapes differ.
-
     Source: ours, after Hendrycks and Gimpel, ICLR 2017: mean confidence estimates accuracy.
     """
-    if len(student_NC) == 0 or student_NC.shape != teacher_probability_NC.shape:
-        raise DataError(
-            f"an estimate needs both models' answers; got {student_NC.shape} and {teacher_probability_NC.shape}."
-        )
     return float(teacher_probability_NC[np.arange(len(student_NC)), student_NC.argmax(axis=1)].mean())
 
 
@@ -82,13 +69,8 @@ def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refu
     Returns:
         The middle between two scores that occur; the lowest of equally good ones, which refuses least.
 
-    Raises:
-        DataError: One side has no picture.
-
     Source: Youden, Cancer 1950; the bound is ours.
     """
-    if len(score_inside_N) == 0 or len(score_outside_M) == 0:
-        raise DataError("a threshold of refusal needs pictures of the classes, and pictures of something else.")
     inside_N, outside_M = np.sort(score_inside_N), np.sort(score_outside_M)
     values = np.unique(np.concatenate([inside_N, outside_M]))
     cuts = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2])
@@ -101,13 +83,8 @@ def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refu
 def auroc(score_inside_N: Floats, score_outside_M: Floats) -> float:
     """The chance, in [0, 1], that a picture of the classes has a higher score than another; equal scores count half.
 
-    Raises:
-        DataError: One side has no picture.
-
     Source: the Mann-Whitney statistic; Hendrycks and Gimpel, ICLR 2017, for its use here.
     """
-    if len(score_inside_N) == 0 or len(score_outside_M) == 0:
-        raise DataError("AUROC needs pictures of the classes, and pictures of something else.")
     ordered_M = np.sort(np.asarray(score_outside_M, dtype=np.float64))
     below_N = np.searchsorted(ordered_M, score_inside_N, side="left")
     up_to_N = np.searchsorted(ordered_M, score_inside_N, side="right")

@@ -1,4 +1,4 @@
-"""Measure a classifier, or teacher and student side by side, on a folder of labelled real images.
+"""Measure a classifier on a folder of labelled real images.
 
 Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import Progress, say
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation import metrics
@@ -39,6 +40,14 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """What was measured of a classifier."""
 
@@ -51,21 +60,61 @@ class EvaluationResult:
     ece: float  # Expected calibration error over 15 bins.
     ece_uncalibrated: float  # The same without the temperature.
     accepted: float | None  # Share of the images that are answered; None for a classifier that never refuses.
-    skipped: list[tuple[str, str]]  # File and reason of those that could not be read.
+    skipped: list[Skipped]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            **asdict(self),
-            "classes": list(self.classes),
-            "skipped": [{"file": file, "reason": reason} for file, reason in self.skipped],
-        }
+        return {**asdict(self), "classes": list(self.classes)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Student and teacher on the same real photos; the teacher is None where it was not measured."""
+
+    student: EvaluationResult
+    teacher: EvaluationResult | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of ``to_json``."""
-        skipped = [(str(each["file"]), str(each["reason"])) for each in value["skipped"]]
-        return cls(**{**value, "classes": tuple(value["classes"]), "skipped": skipped})
+        """The evaluation that a run or a bundle stored."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with the main figures at the top."""
+        student = self.student.to_json()
+        return {
+            "n": self.student.n,
+            "classes": student["classes"],
+            "teacher_top1": None if self.teacher is None else self.teacher.top1,
+            "student_top1": self.student.top1,
+            "chance": self.chance,
+            "teacher": None if self.teacher is None else self.teacher.to_json(),
+            "student": student,
+            "skipped": student["skipped"],
+        }
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers by guessing."""
+        return 1 / len(self.student.classes)
+
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it was not measured."""
+        student, teacher = self.student, self.teacher
+        refuses = student.accepted is not None
+        return {
+            "photos": f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped",
+            "teacher top-1": percent(None if teacher is None else teacher.top1),
+            "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
+            "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
+            "answered": f"{percent(student.accepted)}; for the others it says none of these" if refuses else None,
+            **{f"  {name}": percent(score) for name, score in zip(student.classes, student.per_class, strict=True)},
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts())
 
 
 def evaluate(
@@ -90,15 +139,15 @@ def evaluate(
         calibration: Temperature and threshold of refusal; None for plain softmax without refusal.
 
     Raises:
-        DataError: None of the images can be read, or the classifier has another number of classes.
+        DataError: None of the images can be read.
     """
-    skipped = [(str(path), reason) for path, reason in folder.skipped]
+    skipped = [Skipped(str(path), reason) for path, reason in folder.skipped]
     logits_parts: list[NDArray[np.floating]] = []
     labels: list[int] = []
     with Progress(title, total=len(folder.items), unit="img") as bar:
 
         def skip(path: Path, reason: str) -> None:
-            skipped.append((str(path), reason))
+            skipped.append(Skipped(str(path), reason))
             if name_skipped:
                 say(f"skipped: {reason}")
             bar.advance(1)
@@ -111,11 +160,6 @@ def evaluate(
     if not labels:
         raise DataError(f"none of the {len(folder.items)} images in {folder.path} could be read. Check the files.")
     logits_NC, labels_N = np.concatenate(logits_parts), np.array(labels, dtype=np.int64)
-    if logits_NC.shape[1] != len(folder.classes):
-        raise DataError(
-            f"the classifier has {logits_NC.shape[1]} classes, but {folder.path} was opened with "
-            f"{len(folder.classes)}. Open it with the classifier's labels."
-        )
     return _judged(folder.classes, logits_NC, labels_N, skipped=skipped, calibration=calibration or Calibration())
 
 
@@ -124,7 +168,7 @@ def _judged(
     logits_NC: NDArray[np.floating],
     labels_N: NDArray[np.integer],
     *,
-    skipped: list[tuple[str, str]],
+    skipped: list[Skipped],
     calibration: Calibration,
 ) -> EvaluationResult:
     scaled_NC, accepted = logits_NC / calibration.temperature, None
@@ -142,56 +186,6 @@ def _judged(
         accepted=accepted,
         skipped=skipped,
     )
-
-
-def compare(
-    teacher: Teacher,
-    class_vectors_CD: torch.Tensor,
-    student: Student,
-    folder: ImageFolder,
-    *,
-    device: torch.device | str = "cpu",
-    batch: int = BATCH,
-    calibration: Calibration | None = None,
-) -> dict[str, Any]:
-    """Measure teacher and student on the same images, each with its own preprocessing; the result of ``side_by_side``.
-
-    Args:
-        teacher: A teacher on ``device``.
-        class_vectors_CD: Unit vectors of the classes.
-        student: The student; it ends on ``device``.
-        folder: Real images by class.
-        device: Where both work.
-        batch: Images per call.
-        calibration: The student's temperature and threshold of refusal.
-    """
-    predict = teacher_predictor(teacher, class_vectors_CD, device)
-    by_teacher = evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher")
-    by_student = evaluate(
-        student_predictor(student, device),
-        folder,
-        student.preprocess,
-        batch=batch,
-        title="evaluation, student",
-        name_skipped=False,  # The teacher's evaluation has named the same files.
-        calibration=calibration,
-    )
-    return side_by_side(by_student, by_teacher)
-
-
-def side_by_side(student: EvaluationResult, teacher: EvaluationResult | None = None) -> dict[str, Any]:
-    """Two results on the same images as JSON values; the teacher's are None without a teacher."""
-    as_json = student.to_json()
-    return {
-        "n": student.n,
-        "classes": as_json["classes"],
-        "teacher_top1": None if teacher is None else teacher.top1,
-        "student_top1": student.top1,
-        "chance": 1 / len(student.classes),
-        "teacher": None if teacher is None else teacher.to_json(),
-        "student": as_json,
-        "skipped": as_json["skipped"],
-    }
 
 
 def student_predictor(student: Student, device: torch.device | str = "cpu") -> PredictLogits:

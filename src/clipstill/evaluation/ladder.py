@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.errors import ArtifactError
+from clipstill.core.notebook import html_table, percent
 
 TEACHER = "teacher"
 SMALL_TEACHER = "small-teacher"
@@ -154,16 +155,10 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def difference(first: Measured, second: Measured) -> Difference:
     """How much more often the first is right than the second, with a bootstrap over photos and McNemar's test.
 
-    Raises:
-        DataError: They were measured on different numbers of photos, or on none.
-
     Source: Efron, Annals of Statistics 1979, for the interval (percentiles). A photo adds -1, 0 or 1, so that the
     resampled sums are drawn from a multinomial distribution at once.
     """
-    count = len(first.right)
-    if count == 0 or count != len(second.right):
-        raise DataError(f"two rungs of {count} and {len(second.right)} photos cannot be compared. Measure both again.")
-    pairs = list(zip(first.right, second.right, strict=True))
+    count, pairs = len(first.right), list(zip(first.right, second.right, strict=True))
     plus, minus = pairs.count(("1", "0")), pairs.count(("0", "1"))
     chances = [plus / count, minus / count, 1 - (plus + minus) / count]
     drawn_B3 = np.random.default_rng(0).multinomial(count, chances, size=4000)
@@ -227,23 +222,56 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     return Recommendation(pick.name, None if best is None else best.name, " ".join(sentences), pick.command)
 
 
-def ladder_json(rungs: Sequence[Rung], classes: Sequence[str]) -> dict[str, Any]:
-    """The ladder as JSON values.
+@dataclass(frozen=True)
+class Ladder:
+    """Simpler and richer ways to the same classifier, and which to ship.
 
-    Returns:
-        ``n`` photos (0 where nothing was measured), ``classes``, ``rungs``, ``against_ours`` (differences by rung), and
-        ``recommendation``.
+    Attributes:
+        n: Number of photos; 0 where nothing was measured.
+        rungs: The ways, in the order of the ladder.
+        against_ours: Name of a rung -> its difference to the student.
     """
-    found = {rung.name: rung for rung in rungs if rung.measured is not None}
-    ours = found.get(OURS)
-    gaps = {} if ours is None else {name: _between(rung, ours) for name, rung in found.items() if rung is not ours}
-    return {
-        "n": max((len(rung.result.right) for rung in found.values()), default=0),
-        "classes": list(classes),
-        "rungs": [rung.to_json() for rung in rungs],
-        "against_ours": {name: gap.to_json() for name, gap in gaps.items()},
-        "recommendation": asdict(recommend(rungs)),
-    }
+
+    n: int
+    classes: tuple[str, ...]
+    rungs: tuple[Rung, ...]
+    against_ours: Mapping[str, Difference]
+    recommendation: Recommendation
+
+    @classmethod
+    def of(cls, rungs: Sequence[Rung], classes: Sequence[str]) -> Self:
+        """Compare the rungs."""
+        found = {rung.name: rung for rung in rungs if rung.measured is not None}
+        ours = found.get(OURS)
+        return cls(
+            n=max((len(rung.result.right) for rung in found.values()), default=0),
+            classes=tuple(classes),
+            rungs=tuple(rungs),
+            against_ours={
+                name: _between(rung, ours) for name, rung in found.items() if ours is not None and rung is not ours
+            },
+            recommendation=recommend(rungs),
+        )
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_json``."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **asdict(self),
+            "classes": list(self.classes),
+            "rungs": [rung.to_json() for rung in self.rungs],
+            "against_ours": {name: gap.to_json() for name, gap in self.against_ours.items()},
+        }
+
+    def _repr_html_(self) -> str:
+        rows = {rung.title: percent(rung.measured.top1) if rung.measured else rung.missing for rung in self.rungs}
+        return html_table({**rows, "advice": self.recommendation.text})
 
 
 def _between(first: Rung, second: Rung) -> Difference:

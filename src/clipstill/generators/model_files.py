@@ -15,8 +15,6 @@ CONFIG_FILE = "config.json"
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 _REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 UNKNOWN = "unknown"
-# Model cards begin with YAML between two lines of dashes.
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 # First words of licence texts, as their authors ask to reproduce them.
 _LICENCE_TEXTS = {
     "MIT": "mit license",
@@ -77,29 +75,17 @@ def licence_of(folder: Path) -> str:
 
     ``"unknown"`` where neither tells it.
     """
-    start = " ".join(_read(folder / "LICENSE")[:400].lower().replace(",", " ").split())
-    of_text = next((name for name, words in _LICENCE_TEXTS.items() if words in start), UNKNOWN)
-    return _licence_of_card(_read(folder / "README.md")) or of_text
+    from huggingface_hub import metadata_load
 
-
-def _licence_of_card(text: str) -> str:
-    matter = _FRONT_MATTER.match(text)
     try:
-        metadata = yaml.safe_load(matter.group(1)) if matter else None
-    except yaml.YAMLError:
-        return ""
-    if not isinstance(metadata, dict):
-        return ""
-    licence = metadata.get("license")
-    if isinstance(licence, list):
-        return " AND ".join(str(part) for part in licence)
+        card = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        card = {}
     # "other" says only that the name stands in another field.
-    name = metadata.get("license_name") if licence in (None, "other") else licence
-    return str(name) if name else ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
-    except OSError:
-        return ""
+    licence = card.get("license_name") if card.get("license") in (None, "other") else card["license"]
+    if licence:
+        return " AND ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+    path = folder / "LICENSE"
+    text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+    start = " ".join(text[:400].lower().replace(",", " ").split())
+    return next((name for name, words in _LICENCE_TEXTS.items() if words in start), UNKNOWN)

@@ -49,18 +49,6 @@ HUB = "hub:"
 _DISTANCES = 2**25
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Forward: the codes. Backward: the gradient as it is, to the latent that was rounded to them."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, quantised: Tensor) -> Tensor:
-        return quantised.view_as(quantised)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
-
-
 class OneSidedClamp(torch.autograd.Function):
     """Forward: clamp to [0, 1]. Backward: stop only gradients that would push a value further out.
 
@@ -157,8 +145,9 @@ class Vqgan:
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
-        quantised_NEhw: Any = _StraightThrough.apply(latents[0], self.embed(self.codes(latents)))
-        x_N3HW = self._decoder(quantised_NEhw)
+        (z_NEhw,) = latents
+        # The sum is exactly the codes, and its gradient passes the rounding to the latent as it is.
+        x_N3HW = self._decoder(self.embed(self.codes(latents)) + (z_NEhw - z_NEhw.detach()))
         # Half precision, of autocast, becomes float32; double stays.
         x_N3HW = x_N3HW.to(torch.promote_types(x_N3HW.dtype, torch.float32))
         clamped: Tensor = OneSidedClamp.apply((x_N3HW + 1) / 2)

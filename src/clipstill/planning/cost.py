@@ -195,9 +195,7 @@ class _Probe:
         from clipstill.core.protocols import Sampler
         from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
-        synthesis = self.settings.synthesis.model_copy(
-            update={"steps": _TIMED_STEPS, "coarse_share": 0.0, "compile": False}
-        )
+        synthesis = self.settings.synthesis.model_copy(update={"steps": _TIMED_STEPS, "coarse_share": 0.0})
         synthesiser = Synthesiser(
             self.models.teacher,
             self.models.generators,

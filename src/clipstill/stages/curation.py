@@ -64,9 +64,7 @@ def _effective_numbers(images: SurrogateSet, drawn: Sequence[int], beside: Surro
     sets = [images] if beside is None else [images, beside.keep(~torch.isin(beside.class_id_N, images.class_id_N))]
     features_ND = torch.cat([each.features_ND for each in sets])
     class_id_N = torch.cat([each.class_id_N for each in sets])
-    classes = sorted({*drawn, *class_id_N.tolist()})
-    found = effective_numbers(features_ND, class_id_N, max(classes) + 1)
-    return {class_id: found[class_id] for class_id in classes}
+    return dict.fromkeys(drawn, 0.0) | effective_numbers(features_ND, class_id_N)
 
 
 def curation_line(facts: Mapping[str, Any]) -> str:

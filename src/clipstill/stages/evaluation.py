@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipstill.core.files import read_json, write_json
-from clipstill.evaluation.evaluate import Calibration, compare
+from clipstill.evaluation.evaluate import Calibration, Evaluation, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import calibration
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -18,16 +19,20 @@ RESULT_FILE = "evaluation.json"
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     assert run.photos.measured is not None
     models, found = calibration.model_pair(run), calibration.read_calibration(run)
-    result = compare(
-        models.teacher,
-        models.class_vectors_CD,
-        models.student,
-        run.photos.measured,
-        device=models.device,
-        batch=run.settings.evaluation.batch,
+    measure = partial(evaluate, folder=run.photos.measured, batch=run.settings.evaluation.batch)
+    by_teacher = measure(
+        teacher_predictor(models.teacher, models.class_vectors_CD, models.device),
+        preprocess=models.teacher.preprocess,
+        title="evaluation, teacher",
+    )
+    by_student = measure(
+        student_predictor(models.student, models.device),
+        preprocess=models.student.preprocess,
+        title="evaluation, student",
+        name_skipped=False,  # The teacher's evaluation has named the same files.
         calibration=Calibration(found["temperature"], calibration.threshold_of(found)),
     )
-    write_json(folder / RESULT_FILE, result)
+    write_json(folder / RESULT_FILE, Evaluation(by_student, by_teacher).to_json())
     return [RESULT_FILE]
 
 

@@ -19,7 +19,7 @@ from clipstill.distributed import ray_tasks, torchrun
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker
 from clipstill.stages import class_vectors, prompts
 from clipstill.stages.curation import curation_facts, curation_line
-from clipstill.surrogate.background import BackgroundWriter
+from clipstill.surrogate.background import background_writer
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.prompts import Prompt
@@ -84,12 +84,12 @@ def make_groups(
     """Make groups in this process, and write each one while the next is running."""
     from clipstill.surrogate.preview import Preview
 
-    with BackgroundWriter() as writer:
-        watch = None if preview is None else Preview(preview, writer.submit)
+    with background_writer() as submit:
+        watch = None if preview is None else Preview(preview, submit)
         for number in numbers:
             images = worker.make(number, watch)
             write = partial(shards.write_group, number, images.pixels_NHW3, images.records)
-            writer.submit(partial(write, facts=images.facts, features_ND=images.features_ND))
+            submit(partial(write, facts=images.facts, features_ND=images.features_ND))
             on_done(number, images.loss)
 
 

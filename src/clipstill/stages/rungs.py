@@ -335,7 +335,7 @@ class RungMaker:
             name_skipped=False,
             calibration=Calibration(classifier.temperature),
         )
-        unread = {file for file, _ in found.skipped}
+        unread = {each.file for each in found.skipped}
         labels = [label for path, label in photos.items if str(path) not in unread]
         right = "".join("1" if answer == label else "0" for answer, label in zip(answers, labels, strict=True))
         return Measured(right, found.ece, tuple(found.per_class), classifier.cost)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-# Waiting jobs keep their images in memory; with more than this, ``submit`` waits for the disk.
+# Waiting jobs keep their images in memory; with more than this, a new job waits for the disk.
 _MOST_WAITING = 2
 
 
-class BackgroundWriter:
-    """Runs jobs on one thread, in order. It is a context manager, whose end waits for all jobs.
+@contextmanager
+def background_writer() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Yield a function that runs jobs on one thread, in order. The end of the block waits for all jobs.
 
-    The next ``submit``, or the end of the block, raises the error of a failed job.
+    The next call, or the end of the block, raises the error of a failed job.
     """
+    waiting: deque[Future[Any]] = deque()
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clipstill-writer")
-        self._waiting: deque[Future[Any]] = deque()
+    def submit(job: Callable[[], object]) -> None:
+        while waiting and (waiting[0].done() or len(waiting) >= _MOST_WAITING):
+            waiting.popleft().result()
+        waiting.append(pool.submit(job))
 
-    def __enter__(self) -> BackgroundWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True)
-        while kind is None and self._waiting:
-            self._waiting.popleft().result()
-
-    def submit(self, job: Callable[[], object]) -> None:
-        """Run a job soon; waits if too many jobs are waiting already."""
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _MOST_WAITING):
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(job))
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clipstill-writer") as pool:
+        yield submit
+    for job in waiting:
+        job.result()

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_manifest, verify_files
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Name of the vector in an image's safetensors.
 FEATURE = "feature"
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True)
@@ -60,32 +62,13 @@ class ImageRecord:
     codes: list[int] | None = None
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys.
-
-        Raises:
-            ArtifactError: The synthesis diverged, so that the loss or the score is not a number.
-        """
-        if not (math.isfinite(self.loss) and math.isfinite(self.score)):
-            raise ArtifactError(
-                f"image {self.index} of class {self.class_id} ('{self.prompt}') ended with loss {self.loss} and score "
-                f"{self.score}. Its synthesis diverged; use a smaller synthesis.lr."
-            )
+        """One line of JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ImageRecord:
-        """Read what ``to_json`` returned.
-
-        Raises:
-            ArtifactError: The text is no such record.
-        """
-        try:
-            raw = json.loads(text)
-            return cls(**{field.name: raw[field.name] for field in fields(cls)})
-        except (ValueError, TypeError, KeyError) as error:
-            raise ArtifactError(
-                f"the record of a synthetic image is malformed ({error!r}). Make the surrogate set again."
-            ) from None
+        """Read what ``to_json`` returned."""
+        return cls(**json.loads(text))
 
 
 class SurrogateSet:
@@ -109,15 +92,19 @@ class SurrogateSet:
 
     @classmethod
     def read(cls, shards: Sequence[Path]) -> SurrogateSet:
-        """The images of some shards, without a check against receipts or a manifest."""
+        """The images of some shards, without a check against receipts or a manifest.
+
+        Raises:
+            ArtifactError: A shard is damaged.
+        """
         members: list[tuple[Path, str]] = []
         records: list[ImageRecord] = []
         for shard in shards:
-            with _open_tar(shard) as tar:
+            with _open_shard(shard) as tar:
                 for name in tar.getnames():
                     if name.endswith(".json"):
                         members.append((shard, name.replace(".json", ".png")))
-                        records.append(ImageRecord.from_json(_read(tar, name)))
+                        records.append(ImageRecord.from_json(_content(tar, name)))
         return cls(members, records)
 
     def __len__(self) -> int:
@@ -133,13 +120,7 @@ class SurrogateSet:
         import torch
         from PIL import Image
 
-        pictures = []
-        for place, data in self._files(".png"):
-            try:
-                with Image.open(io.BytesIO(data)) as image:
-                    pictures.append(np.asarray(image.convert("RGB")))
-            except OSError as error:
-                raise ArtifactError(f"{place} cannot be decoded ({error}). Make the surrogate set again.") from None
+        pictures = self.decoded(".png", lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
         shapes = sorted({picture.shape for picture in pictures})
         if len(shapes) != 1:
             found = ", ".join(f"{height} x {width}" for height, width, _ in shapes) or "none"
@@ -154,24 +135,17 @@ class SurrogateSet:
             ArtifactError: The set was written without features, or one cannot be read.
         """
         import torch
-        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        vectors = []
-        for place, data in self._files(".safetensors"):
-            try:
-                vectors.append(load(data)[FEATURE])
-            except (SafetensorError, KeyError) as error:
-                raise ArtifactError(f"{place} cannot be read ({error}). Make the surrogate set again.") from None
-        return torch.stack(vectors)
+        return torch.stack(self.decoded(".safetensors", lambda data: load(data)[FEATURE]))
 
-    def _files(self, suffix: str) -> Iterator[tuple[str, bytes]]:
-        """Location and content of one file of each image."""
+    def decoded(self, suffix: str, decode: Callable[[bytes], Decoded]) -> list[Decoded]:
+        """The decoded content of one file of each image, such as ``.png``; ``ArtifactError`` if a shard is damaged."""
+        found = []
         for shard, members in groupby(self.members, key=lambda member: member[0]):
-            with _open_tar(shard) as tar:
-                for _, picture in members:
-                    name = picture.replace(".png", suffix)
-                    yield f"{name} of {shard}", _read(tar, name)
+            with _open_shard(shard) as tar:
+                found += [decode(_content(tar, picture.replace(".png", suffix))) for _, picture in members]
+        return found
 
     @cached_property
     def class_id_N(self) -> Tensor:
@@ -205,20 +179,18 @@ class SurrogateSet:
         return cls(members, [record for part in parts for record in part.records])
 
 
-def _open_tar(path: Path) -> tarfile.TarFile:
+@contextmanager
+def _open_shard(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a shard to read it; an ``ArtifactError`` says that it is damaged."""
     try:
-        return tarfile.open(path, "r:")
-    except (OSError, tarfile.TarError) as error:
+        with tarfile.open(path, "r:") as tar:
+            yield tar
+    except (OSError, tarfile.TarError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(
             f"{path} is not a shard of synthetic images ({error}). Make the surrogate set again."
         ) from None
 
 
-def _read(tar: tarfile.TarFile, name: str) -> bytes:
-    try:
-        stream = tar.extractfile(name)
-    except KeyError:
-        stream = None
-    if stream is None:
-        raise ArtifactError(f"{tar.name!s} holds no {name}. Make the surrogate set again.")
-    return stream.read()
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    stream = tar.extractfile(name)
+    return b"" if stream is None else stream.read()

@@ -66,12 +66,9 @@ def effective_number(unit_MD: Tensor) -> float:
     return float(torch.exp(-(share * share.log()).sum()))
 
 
-def effective_numbers(feat_ND: Tensor, class_id_N: Tensor, classes: int) -> list[float]:
-    """The effective number of images of each class, 0 for a class without images."""
-    numbers = [0.0] * classes
-    for class_id, _, unit_MD in by_class(feat_ND, class_id_N):
-        numbers[class_id] = effective_number(unit_MD)
-    return numbers
+def effective_numbers(feat_ND: Tensor, class_id_N: Tensor) -> dict[int, float]:
+    """The effective number of images of each class that has some."""
+    return {class_id: effective_number(unit_MD) for class_id, _, unit_MD in by_class(feat_ND, class_id_N)}
 
 
 def near_duplicates(unit_MD: Tensor, cosine: float) -> Tensor:

@@ -103,23 +103,8 @@ class ShardWriter:
             features_ND: The teacher's unit vectors of the images; None for a set without features.
 
         Raises:
-            ArtifactError: Images, records and features do not belong together, or an image diverged.
             ResourceError: The disk is full or not writable; earlier groups stay.
         """
-        if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.ndim != 4 or pixels_NHW3.shape[-1] != 3:
-            raise ArtifactError(
-                f"group {group_id}: images are {pixels_NHW3.dtype} of shape {pixels_NHW3.shape}; "
-                "uint8 (N, H, W, 3) is needed."
-            )
-        if len(pixels_NHW3) != len(records) or not records:
-            raise ArtifactError(
-                f"group {group_id}: {len(pixels_NHW3)} images and {len(records)} records; give one each."
-            )
-        if features_ND is not None and (len(features_ND) != len(records) or features_ND.dtype != np.float16):
-            raise ArtifactError(
-                f"group {group_id}: features are {features_ND.dtype} of shape {features_ND.shape}; "
-                f"float16 ({len(records)}, D) is needed."
-            )
         data = tar_bytes(pixels_NHW3, records, features_ND)
         self.adopt(group_id, data, receipt_of(self.key, len(records), data, facts or {}))
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,12 @@ class ShardStorage:
             _data_name(group_id, str(receipt["sha256"])): data,
             _receipt_name(group_id): json.dumps(dict(receipt)).encode(),
         }
-        try:
+        with self._errors_of("written"):
             for name, content in files.items():
                 # A folder, unlike a bucket, would show a file before it is whole.
                 temporary = f"{self._folder}/.tmp-{uuid.uuid4().hex}"
                 self._files.pipe_file(temporary, content)
                 self._files.mv(temporary, f"{self._folder}/{name}")
-        except OSError as error:
-            raise ResourceError(
-                f"{self.address} cannot be written ({error}). Check its space and permissions, and run the same "
-                f"command again: it goes on where it stopped."
-            ) from error
 
     def gather(self, shards: ShardWriter, groups: Sequence[int]) -> list[int]:
         """Copy those of the groups that are in the storage to this machine, and return their numbers.
@@ -68,19 +64,24 @@ class ShardStorage:
             ArtifactError: A shard does not fit its receipt.
             ResourceError: The storage cannot be read, or this machine's disk cannot be written.
         """
-        try:
+        with self._errors_of("read"):
             self._files.invalidate_cache(self._folder)
             there = {name.rpartition("/")[2] for name in self._files.ls(self._folder, detail=False)}
             found = [group_id for group_id in groups if _receipt_name(group_id) in there]
             for group_id in found:
                 receipt, data = self._read(group_id)
                 shards.adopt(group_id, data, receipt)
+        return found
+
+    @contextmanager
+    def _errors_of(self, verb: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ResourceError(
-                f"{self.address} cannot be read ({error}). Check it, and run the same command again: it goes on where "
-                f"it stopped."
+                f"{self.address} cannot be {verb} ({error}). Check its space and permissions, and run the same command "
+                f"again: it goes on where it stopped."
             ) from error
-        return found
 
     def _read(self, group_id: int) -> tuple[dict[str, Any], bytes]:
         place = f"{self._folder}/{_receipt_name(group_id)}"

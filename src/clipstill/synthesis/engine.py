@@ -25,8 +25,8 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.progress import say
 from clipstill.core.protocols import BatchNormTeacher, Generator, Sampler, Teacher
 from clipstill.core.tensors import logits
-from clipstill.synthesis.inversion import Decode, History, Losses, Score, Watch, invert
-from clipstill.synthesis.natural import NaturalNetwork
+from clipstill.synthesis.inversion import History, Losses, Score, Watch, invert
+from clipstill.synthesis.natural import NATURAL_NETWORK, NaturalNetwork
 from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.synthesis.views import ViewSchedule
@@ -105,7 +105,7 @@ class Synthesiser:
     """Makes groups of images with a frozen teacher and frozen generators, which lie on ``device``.
 
     Raises:
-        ResourceError: The package of a natural network is not installed.
+        ResourceError: The package of the natural network is not installed.
     """
 
     def __init__(
@@ -121,20 +121,18 @@ class Synthesiser:
         self._scale = float(teacher.logit_scale)
         with_statistics = teacher if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else None
         self._teacher_with_statistics = with_statistics
-        # Do not compute statistics of the teacher's own networks twice.
-        known = with_statistics.statistics_networks if with_statistics else ()
-        names = settings.natural_networks if settings.natural_weight > 0 else ()
-        self._natural = [NaturalNetwork(name, device) for name in names if name not in known]
-        self._encode = torch.compile(teacher.encode_image) if settings.compile else teacher.encode_image
+        # Do not compute statistics of the teacher's own network twice.
+        is_known = with_statistics is not None and NATURAL_NETWORK in with_statistics.statistics_networks
+        self._natural = NaturalNetwork(device) if settings.natural_weight > 0 and not is_known else None
         # Images of a group without common statistics can be made in smaller parts if memory is short.
-        self._can_split = with_statistics is None and not self._natural
+        self._can_split = with_statistics is None and self._natural is None
         self._at_once = settings.group_size
 
     @property
     def provenance(self) -> list[Any]:
         """Provenance of all weights used, except the teacher's."""
         of_generators = [part for generator in self._generators for part in generator.provenance]
-        return [*of_generators, *(network.provenance for network in self._natural)]
+        return of_generators if self._natural is None else [*of_generators, self._natural.provenance]
 
     def group(self, group: GroupSpec, watch: Watch | None = None) -> SynthesisedGroup:
         """Make one group of images; ``watch`` is called with them at each step.
@@ -161,7 +159,11 @@ class Synthesiser:
 
     def _inverted(self, generator: Generator, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:
         history, pixels, codes = History(), [], []
-        decode = self._in_precision(torch.compile(generator.decode) if self._settings.compile else generator.decode)
+
+        def decode(latents: Sequence[Tensor]) -> Tensor:
+            with self._autocast():
+                return generator.decode(latents).float()
+
         for start in range(0, len(group.seeds), self._at_once):
             chunk = group.part(start, start + self._at_once)
             score = self._score(generator, chunk)
@@ -220,19 +222,13 @@ class Synthesiser:
                 feat_MD, gap = self._teacher_with_statistics.encode_image_with_statistics(views_M3HW)
                 gaps.append(settings.bn_weight * gap)
             else:
-                feat_MD = self._encode(views_M3HW)
-            gaps += [settings.natural_weight * network.gap(views_M3HW) for network in self._natural]
+                feat_MD = self._teacher.encode_image(views_M3HW)
+            if self._natural is not None:
+                gaps.append(settings.natural_weight * self._natural.gap(views_M3HW))
         return torch.unflatten(feat_MD.float(), 0, (-1, settings.views)), torch.stack(gaps).sum() if gaps else None
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16")
-
-    def _in_precision(self, decode: Decode) -> Decode:
-        def decoded(latents: Sequence[Tensor]) -> Tensor:
-            with self._autocast():
-                return decode(latents).float()
-
-        return decoded
 
     @torch.no_grad()
     def _sampled(self, sampler: Sampler, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:

@@ -119,7 +119,7 @@ def invert(
         generator: Generator of the latents.
         seeds: One seed per image.
         settings: Settings of the synthesis.
-        decode: ``generator.decode``, perhaps compiled or in half precision.
+        decode: ``generator.decode``, perhaps in half precision.
         score: Losses of the images at a step.
         watch: Called at each step with the images.
 

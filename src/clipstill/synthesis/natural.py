@@ -1,4 +1,4 @@
-"""Frozen networks whose BatchNorm statistics describe natural images.
+"""A frozen network whose BatchNorm statistics describe natural images.
 
 CLIP's image towers have no such statistics, or useless ones. A small ImageNet network can stand in for any teacher. If
 the student starts from the same network, synthetic images also get the feature statistics that its weights expect.
@@ -18,9 +18,12 @@ from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Provenance
 
+# Name in ``core.packaged_weights.LITE``.
+NATURAL_NETWORK = "lite0"
+
 
 class NaturalNetwork(nn.Module):
-    """One packaged ImageNet network, ``"lite0"`` or ``"lite2"``, without its classifier.
+    """EfficientNet-Lite0 with the packaged ImageNet weights, without its classifier.
 
     Raises:
         ResourceError: The package of its weights is not installed.
@@ -29,15 +32,15 @@ class NaturalNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
-        weights = lite_state_dict(name)
+        weights = lite_state_dict(NATURAL_NETWORK)
         # torch types the attributes of a module as tensors or modules.
-        self.network = cast(Any, timm.create_model(LITE[name].timm_name, num_classes=0))
+        self.network = cast(Any, timm.create_model(LITE[NATURAL_NETWORK].timm_name, num_classes=0))
         self.network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier.")})
         self.register_buffer("mean", torch.tensor(LITE_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(LITE_STD).view(1, 3, 1, 1))
-        self.provenance: Provenance = lite_provenance(name)
+        self.provenance: Provenance = lite_provenance(NATURAL_NETWORK)
         self.eval().requires_grad_(False).to(device)
         self.network.to(memory_format=torch.channels_last)
 

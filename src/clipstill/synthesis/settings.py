@@ -7,9 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipstill.core.config import MANY, SPEED_ONLY, Config
-from clipstill.core.errors import ConfigError, did_you_mean
-from clipstill.core.packaged_weights import LITE
+from clipstill.core.config import MANY, Config
+from clipstill.core.errors import ConfigError
 
 _SMALLEST_SIDE = 32
 
@@ -41,11 +40,6 @@ class SynthesisSettings(Config):
         default="fp32",
         description="Precision of generator and teacher; latents and losses stay in float32. bf16 is faster on GPUs.",
     )
-    compile: bool = Field(
-        default=False,
-        json_schema_extra=SPEED_ONLY,
-        description="Compile generator and teacher. This pays for long runs on GPUs.",
-    )
     text_weight: float = Field(
         default=1.0,
         ge=0,
@@ -63,12 +57,8 @@ class SynthesisSettings(Config):
         default=10.0,
         ge=0,
         le=MANY,
-        description="Weight of the BatchNorm statistics of the networks in natural_networks.",
-    )
-    natural_networks: tuple[str, ...] = Field(
-        default=("lite0",),
-        description="Packaged ImageNet networks, lite0 or lite2, that give teachers such as CLIP a prior of natural "
-        "images. Those whose statistics the teacher carries itself are left out where bn_weight is above 0.",
+        description="Weight of the BatchNorm statistics of EfficientNet-Lite0, which give teachers such as CLIP a "
+        "prior of natural images. Not used where the teacher has these statistics itself and bn_weight is above 0.",
     )
     tv_weight: float = Field(
         default=2.0,
@@ -92,12 +82,6 @@ class SynthesisSettings(Config):
     def _can_make_images(self) -> Self:
         if self.text_weight == 0 and self.class_weight == 0:
             raise ConfigError("synthesis.text_weight and synthesis.class_weight are both 0. Give one of them a weight.")
-        for name in self.natural_networks:
-            if name not in LITE:
-                raise ConfigError(
-                    f"synthesis.natural_networks: no network named '{name}'.{did_you_mean(name, LITE)} "
-                    f"There are: {', '.join(LITE)}."
-                )
         return self
 
     def resolutions(self, stride: int) -> list[tuple[int, int, int]]:

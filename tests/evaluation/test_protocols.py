@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipstill.evaluation.base_to_novel import BaseToNovel, harmonic_mean, table
+from clipstill.evaluation.protocols import BaseToNovel, harmonic_mean, table
 
 
 @pytest.mark.parametrize(
