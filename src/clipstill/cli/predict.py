@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,8 +43,7 @@ def predict(
             if len(photos) > 1 and not as_json:
                 print(f"skipped: {plain(str(error))}", file=sys.stderr)
             continue
-        predictions = [{"label": each.label, "score": each.score} for each in answer.predictions]
-        answers.append({"photo": str(photo), "refused": answer.refused, "predictions": predictions})
+        answers.append({"photo": str(photo), **asdict(answer)})
         if not as_json:
             print(f"{plain(str(photo))}: {_sentence(answer)}")
     if as_json:
