@@ -299,12 +299,6 @@ def test_points_that_are_not_finite_are_left_out() -> None:
     assert "nan" not in svg
 
 
-def test_long_line_is_thinned_and_keeps_its_ends() -> None:
-    points = tuple((float(step), float(step % 7)) for step in range(10_000))
-    assert len(drawn(line_chart(Chart("t", "x", (Series("a", points),))))) == 300
-    assert ">10,000<" not in line_chart(Chart("t", "x", (Series("a", points),)))
-
-
 @pytest.mark.parametrize("points", [(), ((0, float("nan")),)])
 def test_chart_of_nothing_is_nothing(points: tuple[tuple[float, float], ...]) -> None:
     assert line_chart(Chart("t", "x", (Series("a", points),))) == ""

@@ -102,7 +102,7 @@ def test_the_cookie_opens_everything(guard: Guard) -> None:
 
 def test_the_printed_address_sets_the_cookie_and_hides_the_token(guard: Guard) -> None:
     status, headers = ask(guard, "/", query=f"a=1&token={TOKEN}")
-    assert (status, headers["location"]) == (303, "/?a=1")
+    assert (status, headers["location"]) == (303, "/")
     assert headers["set-cookie"].startswith(COOKIE + ";")
     assert "HttpOnly" in headers["set-cookie"]
     assert ask(guard, cookie=headers["set-cookie"].split(";")[0])[0] == 200
@@ -113,11 +113,6 @@ def test_a_wrong_token_sets_no_cookie(guard: Guard) -> None:
         status, headers = ask(guard, query=f"token={token}")
         assert status == 403
         assert "set-cookie" not in headers
-
-
-def test_the_redirect_stays_on_this_host(guard: Guard) -> None:
-    assert ask(guard, "//evil.example/", query=f"token={TOKEN}")[1]["location"] == "/evil.example/"
-    assert ask(guard, "/\\evil.example", query=f"token={TOKEN}")[1]["location"] == "/evil.example"
 
 
 @pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", ""])

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,8 @@ class Jobs:
                     f"the page Watch."
                 )
             write_json(self._kept(name) / _COMMAND, list(arguments))
-            self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
             try:
+                self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
                 with (self._kept(name) / _LOG).open("ab") as log:
                     process = subprocess.Popen(
                         [sys.executable, "-m", "clipstill", *arguments],
@@ -120,7 +121,7 @@ class Jobs:
         if stored.is_file():
             return [str(part) for part in read_json(stored)]
         run = open_run(self.workspace, name)
-        if run.task is None or not run.config:
+        if run.task is None or not (run.path / CONFIG_FILE).is_file():
             raise ArtifactError(f"{run.path} does not hold the settings that it was made with. Start it anew.")
         # A run of the command line: its stored settings are complete, so they stand for all of its options. YAML keeps
         # class names that a file of lines would not.
@@ -135,13 +136,14 @@ class Jobs:
             process, name = self._process, self.own_running()
             if process is None or name is None:
                 return None
-            # Not SIGINT, which a shell may have told its background programs to ignore.
-            _signal(process, signal.SIGTERM)
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-                process.wait()
+            with suppress(ProcessLookupError):
+                # Not SIGINT, which a shell may have told its background programs to ignore.
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(10.0)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             self._log(name, _STOPPED)
             return name
 
@@ -170,11 +172,8 @@ class Jobs:
         return f"The run ended before it was done; the machine may have been short of memory. {_SEE_LOG}"
 
     def _log(self, name: str, line: str) -> None:
-        try:
-            with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
-                log.write(f"{line}\n")
-        except OSError as error:
-            raise disk_error(error, self._kept(name)) from error
+        with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
 
 
 def ask_plan(run: Sequence[str]) -> dict[str, Any]:
@@ -197,13 +196,3 @@ def ask_plan(run: Sequence[str]) -> dict[str, Any]:
         return dict(json.loads(done.stdout))
     lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
     raise ConfigError(lines[-1] if lines else "the check gave no answer. Start without it.")
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
-        if sys.platform == "win32":
-            process.send_signal(number)
-        else:
-            os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass

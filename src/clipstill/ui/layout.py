@@ -51,7 +51,7 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
             with gr.Tab("Compare", id="compare") as compare_tab:
                 _compare_tab(page, compare_tab)
             with gr.Tab("Get", id="get") as get_tab:
-                bundle_and_report = [_html("", elem_id="get"), _html("")]
+                bundle_and_report = _html("", elem_id="get")
                 for trigger in (get_tab.select, picker.change):
                     _connect(trigger, page.get, picker, bundle_and_report)
         for trigger in (gr.Timer(2.0).tick, blocks.load, picker.input, started):
@@ -196,5 +196,7 @@ def _compare_tab(page: Page, tab: Any) -> None:
         with gr.Column(scale=3):
             answers = _html("", elem_id="compare-answers")
     found = _connect(tab.select, page.finished, chosen, chosen)
+    for trigger in (found.then, chosen.input):
+        _connect(trigger, page.compare, chosen, table, preprocess=False)
     for trigger in (found.then, chosen.input, photo.change):
-        _connect(trigger, page.compare, [chosen, photo], [table, answers], preprocess=False)
+        _connect(trigger, page.compare_answers, [chosen, photo], answers, preprocess=False)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 
-from clipstill.core.errors import ArtifactError
+from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 from clipstill.stages import STAGES
 from clipstill.ui.pictures import SyntheticImage
-from clipstill.ui.runs import Amount, Figures, Run, amount_in
+from clipstill.ui.runs import Run
 
 FILES = "/files"
 _TITLES = {stage.name: stage.title for stage in STAGES}
 _MOST_CELLS = 600
+_COUNTED = re.compile(r"[^:]+: (?P<done>\d+)/(?P<total>[1-9]\d*) \S+?(?:, (?P<rest>.*))?")
 
 
 def panel(name: str, *values: Any, **named: Any) -> str:
@@ -53,23 +55,21 @@ def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
     return panel("note", text, kind, items)
 
 
-def error_note(error: Exception, kind: str = "wrong") -> str:
+def error_note(error: Exception) -> str:
     """An error as a sentence of its own."""
     text = str(error)
-    return note(text[:1].upper() + text[1:], kind)
+    return note(text[:1].upper() + text[1:], "wrong")
 
 
-def percent(share: float | None, digits: int = 0) -> str:
-    """``63 %``; a dash for what is not known."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+def latest_amount(lines: Sequence[str]) -> dict[str, str | None] | None:
+    """How far the running stage is, by the last line of progress; None where the stage has ended or has none.
 
-
-def latest_amount(lines: Sequence[str]) -> Amount | None:
-    """How far the running stage is, by the last line of progress; None where the stage has ended or has none."""
+    Of ``synthesis: 28/112 img, 1.2 img/s, 1 min left`` it is ``done`` 28, ``total`` 112 and what follows as ``rest``.
+    """
     for line in reversed(lines):
-        found = amount_in(line)
+        found = _COUNTED.fullmatch(line.strip())
         if found is not None or line.endswith((": running", ": done already, skipped")) or ": done in " in line:
-            return found
+            return found and found.groupdict()
     return None
 
 
@@ -102,14 +102,14 @@ def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[s
     return panel("image_table", run, len(images), table, columns=heads, left_out=len(rows) - len(table))
 
 
-def compare_table(rows: Sequence[tuple[str, Figures]]) -> str:
+def compare_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """Finished runs beside each other."""
     if len(rows) < 2:
         return note("Choose two or more finished runs.")
     warning = ""
-    if len({frozenset(each.labels) for _, each in rows}) > 1:
+    if len({frozenset(each["labels"]) for _, each in rows}) > 1:
         warning = "These runs have different classes, so their accuracies are of different questions."
-    elif len({each.photos for _, each in rows if each.photos}) > 1:
+    elif len({each["evaluation"]["n"] for _, each in rows if each["evaluation"]}) > 1:
         warning = "These runs were measured on different photos, so small differences mean little."
     return panel("compare_table", rows, warning)
 
@@ -118,13 +118,9 @@ def get_panel(run: Run, command: Sequence[str] | None) -> str:
     """The bundle to take away, and the commands that do the same."""
     if not run.has_bundle:
         return note("This run has no classifier yet. Watch it, or go on with it, until it is finished.")
-    try:
-        figures = run.figures()
-    except ArtifactError as error:
-        return error_note(error)
     shown = None if command is None else f"clipstill {shlex.join(command)}"
     predict = f"clipstill predict {shlex.quote(str(run.path))} photo.jpg"
-    return panel("get", run, figures, command=shown, predict=predict)
+    return panel("get", run, run.figures(), command=shown, predict=predict)
 
 
 def _at(names: Sequence[str], position: int) -> str:
