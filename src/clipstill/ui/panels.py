@@ -13,6 +13,7 @@ import jinja2
 
 from clipstill.core.notebook import percent
 from clipstill.core.progress import span
+from clipstill.report.templates import environment
 from clipstill.stages import STAGES
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Run
@@ -30,24 +31,18 @@ def panel(name: str, *values: Any, **named: Any) -> str:
 
 @cache
 def _macros() -> Any:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipstill", "ui"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent,
-        span=span,
-        amount=latest_amount,
-        python=repr,
-        title_of=lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
-        address=lambda run: f"{FILES}/{quote(run.name)}",
+    page = environment().overlay(loader=jinja2.PackageLoader("clipstill", "ui"))
+    page.filters = page.filters | {
+        "percent": percent,
+        "span": span,
+        "amount": latest_amount,
+        "python": repr,
+        "title_of": lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
+        "address": lambda run: f"{FILES}/{quote(run.name)}",
         # Changes with the file, so that a browser asks for it again.
-        version=lambda file: file.stat().st_mtime_ns,
-    )
-    return environment.get_template("panels.html").module
+        "version": lambda file: file.stat().st_mtime_ns,
+    }
+    return page.get_template("panels.html").module
 
 
 def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
