@@ -12,7 +12,7 @@ from clipstill.core.config import dotted
 from clipstill.report.card import per_class
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData
-from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict, warning
+from clipstill.report.licences import family_of, most_restrictive, verdict, warning
 from clipstill.report.templates import environment
 
 MOST_GRID_CLASSES = 12
@@ -54,7 +54,6 @@ def render(data: ReportData) -> str:
             seconds=sum(stage.seconds for stage in data.stages),
             settings=setting_groups({**data.settings, "machine": data.environment}),
             licences=[(part, family_of(part.licence)) for part in data.provenance],
-            meanings=MEANINGS,
             family=family,
             verdict=verdict(data.provenance),
             licence_warning=warning(data.provenance) is not None,

@@ -148,16 +148,12 @@ class Jobs:
             return name
 
     def lines(self, name: str) -> list[str]:
-        """Lines that a run printed since its last start, of the latest 64 kB."""
+        """Lines that a run printed since its last start."""
         try:
-            with (self._kept(name) / _LOG).open("rb") as log:
-                log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - (64 << 10)))
-                lines = log.read().decode("utf-8", errors="replace").splitlines()
+            text = (self._kept(name) / _LOG).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        starts = [number for number, line in enumerate(lines) if line.startswith(_STARTED)]
-        return lines[starts[-1] :] if starts else lines
+        return f"{_STARTED}{text.rpartition(_STARTED)[2]}".splitlines()
 
     def trouble(self, name: str) -> str | None:
         """Why a run ended before it was done, in one line; None where there is no error to tell."""
