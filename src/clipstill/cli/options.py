@@ -30,7 +30,6 @@ Unlabelled = Annotated[
 ]
 PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most examples of a class; all if left out.")]
 
-Bundle = Annotated[Path, typer.Argument(help="A bundle, or a run folder.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]
 
 # What to make, and of which parts.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    bundle: options.Bundle,
+    bundle: options.Source,
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.")],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
     model: options.Model = "fp32",

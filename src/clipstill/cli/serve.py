@@ -15,7 +15,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(
-    bundle: options.Bundle,
+    bundle: options.Source,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: options.Port = 8000,
     token: Annotated[str | None, typer.Option(help="What clients must know; better: --token-file.")] = None,

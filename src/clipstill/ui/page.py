@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -187,10 +188,13 @@ class Page:
         run = self.jobs.run(name)
         if run is None:
             return self._no_run()
-        command = None
+        if not run.has_bundle:
+            return panels.note("This run has no classifier yet. Watch it, or go on with it, until it is finished.")
+        command = ""
         with suppress(ClipstillError):
-            command = self.jobs.command(run.name)
-        return panels.get_panel(run, command)
+            command = shlex.join(["clipstill", *self.jobs.command(run.name)])
+        predict = shlex.join(["clipstill", "predict", str(run.path), "photo.jpg"])
+        return panel("get", run, run.figures(), command=command, predict=predict)
 
     def _finished(self, names: list[str] | None) -> list[Run]:
         return [run for name in names or () if (run := self.jobs.run(name)) is not None and run.has_bundle]

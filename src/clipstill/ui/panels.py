@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -107,15 +106,6 @@ def compare_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     elif len({each["evaluation"]["n"] for _, each in rows if each["evaluation"]}) > 1:
         warning = "These runs were measured on different photos, so small differences mean little."
     return panel("compare_table", rows, warning)
-
-
-def get_panel(run: Run, command: Sequence[str] | None) -> str:
-    """The bundle to take away, and the commands that do the same."""
-    if not run.has_bundle:
-        return note("This run has no classifier yet. Watch it, or go on with it, until it is finished.")
-    shown = None if command is None else f"clipstill {shlex.join(command)}"
-    predict = f"clipstill predict {shlex.quote(str(run.path))} photo.jpg"
-    return panel("get", run, run.figures(), command=shown, predict=predict)
 
 
 def _at(names: Sequence[str], position: int) -> str:
