@@ -11,7 +11,7 @@ from clipstill.core.files import write_json
 from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
 from clipstill.ui import panels
-from clipstill.ui.form import Form, classes_lines, run_arguments
+from clipstill.ui.form import Form, run_arguments
 from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import checked_name, open_run, runs_in
 from clipstill.workflow.store import LockedStore
@@ -205,15 +205,21 @@ def test_a_second_form_does_not_change_what_a_first_was_started_with(jobs: Jobs)
     assert parse_task(Path(second[2])).names == ("dog", "bird")
 
 
-def test_names_with_commas_in_one_line_are_several(jobs: Jobs) -> None:
-    assert classes_lines("dog, cat ,bird") == "dog\ncat\nbird\n"
-    assert classes_lines("dog, the animal: it barks") == "dog, the animal: it barks\n"
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("dog, cat ,bird", ("dog", "cat", "bird")), ("dog, the animal: it barks\ncat", ("dog, the animal", "cat"))],
+)
+def test_names_with_commas_in_one_line_are_several(jobs: Jobs, text: str, names: tuple[str, ...]) -> None:
+    assert parse_task(Path(run_arguments(Form(text), jobs)[1][2])).names == names
+
+
+def test_a_run_is_named_after_its_classes(jobs: Jobs) -> None:
     assert run_arguments(Form("dog, sea horse"), jobs)[0].startswith("dog-sea_horse-")
 
 
 def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path: Path) -> None:
     good = "dog\ncat"
-    with pytest.raises(TaskError, match=r"appears twice \(lines 1 and 2, the second"):
+    with pytest.raises(TaskError, match=r"appears twice \(positions 1 and 2, the second"):
         run_arguments(Form("dog\nDog"), jobs)
     with pytest.raises(TaskError, match="^no class is named. Name"):
         run_arguments(Form("  \n"), jobs)

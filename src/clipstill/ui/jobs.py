@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import disk_error, read_json, write_json, write_text
+from clipstill.core.files import disk_error, read_json, sha256_json, write_json, write_text
+from clipstill.text.task import Task
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
 
@@ -55,9 +56,8 @@ class Jobs:
         self.workspace = workspace
         # Names of the runs that this page started, the latest first.
         self.started: list[str] = []
-        # Photos that came through the page, and class lists that were typed.
+        # Photos that came through the page.
         self.uploads = workspace / KEPT_FOLDER / "uploads"
-        self.classes = workspace / KEPT_FOLDER / "classes"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -123,12 +123,17 @@ class Jobs:
         run = open_run(self.workspace, name)
         if run.task is None or not (run.path / CONFIG_FILE).is_file():
             raise ArtifactError(f"{run.path} does not hold the settings that it was made with. Start it anew.")
-        # A run of the command line: its stored settings are complete, so they stand for all of its options. YAML keeps
-        # class names that a file of lines would not.
-        classes = dict(zip(run.task.names, run.task.descriptions, strict=True))
-        file = self._kept(name) / "classes.yaml"
+        # A run of the command line: its stored settings are complete, so they stand for all of its options.
+        classes, config = self.write_classes(run.task), run.path / CONFIG_FILE
+        return ["run", "--classes", str(classes), "--config", str(config), "--out", str(run.path)]
+
+    def write_classes(self, task: Task) -> Path:
+        """Write a file of classes, named after its content: what another run was started with is never written over."""
+        file = self.workspace / KEPT_FOLDER / "classes" / f"{sha256_json(task.to_json())[:16]}.yaml"
+        # YAML keeps names that a file of lines would not.
+        classes = dict(zip(task.names, task.descriptions, strict=True))
         write_text(file, yaml.safe_dump(classes, sort_keys=False, allow_unicode=True))
-        return ["run", "--classes", str(file), "--config", str(run.path / CONFIG_FILE), "--out", str(run.path)]
+        return file
 
     def stop(self) -> str | None:
         """Stop the run that this page started, if one is running; return its name. Nothing is lost."""

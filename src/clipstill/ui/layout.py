@@ -12,7 +12,7 @@ import gradio as gr
 from clipstill.students import students
 from clipstill.teachers import teachers
 from clipstill.ui.form import EFFORTS
-from clipstill.ui.page import ALL, NO_PHOTO, Page
+from clipstill.ui.page import NO_PHOTO, Page
 from clipstill.ui.panels import note, panel
 from clipstill.ui.theme import theme
 
@@ -165,8 +165,8 @@ def _watch_tab(page: Page, picker: Any) -> list[Any]:
 
 def _images_tab(page: Page, picker: Any, tab: Any) -> None:
     with gr.Row():
-        class_name = gr.Dropdown(label="Class", choices=[("all classes", ALL)], value=ALL, elem_id="image-class")
-        style = gr.Dropdown(label="Style", choices=[("all styles", ALL)], value=ALL, elem_id="image-style")
+        class_name = gr.Dropdown(label="Class", choices=[("all classes", "")], value="", elem_id="image-class")
+        style = gr.Dropdown(label="Style", choices=[("all styles", "")], value="", elem_id="image-style")
         by_score = gr.Checkbox(label="Least sure first", value=False, elem_id="image-order", min_width=160)
     grid = _html("", elem_id="images")
     inputs = [picker, class_name, style, by_score]

@@ -23,7 +23,6 @@ from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
 from clipstill.ui.runs import Run, runs_in
 
-ALL = "all"
 NO_PHOTO = "Drop a photo on the left, paste one, or take one with the camera."
 
 Update = Any
@@ -144,12 +143,12 @@ class Page:
 
     @_errors_as_notes
     def images(self, name: str | None, class_name: str | None, style: str | None, by_score: bool) -> str:
-        """The grid of synthetic images."""
+        """The grid of synthetic images; an empty class or style stands for all."""
         run = self.jobs.run(name)
         if run is None:
             return self._no_run()
-        chosen = {"class_name": _chosen(class_name), "style": _chosen(style)}
-        return panels.images_panel(run, images_of(run.path, run.task), **chosen, by_score=by_score)
+        images = images_of(run.path, run.task)
+        return panels.images_panel(run, images, class_name=class_name, style=style, by_score=by_score)
 
     # --- try, compare, get
 
@@ -219,12 +218,8 @@ class Page:
 
 
 def choices(everything: str, names: Sequence[str]) -> Any:
-    """A dropdown of names, with an entry for all of them. A class may be called "all": values of names begin with =."""
-    return gr.Dropdown(choices=[(everything, ALL), *((name, f"={name}") for name in names)], value=ALL)
-
-
-def _chosen(value: str | None) -> str | None:
-    return None if value in (None, ALL) else str(value)[1:]
+    """A dropdown of names, with an entry for all of them, whose value is empty."""
+    return gr.Dropdown(choices=[(everything, ""), *((name, name) for name in names)], value="")
 
 
 def _bundle(run: Run) -> Bundle:

@@ -75,10 +75,10 @@ def images_panel(
         return note("There are no images yet. They appear here as soon as the first group of them is done.")
     classes = run.task.names if run.task is not None else ()
     styles = run.style_names()
-    if class_name is None and style is None and not by_score:
+    if not (class_name or style or by_score):
         return _image_table(run, images, classes, styles)
     named = [(each, _at(classes, each.record.class_id), _at(styles, each.record.style_id)) for each in images]
-    chosen = [entry for entry in named if class_name in (None, entry[1]) and style in (None, entry[2])]
+    chosen = [entry for entry in named if class_name in ("", None, entry[1]) and style in ("", None, entry[2])]
     if by_score:
         chosen.sort(key=lambda entry: entry[0].record.score)
     return panel("gallery", run, len(images), chosen, most=_MOST_CELLS)
