@@ -134,7 +134,7 @@ class SurrogateSet:
         from PIL import Image
 
         pictures = []
-        for place, data in self._files(".png"):
+        for place, data in self.files(".png"):
             try:
                 with Image.open(io.BytesIO(data)) as image:
                     pictures.append(np.asarray(image.convert("RGB")))
@@ -158,14 +158,14 @@ class SurrogateSet:
         from safetensors.torch import load
 
         vectors = []
-        for place, data in self._files(".safetensors"):
+        for place, data in self.files(".safetensors"):
             try:
                 vectors.append(load(data)[FEATURE])
             except (SafetensorError, KeyError) as error:
                 raise ArtifactError(f"{place} cannot be read ({error}). Make the surrogate set again.") from None
         return torch.stack(vectors)
 
-    def _files(self, suffix: str) -> Iterator[tuple[str, bytes]]:
+    def files(self, suffix: str) -> Iterator[tuple[str, bytes]]:
         """Location and content of one file of each image."""
         for shard, members in groupby(self.members, key=lambda member: member[0]):
             with _open_tar(shard) as tar:
