@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.errors import DataError
 from clipstill.text.task import Task, parse_task
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
@@ -88,8 +88,6 @@ def _task(text: str) -> Task:
 
 def _settings(form: Form) -> Sequence[str]:
     """``KEY=VALUE`` texts: of the effort, then those written out, which win."""
-    if form.effort not in EFFORTS:
-        raise ConfigError(f"there is no effort '{form.effort}'. Choose one of {', '.join(EFFORTS)}.")
     lines = (line.strip() for line in form.settings.splitlines())
     settings = [*EFFORTS[form.effort], *(line for line in lines if line and not line.startswith("#"))]
     load_settings("default", overrides=settings)  # Typing mistakes are reported here, before the run starts.

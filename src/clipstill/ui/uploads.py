@@ -39,20 +39,14 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
     Args:
         files: One zip, or photos.
         place: Folder for all uploads.
-        labelled: Whether the photos belong to classes. Then a zip with one folder per class is needed; a single outer
-            folder around the class folders is left out.
+        labelled: Whether they are a zip with one folder per class. Then a single outer folder around these is left out.
 
     Raises:
-        DataError: The upload is damaged, too large, without photos, or without labels where they are needed.
+        DataError: The upload is damaged, too large, or without photos.
     """
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     if zips and len(files) > 1:
         raise DataError("give one zip, or photos without a zip, but not both.")
-    if labelled and not zips:
-        raise DataError(
-            "photos of classes must come as a zip with one folder a class (dog/1.jpg, cat/1.jpg), or as the path of "
-            "such a folder on this machine."
-        )
     digests = "".join(sha256_file(file) for file in files)
     target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
     try:
