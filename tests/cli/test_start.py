@@ -29,7 +29,7 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_wrong_class_names_are_told_before_torch_is_loaded() -> None:
-    assert loaded_after("from clipstill.cli.main import main\nmain(['run', '--classes', 'dog'])") == []
+    assert "torch" not in loaded_after("from clipstill.cli.main import main\nmain(['run', '--classes', 'dog'])")
 
 
 def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

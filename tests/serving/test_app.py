@@ -193,16 +193,16 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str]] = {
         "larger than 0.3 MB",
     ),
     "too long a form": ({"files": {"a": ("a", bytes(400_000))}}, 413, "larger than 0.3 MB"),
-    "too many files": ({"files": [("a", (str(i), b"x")) for i in range(5)]}, 413, "more than 4 files"),
+    "too many files": ({"files": [("a", (str(i), b"x")) for i in range(5)]}, 400, "Maximum number of files is 4"),
     "a form without its boundary": (
         {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
         400,
-        "malformed",
+        "multipart",
     ),
     "a form that is none": (
         {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         400,
-        "malformed",
+        "multipart",
     ),
     "a form without a file": (
         {"content": b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}},

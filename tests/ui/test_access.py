@@ -102,7 +102,7 @@ def test_the_cookie_opens_everything(guard: Guard) -> None:
 
 def test_the_printed_address_sets_the_cookie_and_hides_the_token(guard: Guard) -> None:
     status, headers = ask(guard, "/", query=f"a=1&token={TOKEN}")
-    assert (status, headers["location"]) == (303, "/?a=1")
+    assert (status, headers["location"]) == (303, "/")
     assert headers["set-cookie"].startswith(COOKIE + ";")
     assert "HttpOnly" in headers["set-cookie"]
     assert ask(guard, cookie=headers["set-cookie"].split(";")[0])[0] == 200
@@ -113,11 +113,6 @@ def test_a_wrong_token_sets_no_cookie(guard: Guard) -> None:
         status, headers = ask(guard, query=f"token={token}")
         assert status == 403
         assert "set-cookie" not in headers
-
-
-def test_the_redirect_stays_on_this_host(guard: Guard) -> None:
-    assert ask(guard, "//evil.example/", query=f"token={TOKEN}")[1]["location"] == "/evil.example/"
-    assert ask(guard, "/\\evil.example", query=f"token={TOKEN}")[1]["location"] == "/evil.example"
 
 
 @pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", ""])
@@ -181,10 +176,9 @@ def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any
 
 
 ENDED = """
-import logging, os, signal, sys
-from pathlib import Path
+import os, signal, sys, webbrowser
 from types import SimpleNamespace
-from clipstill.ui.serve import serve
+from clipstill.cli.main import main
 
 known = []
 
@@ -203,9 +197,9 @@ def ready(address):
     print(known[0]._process.pid, flush=True)
     os.kill(os.getpid(), signal.{name})
 
-logging.basicConfig(level=logging.INFO)
+webbrowser.open = ready
 sys.modules["clipstill.ui.app"] = SimpleNamespace(make_app=make_app)
-serve(Path(sys.argv[1]), on_ready=ready)
+sys.exit(main(["ui", "--workspace", sys.argv[1]]))
 """
 
 
@@ -221,17 +215,16 @@ def test_a_run_ends_with_the_page_that_started_it(tmp_path: Path, name: str) -> 
     assert done.returncode == 0, done.stderr
     assert "'zoo' is stopped" in done.stderr
     with pytest.raises(ProcessLookupError):
-        os.kill(int(done.stdout), 0)
+        os.kill(int(done.stdout.splitlines()[-1]), 0)
 
 
 def test_a_missing_extra_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "clipstill.ui.app", raising=False)
     assert main(["ui", "--workspace", str(tmp_path), "--no-browser"]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "error: gradio is not installed; the page is made with it: pip install 'clipstill[ui]'"
-    ]
+    assert capsys.readouterr().err.splitlines() == ["error: gradio is not installed. Run: pip install 'clipstill[ui]'"]
 
 
 def test_a_taken_port_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

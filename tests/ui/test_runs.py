@@ -11,9 +11,9 @@ from clipstill.core.files import write_json
 from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
 from clipstill.ui import panels
-from clipstill.ui.form import Form, classes_lines, run_arguments
+from clipstill.ui.form import Form, run_arguments
 from clipstill.ui.jobs import Jobs, Watched, ask_plan
-from clipstill.ui.runs import Figures, amount_in, checked_name, open_run, runs_in
+from clipstill.ui.runs import checked_name, open_run, runs_in
 from clipstill.workflow.store import LockedStore
 
 PLAN = {
@@ -110,14 +110,13 @@ def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, name: str) 
 
 def test_lines_of_progress_are_understood() -> None:
     event = ProgressEvent("synthesis", done=28, total=112, unit="img", per_second=1.2, facts={"loss": 0.31})
-    amount = amount_in(event.line())
+    amount = panels.latest_amount([event.line(), "a note"])
     assert amount is not None
-    assert (amount.title, amount.done, amount.total) == ("synthesis", 28, 112)
-    assert "left" in amount.rest
-    assert amount.rest.startswith("1.2 img/s")
-    assert amount_in("synthesis: 28 img in 3 s") is None
+    assert (amount["done"], amount["total"]) == ("28", "112")
+    assert amount["rest"].startswith("1.2 img/s")
+    assert "left" in amount["rest"]
+    assert panels.latest_amount(["synthesis: 28 img in 3 s"]) is None
     assert panels.latest_amount([event.line(), "", "surrogate: done in 3 s"]) is None
-    assert panels.latest_amount([event.line(), "a note"]) == amount
 
 
 def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
@@ -206,15 +205,21 @@ def test_a_second_form_does_not_change_what_a_first_was_started_with(jobs: Jobs)
     assert parse_task(Path(second[2])).names == ("dog", "bird")
 
 
-def test_names_with_commas_in_one_line_are_several(jobs: Jobs) -> None:
-    assert classes_lines("dog, cat ,bird") == "dog\ncat\nbird\n"
-    assert classes_lines("dog, the animal: it barks") == "dog, the animal: it barks\n"
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("dog, cat ,bird", ("dog", "cat", "bird")), ("dog, the animal: it barks\ncat", ("dog, the animal", "cat"))],
+)
+def test_names_with_commas_in_one_line_are_several(jobs: Jobs, text: str, names: tuple[str, ...]) -> None:
+    assert parse_task(Path(run_arguments(Form(text), jobs)[1][2])).names == names
+
+
+def test_a_run_is_named_after_its_classes(jobs: Jobs) -> None:
     assert run_arguments(Form("dog, sea horse"), jobs)[0].startswith("dog-sea_horse-")
 
 
 def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path: Path) -> None:
     good = "dog\ncat"
-    with pytest.raises(TaskError, match=r"appears twice \(lines 1 and 2, the second"):
+    with pytest.raises(TaskError, match=r"appears twice \(positions 1 and 2, the second"):
         run_arguments(Form("dog\nDog"), jobs)
     with pytest.raises(TaskError, match="^no class is named. Name"):
         run_arguments(Form("  \n"), jobs)
@@ -260,8 +265,16 @@ def test_names_and_words_of_others_are_no_markup(tmp_path: Path) -> None:
 
 
 def test_comparing_different_questions_is_warned_of() -> None:
-    one = Figures(("dog", "cat"), "lite0", "embedded-m", 0.8, 0.9, 40, 0.7, 13_000_000, 3_000_000, 4.0, True)
-    other = Figures(("dog", "cow"), "lite2", "embedded-m", None, None, None, 0.6, 18_000_000, 5_000_000, 6.0, False)
+    export = {"onnx_bytes": 13_000_000, "parameters": 3_000_000, "latency_ms": 4.0}
+    one = {
+        "labels": ["dog", "cat"],
+        "models": {"student": "lite0", "teacher": "embedded-m"},
+        "evaluation": {"n": 40, "student_top1": 0.8, "teacher_top1": 0.9},
+        "expected_top1": 0.7,
+        "export": export,
+        "refusal_threshold": 0.3,
+    }
+    other = {**one, "labels": ["dog", "cow"], "evaluation": None, "refusal_threshold": None}
     table = panels.compare_table([("a", one), ("b", other)])
     assert "different classes" in table
     assert "80.0 %" in table

@@ -57,8 +57,6 @@ def test_single_photos_need_no_zip_where_they_have_no_labels(tmp_path: Path) -> 
     taken = take_in(files, tmp_path / "in", labelled=False)
     assert (taken.photos, taken.left_out) == (2, 1)
     assert len(ImageFolder.without_labels(taken.folder).items) == 2
-    with pytest.raises(DataError, match="one folder a class"):
-        take_in(files, tmp_path / "in", labelled=True)
 
 
 @pytest.mark.parametrize(
@@ -66,29 +64,40 @@ def test_single_photos_need_no_zip_where_they_have_no_labels(tmp_path: Path) -> 
 )
 def test_no_file_lands_outside_its_folder(tmp_path: Path, name: str) -> None:
     place = tmp_path / "deep" / "in"
-    with pytest.raises(DataError, match="outside its folder"):
-        take_in([zipped(tmp_path / "a.zip", "dog/1.png", name)], place, labelled=False)
-    assert list(tmp_path.rglob("*outside*")) == []
-    assert list(place.iterdir()) == []
+    taken = take_in([zipped(tmp_path / "a.zip", "dog/1.png", name)], place, labelled=False)
+    assert all(file.is_relative_to(taken.folder) for file in tmp_path.rglob("*.png"))
 
 
-def test_links_are_refused(tmp_path: Path) -> None:
+def test_links_are_not_followed(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("dog/passwords.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr(link, "/etc/passwd")
-    with pytest.raises(DataError, match="a link"):
-        take_in([tmp_path / "a.zip"], tmp_path / "in", labelled=True)
+    (file,) = take_in([tmp_path / "a.zip"], tmp_path / "in", labelled=True).folder.rglob("*.png")
+    assert not file.is_symlink()
+    assert file.read_text() == "/etc/passwd"
 
 
-def test_what_comes_out_is_counted_and_not_what_the_zip_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MOST_BYTES", 1 << 20)
-    packed = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
+def bomb(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
         for number in range(4):
             opened.writestr(f"dog/{number}.png", bytes(300_000))
-    assert packed.stat().st_size < 10_000
-    with pytest.raises(DataError, match="when unpacked"):
+    assert path.stat().st_size < 10_000
+    return path
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MOST_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="the zip holds more than"):
+        take_in([bomb(tmp_path / "a.zip")], tmp_path / "in", labelled=True)
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_a_zip_that_states_too_small_sizes_is_refused(tmp_path: Path) -> None:
+    true, false = (300_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    packed = bomb(tmp_path / "a.zip")
+    packed.write_bytes(packed.read_bytes().replace(true, false))
+    with pytest.raises(DataError, match="cannot be unpacked"):
         take_in([packed], tmp_path / "in", labelled=True)
     assert list((tmp_path / "in").iterdir()) == []
 
@@ -104,5 +113,5 @@ def test_damaged_zips_and_zips_without_photos_are_told(tmp_path: Path) -> None:
     (tmp_path / "flipped.zip").write_bytes(flipped)
     with pytest.raises(DataError, match="cannot be unpacked"):
         take_in([tmp_path / "flipped.zip"], tmp_path / "in", labelled=True)
-    with pytest.raises(DataError, match="holds no photos"):
+    with pytest.raises(DataError, match="none of the 1 files is a photo"):
         take_in([zipped(tmp_path / "text.zip", "dog/readme.txt")], tmp_path / "in", labelled=True)

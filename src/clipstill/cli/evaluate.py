@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 
@@ -18,7 +19,5 @@ def evaluate(
 
     The exported student, and its teacher beside it, top-1 and per class.
     """
-    from clipstill import api
-
-    result = api.evaluate(run=folder, images=images, device=device or "auto", format=model)
+    result = clipstill.evaluate(run=folder, images=images, device=device or "auto", format=model)
     print_result(result.to_json(), result.facts(), as_json)

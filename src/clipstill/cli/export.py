@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.errors import ConfigError, ExportError
@@ -45,10 +46,8 @@ def export(
 
     clipstill export runs/zoo --format onnx-int8 --format torch --images photos
     """
-    from clipstill import api
-
     folders, settings = named_folders(images or []), overrides or ()
-    result = api.export_formats(
+    result = clipstill.export_formats(
         run=source, formats=names, out=out, images=folders, calibration=calibration, settings=settings
     )
     if as_json:

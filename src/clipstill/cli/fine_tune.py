@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 from clipstill.core.notebook import percent
@@ -33,10 +34,8 @@ def fine_tune(
 
     clipstill fine-tune runs/zoo --examples photos --out zoo-tuned --set distillation.freeze=bn
     """
-    from clipstill import api
-
     settings = options.with_flags(overrides, {"seed": seed, "device": device})
-    result = api.fine_tune(
+    result = clipstill.fine_tune(
         run=source, examples=examples, out=out, images=images, per_class=per_class, recipe=recipe, settings=settings
     )
     facts: dict[str, str | None] = {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.run import print_run
 
@@ -27,10 +28,10 @@ def add_class(
 
     clipstill add-class runs/zoo "crane: a large wading bird"
     """
-    from clipstill import api
-
     settings = overrides or ()
-    result = api.add_class(run=run, classes=classes, examples=examples, images=images, settings=settings, device=device)
+    result = clipstill.add_class(
+        run=run, classes=classes, examples=examples, images=images, settings=settings, device=device
+    )
     print_run(result, as_json)
 
 
@@ -48,6 +49,4 @@ def remove_class(
 
     clipstill remove-class runs/zoo crane
     """
-    from clipstill import api
-
-    print_run(api.remove_class(run=run, classes=names, settings=overrides or (), device=device), as_json)
+    print_run(clipstill.remove_class(run=run, classes=names, settings=overrides or (), device=device), as_json)

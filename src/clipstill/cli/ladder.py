@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 
@@ -40,11 +41,9 @@ def ladder(
 
     clipstill ladder runs/zoo --images photos --examples five-a-class --shots 5
     """
-    from clipstill import api
-
-    given = options.shared(context, api.LadderOptions)
+    given = options.shared(context, clipstill.LadderOptions)
     given["rungs"] = [name.strip() for name in rungs.split(",") if name.strip()]
-    result = api.ladder(run=run, images=images, **given).to_json()
+    result = clipstill.ladder(run=run, images=images, **given).to_json()
     if as_json:
         print_json(result)
         return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from clipstill.core.errors import ResourceError
 from clipstill.core.progress import warnings_only
 
 _IMAGES = typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
@@ -28,7 +30,6 @@ Unlabelled = Annotated[
 ]
 PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most examples of a class; all if left out.")]
 
-Bundle = Annotated[Path, typer.Argument(help="A bundle, or a run folder.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]
 
 # What to make, and of which parts.
@@ -66,6 +67,15 @@ Quiet = Annotated[
         help="No progress on standard error.",
     ),
 ]
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import what an extra of clipstill installs; a ResourceError names what is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ResourceError(f"{error.name} is not installed. Run: pip install 'clipstill[{name}]'") from None
 
 
 def shared(context: typer.Context, kind: type) -> dict[str, Any]:

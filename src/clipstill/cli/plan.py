@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.notebook import percent
@@ -47,12 +48,7 @@ def plan(
 
     clipstill plan --classes classes.txt --budget 30min --out plan.yaml
     """
-    from clipstill.text.task import parse_task
-
-    task = parse_task(classes)  # Typing mistakes are reported before anything heavy is loaded.
-    from clipstill import api
-
-    found = api.plan(classes=task, settings=overrides or (), **options.shared(context, api.RunOptions))
+    found = clipstill.plan(classes=classes, settings=overrides or (), **options.shared(context, clipstill.RunOptions))
     if out is not None:
         from clipstill.planning.budget import write_settings
 

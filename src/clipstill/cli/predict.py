@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    bundle: options.Bundle,
+    bundle: options.Source,
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.")],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
     model: options.Model = "fp32",
@@ -42,8 +43,7 @@ def predict(
             if len(photos) > 1 and not as_json:
                 print(f"skipped: {plain(str(error))}", file=sys.stderr)
             continue
-        predictions = [{"label": each.label, "score": each.score} for each in answer.predictions]
-        answers.append({"photo": str(photo), "refused": answer.refused, "predictions": predictions})
+        answers.append({"photo": str(photo), **asdict(answer)})
         if not as_json:
             print(f"{plain(str(photo))}: {_sentence(answer)}")
     if as_json:

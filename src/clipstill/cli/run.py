@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 
@@ -53,14 +54,11 @@ def run(
 
     torchrun --nproc-per-node 8 -m clipstill run --classes classes.txt
     """
-    from clipstill.text.task import parse_task
-
-    task = parse_task(classes)  # Typing mistakes are reported before anything heavy is loaded.
-    from clipstill import api
-
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
     settings = options.with_flags(overrides, flags)
-    result = api.distil(classes=task, out=out, settings=settings, **options.shared(context, api.RunOptions))
+    result = clipstill.distil(
+        classes=classes, out=out, settings=settings, **options.shared(context, clipstill.RunOptions)
+    )
     print_run(result, as_json)
 
 
@@ -76,13 +74,12 @@ def demo(
     The photos are the seven classes of PACS below $CLIPSTILL_DATA where that is set; otherwise the few that come with
     scikit-image and scikit-learn.
     """
-    from clipstill import api
     from clipstill.evaluation.sample_photos import sample_photos
 
     data = os.environ.get("CLIPSTILL_DATA")
     photos = Path(data) / _PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
     classes = _PACS_CLASSES if data else sample_photos(photos)
-    result = api.distil(classes=classes, out=out, images=photos, settings=overrides or (), device=device)
+    result = clipstill.distil(classes=classes, out=out, images=photos, settings=overrides or (), device=device)
     print_run(result, as_json)
 
 

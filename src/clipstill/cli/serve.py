@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from clipstill.cli import options
-from clipstill.core.errors import ConfigError, ResourceError
+from clipstill.core.errors import ConfigError
 from clipstill.core.progress import say
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(
-    bundle: options.Bundle,
+    bundle: options.Source,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: options.Port = 8000,
     token: Annotated[str | None, typer.Option(help="What clients must know; better: --token-file.")] = None,
@@ -41,11 +41,9 @@ def serve(
       curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/predict?top=3"
       curl -F photo=@a.jpg -F photo=@b.jpg http://127.0.0.1:8000/predict
     """  # noqa: D301 - click keeps the lines after \b as they are
-    try:
+    with options.extra("serve"):
         from clipstill.serving.app import create_app
         from clipstill.web.server import listen, run
-    except ModuleNotFoundError as error:
-        raise ResourceError(f"{error.name} is not installed. Run: pip install 'clipstill[serve]'") from None
     from clipstill.runtime import load_bundle
     from clipstill.serving.uploads import Limits
 

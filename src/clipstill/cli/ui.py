@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +26,17 @@ def ui(
 
     clipstill ui --workspace runs/
     """
+    # Before gradio is imported: nothing is sent home, and no version is asked for.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with options.extra("ui"):
+        from clipstill.ui.access import TOKEN_PARAMETER, Guard
+        from clipstill.ui.app import make_app
+        from clipstill.web.server import LOOPBACK, listen, run
+    from clipstill.core.files import make_folder
     from clipstill.core.progress import say
-    from clipstill.ui.serve import serve
+    from clipstill.ui.jobs import Jobs
 
-    def ready(address: str) -> None:
+    def ready() -> None:
         print(address, flush=True)
         say("Open this address in a browser on this machine. Ctrl-C ends the page and stops a run that it started.")
         if not no_browser:
@@ -34,4 +44,18 @@ def ui(
 
             webbrowser.open(address)
 
-    serve(workspace, port, on_ready=ready)
+    make_folder(workspace)
+    jobs, token = Jobs(workspace.resolve()), secrets.token_urlsafe(32)
+    with listen(LOOPBACK, port) as listener, tempfile.TemporaryDirectory(prefix="clipstill-ui-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        port = listener.getsockname()[1]
+        address = f"http://{LOOPBACK}:{port}/?{TOKEN_PARAMETER}={token}"
+        app = Guard(make_app(jobs, Path(uploads)), token, port)
+        try:
+            # Open pages hold a connection for ever; the end waits for them but a moment.
+            run(app, listener, ready, finish_seconds=1, log_level="error")
+        finally:
+            # It has a process group of its own, and would go on by itself.
+            stopped = jobs.stop()
+            if stopped is not None:
+                say(f"'{stopped}' is stopped. Start it again to continue it.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 from clipstill.core.errors import ConfigError
@@ -34,12 +35,11 @@ def zero_shot(
 
     clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
     """
-    from clipstill import api
     from clipstill.workflow.store import CONFIG_FILE, read_task
 
     if run is not None and classes:
         raise ConfigError("--classes and --run both name the classes. Give one of them.")
-    result = api.zero_shot(
+    result = clipstill.zero_shot(
         classes=classes if run is None else read_task(run),
         out=out,
         teacher=teacher,

@@ -23,7 +23,7 @@ from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
 from clipstill.planning.budget import with_settings
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
-from clipstill.report.licences import MEANINGS, most_restrictive, warning
+from clipstill.report.licences import most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
 from clipstill.stages.near_misses import check_near_misses
 from clipstill.text.task import Task
@@ -252,7 +252,7 @@ def _result(run: Run, skipped: list[str]) -> RunResult:
         parameters=int(export["parameters"]),
         onnx_bytes=int(export["onnx_bytes"]),
         latency_ms=float(export["latency_ms"]),
-        licence=MEANINGS[most_restrictive(parts)[0]].title,
+        licence=most_restrictive(parts)[0].title,
         licence_warning=warning(parts),
         seconds=seconds_of_work(run.store, run.steps),
         skipped=tuple(skipped),

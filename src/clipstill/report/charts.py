@@ -12,7 +12,6 @@ from clipstill.report.data import Chart
 
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 40
-MOST_POINTS = 300
 # Name of the axis by cost, and its unit.
 _COSTS = {"onnx_bytes": ("megabytes", 1e6), "latency_ms": ("milliseconds a picture on one core", 1.0)}
 _APART = 22.0  # Least pixels between two rungs.
@@ -20,7 +19,7 @@ _APART = 22.0  # Least pixels between two rungs.
 
 def line_chart(chart: Chart) -> Markup:
     """Draw the finite points as an ``<svg>`` element; an empty string where there are none."""
-    lines = [_thin([point for point in each.points if all(map(math.isfinite, point))]) for each in chart.series]
+    lines = [[point for point in each.points if all(map(math.isfinite, point))] for each in chart.series]
     points = [point for line in lines for point in line]
     if not points:
         return Markup("")
@@ -114,14 +113,6 @@ def _svg(
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """A linear map from [low, high] to pixels."""
     return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
-
-
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MOST_POINTS`` points, the first and the last among them."""
-    if len(points) <= MOST_POINTS:
-        return points
-    step = (len(points) - 1) / (MOST_POINTS - 1)
-    return [points[round(index * step)] for index in range(MOST_POINTS)]
 
 
 def _ticks(low: float, high: float, wanted: int) -> list[float]:

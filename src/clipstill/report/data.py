@@ -26,21 +26,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Curated:
-    """Counts of the synthetic images of one class."""
-
-    class_name: str
-    made: int
-    not_made: int  # Images that the synthesis gave up.
-    kept: int  # Images that the student was trained on.
-    low_score: int  # Images left out for their low score.
-    duplicates: int  # Images left out because a better one looks the same.
-    duplicate_pairs: int
-    mean_score: float | None  # The teacher's mean probability of the class, in [0, 1]; None without images.
-    effective_number: float  # Number of entirely different images that would be as diverse.
-
-
-@dataclass(frozen=True)
 class Series:
     """One line of a chart: (x, y) points, x ascending."""
 
@@ -85,7 +70,8 @@ class ReportData:
     examples: int = 0  # Number of example images given beside the class names.
     unlabelled: int = 0  # Number of unlabelled photos given.
     pictures: tuple[Picture, ...] = ()  # Synthetic images, in the order of their index.
-    curation: tuple[Curated, ...] = ()  # One entry a class.
+    # One entry a class: counts of its synthetic images, ``made`` to ``duplicate_pairs``, and their quality.
+    curation: tuple[Mapping[str, Any], ...] = ()
     charts: tuple[Chart, ...] = ()  # Losses and scores over the steps.
     ladder: Mapping[str, Any] | None = None  # JSON values of an ``evaluation.ladder.Ladder``; None if not measured.
     stages: tuple[Stage, ...] = ()  # Stages that ran.

@@ -6,14 +6,13 @@ It follows the reader's choice of light or dark, and prints in light.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipstill.core.files import write_text
+from clipstill.core.config import dotted
 from clipstill.report.card import per_class
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData
-from clipstill.report.licences import MEANINGS, family_of, most_restrictive, verdict, warning
+from clipstill.report.licences import family_of, most_restrictive, verdict, warning
 from clipstill.report.templates import environment
 
 MOST_GRID_CLASSES = 12
@@ -21,42 +20,13 @@ MOST_GRID_COLUMNS = 9
 MOST_CONFUSION = 25
 
 
-class Bar(NamedTuple):
-    """One class: top-1 of the student and of the teacher, in [0, 1]."""
-
-    name: str
-    student: float
-    teacher: float | None
-
-
 class Grid(NamedTuple):
-    """Synthetic images by class (rows) and style; None where there is no such image.
-
-    Few styles fill several columns each; the first of them carries the style's name, the others an empty one.
-    """
+    """Synthetic images by class (rows) and style (columns); None where there is no such image."""
 
     columns: list[str]
     rows: list[tuple[str, list[Picture | None]]]
     classes_left_out: int
     styles_left_out: int
-
-
-class Mistake(NamedTuple):
-    """Photos of one class that the student took for another: their number and their share of the class."""
-
-    true: str
-    taken_for: str
-    photos: int
-    share: float
-
-
-def write_report(path: Path, data: ReportData) -> None:
-    """Render the report and write it atomically.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
-    write_text(path, render(data))
 
 
 def render(data: ReportData) -> str:
@@ -72,7 +42,7 @@ def render(data: ReportData) -> str:
             summary=summary(data),
             found=data.evaluation,
             grid=picture_grid(data.pictures, data.labels),
-            curated=sorted(data.curation, key=lambda each: each.effective_number),
+            curated=sorted(data.curation, key=lambda each: float(each["effective_number"])),
             bars=class_bars(data),
             confusion=confusion_rows(student, data.labels),
             mistakes=mistakes(student, data.labels),
@@ -82,10 +52,8 @@ def render(data: ReportData) -> str:
             ladder_charts=[svg for cost in ("onnx_bytes", "latency_ms") if (svg := ladder_chart(data.ladder, cost))],
             charts=[(chart, svg) for chart in data.charts if (svg := line_chart(chart))],
             seconds=sum(stage.seconds for stage in data.stages),
-            settings=setting_groups(data.settings),
-            environment=_flat(data.environment),
+            settings=setting_groups({**data.settings, "machine": data.environment}),
             licences=[(part, family_of(part.licence)) for part in data.provenance],
-            meanings=MEANINGS,
             family=family,
             verdict=verdict(data.provenance),
             licence_warning=warning(data.provenance) is not None,
@@ -111,39 +79,27 @@ def summary(data: ReportData) -> str:
 
 
 def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:
-    """The first images of each class and style, not the best ones, since a selection would mislead."""
-    by_pair: dict[tuple[str, str], list[Picture]] = {}
-    for picture in pictures:
-        by_pair.setdefault((picture.class_name, picture.style), []).append(picture)
+    """The pictures, of which there is at most one per class and style, as a table of limited size."""
+    by_pair = {(picture.class_name, picture.style): picture for picture in pictures}
     present = {class_name for class_name, _ in by_pair}
     classes = [name for name in labels if name in present]
     styles = list(dict.fromkeys(style for _, style in by_pair))
     shown = styles[:MOST_GRID_COLUMNS]
-    most = max((len(images) for images in by_pair.values()), default=0)
-    each = min(most, MOST_GRID_COLUMNS // max(1, len(shown)))
-
-    def row(name: str) -> list[Picture | None]:
-        cells: list[Picture | None] = []
-        for style in shown:
-            images = by_pair.get((name, style), [])[:each]
-            cells += [*images, *[None] * (each - len(images))]
-        return cells
-
     return Grid(
-        columns=[style if index == 0 else "" for style in shown for index in range(each)],
-        rows=[(name, row(name)) for name in classes[:MOST_GRID_CLASSES]],
+        columns=shown,
+        rows=[(name, [by_pair.get((name, style)) for style in shown]) for name in classes[:MOST_GRID_CLASSES]],
         classes_left_out=max(0, len(classes) - MOST_GRID_CLASSES),
         styles_left_out=len(styles) - len(shown),
     )
 
 
-def class_bars(data: ReportData) -> list[Bar]:
-    """One bar per measured class, the hardest first."""
+def class_bars(data: ReportData) -> list[tuple[str, float, float | None]]:
+    """Each measured class with the top-1 of student and teacher, in [0, 1]; the hardest first."""
     found = data.evaluation or {}
     student = per_class(found.get("student") or {}, data.labels)
     teacher = per_class(found.get("teacher") or {}, data.labels)
-    bars = [Bar(name, score, teacher.get(name)) for name, score in student.items()]
-    return sorted(bars, key=lambda bar: bar.student)
+    bars = [(name, score, teacher.get(name)) for name, score in student.items()]
+    return sorted(bars, key=lambda bar: bar[1])
 
 
 def confusion_rows(student: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, list[tuple[int, float]]]]:
@@ -158,26 +114,19 @@ def confusion_rows(student: Mapping[str, Any], labels: Sequence[str]) -> list[tu
     return [(name, [(int(count), count / max(1, sum(row))) for count in row]) for name, row in rows]
 
 
-def mistakes(student: Mapping[str, Any], labels: Sequence[str], most: int = 6) -> list[Mistake]:
-    """The most frequent mistakes, by their share of the true class."""
+def mistakes(student: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """The six most frequent mistakes: true class, answer, photos, and their share of the true class."""
     found = [
-        Mistake(labels[true], labels[answer], int(count), count / sum(row))
+        (labels[true], labels[answer], int(count), count / sum(row))
         for true, row in enumerate(student.get("confusion") or [])
         for answer, count in enumerate(row)
         if true != answer and count
     ]
-    return sorted(found, key=lambda each: (-each.share, -each.photos))[:most]
+    return sorted(found, key=lambda each: (-each[3], -each[2]))[:6]
 
 
 def setting_groups(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
     """Settings by section; those without a section come first, as ``run``."""
     top = [(name, value) for name, value in settings.items() if not isinstance(value, Mapping)]
     groups = [("run", top)] if top else []
-    return groups + [(name, _flat(value)) for name, value in settings.items() if isinstance(value, Mapping)]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
-    return rows
+    return groups + [(name, list(dotted(value))) for name, value in settings.items() if isinstance(value, Mapping)]

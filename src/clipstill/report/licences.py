@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Self
 
 from clipstill.core.protocols import Provenance
 from clipstill.report.templates import environment
@@ -18,37 +18,29 @@ from clipstill.report.templates import environment
 class Family(IntEnum):
     """Families of licences, from the least to the most restrictive; an unknown licence grants nothing."""
 
-    PERMISSIVE = 0
-    SHARE_ALIKE = 1
-    USE_RESTRICTED = 2
-    NON_COMMERCIAL = 3
-    RESEARCH_ONLY = 4
-    UNKNOWN = 5
-
-
-class Meaning(NamedTuple):
-    """The name of a family, and what it asks."""
+    PERMISSIVE = (
+        0,
+        "permissive",
+        "Any use, commercial use among them. Keep the licence text and the names of the authors.",
+    )
+    SHARE_ALIKE = (
+        1,
+        "share-alike / copyleft",
+        "Any use; what is passed on, and derived from it, must carry the same licence.",
+    )
+    USE_RESTRICTED = 2, "use-restricted", "Commercial use is allowed, some uses are forbidden: read its list."
+    NON_COMMERCIAL = 3, "non-commercial", "No commercial use."
+    RESEARCH_ONLY = 4, "research-only", "Research only: neither products nor services."
+    UNKNOWN = 5, "unknown", "No licence is known, and without one nothing is permitted: ask the author before shipping."
 
     title: str
-    asks: str
+    asks: str  # Of those who use a part.
 
+    def __new__(cls, rank: int, title: str, asks: str) -> Self:  # noqa: D102
+        family = int.__new__(cls, rank)
+        family._value_, family.title, family.asks = rank, title, asks
+        return family
 
-MEANINGS = {
-    Family.PERMISSIVE: Meaning(
-        "permissive", "Any use, commercial use among them. Keep the licence text and the names of the authors."
-    ),
-    Family.SHARE_ALIKE: Meaning(
-        "share-alike / copyleft", "Any use; what is passed on, and derived from it, must carry the same licence."
-    ),
-    Family.USE_RESTRICTED: Meaning(
-        "use-restricted", "Commercial use is allowed, some uses are forbidden: read its list."
-    ),
-    Family.NON_COMMERCIAL: Meaning("non-commercial", "No commercial use."),
-    Family.RESEARCH_ONLY: Meaning("research-only", "Research only: neither products nor services."),
-    Family.UNKNOWN: Meaning(
-        "unknown", "No licence is known, and without one nothing is permitted: ask the author before shipping."
-    ),
-}
 
 # SPDX identifiers of common plain names.
 _SPDX_OF = {
@@ -116,8 +108,7 @@ def verdict(provenances: Sequence[Provenance]) -> str:
     names = ", ".join(sorted({f"{part.licence or 'none'} ({part.name})" for part in parts}))
     if family is Family.PERMISSIVE and len(parts) > 1:
         names = ", ".join(sorted({part.licence for part in parts}))
-    meaning = MEANINGS[family]
-    return f"Most restrictive licence found: {meaning.title}, from {names}. {meaning.asks}"
+    return f"Most restrictive licence found: {family.title}, from {names}. {family.asks}"
 
 
 def warning(provenances: Sequence[Provenance]) -> str | None:
@@ -184,7 +175,7 @@ def licence_ledger(weights: Sequence[Provenance], software: Sequence[Provenance]
             software=strictest_first(software),
             verdict=verdict(parts),
             spdx_of_all=spdx_of_all(parts),
-            meanings=MEANINGS,
+            families=list(Family),
             counts=Counter(family_of(part.licence) for part in parts),
             family=most_restrictive(parts)[0],
         )

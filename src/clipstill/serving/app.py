@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
 from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,12 +171,8 @@ class _Service:
 def answer_json(answer: Answer, top: int) -> dict[str, Any]:
     """JSON values of an answer: the best class, None where the photo shows none of them, and the first ``top``."""
     best = answer.predictions[0]
-    return {
-        "label": None if answer.refused else best.label,
-        "score": best.score,
-        "refused": answer.refused,
-        "predictions": [{"label": each.label, "score": each.score} for each in answer.predictions[:top]],
-    }
+    shown = asdict(replace(answer, predictions=answer.predictions[:top]))
+    return {"label": None if answer.refused else best.label, "score": best.score, **shown}
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -6,7 +6,6 @@ Shapes: N photos, H x W pixels.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from clipstill.runtime import Answer, Bundle
     from clipstill.serving.uploads import Limits
 
-# Longest wait for photos that are being decoded.
-_GATHER_S = 0.005
-
 
 class BusyError(ClipstillError):
     """No further photo may wait."""
@@ -34,9 +30,8 @@ class BusyError(ClipstillError):
 class Batcher:
     """Decodes photos and answers them, off the event loop; ``on_batch`` is called with the size of each batch.
 
-    A batch goes to the model as soon as the model is free and no photo is being decoded, or after five milliseconds;
-    photos that arrive meanwhile are the next batch. So a single photo never waits, and batches grow under load. One
-    thread runs the model, which has threads of its own.
+    Photos that arrive while the model is busy are its next batch. So a single photo never waits, and batches grow under
+    load. One batch at a time runs, since the model has threads of its own.
     """
 
     def __init__(self, bundle: Bundle, limits: Limits, on_batch: Callable[[int], None]) -> None:
@@ -44,11 +39,8 @@ class Batcher:
         self._limits = limits
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(limits.decoders, "decode")
-        self._model = ThreadPoolExecutor(1, "model")
-        self._ready: deque[tuple[np.ndarray, asyncio.Future[Answer]]] = deque()
+        self._ready: asyncio.Queue[tuple[np.ndarray, asyncio.Future[Answer]]] = asyncio.Queue()
         self._taken = 0
-        self._decoding = 0
-        self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -67,7 +59,6 @@ class Batcher:
             with suppress(asyncio.CancelledError):
                 await self._worker
             self._decoders.shutdown(wait=False, cancel_futures=True)
-            self._model.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def room(self, photos: int) -> Iterator[None]:
@@ -87,22 +78,16 @@ class Batcher:
             DataError: The photo cannot be read, or has too many pixels.
         """
         loop = asyncio.get_running_loop()
-        self._decoding += 1
-        try:
-            pixels_HW3 = await loop.run_in_executor(self._decoders, lambda: self._bundle.pixels(load_rgb(photo, name)))
-        finally:
-            self._decoding -= 1
-            self._changed.set()
+        pixels_HW3 = await loop.run_in_executor(self._decoders, lambda: self._bundle.pixels(load_rgb(photo, name)))
         future: asyncio.Future[Answer] = loop.create_future()
-        self._ready.append((pixels_HW3, future))
-        self._changed.set()
+        self._ready.put_nowait((pixels_HW3, future))
         return await future
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await self._wait_for_batch()
-            taken = [self._ready.popleft() for _ in range(min(self._limits.batch, len(self._ready)))]
+            taken = [await self._ready.get()]
+            while len(taken) < self._limits.batch and not self._ready.empty():
+                taken.append(self._ready.get_nowait())
             # Those whose client has left, or has waited too long, are not worth the model's time.
             taken = [(pixels, future) for pixels, future in taken if not future.done()]
             if not taken:
@@ -110,7 +95,7 @@ class Batcher:
             self._on_batch(len(taken))
             pixels_NHW3 = np.stack([pixels_HW3 for pixels_HW3, _ in taken])
             try:
-                answers = await loop.run_in_executor(self._model, self._bundle.answer_pixels, pixels_NHW3)
+                answers = await asyncio.to_thread(self._bundle.answer_pixels, pixels_NHW3)
             except Exception as error:  # The clients of this batch get it; the next batch may go well.
                 for _, future in taken:
                     if not future.done():
@@ -119,14 +104,3 @@ class Batcher:
             for (_, future), answer in zip(taken, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
-
-    async def _wait_for_batch(self) -> None:
-        """Return when there is a batch to run."""
-        while not self._ready:
-            self._changed.clear()
-            await self._changed.wait()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GATHER_S):
-                while len(self._ready) < self._limits.batch and self._decoding:
-                    self._changed.clear()
-                    await self._changed.wait()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 _HOW = (
@@ -39,62 +38,43 @@ class Upload:
     stream: BinaryIO
 
 
+class _LimitedRequest(Request):
+    """A request whose body is counted while it comes. The server drops what comes behind the answer to a longer one."""
+
+    def __init__(self, request: Request, limit: int) -> None:
+        super().__init__(request.scope, request.receive)
+        self._limit = limit
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        size = 0
+        async for chunk in super().stream():
+            size += len(chunk)
+            if size > self._limit:
+                limit = f"{self._limit / 1e6:g} MB"
+                raise HTTPException(413, f"the body is larger than {limit}. Send fewer or smaller pictures.")
+            yield chunk
+
+
 @asynccontextmanager
 async def uploads(request: Request, limits: Limits) -> AsyncIterator[list[Upload]]:
     """The photos of a request; their temporary files are deleted afterwards."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, "a compressed body is not read. Pictures are compressed already; send them plainly.")
+    limited = _LimitedRequest(request, limits.body_bytes)
     if kind == "multipart/form-data":
-        async with _form(request, limits) as found:
-            yield found
+        async with limited.form(max_files=limits.files, max_fields=16) as form:
+            files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+            if not files:
+                raise HTTPException(400, f"the form holds no file. {_HOW}")
+            yield [
+                Upload((each.filename or "")[:_LONGEST_NAME] or f"file {number}", each.file)
+                for number, each in enumerate(files, 1)
+            ]
     elif kind.startswith("image/"):
-        body = io.BytesIO()
-        async for chunk in _limited(request, limits):
-            body.write(chunk)
-        if not body.tell():
+        body = await limited.body()
+        if not body:
             raise HTTPException(400, f"the body is empty. {_HOW}")
-        body.seek(0)
-        yield [Upload("", body)]
+        yield [Upload("", io.BytesIO(body))]
     else:
         raise HTTPException(415, f"the content type {kind[:100]!r} is not read. {_HOW}")
-
-
-async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body in pieces. What comes behind the answer to one that is too long is dropped by the server."""
-    announced, size = request.headers.get("content-length", ""), 0
-    if announced.isdecimal():
-        _check_size(int(announced), limits)
-    async for chunk in request.stream():
-        size += len(chunk)
-        _check_size(size, limits)
-        yield chunk
-
-
-def _check_size(size: int, limits: Limits) -> None:
-    if size > limits.body_bytes:
-        raise HTTPException(
-            413, f"the body is larger than {limits.body_bytes / 1e6:g} MB. Send fewer or smaller pictures."
-        )
-
-
-@asynccontextmanager
-async def _form(request: Request, limits: Limits) -> AsyncIterator[list[Upload]]:
-    # The parser itself and not ``request.form``, so that the bytes are counted while they come.
-    parser = MultiPartParser(request.headers, _limited(request, limits), max_files=limits.files, max_fields=16)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if "Too many files" in error.message:
-            raise HTTPException(413, f"the request holds more than {limits.files} files. Ask several times.") from None
-        raise HTTPException(400, f"the form is malformed ({error.message.rstrip('.')}). {_HOW}") from None
-    try:
-        files = [value for _, value in form.multi_items() if not isinstance(value, str)]
-        if not files:
-            raise HTTPException(400, f"the form holds no file. {_HOW}")
-        yield [
-            Upload((each.filename or "")[:_LONGEST_NAME] or f"file {number}", each.file)
-            for number, each in enumerate(files, 1)
-        ]
-    finally:
-        await form.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 import clipstill
 from clipstill.core.device import describe
-from clipstill.core.files import read_json
+from clipstill.core.files import read_json, write_text
 from clipstill.core.progress import listed
-from clipstill.report.data import Chart, Curated, Picture, ReportData, Series, picture_uri
+from clipstill.report.data import Chart, Picture, ReportData, Series, picture_uri
 from clipstill.report.data import Stage as StageRow
 from clipstill.stages import (
     bundle,
@@ -42,7 +42,7 @@ _DISTILLATION_CHARTS = {
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    from clipstill.report.html import write_report
+    from clipstill.report.html import render
 
     exported = run.folder(bundle.NAME)
     export = read_json(exported / "metrics.json")["export"]
@@ -82,7 +82,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=clipstill.__version__,
     )
-    write_report(folder / REPORT_FILE, data)
+    write_text(folder / REPORT_FILE, render(data))
     return [REPORT_FILE]
 
 
@@ -117,7 +117,7 @@ def _pictures(run: Run) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def _curation(run: Run) -> tuple[Curated, ...]:
+def _curation(run: Run) -> tuple[dict[str, Any], ...]:
     """How many images each class has, and how many of them were trained on."""
     in_use: dict[str, dict[str, Any]] = {}
     for part, facts in zip(run.cohorts.images, images.read_curation(run), strict=True):
@@ -125,11 +125,7 @@ def _curation(run: Run) -> tuple[Curated, ...]:
     if not in_use:
         return ()
     kept = zip(run.task.names, student.read_kept(run), strict=True)
-    return tuple(
-        Curated(class_name=in_use[name].pop("name"), **in_use[name], **of_class)
-        for name, of_class in kept
-        if name in in_use
-    )
+    return tuple({**in_use[name], **of_class} for name, of_class in kept if name in in_use)
 
 
 def _charts(run: Run, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:

@@ -8,7 +8,6 @@ the same browser are kept out by the headers ``Host`` (a name that was pointed a
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
@@ -65,14 +64,8 @@ class Guard:
             return _answer(401, "This page needs a token. Open the whole address that clipstill ui printed.")
         if not same_secret(given, self._token):
             return _answer(403, "The token is wrong, or of an earlier start. Open the address that was printed last.")
-        return self._way_in(request)
-
-    def _way_in(self, request: HTTPConnection) -> Response:
-        """Set the cookie, and hide the token from the address line and the history by a redirect."""
-        rest = urlencode([item for item in request.query_params.multi_items() if item[0] != TOKEN_PARAMETER])
-        # One slash at the front: two would be another machine's name.
-        place = "/" + request.scope["path"].lstrip("/\\") + (f"?{rest}" if rest else "")
-        response = _answer(303, "", location=place.encode("ascii", "ignore").decode())
+        # Hide the token from the address line and the history.
+        response = _answer(303, "", location="/")
         response.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
         return response
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
-from starlette.background import BackgroundTask
 
 from clipstill.core.errors import ArtifactError, ClipstillError
-from clipstill.core.files import MANIFEST, disk_error, read_manifest, verify_files
+from clipstill.core.files import MANIFEST, read_manifest, verify_files
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.layout import build
 from clipstill.ui.page import Page
 from clipstill.ui.panels import FILES
 from clipstill.ui.pictures import images_of, picture_bytes
-from clipstill.ui.runs import open_run
+from clipstill.ui.runs import Run, open_run
 from clipstill.web.server import LOOPBACK
 
 # The report is one file without scripts; so it is shown as one, whatever else may stand in it.
@@ -77,9 +75,7 @@ def _add_files(app: FastAPI, workspace: Path) -> None:
 
     @app.get(f"{FILES}/{{name}}/bundle.zip", response_class=Response)
     def bundle(name: str) -> Response:
-        packed = _zip_bundle(open_run(workspace, name).bundle, name)
-        task = BackgroundTask(packed.unlink, missing_ok=True)
-        return FileResponse(packed, media_type="application/zip", filename=f"{name}-bundle.zip", background=task)
+        return Response(_zip_bundle(open_run(workspace, name)), media_type="application/zip")
 
 
 def _answer(path: Path | None, headers: dict[str, str] | None = None) -> Response:
@@ -88,21 +84,14 @@ def _answer(path: Path | None, headers: dict[str, str] | None = None) -> Respons
     return FileResponse(path, headers={"cache-control": "no-cache", **(headers or {})})
 
 
-def _zip_bundle(bundle: Path, name: str) -> Path:
-    """The bundle of a run as one zip, in a temporary file; its files are checked first."""
-    manifest = read_manifest(bundle)
+def _zip_bundle(run: Run) -> memoryview:
+    """The bundle of a run as a zip; its files are checked first."""
+    manifest = read_manifest(run.bundle)
     if manifest is None:
-        raise ArtifactError(f"'{name}' has no bundle yet.")
-    verify_files(bundle, manifest)
-    handle, path = tempfile.mkstemp(prefix="clipstill-bundle-", suffix=".zip")
-    try:
-        with (
-            os.fdopen(handle, "wb") as stream,
-            zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
-        ):
-            for file in [MANIFEST, *sorted(manifest.files)]:
-                packed.write(bundle / file, f"{name}-bundle/{file}")
-    except OSError as error:
-        Path(path).unlink(missing_ok=True)
-        raise disk_error(error, Path(path)) from error
-    return Path(path)
+        raise ArtifactError(f"'{run.name}' has no bundle yet.")
+    verify_files(run.bundle, manifest)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for file in [MANIFEST, *sorted(manifest.files)]:
+            archive.write(run.bundle / file, f"{run.name}-bundle/{file}")
+    return packed.getbuffer()

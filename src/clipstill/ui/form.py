@@ -8,8 +8,7 @@ from pathlib import Path
 
 from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import ConfigError, DataError, TaskError
-from clipstill.core.files import sha256_json, write_text
+from clipstill.core.errors import DataError
 from clipstill.text.task import Task, parse_task
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
@@ -50,12 +49,12 @@ class Form:
 
 def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
     """The run that the form asks for: its name, the arguments of ``clipstill``, and notes on what was uploaded."""
-    file, task = _write_classes(form.classes, jobs.classes)
+    task = _task(form.classes)
     # Without a name of its own it gets the one that the command line would give it.
     name = checked_name(form.name.strip() or default_out(task).name.lstrip("_-"))
     settings = _settings(form)
     notes: list[str] = []
-    options = [("--classes", str(file))]
+    options = [("--classes", str(jobs.write_classes(task)))]
     for option, title, path, upload in (
         ("--examples", "examples", form.examples, form.examples_upload),
         ("--unlabelled", "photos without labels", form.unlabelled, form.unlabelled_upload),
@@ -79,33 +78,16 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
     return name, ["run", *(part for option in options for part in option)], notes
 
 
-def classes_lines(text: str) -> str:
-    """The text of a ``classes.txt``: names in one line with commas between them become lines."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) == 1 and "," in lines[0] and ": " not in lines[0]:
-        lines = [part for part in lines[0].split(",") if part.strip()]
-    return "".join(f"{line.strip()}\n" for line in lines)
-
-
-def _write_classes(text: str, folder: Path) -> tuple[Path, Task]:
-    """Write the classes as a file of lines, and read them back as the command line does.
-
-    The file is named after its content: what another run was started with is never written over.
-    """
-    lines = classes_lines(text)
-    file = folder / f"{sha256_json(lines)[:16]}.txt"
-    write_text(file, lines)
-    try:
-        return file, parse_task(file)
-    except TaskError as error:
-        # The user typed the lines, and knows of no file.
-        raise TaskError(str(error).replace(f" of {file}", "").replace(f" in {file}", "")) from None
+def _task(text: str) -> Task:
+    """The classes, one a line without comments; or one line of names with commas between them."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if len(lines) == 1 and ": " not in lines[0]:
+        lines = [name for name in lines[0].split(",") if name.strip()]
+    return parse_task(lines)
 
 
 def _settings(form: Form) -> Sequence[str]:
     """``KEY=VALUE`` texts: of the effort, then those written out, which win."""
-    if form.effort not in EFFORTS:
-        raise ConfigError(f"there is no effort '{form.effort}'. Choose one of {', '.join(EFFORTS)}.")
     lines = (line.strip() for line in form.settings.splitlines())
     settings = [*EFFORTS[form.effort], *(line for line in lines if line and not line.startswith("#"))]
     load_settings("default", overrides=settings)  # Typing mistakes are reported here, before the run starts.

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import disk_error, read_json, write_json, write_text
+from clipstill.core.files import disk_error, read_json, sha256_json, write_json, write_text
+from clipstill.text.task import Task
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
 
@@ -54,9 +56,8 @@ class Jobs:
         self.workspace = workspace
         # Names of the runs that this page started, the latest first.
         self.started: list[str] = []
-        # Photos that came through the page, and class lists that were typed.
+        # Photos that came through the page.
         self.uploads = workspace / KEPT_FOLDER / "uploads"
-        self.classes = workspace / KEPT_FOLDER / "classes"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -97,8 +98,8 @@ class Jobs:
                     f"the page Watch."
                 )
             write_json(self._kept(name) / _COMMAND, list(arguments))
-            self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
             try:
+                self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
                 with (self._kept(name) / _LOG).open("ab") as log:
                     process = subprocess.Popen(
                         [sys.executable, "-m", "clipstill", *arguments],
@@ -120,14 +121,19 @@ class Jobs:
         if stored.is_file():
             return [str(part) for part in read_json(stored)]
         run = open_run(self.workspace, name)
-        if run.task is None or not run.config:
+        if run.task is None or not (run.path / CONFIG_FILE).is_file():
             raise ArtifactError(f"{run.path} does not hold the settings that it was made with. Start it anew.")
-        # A run of the command line: its stored settings are complete, so they stand for all of its options. YAML keeps
-        # class names that a file of lines would not.
-        classes = dict(zip(run.task.names, run.task.descriptions, strict=True))
-        file = self._kept(name) / "classes.yaml"
+        # A run of the command line: its stored settings are complete, so they stand for all of its options.
+        classes, config = self.write_classes(run.task), run.path / CONFIG_FILE
+        return ["run", "--classes", str(classes), "--config", str(config), "--out", str(run.path)]
+
+    def write_classes(self, task: Task) -> Path:
+        """Write a file of classes, named after its content: what another run was started with is never written over."""
+        file = self.workspace / KEPT_FOLDER / "classes" / f"{sha256_json(task.to_json())[:16]}.yaml"
+        # YAML keeps names that a file of lines would not.
+        classes = dict(zip(task.names, task.descriptions, strict=True))
         write_text(file, yaml.safe_dump(classes, sort_keys=False, allow_unicode=True))
-        return ["run", "--classes", str(file), "--config", str(run.path / CONFIG_FILE), "--out", str(run.path)]
+        return file
 
     def stop(self) -> str | None:
         """Stop the run that this page started, if one is running; return its name. Nothing is lost."""
@@ -135,27 +141,24 @@ class Jobs:
             process, name = self._process, self.own_running()
             if process is None or name is None:
                 return None
-            # Not SIGINT, which a shell may have told its background programs to ignore.
-            _signal(process, signal.SIGTERM)
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-                process.wait()
+            with suppress(ProcessLookupError):
+                # Not SIGINT, which a shell may have told its background programs to ignore.
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(10.0)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             self._log(name, _STOPPED)
             return name
 
     def lines(self, name: str) -> list[str]:
-        """Lines that a run printed since its last start, of the latest 64 kB."""
+        """Lines that a run printed since its last start."""
         try:
-            with (self._kept(name) / _LOG).open("rb") as log:
-                log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - (64 << 10)))
-                lines = log.read().decode("utf-8", errors="replace").splitlines()
+            text = (self._kept(name) / _LOG).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        starts = [number for number, line in enumerate(lines) if line.startswith(_STARTED)]
-        return lines[starts[-1] :] if starts else lines
+        return f"{_STARTED}{text.rpartition(_STARTED)[2]}".splitlines()
 
     def trouble(self, name: str) -> str | None:
         """Why a run ended before it was done, in one line; None where there is no error to tell."""
@@ -170,11 +173,8 @@ class Jobs:
         return f"The run ended before it was done; the machine may have been short of memory. {_SEE_LOG}"
 
     def _log(self, name: str, line: str) -> None:
-        try:
-            with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
-                log.write(f"{line}\n")
-        except OSError as error:
-            raise disk_error(error, self._kept(name)) from error
+        with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
 
 
 def ask_plan(run: Sequence[str]) -> dict[str, Any]:
@@ -197,13 +197,3 @@ def ask_plan(run: Sequence[str]) -> dict[str, Any]:
         return dict(json.loads(done.stdout))
     lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
     raise ConfigError(lines[-1] if lines else "the check gave no answer. Start without it.")
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
-        if sys.platform == "win32":
-            process.send_signal(number)
-        else:
-            os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass

@@ -12,7 +12,7 @@ import gradio as gr
 from clipstill.students import students
 from clipstill.teachers import teachers
 from clipstill.ui.form import EFFORTS
-from clipstill.ui.page import ALL, NO_PHOTO, Page
+from clipstill.ui.page import NO_PHOTO, Page
 from clipstill.ui.panels import note, panel
 from clipstill.ui.theme import theme
 
@@ -51,7 +51,7 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
             with gr.Tab("Compare", id="compare") as compare_tab:
                 _compare_tab(page, compare_tab)
             with gr.Tab("Get", id="get") as get_tab:
-                bundle_and_report = [_html("", elem_id="get"), _html("")]
+                bundle_and_report = _html("", elem_id="get")
                 for trigger in (get_tab.select, picker.change):
                     _connect(trigger, page.get, picker, bundle_and_report)
         for trigger in (gr.Timer(2.0).tick, blocks.load, picker.input, started):
@@ -165,8 +165,8 @@ def _watch_tab(page: Page, picker: Any) -> list[Any]:
 
 def _images_tab(page: Page, picker: Any, tab: Any) -> None:
     with gr.Row():
-        class_name = gr.Dropdown(label="Class", choices=[("all classes", ALL)], value=ALL, elem_id="image-class")
-        style = gr.Dropdown(label="Style", choices=[("all styles", ALL)], value=ALL, elem_id="image-style")
+        class_name = gr.Dropdown(label="Class", choices=[("all classes", "")], value="", elem_id="image-class")
+        style = gr.Dropdown(label="Style", choices=[("all styles", "")], value="", elem_id="image-style")
         by_score = gr.Checkbox(label="Least sure first", value=False, elem_id="image-order", min_width=160)
     grid = _html("", elem_id="images")
     inputs = [picker, class_name, style, by_score]
@@ -196,5 +196,7 @@ def _compare_tab(page: Page, tab: Any) -> None:
         with gr.Column(scale=3):
             answers = _html("", elem_id="compare-answers")
     found = _connect(tab.select, page.finished, chosen, chosen)
+    for trigger in (found.then, chosen.input):
+        _connect(trigger, page.compare, chosen, table, preprocess=False)
     for trigger in (found.then, chosen.input, photo.change):
-        _connect(trigger, page.compare, [chosen, photo], [table, answers], preprocess=False)
+        _connect(trigger, page.compare_answers, [chosen, photo], answers, preprocess=False)

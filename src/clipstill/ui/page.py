@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
-from clipstill.core.errors import ClipstillError, DataError, ResourceError
+from clipstill.core.errors import ClipstillError, DataError
+from clipstill.core.images import load_rgb
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.ui import panels
 from clipstill.ui.form import Form, run_arguments
@@ -19,10 +23,22 @@ from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
 from clipstill.ui.runs import Run, runs_in
 
-ALL = "all"
 NO_PHOTO = "Drop a photo on the left, paste one, or take one with the camera."
 
 Update = Any
+
+
+def _errors_as_notes(event: Callable[..., str]) -> Callable[..., str]:
+    """An event that fills one panel; an error is shown there as a note."""
+
+    @functools.wraps(event)
+    def with_errors(*values: Any) -> str:
+        try:
+            return event(*values)
+        except ClipstillError as error:
+            return panels.error_note(error)
+
+    return with_errors
 
 
 class Page:
@@ -41,8 +57,7 @@ class Page:
             yield panels.note("Looking at the names; this takes some seconds ...", items=notes)
             yield panel("plan", ask_plan(arguments))
         except ClipstillError as error:
-            # A check that takes too long says nothing against the names.
-            yield panels.error_note(error, "plain" if isinstance(error, ResourceError) else "wrong")
+            yield panels.error_note(error)
 
     def start(self, *values: Any) -> tuple[Update, Update, Update]:
         """Start the run of the form; return a note, the tab to turn to, and the run to show."""
@@ -105,22 +120,16 @@ class Page:
         }
         return (*(updates[key] if key in changed else gr.skip() for key in pieces), pieces)
 
+    @_errors_as_notes
     def stop(self) -> str:
         """Stop the active run; the stages beside the button show it."""
-        try:
-            stopped = self.jobs.stop()
-        except ClipstillError as error:
-            return panels.error_note(error)
+        stopped = self.jobs.stop()
         return "" if stopped is not None else panels.note("Nothing that was started on this page is running.")
 
-    def go_on(self, name: str | None) -> str:
+    @_errors_as_notes
+    def go_on(self, name: str) -> str:
         """Go on with a run that was stopped, by the command that made it."""
-        if name is None:
-            return panels.note("Choose a run first.")
-        try:
-            self.jobs.start(name, self.jobs.command(name))
-        except ClipstillError as error:
-            return panels.error_note(error)
+        self.jobs.start(name, self.jobs.command(name))
         return ""
 
     # --- images
@@ -132,66 +141,62 @@ class Page:
         styles = run.style_names() if run is not None else []
         return choices("all classes", classes), choices("all styles", styles)
 
+    @_errors_as_notes
     def images(self, name: str | None, class_name: str | None, style: str | None, by_score: bool) -> str:
-        """The grid of synthetic images."""
+        """The grid of synthetic images; an empty class or style stands for all."""
         run = self.jobs.run(name)
         if run is None:
             return self._no_run()
-        try:
-            images, chosen = images_of(run.path, run.task), {"class_name": _chosen(class_name), "style": _chosen(style)}
-            return panels.images_panel(run, images, **chosen, by_score=by_score)
-        except ClipstillError as error:
-            return panels.error_note(error)
+        images = images_of(run.path, run.task)
+        return panels.images_panel(run, images, class_name=class_name, style=style, by_score=by_score)
 
     # --- try, compare, get
 
+    @_errors_as_notes
     def answer(self, name: str | None, photo: Any) -> str:
         """What the run's classifier says of a photo."""
         run = self.jobs.run(name)
         if run is None or not run.has_bundle:
             return panels.note("This run has no classifier yet. Choose a finished one above.")
-        path = self._photo(photo)
-        if isinstance(path, str):
-            return path
-        try:
-            (found,) = _bundle(run).answer([path])
-            return panel("answer", found, run.figures())
-        except ClipstillError as error:
-            return _photo_error(error, path)
+        picture = self._picture(photo)
+        if picture is None:
+            return panels.note(NO_PHOTO)
+        return panel("answer", _bundle(run).answer([picture])[0], run.figures())
 
-    def compare(self, names: list[str] | None, photo: Any) -> tuple[str, str]:
-        """The figures of finished runs beside each other, and their answers to one photo."""
-        try:
-            runs = [run for name in names or [] if (run := self.jobs.run(name)) is not None and run.has_bundle]
-            table = panels.compare_table([(run.name, run.figures()) for run in runs])
-        except ClipstillError as error:
-            return panels.error_note(error), ""
-        path = self._photo(photo)
-        if isinstance(path, str):
-            return table, path if photo else ""
-        try:
-            answers = [(run.name, _bundle(run).answer([path])[0]) for run in runs]
-        except ClipstillError as error:
-            return table, _photo_error(error, path)
-        return table, panel("compare_answers", answers) if answers else ""
+    @_errors_as_notes
+    def compare(self, names: list[str] | None) -> str:
+        """The figures of finished runs beside each other."""
+        return panels.compare_table([(run.name, run.figures()) for run in self._finished(names)])
+
+    @_errors_as_notes
+    def compare_answers(self, names: list[str] | None, photo: Any) -> str:
+        """The answers of finished runs to one photo."""
+        runs, picture = self._finished(names), self._picture(photo)
+        if picture is None or not runs:
+            return ""
+        return panel("compare_answers", [(run.name, _bundle(run).answer([picture])[0]) for run in runs])
 
     def finished(self, names: list[str] | None) -> Update:
         """Runs that can be compared; those that are gone are not chosen any more."""
-        runs = [self.jobs.run(name) for name in runs_in(self.jobs.workspace)]
-        finished = [run.name for run in runs if run is not None and run.has_bundle]
+        finished = [run.name for run in self._finished(runs_in(self.jobs.workspace))]
         return gr.Dropdown(choices=finished, value=[name for name in names or finished[:2] if name in finished])
 
-    def get(self, name: str | None) -> tuple[str, str]:
-        """The bundle to download, and the report."""
+    @_errors_as_notes
+    def get(self, name: str | None) -> str:
+        """The bundle to download, the commands that make it, and the report."""
         run = self.jobs.run(name)
         if run is None:
-            return self._no_run(), ""
-        try:
-            command: Sequence[str] | None = self.jobs.command(run.name)
-        except ClipstillError:
-            command = None
-        report = panel("report", run) if run.has_bundle and run.report is not None else ""
-        return panels.get_panel(run, command), report
+            return self._no_run()
+        if not run.has_bundle:
+            return panels.note("This run has no classifier yet. Watch it, or go on with it, until it is finished.")
+        command = ""
+        with suppress(ClipstillError):
+            command = shlex.join(["clipstill", *self.jobs.command(run.name)])
+        predict = shlex.join(["clipstill", "predict", str(run.path), "photo.jpg"])
+        return panel("get", run, run.figures(), command=command, predict=predict)
+
+    def _finished(self, names: list[str] | None) -> list[Run]:
+        return [run for name in names or () if (run := self.jobs.run(name)) is not None and run.has_bundle]
 
     def _names(self) -> list[str]:
         """Runs of the workspace, and those that were started here and have no folder yet, or never got one."""
@@ -201,31 +206,20 @@ class Page:
     def _no_run(self) -> str:
         return panels.note(f"There is no run in {self.jobs.workspace} yet. Type names on the page Start.")
 
-    def _photo(self, photo: Any) -> Path | str:
-        """The file of an uploaded photo, or a panel where there is none.
+    def _picture(self, photo: Any) -> Image.Image | None:
+        """An uploaded photo; None where there is none.
 
         Gradio would open the photo by itself, and show a message of its own where it cannot. So events take it raw.
         """
         if not isinstance(photo, dict) or not photo.get("path"):
-            return panels.note(NO_PHOTO)
-        try:
-            return self._uploaded(photo["path"])
-        except ClipstillError as error:
-            return panels.error_note(error)
+            return None
+        path = self._uploaded(photo["path"])
+        return load_rgb(path, path.name)
 
 
 def choices(everything: str, names: Sequence[str]) -> Any:
-    """A dropdown of names, with an entry for all of them. A class may be called "all": values of names begin with =."""
-    return gr.Dropdown(choices=[(everything, ALL), *((name, f"={name}") for name in names)], value=ALL)
-
-
-def _chosen(value: str | None) -> str | None:
-    return None if value in (None, ALL) else str(value)[1:]
-
-
-def _photo_error(error: ClipstillError, path: Path) -> str:
-    """An error without the folder of Gradio's uploads, which the user does not know."""
-    return panels.error_note(type(error)(str(error).replace(str(path), path.name)))
+    """A dropdown of names, with an entry for all of them, whose value is empty."""
+    return gr.Dropdown(choices=[(everything, ""), *((name, name) for name in names)], value="")
 
 
 def _bundle(run: Run) -> Bundle:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 
-from clipstill.core.errors import ArtifactError
+from clipstill.core.notebook import percent
 from clipstill.core.progress import span
+from clipstill.report.templates import environment
 from clipstill.stages import STAGES
 from clipstill.ui.pictures import SyntheticImage
-from clipstill.ui.runs import Amount, Figures, Run, amount_in
+from clipstill.ui.runs import Run
 
 FILES = "/files"
 _TITLES = {stage.name: stage.title for stage in STAGES}
 _MOST_CELLS = 600
+_COUNTED = re.compile(r"[^:]+: (?P<done>\d+)/(?P<total>[1-9]\d*) \S+?(?:, (?P<rest>.*))?")
 
 
 def panel(name: str, *values: Any, **named: Any) -> str:
@@ -28,24 +30,18 @@ def panel(name: str, *values: Any, **named: Any) -> str:
 
 @cache
 def _macros() -> Any:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipstill", "ui"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent,
-        span=span,
-        amount=latest_amount,
-        python=repr,
-        title_of=lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
-        address=lambda run: f"{FILES}/{quote(run.name)}",
+    page = environment().overlay(loader=jinja2.PackageLoader("clipstill", "ui"))
+    page.filters = page.filters | {
+        "percent": percent,
+        "span": span,
+        "amount": latest_amount,
+        "python": repr,
+        "title_of": lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
+        "address": lambda run: f"{FILES}/{quote(run.name)}",
         # Changes with the file, so that a browser asks for it again.
-        version=lambda file: file.stat().st_mtime_ns,
-    )
-    return environment.get_template("panels.html").module
+        "version": lambda file: file.stat().st_mtime_ns,
+    }
+    return page.get_template("panels.html").module
 
 
 def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
@@ -53,23 +49,21 @@ def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
     return panel("note", text, kind, items)
 
 
-def error_note(error: Exception, kind: str = "wrong") -> str:
+def error_note(error: Exception) -> str:
     """An error as a sentence of its own."""
     text = str(error)
-    return note(text[:1].upper() + text[1:], kind)
+    return note(text[:1].upper() + text[1:], "wrong")
 
 
-def percent(share: float | None, digits: int = 0) -> str:
-    """``63 %``; a dash for what is not known."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+def latest_amount(lines: Sequence[str]) -> dict[str, str | None] | None:
+    """How far the running stage is, by the last line of progress; None where the stage has ended or has none.
 
-
-def latest_amount(lines: Sequence[str]) -> Amount | None:
-    """How far the running stage is, by the last line of progress; None where the stage has ended or has none."""
+    Of ``synthesis: 28/112 img, 1.2 img/s, 1 min left`` it is ``done`` 28, ``total`` 112 and what follows as ``rest``.
+    """
     for line in reversed(lines):
-        found = amount_in(line)
+        found = _COUNTED.fullmatch(line.strip())
         if found is not None or line.endswith((": running", ": done already, skipped")) or ": done in " in line:
-            return found
+            return found and found.groupdict()
     return None
 
 
@@ -81,10 +75,10 @@ def images_panel(
         return note("There are no images yet. They appear here as soon as the first group of them is done.")
     classes = run.task.names if run.task is not None else ()
     styles = run.style_names()
-    if class_name is None and style is None and not by_score:
+    if not (class_name or style or by_score):
         return _image_table(run, images, classes, styles)
     named = [(each, _at(classes, each.record.class_id), _at(styles, each.record.style_id)) for each in images]
-    chosen = [entry for entry in named if class_name in (None, entry[1]) and style in (None, entry[2])]
+    chosen = [entry for entry in named if class_name in ("", None, entry[1]) and style in ("", None, entry[2])]
     if by_score:
         chosen.sort(key=lambda entry: entry[0].record.score)
     return panel("gallery", run, len(images), chosen, most=_MOST_CELLS)
@@ -102,29 +96,16 @@ def _image_table(run: Run, images: Sequence[SyntheticImage], classes: Sequence[s
     return panel("image_table", run, len(images), table, columns=heads, left_out=len(rows) - len(table))
 
 
-def compare_table(rows: Sequence[tuple[str, Figures]]) -> str:
+def compare_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """Finished runs beside each other."""
     if len(rows) < 2:
         return note("Choose two or more finished runs.")
     warning = ""
-    if len({frozenset(each.labels) for _, each in rows}) > 1:
+    if len({frozenset(each["labels"]) for _, each in rows}) > 1:
         warning = "These runs have different classes, so their accuracies are of different questions."
-    elif len({each.photos for _, each in rows if each.photos}) > 1:
+    elif len({each["evaluation"]["n"] for _, each in rows if each["evaluation"]}) > 1:
         warning = "These runs were measured on different photos, so small differences mean little."
     return panel("compare_table", rows, warning)
-
-
-def get_panel(run: Run, command: Sequence[str] | None) -> str:
-    """The bundle to take away, and the commands that do the same."""
-    if not run.has_bundle:
-        return note("This run has no classifier yet. Watch it, or go on with it, until it is finished.")
-    try:
-        figures = run.figures()
-    except ArtifactError as error:
-        return error_note(error)
-    shown = None if command is None else f"clipstill {shlex.join(command)}"
-    predict = f"clipstill predict {shlex.quote(str(run.path))} photo.jpg"
-    return panel("get", run, figures, command=shown, predict=predict)
 
 
 def _at(names: Sequence[str], position: int) -> str:

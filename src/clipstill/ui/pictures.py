@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -73,11 +72,5 @@ def picture_bytes(image: SyntheticImage) -> bytes:
     Raises:
         ArtifactError: The shard is damaged.
     """
-    try:
-        with tarfile.open(image.shard, "r:") as tar:
-            member = tar.extractfile(image.member)
-            if member is not None:
-                return member.read()
-    except (OSError, KeyError, tarfile.TarError):
-        pass
-    raise ArtifactError(f"{image.member} of {image.shard} cannot be read. Run the same command again.")
+    [data] = SurrogateSet([(image.shard, image.member)], [image.record]).decoded(".png", bytes)
+    return data

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
+from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, read_json
+from clipstill.runtime.bundle import LABELS
 from clipstill.stages import bundle, calibration, images, prompts, report
 from clipstill.text.task import Task
 from clipstill.workflow.stage import STAGES_FOLDER
-from clipstill.workflow.store import CONFIG_FILE, LOCK, TASK_FILE, read_events, read_run_marker
+from clipstill.workflow.store import LOCK, TASK_FILE, read_events, read_run_marker
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
-_COUNTED = re.compile(r"(?P<title>[^:]+): (?P<done>\d+)/(?P<total>\d+) \S+?(?:, (?P<rest>.*))?")
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,6 @@ class Run:
         """Folder of the bundle."""
         return self.path / bundle.NAME
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The settings; empty before they are written, or where they cannot be read."""
-        try:
-            found = yaml.safe_load((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def style_names(self) -> list[str]:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
@@ -69,64 +60,15 @@ class Run:
         except ArtifactError:
             return []
 
-    def figures(self) -> Figures:
-        """The main figures of the finished student; ArtifactError where a file is missing or malformed."""
-        metrics = read_json(self.bundle / "metrics.json")
-        labels = read_json(self.bundle / "labels.json")
-        evaluation = metrics.get("evaluation") or {}
+    def figures(self) -> dict[str, Any]:
+        """The figures of the finished student, as its bundle and its calibration store them."""
         estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
-        config = self.config
-        try:
-            return Figures(
-                labels=tuple(labels["labels"]),
-                student=str(config.get("student", {}).get("name", "-")),
-                teacher=str(config.get("teacher", {}).get("name", "-")),
-                top1=evaluation.get("student_top1"),
-                teacher_top1=evaluation.get("teacher_top1"),
-                photos=evaluation.get("n"),
-                expected_top1=read_json(estimates).get("expected_top1") if estimates.is_file() else None,
-                onnx_bytes=int(metrics["export"]["onnx_bytes"]),
-                parameters=int(metrics["export"]["parameters"]),
-                latency_ms=float(metrics["export"]["latency_ms"]),
-                refuses=labels.get("refusal_threshold") is not None,
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"the bundle of {self.name} is malformed ({error!r}). Run it again.") from None
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The main figures of a finished run; accuracies are in [0, 1], and None where they are not known."""
-
-    labels: tuple[str, ...]
-    student: str
-    teacher: str
-    top1: float | None  # On real photos.
-    teacher_top1: float | None
-    photos: int | None  # Number of those photos.
-    expected_top1: float | None  # Told without photos.
-    onnx_bytes: int
-    parameters: int
-    latency_ms: float
-    refuses: bool  # Whether the classifier can answer "none of these".
-
-
-@dataclass(frozen=True)
-class Amount:
-    """How far counted work is: done, of how many, and rate and time left as the run printed them."""
-
-    title: str
-    done: int
-    total: int
-    rest: str
-
-
-def amount_in(line: str) -> Amount | None:
-    """The amount in a line such as ``synthesis: 28/112 img, 1.2 img/s, 1 min 10 s left``; None for other lines."""
-    found = _COUNTED.fullmatch(line.strip())
-    if found is None or int(found["total"]) == 0:
-        return None
-    return Amount(found["title"], int(found["done"]), int(found["total"]), found["rest"] or "")
+        return {
+            **read_json(self.bundle / METRICS_FILE),
+            **read_json(self.bundle / LABELS),
+            "models": read_json(self.bundle / MANIFEST)["info"],
+            "expected_top1": read_json(estimates)["expected_top1"] if estimates.is_file() else None,
+        }
 
 
 def checked_name(name: str) -> str:
@@ -205,10 +147,6 @@ def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
 
 def _is_held(lock: Path) -> bool:
     """Whether a process works on the folder. The lock is taken for a moment and given back at once."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
     try:
         with lock.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

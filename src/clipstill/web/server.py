@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -83,28 +83,25 @@ def run(
     )
     # It tells of each malformed form, which the log of requests does already.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    server = uvicorn.Server(config)
-    # uvicorn raises SIGINT and SIGTERM again when it has stopped, which would end this process as if it had failed.
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]
-    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: None}
-    if hasattr(signal, "SIGHUP"):
-        handlers[signal.SIGHUP] = server.handle_exit
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        asyncio.run(_run_until_stopped(server, listener, on_ready))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        listener.close()
+    server = _Server(config)
+    server.on_ready = on_ready
+    with listener:
+        asyncio.run(server.serve(sockets=[listener]))
 
 
-async def _run_until_stopped(server: uvicorn.Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        on_ready()
-    await serving
+class _Server(uvicorn.Server):
+    on_ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal. uvicorn would raise it again at the end, and the process would seem to have failed."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
 
 class _ImpatientProtocol(H11Protocol):
