@@ -11,9 +11,11 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from clipstill.core.errors import ConfigError
+from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.meta import statistics_kept
@@ -21,8 +23,7 @@ from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.distillation.training_data import Setup, TrainingData
-from clipstill.students import load_student
-from clipstill.students.student import Student
+from clipstill.students.student import Backbone, Student
 
 SMALL = DistilSettings(
     steps=12, batch=8, lr=1e-3, head_lr=1e-2, warmup_steps=2, views=2, held_out_styles=1, checkpoint_every=4, ema=0.9
@@ -64,7 +65,18 @@ def pictures(count: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def new_student(seed: int = 0) -> Student:
-    return load_student("timm:test_efficientnet", classes=3, init="scratch", image_size=32, seed=seed)
+    """Two layers with statistics: enough to tell colours."""
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    generator = generator_for(seed, "network")
+    with torch.no_grad():
+        for weight in (network[0].weight, network[3].weight):
+            weight.copy_(torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
+    preprocess = Preprocess(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Student(Backbone("two layers", network, preprocess), classes=3, seed=seed).eval()
 
 
 def train(
@@ -124,7 +136,7 @@ def test_head_training_interrupted_between_steps_equals_uninterrupted(tmp_path: 
     student = new_student()
     seen = 0
 
-    def stop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def stop(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal seen
         seen += 1
         if seen == 7:
@@ -223,7 +235,7 @@ def test_pictures_without_class_teach_and_are_not_held_out(tmp_path: Path) -> No
 
 
 def test_cached_views_count_by_everything_that_draws_them(tmp_path: Path) -> None:
-    student, data = load_student("lite0", 3, "scratch", 32), TrainingData(*pictures(4))
+    student, data = new_student(), TrainingData(*pictures(4))
     labels = SoftLabels(ColourTeacher(), torch.eye(3))
     keys = {
         FeatureCache(Setup(student, labels, data, data, settings=settings, folder=tmp_path, seed=0), data).key
@@ -267,7 +279,7 @@ def test_meta_distillation_without_styles_is_refused(tmp_path: Path) -> None:
 
 def test_statistics_do_not_move_at_weights_that_only_a_try_has() -> None:
     """With a second group that is tried aside, running statistics are those of the first group alone."""
-    module = torch.nn.Sequential(torch.nn.BatchNorm1d(3)).train()
+    module = nn.Sequential(nn.BatchNorm1d(3)).train()
     x_N3 = torch.randn(8, 3, generator=generator_for("statistics"))
     module(x_N3)
     before = module[0].running_mean.clone()  # type: ignore[union-attr, operator]

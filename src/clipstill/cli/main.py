@@ -71,16 +71,18 @@ def _root(
     pass
 
 
+_COMMAND = typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of this process, and return its exit code."""
-    command = typer.main.get_command(app)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with terminal():
             # Not standalone: click would print its usage lines around the one that matters.
-            code = command.main(arguments, prog_name="clipstill", standalone_mode=False)
+            code = _COMMAND.main(arguments, prog_name="clipstill", standalone_mode=False)
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
