@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import nn
 
+from clipstill.core.description import ExportFacts
 from clipstill.core.errors import ArtifactError, ExportError, ResourceError
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.core.onnx_session import open_session
@@ -23,14 +25,27 @@ from clipstill.export.measure import latency
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.page import OWN_FILES, RUNTIME_FILES
 from clipstill.export.parity import check_parity
-from export_fixtures import LABELS, PREPROCESS, SIZE, content, describe, new_student
+from export_fixtures import LABELS, PREPROCESS, SIZE, TinyStudent, content, describe, new_student
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student() -> TinyStudent:
+    """The student that is exported, while it trains."""
+    return new_student().train()
+
+
+@pytest.fixture(scope="module")
+def exported(student: TinyStudent, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    export_onnx(new_student(), path, SIZE)
+    export_onnx(student, path, SIZE)
     return path
+
+
+@pytest.fixture(scope="module")
+def replaced(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportFacts]:
+    """A bundle in the place of an older one, and what its export measured."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("replaced") / "bundle"))
+    return folder, write_bundle(folder, content(new_student()), describe, key="new")
 
 
 @pytest.fixture
@@ -60,11 +75,9 @@ def test_exported_model_holds_no_path_of_the_machine(exported: Path) -> None:
     assert b".py" not in raw
 
 
-def test_export_is_one_file_and_leaves_the_student_as_it_was(tmp_path: Path) -> None:
-    student = new_student().train()
-    before = {name: value.clone() for name, value in student.state_dict().items()}
-    export_onnx(student, tmp_path / "model.onnx", SIZE)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+def test_export_is_one_file_and_leaves_the_student_as_it_was(student: TinyStudent, exported: Path) -> None:
+    before = new_student().state_dict()
+    assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
     assert student.training
     assert student.backbone[2].inplace
     assert all(parameter.requires_grad for parameter in student.parameters())
@@ -138,17 +151,15 @@ def test_latency_is_a_positive_number_of_milliseconds(exported: Path) -> None:
     assert 0 < latency(Onnx().open(exported, threads=1), SIZE) < 1000
 
 
-def test_bundle_holds_every_file_that_the_design_names(tmp_path: Path) -> None:
-    student = new_student()
-    facts = write_bundle(tmp_path / "bundle", content(student), describe, key="abc")
-    folder = tmp_path / "bundle"
+def test_bundle_holds_every_file_that_the_design_names(replaced: tuple[Path, ExportFacts]) -> None:
+    folder, facts = replaced
     assert {path.name for path in folder.iterdir()} == {
         "LICENCES.md", "MANIFEST.json", "card.md", "class_vectors.safetensors", "labels.json", "metrics.json",
         "model.onnx", "parity.json", "preprocess.json", "student.safetensors", *OWN_FILES, *RUNTIME_FILES,
     }  # fmt: skip
     manifest = read_manifest(folder)
     assert manifest is not None
-    assert (manifest.key, manifest.info["kind"]) == ("abc", "bundle")
+    assert (manifest.key, manifest.info["kind"]) == ("new", "bundle")
     verify_files(folder, manifest)
     expected = {"labels": list(LABELS), "temperature": 1.0, "refusal_threshold": None}
     assert json.loads((folder / "labels.json").read_text()) == expected
@@ -156,18 +167,16 @@ def test_bundle_holds_every_file_that_the_design_names(tmp_path: Path) -> None:
     assert json.loads((folder / "parity.json").read_text())["max_difference"] == facts.parity["max_difference"]
     assert json.loads((folder / "metrics.json").read_text())["export"]["onnx_bytes"] == facts.onnx_bytes
     stored = load_file(folder / "student.safetensors")
-    assert all(torch.equal(value, stored[name]) for name, value in student.state_dict().items())
+    assert all(torch.equal(value, stored[name]) for name, value in new_student().state_dict().items())
     assert load_file(folder / "class_vectors.safetensors")["class_vectors"].shape == (3, 4)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_new_bundle_replaces_the_old_one(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "bundle", content(new_student()), describe, key="old")
-    write_bundle(tmp_path / "bundle", content(new_student()), describe, key="new")
-    manifest = read_manifest(tmp_path / "bundle")
-    assert manifest is not None
-    assert manifest.key == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+def test_new_bundle_replaces_the_old_one(tiny_bundle: Path, replaced: tuple[Path, ExportFacts]) -> None:
+    old, new = read_manifest(tiny_bundle), read_manifest(replaced[0])
+    assert old is not None
+    assert new is not None
+    assert (old.key, new.key) == ("tiny", "new")
+    assert [path.name for path in replaced[0].parent.iterdir()] == ["bundle"]
 
 
 def test_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
@@ -190,16 +199,15 @@ def test_failed_export_leaves_the_old_bundle_and_no_rest(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_bundle_hidden_by_a_kill_between_two_renames_comes_back(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "bundle", content(new_student()), describe, key="old")
-    (tmp_path / "bundle").rename(tmp_path / ".bundle.clipstill-previous")
+def test_bundle_hidden_by_a_kill_between_two_renames_comes_back(tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / ".bundle.clipstill-previous")
     (tmp_path / ".bundle.clipstill-partial").mkdir()
     broken = content(new_student(), labels=("only", "two"))
     with pytest.raises(ExportError, match="answers for 3 classes, but there are 2 labels"):
         write_bundle(tmp_path / "bundle", broken, describe)
     manifest = read_manifest(tmp_path / "bundle")
     assert manifest is not None
-    assert manifest.key == "old"
+    assert manifest.key == "tiny"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -94,11 +95,23 @@ def net() -> Net:
 
 @pytest.fixture(scope="module")
 def made(net: Net, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, FormatFacts]]:
-    """All formats that can be written here, once."""
-    folder = tmp_path_factory.mktemp("formats")
-    export_onnx(net, folder / "model.onnx", SIZE)
-    found = write_formats(folder, net, SIZE, FormatRequest(HERE, PICTURES))
-    return folder, {each.format: each for each in found}
+    """A bundle of all formats that can be written here, once."""
+    folder = tmp_path_factory.mktemp("all") / "bundle"
+    facts = write_bundle(folder, content(net, HERE), describe, key="abc")
+    return folder, {name: FormatFacts(name, **told) for name, told in facts.formats.items()}
+
+
+@pytest.fixture(scope="module")
+def bundle(made: tuple[Path, dict[str, FormatFacts]]) -> Path:
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def far_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Net, Path]:
+    """A net with channels far apart, and its ``model.onnx``."""
+    net, path = with_outliers(Net().eval()), tmp_path_factory.mktemp("far apart") / "model.onnx"
+    export_onnx(net, path, SIZE)
+    return net, path
 
 
 def as_input(pixels_NHW3: np.ndarray) -> np.ndarray:
@@ -172,11 +185,11 @@ def test_openvino_is_written_without_its_reports_over_the_network(made: tuple[Pa
 
 
 def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    far_apart: tuple[Net, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="clipstill")
-    net = with_outliers(Net().eval())
-    export_onnx(net, tmp_path / "model.onnx", SIZE)
+    net = far_apart[0]
+    shutil.copy(far_apart[1], tmp_path)
     kept, refused = write_formats(tmp_path, net, SIZE, FormatRequest(["onnx-int8"], PICTURES))
     assert refused.refused is not None
     assert "it answers otherwise than the student for" in refused.refused
@@ -185,10 +198,12 @@ def test_int8_of_channels_far_apart_is_refused_and_leaves_no_file(
     assert "export: onnx-int8 is refused" in caplog.text
 
 
-def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_int8_between_the_limits_is_written_with_a_warning(
+    far_apart: tuple[Net, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", logger="clipstill")
-    net = with_outliers(Net().eval())
-    export_onnx(net, tmp_path / "model.onnx", SIZE)
+    net = far_apart[0]
+    shutil.copy(far_apart[1], tmp_path)
     request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_warn=0.0, int8_refuse=1.0))
     _, found = write_formats(tmp_path, net, SIZE, request)
     assert found.refused is None
@@ -197,8 +212,10 @@ def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, caplo
     assert "export: onnx-int8: it answers otherwise" in caplog.text
 
 
-def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(net: Net, tmp_path: Path) -> None:
-    export_onnx(net, tmp_path / "model.onnx", SIZE)
+def test_int8_without_enough_pictures_is_refused_and_the_others_are_made(
+    bundle: Path, net: Net, tmp_path: Path
+) -> None:
+    shutil.copy(bundle / "model.onnx", tmp_path)
     few = Pictures(coloured(3), coloured(2))
     _, refused, other = write_formats(tmp_path, net, SIZE, FormatRequest(["onnx-int8", "onnx-fp16"], few))
     assert refused.refused is not None
@@ -238,13 +255,6 @@ def content(net: Net, names: Sequence[str]) -> BundleContent:
 
 def describe(facts: ExportFacts) -> dict[str, str]:
     return {"card.md": "# A card\n\n## Quality on real photos\n\nNone.\n"}
-
-
-@pytest.fixture(scope="module")
-def bundle(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("all") / "bundle"
-    write_bundle(folder, content(net, HERE), describe, key="abc")
-    return folder
 
 
 def test_bundle_of_all_formats_is_verified_and_opens_by_precision(bundle: Path, net: Net) -> None:

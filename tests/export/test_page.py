@@ -11,7 +11,6 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -24,10 +23,8 @@ from PIL import Image
 
 from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, verify_files, write_json
 from clipstill.core.images import fit_square, load_rgb
-from clipstill.export.bundle import write_bundle
 from clipstill.export.page import OWN_FILES, RUNTIME_FILES, RUNTIME_LEDGER
 from clipstill.runtime.bundle import load_bundle
-from export_fixtures import content, describe, new_student
 
 PHOTOS = {"chelsea.png": "skimage/data", "rocket.jpg": "skimage/data", "flower.jpg": "sklearn/datasets/images"}
 PACKAGE = importlib.resources.files("clipstill")
@@ -36,17 +33,10 @@ PACKAGE = importlib.resources.files("clipstill")
 # --- The folder
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page") / "bundle"
-    write_bundle(folder, content(new_student()), describe)
-    return folder
-
-
 @pytest.fixture
-def bundle(exported: Path, tmp_path: Path) -> Path:
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
-    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 def relabel(folder: Path, **changed: object) -> None:
@@ -56,28 +46,23 @@ def relabel(folder: Path, **changed: object) -> None:
     commit_manifest(folder, "", names, {"kind": "bundle"})
 
 
-def test_manifest_lists_the_page(exported: Path) -> None:
-    manifest = read_manifest(exported)
+def test_manifest_lists_the_page(tiny_bundle: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
     assert manifest is not None
     assert {*OWN_FILES, *RUNTIME_FILES} <= set(manifest.files)
-    verify_files(exported, manifest)
+    verify_files(tiny_bundle, manifest)
 
 
-def test_bundle_without_a_page_has_none_of_its_files(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "bundle", replace(content(new_student()), page=False), describe)
-    assert not {path.name for path in (tmp_path / "bundle").iterdir()} & {*OWN_FILES, *RUNTIME_FILES}
-
-
-def test_runtime_is_the_one_that_its_ledger_tells(exported: Path) -> None:
-    told = re.findall(r"^\| (\S+) \|.*`([0-9a-f]{64})` \|$", (exported / RUNTIME_LEDGER).read_text(), re.MULTILINE)
+def test_runtime_is_the_one_that_its_ledger_tells(tiny_bundle: Path) -> None:
+    told = re.findall(r"^\| (\S+) \|.*`([0-9a-f]{64})` \|$", (tiny_bundle / RUNTIME_LEDGER).read_text(), re.MULTILINE)
     assert len(told) == 3
     for name, digest in told:
-        raw = (exported / name).read_bytes()
+        raw = (tiny_bundle / name).read_bytes()
         assert hashlib.sha256(gzip.decompress(raw) if name.endswith(".gz") else raw).hexdigest() == digest
 
 
-def test_page_has_no_script_or_style_in_its_markup(exported: Path) -> None:
-    page = (exported / "index.html").read_text()
+def test_page_has_no_script_or_style_in_its_markup(tiny_bundle: Path) -> None:
+    page = (tiny_bundle / "index.html").read_text()
     assert "script-src 'self' 'wasm-unsafe-eval'" in page
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|javascript:", page)
 

@@ -17,9 +17,8 @@ import clipstill.core
 from clipstill.core.errors import ArtifactError, DataError
 from clipstill.core.files import commit_manifest, read_manifest
 from clipstill.core.images import fit_square, load_rgb
-from clipstill.export.bundle import write_bundle
 from clipstill.runtime import Prediction, load_bundle
-from export_fixtures import LABELS, PREPROCESS, SIZE, content, describe, new_student
+from export_fixtures import LABELS, PREPROCESS, SIZE, new_student
 
 # Everything outside the standard library that may be imported; the second line is what onnxruntime itself uses.
 ALLOWED = ["clipstill", "numpy", "PIL", "onnxruntime"]
@@ -40,13 +39,6 @@ found = load_bundle(sys.argv[1]).predict(sys.argv[2])
 loaded = [name for name in ("torch", "onnx", "safetensors", "pydantic", "typer", "rich", "yaml") if name in sys.modules]
 print(json.dumps([[each.label, each.score] for each in found] + loaded))
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(folder, content(new_student()), describe)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,37 +68,37 @@ def reference(photo: Path) -> np.ndarray:
     return logits.softmax(1)[0].numpy()
 
 
-def test_prediction_equals_the_student_in_torch(folder: Path, photo: Path) -> None:
+def test_prediction_equals_the_student_in_torch(tiny_bundle: Path, photo: Path) -> None:
     expected = reference(photo)
-    found = load_bundle(folder).predict(photo)
+    found = load_bundle(tiny_bundle).predict(photo)
     assert [each.label for each in found] == [LABELS[i] for i in np.argsort(-expected)]
     np.testing.assert_allclose([each.score for each in found], np.sort(expected)[::-1], atol=1e-5)
 
 
-def test_runtime_needs_numpy_onnxruntime_and_pillow_only(folder: Path, photo: Path) -> None:
+def test_runtime_needs_numpy_onnxruntime_and_pillow_only(tiny_bundle: Path, photo: Path) -> None:
     source = str(Path(clipstill.core.__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(folder), str(photo), ",".join(ALLOWED)],
+        [sys.executable, "-c", ALONE, str(tiny_bundle), str(photo), ",".join(ALLOWED)],
         env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    expected = [[each.label, each.score] for each in load_bundle(folder).predict(photo)]
+    expected = [[each.label, each.score] for each in load_bundle(tiny_bundle).predict(photo)]
     assert json.loads(done.stdout) == expected
 
 
-def test_run_folder_stands_for_its_bundle(folder: Path) -> None:
-    assert load_bundle(folder.parent).folder == folder
+def test_run_folder_stands_for_its_bundle(tiny_bundle: Path) -> None:
+    assert load_bundle(tiny_bundle.parent).folder == tiny_bundle
 
 
-def test_top_asks_for_the_best_classes(folder: Path, photo: Path) -> None:
-    bundle = load_bundle(folder)
+def test_top_asks_for_the_best_classes(tiny_bundle: Path, photo: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
     assert bundle.predict(str(photo), top=2) == bundle.predict(photo)[:2]
     with pytest.raises(DataError, match="at least one class"):
         bundle.predict(photo, top=0)
 
 
-def test_list_of_photos_gives_a_list_of_answers_in_its_order(folder: Path, photo: Path) -> None:
-    bundle = load_bundle(folder)
+def test_list_of_photos_gives_a_list_of_answers_in_its_order(tiny_bundle: Path, photo: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
     other = Image.new("RGB", (40, 90), (255, 0, 0))
     both = bundle.predict([photo, other] * 20)
     assert len(both) == 40
@@ -116,31 +108,31 @@ def test_list_of_photos_gives_a_list_of_answers_in_its_order(folder: Path, photo
     assert bundle.predict([]) == []
 
 
-def test_logits_of_nothing_are_nothing(folder: Path) -> None:
-    assert load_bundle(folder).logits(np.zeros((0, SIZE, SIZE, 3), np.uint8)).shape == (0, 3)
+def test_logits_of_nothing_are_nothing(tiny_bundle: Path) -> None:
+    assert load_bundle(tiny_bundle).logits(np.zeros((0, SIZE, SIZE, 3), np.uint8)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 3, SIZE, SIZE), np.uint8)])
-def test_logits_of_other_shapes_and_types_are_refused(folder: Path, pixels: np.ndarray) -> None:
+def test_logits_of_other_shapes_and_types_are_refused(tiny_bundle: Path, pixels: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"takes uint8 pixels of shape \(N, 32, 32, 3\)"):
-        load_bundle(folder).logits(pixels)
+        load_bundle(tiny_bundle).logits(pixels)
 
 
-def test_temperature_softens_scores_and_keeps_their_order(folder: Path, photo: Path, tmp_path: Path) -> None:
-    soft = load_bundle(copy_with(folder, tmp_path, "labels.json", {"labels": LABELS, "temperature": 1e6}))
+def test_temperature_softens_scores_and_keeps_their_order(tiny_bundle: Path, photo: Path, tmp_path: Path) -> None:
+    soft = load_bundle(copy_with(tiny_bundle, tmp_path, "labels.json", {"labels": LABELS, "temperature": 1e6}))
     found = soft.predict(photo)
-    assert [each.label for each in found] == [each.label for each in load_bundle(folder).predict(photo)]
+    assert [each.label for each in found] == [each.label for each in load_bundle(tiny_bundle).predict(photo)]
     np.testing.assert_allclose([each.score for each in found], 1 / 3, atol=1e-4)
 
 
-def test_unreadable_photo_is_named(folder: Path, tmp_path: Path) -> None:
+def test_unreadable_photo_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     with pytest.raises(DataError, match=r"broken\.jpg"):
-        load_bundle(folder).predict(tmp_path / "broken.jpg")
+        load_bundle(tiny_bundle).predict(tmp_path / "broken.jpg")
 
 
-def test_altered_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    for each in folder.iterdir():
+def test_altered_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    for each in tiny_bundle.iterdir():
         (tmp_path / each.name).write_bytes(each.read_bytes())
     with (tmp_path / "model.onnx").open("ab") as stream:
         stream.write(b"\0")
@@ -163,9 +155,11 @@ def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
         ("model.onnx", "not a model", "cannot be run by onnxruntime"),
     ],
 )
-def test_file_of_another_form_is_refused(folder: Path, tmp_path: Path, name: str, value: object, says: str) -> None:
+def test_file_of_another_form_is_refused(
+    tiny_bundle: Path, tmp_path: Path, name: str, value: object, says: str
+) -> None:
     with pytest.raises(ArtifactError, match=says) as caught:
-        load_bundle(copy_with(folder, tmp_path, name, value))
+        load_bundle(copy_with(tiny_bundle, tmp_path, name, value))
     assert "\n" not in str(caught.value)
 
 
@@ -173,10 +167,10 @@ def test_prediction_is_a_plain_value() -> None:
     assert Prediction("dog", 0.5) == Prediction(label="dog", score=0.5)
 
 
-def test_notebook_shows_a_small_table(folder: Path, tmp_path: Path) -> None:
+def test_notebook_shows_a_small_table(tiny_bundle: Path, tmp_path: Path) -> None:
     names = ["<b>dog</b>", "elephant", "guitar"]
     value = {"labels": names, "temperature": 1.5, "refusal_threshold": 0.4}
-    shown = load_bundle(copy_with(folder, tmp_path, "labels.json", value))._repr_html_()
+    shown = load_bundle(copy_with(tiny_bundle, tmp_path, "labels.json", value))._repr_html_()
     assert "&lt;b&gt;dog&lt;/b&gt;, elephant, guitar" in shown
     for part in ("<th>3 classes</th>", "model.onnx", "32 px", "not measured", "<td>1.5</td>", "below a score of 0.4"):
         assert part in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import threading
 import time
@@ -19,11 +20,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from clipstill.core.files import commit_manifest, read_manifest
-from clipstill.export.bundle import write_bundle
 from clipstill.runtime import Answer, Bundle, Prediction, load_bundle
 from clipstill.serving.app import answer_json, create_app
 from clipstill.serving.uploads import Limits
-from export_fixtures import LABELS, content, describe, new_student
+from export_fixtures import LABELS
 
 LIMITS = Limits(body_bytes=300_000, files=4, waiting=8, seconds=20)
 PNG = {"content-type": "image/png"}
@@ -53,10 +53,9 @@ def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with a page of its own, and a secret beside it that nobody may see."""
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(folder, content(new_student()), describe)
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("run") / "bundle"))
     (folder / "index.html").write_text("<!doctype html><title>page</title>")
     (folder / "runtime.wasm").write_bytes(b"\0asm")
     (folder / "runtime.mjs").write_text("export default 1")

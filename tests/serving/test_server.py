@@ -18,8 +18,6 @@ import pytest
 
 import clipstill
 from clipstill.cli.main import main
-from clipstill.export.bundle import write_bundle
-from export_fixtures import content, describe, new_student
 from tests.serving.test_app import png
 
 SOURCE = str(Path(clipstill.__file__).parents[1])
@@ -51,15 +49,8 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "bundle"
-    write_bundle(folder, content(new_student()), describe)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[Service]:
-    started = Service(folder, "--timeout", "1")
+def service(tiny_bundle: Path) -> Iterator[Service]:
+    started = Service(tiny_bundle, "--timeout", "1")
     yield started
     if started.process.poll() is None:
         started.process.kill()
@@ -119,15 +110,15 @@ def test_client_that_leaves_harms_nobody(service: Service) -> None:
     assert service.predict(png())["label"]
 
 
-def test_port_in_use_is_one_line(service: Service, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", str(folder), "--port", str(service.port)]) == 2
+def test_port_in_use_is_one_line(service: Service, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(tiny_bundle), "--port", str(service.port)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: cannot listen on port {service.port} of 127.0.0.1: Address already in use.")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_lets_what_was_begun_end(folder: Path, number: signal.Signals) -> None:
-    service = Service(folder)
+def test_signal_lets_what_was_begun_end(tiny_bundle: Path, number: signal.Signals) -> None:
+    service = Service(tiny_bundle)
     body = png()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
     with service.connect() as connection:

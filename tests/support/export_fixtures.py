@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from clipstill.core.description import Description, ExportFacts
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.export.bundle import BundleContent
+from clipstill.export.bundle import BundleContent, write_bundle
+from run_fixtures import once
 
 SIZE = 32
 LABELS = ("dog", "elephant", "guitar")
@@ -58,3 +61,13 @@ def content(student: TinyStudent, labels: Sequence[str] = LABELS) -> BundleConte
 def describe(facts: ExportFacts) -> dict[str, str]:
     """Stands for the texts of the report part."""
     return {"card.md": f"{facts.onnx_bytes} bytes\n", "LICENCES.md": "Apache-2.0\n"}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of ``new_student``, alone in its folder. Copy it to change it."""
+
+    def make(folder: Path) -> None:
+        write_bundle(folder / "bundle", content(new_student()), describe, key="tiny")
+
+    return once(tmp_path_factory, "tiny", make) / "bundle"

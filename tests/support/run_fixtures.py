@@ -97,7 +97,7 @@ def noise_photos(folder: Path, names: Sequence[str], each: int, of: str = "") ->
     return folder
 
 
-def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that the first process that asks for it makes, for all processes of this session."""
     base = factory.getbasetemp()
     place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -135,7 +135,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with _own_torch_settings():
             assert main(run_arguments(folder, QUICK, "--quiet")) == 0
 
-    return _once(tmp_path_factory, "quick-run", make)
+    return once(tmp_path_factory, "quick-run", make)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise_photos(folder, CLASSES, 9)
         (folder / "dog" / "cut.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:200])
 
-    return _once(tmp_path_factory, "photos", make)
+    return once(tmp_path_factory, "photos", make)
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +157,7 @@ def measured_run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path
         with _own_torch_settings(), _blocked_sockets(folder.with_name("measured-run-calls.json")):
             assert main(run_arguments(folder, MEASURED, "--images", str(photos), "--quiet")) == 0
 
-    return _once(tmp_path_factory, "measured-run", make)
+    return once(tmp_path_factory, "measured-run", make)
 
 
 @contextmanager

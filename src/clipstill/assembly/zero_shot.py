@@ -19,7 +19,7 @@ from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
-from clipstill.export.bundle import BundleContent
+from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
@@ -105,6 +105,7 @@ def make_zero_shot(
         if images is not None:
             refuse_overlap(shown, images)
     photos = None if images is None else ImageFolder.open(images, task.names)
+    check_replaceable(out)
     start = time.monotonic()
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
     vectors_CD = vectors_with_examples(teacher, task, settings, shown)
