@@ -161,7 +161,7 @@ def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
         return encode(x_N3HW)
 
     teacher.plain_image = counted  # type: ignore[method-assign]
-    settings = SETTINGS.changed(views=2, epochs=6, average_mean=6.0)
+    settings = SETTINGS.changed(views=2, epochs=4, average_mean=4.0)
     history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path)
     assert sum(asked) == 2 * 9
     assert history[-1]["loss"] < history[1]["loss"]

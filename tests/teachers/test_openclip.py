@@ -27,8 +27,13 @@ def normalised(
     return (x_N3HW - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-@pytest.mark.parametrize("architecture", ["tiny-vit", "tiny-vit-quickgelu", "tiny-custom", "tiny-rn"])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    ("architecture", "suffix"),
+    [
+        *((name, ".safetensors") for name in ("tiny-vit", "tiny-vit-quickgelu", "tiny-custom", "tiny-rn")),
+        ("tiny-vit", ".pt"),
+    ],
+)
 def test_a_local_checkpoint_computes_what_open_clip_computes(tmp_path: Path, architecture: str, suffix: str) -> None:
     model = reference(architecture)
     path = saved(model, tmp_path / f"weights{suffix}")
