@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from clipstill.cli.main import app
+from clipstill.cli.main import COMMAND
 from clipstill.core.config_fields import Declared, declared, is_section_type
 from clipstill.workflow.settings import Settings
 
@@ -37,7 +37,7 @@ def cli_reference() -> str:
         "command goes on where it stopped.",
         "",
     ]
-    for context in _verbs(typer.Context(typer.main.get_command(app), info_name="clipstill")):
+    for context in _verbs(typer.Context(COMMAND, info_name="clipstill")):
         lines += _verb(context)
     return "\n".join(lines) + "\n"
 

@@ -24,7 +24,7 @@ import torch
 import typer
 from PIL import Image
 
-from clipstill.cli.main import app, main
+from clipstill.cli.main import COMMAND, main
 from clipstill.commands import grow as growing
 from clipstill.commands import run as running
 from clipstill.commands.results import RunResult
@@ -152,7 +152,7 @@ def verbs() -> dict[str, Any]:
 
 
 def _contexts() -> Iterator[Any]:
-    root = typer.Context(typer.main.get_command(app), info_name="clipstill")
+    root = typer.Context(COMMAND, info_name="clipstill")
     for name, command in root.command.commands.items():
         child = typer.Context(command, info_name=name, parent=root)
         if not hasattr(command, "commands"):

@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 
-from clipstill.cli.main import app, main
+from clipstill.cli.main import COMMAND, main
 
 CLASSES = ("--classes", "dog,cat")
 
@@ -162,16 +163,19 @@ def test_predicting_with_what_is_no_bundle(capsys: pytest.CaptureFixture[str], t
 
 
 @pytest.fixture
-def verb_that_raises() -> Iterator[Callable[[BaseException], None]]:
+def verb_that_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Registers a verb ``fail`` that raises an error."""
 
     def register(error: BaseException) -> None:
-        @app.command()
+        alone = typer.Typer(add_completion=False)
+
+        @alone.command()
         def fail() -> None:
             raise error
 
-    yield register
-    app.registered_commands.pop()
+        monkeypatch.setitem(COMMAND.commands, "fail", typer.main.get_command(alone))
+
+    return register
 
 
 def test_interrupt_is_one_line_and_130(

@@ -71,7 +71,8 @@ def _root(
     pass
 
 
-_COMMAND = typer.main.get_command(app)
+# Built once: reading the signatures of all verbs takes longer than many a verb.
+COMMAND = typer.main.get_command(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminal():
             # Not standalone: click would print its usage lines around the one that matters.
-            code = _COMMAND.main(arguments, prog_name="clipstill", standalone_mode=False)
+            code = COMMAND.main(arguments, prog_name="clipstill", standalone_mode=False)
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
