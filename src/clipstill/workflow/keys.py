@@ -54,13 +54,15 @@ class Keys:
         """Key of one stage for a cohort; stages behind the images need the cohorts ``in_use`` too."""
         stage = self.stages[name]
         if name == STUDENT and in_use is not None and in_use.student is not None:
-            return self._key(stage, {"student": in_use.student.key, "class_vectors": self.of(CLASS_VECTORS, cohort)})
+            return self._key(
+                stage, {"student": in_use.student.cohort.key, "class_vectors": self.of(CLASS_VECTORS, cohort)}
+            )
         inputs = {each: self._input(each, cohort, in_use) for each in stage.inputs if each in self.stages}
         return self._key(stage, self._content(stage, cohort, inputs))
 
     def of_student(self, record: StudentRecord) -> str:
         """Key that the present settings give to a student of an earlier call."""
-        cohort = Cohort(record.task, record.task.names, record.evidence)
+        cohort = record.cohort
         inputs = {CLASS_VECTORS: self.of(CLASS_VECTORS, cohort)}
         if IMAGES in self.stages:
             inputs[IMAGES] = record.images

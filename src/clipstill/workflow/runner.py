@@ -76,7 +76,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     except ArtifactError as error:
         say(f"{step.name}: {error}")
         if step.is_kept:
-            store.set_aside(step)
+            store.set_aside(step.stage.name, step.key)
             store.prepare(step, **more)
     _check_that_it_can_be_made(run, store, step)
     say(f"{step.name}: running")
@@ -96,13 +96,13 @@ def _check_that_it_can_be_made(run: Run, store: LockedStore, step: Step) -> None
     """Find out whether a step would need classes, examples or a student that are not there any more."""
     if step.stage.per_cohort and not step.cohort.is_made_for(run.task, run.cohorts.evidence):
         say(f"{step.name}: unfinished or damaged, and made with other classes or examples; made again")
-        store.set_aside(step)
+        store.set_aside(step.stage.name, step.key)
         raise StaleCohortsError
-    student = run.cohorts.student
-    if step.stage.name == STUDENT and student is not None:
+    trained = run.cohorts.student
+    if step.stage.name == STUDENT and trained is not None:
         try:
-            store.kept(STUDENT, student.key)
+            store.kept(STUDENT, trained.cohort.key)
         except ArtifactError as error:
             say(f"{step.name}: {error} It is trained again")
-            store.set_aside_kept(STUDENT, student.key)
+            store.set_aside(STUDENT, trained.cohort.key)
             raise StaleCohortsError from None
