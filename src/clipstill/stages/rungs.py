@@ -9,14 +9,13 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from clipstill.core.errors import ConfigError, DataError, ExportError
 from clipstill.core.files import commit_manifest, read_json, read_manifest, sha256_json, write_json
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 _MODEL = "model.onnx"
 _OTHER_STAGES = (teacher_prompts, class_vectors, prompts, images, near_misses, calibration)
 _BESIDE_THE_STUDENT = tuple(stage.NAME for stage in _OTHER_STAGES)
-_LONGEST_NAMES = 80
 
 
 @dataclass(frozen=True)
@@ -143,37 +141,23 @@ class RungMaker:
         from clipstill.teachers import load_teacher
 
         run, device, start = self._run, self._run.models.device, time.monotonic()
-        digest = None if examples is None else self.examples_digest
-        key = sha256_json([rung, name, run.step(class_vectors.NAME).key, digest])
-        folder = self._model_folder(rung, key)
-        model, vectors_file = folder / _MODEL, folder / class_vectors.VECTORS_FILE
-        if not is_whole_rung(folder, key):
-            teacher = load_teacher(name, torch.device("cpu"))
-            if vectors_CD is None:
-                vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
-            tower = zero_shot_student(teacher, vectors_CD)
-            size = tower.preprocess.size
-            export_onnx(tower, model, size)
-            check_parity(tower, model, size, tolerance=run.settings.export.tolerance)
-            write_tensors(vectors_file, {class_vectors.VECTORS_NAME: vectors_CD})
-            cost = Cost(
-                onnx_bytes=model.stat().st_size,
-                parameters=teacher.image_parameters,
-                gflop=gflop(tower, size),
-                latency_ms=latency(Onnx().open(model, threads=1), size),
-                minutes=(time.monotonic() - start) / 60,
-            )
-            write_json(folder / FACTS_FILE, {"cost": asdict(cost), "preprocess": asdict(tower.preprocess)})
-            commit_manifest(folder, key, [_MODEL, class_vectors.VECTORS_FILE, FACTS_FILE])
-        facts = read_json(folder / FACTS_FILE)
-        own = facts["preprocess"]
-        preprocess = Preprocess(own["size"], tuple(own["mean"]), tuple(own["std"]), own["crop_fraction"])
-        if device.type == "cpu":
-            predict = _session_predictor(model, run.store.threads)
-        else:
-            stored_CD = load_file(vectors_file)[class_vectors.VECTORS_NAME]
-            predict = student_predictor(zero_shot_student(load_teacher(name, torch.device("cpu")), stored_CD), device)
-        return _Classifier(predict, preprocess, 1.0, Cost(**facts["cost"]))
+        model, teacher = self._place / rung / _MODEL, load_teacher(name, torch.device("cpu"))
+        if vectors_CD is None:
+            vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
+        tower = zero_shot_student(teacher, vectors_CD)
+        size = tower.preprocess.size
+        export_onnx(tower, model, size)
+        check_parity(tower, model, size, tolerance=run.settings.export.tolerance)
+        cost = Cost(
+            onnx_bytes=model.stat().st_size,
+            parameters=teacher.image_parameters,
+            gflop=gflop(tower, size),
+            latency_ms=latency(Onnx().open(model, threads=1), size),
+            minutes=(time.monotonic() - start) / 60,
+        )
+        on_cpu = device.type == "cpu"
+        predict = _session_predictor(model, run.store.threads) if on_cpu else student_predictor(tower, device)
+        return _Classifier(predict, tower.preprocess, 1.0, cost)
 
     def _teacher_as_it_is(self) -> _Classifier:
         """The run's teacher where its tower cannot be exported alone."""
@@ -225,8 +209,7 @@ class RungMaker:
             data=lambda: pictures_of_nothing(sampler, count, size, settings.seed),
             before=(class_vectors.NAME,),
         )
-        command = self._rerun_command(f"--generator {sampler.name}")
-        return Rung(name, title, self._measured(name, classifier), command=command)
+        return Rung(name, title, self._measured(name, classifier))
 
     def _with_unlabelled(self) -> Rung:
         from clipstill.assembly.training import TrainingSet
@@ -249,8 +232,7 @@ class RungMaker:
         identity = [photos_digest(unlabelled)]
         classifier = self._trained(rungs.UNLABELLED, identity=identity, data=data, before=_BESIDE_THE_STUDENT)
         classifier = classifier.costing(photos=len(unlabelled.items), labels=self._trained_on["labels"])
-        measured = self._measured(rungs.UNLABELLED, classifier)
-        return Rung(rungs.UNLABELLED, title, measured, command=self._rerun_command("--unlabelled DIR"))
+        return Rung(rungs.UNLABELLED, title, self._measured(rungs.UNLABELLED, classifier))
 
     def _trained(
         self, name: str, *, identity: list[Any], data: Callable[[], TrainingData], before: tuple[str, ...]
@@ -264,7 +246,7 @@ class RungMaker:
 
         run = self._run
         key = sha256_json([name, run.step(student.NAME).key, identity])
-        folder = self._model_folder(name, key)
+        folder = self._place / f"{name}-{key[:16]}"
         if not is_whole_rung(folder, key):
             start, work, pictures = time.monotonic(), folder / "work", data()
             models = calibration.model_pair(run)
@@ -293,24 +275,16 @@ class RungMaker:
             return self._not_given(rungs.EXAMPLES, title, "--examples DIR")
         values = {"seed": run.settings.seed, "device": run.settings.device, "threads": run.store.threads}
         settings = load_settings("fine-tune", values=values)
-        how = settings.distillation.model_dump(mode="json")
-        key = sha256_json([rungs.EXAMPLES, run.step(bundle.NAME).key, self.examples_digest, how])
-        folder = self._model_folder(rungs.EXAMPLES, key)
-        if not is_whole_rung(folder, key):
-            start = time.monotonic()
-            source, out = run.folder(bundle.NAME), folder / "bundle"
-            try:
-                result = fine_tune(source, inputs.examples_folder, out, settings=settings, per_class=inputs.shots)
-            except DataError as error:
-                return Rung(rungs.EXAMPLES, title, missing=str(error))
-            write_json(folder / FACTS_FILE, {"labels": result.examples, "minutes": (time.monotonic() - start) / 60})
-            commit_manifest(folder, key, [FACTS_FILE])
-        facts, tuned = read_json(folder / FACTS_FILE), load_bundle(folder / "bundle", run.store.threads)
-        ours = self._student.cost
-        minutes = (ours.minutes or 0.0) + facts["minutes"]
-        cost = replace(ours, minutes=minutes, labels=facts["labels"] + ours.labels)
+        start, source, out = time.monotonic(), run.folder(bundle.NAME), self._place / rungs.EXAMPLES
+        try:
+            labels = fine_tune(source, inputs.examples_folder, out, settings=settings, per_class=inputs.shots).examples
+        except DataError as error:
+            return Rung(rungs.EXAMPLES, title, missing=str(error))
+        minutes, ours = (time.monotonic() - start) / 60, self._student.cost
+        cost = replace(ours, minutes=minutes + (ours.minutes or 0.0), labels=labels + ours.labels)
+        tuned = load_bundle(out, run.store.threads)
         classifier = _Classifier(tuned.logits, tuned.preprocess, tuned.temperature, cost)
-        title = f"ours, tuned on {facts['labels']} labelled photos"
+        title = f"ours, tuned on {labels} labelled photos"
         given = f"--examples {_quoted(inputs.examples_folder)}{_limit(inputs.shots)}"
         command = f"clipstill fine-tune {self._path} {given} --out DIR"
         return Rung(rungs.EXAMPLES, title, self._measured(rungs.EXAMPLES, classifier), command=command)
@@ -330,7 +304,6 @@ class RungMaker:
             predict,
             photos,
             classifier.preprocess,
-            batch=self._run.settings.evaluation.batch,
             title=f"ladder, {name}",
             name_skipped=False,
             calibration=Calibration(classifier.temperature),
@@ -339,9 +312,6 @@ class RungMaker:
         labels = [label for path, label in photos.items if str(path) not in unread]
         right = "".join("1" if answer == label else "0" for answer, label in zip(answers, labels, strict=True))
         return Measured(right, found.ece, tuple(found.per_class), classifier.cost)
-
-    def _model_folder(self, name: str, key: str) -> Path:
-        return self._place / f"{name}-{key[:16]}"
 
     @cached_property
     def _trained_on(self) -> dict[str, int]:
@@ -376,13 +346,6 @@ class RungMaker:
     def _zero_shot_command(self, teacher: str, examples: Path | None, shots: int | None) -> str:
         options = "" if examples is None else f" --examples {_quoted(examples)}{_limit(shots)}"
         return f"clipstill zero-shot --run {self._path} --teacher {teacher}{options} --out DIR"
-
-    def _rerun_command(self, option: str) -> str:
-        task, config = self._run.task, _quoted(self._run.store.path / "config.yaml")
-        names = ",".join(task.names)
-        is_plain = len(names) <= _LONGEST_NAMES and not any(task.descriptions)
-        classes = shlex.quote(names) if is_plain else "FILE"
-        return f"clipstill run --classes {classes} --config {config} {option} --out DIR"
 
 
 def _session_predictor(model: Path, threads: int) -> PredictLogits:
