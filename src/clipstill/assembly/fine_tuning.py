@@ -32,7 +32,7 @@ from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
-from clipstill.evaluation.calibration import fit_temperature
+from clipstill.evaluation.calibration import MOST_REFUSED, fit_temperature
 from clipstill.evaluation.evaluate import Calibration, EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
@@ -92,7 +92,7 @@ def fine_tune(
 ) -> FineTuned:
     """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    Of ``settings``, ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
+    Of ``settings``, ``distillation``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
     absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:
@@ -199,7 +199,7 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     if threshold is not None:
         # How other things score now is not known; of its own classes it must refuse no more than before.
         score_N = softmax(logits_NC / temperature).max(axis=1)
-        threshold = min(threshold, float(np.quantile(score_N, settings.refusal.most_refused)))
+        threshold = min(threshold, float(np.quantile(score_N, MOST_REFUSED)))
     return Calibration(temperature, threshold)
 
 

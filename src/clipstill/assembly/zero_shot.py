@@ -94,7 +94,7 @@ def make_zero_shot(
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` count.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, and ``export`` count.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
@@ -113,7 +113,7 @@ def make_zero_shot(
     count, found = 0 if shown is None else len(shown.items), None
     if photos is not None:
         # Before the export, whose parity check makes sure that the file gives the same answers.
-        found = evaluate(student_predictor(student), photos, student.preprocess, batch=settings.evaluation.batch)
+        found = evaluate(student_predictor(student), photos, student.preprocess)
     content = BundleContent(
         student=student,
         class_vectors_CD=vectors_CD,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # uint8 (N, H, W, 3) -> logits (N, C).
 PredictLogits = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+# Photos encoded at once.
 BATCH = 32
 
 
@@ -73,7 +74,6 @@ def evaluate(
     folder: ImageFolder,
     preprocess: Preprocess,
     *,
-    batch: int = BATCH,
     title: str = "evaluation",
     name_skipped: bool = True,
     calibration: Calibration | None = None,
@@ -84,7 +84,6 @@ def evaluate(
         predict_logits: Maps uint8 (N, H, W, 3) to logits (N, C), C the folder's classes in their order.
         folder: Real images by class.
         preprocess: Size and crop of the pixels; the classifier normalises by itself.
-        batch: Images per call.
         title: Title of the progress display.
         name_skipped: Whether to print files that cannot be read; the result holds them in any case.
         calibration: Temperature and threshold of refusal; None for plain softmax without refusal.
@@ -104,7 +103,7 @@ def evaluate(
             bar.advance(1)
 
         size, crop = preprocess.size, preprocess.crop_fraction
-        for pixels_NHW3, batch_labels, _ in iterate(folder, size, crop, batch, on_skip=skip):
+        for pixels_NHW3, batch_labels, _ in iterate(folder, size, crop, BATCH, on_skip=skip):
             logits_parts.append(np.asarray(predict_logits(pixels_NHW3)))
             labels.extend(batch_labels)
             bar.advance(len(batch_labels))
@@ -151,7 +150,6 @@ def compare(
     folder: ImageFolder,
     *,
     device: torch.device | str = "cpu",
-    batch: int = BATCH,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Measure teacher and student on the same images, each with its own preprocessing; the result of ``side_by_side``.
@@ -162,16 +160,14 @@ def compare(
         student: The student; it ends on ``device``.
         folder: Real images by class.
         device: Where both work.
-        batch: Images per call.
         calibration: The student's temperature and threshold of refusal.
     """
     predict = teacher_predictor(teacher, class_vectors_CD, device)
-    by_teacher = evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher")
+    by_teacher = evaluate(predict, folder, teacher.preprocess, title="evaluation, teacher")
     by_student = evaluate(
         student_predictor(student, device),
         folder,
         student.preprocess,
-        batch=batch,
         title="evaluation, student",
         name_skipped=False,  # The teacher's evaluation has named the same files.
         calibration=calibration,

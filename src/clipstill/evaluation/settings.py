@@ -18,7 +18,6 @@ class EvaluationSettings(Config):
         default=None,
         description="Folder of real photos with one sub-folder per class. Nothing is measured where it is null.",
     )
-    batch: int = Field(default=32, ge=1, description="Photos encoded at once.")
     ladder: bool = Field(
         default=True,
         description="Measure simpler and richer ways to the same classifier too, where there are photos. It takes a "
@@ -41,13 +40,6 @@ class RefusalSettings(Config):
         "always answers.",
     )
     images: int = Field(default=2, ge=1, description="Synthetic images per near miss.")
-    most_refused: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Largest share of the classes' own synthetic images that the threshold may refuse. Without this "
-        "bound, four of ten photos of the classes were refused.",
-    )
 
     @field_validator("near_misses")
     @classmethod

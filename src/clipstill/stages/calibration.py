@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
-from clipstill.evaluation.calibration import auroc, expected_accuracy, fit_temperature, refusal_threshold
+from clipstill.evaluation.calibration import (
+    MOST_REFUSED,
+    auroc,
+    expected_accuracy,
+    fit_temperature,
+    refusal_threshold,
+)
 from clipstill.evaluation.evaluate import student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.stages import class_vectors, near_misses, student, teacher_prompts
@@ -93,7 +99,7 @@ def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -
         return None
     outside = Answers.joined(models.plain(images.pixels_N3HW), models.views(images.pixels_N3HW))
     inside_N, outside_N = (softmax(each.student_NC / temperature).max(axis=1) for each in (inside, outside))
-    threshold = refusal_threshold(inside_N, outside_N, run.settings.refusal.most_refused)
+    threshold = refusal_threshold(inside_N, outside_N, MOST_REFUSED)
     return {
         "threshold": threshold,
         "near_misses": list(names),
@@ -128,6 +134,5 @@ STAGE = Stage(
     version=2,
     title="Estimate how sure the student may be",
     make=_make,
-    settings=("refusal.most_refused",),
     inputs=(student.NAME, near_misses.NAME),
 )

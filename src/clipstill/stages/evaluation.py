@@ -24,7 +24,6 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         models.student,
         run.photos.measured,
         device=models.device,
-        batch=run.settings.evaluation.batch,
         calibration=Calibration(found["temperature"], calibration.threshold_of(found)),
     )
     write_json(folder / RESULT_FILE, result)
