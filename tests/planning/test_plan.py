@@ -15,7 +15,6 @@ from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
-from clipstill.planning.budget import with_settings
 from clipstill.planning.cost import measure
 from clipstill.planning.plan import Plan
 from clipstill.text.task import parse_task
@@ -82,7 +81,7 @@ def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
         torch.randn(3, models.teacher.dim, generator=generator_for("plan")), dim=1
     )
     small = measure(config, models, vectors_CD, seconds_per_text=0.1, quick=True)
-    larger = with_settings(config, {"synthesis.image_size": 64})
+    larger = config.changed(**{"synthesis.image_size": 64})
     large = measure(larger, models, vectors_CD, seconds_per_text=0.1, quick=True)
     assert 3 < large.image_bytes / small.image_bytes < 5
     # A training step also sees each view, and goes back through the student.
@@ -160,7 +159,7 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     told = capsys.readouterr().out
     for text in ("warning: 'crane' can be", "an estimate", "top-1", "whole run", "Budget:"):
         assert text in told
-    assert load_settings(file=out) == with_settings(load_settings(), made.settings)
+    assert load_settings(file=out) == load_settings().changed(**made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == made.to_json()
 

@@ -17,7 +17,7 @@ from clipstill.core.files import read_json, sha256_json
 from clipstill.core.names import spoken
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say, span
-from clipstill.planning.budget import choose_settings, with_settings
+from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of, measure
 from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Known, Linter
@@ -136,7 +136,7 @@ def plan(
 
     def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(
-            with_settings(settings, changed),
+            settings.changed(**changed),
             timings,
             classes=len(task.names),
             templates=len(templates),

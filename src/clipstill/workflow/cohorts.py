@@ -67,10 +67,6 @@ class Part:
     cohort: Cohort
     used: tuple[str, ...]
 
-    def class_ids(self, task: Task) -> dict[int, int]:
-        """Class id in the cohort -> class id in a task, for the classes in use."""
-        return {self.cohort.task.names.index(name): task.names.index(name) for name in self.used}
-
 
 @dataclass(frozen=True)
 class StudentRecord:

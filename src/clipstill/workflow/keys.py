@@ -80,7 +80,7 @@ class Keys:
         for stage in self.stages.values():
             if stage.per_cohort:
                 parts = in_use.parts(stage.name)
-                steps += [Step(stage, self.of(stage.name, part.cohort), part.cohort) for part in parts]
+                steps += [Step(stage, self.of(stage.name, part.cohort), part.cohort, part.used) for part in parts]
             else:
                 steps.append(Step(stage, self.of(stage.name, whole, in_use), whole))
         return tuple(steps)
