@@ -6,7 +6,6 @@ Shapes: N photos, C classes, S pixels a side.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,16 +68,19 @@ class FineTuned:
             **{name: None if each is None else each.to_json() for name, each in measured.items()},
         }
 
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it was not measured."""
+        before, after = (None if each is None else percent(each.top1) for each in (self.before, self.after))
+        return {
+            "classes": str(len(self.classes)),
+            "learned from": f"{self.examples} photos",
+            "top-1": None if self.after is None else f"{before} -> {after} on {self.after.n} other photos",
+            "temperature": f"{self.temperature:.2f}",
+            "bundle": str(self.out),
+        }
+
     def _repr_html_(self) -> str:
-        return html_table(
-            {
-                "classes": ", ".join(self.classes),
-                "examples": self.examples,
-                "top-1 before": None if self.before is None else percent(self.before.top1),
-                "top-1 after": None if self.after is None else percent(self.after.top1),
-                "bundle": self.out,
-            }
-        )
+        return html_table(self.facts())
 
 
 def fine_tune(
@@ -182,12 +184,8 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     if int(torch.bincount(label_N).min()) < _FOLDS:
         return Calibration(bundle.temperature, threshold)
     say("calibration: on each half of the photos, by a student of the other half")
-    seen: Counter[int] = Counter()
-    folds = []
-    for label in label_N.tolist():
-        folds.append(seen[label] % _FOLDS)
-        seen[label] += 1
-    fold_N = torch.tensor(folds)
+    # The photos are sorted by class: the position within the class, less the place of its first photo.
+    fold_N = (torch.arange(len(label_N)) - torch.searchsorted(label_N, label_N)) % _FOLDS
     answers, targets = [], []
     for number in range(_FOLDS):
         student, aside_N = _tuned(bundle, settings, data.where(fold_N != number)), fold_N == number

@@ -19,7 +19,7 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Rung, ladder_json
 from clipstill.stages import bundle
-from clipstill.workflow.photos import limited, photos_digest
+from clipstill.workflow.photos import photos_digest
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
@@ -41,12 +41,6 @@ class LadderInputs:
     # Photos to learn from that the student has not seen; None where there are none.
     unlabelled: ImageFolder | None = None
     slow: bool = False  # Whether rungs are made that train a whole network, which take as long as the student did.
-
-    def examples(self, run: Run) -> ImageFolder | None:
-        """The labelled photos to learn from, drawn by the run's seed."""
-        if self.examples_folder is None:
-            return None
-        return limited(ImageFolder.open(self.examples_folder, run.task.names), self.shots, run.settings.seed)
 
 
 def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[str] = RUNGS) -> list[Rung]:

@@ -32,7 +32,7 @@ from clipstill.generators.procedural import DeadLeaves, Noise
 from clipstill.runtime import load_bundle
 from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
 from clipstill.stages.ladder import FACTS_FILE, LadderInputs, is_whole_rung
-from clipstill.workflow.photos import Photos, photos_digest
+from clipstill.workflow.photos import Photos, limited, photos_digest
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
 
@@ -67,8 +67,11 @@ class RungMaker:
     def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
         self._run, self._inputs, self._place = run, inputs, place
         self._path = _quoted(run.store.path)
-        self._examples = inputs.examples(run)
-        self.examples_digest = None if self._examples is None else photos_digest(self._examples)
+        self._examples = self.examples_digest = None
+        if inputs.examples_folder is not None:
+            found = ImageFolder.open(inputs.examples_folder, run.task.names)
+            self._examples = limited(found, inputs.shots, run.settings.seed)
+            self.examples_digest = photos_digest(self._examples)
 
     def make(self, name: str) -> Rung:
         """One rung, measured, or with what is missing."""
