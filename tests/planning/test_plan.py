@@ -10,18 +10,18 @@ from PIL import Image
 
 import clipstill
 from clipstill.cli.main import main
-from clipstill.core.errors import ArtifactError, ConfigError, TaskError, UnknownNameError
-from clipstill.core.files import read_json
+from clipstill.core.errors import ConfigError, TaskError, UnknownNameError
+from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
 from clipstill.planning.cost import measure
-from clipstill.planning.plan import Plan
+from clipstill.planning.plan import PLAN_FILE, Plan
 from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
-from clipstill.workflow.store import read_events
+from clipstill.workflow.store import LockedStore, read_events
 from run_fixtures import stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
@@ -67,12 +67,16 @@ def test_a_plan_has_the_form_that_others_build_on(made: Plan) -> None:
     assert 0 < told["expected_top1"] <= 1
     assert told["budget_seconds"] == 120
     assert told["cost"]["stages"]["surrogate"] > 0
-    assert Plan.from_json(json.loads(json.dumps(told))).to_json() == told
 
 
-def test_a_plan_that_is_none_is_told(made: Plan) -> None:
-    with pytest.raises(ArtifactError, match="stored plan"):
-        Plan.from_json({"classes": ["a"]})
+def test_a_stored_plan_is_found_by_its_key_and_a_damaged_one_is_not(made: Plan, tmp_path: Path) -> None:
+    with LockedStore(tmp_path, 1) as store:
+        write_json(tmp_path / PLAN_FILE, made.to_json())
+        store.event("plan", key="a")
+    assert planner.stored_plan(tmp_path, "a") == made
+    assert planner.stored_plan(tmp_path, "b") is None
+    write_json(tmp_path / PLAN_FILE, {"classes": ["a"]})
+    assert planner.stored_plan(tmp_path, "a") is None
 
 
 def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from clipstill.core.errors import ConfigError, DataError, ExportError
-from clipstill.core.files import commit_manifest, read_json, read_manifest, sha256_json, write_json
+from clipstill.core.files import commit_manifest, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
@@ -35,6 +35,7 @@ from clipstill.stages.ladder import FACTS_FILE, LadderInputs, is_whole_rung
 from clipstill.workflow.photos import Photos, limited, photos_digest
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
+from clipstill.workflow.runner import seconds_of_work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -264,7 +265,7 @@ class RungMaker:
             shutil.rmtree(work, ignore_errors=True)
         facts = read_json(folder / FACTS_FILE)
         stored = student_of(run.models, len(run.task.names), folder / student.STUDENT_FILE)
-        minutes = facts["minutes"] + (self._minutes(before) or 0.0)
+        minutes = facts["minutes"] + self._minutes(before)
         cost = replace(self._student.cost, minutes=minutes, photos=0, labels=0)
         predict = student_predictor(stored, run.models.device)
         return _Classifier(predict, stored.preprocess, float(facts["temperature"]), cost)
@@ -324,15 +325,10 @@ class RungMaker:
         labels = max(sum(examples.values()), int(counts["examples"]))
         return {"images": int(counts["images"]), "unlabelled": int(counts["unlabelled"]), "labels": labels}
 
-    def _minutes(self, stages: tuple[str, ...]) -> float | None:
-        """Minutes of work of these stages, of every cohort; None where a manifest does not tell."""
-        seconds = 0.0
-        for step in (step for step in self._run.steps if step.stage.name in stages):
-            manifest = read_manifest(self._run.store.folder(step))
-            if manifest is None or "seconds" not in manifest.info:
-                return None
-            seconds += float(manifest.info["seconds"])
-        return seconds / 60
+    def _minutes(self, stages: tuple[str, ...]) -> float:
+        """Minutes of work of these stages, of every cohort."""
+        seconds = seconds_of_work(self._run.store, [step for step in self._run.steps if step.stage.name in stages])
+        return sum(seconds.values()) / 60
 
     @property
     def _is_too_slow(self) -> bool:
