@@ -109,13 +109,13 @@ def fine_tune(
             f"{source} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
-    folder = _open_examples(examples, bundle.labels, per_class, settings.seed)
+    folder = limited(ImageFolder.open(examples, bundle.labels), per_class, settings.seed)
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
     if images is not None:
         refuse_overlap(folder, images)
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
-    before = None if photos is None else measure_student(bundle, photos, title="before")
     data = _read_examples(folder, bundle)
+    before = None if photos is None else measure_student(bundle, photos, title="before")
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
     after = None
@@ -138,23 +138,15 @@ def fine_tune(
     return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
 
 
-def _open_examples(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:
-    folder = ImageFolder.open(examples, labels)
-    if folder.classes_without_images:
-        raise DataError(
-            f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is trained on "
-            f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
-        )
-    return limited(folder, per_class, seed)
-
-
 def _read_examples(folder: ImageFolder, bundle: Bundle) -> TrainingData:
     """The photos, each with its class as a label and no style."""
     pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
-    missing = set(range(len(bundle.labels))) - set(label_N.tolist())
+    missing = [bundle.labels[label] for label in sorted(set(range(len(bundle.labels))) - set(label_N.tolist()))]
     if missing:
-        name = bundle.labels[min(missing)]
-        raise DataError(f"no photo of '{name}' in {folder.path} could be read. Check the files.")
+        raise DataError(
+            f"{folder.path} has no photo of {', '.join(missing[:5])} that can be read. A student that is trained on "
+            f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
+        )
     return TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
 
 
