@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, span
@@ -59,7 +58,7 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
     for name in (name for name in RUNGS if name in names):
         key = sha256_json([identity, name])
         folder = place / "measured" / f"{name}-{key[:16]}"
-        if not is_whole_rung(folder, key):
+        if not is_whole(folder, key):
             start = time.monotonic()
             rung = maker.make(name)
             write_json(folder / FACTS_FILE, rung.to_json())
@@ -69,15 +68,6 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
             say(f"ladder: {rung.title}: {top1}")
         found.append(Rung.from_json(read_json(folder / FACTS_FILE)))
     return found
-
-
-def is_whole_rung(folder: Path, key: str) -> bool:
-    """Whether a folder was committed under this key and is undamaged; a damaged one is made again."""
-    try:
-        return is_whole(folder, key)
-    except ArtifactError as error:
-        say(f"ladder: {error}")
-        return False
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:

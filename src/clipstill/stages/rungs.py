@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from clipstill.core.errors import ConfigError, DataError, ExportError
-from clipstill.core.files import commit_manifest, read_json, sha256_json, write_json
+from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
@@ -31,7 +31,7 @@ from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise
 from clipstill.runtime import load_bundle
 from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
-from clipstill.stages.ladder import FACTS_FILE, LadderInputs, is_whole_rung
+from clipstill.stages.ladder import FACTS_FILE, LadderInputs
 from clipstill.workflow.photos import Photos, limited, photos_digest
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
@@ -78,8 +78,8 @@ class RungMaker:
         """One rung, measured, or with what is missing."""
         makers: dict[str, Callable[[], Rung]] = {
             rungs.TEACHER: self._teacher,
-            rungs.SMALL_TEACHER: self._small_teacher,
-            rungs.SMALL_TEACHER_EXAMPLES: self._small_teacher_examples,
+            rungs.SMALL_TEACHER: partial(self._small_teacher, name),
+            rungs.SMALL_TEACHER_EXAMPLES: partial(self._small_teacher, name),
             rungs.NOISE: partial(self._control, name, "pictures of noise", Noise()),
             rungs.PROCEDURAL: partial(self._control, name, "procedural pictures (dead leaves)", DeadLeaves()),
             rungs.OURS: self._ours,
@@ -107,30 +107,23 @@ class RungMaker:
         measured = self._measured(rungs.TEACHER, classifier.costing(labels=labels))
         return Rung(rungs.TEACHER, f"{name}, the teacher, by {how}", measured, note=note, command=command)
 
-    def _small_teacher(self) -> Rung:
-        name = self._inputs.small_teacher
-        title = f"{name} with stored class vectors"
-        if name == self._run.settings.teacher.name and not self._trained_on["labels"]:
+    def _small_teacher(self, rung: str) -> Rung:
+        """The small teacher with class vectors of names, or of names and examples."""
+        inputs, examples, folder = self._inputs, None, None
+        name, title = inputs.small_teacher, f"{inputs.small_teacher} with stored class vectors"
+        if rung == rungs.SMALL_TEACHER_EXAMPLES:
+            examples, folder = self._examples, inputs.examples_folder
+            if examples is None:
+                return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
+            title = f"{name} with class vectors of names and {len(examples.items)} examples"
+        elif name == self._run.settings.teacher.name and not self._trained_on["labels"]:
             missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
-            return Rung(rungs.SMALL_TEACHER, title, missing=missing)
-        return self._small_tower(rungs.SMALL_TEACHER, title, None)
-
-    def _small_teacher_examples(self) -> Rung:
-        name, examples, rung = self._inputs.small_teacher, self._examples, rungs.SMALL_TEACHER_EXAMPLES
-        if examples is None:
-            return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
-        title = f"{name} with class vectors of names and {len(examples.items)} examples"
-        return self._small_tower(rung, title, examples)
-
-    def _small_tower(self, rung: str, title: str, examples: ImageFolder | None) -> Rung:
-        """The small teacher with class vectors of names and, where there are any, of examples."""
-        name, inputs = self._inputs.small_teacher, self._inputs
+            return Rung(rung, title, missing=missing)
         try:
             classifier = self._exported(rung, name, examples=examples)
         except (ConfigError, ExportError) as error:
             return Rung(rung, title, missing=str(error))
         measured = self._measured(rung, classifier.costing(labels=0 if examples is None else len(examples.items)))
-        folder = None if examples is None else inputs.examples_folder
         return Rung(rung, title, measured, command=self._zero_shot_command(name, folder, inputs.shots))
 
     def _exported(
@@ -251,7 +244,7 @@ class RungMaker:
         run = self._run
         key = sha256_json([name, run.step(student.NAME).key, identity])
         folder = self._place / f"{name}-{key[:16]}"
-        if not is_whole_rung(folder, key):
+        if not is_whole(folder, key):
             start, work, pictures = time.monotonic(), folder / "work", data()
             models = calibration.model_pair(run)
             trained, _ = train_student(
