@@ -73,7 +73,7 @@ class StudentRecord:
     """A student that was trained; a head of class vectors lets it tell other classes apart."""
 
     cohort: Cohort  # Its classes, the evidence at that time, and the key of the stage.
-    images: Any  # What it was trained on, as ``Keys.of_images`` has it.
+    images: Any  # What it was trained on, as ``Keys.of_parts`` has it.
 
     @property
     def image_keys(self) -> set[str]:

@@ -69,9 +69,13 @@ class Keys:
         stage = self.stages[STUDENT]
         return self._key(stage, self._content(stage, cohort, inputs))
 
-    def of_images(self, task: Task, parts: Sequence[Part]) -> Any:
-        """The images that a student learns from, as they stand in its key; None for none."""
-        return _of_parts(task, parts, lambda cohort: self.of(IMAGES, cohort))
+    def of_parts(self, name: str, task: Task, parts: Sequence[Part]) -> Any:
+        """What later stages take of a stage's cohorts: None without any, one key where it is all of a single one."""
+        if not parts:
+            return None
+        if len(parts) == 1 and parts[0].cohort.drawn == task.names:
+            return self.of(name, parts[0].cohort)
+        return [[self.of(name, part.cohort), list(part.used)] for part in parts]
 
     def steps(self, task: Task, in_use: CohortsInUse) -> tuple[Step, ...]:
         """All steps of a run in the order of work."""
@@ -87,7 +91,7 @@ class Keys:
 
     def _input(self, name: str, cohort: Cohort, in_use: CohortsInUse | None) -> Any:
         if self.stages[name].per_cohort and in_use is not None:
-            return _of_parts(cohort.task, in_use.parts(name), lambda each: self.of(name, each))
+            return self.of_parts(name, cohort.task, in_use.parts(name))
         if name == TEACHER_PROMPTS:
             # A cohort of an earlier call may come from other prompts than the present ones.
             return cohort.evidence.learned
@@ -128,15 +132,6 @@ class Keys:
         content, with_name = _FILES[name]
         digest = self._built[name] if name in self._built else content(value)
         return [value, digest] if with_name else digest
-
-
-def _of_parts(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]) -> Any:
-    """What a later stage takes of cohorts: None without any, one key where it takes all of a single one."""
-    if not parts:
-        return None
-    if len(parts) == 1 and parts[0].cohort.drawn == task.names:
-        return key_of(parts[0].cohort)
-    return [[key_of(part.cohort), list(part.used)] for part in parts]
 
 
 def _file_content(name: Any) -> str | None:
