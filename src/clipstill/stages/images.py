@@ -146,7 +146,7 @@ def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
     """
     found = []
     for step in itertools.takewhile(lambda step: step.cohort != before, run.steps_of(NAME)):
-        class_ids = {step.cohort.task.names.index(name): run.task.names.index(name) for name in step.used}
+        class_ids = {step.cohort.task.names.index(name): run.task.names.index(name) for name in step.cohort.used}
         found.append(SurrogateSet.open(run.store.folder(step)).of_classes(class_ids))
     return SurrogateSet.joined(found) if found else None
 

@@ -17,7 +17,7 @@ from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.weights_store import stored_weights
 from clipstill.text.bank import bank_files
 from clipstill.text.task import Task
-from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, Part, StudentRecord
+from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, StudentRecord
 from clipstill.workflow.photos import Photos, digests_by_class, photos_digest
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Stage, Step
@@ -69,13 +69,13 @@ class Keys:
         stage = self.stages[STUDENT]
         return self._key(stage, self._content(stage, cohort, inputs))
 
-    def of_parts(self, name: str, task: Task, parts: Sequence[Part]) -> Any:
+    def of_cohorts(self, name: str, task: Task, cohorts: Sequence[Cohort]) -> Any:
         """What later stages take of a stage's cohorts: None without any, one key where it is all of a single one."""
-        if not parts:
+        if not cohorts:
             return None
-        if len(parts) == 1 and parts[0].cohort.drawn == task.names:
-            return self.of(name, parts[0].cohort)
-        return [[self.of(name, part.cohort), list(part.used)] for part in parts]
+        if len(cohorts) == 1 and cohorts[0].drawn == task.names:
+            return self.of(name, cohorts[0])
+        return [[self.of(name, each), list(each.used)] for each in cohorts]
 
     def steps(self, task: Task, in_use: CohortsInUse) -> tuple[Step, ...]:
         """All steps of a run in the order of work."""
@@ -83,15 +83,14 @@ class Keys:
         steps = []
         for stage in self.stages.values():
             if stage.per_cohort:
-                parts = in_use.parts(stage.name)
-                steps += [Step(stage, self.of(stage.name, part.cohort), part.cohort, part.used) for part in parts]
+                steps += [Step(stage, self.of(stage.name, each), each) for each in in_use.of(stage.name)]
             else:
                 steps.append(Step(stage, self.of(stage.name, whole, in_use), whole))
         return tuple(steps)
 
     def _input(self, name: str, cohort: Cohort, in_use: CohortsInUse | None) -> Any:
         if self.stages[name].per_cohort and in_use is not None:
-            return self.of_parts(name, cohort.task, in_use.parts(name))
+            return self.of_cohorts(name, cohort.task, in_use.of(name))
         if name == TEACHER_PROMPTS:
             # A cohort of an earlier call may come from other prompts than the present ones.
             return cohort.evidence.learned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,10 @@ class Run:
         by_name = {stage.name: stage for stage in stages}
         steps: list[Step] = []
         for entry in stored:
-            stage, whole = by_name[entry["stage"]], Cohort(task, task.names)
-            cohort = store.cohort(entry["name"]) if stage.per_cohort else whole
-            step = Step(stage, entry["key"], cohort, tuple(entry["used"] or ()))
+            stage, cohort = by_name[entry["stage"]], Cohort(task, task.names)
+            if stage.per_cohort:
+                cohort = replace(store.cohort(entry["name"]), used=tuple(entry["used"]))
+            step = Step(stage, entry["key"], cohort)
             if step.is_kept and read_manifest(store.folder(step)) is None:
                 raise _not_finished(path, step.name)
             steps.append(step)
@@ -75,7 +76,7 @@ class Run:
         settings = self.settings.model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         entries = [
-            {"name": step.name, "stage": step.stage.name, "key": step.key, "used": step.used or None}
+            {"name": step.name, "stage": step.stage.name, "key": step.key, "used": step.cohort.used or None}
             for step in self.steps
         ]
         write_json(out / STEPS_FILE, entries)

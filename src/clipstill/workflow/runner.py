@@ -62,7 +62,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     folder = store.folder(step)
     more = {}
     if step.stage.name == STUDENT:
-        more = {"images": keys.of_parts(IMAGES, run.task, run.cohorts.images), "trained": run.cohorts.student is None}
+        more = {"images": keys.of_cohorts(IMAGES, run.task, run.cohorts.images), "trained": run.cohorts.student is None}
     if step.is_kept and store.prepare(step, **more):
         say(f"{step.name}: settings or classes changed; the earlier result is kept in {store.stages / 'old'}")
     try:

@@ -44,7 +44,6 @@ class Step:
     stage: Stage
     key: str  # Equal keys mean that the work is done already.
     cohort: Cohort  # The classes that it is done for; all classes of the run where the stage is not per cohort.
-    used: tuple[str, ...] = ()  # Classes that take their images from it, where the stage is per cohort.
 
     @property
     def name(self) -> str:
