@@ -1,7 +1,7 @@
 """The finished bundle and photos -> what simpler and richer ways reach, and which to ship.
 
-Each rung is committed on its own, so that a killed call goes on behind the last one. What a rung is made of does not
-depend on the photos, so that a call with other photos finds it made.
+Each rung is committed on its own, so that a killed call goes on behind the last one. Students of rungs do not depend on
+the photos, so a call with other photos finds them trained.
 """
 
 from __future__ import annotations

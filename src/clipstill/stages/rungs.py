@@ -63,7 +63,7 @@ class _Classifier:
 
 
 class RungMaker:
-    """Makes and measures rungs of a run whose bundle is complete; ``place`` keeps the models for a later call."""
+    """Makes and measures rungs of a run whose bundle is complete; ``place`` keeps trained students for a later call."""
 
     def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
         self._run, self._inputs, self._place = run, inputs, place
