@@ -24,7 +24,7 @@ from clipstill.core.files import read_json, read_manifest, sha256_json, write_js
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.datasets import Dataset, without_labels
-from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
+from clipstill.evaluation.evaluate import BATCH, PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import class_vectors, teacher_prompts
 from clipstill.stages import student as student_stage
 from clipstill.teachers import load_teacher
@@ -208,10 +208,10 @@ class Protocol:
         """Features of a part's test images, and their labels within it."""
         import torch
 
-        size, crop, batch = student.preprocess.size, student.preprocess.crop_fraction, self.settings.evaluation.batch
+        size, crop = student.preprocess.size, student.preprocess.crop_fraction
         found, labels = [], []
         with torch.no_grad():
-            batches = iterate(part.folder, size, crop, batch, on_skip=lambda path, reason: None)
+            batches = iterate(part.folder, size, crop, BATCH, on_skip=lambda path, reason: None)
             for pixels_NHW3, batch_labels, _ in batches:
                 x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
@@ -259,8 +259,7 @@ class Protocol:
         def of_part(pixels_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
             return predict(pixels_NHW3)[:, list(part.kept)]
 
-        batch = self.settings.evaluation.batch
-        return 100 * evaluate(of_part, part.folder, preprocess, batch=batch, title=name).top1
+        return 100 * evaluate(of_part, part.folder, preprocess, title=name).top1
 
 
 def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path) -> Path | None:

@@ -21,7 +21,6 @@ from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
-from clipstill.planning.budget import with_settings
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
@@ -32,7 +31,7 @@ from clipstill.workflow.keys import Keys
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.run import Run, Watch
-from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
+from clipstill.workflow.runner import looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
 from clipstill.workflow.store import LockedStore, Store
@@ -91,7 +90,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
             )
             say_plan(found)
         found = torchrun.broadcast(found)
-        settings = with_settings(job.settings, found.settings)
+        settings = job.settings.changed(**found.settings)
         job = replace(job, settings=settings, models=replace(job.models, settings=settings))
     done, skipped = _bring_up_to(job, report.NAME, partial(_keep_plan, key=key, found=found))
     result = _result(done, skipped)
@@ -141,19 +140,12 @@ def _bring_up_to(
         return _assist(job, last), []
     threads = job.settings.threads or torchrun.threads_of_this_process()
     with LockedStore(job.out, threads) as store:
-        while True:
-            keys, run = _chosen(job, store)
-            steps = _until(run.steps, last)
-            run.save()
-            store.event("start", keys={step.name: step.key for step in run.steps})
-            if keep_plan is not None and not done:
-                keep_plan(run, store)
-                keep_plan = None
-            try:
-                skipped = run_steps(run, store, steps, keys)
-                break
-            except StaleCohortsError:
-                say("some earlier results cannot be used; choosing what to make again")
+        keys, run = _chosen(job, store)
+        run.save()
+        store.event("start", keys={step.name: step.key for step in run.steps})
+        if keep_plan is not None and not done:
+            keep_plan(run, store)
+        skipped = run_steps(run, store, _until(run.steps, last), keys)
         store.event("end", skipped=skipped)
     return run, skipped
 

@@ -11,6 +11,7 @@ from clipstill.core.description import Description
 from clipstill.core.files import read_manifest
 from clipstill.core.images import iterate
 from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.evaluation.evaluate import BATCH
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
 from clipstill.stages import calibration, class_vectors, evaluation, images, student, teacher_prompts
@@ -58,9 +59,9 @@ def _first_photos(run: Run, preprocess: Preprocess) -> np.ndarray | None:
     """One batch of the run's photos as the student sees them; None where it has none."""
     if run.photos.measured is None:
         return None
-    size, crop, batch = preprocess.size, preprocess.crop_fraction, run.settings.evaluation.batch
+    size, crop = preprocess.size, preprocess.crop_fraction
     # The evaluation has named the files that cannot be read.
-    batches = iterate(run.photos.measured, size, crop, batch, on_skip=lambda path, reason: None)
+    batches = iterate(run.photos.measured, size, crop, BATCH, on_skip=lambda path, reason: None)
     return next((pixels_NHW3 for pixels_NHW3, _, _ in batches), None)
 
 

@@ -14,14 +14,10 @@ from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, is_whole, read_manifest
 from clipstill.core.progress import say, span
-from clipstill.workflow.keys import STUDENT, Keys
+from clipstill.workflow.keys import IMAGES, STUDENT, Keys
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Step
 from clipstill.workflow.store import LockedStore, Store, read_events
-
-
-class StaleCohortsError(Exception):
-    """A damaged cohort or student was to be used again and cannot be made as it was; the steps must be chosen anew."""
 
 
 def run_steps(run: Run, store: LockedStore, steps: Sequence[Step], keys: Keys) -> list[str]:
@@ -30,7 +26,8 @@ def run_steps(run: Run, store: LockedStore, steps: Sequence[Step], keys: Keys) -
     ``store`` is the run's folder, held by this process.
 
     Raises:
-        StaleCohortsError: The steps must be chosen anew.
+        ArtifactError: A damaged cohort or student was to be used again and cannot be made as it was. It is moved aside,
+            so that the next call makes another.
         ClipstillError: A stage failed.
     """
     return [step.name for step in steps if not _bring_up_to_date(run, store, step, keys)]
@@ -65,7 +62,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     folder = store.folder(step)
     more = {}
     if step.stage.name == STUDENT:
-        more = {"images": keys.of_images(run.task, run.cohorts.images), "trained": run.cohorts.student is None}
+        more = {"images": keys.of_cohorts(IMAGES, run.task, run.cohorts.images), "trained": run.cohorts.student is None}
     if step.is_kept and store.prepare(step, **more):
         say(f"{step.name}: settings or classes changed; the earlier result is kept in {store.stages / 'old'}")
     try:
@@ -76,7 +73,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     except ArtifactError as error:
         say(f"{step.name}: {error}")
         if step.is_kept:
-            store.set_aside(step)
+            store.set_aside(step.stage.name, step.key)
             store.prepare(step, **more)
     _check_that_it_can_be_made(run, store, step)
     say(f"{step.name}: running")
@@ -94,15 +91,15 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
 
 def _check_that_it_can_be_made(run: Run, store: LockedStore, step: Step) -> None:
     """Find out whether a step would need classes, examples or a student that are not there any more."""
+    reason, key, trained = None, step.key, run.cohorts.student
     if step.stage.per_cohort and not step.cohort.is_made_for(run.task, run.cohorts.evidence):
-        say(f"{step.name}: unfinished or damaged, and made with other classes or examples; made again")
-        store.set_aside(step)
-        raise StaleCohortsError
-    student = run.cohorts.student
-    if step.stage.name == STUDENT and student is not None:
+        reason = f"{step.name} is damaged, and was made with other classes or examples."
+    elif step.stage.name == STUDENT and trained is not None:
+        key = trained.cohort.key
         try:
-            store.kept(STUDENT, student.key)
+            store.kept(STUDENT, key)
         except ArtifactError as error:
-            say(f"{step.name}: {error} It is trained again")
-            store.set_aside_kept(STUDENT, student.key)
-            raise StaleCohortsError from None
+            reason = str(error)
+    if reason:
+        store.set_aside(step.stage.name, key)
+        raise ArtifactError(f"{reason} It was moved aside: run the same command again, which makes another.")

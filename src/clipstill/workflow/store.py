@@ -63,10 +63,8 @@ class Store:
 
     def cohorts(self, stage: str) -> list[tuple[Path, Cohort]]:
         """Folders of a stage that were not moved aside, the oldest first, and the cohort of each."""
-        folders = self.stages.iterdir() if self.stages.is_dir() else ()
-        records = [(folder, self._record(folder)) for folder in folders if folder.is_dir()]
-        found = [(record["serial"], folder) for folder, record in records if record.get("stage") == stage]
-        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found)]
+        found = [(record["serial"], folder) for folder, record in self._records() if record.get("stage") == stage]
+        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found) if folder.parent == self.stages]
 
     def kept(self, stage: str, key: str) -> Path:
         """The folder with the complete work of this key that the stage holds, or held before.
@@ -74,10 +72,9 @@ class Store:
         Raises:
             ArtifactError: There is none, or a file of it is damaged.
         """
-        for folder in self._folders():
-            record = self._record(folder)
+        for folder in self._folders_of(stage, key):
             manifest = read_manifest(folder)
-            if record.get("stage") == stage and record.get("key") == key and manifest is not None:
+            if manifest is not None:
                 verify_files(folder, manifest)
                 return folder
         raise ArtifactError(f"{self.path} holds no {stage} of {key[:12]} any more.")
@@ -85,19 +82,17 @@ class Store:
     def history(self) -> FolderHistory:
         """Cohorts and trained students that the folder holds, the oldest first."""
         records = []
-        for folder in self._folders():
-            record = self._record(folder)
-            if record and f"-{_DAMAGED}" not in folder.name:
-                manifest = read_manifest(folder)
-                records.append({**record, "complete": manifest is not None and manifest.key == record["key"]})
+        for folder, record in self._records():
+            manifest = read_manifest(folder)
+            records.append({**record, "complete": manifest is not None and manifest.key == record["key"]})
         records.sort(key=lambda record: int(record["serial"]))
         try:
             return FolderHistory(
                 images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
                 near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
                 students=tuple(
-                    StudentRecord(cohort.task, cohort.evidence, each["images"], cohort.key)
-                    for each, cohort in ((each, _cohort(each)) for each in records)
+                    StudentRecord(_cohort(each), each["images"])
+                    for each in records
                     if each["stage"] == "student" and each["complete"] and each["trained"]
                 ),
             )
@@ -106,10 +101,16 @@ class Store:
                 f"a {STAGE_FILE} in {self.stages} cannot be read ({error}). Start the run in a new folder."
             ) from None
 
-    def _folders(self) -> Iterator[Path]:
+    def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Undamaged folders of stages, those that were moved aside too, and what each says of itself."""
         for parent in (self.stages, self.stages / _OLD):
-            if parent.is_dir():
-                yield from sorted(each for each in parent.iterdir() if each.is_dir() and each.name != _OLD)
+            for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+                if f"-{_DAMAGED}" not in folder.name and (record := self._record(folder)):
+                    yield folder, record
+
+    def _folders_of(self, stage: str, key: str) -> list[Path]:
+        wanted = (stage, key)
+        return [folder for folder, record in self._records() if (record.get("stage"), record.get("key")) == wanted]
 
     @staticmethod
     def _record(folder: Path) -> dict[str, Any]:
@@ -197,19 +198,13 @@ class LockedStore(Store):
             raise disk_error(error, folder) from error
         return moved
 
-    def set_aside(self, step: Step) -> None:
-        """Move a damaged stage to ``stages/old``, so that it is made again and nothing is lost."""
-        try:
-            _move_aside(self.folder(step), self.stages / _OLD / f"{step.name}-{_DAMAGED}")
-        except OSError as error:
-            raise disk_error(error, self.folder(step)) from error
-
-    def set_aside_kept(self, stage: str, key: str) -> None:
-        """Move earlier work of this key to ``stages/old``, wherever it lies."""
-        for folder in list(self._folders()):
-            record = self._record(folder)
-            if record.get("stage") == stage and record.get("key") == key:
+    def set_aside(self, stage: str, key: str) -> None:
+        """Move damaged work of this key to ``stages/old``, so that it is made again and nothing is lost."""
+        for folder in self._folders_of(stage, key):
+            try:
                 _move_aside(folder, self.stages / _OLD / f"{stage}-{_DAMAGED}")
+            except OSError as error:
+                raise disk_error(error, folder) from error
 
 
 def _record_of(step: Step) -> dict[str, Any]:
@@ -248,9 +243,6 @@ def read_run_marker(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
         )
-    threads = facts.get("threads")
-    if type(threads) is not int or not 1 <= threads <= 1024:
-        raise ArtifactError(f"{path / MARKER} is damaged: threads = {threads!r}. Choose another --out.")
     return facts
 
 
