@@ -248,17 +248,13 @@ def test_an_addition_that_was_killed_goes_on_by_the_same_command_and_equals_an_u
 
 
 @pytest.mark.slow
-def test_damaged_images_of_a_class_among_others_are_made_anew(
-    quick_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_images_of_a_class_among_others_are_made_anew(quick_copy: Path) -> None:
     up_to_the_bundle("add-class", str(quick_copy), CAT)
     shard = quick_copy / "stages" / "surrogate" / "shard-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     folder = Folder(quick_copy)
-    # The group of the first cohort cannot be made as it was: there are other classes now.
-    assert main(["add-class", str(quick_copy), "cow", "--quiet"]) == 2
-    assert "run the same command again" in capsys.readouterr().err
     up_to_the_bundle("add-class", str(quick_copy), "cow")
+    # The group of the first cohort cannot be made as it was: there are other classes now.
     assert folder.work().images == {"dog": 4, "guitar": 4, "cow": 4}
 
 

@@ -31,7 +31,7 @@ from clipstill.workflow.keys import Keys
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.run import Run, Watch
-from clipstill.workflow.runner import looks_done, run_steps, seconds_of_work
+from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
 from clipstill.workflow.store import LockedStore, Store
@@ -140,12 +140,19 @@ def _bring_up_to(
         return _assist(job, last), []
     threads = job.settings.threads or torchrun.threads_of_this_process()
     with LockedStore(job.out, threads) as store:
-        keys, run = _chosen(job, store)
-        run.save()
-        store.event("start", keys={step.name: step.key for step in run.steps})
-        if keep_plan is not None and not done:
-            keep_plan(run, store)
-        skipped = run_steps(run, store, _until(run.steps, last), keys)
+        while True:
+            keys, run = _chosen(job, store)
+            steps = _until(run.steps, last)
+            run.save()
+            store.event("start", keys={step.name: step.key for step in run.steps})
+            if keep_plan is not None and not done:
+                keep_plan(run, store)
+                keep_plan = None
+            try:
+                skipped = run_steps(run, store, steps, keys)
+                break
+            except StaleCohortsError:
+                say("some earlier results cannot be used; choosing what to make again")
         store.event("end", skipped=skipped)
     return run, skipped
 

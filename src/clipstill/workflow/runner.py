@@ -20,14 +20,17 @@ from clipstill.workflow.stage import Step
 from clipstill.workflow.store import LockedStore, Store, read_events
 
 
+class StaleCohortsError(Exception):
+    """A damaged cohort or student was to be used again and cannot be made as it was; the steps must be chosen anew."""
+
+
 def run_steps(run: Run, store: LockedStore, steps: Sequence[Step], keys: Keys) -> list[str]:
     """Bring steps up to date in their order; return the names of those that were done already.
 
     ``store`` is the run's folder, held by this process.
 
     Raises:
-        ArtifactError: A damaged cohort or student was to be used again and cannot be made as it was. It is moved aside,
-            so that the next call makes another.
+        StaleCohortsError: The steps must be chosen anew.
         ClipstillError: A stage failed.
     """
     return [step.name for step in steps if not _bring_up_to_date(run, store, step, keys)]
@@ -91,15 +94,15 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
 
 def _check_that_it_can_be_made(run: Run, store: LockedStore, step: Step) -> None:
     """Find out whether a step would need classes, examples or a student that are not there any more."""
-    reason, key, trained = None, step.key, run.cohorts.student
     if step.stage.per_cohort and not step.cohort.is_made_for(run.task, run.cohorts.evidence):
-        reason = f"{step.name} is damaged, and was made with other classes or examples."
-    elif step.stage.name == STUDENT and trained is not None:
-        key = trained.cohort.key
+        say(f"{step.name}: unfinished or damaged, and made with other classes or examples; made again")
+        store.set_aside(step.stage.name, step.key)
+        raise StaleCohortsError
+    trained = run.cohorts.student
+    if step.stage.name == STUDENT and trained is not None:
         try:
-            store.kept(STUDENT, key)
+            store.kept(STUDENT, trained.cohort.key)
         except ArtifactError as error:
-            reason = str(error)
-    if reason:
-        store.set_aside(step.stage.name, key)
-        raise ArtifactError(f"{reason} It was moved aside: run the same command again, which makes another.")
+            say(f"{step.name}: {error} It is trained again")
+            store.set_aside(STUDENT, trained.cohort.key)
+            raise StaleCohortsError from None
