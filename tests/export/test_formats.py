@@ -189,7 +189,7 @@ def test_int8_between_the_limits_is_written_with_a_warning(tmp_path: Path, caplo
     caplog.set_level("INFO", logger="clipstill")
     net = with_outliers(Net().eval())
     export_onnx(net, tmp_path / "model.onnx", SIZE)
-    request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_warn=0.0, int8_refuse=1.0))
+    request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_refuse=1.0))
     _, found = write_formats(tmp_path, net, SIZE, request)
     assert found.refused is None
     assert found.warning is not None

@@ -63,7 +63,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("student.prompts=3", "student"),
         ("student.name=resnet18", "student"),
         ("refusal.most_refused=0.2", "calibration"),
-        ("export.tolerance=0.1", "bundle"),
+        ("export.int8_refuse=0.1", "bundle"),
         ("evaluation.small_teacher=embedded-m", "ladder"),
     ],
 )

@@ -20,7 +20,6 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import EvaluationResult, evaluate, side_by_side, student_predictor
 from clipstill.export.bundle import BundleContent
-from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone
 from clipstill.students.tower_student import TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
@@ -94,7 +93,7 @@ def make_zero_shot(
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` count.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export.page`` count.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
@@ -118,7 +117,6 @@ def make_zero_shot(
         student=student,
         class_vectors_CD=vectors_CD,
         description=_description(task, settings, teacher, examples=count, found=found),
-        formats=FormatRequest(limits=settings.export),
         page=settings.export.page,
     )
     facts = write_described_bundle(out, content)

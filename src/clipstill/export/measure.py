@@ -19,7 +19,7 @@ from clipstill.core.progress import say
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.onnx import Onnx
-from clipstill.export.parity import as_input, logits_of, reason_to_refuse, same_answers, smooth_pictures, student_logits
+from clipstill.export.parity import as_input, check_difference, logits_of, same_answers, smooth_pictures, student_logits
 from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Sixteen pictures already give the int8 ranges of sixty-four.
 LEAST_PICTURES = 8
+# Share of changed answers that int8 or fp16 may have without a warning.
+_WARN = 0.05
 
 
 @dataclass(frozen=True)
@@ -190,15 +192,14 @@ def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | No
     if not np.isfinite(facts.max_difference):
         raise ExportError("a logit is not finite")
     if form.exact:
-        if refused := reason_to_refuse(facts.max_difference, facts.top1_agreement, limits.tolerance):
-            raise ExportError(refused)
+        check_difference(facts.max_difference, facts.top1_agreement)
         return None
     changed = 1 - facts.top1_agreement
     kind = min(facts.agreement, key=lambda kind: facts.agreement[kind])
     what = f"it answers otherwise than the student for {changed:.1%} of {facts.pictures[kind]} pictures ({kind})"
     if changed > limits.int8_refuse:
         raise ExportError(f"{what}, allowed is {limits.int8_refuse:.1%}")
-    return f"{what}; measure it on photos of your own" if changed > limits.int8_warn else None
+    return f"{what}; measure it on photos of your own" if changed > _WARN else None
 
 
 def latency(model: Model, size: int) -> float:

@@ -154,7 +154,7 @@ class RungMaker:
             tower = zero_shot_student(teacher, vectors_CD)
             size = tower.preprocess.size
             export_onnx(tower, model, size)
-            check_parity(tower, model, size, tolerance=run.settings.export.tolerance)
+            check_parity(tower, model, size)
             write_tensors(vectors_file, {class_vectors.VECTORS_NAME: vectors_CD})
             cost = Cost(
                 onnx_bytes=model.stat().st_size,
