@@ -22,13 +22,13 @@ from clipstill.core.file_names import METRICS_FILE, PARITY_FILE, STUDENT_FILE, V
 from clipstill.core.files import (
     MANIFEST,
     commit_manifest,
-    disk_error,
     read_json,
     read_manifest,
     sha256_file,
     sync,
     write_json,
     write_text,
+    writing,
 )
 from clipstill.core.images import WIDEST
 from clipstill.export.measure import FormatFacts, FormatRequest, write_formats
@@ -127,7 +127,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces ``folder`` at the end."""
     partial = folder.with_name(f".{folder.name}.clipstill-partial")
     previous = folder.with_name(f".{folder.name}.clipstill-previous")
-    try:
+    with writing(folder):
         # Put back or remove what a killed call left.
         if previous.exists() and not folder.exists():
             previous.rename(folder)
@@ -136,16 +136,15 @@ def _replacing(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(rest)
         check_replaceable(folder)
         partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(previous)
-        partial.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(previous, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            yield partial
+            if folder.exists():
+                folder.rename(previous)
+            partial.rename(folder)
+            sync(folder.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_models(folder: Path, content: BundleContent) -> ExportFacts:

@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.background import BackgroundTask
 
-from clipstill.core.errors import ArtifactError, ClipstillError
-from clipstill.core.files import MANIFEST, disk_error, read_manifest, verify_files
+from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
+from clipstill.core.files import MANIFEST, read_manifest, verify_files, writing
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.layout import build
 from clipstill.ui.page import Page
@@ -97,12 +97,13 @@ def _zip_bundle(bundle: Path, name: str) -> Path:
     handle, path = tempfile.mkstemp(prefix="clipstill-bundle-", suffix=".zip")
     try:
         with (
+            writing(Path(path)),
             os.fdopen(handle, "wb") as stream,
             zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
         ):
             for file in [MANIFEST, *sorted(manifest.files)]:
                 packed.write(bundle / file, f"{name}-bundle/{file}")
-    except OSError as error:
+    except ResourceError:
         Path(path).unlink(missing_ok=True)
-        raise disk_error(error, Path(path)) from error
+        raise
     return Path(path)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import disk_error, read_json, write_json, write_text
+from clipstill.core.files import read_json, write_json, write_text, writing
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
 
@@ -98,18 +98,15 @@ class Jobs:
                 )
             write_json(self._kept(name) / _COMMAND, list(arguments))
             self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            try:
-                with (self._kept(name) / _LOG).open("ab") as log:
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "clipstill", *arguments],
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        # A group of its own: Ctrl-C of the page's terminal reaches the run in order, through stop().
-                        start_new_session=True,
-                    )
-            except OSError as error:
-                raise disk_error(error, self._kept(name)) from error
+            with writing(self._kept(name)), (self._kept(name) / _LOG).open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "clipstill", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # A group of its own: Ctrl-C of the page's terminal reaches the run in order, through stop().
+                    start_new_session=True,
+                )
             # In this order: whoever asks meanwhile must not find the new process under an old name.
             self.started = [name, *(each for each in self.started if each != name)]
             self._process = process
@@ -170,11 +167,8 @@ class Jobs:
         return f"The run ended before it was done; the machine may have been short of memory. {_SEE_LOG}"
 
     def _log(self, name: str, line: str) -> None:
-        try:
-            with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
-                log.write(f"{line}\n")
-        except OSError as error:
-            raise disk_error(error, self._kept(name)) from error
+        with writing(self._kept(name)), (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
 
 
 def ask_plan(run: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clipstill.core.errors import DataError
-from clipstill.core.files import disk_error, sha256_file
+from clipstill.core.files import sha256_file, writing
 from clipstill.core.images import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
@@ -56,7 +56,7 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
         )
     digests = "".join(sha256_file(file) for file in files)
     target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
-    try:
+    with writing(target):
         if not target.is_dir():
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place, prefix=".tmp-") as temporary:
@@ -66,8 +66,6 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
                 (fresh / _LEFT_OUT).write_text(str(left_out), encoding="ascii")
                 fresh.rename(target)
         left_out = int((target / _LEFT_OUT).read_text(encoding="ascii"))
-    except OSError as error:
-        raise disk_error(error, target) from error
     photos = sum(1 for file in target.rglob("*") if file.is_file() and file.name != _LEFT_OUT)
     return Taken(target, photos, left_out)
 
