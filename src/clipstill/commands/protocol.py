@@ -173,8 +173,7 @@ class Protocol:
         size, crop, batch = student.preprocess.size, student.preprocess.crop_fraction, self.settings.evaluation.batch
         found, labels = [], []
         with torch.no_grad():
-            batches = iterate(part.folder, size, crop, batch, on_skip=lambda path, reason: None)
-            for pixels_NHW3, batch_labels, _ in batches:
+            for pixels_NHW3, batch_labels in iterate(part.folder, size, crop, batch):
                 x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += batch_labels
