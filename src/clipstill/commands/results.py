@@ -110,15 +110,9 @@ class Ladder:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The ladder that a run stored."""
-        names = ("share", "low", "high", "p")
-        against = {name: Difference(*(gap[each] for each in names)) for name, gap in value["against_ours"].items()}
-        return cls(
-            n=int(value["n"]),
-            classes=tuple(value["classes"]),
-            rungs=tuple(Rung.from_json(rung) for rung in value["rungs"]),
-            against_ours=against,
-            recommendation=Recommendation(**value["recommendation"]),
-        )
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(value)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
