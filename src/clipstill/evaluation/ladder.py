@@ -23,7 +23,8 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -43,6 +44,28 @@ LEVEL = 0.05
 SAME_COST = 1.1
 # Chosen, not measured: the small embedded teacher has twice the bytes of the default student.
 MOST_COST = 3.0
+
+
+class LadderOptions(TypedDict, total=False):
+    """Options of ``ladder``.
+
+    Attributes:
+        examples: Labelled photos to learn from, one sub-folder a class.
+        shots: Most examples of a class; None for all.
+        unlabelled: Photos without labels to learn from.
+        rungs: Names of rungs; all where empty.
+        small_teacher: Teacher that would ship untrained; that of the run's settings where None.
+        out: Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
+        device: Device of the teachers; that of the run's settings where None.
+    """
+
+    examples: str | Path | None
+    shots: int | None
+    unlabelled: str | Path | None
+    rungs: Sequence[str]
+    small_teacher: str | None
+    out: str | Path | None
+    device: str | None
 
 
 @dataclass(frozen=True)
