@@ -138,7 +138,9 @@ def _make_group(
     global _worker
     from clipstill.core.device import make_deterministic, pick_device
     from clipstill.core.progress import warnings_only
+    from clipstill.generators import load_generators
     from clipstill.surrogate.shards import receipt_of, tar_bytes
+    from clipstill.teachers import load_teacher
 
     if versions != _versions():
         raise ResourceError(
@@ -148,8 +150,10 @@ def _make_group(
     warnings_only()
     make_deterministic(threads)
     if _worker is None or _worker[0] != work.key:
-        device = "cuda" if work.device.startswith("cuda") else work.device  # A task sees only its own GPU.
-        _worker = (work.key, Worker.load(work, pick_device(device)))
+        # A task sees only its own GPU.
+        device = pick_device("cuda" if work.device.startswith("cuda") else work.device)
+        teacher = load_teacher(work.teacher, device, work.precision)
+        _worker = (work.key, Worker(work, teacher, load_generators(work.generator, device), device))
     made = _worker[1].make(group)
     data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
     receipt = receipt_of(work.key, len(made.records), data, made.facts)
@@ -253,7 +257,6 @@ def _cluster(ray: Any, address: str | None) -> Iterator[dict[Any, int]]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    _check_address(address)
     try:
         # "local" starts a cluster. Without it Ray would look for one of `ray start`, and wait for ever if it has ended.
         ray.init(

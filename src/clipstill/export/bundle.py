@@ -66,11 +66,8 @@ def write_bundle(
     An older bundle at the same place is replaced only after the new one is complete. A kill at any moment leaves the
     old one, the new one, or, between two renames, neither under that name; the next call puts the old one back first.
 
-    Args:
-        folder: The bundle.
-        content: Student, description and formats.
-        texts: Makes the Markdown files by name (``card.md``, ``LICENCES.md``) from what the export measured.
-        key: Hash of everything the bundle depends on.
+    ``texts`` makes the Markdown files by name (``card.md``, ``LICENCES.md``) from what the export measured; ``key`` is
+    the hash of everything that the bundle depends on.
 
     Raises:
         ArtifactError: The folder holds something that is not a bundle.
@@ -95,12 +92,8 @@ def add_formats(
 ) -> list[FormatFacts]:
     """Write further formats of a bundle's student, into that bundle or into a copy of it.
 
-    Args:
-        bundle: A verified bundle; it stays as it is where ``out`` is another folder.
-        out: The bundle itself or another folder, as for ``write_bundle``.
-        student: The bundle's student.
-        request: Which formats to write, and how to judge them.
-        card: Makes the new text of ``card.md`` from the old one and from the facts of all formats by name.
+    The bundle is verified, and stays as it is where ``out`` is another folder. ``card`` makes the new text of
+    ``card.md`` from the old one and from the facts of all formats by name.
 
     Raises:
         ClipstillError: As for ``write_bundle`` and ``write_formats``.

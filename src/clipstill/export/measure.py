@@ -91,16 +91,8 @@ class _Reference:
 def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRequest) -> list[FormatFacts]:
     """Write formats of a student into a folder, compare each with the student, and measure it.
 
-    A format that is refused leaves no file; the others are written all the same.
-
-    Args:
-        folder: Folder of the files; it holds the student as float32 ONNX already.
-        student: Maps (N, 3, H, W) in [0, 1] to logits (N, C).
-        size: Height and width of the student's input in pixels.
-        request: Which formats to write, and how to judge them.
-
-    Returns:
-        One entry per format, ``onnx`` first.
+    A format that is refused leaves no file; the others are written all the same. The folder holds the student as
+    float32 ONNX already, and ``size`` is the side of its input in pixels. The first entry is that of ``onnx``.
 
     Raises:
         UnknownNameError: There is no such format.
@@ -127,15 +119,14 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
 
 
 def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
-    held_out_N3HW = as_input(pictures.held_out_NHW3, size)
-    inputs: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"held out": (held_out_N3HW, None)}
-    if not len(held_out_N3HW):
-        inputs = {"made": (smooth_pictures(np.random.default_rng(0), size), None)}
+    x_N3HW, kind = as_input(pictures.held_out_NHW3, size), "held out"
+    if not len(x_N3HW):
+        x_N3HW, kind = smooth_pictures(np.random.default_rng(0), size), "made"
+    found = {kind: _Reference(x_N3HW, student_logits(student, x_N3HW), None)}
     for name, photos in pictures.photos.items():
-        inputs[name] = as_input(photos.pixels_NHW3, size), photos.label_N
-    return {
-        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), label_N) for kind, (x_N3HW, label_N) in inputs.items()
-    }
+        x_N3HW = as_input(photos.pixels_NHW3, size)
+        found[name] = _Reference(x_N3HW, student_logits(student, x_N3HW), photos.label_N)
+    return found
 
 
 def _write_and_measure(

@@ -30,11 +30,7 @@ def check_parity(
 ) -> dict[str, Any]:
     """Compare the student with its ONNX file on noise and on pictures.
 
-    Args:
-        student: The exported module; it is neither changed nor moved.
-        onnx_path: The exported file.
-        size: Height and width of the model's input in pixels.
-        pictures_NHW3: Uint8 pictures of any size; smooth random ones where None.
+    The pictures are uint8 of any size, or smooth random ones where None; ``size`` is the side of the model's input.
 
     Returns:
         Facts for ``parity.json``: the largest difference of a logit over both, over the noise and over the pictures;

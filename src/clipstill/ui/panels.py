@@ -11,6 +11,7 @@ from urllib.parse import quote
 import jinja2
 
 from clipstill.core.errors import ArtifactError
+from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 from clipstill.stages import STAGES
 from clipstill.ui.pictures import SyntheticImage
@@ -36,7 +37,7 @@ def _macros() -> Any:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent,
+        percent=lambda share, digits=0: percent(share, digits),
         span=span,
         amount=latest_amount,
         python=repr,
@@ -57,11 +58,6 @@ def error_note(error: Exception, kind: str = "wrong") -> str:
     """An error as a sentence of its own."""
     text = str(error)
     return note(text[:1].upper() + text[1:], kind)
-
-
-def percent(share: float | None, digits: int = 0) -> str:
-    """``63 %``; a dash for what is not known."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def latest_amount(lines: Sequence[str]) -> Amount | None:
