@@ -95,14 +95,7 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
     """Scale the short side of an RGB image to ``round(size / crop_fraction)``, then cut the centre square.
 
     These are the steps of ``core.protocols.Preprocess`` before the scaling to [0, 1], by Pillow's antialiased bicubic.
-
-    Args:
-        image: RGB image.
-        size: Side of the result in pixels.
-        crop_fraction: Share of the short side that is kept, in (0, 1].
-
-    Returns:
-        uint8 (size, size, 3).
+    The result is uint8 (size, size, 3).
     """
     width, height = image.size
     short = min(width, height)
@@ -146,10 +139,7 @@ class ImageFolder:
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key = {class_key(name): label for label, name in enumerate(classes)}
-        try:
-            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        except OSError as error:
-            raise _unlistable(path, error) from None
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         if not matched:
             raise DataError(
@@ -182,21 +172,14 @@ class ImageFolder:
         return found
 
     def _collect(self, folders: Iterable[tuple[Path, int]]) -> None:
-        try:
-            for folder, label in folders:
-                for file in sorted(folder.rglob("*")):
-                    if file.name.startswith(".") or not file.is_file():
-                        continue
-                    if file.suffix.lower() in IMAGE_SUFFIXES:
-                        self.items.append((file, label))
-                    else:
-                        self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
-        except OSError as error:
-            raise _unlistable(self.path, error) from None
-
-
-def _unlistable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be listed ({error.strerror or error}). Check its permissions.")
+        for folder, label in folders:
+            for file in sorted(folder.rglob("*")):
+                if file.name.startswith(".") or not file.is_file():
+                    continue
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    self.items.append((file, label))
+                else:
+                    self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
 
 
 def iterate(

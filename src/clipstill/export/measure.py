@@ -138,8 +138,8 @@ def _write_and_measure(
     try:
         if form.calibrated and len(source.calibration_N3HW) < LEAST_PICTURES:
             raise ExportError(
-                f"it needs {LEAST_PICTURES} pictures to calibrate on and as many to be checked on, there are "
-                f"{len(source.calibration_N3HW)}"
+                f"it needs {LEAST_PICTURES} pictures to calibrate on, there are {len(source.calibration_N3HW)}. Give "
+                f"photos like those in use (labels are not needed): clipstill export RUN_OR_BUNDLE --calibration DIR"
             )
         form.write(source, folder)
         facts = _compared(facts, form.open(paths[0]), references)
