@@ -15,8 +15,9 @@ from clipstill import api
 from clipstill.assembly.fine_tuning import FineTuned
 from clipstill.assembly.zero_shot import ZeroShot
 from clipstill.commands.export import Exported
-from clipstill.commands.results import Calibration, Evaluation, Ladder, RunResult
+from clipstill.commands.results import Calibration, Evaluation, RunResult
 from clipstill.core.config import apply_overrides
+from clipstill.evaluation.ladder import Ladder
 from clipstill.generators import load_generators
 from clipstill.planning.plan import Plan
 from clipstill.teachers import load_teacher

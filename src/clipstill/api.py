@@ -26,7 +26,7 @@ from clipstill.core.errors import (
 )
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import ProgressEvent, listening
-from clipstill.evaluation.ladder import LadderOptions
+from clipstill.evaluation.ladder import Ladder, LadderOptions
 from clipstill.runtime import Bundle, Prediction, load_bundle
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.recipes import LoadedSettings, load_with_origins
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from clipstill.assembly.fine_tuning import FineTuned
     from clipstill.assembly.zero_shot import ZeroShot
     from clipstill.commands.export import Exported
-    from clipstill.commands.results import Evaluation, Ladder, RunResult
+    from clipstill.commands.results import Evaluation, RunResult
     from clipstill.commands.run import Job
     from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.planning.plan import Plan

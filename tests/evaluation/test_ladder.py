@@ -20,10 +20,10 @@ from clipstill.evaluation.ladder import (
     TEACHER,
     UNLABELLED,
     Cost,
+    Ladder,
     Measured,
     Rung,
     difference,
-    ladder_json,
     mcnemar_exact,
     recommend,
 )
@@ -154,7 +154,7 @@ def test_nothing_is_recommended_without_a_teacher_or_the_student() -> None:
 
 def test_rungs_survive_json_and_what_was_not_measured_is_no_number() -> None:
     rungs = [rung(OURS, 140), rung(SMALL_TEACHER, 120), Rung(EXAMPLES, "tuned", missing="give --examples DIR")]
-    value: dict[str, Any] = json.loads(json.dumps(ladder_json(rungs, ["dog", "cat"])))
+    value: dict[str, Any] = json.loads(json.dumps(Ladder.of(rungs, ["dog", "cat"]).to_json()))
     assert [Rung.from_json(each) for each in value["rungs"]] == rungs
     assert value["n"] == PHOTOS
     assert value["rungs"][0]["measured"]["top1"] == 0.7

@@ -5,7 +5,7 @@ What is done again follows from the cohorts of the folder, as for ``clipstill ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +143,7 @@ def _without_clashes(settings: Settings, task: Task) -> Settings:
 
 def _without_photos_of_others(settings: Settings, task: Task, rest: Task) -> Settings:
     """Settings without a folder of examples or photos that shows none of the classes that are left."""
-    folders: Mapping[str, Path | None] = {
-        "examples": settings.examples.images,
-        "evaluation": settings.evaluation.images,
-    }
-    for section, folder in folders.items():
+    for section, folder in (("examples", settings.examples.images), ("evaluation", settings.evaluation.images)):
         if folder is None or not folder.is_dir():
             continue
         if set(rest.names) <= set(ImageFolder.open(folder, task.names).classes_without_images):

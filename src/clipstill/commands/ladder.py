@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipstill.commands.results import Ladder
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
 from clipstill.core.images import ImageFolder
-from clipstill.evaluation.ladder import RUNGS, LadderOptions, ladder_json
+from clipstill.evaluation.ladder import RUNGS, Ladder, LadderOptions
 from clipstill.stages import STAGES
 from clipstill.stages.ladder import LadderInputs, measure_rungs
 from clipstill.workflow.photos import Photos, limited, refuse_overlap
@@ -57,4 +56,4 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
         slow=True,
     )
     found = measure_rungs(run, inputs, Path(options.get("out") or path / LADDER_FOLDER), rungs)
-    return Ladder.from_json(ladder_json(found, run.task.names))
+    return Ladder.of(found, run.task.names)

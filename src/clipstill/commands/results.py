@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
 from clipstill.evaluation.evaluate import EvaluationResult, side_by_side
-from clipstill.evaluation.ladder import Difference, Recommendation, Rung
+from clipstill.evaluation.ladder import Ladder
 
 if TYPE_CHECKING:
     from clipstill.runtime import Bundle
@@ -89,44 +89,6 @@ class Calibration:
                 'says "none of these"': f"below {self.refusal_threshold:.3g}" if self.refusal_threshold else "never",
             }
         )
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Simpler and richer ways to the same classifier, and which to ship.
-
-    Attributes:
-        n: Number of photos; 0 where nothing was measured.
-        rungs: The ways, in the order of the ladder.
-        against_ours: Name of a rung -> its difference to the student.
-    """
-
-    n: int
-    classes: tuple[str, ...]
-    rungs: tuple[Rung, ...]
-    against_ours: Mapping[str, Difference]
-    recommendation: Recommendation
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The ladder that a run stored."""
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(cls).validate_python(value)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "n": self.n,
-            "classes": list(self.classes),
-            "rungs": [rung.to_json() for rung in self.rungs],
-            "against_ours": {name: gap.to_json() for name, gap in self.against_ours.items()},
-            "recommendation": asdict(self.recommendation),
-        }
-
-    def _repr_html_(self) -> str:
-        rows = {rung.title: percent(rung.measured.top1) if rung.measured else rung.missing for rung in self.rungs}
-        return html_table({**rows, "advice": self.recommendation.text})
 
 
 @dataclass(frozen=True)

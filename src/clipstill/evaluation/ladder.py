@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -29,6 +29,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.notebook import html_table, percent
 
 TEACHER = "teacher"
 SMALL_TEACHER = "small-teacher"
@@ -250,23 +251,51 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     return Recommendation(pick.name, None if best is None else best.name, " ".join(sentences), pick.command)
 
 
-def ladder_json(rungs: Sequence[Rung], classes: Sequence[str]) -> dict[str, Any]:
-    """The ladder as JSON values.
+@dataclass(frozen=True)
+class Ladder:
+    """Simpler and richer ways to the same classifier, and which to ship.
 
-    Returns:
-        ``n`` photos (0 where nothing was measured), ``classes``, ``rungs``, ``against_ours`` (differences by rung), and
-        ``recommendation``.
+    Attributes:
+        n: Number of photos; 0 where nothing was measured.
+        rungs: The ways, in the order of the ladder.
+        against_ours: Name of a rung -> its difference to the student.
     """
-    found = {rung.name: rung for rung in rungs if rung.measured is not None}
-    ours = found.get(OURS)
-    gaps = {} if ours is None else {name: _between(rung, ours) for name, rung in found.items() if rung is not ours}
-    return {
-        "n": max((len(rung.result.right) for rung in found.values()), default=0),
-        "classes": list(classes),
-        "rungs": [rung.to_json() for rung in rungs],
-        "against_ours": {name: gap.to_json() for name, gap in gaps.items()},
-        "recommendation": asdict(recommend(rungs)),
-    }
+
+    n: int
+    classes: tuple[str, ...]
+    rungs: tuple[Rung, ...]
+    against_ours: Mapping[str, Difference]
+    recommendation: Recommendation
+
+    @classmethod
+    def of(cls, rungs: Sequence[Rung], classes: Sequence[str]) -> Ladder:
+        """The ladder of these rungs, compared with the student."""
+        found = {rung.name: rung for rung in rungs if rung.measured is not None}
+        ours = found.get(OURS)
+        gaps = {} if ours is None else {name: _between(rung, ours) for name, rung in found.items() if rung is not ours}
+        count = max((len(rung.result.right) for rung in found.values()), default=0)
+        return cls(count, tuple(classes), tuple(rungs), against_ours=gaps, recommendation=recommend(rungs))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Ladder:
+        """The inverse of ``to_json``."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(Ladder).validate_python(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "n": self.n,
+            "classes": list(self.classes),
+            "rungs": [rung.to_json() for rung in self.rungs],
+            "against_ours": {name: gap.to_json() for name, gap in self.against_ours.items()},
+            "recommendation": asdict(self.recommendation),
+        }
+
+    def _repr_html_(self) -> str:
+        rows = {rung.title: percent(rung.measured.top1) if rung.measured else rung.missing for rung in self.rungs}
+        return html_table({**rows, "advice": self.recommendation.text})
 
 
 def _between(first: Rung, second: Rung) -> Difference:
@@ -274,7 +303,7 @@ def _between(first: Rung, second: Rung) -> Difference:
 
 
 def _percent(rung: Rung) -> str:
-    return f"{100 * rung.result.top1:.1f} %"
+    return percent(rung.result.top1)
 
 
 def _gap(first: Rung, second: Rung) -> str:

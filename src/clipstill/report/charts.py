@@ -49,7 +49,7 @@ def ladder_chart(ladder: Mapping[str, Any] | None, cost: str) -> Markup:
     """Draw accuracy against cost on a logarithmic axis, with a point per measured rung of known cost.
 
     Args:
-        ladder: JSON values as of ``evaluation.ladder.ladder_json``, or None.
+        ladder: JSON values of ``evaluation.ladder.Ladder``, or None.
         cost: ``onnx_bytes`` or ``latency_ms``.
 
     Returns:

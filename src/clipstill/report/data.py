@@ -87,7 +87,7 @@ class ReportData:
     pictures: tuple[Picture, ...] = ()  # Synthetic images, in the order of their index.
     curation: tuple[Curated, ...] = ()  # One entry a class.
     charts: tuple[Chart, ...] = ()  # Losses and scores over the steps.
-    ladder: Mapping[str, Any] | None = None  # Result of ``evaluation.ladder.ladder_json``; None if not measured.
+    ladder: Mapping[str, Any] | None = None  # JSON values of ``evaluation.ladder.Ladder``; None if not measured.
     stages: tuple[Stage, ...] = ()  # Stages that ran.
     settings: Mapping[str, Any] = field(default_factory=dict)  # The run's settings as nested plain values.
     provenance: tuple[Provenance, ...] = ()  # Weights that are in the model or that taught it.

@@ -17,7 +17,7 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, span
-from clipstill.evaluation.ladder import RUNGS, Rung, ladder_json
+from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
 from clipstill.stages import bundle
 from clipstill.workflow.photos import limited, photos_digest
 from clipstill.workflow.run import Run
@@ -91,7 +91,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     section = run.settings.examples
     inputs = LadderInputs(run.photos.measured, run.settings.small_teacher, section.images, section.per_class)
     rungs = measure_rungs(run, inputs, folder / _WORK)
-    write_json(folder / LADDER_FILE, ladder_json(rungs, run.task.names))
+    write_json(folder / LADDER_FILE, Ladder.of(rungs, run.task.names).to_json())
     # The models served to go on after a kill.
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     return [LADDER_FILE]
