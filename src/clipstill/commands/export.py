@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import say
+from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
 from clipstill.export.bundle import add_formats
@@ -29,9 +30,6 @@ from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.stage import STAGES_FOLDER
 from clipstill.workflow.store import MARKER
-
-if TYPE_CHECKING:
-    from clipstill.core.protocols import Preprocess
 
 
 @dataclass(frozen=True)

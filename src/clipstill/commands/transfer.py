@@ -35,12 +35,8 @@ def transfer(
 ) -> dict[str, Transfer]:
     """Run and measure, a row by name with a column a target; what an equal call measured is not measured again.
 
-    Args:
-        settings_of: Settings by data set; ``prompt_teacher`` of the source's says how the teacher learns.
-        source: Data set of the labels; the shots are of each of its classes.
-        targets: Data sets whose test images are measured on. The source may be one of them.
-        request: Shots, seeds, folder and baselines.
-        unlabelled: Whose training images the student sees.
+    The source's settings say by ``prompt_teacher`` how the teacher learns. The source may be one of the targets. The
+    student sees the training images of the data set that ``unlabelled`` says.
 
     Raises:
         ConfigError: Two targets have one name.

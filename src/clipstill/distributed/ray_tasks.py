@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import clipstill
+from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ClipstillError, ResourceError
-from clipstill.core.progress import say
+from clipstill.core.progress import say, warnings_only
 from clipstill.distributed.torchrun import wait_until_visible, world
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker
+from clipstill.surrogate.shards import ShardWriter, receipt_of, tar_bytes
+from clipstill.surrogate.storage import ShardStorage, resolve_address
 
 if TYPE_CHECKING:
     from clipstill.distributed.settings import LaunchSettings
-    from clipstill.surrogate.shards import ShardWriter
-    from clipstill.surrogate.storage import ShardStorage
 
 # Tasks submitted for each one that the cluster holds at once, so that no worker waits for the driver.
 _SUBMITTED_PER_SLOT = 2
@@ -48,8 +49,6 @@ def check_launcher(launch: LaunchSettings) -> None:
     if not _import_ray().is_initialized():
         _check_address(launch.address or os.environ.get("RAY_ADDRESS"))
     if launch.storage is not None:
-        from clipstill.surrogate.storage import resolve_address
-
         resolve_address(launch.storage)
 
 
@@ -78,7 +77,7 @@ def make_groups(
     ray = _import_ray()
     # Standard output is for results, but Ray reports lost workers there.
     with redirect_stdout(sys.stderr), _cluster(ray, launch.address) as running:
-        storage = _storage(launch.storage, work.key)
+        storage = None if launch.storage is None else ShardStorage(launch.storage, work.key)
         address = None if storage is None else storage.address
         waiting = list(groups)
         # Take what tasks of an earlier call left in the storage.
@@ -115,14 +114,6 @@ def make_groups(
             on_done(group, loss)
 
 
-def _storage(address: str | None, key: str) -> ShardStorage | None:
-    if address is None:
-        return None
-    from clipstill.surrogate.storage import ShardStorage
-
-    return ShardStorage(address, key)
-
-
 # Tasks of one run share their models.
 _worker: tuple[str, Worker] | None = None
 
@@ -136,10 +127,7 @@ def _make_group(
         The shard's bytes and receipt, both empty with an address; and the mean loss.
     """
     global _worker
-    from clipstill.core.device import make_deterministic, pick_device
-    from clipstill.core.progress import warnings_only
     from clipstill.generators import load_generators
-    from clipstill.surrogate.shards import receipt_of, tar_bytes
     from clipstill.teachers import load_teacher
 
     if versions != _versions():
@@ -157,10 +145,9 @@ def _make_group(
     made = _worker[1].make(group)
     data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
     receipt = receipt_of(work.key, len(made.records), data, made.facts)
-    storage = _storage(address, work.key)
-    if storage is None:
+    if address is None:
         return data, receipt, made.loss
-    storage.write(group, data, receipt)
+    ShardStorage(address, work.key).write(group, data, receipt)
     return None, {}, made.loss
 
 
