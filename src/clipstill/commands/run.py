@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipstill.commands.results import Calibration, Evaluation, Ladder, RunResult
+from clipstill.commands.results import Calibration, Evaluation, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import METRICS_FILE
@@ -19,6 +19,7 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
+from clipstill.evaluation.ladder import Ladder
 from clipstill.planning.budget import with_settings
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import MEANINGS, most_restrictive, warning

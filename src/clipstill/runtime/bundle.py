@@ -22,11 +22,10 @@ from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
 from clipstill.core.protocols import Preprocess
 
-MODEL = "model.onnx"
+MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LABELS = "labels.json"
 PREPROCESS = "preprocess.json"
-NEEDED = (MODEL, LABELS, PREPROCESS)
-MODELS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+NEEDED = (MODELS["fp32"], LABELS, PREPROCESS)
 BATCH = 32
 # Larger sizes come from damaged files and would take all memory.
 _LARGEST_SIZE = 4096
