@@ -59,7 +59,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("distillation.steps=3", "student"),
         ("student.prompts=3", "student"),
         ("student.name=resnet18", "student"),
-        ("export.tolerance=0.1", "bundle"),
+        ("export.int8_refuse=0.1", "bundle"),
         ("evaluation.small_teacher=embedded-m", "ladder"),
     ],
 )

@@ -170,8 +170,7 @@ def read_all(folder: ImageFolder, size: int, crop_fraction: float = 1.0) -> tupl
         DataError: None can be read.
     """
     # Files that cannot be read are named where they are first read.
-    batches = iterate(folder, size, crop_fraction, _AT_ONCE, on_skip=lambda path, reason: None)
-    parts = [(pixels, labels) for pixels, labels, _ in batches]
+    parts = list(iterate(folder, size, crop_fraction, _AT_ONCE))
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])

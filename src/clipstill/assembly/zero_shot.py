@@ -20,7 +20,6 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent
-from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
@@ -96,7 +95,7 @@ def make_zero_shot(
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, and ``export`` count.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples`` and ``export.page`` count.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
@@ -120,7 +119,6 @@ def make_zero_shot(
         student=student,
         class_vectors_CD=vectors_CD,
         description=_description(task, settings, teacher, examples=count, found=found),
-        formats=FormatRequest(limits=settings.export),
         page=settings.export.page,
     )
     facts = write_described_bundle(out, content)

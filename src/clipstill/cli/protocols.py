@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipstill.evaluation.protocols import BaseToNovel, Transfer
     from clipstill.workflow.settings import Settings
 
-_DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
+_DATA = "LAYOUT:ROOT (caltech101:/data), or a folder with train and test"
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the measurements.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Labelled images per class to learn from.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="Whole numbers joined by commas; one run each.")]
@@ -36,9 +36,6 @@ def base_to_novel(
     recipe: options.Recipe = "promptkd",
     teacher: options.Teacher = None,
     student: options.Student = None,
-    unlabelled: Annotated[
-        bool, typer.Option(help="Show the student the training images without labels; else synthetic images alone.")
-    ] = True,
     overrides: options.Overrides = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -58,7 +55,7 @@ def base_to_novel(
 
     request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
     dataset = open_dataset(data)
-    rows = measure(_settings_for(context, dataset), dataset, request, unlabelled=unlabelled)
+    rows = measure(_settings_for(context, dataset), dataset, request)
     _print_rows(rows, as_json)
 
 
@@ -70,8 +67,7 @@ def transfer(
     shots: Shots = 16,
     seeds: Seeds = "1,2,3",
     unlabelled: Annotated[
-        Literal["target", "source", "none"],
-        typer.Option("--unlabelled", help="Whose training images the student sees; none for synthetic ones alone."),
+        Literal["target", "source"], typer.Option(help="Whose training images the student sees.")
     ] = "target",
     baselines: Baselines = True,
     recipe: options.Recipe = "promptkd",

@@ -11,16 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from clipstill.commands.protocol import (
-    Accuracies,
-    Part,
-    Protocol,
-    ProtocolRequest,
-    Training,
-    learned_prompts,
-    with_photos,
-    with_prompts,
-)
+from clipstill.commands.protocol import Accuracies, Part, Protocol, ProtocolRequest, with_photos, with_prompts
 from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
@@ -28,52 +19,40 @@ from clipstill.evaluation.protocols import BaseToNovel
 from clipstill.workflow.settings import Settings
 
 
-def base_to_novel(
-    settings: Settings, dataset: Dataset, request: ProtocolRequest, *, unlabelled: bool = True
-) -> dict[str, BaseToNovel]:
+def base_to_novel(settings: Settings, dataset: Dataset, request: ProtocolRequest) -> dict[str, BaseToNovel]:
     """Run and measure, a row by name for the baselines, the teacher where it learns prompts, and the student.
 
-    What an equal call measured is not measured again. The shots are labelled images of each base class. Unless
-    ``unlabelled``, the student has synthetic images alone and is not transductive.
+    What an equal call measured is not measured again. The shots are labelled images of each base class.
     """
     make_folder(request.out)
     found: dict[str, list[Accuracies]] = {}
     for seed in request.seeds:
-        for name, accuracies in _rows(settings.changed(seed=seed), dataset, request, unlabelled):
+        for name, accuracies in _rows(settings.changed(seed=seed), dataset, request):
             found.setdefault(name, []).append(accuracies)
     return {
         name: BaseToNovel(
             tuple(each["base"] for each in several),
             tuple(each["novel"] for each in several),
-            transductive=unlabelled and name.startswith("student"),
+            transductive=name.startswith("student"),
         )
         for name, several in found.items()
     }
 
 
-def _rows(
-    settings: Settings, dataset: Dataset, request: ProtocolRequest, unlabelled: bool
-) -> Iterator[tuple[str, Accuracies]]:
+def _rows(settings: Settings, dataset: Dataset, request: ProtocolRequest) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure with one seed."""
-    settings, photos = with_photos(settings, dataset if unlabelled else None)
+    settings, photos = with_photos(settings, dataset)
     shots, labelled = request.shots, None
     if shots:
         # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
         few = dataset.half("base").few(shots, settings.seed).folder("train")
         labelled = replace(few, classes=dataset.classes)
-    settings = with_prompts(settings, learned_prompts(settings, labelled, request.out))
+    settings = with_prompts(settings, settings, labelled, request.out)
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES
     }
     protocol = Protocol(settings, dataset.classes, parts, request.out)
     if request.baselines:
         yield from protocol.baselines(labelled)
-    yield from protocol.trained(
-        Training(
-            photos=photos,
-            name=f"{shots}-shot-seed-{settings.seed}",
-            prompts=f"{shots}-shot prompts",
-            chosen_by=("base",),
-            test_images="the base test images",
-        )
-    )
+    name, prompts, test_images = f"{shots}-shot-seed-{settings.seed}", f"{shots}-shot prompts", "the base test images"
+    yield from protocol.trained(photos, name=name, prompts=prompts, chosen_by=["base"], test_images=test_images)

@@ -14,10 +14,10 @@ from clipstill.core.file_names import VECTORS_FILE, VECTORS_NAME
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, teacher_predictor
-from clipstill.runtime import MODEL, Bundle, load_bundle
+from clipstill.runtime import Bundle, load_bundle
 
 
-def measure_bundle(path: Path, images: Path, *, device: str = "auto", model: str = MODEL) -> Evaluation:
+def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Evaluation:
     """Measure the student on the CPU and the teacher on ``device``; see ``clipstill.api.evaluate``.
 
     The teacher's result is None where it cannot be loaded here.

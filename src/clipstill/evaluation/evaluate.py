@@ -152,7 +152,7 @@ def evaluate(
             bar.advance(1)
 
         size, crop = preprocess.size, preprocess.crop_fraction
-        for pixels_NHW3, batch_labels, _ in iterate(folder, size, crop, BATCH, on_skip=skip):
+        for pixels_NHW3, batch_labels in iterate(folder, size, crop, BATCH, on_skip=skip):
             logits_parts.append(np.asarray(predict_logits(pixels_NHW3)))
             labels.extend(batch_labels)
             bar.advance(len(batch_labels))

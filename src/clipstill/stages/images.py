@@ -135,7 +135,7 @@ def assist(run: Run, offer: torchrun.Offer) -> None:
     own = torchrun.share(offer.groups)
     if own:
         (step,) = [each for each in run.steps_of(NAME) if each.name == offer.stage]
-        worker = Worker.load(synthesis_work(run, step), run.models.device)
+        worker = Worker(synthesis_work(run, step), run.models.teacher, run.models.generators, run.models.device)
         make_groups(worker, own, ShardWriter(run.store.folder(step), step.key), lambda number, loss: None)
 
 

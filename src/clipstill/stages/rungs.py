@@ -144,7 +144,7 @@ class RungMaker:
         tower = zero_shot_student(teacher, vectors_CD)
         size = tower.preprocess.size
         export_onnx(tower, model, size)
-        check_parity(tower, model, size, tolerance=run.settings.export.tolerance)
+        check_parity(tower, model, size)
         cost = Cost(
             onnx_bytes=model.stat().st_size,
             parameters=teacher.image_parameters,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.core.files import disk_error, read_json, read_manifest, verify_files, write_json
+from clipstill.core.files import read_json, read_manifest, verify_files, write_json, writing
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, FolderHistory, StudentRecord
 from clipstill.workflow.stage import STAGES_FOLDER, Step
@@ -136,13 +136,11 @@ class LockedStore(Store):
         super().__init__(path)
         if path.is_file():
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
-        try:
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             # A process killed before the marker stands leaves the lock, or a file not yet renamed.
             names = sorted(each.name for each in path.iterdir())
             strangers = [name for name in names if name != LOCK and not name.startswith(".tmp-")]
-        except OSError as error:
-            raise disk_error(error, path) from error
         is_new = not (path / MARKER).exists()
         if strangers and is_new:
             raise ArtifactError(
@@ -168,12 +166,10 @@ class LockedStore(Store):
     def event(self, event: str, **facts: Any) -> None:
         """Append one line to the list of events; it is on the disk when this returns."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False, default=str)
-        try:
+        with writing(self.path / EVENTS):
             self._events.write(line + "\n")
             self._events.flush()
             os.fsync(self._events.fileno())
-        except OSError as error:
-            raise disk_error(error, self.path / EVENTS) from error
 
     def prepare(self, step: Step, **more: Any) -> bool:
         """Make the folder of a step ready for work; return whether work of another key was moved aside.
@@ -182,7 +178,7 @@ class LockedStore(Store):
         holds further facts to remember of the step.
         """
         folder, old, moved = self.folder(step), self.stages / _OLD, False
-        try:
+        with writing(folder):
             record = self._record(folder) if folder.is_dir() else {}
             if folder.is_dir() and record.get("key") != step.key:
                 moved = _move_aside(folder, old / f"{step.name}-{str(record.get('key', 'unknown'))[:12]}")
@@ -194,17 +190,13 @@ class LockedStore(Store):
             if record.get("key") != step.key or record.get("number") != step.cohort.number:
                 serial = record.get("serial", time.time_ns())
                 write_json(folder / STAGE_FILE, {**_record_of(step), "serial": serial, **more})
-        except OSError as error:
-            raise disk_error(error, folder) from error
         return moved
 
     def set_aside(self, stage: str, key: str) -> None:
         """Move damaged work of this key to ``stages/old``, so that it is made again and nothing is lost."""
         for folder in self._folders_of(stage, key):
-            try:
+            with writing(folder):
                 _move_aside(folder, self.stages / _OLD / f"{stage}-{_DAMAGED}")
-            except OSError as error:
-                raise disk_error(error, folder) from error
 
 
 def _record_of(step: Step) -> dict[str, Any]:
@@ -285,36 +277,32 @@ def _move_aside(folder: Path, target: Path) -> bool:
 
 
 def _open_events(path: Path) -> IO[str]:
-    try:
+    with writing(path):
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         stream = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
             stream.write("\n")
         return stream
-    except OSError as error:
-        raise disk_error(error, path) from error
 
 
 def _lock(path: Path) -> IO[str]:
     """Hold the run. The system lets go when the process ends, however it ends, so that no stale lock stays."""
-    try:
+    with writing(path):
         stream = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise disk_error(error, path) from error
-    try:
-        if sys.platform == "win32":
-            import msvcrt
+        try:
+            if sys.platform == "win32":
+                import msvcrt
 
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+                msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
 
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.close()
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            raise disk_error(error, path) from error
-        raise ResourceError(
-            f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
-        ) from None
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+            raise ResourceError(
+                f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
+            ) from None
     return stream
