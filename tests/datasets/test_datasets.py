@@ -1,4 +1,4 @@
-"""Data sets: the layouts of CoOp, folders, halves and few shots."""
+"""Data sets: the layouts of CoOp, folders and tables, halves and few shots."""
 
 from __future__ import annotations
 
@@ -73,14 +73,18 @@ def test_aircraft_comes_with_lists_of_its_own(tmp_path: Path) -> None:
         open_dataset(f"fgvc_aircraft:{tmp_path}")
 
 
-def test_folders_are_a_data_set(tmp_path: Path) -> None:
+def test_folders_and_tables_say_the_same(tmp_path: Path) -> None:
+    rows = ["path,class,split"]
     for part in ("train", "test"):
         for name in ("dog", "sea_horse"):
             (tmp_path / part / name).mkdir(parents=True)
             (tmp_path / part / name / "1.png").touch()
-    found = open_dataset(tmp_path)
-    assert found.classes == ("dog", "sea horse")
-    assert found.test == ((tmp_path / "test/dog/1.png", 0), (tmp_path / "test/sea_horse/1.png", 1))
+            rows.append(f"{part}/{name}/1.png,{name.replace('_', ' ')},{part}")
+    rows.append("val/cat/1.png,cat,val")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    folders, table = open_dataset(tmp_path), open_dataset(tmp_path / "list.csv")
+    assert folders.classes == table.classes == ("dog", "sea horse")
+    assert (folders.train, folders.test) == (table.train, table.test)
 
 
 def test_the_first_half_of_101_classes_is_51_and_novel_labels_start_at_0() -> None:
@@ -112,6 +116,10 @@ def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
         ("dtd:{}", "there is no folder"),
         ("{}/nothing", "there is no data set"),
         ("{}/empty", "has no folder 'train'"),
+        ("{}/short.csv", "no column 'split'"),
+        ("{}/odd.csv", "line 3: each row needs a path, a class and a split"),
+        ("{}/away.csv", "lies outside of its folder"),
+        ("{}/half.csv", "no row whose split is 'test'"),
         ("food101:{}", "is no split file"),
         ("sun397:{}", "lies outside of its folder"),
         ("ucf101:{}", "label 0 is called 'a' and 'b'"),
@@ -121,6 +129,10 @@ def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
 )
 def test_what_cannot_be_read_is_told_in_a_line(where: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "short.csv").write_text("path,class\na.png,dog\n")
+    (tmp_path / "odd.csv").write_text("path,class,split\na.png,dog,train\nb.png,dog,somewhere\n")
+    (tmp_path / "away.csv").write_text("path,class,split\n/etc/a.png,dog,train\n")
+    (tmp_path / "half.csv").write_text("path,class,split\na.png,dog,train\n")
     (tmp_path / "food-101").mkdir()
     (tmp_path / "food-101" / "split_zhou_Food101.json").write_text('{"train": []}')
     split_file(tmp_path, "sun397", ["../../etc"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipstill.evaluation.protocols import BaseToNovel, Transfer
     from clipstill.workflow.settings import Settings
 
-_DATA = "LAYOUT:ROOT (caltech101:/data), or a folder with train and test"
+_DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the measurements.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Labelled images per class to learn from.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="Whole numbers joined by commas; one run each.")]

@@ -25,7 +25,7 @@ HALVES: tuple[Half, ...] = get_args(Half)
 class Dataset:
     """Files with labels; a label is a position in ``classes``."""
 
-    name: str  # Name of the layout or the folder.
+    name: str  # Name of the layout, the folder or the table.
     root: Path  # A folder above all files.
     classes: tuple[str, ...]
     train: tuple[Item, ...]
