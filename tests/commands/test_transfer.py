@@ -116,7 +116,10 @@ def test_what_a_student_is_shown_follows_the_settings(tmp_path: Path) -> None:
     assert told.unlabelled.images == photo.root
     assert sorted(shown.items) == sorted((path, -1) for path, _ in photo.train)
     few = load_settings("promptkd", overrides=["unlabelled.limit=4"])
-    assert len(with_photos(few, photo)[1].items) == 4
+    assert len(with_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]
+    told, shown = with_photos(config, None)
+    assert (config.prompts.images_per_class, told.prompts.images_per_class, shown) == (0, 16, None)
+    told.check_together()
 
 
 def test_the_table_says_who_saw_what() -> None:

@@ -36,6 +36,9 @@ def base_to_novel(
     recipe: options.Recipe = "promptkd",
     teacher: options.Teacher = None,
     student: options.Student = None,
+    unlabelled: Annotated[
+        bool, typer.Option(help="Show the student the training images without labels; else synthetic images alone.")
+    ] = True,
     overrides: options.Overrides = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -55,7 +58,7 @@ def base_to_novel(
 
     request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
     dataset = open_dataset(data)
-    rows = measure(_settings_for(context, dataset), dataset, request)
+    rows = measure(_settings_for(context, dataset), dataset, request, unlabelled=unlabelled)
     _print_rows(rows, as_json)
 
 
@@ -67,7 +70,8 @@ def transfer(
     shots: Shots = 16,
     seeds: Seeds = "1,2,3",
     unlabelled: Annotated[
-        Literal["target", "source"], typer.Option(help="Whose training images the student sees.")
+        Literal["target", "source", "none"],
+        typer.Option("--unlabelled", help="Whose training images the student sees; none for synthetic ones alone."),
     ] = "target",
     baselines: Baselines = True,
     recipe: options.Recipe = "promptkd",

@@ -19,29 +19,34 @@ from clipstill.evaluation.protocols import BaseToNovel
 from clipstill.workflow.settings import Settings
 
 
-def base_to_novel(settings: Settings, dataset: Dataset, request: ProtocolRequest) -> dict[str, BaseToNovel]:
+def base_to_novel(
+    settings: Settings, dataset: Dataset, request: ProtocolRequest, *, unlabelled: bool = True
+) -> dict[str, BaseToNovel]:
     """Run and measure, a row by name for the baselines, the teacher where it learns prompts, and the student.
 
-    What an equal call measured is not measured again. The shots are labelled images of each base class.
+    What an equal call measured is not measured again. The shots are labelled images of each base class. Unless
+    ``unlabelled``, the student has synthetic images alone and is not transductive.
     """
     make_folder(request.out)
     found: dict[str, list[Accuracies]] = {}
     for seed in request.seeds:
-        for name, accuracies in _rows(settings.changed(seed=seed), dataset, request):
+        for name, accuracies in _rows(settings.changed(seed=seed), dataset, request, unlabelled):
             found.setdefault(name, []).append(accuracies)
     return {
         name: BaseToNovel(
             tuple(each["base"] for each in several),
             tuple(each["novel"] for each in several),
-            transductive=name.startswith("student"),
+            transductive=unlabelled and name.startswith("student"),
         )
         for name, several in found.items()
     }
 
 
-def _rows(settings: Settings, dataset: Dataset, request: ProtocolRequest) -> Iterator[tuple[str, Accuracies]]:
+def _rows(
+    settings: Settings, dataset: Dataset, request: ProtocolRequest, unlabelled: bool
+) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure with one seed."""
-    settings, photos = with_photos(settings, dataset)
+    settings, photos = with_photos(settings, dataset if unlabelled else None)
     shots, labelled = request.shots, None
     if shots:
         # Base labels are the first of all labels, so the same numbers name the same classes in the whole.

@@ -110,12 +110,12 @@ class Protocol:
             yield f"CoOp {tower}", self._measured_once(identity, partial(self._coop, tower, labelled))
 
     def trained(
-        self, photos: ImageFolder, *, name: str, prompts: str, chosen_by: Sequence[str], test_images: str
+        self, photos: ImageFolder | None, *, name: str, prompts: str, chosen_by: Sequence[str], test_images: str
     ) -> Iterator[tuple[str, Accuracies]]:
         """Train a student, and measure it, and the teacher where that has prompts: rows by name.
 
         Args:
-            photos: What the student sees without labels.
+            photos: What the student sees without labels; None for synthetic images alone.
             name: Name of the run's folder, which tells its settings apart from others.
             prompts: What the teacher's prompts are called.
             chosen_by: Parts whose test images would choose a validation.
@@ -259,8 +259,14 @@ def with_prompts(settings: Settings, learner: Settings, labelled: ImageFolder | 
     return settings.changed(**{"prompt_teacher.weights": weights, "prompt_teacher.method": method})
 
 
-def with_photos(settings: Settings, dataset: Dataset) -> tuple[Settings, ImageFolder]:
-    """Training images without their labels, as the settings limit them, and the settings that name them."""
+def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, ImageFolder | None]:
+    """Training images without their labels, as the settings limit them, and the settings that name them.
+
+    Without a data set there are synthetic images alone: as many a class as by default, where the settings make none.
+    """
+    if dataset is None:
+        count = settings.prompts.images_per_class or Settings().prompts.images_per_class
+        return settings.changed(**{"unlabelled.images": None, "prompts.images_per_class": count}), None
     photos = limited(without_labels(dataset.folder("train")), settings.unlabelled.limit, settings.seed)
     return settings.changed(**{"unlabelled.images": dataset.root}), photos
 

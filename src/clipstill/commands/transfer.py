@@ -1,8 +1,8 @@
 """Labels of one source, measured on other data sets: cross-data-set transfer and domain generalisation.
 
 The teacher learns prompts from a few labelled images of all classes of the source. The student sees the unlabelled
-training images of each target, so that it is transductive and there is one a target; or those of the source. With the
-source's images one student serves all targets, whose classes must be among its own.
+training images of each target, so that it is transductive and there is one a target; or those of the source; or
+synthetic images alone. With the source's images one student serves all targets, whose classes must be among its own.
 
 Source: Zhou et al., CVPR 2022 (CoCoOp), for the protocols; Li et al., CVPR 2024 (PromptKD), whose student is trained on
 the unlabelled images of the target.
@@ -36,7 +36,7 @@ def transfer(
     """Run and measure, a row by name with a column a target; what an equal call measured is not measured again.
 
     The source's settings say by ``prompt_teacher`` how the teacher learns. The source may be one of the targets. The
-    student sees the training images of the data set that ``unlabelled`` says.
+    student sees the training images that ``unlabelled`` says; none for synthetic images alone.
 
     Raises:
         ConfigError: Two targets have one name.
@@ -55,7 +55,9 @@ def transfer(
             learner, settings = (settings_of(each).changed(seed=seed) for each in (source, shown))
             settings = with_prompts(settings, learner, labelled, request.out)
             prompts = f"{request.shots}-shot prompts of {source.name}"
-            for name, accuracies in _rows(settings, shown, measured, labelled, request=request, prompts=prompts):
+            for name, accuracies in _rows(
+                settings, shown, measured, labelled, request=request, prompts=prompts, has_photos=unlabelled != "none"
+            ):
                 for target_name, top1 in accuracies.items():
                     found.setdefault(name, {}).setdefault(target_name, []).append(top1)
     return {
@@ -69,9 +71,15 @@ def transfer(
 def _targets_by_student(
     source: Dataset, targets: Sequence[Dataset], unlabelled: Seen
 ) -> list[tuple[Dataset, Sequence[Dataset]]]:
-    """The data set whose training images a student sees without labels, and the targets that it is measured on."""
+    """The data set whose classes a student has, and its training images if any, and the targets it is measured on."""
     if unlabelled == "target":
         return [(target, [target]) for target in targets]
+    if unlabelled == "none":
+        # Nothing but the classes tells such students apart.
+        by_classes: dict[tuple[str, ...], list[Dataset]] = {}
+        for target in targets:
+            by_classes.setdefault(target.classes, []).append(target)
+        return [(group[0], group) for group in by_classes.values()]
     for target in targets:
         unknown = [name for name in target.classes if name not in source.classes]
         if unknown:
@@ -90,16 +98,17 @@ def _rows(
     *,
     request: ProtocolRequest,
     prompts: str,
+    has_photos: bool,
 ) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure of one student, its teacher and the baselines."""
     parts = {
         target.name: Part(target.folder("test"), tuple(shown.classes.index(name) for name in target.classes))
         for target in targets
     }
-    settings, photos = with_photos(settings, shown)
+    settings, photos = with_photos(settings, shown if has_photos else None)
     protocol = Protocol(settings, shown.classes, parts, request.out)
     if request.baselines:
         yield from protocol.baselines(labelled)
-    name = f"{shown.name}-{request.shots}-shot-seed-{settings.seed}"
+    name = f"{shown.name if has_photos else 'synthetic'}-{request.shots}-shot-seed-{settings.seed}"
     chosen_by = tuple(parts)
     yield from protocol.trained(photos, name=name, prompts=prompts, chosen_by=chosen_by, test_images="the test images")
