@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,8 @@ def make_groups(
         return
     ray = _import_ray()
     # Standard output is for results, but Ray reports lost workers there.
-    with redirect_stdout(sys.stderr), _cluster(ray, launch.address) as running:
+    with redirect_stdout(sys.stderr), _cluster(ray, launch.address):
+        running: dict[Any, int] = {}
         storage = None if launch.storage is None else ShardStorage(launch.storage, work.key)
         address = None if storage is None else storage.address
         waiting = list(groups)
@@ -226,21 +227,20 @@ def _check_address(address: str | None) -> None:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[dict[Any, int]]:
-    """Join or start a cluster and yield an empty table of running tasks and their groups, which end with the block."""
-    running: dict[Any, int] = {}
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Join or start a cluster for the block, unless the caller has joined one.
+
+    On the caller's cluster, tasks that an error leaves behind run to their end: Ray may abort the whole process where
+    a task is cancelled while it ends (its issue 54260).
+    """
     owned = not ray.is_initialized()
     if owned:
         _connect(ray, address or os.environ.get("RAY_ADDRESS"))
     try:
-        yield running
+        yield
     finally:
         if owned:
             ray.shutdown()
-        else:
-            for task in running:
-                with suppress(ray.exceptions.RayError, RuntimeError, ValueError):
-                    ray.cancel(task, force=True)
 
 
 def _connect(ray: Any, address: str | None) -> None:
