@@ -110,14 +110,15 @@ def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInU
     new = Cohort(task, task.names, evidence, number=0)
     if "surrogate" in keys.stages:
         chosen = _chosen(valid, task, evidence.by_class)
-        images = _used(keys, "surrogate", chosen, valid, new if student is None else None)
+        images = _used(keys, "surrogate", chosen, valid, new=new if student is None else None)
     if "near_misses" in keys.stages:
         valid = _valid(keys, "near_misses", history.near_misses, task=task, evidence=evidence)
         chosen = _chosen(valid, task, None)
         if keys.settings.refusal.near_misses != "auto" and chosen:
             # Names or a number were given: any cohort of them serves all classes.
             chosen = {name: chosen.get(name, next(iter(chosen.values()))) for name in task.names}
-        near_misses = _used(keys, "near_misses", chosen, valid, new if student is None or not chosen else None)
+        new_or_none = new if student is None or not chosen else None
+        near_misses = _used(keys, "near_misses", chosen, valid, new=new_or_none)
     return CohortsInUse(images, near_misses, evidence, student)
 
 
@@ -141,7 +142,7 @@ def _chosen(valid: Sequence[Cohort], task: Task, by_class: Mapping[str, str] | N
 
 
 def _used(
-    keys: Keys, stage: str, chosen: Mapping[str, Cohort], valid: Sequence[Cohort], new: Cohort | None
+    keys: Keys, stage: str, chosen: Mapping[str, Cohort], valid: Sequence[Cohort], *, new: Cohort | None
 ) -> tuple[Cohort, ...]:
     """Cohorts in use, each with a folder number of its own; ``new`` is for the classes without any, if it is given."""
     used = [replace(each, used=tuple(name for name in chosen if chosen[name] is each)) for each in valid]
