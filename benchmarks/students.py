@@ -166,7 +166,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         student.eval()
         fit = student.preprocess
         parts, labels = [], []
-        for pixels_NHW3, found, _ in iterate(folder, fit.size, fit.crop_fraction, 32, lambda path, reason: None):
+        for pixels_NHW3, found in iterate(folder, fit.size, fit.crop_fraction, 32):
             parts.append(student.features(torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).float() / 255))
             labels += found
         save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {"key": key})

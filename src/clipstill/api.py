@@ -26,6 +26,7 @@ from clipstill.core.errors import (
 )
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import ProgressEvent, listening
+from clipstill.evaluation.ladder import Ladder, LadderOptions
 from clipstill.runtime import Bundle, Prediction, load_bundle
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.recipes import LoadedSettings, load_with_origins
@@ -248,28 +249,6 @@ def export_formats(
     return write(Path(run), formats, out=_path(out), images=folders, calibration=_path(calibration), overrides=settings)
 
 
-class LadderOptions(TypedDict, total=False):
-    """Options of ``ladder``.
-
-    Attributes:
-        examples: Labelled photos to learn from, one sub-folder a class.
-        shots: Most examples of a class; None for all.
-        unlabelled: Photos without labels to learn from.
-        rungs: Names of rungs; all where empty.
-        small_teacher: Teacher that would ship untrained; that of the run's settings where None.
-        out: Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
-        device: Device of the teachers; that of the run's settings where None.
-    """
-
-    examples: AnyPath | None
-    shots: int | None
-    unlabelled: AnyPath | None
-    rungs: Sequence[str]
-    small_teacher: str | None
-    out: AnyPath | None
-    device: str | None
-
-
 def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -> Ladder:
     """Measure simpler and richer ways to a finished classifier on real photos, and recommend one.
 
@@ -280,12 +259,10 @@ def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -
         images: Labelled photos to measure on, one sub-folder a class.
         options: See ``LadderOptions``.
     """
-    from clipstill.commands.ladder import LadderRequest, measure_ladder
+    from clipstill.commands.ladder import measure_ladder
 
-    given: dict[str, Any] = {"run": run, "images": images, **options}
-    for name in ("run", "images", "examples", "unlabelled", "out"):
-        given[name] = _path(given.get(name))
-    return measure_ladder(LadderRequest(**given))
+    _check_names(options, LadderOptions)
+    return measure_ladder(Path(run), Path(images), options)
 
 
 def add_class(
@@ -310,10 +287,12 @@ def add_class(
     Example:
         >>> add_class(run="runs/zoo", classes="crane: a large wading bird")  # doctest: +SKIP
     """
-    from clipstill.commands.grow import Changes, add_classes
+    from clipstill.commands.grow import add_classes
 
     names = [classes] if isinstance(classes, str) else list(classes)
-    return add_classes(Path(run), names, Changes(_path(examples), _path(images), settings, device))
+    return add_classes(
+        Path(run), names, examples=_path(examples), images=_path(images), overrides=settings, device=device
+    )
 
 
 def remove_class(
@@ -327,10 +306,10 @@ def remove_class(
         settings: Settings that differ from the run's.
         device: Device, instead of the run's.
     """
-    from clipstill.commands.grow import Changes, remove_classes
+    from clipstill.commands.grow import remove_classes
 
     names = [classes] if isinstance(classes, str) else list(classes)
-    return remove_classes(Path(run), names, Changes(overrides=settings, device=device))
+    return remove_classes(Path(run), names, overrides=settings, device=device)
 
 
 def default_out(task: Task) -> Path:
@@ -343,9 +322,7 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     """The settings, photos and models that the options ask for."""
     from clipstill.commands.run import Job
 
-    for name in options:
-        if name not in RunOptions.__annotations__:
-            raise TypeError(f"there is no option '{name}'.{did_you_mean(name, RunOptions.__annotations__)}")
+    _check_names(options, RunOptions)
     given = {name: options.get(name) for name in ("teacher", "generator", "student")}
     built = {name: part for name, part in given.items() if part is not None and not isinstance(part, str)}
     values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}
@@ -356,6 +333,12 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     values |= {"seed": options.get("seed"), "device": options.get("device")}
     loaded = _load(options.get("recipe", "default"), options.get("config"), options.get("settings", ()), values)
     return Job.of(loaded.settings, task, out, built=built), loaded
+
+
+def _check_names(options: Mapping[str, Any], known: type) -> None:
+    for name in options:
+        if name not in known.__annotations__:
+            raise TypeError(f"there is no option '{name}'.{did_you_mean(name, known.__annotations__)}")
 
 
 def _load(

@@ -114,7 +114,6 @@ def test_what_a_student_is_shown_follows_the_settings(tmp_path: Path) -> None:
     photo, config = open_dataset(data(tmp_path / "photo")), load_settings("promptkd")
     told, shown = with_photos(config, photo)
     assert told.unlabelled.images == photo.root
-    assert shown is not None
     assert sorted(shown.items) == sorted((path, -1) for path, _ in photo.train)
     few = load_settings("promptkd", overrides=["unlabelled.limit=4"])
     assert len(with_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]

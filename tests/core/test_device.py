@@ -30,5 +30,4 @@ def test_auto_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_description_is_plain_values() -> None:
     facts = describe()
     assert facts["cores"] >= 1
-    assert facts["torch"] == torch.__version__
     assert all(isinstance(value, str | int | float | None) for value in facts.values())

@@ -126,7 +126,7 @@ def test_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_folder_without_class_folders_names_expected_and_found(tmp_path: Path) -> None:
     (tmp_path / "spoon").mkdir()
-    with pytest.raises(DataError, match=r"Expected: 'dog', 'cat'; found: 'spoon'"):
+    with pytest.raises(DataError, match=r"Expected: dog, cat; found: spoon"):
         ImageFolder.open(tmp_path, ["dog", "cat"])
 
 
@@ -144,7 +144,6 @@ def test_bad_files_are_skipped_named_and_never_fatal(tmp_path: Path) -> None:
     skipped: list[tuple[str, str]] = []
     folder = ImageFolder.open(tmp_path, ["dog", "cat"])
     batches = list(iterate(folder, 32, 1.0, 2, lambda path, reason: skipped.append((path.name, reason))))
-    assert [squares.shape for squares, _, _ in batches] == [(2, 32, 32, 3), (1, 32, 32, 3)]
-    assert [label for _, labels, _ in batches for label in labels] == [0, 0, 1]
-    assert [path.name for _, _, paths in batches for path in paths] == ["0.png", "2.png", "last.png"]
+    assert [squares.shape for squares, _ in batches] == [(2, 32, 32, 3), (1, 32, 32, 3)]
+    assert [label for _, labels in batches for label in labels] == [0, 0, 1]
     assert [name for name, _ in skipped] == ["1.png"]

@@ -31,7 +31,7 @@ def test_split_files_are_read_where_their_images_lie(layout: str, tmp_path: Path
     assert found.classes == ("first class", "second")
     images = tmp_path / LAYOUTS[layout].folder / LAYOUTS[layout].images
     assert found.test == ((images / "first_class/1.jpg", 0), (images / "second/1.jpg", 1))
-    assert (len(found.train), len(found.val)) == (2, 1)
+    assert found.train == found.test
 
 
 def test_names_are_mended_and_what_is_dropped_leaves_no_gap(tmp_path: Path) -> None:
@@ -63,12 +63,12 @@ def test_aircraft_comes_with_lists_of_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "fgvc_aircraft"
     folder.mkdir()
     (folder / "variants.txt").write_text("707-320\nFokker 100\n")
-    for part in ("train", "val", "test"):
+    for part in ("train", "test"):
         (folder / f"images_variant_{part}.txt").write_text("0001 Fokker 100\n0002 707-320\n")
     found = open_dataset(f"fgvc_aircraft:{tmp_path}")
     assert found.classes == ("707-320", "Fokker 100")
     assert found.train[0] == (folder / "images/0001.jpg", 1)
-    (folder / "images_variant_val.txt").write_text("0001 Concorde\n")
+    (folder / "images_variant_test.txt").write_text("0001 Concorde\n")
     with pytest.raises(DataError, match="'Concorde', which is not in variants.txt"):
         open_dataset(f"fgvc_aircraft:{tmp_path}")
 
@@ -80,6 +80,7 @@ def test_folders_and_tables_say_the_same(tmp_path: Path) -> None:
             (tmp_path / part / name).mkdir(parents=True)
             (tmp_path / part / name / "1.png").touch()
             rows.append(f"{part}/{name}/1.png,{name.replace('_', ' ')},{part}")
+    rows.append("val/cat/1.png,cat,val")
     (tmp_path / "list.csv").write_text("\n".join(rows))
     folders, table = open_dataset(tmp_path), open_dataset(tmp_path / "list.csv")
     assert folders.classes == table.classes == ("dog", "sea horse")
@@ -88,7 +89,7 @@ def test_folders_and_tables_say_the_same(tmp_path: Path) -> None:
 
 def test_the_first_half_of_101_classes_is_51_and_novel_labels_start_at_0() -> None:
     files = tuple((Path(f"{label}.png"), label) for label in range(101))
-    whole = Dataset("all", Path(), tuple(f"class {label}" for label in range(101)), files, (), files)
+    whole = Dataset("all", Path(), tuple(f"class {label}" for label in range(101)), files, files)
     base, novel = whole.half("base"), whole.half("novel")
     assert (len(base.classes), len(novel.classes)) == (51, 50)
     assert [label for _, label in novel.test] == list(range(50))
@@ -98,10 +99,9 @@ def test_the_first_half_of_101_classes_is_51_and_novel_labels_start_at_0() -> No
 
 def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
     files = tuple((Path(f"{label}-{i}.png"), label) for label in range(4) for i in range(9 if label else 2))
-    whole = Dataset("all", Path(), ("a", "b", "c", "d"), files, files, files)
+    whole = Dataset("all", Path(), ("a", "b", "c", "d"), files, files)
     few = whole.few(5, seed=1)
     assert [sum(label == each for _, label in few.train) for each in range(4)] == [2, 5, 5, 5]
-    assert [sum(label == each for _, label in few.val) for each in range(4)] == [2, 4, 4, 4]
     assert few.test == files
     assert [path for path, label in few.train if label == 2] == [
         path for path, label in whole.half("novel").few(5, seed=1).train if label == 0

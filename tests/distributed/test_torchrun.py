@@ -17,6 +17,7 @@ from clipstill.core.file_names import STUDENT_FILE
 from clipstill.distributed import torchrun as ranks
 from clipstill.students import load_student
 from distributed_fixtures import GROUPS, arguments, environment, shards_of, workers_of
+from run_fixtures import stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
@@ -26,6 +27,8 @@ def torchrun(*command: str, more: tuple[str, ...] = ()) -> "subprocess.Completed
     return subprocess.run([*launcher, *command], capture_output=True, text=True, env=environment(), timeout=250)
 
 
+# Statistics of BatchNorm as they are: those of half a batch are others than those of the whole.
+SETTINGS = ("--set", "distillation.freeze=bn", "--set", "distillation.ema=0")
 # Rank 1 dies in its second group, once.
 LOST_RANK = """
 import os, signal, sys
@@ -47,21 +50,30 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, until its student is taught."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    with stopped_before("calibration"):
+        assert main(arguments(out, *SETTINGS)) == 130
+    return out
+
+
+@pytest.fixture(scope="module")
 def after_a_loss(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, str, subprocess.CompletedProcess[str]]":
     """A run of two ranks one of which was lost: its folder, the number of the lost process, and how torchrun ended."""
     folder = tmp_path_factory.mktemp("ranks")
     script, marker, out = folder / "lost.py", folder / "killed", folder / "run"
     script.write_text(LOST_RANK)
-    done = torchrun(str(script), str(marker), *arguments(out), more=("--max-restarts", "1"))
+    done = torchrun(str(script), str(marker), *arguments(out, *SETTINGS), more=("--max-restarts", "1"))
     return out, marker.read_text(), done
 
 
 def test_a_rank_that_is_lost_changes_no_image(
-    after_a_loss: "tuple[Path, str, subprocess.CompletedProcess[str]]", expected_shards: dict[str, str]
+    after_a_loss: "tuple[Path, str, subprocess.CompletedProcess[str]]", alone: Path
 ) -> None:
     out, killed, done = after_a_loss
     assert done.returncode == 0, done.stderr
-    assert shards_of(out) == expected_shards
+    assert shards_of(out) == shards_of(alone)
     makers = workers_of(out)
     assert not makers[3].endswith(f":{killed}")
     assert not set(makers[0::2]) & set(makers[1::2])  # Every second group each.
@@ -69,14 +81,14 @@ def test_a_rank_that_is_lost_changes_no_image(
 
 
 def test_two_ranks_make_a_damaged_set_again_and_neither_waits_for_what_was_there(
-    after_a_loss: "tuple[Path, str, subprocess.CompletedProcess[str]]", expected_shards: dict[str, str]
+    after_a_loss: "tuple[Path, str, subprocess.CompletedProcess[str]]", alone: Path
 ) -> None:
     out, _, _ = after_a_loss
     tar = out / "stages" / "surrogate" / "shard-00001.tar"
     tar.write_bytes(b"x" * tar.stat().st_size)
-    done = torchrun("-m", "clipstill", *arguments(out))
+    done = torchrun("-m", "clipstill", *arguments(out, *SETTINGS))
     assert done.returncode == 0, done.stderr
-    assert shards_of(out) == expected_shards
+    assert shards_of(out) == shards_of(alone)
     first, second = workers_of(out)[:2]
     assert first != second
     assert workers_of(out) == [first, second] * (GROUPS // 2)
@@ -84,18 +96,14 @@ def test_two_ranks_make_a_damaged_set_again_and_neither_waits_for_what_was_there
     assert done.stderr.count("surrogate: running") == 1
 
 
-@pytest.mark.slow
-def test_two_ranks_teach_the_student_that_one_process_teaches(tmp_path: Path) -> None:
-    # Statistics of BatchNorm as they are: those of half a batch are others than those of the whole.
-    settings = ("--set", "distillation.freeze=bn", "--set", "prompts.images_per_class=4", "--set", "distillation.ema=0")
-    assert main([*arguments(tmp_path / "one", *settings), "--quiet"]) == 0
-    done = torchrun("-m", "clipstill", *arguments(tmp_path / "two", *settings))
-    assert done.returncode == 0, done.stderr
-    alone, together = (load_file(tmp_path / name / "stages" / "student" / STUDENT_FILE) for name in ("one", "two"))
-    for name, value in alone.items():
+def test_two_ranks_teach_the_student_that_one_process_teaches(
+    after_a_loss: "tuple[Path, str, subprocess.CompletedProcess[str]]", alone: Path
+) -> None:
+    expected, together = (load_file(run / "stages" / "student" / STUDENT_FILE) for run in (alone, after_a_loss[0]))
+    for name, value in expected.items():
         torch.testing.assert_close(together[name], value, atol=2e-5, rtol=1e-4, msg=name)
     untaught = load_student("timm:test_efficientnet", 2, "scratch", 32, seed=3).state_dict()
-    moved = [name for name, value in untaught.items() if not torch.equal(value, alone[name])]
+    moved = [name for name, value in untaught.items() if not torch.equal(value, expected[name])]
     assert "head.weight" in moved
     assert len(moved) > 10
 

@@ -80,7 +80,7 @@ def test_ece_vanishes_when_labels_are_drawn_from_the_prediction() -> None:
 
 
 def test_right_classifier_gets_one_hundred_percent(folder: ImageFolder) -> None:
-    result = evaluate(colour_logits, folder, PREPROCESS, batch=2)
+    result = evaluate(colour_logits, folder, PREPROCESS)
     assert (result.n, result.top1, result.top5) == (9, 1.0, None)
     assert result.confusion == [[3, 0, 0], [0, 3, 0], [0, 0, 3]]
     json.dumps(result.to_json())

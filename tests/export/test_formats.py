@@ -204,7 +204,7 @@ def test_int8_between_the_limits_is_written_with_a_warning(
     caplog.set_level("INFO", logger="clipstill")
     net = far_apart[0]
     shutil.copy(far_apart[1], tmp_path)
-    request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_warn=0.0, int8_refuse=1.0))
+    request = FormatRequest(["onnx-int8"], PICTURES, ExportSettings(int8_refuse=1.0))
     _, found = write_formats(tmp_path, net, SIZE, request)
     assert found.refused is None
     assert found.warning is not None
@@ -266,7 +266,6 @@ def test_bundle_of_all_formats_is_verified_and_opens_by_precision(bundle: Path, 
     whole, half, eighth = (load_bundle(bundle, model=name).logits(pixels_NHW3) for name in ("fp32", "fp16", "int8"))
     np.testing.assert_allclose(whole, student_logits(net, as_input(pixels_NHW3)), atol=1e-4)
     assert 0 < np.abs(half - whole).max() < np.abs(eighth - whole).max()
-    np.testing.assert_array_equal(load_bundle(bundle, model="model.int8.onnx").logits(pixels_NHW3), eighth)
     np.testing.assert_array_equal(load_bundle(bundle).logits(pixels_NHW3), whole)
 
 
@@ -294,7 +293,7 @@ def test_altered_format_is_named(bundle: Path, tmp_path: Path) -> None:
 def test_formats_added_later_leave_the_bundle_whole(net: Net, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     write_bundle(folder, content(net, ()), describe, key="abc")
-    with pytest.raises(ArtifactError, match=r"holds no model\.int8\.onnx .*clipstill export .* --format onnx-int8"):
+    with pytest.raises(ArtifactError, match=r"holds no model\.int8\.onnx.*clipstill export .* --format onnx-int8"):
         load_bundle(folder, model="int8")
     found = add_formats(folder, folder, net, FormatRequest(["onnx-int8"], PICTURES), with_formats)
     assert [each.format for each in found] == ["onnx", "onnx-int8"]

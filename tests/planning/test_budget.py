@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipstill.planning.budget import choose_settings, with_settings
+from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, Timings, cost_of
 from clipstill.workflow.recipes import load_settings
 
@@ -25,7 +25,7 @@ DEFAULT = load_settings()
 
 
 def cost(settings: Mapping[str, Any], classes: int = 5, **photos: int) -> Cost:
-    return cost_of(with_settings(DEFAULT, settings), TIMINGS, classes=classes, templates=1, **photos)
+    return cost_of(DEFAULT.changed(**settings), TIMINGS, classes=classes, templates=1, **photos)
 
 
 def choose(budget: float, *fixed: str) -> dict[str, Any]:

@@ -149,9 +149,9 @@ def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     ("name", "value", "says"),
     [
         ("labels.json", ["dog"], "does not hold labels"),
-        ("labels.json", {"labels": [], "temperature": 1}, "holds no label"),
-        ("labels.json", {"labels": ["a"], "temperature": 0}, "not above 0"),
-        ("preprocess.json", {"size": 32}, "does not hold size"),
+        ("labels.json", {"labels": [], "temperature": 1}, "does not hold labels"),
+        ("labels.json", {"labels": ["a"], "temperature": 0}, "a temperature above 0"),
+        ("preprocess.json", {"size": 32}, "does not hold a size"),
         ("model.onnx", "not a model", "cannot be run by onnxruntime"),
     ],
 )

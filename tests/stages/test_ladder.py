@@ -225,7 +225,7 @@ def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photo
     task = parse_task(list(CLASSES))
     text_CD = vectors_with_examples(teacher, task, config, None)
     assert torch.equal(text_CD, class_vectors(teacher, [[name] for name in CLASSES]))
-    feat_ND, labels = encode_folder(teacher, folder, cpu, 3)
+    feat_ND, labels = encode_folder(teacher, folder, cpu)
     expected = class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), config.examples.text_count)
     torch.testing.assert_close(vectors_with_examples(teacher, task, config, folder), expected)
 

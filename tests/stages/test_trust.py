@@ -109,7 +109,7 @@ def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("-1", "at least 0"), ("[tree]", "Give at least 2"), ("[tree, dog]", "dog")],
+    [("-1", "must be auto or whole number"), ("[tree]", "Give at least 2"), ("[tree, dog]", "dog")],
 )
 def test_near_misses_that_cannot_be_are_told_in_one_line(
     value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

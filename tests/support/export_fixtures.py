@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,9 @@ def new_student(classes: int = 3) -> TinyStudent:
     return student
 
 
-def content(student: TinyStudent, labels: Sequence[str] = LABELS) -> BundleContent:
+def content(student: TinyStudent) -> BundleContent:
     """A whole bundle's content."""
-    description = Description(labels, student.preprocess, student.provenance, info={"seed": 0})
+    description = Description(LABELS, student.preprocess, student.provenance, info={"seed": 0})
     return BundleContent(student, torch.eye(3, 4), description)
 
 

@@ -64,7 +64,6 @@ MEASURED = (
     "distillation.steps=12",
     "distillation.checkpoint_every=4",
     # A student of so few steps is sure of nothing.
-    "export.int8_warn=0",
     "export.int8_refuse=1",
 )
 

@@ -157,6 +157,14 @@ while True:
 """
 
 
+def test_a_diverged_image_is_refused_by_name(tmp_path: Path) -> None:
+    images, records = group(0, 1)
+    bad = ImageRecord(0, 0, 4, 1, "a dog", float("nan"), 0.5, SIZE, "pixels", 2)
+    with pytest.raises(ArtifactError, match="image 4 of class 0"):
+        ShardWriter(tmp_path, "k").write_group(0, images, [bad])
+    assert records[0] == ImageRecord.from_json(records[0].to_json())
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 @pytest.mark.parametrize("milliseconds", [1, 7, 23])
 def test_a_killed_writer_leaves_only_whole_groups(tmp_path: Path, milliseconds: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from clipstill.core.images import ImageFolder
 from clipstill.stages import STAGES
 from clipstill.text.task import parse_task
-from clipstill.workflow.cohorts import Cohort, CohortsInUse, FolderHistory, Part, cohorts_in_use
+from clipstill.workflow.cohorts import Cohort, CohortsInUse, FolderHistory, cohorts_in_use
 from clipstill.workflow.keys import Keys
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
@@ -26,9 +26,9 @@ def choose(
     )
 
 
-def _with(cohorts: tuple[Cohort, ...], parts: tuple[Part, ...]) -> tuple[Cohort, ...]:
+def _with(cohorts: tuple[Cohort, ...], used: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
     by_key = {cohort.key: cohort for cohort in cohorts}
-    return tuple((by_key | {part.cohort.key: part.cohort for part in parts}).values())
+    return tuple((by_key | {cohort.key: cohort for cohort in used}).values())
 
 
 def finished(history: FolderHistory) -> FolderHistory:
@@ -41,7 +41,7 @@ def finished(history: FolderHistory) -> FolderHistory:
 
 
 def used(in_use: CohortsInUse) -> list[tuple[int, tuple[str, ...]]]:
-    return [(part.cohort.number, part.used) for part in in_use.images]
+    return [(cohort.number, cohort.used) for cohort in in_use.images]
 
 
 EMPTY = FolderHistory()
@@ -55,7 +55,7 @@ def test_an_empty_folder_has_one_cohort_of_all_classes(overrides: tuple[str, ...
     in_use, _ = choose(EMPTY, "dog,cat: a pet", *overrides)
     keys = Keys(STAGES, load_settings(overrides=overrides), Photos())
     assert not any("-" in step.name for step in keys.steps(task, in_use))
-    assert all(part.cohort.is_whole and part.used == task.names for part in in_use.images)
+    assert all(cohort.is_whole and cohort.used == task.names for cohort in in_use.images)
     assert len(in_use.images) == ("surrogate" in keys.stages)
 
 
@@ -64,7 +64,7 @@ def test_a_cohort_that_is_not_finished_serves_only_the_classes_it_was_begun_for(
     assert used(choose(history, "dog,cat")[0]) == [(1, ("dog", "cat"))]
     in_use, _ = choose(history, "dog,cat,cow")
     assert used(in_use) == [(1, ("dog", "cat", "cow"))]
-    assert in_use.images[0].cohort.key != history.images[0].key
+    assert in_use.images[0].key != history.images[0].key
 
 
 def test_images_that_are_not_finished_are_begun_anew_when_examples_come(tmp_path: Path) -> None:

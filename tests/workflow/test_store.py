@@ -118,7 +118,7 @@ def test_damaged_stage_is_set_aside_not_deleted(tmp_path: Path) -> None:
         for content in ("first", "second"):
             run.prepare(a)
             (run.folder(a) / "weights").write_text(content)
-            run.set_aside(a)
+            run.set_aside("student", a.key)
     kept = sorted((tmp_path / "stages" / "old").iterdir())
     assert [path.name for path in kept] == ["student-damaged", "student-damaged-2"]
     assert [(path / "weights").read_text() for path in kept] == ["first", "second"]
@@ -138,7 +138,9 @@ def test_the_folders_say_which_cohorts_and_students_there_are(tmp_path: Path) ->
         (second.key, 2, False),
     ]
     assert history.images[0].task == TASK
-    assert [(each.key, each.task, each.images) for each in history.students] == [(trained.key, TASK, first.key)]
+    assert [(each.cohort.key, each.cohort.task, each.images) for each in history.students] == [
+        (trained.key, TASK, first.key)
+    ]
 
 
 def test_a_cohort_that_was_moved_aside_is_remembered_and_a_damaged_one_is_not(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_cohort_that_was_moved_aside_is_remembered_and_a_damaged_one_is_not(tm
         run.prepare(first)
         (run.folder(first) / "half").write_text("x")
         run.prepare(second)
-        run.set_aside(second)
+        run.set_aside("surrogate", second.key)
         run.prepare(third)
     assert [each.key for each in Store(tmp_path).history().images] == [first.key, third.key]
 

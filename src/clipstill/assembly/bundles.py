@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipstill.evaluation.evaluate import BATCH, Calibration, EvaluationResult, evaluate
+from clipstill.evaluation.evaluate import Calibration, EvaluationResult, evaluate
 from clipstill.export.bundle import CARD_FILE, BundleContent, write_bundle
 from clipstill.report.card import model_card
 from clipstill.report.licences import licence_ledger
@@ -28,7 +28,7 @@ def write_described_bundle(folder: Path, content: BundleContent, key: str = "") 
     return write_bundle(folder, content, texts, key)
 
 
-def measure_student(bundle: Bundle, folder: ImageFolder, *, title: str, batch: int = BATCH) -> EvaluationResult:
+def measure_student(bundle: Bundle, folder: ImageFolder, *, title: str) -> EvaluationResult:
     """The exported student on labelled photos, with its temperature and its threshold of refusal."""
     calibration = Calibration(bundle.temperature, bundle.refusal_threshold)
-    return evaluate(bundle.logits, folder, bundle.preprocess, batch=batch, title=title, calibration=calibration)
+    return evaluate(bundle.logits, folder, bundle.preprocess, title=title, calibration=calibration)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.progress import Progress, say
+from clipstill.evaluation.evaluate import BATCH
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
     return class_vectors(teacher, class_texts(task, templates_of(settings, teacher))).cpu()
 
 
-def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, batch: int) -> tuple[Tensor, list[int]]:
+def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device) -> tuple[Tensor, list[int]]:
     """The teacher's vectors of example images (N, D), on the CPU, and their classes; unreadable files are named."""
     import torch
 
@@ -44,8 +45,8 @@ def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device, b
     parts, labels = [], []
     with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
         size, crop = preprocess.size, preprocess.crop_fraction
-        batches = iterate(folder, size, crop, batch, on_skip=lambda path, reason: say(f"skipped: {reason}"))
-        for pixels_NHW3, batch_labels, _ in batches:
+        batches = iterate(folder, size, crop, BATCH, on_skip=lambda path, reason: say(f"skipped: {reason}"))
+        for pixels_NHW3, batch_labels in batches:
             x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
             parts.append(teacher.encode_image(x_N3HW).cpu())
             labels += batch_labels
@@ -64,5 +65,5 @@ def vectors_with_examples(teacher: Teacher, task: Task, settings: Settings, exam
     text_CD = text_vectors(teacher, task, settings)
     if examples is None:
         return text_CD
-    feat_ND, labels = encode_folder(teacher, examples, torch.device("cpu"), settings.evaluation.batch)
+    feat_ND, labels = encode_folder(teacher, examples, torch.device("cpu"))
     return class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), settings.examples.text_count)

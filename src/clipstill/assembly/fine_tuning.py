@@ -6,7 +6,6 @@ Shapes: N photos, C classes, S pixels a side.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
 from clipstill.distributed import torchrun
-from clipstill.evaluation.calibration import fit_temperature
+from clipstill.evaluation.calibration import MOST_REFUSED, fit_temperature
 from clipstill.evaluation.evaluate import Calibration, Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
@@ -69,16 +68,19 @@ class FineTuned:
             **{name: None if each is None else each.to_json() for name, each in measured.items()},
         }
 
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it was not measured."""
+        before, after = (None if each is None else percent(each.top1) for each in (self.before, self.after))
+        return {
+            "classes": str(len(self.classes)),
+            "learned from": f"{self.examples} photos",
+            "top-1": None if self.after is None else f"{before} -> {after} on {self.after.n} other photos",
+            "temperature": f"{self.temperature:.2f}",
+            "bundle": str(self.out),
+        }
+
     def _repr_html_(self) -> str:
-        return html_table(
-            {
-                "classes": ", ".join(self.classes),
-                "examples": self.examples,
-                "top-1 before": None if self.before is None else percent(self.before.top1),
-                "top-1 after": None if self.after is None else percent(self.after.top1),
-                "bundle": self.out,
-            }
-        )
+        return html_table(self.facts())
 
 
 def fine_tune(
@@ -92,7 +94,7 @@ def fine_tune(
 ) -> FineTuned:
     """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    Of ``settings``, ``distillation``, ``refusal``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
+    Of ``settings``, ``distillation``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
     absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:
@@ -107,13 +109,13 @@ def fine_tune(
             f"{source} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
-    folder = _open_examples(examples, bundle.labels, per_class, settings.seed)
+    folder = limited(ImageFolder.open(examples, bundle.labels), per_class, settings.seed)
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
     if images is not None:
         refuse_overlap(folder, images)
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
-    before = None if photos is None else measure_student(bundle, photos, title="before")
     data = _read_examples(folder, bundle)
+    before = None if photos is None else measure_student(bundle, photos, title="before")
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
     after = None
@@ -136,23 +138,15 @@ def fine_tune(
     return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
 
 
-def _open_examples(examples: Path, labels: tuple[str, ...], per_class: int | None, seed: int) -> ImageFolder:
-    folder = ImageFolder.open(examples, labels)
-    if folder.classes_without_images:
-        raise DataError(
-            f"{examples} has no photo of {', '.join(folder.classes_without_images[:5])}. A student that is trained on "
-            f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
-        )
-    return limited(folder, per_class, seed)
-
-
 def _read_examples(folder: ImageFolder, bundle: Bundle) -> TrainingData:
     """The photos, each with its class as a label and no style."""
     pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
-    missing = set(range(len(bundle.labels))) - set(label_N.tolist())
+    missing = [bundle.labels[label] for label in sorted(set(range(len(bundle.labels))) - set(label_N.tolist()))]
     if missing:
-        name = bundle.labels[min(missing)]
-        raise DataError(f"no photo of '{name}' in {folder.path} could be read. Check the files.")
+        raise DataError(
+            f"{folder.path} has no photo of {', '.join(missing[:5])} that can be read. A student that is trained on "
+            f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
+        )
     return TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
 
 
@@ -182,12 +176,8 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     if int(torch.bincount(label_N).min()) < _FOLDS:
         return Calibration(bundle.temperature, threshold)
     say("calibration: on each half of the photos, by a student of the other half")
-    seen: Counter[int] = Counter()
-    folds = []
-    for label in label_N.tolist():
-        folds.append(seen[label] % _FOLDS)
-        seen[label] += 1
-    fold_N = torch.tensor(folds)
+    # The photos are sorted by class: the position within the class, less the place of its first photo.
+    fold_N = (torch.arange(len(label_N)) - torch.searchsorted(label_N, label_N)) % _FOLDS
     answers, targets = [], []
     for number in range(_FOLDS):
         student, aside_N = _tuned(bundle, settings, data.where(fold_N != number)), fold_N == number
@@ -199,7 +189,7 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     if threshold is not None:
         # How other things score now is not known; of its own classes it must refuse no more than before.
         score_N = softmax(logits_NC / temperature).max(axis=1)
-        threshold = min(threshold, float(np.quantile(score_N, settings.refusal.most_refused)))
+        threshold = min(threshold, float(np.quantile(score_N, MOST_REFUSED)))
     return Calibration(temperature, threshold)
 
 

@@ -9,7 +9,7 @@ from clipstill.assembly.training import read_all
 from clipstill.core.progress import say
 from clipstill.distillation.prompt_tuning import tune_prompts
 from clipstill.teachers.embedded import EmbeddedTeacher
-from clipstill.teachers.prompted import PromptedTeacher, import_prompts, load_prompts, prompted
+from clipstill.teachers.prompted import PromptedTeacher, prompted
 
 if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
@@ -47,9 +47,3 @@ def learn_prompts(
     own_N = label_N.clone().apply_(place.__getitem__)
     history = tune_prompts(teacher, names, pixels_N3HW, own_N, settings=section, folder=work, seed=seed)
     return teacher, {"history": history, "classes": names, "examples": len(label_N)}
-
-
-def given_prompts(plain: Teacher, path: Path) -> tuple[PromptedTeacher, dict[str, Any]]:
-    """Prompts that were learned before: by a run, or by the code of PromptSRC."""
-    teacher = load_prompts(plain, path) if path.suffix == ".safetensors" else import_prompts(plain, path)
-    return teacher, {"history": [], "classes": [], "examples": 0, "given": str(path)}

@@ -5,6 +5,7 @@ Shapes: N pictures, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,26 +65,25 @@ class TrainingSet:
         share = settings.examples.teach_share
         if examples is not None and (share == 0 or examples.classes_without_images):
             examples = None
-        curation = chosen = None
+        parts: list[TrainingData] = []
+        curation = None
+        size = settings.student.image_size  # Photos are not stored below the student's input.
         if images is not None:
             curation = curate(images, settings.curation.min_score, settings.curation.duplicate_cosine)
             chosen = images.keep(curation.keep_N)
-        # Photos are not stored below the student's input.
-        size = max(settings.student.image_size, 0 if chosen is None else chosen.pixels_N3HW.shape[-1])
-        data = _photos(torch.zeros(0, 3, size, size, dtype=torch.uint8))
-        if chosen is not None:
-            with_photos = examples is not None or unlabelled is not None
-            pixels_N3HW = _resized(chosen.pixels_N3HW, size) if with_photos else chosen.pixels_N3HW
-            data = TrainingData(pixels_N3HW, chosen.class_id_N, chosen.style_id_N)
+            parts.append(TrainingData(chosen.pixels_N3HW, chosen.class_id_N, chosen.style_id_N))
+            size = max(size, chosen.pixels_N3HW.shape[-1])
         photos = shown = repeats = 0
         if unlabelled is not None:
             pixels_M3HW, _ = read_all(unlabelled, size)
-            data, photos = _joined(data, _photos(pixels_M3HW)), len(pixels_M3HW)
+            parts.append(_photos(pixels_M3HW))
+            photos = len(pixels_M3HW)
         if examples is not None:
             pixels_M3HW, _ = read_all(examples, size)
-            shown = len(pixels_M3HW)
-            repeats = max(1, round(len(data.pixels_N3HW) * share / (1 - share) / shown))
-            data = _joined(data, _photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
+            others, shown = sum(map(len, parts)), len(pixels_M3HW)
+            repeats = max(1, round(others * share / (1 - share) / shown))
+            parts.append(_photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
+        data = parts[0] if len(parts) == 1 else _joined(parts, size)
         return cls(data, images, curation, examples=shown, repeats=repeats, unlabelled=photos)
 
     def summary(self) -> str:
@@ -116,11 +116,11 @@ def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed
     return TrainingData(pixels_N3HW, torch.full((count,), -1), torch.arange(count) % _GROUPS)
 
 
-def _joined(first: TrainingData, second: TrainingData) -> TrainingData:
+def _joined(parts: Sequence[TrainingData], size: int) -> TrainingData:
     return TrainingData(
-        torch.cat([first.pixels_N3HW, second.pixels_N3HW]),
-        torch.cat([first.class_id_N, second.class_id_N]),
-        torch.cat([first.style_id_N, second.style_id_N]),
+        torch.cat([_resized(part.pixels_N3HW, size) for part in parts]),
+        torch.cat([part.class_id_N for part in parts]),
+        torch.cat([part.style_id_N for part in parts]),
     )
 
 
@@ -170,8 +170,7 @@ def read_all(folder: ImageFolder, size: int, crop_fraction: float = 1.0) -> tupl
         DataError: None can be read.
     """
     # Files that cannot be read are named where they are first read.
-    batches = iterate(folder, size, crop_fraction, _AT_ONCE, on_skip=lambda path, reason: None)
-    parts = [(pixels, labels) for pixels, labels, _ in batches]
+    parts = list(iterate(folder, size, crop_fraction, _AT_ONCE))
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])

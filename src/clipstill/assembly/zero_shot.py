@@ -20,7 +20,6 @@ from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
-from clipstill.export.measure import FormatRequest
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
@@ -58,18 +57,21 @@ class ZeroShot:
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
 
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it was not measured."""
+        found = self.evaluation
+        return {
+            "classes": str(len(self.classes)),
+            "teacher": self.teacher,
+            "examples": str(self.examples) if self.examples else None,
+            "top-1": None if found is None else f"{percent(found.top1)} on {found.n} real photos",
+            "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
+            "latency": f"{self.latency_ms:.1f} ms a picture on one core",
+            "bundle": str(self.out),
+        }
+
     def _repr_html_(self) -> str:
-        return html_table(
-            {
-                "teacher": self.teacher,
-                "classes": ", ".join(self.classes),
-                "examples": self.examples or None,
-                "top-1": None if self.evaluation is None else percent(self.evaluation.top1),
-                "size": f"{self.onnx_bytes / 1e6:.1f} MB",
-                "latency": f"{self.latency_ms:.1f} ms on one core",
-                "bundle": self.out,
-            }
-        )
+        return html_table(self.facts())
 
 
 def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStudent:
@@ -93,7 +95,7 @@ def make_zero_shot(
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``evaluation.batch`` and ``export`` count.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples`` and ``export.page`` count.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
@@ -113,12 +115,11 @@ def make_zero_shot(
     count, found = 0 if shown is None else len(shown.items), None
     if photos is not None:
         # Before the export, whose parity check makes sure that the file gives the same answers.
-        found = evaluate(student_predictor(student), photos, student.preprocess, batch=settings.evaluation.batch)
+        found = evaluate(student_predictor(student), photos, student.preprocess)
     content = BundleContent(
         student=student,
         class_vectors_CD=vectors_CD,
         description=_description(task, settings, teacher, examples=count, found=found),
-        formats=FormatRequest(limits=settings.export),
         page=settings.export.page,
     )
     facts = write_described_bundle(out, content)

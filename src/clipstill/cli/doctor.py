@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import metadata, resources
 from pathlib import Path
 
-import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 
@@ -21,9 +20,9 @@ def doctor(as_json: options.Json = False) -> None:
 
     Versions, device, memory, disk, and the weights that are found.
     """
-    from clipstill.core.device import describe
+    from clipstill.core.device import describe, versions
 
-    machine = {"clipstill": clipstill.__version__, **describe()}
+    machine = {**versions(), **describe()}
     packages = {name: _version(name) for name in _PACKAGES}
     assets = Path(str(resources.files("clipstill"))) / "assets"
     weights = {name: _version(name) for name in _WEIGHTS} | {

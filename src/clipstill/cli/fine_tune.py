@@ -10,7 +10,6 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
-from clipstill.core.notebook import percent
 
 
 def fine_tune(
@@ -38,12 +37,4 @@ def fine_tune(
     result = clipstill.fine_tune(
         run=source, examples=examples, out=out, images=images, per_class=per_class, recipe=recipe, settings=settings
     )
-    facts: dict[str, str | None] = {
-        "classes": str(len(result.classes)),
-        "learned from": f"{result.examples} photos",
-    }
-    if result.before is not None and result.after is not None:
-        before, after = percent(result.before.top1), percent(result.after.top1)
-        facts["top-1"] = f"{before} -> {after} on {result.after.n} other photos"
-    facts |= {"temperature": f"{result.temperature:.2f}", "bundle": str(result.out)}
-    print_result(result.to_json(), facts, as_json)
+    print_result(result.to_json(), result.facts(), as_json)

@@ -11,7 +11,6 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
 from clipstill.core.errors import ConfigError
-from clipstill.core.notebook import percent
 
 
 def zero_shot(
@@ -48,14 +47,4 @@ def zero_shot(
         recipe=recipe if run is None else str(run / CONFIG_FILE),
         settings=options.with_flags(overrides, {"examples.per_class": per_class, "seed": seed}),
     )
-    measured = result.evaluation
-    facts = {
-        "classes": str(len(result.classes)),
-        "teacher": result.teacher,
-        "examples": str(result.examples) if result.examples else None,
-        "top-1": None if measured is None else f"{percent(measured.top1)} on {measured.n} real photos",
-        "size": f"{result.onnx_bytes / 1e6:.1f} MB, {result.parameters / 1e6:.1f} million parameters",
-        "latency": f"{result.latency_ms:.1f} ms a picture on one core",
-        "bundle": str(result.out),
-    }
-    print_result(result.to_json(), facts, as_json)
+    print_result(result.to_json(), result.facts(), as_json)

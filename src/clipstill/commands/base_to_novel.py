@@ -11,16 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from clipstill.commands.protocol import (
-    Accuracies,
-    Part,
-    Protocol,
-    ProtocolRequest,
-    Training,
-    learned_prompts,
-    with_photos,
-    with_prompts,
-)
+from clipstill.commands.protocol import Accuracies, Part, Protocol, ProtocolRequest, with_photos, with_prompts
 from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
@@ -61,19 +52,12 @@ def _rows(
         # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
         few = dataset.half("base").few(shots, settings.seed).folder("train")
         labelled = replace(few, classes=dataset.classes)
-    settings = with_prompts(settings, learned_prompts(settings, labelled, request.out))
+    settings = with_prompts(settings, settings, labelled, request.out)
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES
     }
     protocol = Protocol(settings, dataset.classes, parts, request.out)
     if request.baselines:
         yield from protocol.baselines(labelled)
-    yield from protocol.trained(
-        Training(
-            photos=photos,
-            name=f"{shots}-shot-seed-{settings.seed}",
-            prompts=f"{shots}-shot prompts",
-            chosen_by=("base",),
-            test_images="the base test images",
-        )
-    )
+    name, prompts, test_images = f"{shots}-shot-seed-{settings.seed}", f"{shots}-shot prompts", "the base test images"
+    yield from protocol.trained(photos, name=name, prompts=prompts, chosen_by=["base"], test_images=test_images)

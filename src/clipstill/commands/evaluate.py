@@ -14,12 +14,10 @@ from clipstill.core.file_names import VECTORS_FILE, VECTORS_NAME
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, teacher_predictor
-from clipstill.runtime import MODEL, Bundle, load_bundle
+from clipstill.runtime import Bundle, load_bundle
 
 
-def measure_bundle(
-    path: Path, images: Path, *, device: str = "auto", batch: int = 32, model: str = MODEL
-) -> Evaluation:
+def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Evaluation:
     """Measure the student on the CPU and the teacher on ``device``; see ``clipstill.api.evaluate``.
 
     The teacher's result is None where it cannot be loaded here.
@@ -29,11 +27,11 @@ def measure_bundle(
     """
     bundle = load_bundle(path, model=model)
     folder = ImageFolder.open(images, bundle.labels)
-    student = measure_student(bundle, folder, title="evaluation, student", batch=batch)
-    return Evaluation(student, _measure_teacher(bundle, folder, device, batch))
+    student = measure_student(bundle, folder, title="evaluation, student")
+    return Evaluation(student, _measure_teacher(bundle, folder, device))
 
 
-def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batch: int) -> EvaluationResult | None:
+def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str) -> EvaluationResult | None:
     from safetensors.torch import load_file
 
     from clipstill.export.bundle import TEACHER_PROMPTS_FILE
@@ -52,4 +50,4 @@ def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str, batc
         return None
     predict = teacher_predictor(teacher, load_file(bundle.folder / VECTORS_FILE)[VECTORS_NAME], device)
     # The student's evaluation has named the files that cannot be read.
-    return evaluate(predict, folder, teacher.preprocess, batch=batch, title="evaluation, teacher", name_skipped=False)
+    return evaluate(predict, folder, teacher.preprocess, title="evaluation, teacher", name_skipped=False)

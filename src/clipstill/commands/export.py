@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +13,16 @@ from torch import Tensor
 from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
-from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import say
+from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
 from clipstill.export.bundle import add_formats
-from clipstill.export.measure import LEAST_PICTURES, FormatFacts, FormatRequest
+from clipstill.export.measure import FormatFacts, FormatRequest
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
 from clipstill.stages import images as images_stage
@@ -30,9 +30,6 @@ from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.stage import STAGES_FOLDER
 from clipstill.workflow.store import MARKER
-
-if TYPE_CHECKING:
-    from clipstill.core.protocols import Preprocess
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,10 @@ def export(
     """Write further formats of a finished student and measure each; arguments as for ``clipstill.export_formats``.
 
     Raises:
-        ClipstillError: A format, the bundle or the photos cannot be used, or there are no pictures to calibrate on.
+        ClipstillError: A format, the bundle or the photos cannot be used.
     """
-    wanted = [load_format(name) for name in names]
+    for name in names:
+        load_format(name)  # Find names that are not known before any work.
     bundle = load_bundle(source)
     preprocess = bundle.preprocess
     # The student of a bundle says itself how it was built.
@@ -84,16 +82,9 @@ def export(
     }
     seed = int(bundle.info.get("seed", 0))
     pixels_N3HW = _calibration(bundle.folder, calibration, preprocess, seed)
-    calibrated = [each.name for each in wanted if each.calibrated]
-    if calibrated and len(pixels_N3HW) < 2 * LEAST_PICTURES:
-        raise ConfigError(
-            f"{calibrated[0]} needs at least {2 * LEAST_PICTURES} pictures to calibrate and to be checked on, and "
-            f"{calibration or 'this bundle without its run'} has {len(pixels_N3HW)}. Give photos like those in use "
-            f"(labels are not needed): --calibration DIR"
-        )
     section = bundled_section(bundle, settings.student)
     student = new_student(section, len(bundle.labels), bundle.folder / STUDENT_FILE, seed).eval()
-    say(f"export: {', '.join(each.name for each in wanted)}")
+    say(f"export: {', '.join(names)}")
     request = FormatRequest(names, split_pictures(pixels_N3HW, seed, photos), settings.export)
     found = add_formats(bundle.folder, out or bundle.folder, student, request, card=with_formats)
     counts = {name: len(each.label_N) for name, each in photos.items()}

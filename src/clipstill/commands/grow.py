@@ -5,8 +5,7 @@ What is done again follows from the cohorts of the folder, as for ``clipstill ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,23 @@ from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What a call sets otherwise than the run has it."""
-
-    examples: Path | None = None
-    images: Path | None = None  # Folder of photos to measure on.
-    overrides: Sequence[str] = ()  # Settings as texts, such as ``"distillation.steps=500"``.
-    device: str | None = None
-
-
-def add_classes(out: Path, classes: Sequence[str], changes: Changes) -> RunResult:
-    """Add classes (``name`` or ``name: description``) to a run; they come last. The same call resumes after a kill.
+def add_classes(
+    out: Path,
+    classes: Sequence[str],
+    *,
+    examples: Path | None = None,
+    images: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> RunResult:
+    """Add classes to a run; arguments as for ``clipstill.add_class``. The same call resumes after a kill.
 
     Raises:
         TaskError: A class is there already, or its name is empty.
         ConfigError: The settings cannot be used, or the run has another folder of examples.
         ArtifactError: ``out`` is no run.
     """
-    settings, task = _of_run(out, changes)
+    settings, task = _of_run(out, overrides, device, examples=examples, images=images)
     entries = [parse_class(text) for text in classes]
     there = {class_key(name): (name, text) for name, text in zip(task.names, task.descriptions, strict=True)}
     known = [entry for entry in entries if class_key(entry[0]) in there]
@@ -59,7 +56,9 @@ def add_classes(out: Path, classes: Sequence[str], changes: Changes) -> RunResul
     return run(Job.of(_without_clashes(settings, grown), grown, out))
 
 
-def remove_classes(out: Path, names: Sequence[str], changes: Changes) -> RunResult:
+def remove_classes(
+    out: Path, names: Sequence[str], *, overrides: Sequence[str] = (), device: str | None = None
+) -> RunResult:
     """Remove classes from a run; their images stay in the folder. The same call resumes after a kill.
 
     Case, spaces, underscores and hyphens in the names do not count.
@@ -69,7 +68,7 @@ def remove_classes(out: Path, names: Sequence[str], changes: Changes) -> RunResu
         ConfigError: The settings cannot be used.
         ArtifactError: ``out`` is no run.
     """
-    settings, task = _of_run(out, changes)
+    settings, task = _of_run(out, overrides, device)
     gone = {class_key(name) for name in names}
     there = {class_key(name) for name in task.names}
     if gone and not gone & there:
@@ -91,7 +90,9 @@ def remove_classes(out: Path, names: Sequence[str], changes: Changes) -> RunResu
     return run(Job.of(_without_photos_of_others(settings, task, rest), rest, out))
 
 
-def _of_run(out: Path, changes: Changes) -> tuple[Settings, Task]:
+def _of_run(
+    out: Path, overrides: Sequence[str], device: str | None, examples: Path | None = None, images: Path | None = None
+) -> tuple[Settings, Task]:
     """Settings and classes of a run, with what the call sets otherwise."""
     task = read_task(out)
     if read_json(out / TASK_FILE).get(PHOTOS_LISTED):
@@ -101,16 +102,16 @@ def _of_run(out: Path, changes: Changes) -> tuple[Settings, Task]:
         )
     file = out / CONFIG_FILE
     old = load_settings(file=file).examples.images
-    values: dict[str, Any] = {} if changes.device is None else {"device": changes.device}
-    for section, folder in (("examples", changes.examples), ("evaluation", changes.images)):
+    values: dict[str, Any] = {} if device is None else {"device": device}
+    for section, folder in (("examples", examples), ("evaluation", images)):
         if folder is not None:
             values[section] = {"images": str(folder.resolve())}
-    if changes.examples is not None and old is not None and old.resolve() != changes.examples.resolve():
+    if examples is not None and old is not None and old.resolve() != examples.resolve():
         raise ConfigError(
             f"{out} learns from the examples in {old} already, and a run has one folder of them. Put those of the new "
             f"classes there, into sub-folders of their own, and leave --examples out."
         )
-    return load_settings(file=file, overrides=changes.overrides, values=values), task
+    return load_settings(file=file, overrides=overrides, values=values), task
 
 
 def _was_done(settings: Settings, task: Task, out: Path) -> bool:
@@ -142,11 +143,7 @@ def _without_clashes(settings: Settings, task: Task) -> Settings:
 
 def _without_photos_of_others(settings: Settings, task: Task, rest: Task) -> Settings:
     """Settings without a folder of examples or photos that shows none of the classes that are left."""
-    folders: Mapping[str, Path | None] = {
-        "examples": settings.examples.images,
-        "evaluation": settings.evaluation.images,
-    }
-    for section, folder in folders.items():
+    for section, folder in (("examples", settings.examples.images), ("evaluation", settings.evaluation.images)):
         if folder is None or not folder.is_dir():
             continue
         if set(rest.names) <= set(ImageFolder.open(folder, task.names).classes_without_images):

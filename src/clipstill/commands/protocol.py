@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from clipstill.assembly.class_vectors import text_vectors
 from clipstill.commands.run import Job, run_until_student
 from clipstill.core.device import pick_device
+from clipstill.core.file_names import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.datasets import Dataset, without_labels
-from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
+from clipstill.evaluation.evaluate import BATCH, PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import class_vectors, teacher_prompts
 from clipstill.stages import student as student_stage
 from clipstill.teachers import load_teacher
@@ -78,17 +79,6 @@ class Part:
     kept: tuple[int, ...]  # Positions in the classes of the protocol; only these classes compete.
 
 
-@dataclass(frozen=True)
-class Training:
-    """What one student of a protocol sees, and how its rows are called."""
-
-    photos: ImageFolder | None
-    name: str  # Name of the run's folder, which tells its settings apart from others.
-    prompts: str  # What the teacher's prompts are called.
-    chosen_by: Sequence[str]  # Parts whose test images would choose a validation.
-    test_images: str  # What these are called.
-
-
 @dataclass
 class Protocol:
     """Measures classifiers, and keeps what it measured."""
@@ -119,53 +109,40 @@ class Protocol:
             identity = [tower, _COOP, self.settings.seed, labelled.classes, files]
             yield f"CoOp {tower}", self._measured_once(identity, partial(self._coop, tower, labelled))
 
-    def trained(self, training: Training) -> Iterator[tuple[str, Accuracies]]:
-        """Train a student, and measure it, and the teacher where that has prompts: rows by name."""
+    def trained(
+        self, photos: ImageFolder | None, *, name: str, prompts: str, chosen_by: Sequence[str], test_images: str
+    ) -> Iterator[tuple[str, Accuracies]]:
+        """Train a student, and measure it, and the teacher where that has prompts: rows by name.
+
+        Args:
+            photos: What the student sees without labels; None for synthetic images alone.
+            name: Name of the run's folder, which tells its settings apart from others.
+            prompts: What the teacher's prompts are called.
+            chosen_by: Parts whose test images would choose a validation.
+            test_images: What these are called.
+        """
         settings, student = self.settings, self.settings.student.name
-        digest = sha256_json([settings.model_dump(mode="json"), self.classes, training.name])[:8]
-        run = self.out / f"{student}-{training.name}-{digest}".replace("/", "-").replace(":", "-")
-        photos = Photos(unlabelled=training.photos, listed=True)
-        task, watch = parse_task(list(self.classes)), partial(self._watch, run)
+        digest = sha256_json([settings.model_dump(mode="json"), self.classes, name])[:8]
+        run = self.out / f"{student}-{name}-{digest}".replace("/", "-").replace(":", "-")
+        validations = self.out / "measured" / f"{run.name}-{self._identity[:8]}-validations.json"
+        task, watch = parse_task(list(self.classes)), partial(self._watch, validations)
         settings.check_together()
-        run_until_student(Job(settings, task, run, photos, models=Models(settings), watch=watch))
-        if settings.has_prompts:
-            yield f"teacher {settings.teacher.name}, {training.prompts}", self._of_teacher(run)
-        yield f"student {student}", self._of_student(run)
-        best = self._best_validation(run, training.chosen_by)
-        if best is not None:
-            yield f"student {student}, best of its validations by {training.test_images}", best
-
-    def _of_teacher(self, run: Path) -> Accuracies:
-        """The teacher with the prompts that it had in a run."""
+        photos_of_run = Photos(unlabelled=photos, listed=True)
+        run_until_student(Job(settings, task, run, photos_of_run, models=Models(settings), watch=watch))
         stages = run / STAGES_FOLDER
+        if settings.has_prompts:
+            identity = [teacher_prompts.NAME, _key(stages / class_vectors.NAME)]
+            accuracies = self._measured_once(identity, partial(self._prompted, stages))
+            yield f"teacher {settings.teacher.name}, {prompts}", accuracies
+        identity = [student_stage.NAME, _key(stages / student_stage.NAME)]
+        yield f"student {student}", self._measured_once(identity, partial(self._student, stages))
+        watched = _read_validations(validations)
+        if watched:
+            best = max(watched, key=lambda entry: fmean(float(entry[part]) for part in chosen_by))
+            accuracies = {part: float(best[part]) for part in self.parts}
+            yield f"student {student}, best of its validations by {test_images}", accuracies
 
-        def predictor() -> tuple[PredictLogits, Preprocess]:
-            from safetensors.torch import load_file
-
-            from clipstill.teachers.prompted import load_prompts
-
-            teacher = load_prompts(
-                self._load(self.settings.teacher.name), stages / teacher_prompts.NAME / teacher_prompts.PROMPTS_FILE
-            )
-            tensors = load_file(stages / class_vectors.NAME / class_vectors.VECTORS_FILE)
-            return self._predictor(teacher, tensors[class_vectors.VECTORS_NAME])
-
-        return self._measured_once([teacher_prompts.NAME, _key(stages / class_vectors.NAME)], predictor)
-
-    def _of_student(self, run: Path) -> Accuracies:
-        """The student of a run."""
-        folder = run / STAGES_FOLDER / student_stage.NAME
-
-        def predictor() -> tuple[PredictLogits, Preprocess]:
-            from clipstill.assembly.students import new_student
-
-            stored = folder / student_stage.STUDENT_FILE
-            student = new_student(self.settings.student, len(self.classes), stored, self.settings.seed).eval()
-            return student_predictor(student, self._device), student.preprocess
-
-        return self._measured_once([student_stage.NAME, _key(folder)], predictor)
-
-    def _watch(self, run: Path, step: int, student: Student, head: nn.Module) -> None:
+    def _watch(self, validations: Path, step: int, student: Student, head: nn.Module) -> None:
         """Measure the student of a run at a validation. One that was killed goes on behind earlier validations."""
         import torch
 
@@ -177,23 +154,8 @@ class Protocol:
             with torch.no_grad():
                 best_N = head(feat_NF)[:, list(self.parts[name].kept)].argmax(1).cpu()
             found[name] = 100 * float((best_N == label_N).float().mean())
-        earlier = [entry for entry in self._validations(run) if entry["step"] < step]
-        write_json(self._validations_file(run), [*earlier, {"step": step, **found}])
-
-    def _best_validation(self, run: Path, chosen_by: Sequence[str]) -> Accuracies | None:
-        """The validation with most right answers in the parts ``chosen_by``; None where there was none."""
-        validations = self._validations(run)
-        if not validations:
-            return None
-        best = max(validations, key=lambda entry: fmean(float(entry[name]) for name in chosen_by))
-        return {name: float(best[name]) for name in self.parts}
-
-    def _validations_file(self, run: Path) -> Path:
-        return self.out / "measured" / f"{run.name}-{self._identity[:8]}-validations.json"
-
-    def _validations(self, run: Path) -> list[dict[str, Any]]:
-        path = self._validations_file(run)
-        return list(read_json(path)) if path.is_file() else []
+        earlier = [entry for entry in _read_validations(validations) if entry["step"] < step]
+        write_json(validations, [*earlier, {"step": step, **found}])
 
     @cached_property
     def _identity(self) -> str:
@@ -208,11 +170,10 @@ class Protocol:
         """Features of a part's test images, and their labels within it."""
         import torch
 
-        size, crop, batch = student.preprocess.size, student.preprocess.crop_fraction, self.settings.evaluation.batch
+        size, crop = student.preprocess.size, student.preprocess.crop_fraction
         found, labels = [], []
         with torch.no_grad():
-            batches = iterate(part.folder, size, crop, batch, on_skip=lambda path, reason: None)
-            for pixels_NHW3, batch_labels, _ in batches:
+            for pixels_NHW3, batch_labels in iterate(part.folder, size, crop, BATCH):
                 x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += batch_labels
@@ -231,14 +192,28 @@ class Protocol:
     def _coop(self, name: str, labelled: ImageFolder) -> tuple[PredictLogits, Preprocess]:
         from clipstill.assembly.prompt_learning import learn_prompts
 
-        teacher, _ = learn_prompts(
-            self._load(name),
-            labelled,
-            self.settings.prompt_teacher.changed(**_COOP),
-            seed=self.settings.seed,
-            work=self.out / "work" / f"coop-{self.settings.seed}",
-        )
+        section = self.settings.prompt_teacher.changed(**_COOP)
+        work = self.out / "work" / f"coop-{self.settings.seed}"
+        teacher, _ = learn_prompts(self._load(name), labelled, section, seed=self.settings.seed, work=work)
         return self._predictor(teacher, teacher.class_vectors(self.classes).detach())
+
+    def _prompted(self, stages: Path) -> tuple[PredictLogits, Preprocess]:
+        """The teacher with the prompts that it had in a run."""
+        from safetensors.torch import load_file
+
+        from clipstill.teachers.prompted import load_prompts
+
+        teacher = self._load(self.settings.teacher.name)
+        teacher = load_prompts(teacher, stages / teacher_prompts.NAME / teacher_prompts.PROMPTS_FILE)
+        tensors = load_file(stages / class_vectors.NAME / VECTORS_FILE)
+        return self._predictor(teacher, tensors[VECTORS_NAME])
+
+    def _student(self, stages: Path) -> tuple[PredictLogits, Preprocess]:
+        from clipstill.assembly.students import new_student
+
+        stored = stages / student_stage.NAME / STUDENT_FILE
+        student = new_student(self.settings.student, len(self.classes), stored, self.settings.seed).eval()
+        return student_predictor(student, self._device), student.preprocess
 
     def _measured_once(
         self, identity: list[Any], predictor: Callable[[], tuple[PredictLogits, Preprocess]]
@@ -259,31 +234,29 @@ class Protocol:
         def of_part(pixels_NHW3: NDArray[np.uint8]) -> NDArray[np.floating]:
             return predict(pixels_NHW3)[:, list(part.kept)]
 
-        batch = self.settings.evaluation.batch
-        return 100 * evaluate(of_part, part.folder, preprocess, batch=batch, title=name).top1
+        return 100 * evaluate(of_part, part.folder, preprocess, title=name).top1
 
 
-def learned_prompts(settings: Settings, labelled: ImageFolder | None, out: Path) -> Path | None:
-    """The file of prompts that the teacher learns from labelled images, once for all students of a protocol.
+def with_prompts(settings: Settings, learner: Settings, labelled: ImageFolder | None, out: Path) -> Settings:
+    """The settings with the prompts that the teacher learns by those of ``learner``, once for all students.
 
-    It is the file that the settings give where they name one or the teacher does not learn; None where there is none.
+    They are those that ``learner`` names where it names some; none where the teacher does not learn.
     """
-    section = settings.prompt_teacher
-    if section.weights is not None or section.method == "none" or labelled is None:
-        return section.weights
-    from clipstill.assembly.prompt_learning import learn_prompts
-    from clipstill.teachers.prompted import save_prompts
+    section, weights = learner.prompt_teacher, learner.prompt_teacher.weights
+    if weights is None and section.method != "none" and labelled is not None:
+        from clipstill.assembly.prompt_learning import learn_prompts
+        from clipstill.teachers.prompted import save_prompts
 
-    device = pick_device(settings.device)
-    files = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
-    name = sha256_json([settings.teacher.identity(), section.identity(), settings.seed, files])[:16]
-    path = out / "teachers" / f"{name}.safetensors"
-    if not path.is_file():
-        plain = load_teacher(settings.teacher.name, device, settings.teacher.precision)
-        teacher, history = learn_prompts(plain, labelled, section, seed=settings.seed, work=out / "work" / name)
-        write_json(path.with_suffix(".json"), history)
-        save_prompts(teacher, path)
-    return path
+        files = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
+        name = sha256_json([learner.teacher.identity(), section.identity(), learner.seed, files])[:16]
+        weights = out / "teachers" / f"{name}.safetensors"
+        if not weights.is_file():
+            plain = load_teacher(learner.teacher.name, pick_device(learner.device), learner.teacher.precision)
+            teacher, history = learn_prompts(plain, labelled, section, seed=learner.seed, work=out / "work" / name)
+            write_json(weights.with_suffix(".json"), history)
+            save_prompts(teacher, weights)
+    method = "none" if weights is None else settings.prompt_teacher.method
+    return settings.changed(**{"prompt_teacher.weights": weights, "prompt_teacher.method": method})
 
 
 def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, ImageFolder | None]:
@@ -294,15 +267,12 @@ def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, 
     if dataset is None:
         count = settings.prompts.images_per_class or Settings().prompts.images_per_class
         return settings.changed(**{"unlabelled.images": None, "prompts.images_per_class": count}), None
-    settings = settings.changed(**{"unlabelled.images": dataset.root})
-    photos = without_labels(dataset.folder("train"))
-    return settings, limited(photos, settings.unlabelled.limit, settings.seed)
+    photos = limited(without_labels(dataset.folder("train")), settings.unlabelled.limit, settings.seed)
+    return settings.changed(**{"unlabelled.images": dataset.root}), photos
 
 
-def with_prompts(settings: Settings, weights: Path | None) -> Settings:
-    """The same settings with a teacher that has these prompts; with none where there are none."""
-    method = "none" if weights is None else settings.prompt_teacher.method
-    return settings.changed(**{"prompt_teacher.weights": weights, "prompt_teacher.method": method})
+def _read_validations(path: Path) -> list[dict[str, Any]]:
+    return list(read_json(path)) if path.is_file() else []
 
 
 def _key(stage: Path) -> str:

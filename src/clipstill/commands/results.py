@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
-
-if TYPE_CHECKING:
-    from clipstill.runtime import Bundle
+from clipstill.runtime import Bundle, load_bundle
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,6 @@ class RunResult:
     @cached_property
     def bundle(self) -> Bundle:
         """The exported bundle, opened: ``result.bundle.predict("photo.jpg")``."""
-        from clipstill.runtime import load_bundle
-
         return load_bundle(self.bundle_folder)
 
     def to_json(self) -> dict[str, Any]:

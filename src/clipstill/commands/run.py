@@ -21,7 +21,6 @@ from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
-from clipstill.planning.budget import with_settings
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
@@ -91,7 +90,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
             )
             say_plan(found)
         found = torchrun.broadcast(found)
-        settings = with_settings(job.settings, found.settings)
+        settings = job.settings.changed(**found.settings)
         job = replace(job, settings=settings, models=replace(job.models, settings=settings))
     done, skipped = _bring_up_to(job, report.NAME, partial(_keep_plan, key=key, found=found))
     result = _result(done, skipped)

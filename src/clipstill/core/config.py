@@ -119,10 +119,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path) -> ConfigType:
     """Check settings against their model.
 
-    Args:
-        model: Settings class.
-        data: Nested settings.
-        where: Origin of the settings for messages; the path of a YAML file makes them name the line too.
+    ``where`` is the origin of the settings for messages; the path of a YAML file makes them name the line too.
 
     Raises:
         ConfigError: Names the first wrong setting and, for an unknown key, the closest known one.

@@ -16,7 +16,7 @@ class Description:
     labels: Sequence[str]  # Class names, in the order of the logits.
     preprocess: Preprocess  # How a photo becomes the model's input.
     provenance: Sequence[Provenance] = ()  # Weights that are in the model or that trained it.
-    evaluation: Mapping[str, Any] | None = None  # Result of ``evaluation.compare``; None without photos.
+    evaluation: Mapping[str, Any] | None = None  # JSON values of an ``Evaluation``; None without photos.
     calibration: Mapping[str, Any] | None = None  # Estimates, made without labels, of how reliable the scores are.
     temperature: float = 1.0  # Divisor of the logits before softmax.
     refusal_threshold: float | None = None  # Probability below which it says "none of these"; None for never.

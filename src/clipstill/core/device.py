@@ -111,8 +111,6 @@ def describe(folder: Path | None = None) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "device": str(pick_device("auto")),
         "device_name": torch.cuda.get_device_name() if cuda else (platform.processor() or platform.machine()),
         "device_memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None,

@@ -30,40 +30,41 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         ResourceError: The disk is full or not writable; ``target`` is unchanged.
     """
-    temporary: Path | None = None
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        sync(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        raise disk_error(error, target) from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            sync(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+            sync(target.parent)
+        finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise a ``ResourceError`` for the user where the block cannot write ``target``, a file or a folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"the disk is full while writing {target}. Free some space and run the same command again: it "
+                f"continues where it stopped."
+            ) from error
+        raise ResourceError(
+            f"cannot write {target}: {error.strerror or error}. Check the path and its permissions."
+        ) from error
 
 
 def make_folder(path: Path) -> None:
     """Make the folder of results before the work starts, so that a wrong path fails early as a ``ResourceError``."""
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path) from error
-
-
-def disk_error(error: OSError, target: Path) -> ResourceError:
-    """The error for the user when a file or folder cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(
-            f"the disk is full while writing {target}. Free some space and run the same command again: it continues "
-            f"where it stopped."
-        )
-    return ResourceError(f"cannot write {target}: {error.strerror or error}. Check the path and its permissions.")
 
 
 def sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.names import class_key
+from clipstill.core.progress import listed
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
@@ -94,14 +95,7 @@ def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.
     """Scale the short side of an RGB image to ``round(size / crop_fraction)``, then cut the centre square.
 
     These are the steps of ``core.protocols.Preprocess`` before the scaling to [0, 1], by Pillow's antialiased bicubic.
-
-    Args:
-        image: RGB image.
-        size: Side of the result in pixels.
-        crop_fraction: Share of the short side that is kept, in (0, 1].
-
-    Returns:
-        uint8 (size, size, 3).
+    The result is uint8 (size, size, 3).
     """
     width, height = image.size
     short = min(width, height)
@@ -144,25 +138,19 @@ class ImageFolder:
         path = Path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
-        # Of two classes with the same key, the first wins.
-        by_key = {class_key(name): label for label, name in reversed(list(enumerate(classes)))}
-        exact = {name: label for label, name in enumerate(classes)}
-        try:
-            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        except OSError as error:
-            raise _unlistable(path, error) from None
-        labels = {name: exact.get(name, by_key.get(class_key(name))) for name in names}
-        matched = sorted((label, name) for name, label in labels.items() if label is not None)
+        by_key = {class_key(name): label for label, name in enumerate(classes)}
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         if not matched:
             raise DataError(
-                f"no sub-folder of {path} is named after a class. Expected: {_some(classes)}; found: "
-                f"{_some(names) or 'no sub-folders'}."
+                f"no sub-folder of {path} is named after a class. Expected: {listed(classes)}; found: "
+                f"{listed(names) or 'no sub-folders'}."
             )
         found = cls(path, tuple(classes))
         found._collect((path / name, label) for label, name in matched)
         if not found.items:
             raise DataError(
-                f"the class folders of {path} ({_some([name for _, name in matched])}) hold no images. "
+                f"the class folders of {path} ({listed([name for _, name in matched])}) hold no images. "
                 f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
             )
         return found
@@ -184,45 +172,37 @@ class ImageFolder:
         return found
 
     def _collect(self, folders: Iterable[tuple[Path, int]]) -> None:
-        try:
-            for folder, label in folders:
-                for file in sorted(folder.rglob("*")):
-                    if file.name.startswith(".") or not file.is_file():
-                        continue
-                    if file.suffix.lower() in IMAGE_SUFFIXES:
-                        self.items.append((file, label))
-                    else:
-                        self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
-        except OSError as error:
-            raise _unlistable(self.path, error) from None
-
-
-def _unlistable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be listed ({error.strerror or error}). Check its permissions.")
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+        for folder, label in folders:
+            for file in sorted(folder.rglob("*")):
+                if file.name.startswith(".") or not file.is_file():
+                    continue
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    self.items.append((file, label))
+                else:
+                    self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
 
 
 def iterate(
-    folder: ImageFolder, size: int, crop_fraction: float, batch: int, on_skip: Callable[[Path, str], None]
-) -> Iterator[tuple[np.ndarray, list[int], list[Path]]]:
+    folder: ImageFolder,
+    size: int,
+    crop_fraction: float,
+    batch: int,
+    on_skip: Callable[[Path, str], None] = lambda path, reason: None,
+) -> Iterator[tuple[np.ndarray, list[int]]]:
     """Read the folder in batches of at most ``batch`` images, cut by ``fit_square``.
 
     A file that cannot be read is skipped; ``on_skip`` is called with its path and the reason.
 
     Yields:
-        uint8 (N, size, size, 3), N labels, N paths; N >= 1.
+        uint8 (N, size, size, 3), N labels; N >= 1.
     """
-    read: list[tuple[np.ndarray, int, Path]] = []
+    read: list[tuple[np.ndarray, int]] = []
     for place, (path, label) in enumerate(folder.items, 1):
         try:
-            read.append((fit_square(load_rgb(path), size, crop_fraction), label, path))
+            read.append((fit_square(load_rgb(path), size, crop_fraction), label))
         except DataError as error:
             on_skip(path, str(error))
         if read and (len(read) == batch or place == len(folder.items)):
-            squares, labels, paths = zip(*read, strict=True)
-            yield np.stack(squares), list(labels), list(paths)
+            squares, labels = zip(*read, strict=True)
+            yield np.stack(squares), list(labels)
             read = []

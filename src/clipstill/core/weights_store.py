@@ -87,19 +87,15 @@ def open_weights(folder: Path) -> StoredWeights:
     Raises:
         ArtifactError: ``config.json`` is missing, or does not describe weights.
     """
-    raw = read_json(folder / CONFIG_FILE)
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        facts = WeightsFacts(**raw)
-        complete = isinstance(facts.architecture, dict) and all(
-            isinstance(value, str) for name, value in raw.items() if name != "architecture"
-        )
-    except TypeError:
-        complete = False
-    if not complete:
+        facts = TypeAdapter(WeightsFacts).validate_python(read_json(folder / CONFIG_FILE))
+    except ValidationError:
         raise ArtifactError(
             f"{folder / CONFIG_FILE} does not describe imported weights. Name a folder that 'clipstill weights import' "
             "made, or delete this one and import again."
-        )
+        ) from None
     return StoredWeights(folder.resolve().name, folder, facts)
 
 

@@ -95,7 +95,7 @@ def _from_split(name: str, folder: Path) -> Named:
         }
     except (ValueError, KeyError, TypeError):
         raise DataError(
-            f"{path} is no split file: it needs lists train, val and test of [path, label, class name]. Fetch it again."
+            f"{path} is no split file: it needs lists train and test of [path, label, class name]. Fetch it again."
         ) from None
     # Close the gaps of dropped classes.
     labels = sorted({label for items in parts.values() for _, label, _ in items})

@@ -14,8 +14,8 @@ _COLUMNS = ("path", "class", "split")
 
 
 def open_folders(folder: Path) -> Dataset:
-    """Read ``train/CLASS``, ``test/CLASS``, and ``val/CLASS`` if it exists; classes in alphabetical order."""
-    for needed in ("train", "test"):
+    """Read ``train/CLASS`` and ``test/CLASS``; classes in alphabetical order."""
+    for needed in SPLITS:
         if not (folder / needed).is_dir():
             raise DataError(f"{folder} has no folder '{needed}'. A data set has train/CLASS and test/CLASS.")
     names = _class_folders(folder / "train")
@@ -24,7 +24,6 @@ def open_folders(folder: Path) -> Dataset:
     parts = {
         part: [(path, label, spoken(names[label])) for path, label in ImageFolder.open(folder / part, names).items]
         for part in SPLITS
-        if (folder / part).is_dir()
     }
     return in_order(folder.name, folder, parts)
 
@@ -34,7 +33,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def open_csv(path: Path) -> Dataset:
-    """Read a table with the columns path, class and split (train, val or test).
+    """Read a table with the columns path, class and split (train or test; val is left out).
 
     Paths are relative to the table's folder; labels follow the alphabetical order of the classes.
     """
@@ -48,14 +47,14 @@ def open_csv(path: Path) -> Dataset:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}). Save it as CSV in UTF-8.") from None
     parts: Named = {part: [] for part in SPLITS}
-    names = sorted({name for _, name, _ in rows})
+    names = sorted({name for _, name, split in rows if split != "val"})
     for number, (place, name, split) in enumerate(rows, 2):
+        if split == "val":
+            continue
         if split not in SPLITS or not place or not name:
-            raise DataError(
-                f"{path}, line {number}: each row needs a path, a class and a split, one of {', '.join(SPLITS)}."
-            )
+            raise DataError(f"{path}, line {number}: each row needs a path, a class and a split, train or test.")
         parts[split].append((path.parent / below(place, path), names.index(name), name))
-    for needed in ("train", "test"):
+    for needed in SPLITS:
         if not parts[needed]:
             raise DataError(f"{path} has no row whose split is '{needed}'. Add some.")
     return in_order(path.stem, path.parent, parts)

@@ -1,4 +1,4 @@
-"""Data sets as lists of labelled files for training, validation and test."""
+"""Data sets as lists of labelled files for training and test."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from clipstill.core.names import is_plain
 from clipstill.core.seeds import generator_for
 
 Item = tuple[Path, int]
-# File, label and class name of each item of ``"train"``, ``"val"`` and ``"test"``.
+# File, label and class name of each item of ``"train"`` and ``"test"``.
 Named = dict[str, list[tuple[Path, int, str]]]
 Half = Literal["base", "novel"]
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "test")
 HALVES: tuple[Half, ...] = get_args(Half)
 
 
@@ -29,7 +29,6 @@ class Dataset:
     root: Path  # A folder above all files.
     classes: tuple[str, ...]
     train: tuple[Item, ...]
-    val: tuple[Item, ...]  # May be empty.
     test: tuple[Item, ...]
     layout: str | None = None  # Published layout of the data set; None for the user's own data.
 
@@ -46,27 +45,21 @@ class Dataset:
         return replace(self, classes=self.classes[kept.start : kept.stop], **items)
 
     def few(self, shots: int, seed: int) -> Dataset:
-        """At most ``shots`` training files and ``min(shots, 4)`` validation files per class, drawn by class name.
-
-        The draw is not CoOp's, whose lists are pickles.
-        """
-        return replace(self, train=self._drawn(self.train, shots, seed), val=self._drawn(self.val, min(shots, 4), seed))
-
-    def folder(self, split: Literal["train", "val", "test"]) -> ImageFolder:
-        """One split as a folder of photos."""
-        return ImageFolder(self.root, self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
-
-    def _drawn(self, items: Sequence[Item], shots: int, seed: int) -> tuple[Item, ...]:
+        """At most ``shots`` training files per class, drawn by class name. The draw is not CoOp's."""
         import torch
 
         by_label: dict[int, list[Item]] = {}
-        for item in items:
+        for item in self.train:
             by_label.setdefault(item[1], []).append(item)
         chosen: list[Item] = []
         for label, found in sorted(by_label.items()):
             draw = generator_for(seed, "shots", self.classes[label])
             chosen += [found[i] for i in torch.randperm(len(found), generator=draw)[:shots].tolist()]
-        return tuple(chosen)
+        return replace(self, train=tuple(chosen))
+
+    def folder(self, split: Literal["train", "test"]) -> ImageFolder:
+        """One split as a folder of photos."""
+        return ImageFolder(self.root, self.classes, sorted(getattr(self, split), key=lambda item: item[::-1]))
 
 
 def half_of(count: int, which: Half) -> range:
@@ -122,5 +115,5 @@ def in_order(name: str, root: Path, parts: Named) -> Dataset:
             f"data set {name} has {len(names)} labels, {min(names, default=0)} to {max(names, default=0)}; there must "
             f"be two or more, from 0 on and without a gap. Fix its split file."
         )
-    files: dict[str, Any] = {split: tuple((path, label) for path, label, _ in parts.get(split, ())) for split in SPLITS}
+    files: dict[str, Any] = {split: tuple((path, label) for path, label, _ in parts[split]) for split in SPLITS}
     return Dataset(name, root, classes=tuple(names[label] for label in range(len(names))), **files)

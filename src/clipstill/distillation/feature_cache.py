@@ -96,7 +96,8 @@ class FeatureCache:
                 if number is None:
                     x_N3HW = plain_view(x_N3HW, student.preprocess.size)
                 else:
-                    x_N3HW = views(x_N3HW, self.setup.seed, "cache", number, start)
+                    seed_parts = (self.setup.seed, "cache", number, start)
+                    x_N3HW = views(x_N3HW, *seed_parts)
                 x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 student_parts.append(student.features(x_N3HW).float().cpu())
                 teacher_parts.append(self.setup.labels.vectors(x_N3HW).float().cpu())

@@ -12,20 +12,21 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import clipstill
+from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ClipstillError, ResourceError
-from clipstill.core.progress import say
+from clipstill.core.progress import say, warnings_only
 from clipstill.distributed.torchrun import wait_until_visible, world
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker
+from clipstill.surrogate.shards import ShardWriter, receipt_of, tar_bytes
+from clipstill.surrogate.storage import ShardStorage, resolve_address
 
 if TYPE_CHECKING:
     from clipstill.distributed.settings import LaunchSettings
-    from clipstill.surrogate.shards import ShardWriter
-    from clipstill.surrogate.storage import ShardStorage
 
 # Tasks submitted for each one that the cluster holds at once, so that no worker waits for the driver.
 _SUBMITTED_PER_SLOT = 2
@@ -48,8 +49,6 @@ def check_launcher(launch: LaunchSettings) -> None:
     if not _import_ray().is_initialized():
         _check_address(launch.address or os.environ.get("RAY_ADDRESS"))
     if launch.storage is not None:
-        from clipstill.surrogate.storage import resolve_address
-
         resolve_address(launch.storage)
 
 
@@ -77,8 +76,9 @@ def make_groups(
         return
     ray = _import_ray()
     # Standard output is for results, but Ray reports lost workers there.
-    with redirect_stdout(sys.stderr), _cluster(ray, launch.address) as running:
-        storage = _storage(launch.storage, work.key)
+    with redirect_stdout(sys.stderr), _cluster(ray, launch.address):
+        running: dict[Any, int] = {}
+        storage = None if launch.storage is None else ShardStorage(launch.storage, work.key)
         address = None if storage is None else storage.address
         waiting = list(groups)
         # Take what tasks of an earlier call left in the storage.
@@ -115,14 +115,6 @@ def make_groups(
             on_done(group, loss)
 
 
-def _storage(address: str | None, key: str) -> ShardStorage | None:
-    if address is None:
-        return None
-    from clipstill.surrogate.storage import ShardStorage
-
-    return ShardStorage(address, key)
-
-
 # Tasks of one run share their models.
 _worker: tuple[str, Worker] | None = None
 
@@ -136,9 +128,8 @@ def _make_group(
         The shard's bytes and receipt, both empty with an address; and the mean loss.
     """
     global _worker
-    from clipstill.core.device import make_deterministic, pick_device
-    from clipstill.core.progress import warnings_only
-    from clipstill.surrogate.shards import receipt_of, tar_bytes
+    from clipstill.generators import load_generators
+    from clipstill.teachers import load_teacher
 
     if versions != _versions():
         raise ResourceError(
@@ -148,15 +139,16 @@ def _make_group(
     warnings_only()
     make_deterministic(threads)
     if _worker is None or _worker[0] != work.key:
-        device = "cuda" if work.device.startswith("cuda") else work.device  # A task sees only its own GPU.
-        _worker = (work.key, Worker.load(work, pick_device(device)))
+        # A task sees only its own GPU.
+        device = pick_device("cuda" if work.device.startswith("cuda") else work.device)
+        teacher = load_teacher(work.teacher, device, work.precision)
+        _worker = (work.key, Worker(work, teacher, load_generators(work.generator, device), device))
     made = _worker[1].make(group)
     data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
     receipt = receipt_of(work.key, len(made.records), data, made.facts)
-    storage = _storage(address, work.key)
-    if storage is None:
+    if address is None:
         return data, receipt, made.loss
-    storage.write(group, data, receipt)
+    ShardStorage(address, work.key).write(group, data, receipt)
     return None, {}, made.loss
 
 
@@ -235,25 +227,23 @@ def _check_address(address: str | None) -> None:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[dict[Any, int]]:
-    """Join or start a cluster and yield an empty table of running tasks and their groups, which end with the block."""
-    running: dict[Any, int] = {}
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Join or start a cluster for the block, unless the caller has joined one.
+
+    On the caller's cluster, tasks that an error leaves behind run to their end: Ray may abort the whole process where
+    a task is cancelled while it ends (its issue 54260).
+    """
     owned = not ray.is_initialized()
     if owned:
         _connect(ray, address or os.environ.get("RAY_ADDRESS"))
     try:
-        yield running
+        yield
     finally:
         if owned:
             ray.shutdown()
-        else:
-            for task in running:
-                with suppress(ray.exceptions.RayError, RuntimeError, ValueError):
-                    ray.cancel(task, force=True)
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    _check_address(address)
     try:
         # "local" starts a cluster. Without it Ray would look for one of `ray start`, and wait for ever if it has ended.
         ray.init(

@@ -17,15 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipstill.core.device import usable_cores
 from clipstill.core.errors import ArtifactError, ResourceError
 from clipstill.core.files import read_manifest
-
-if TYPE_CHECKING:
-    from clipstill.distributed.work import OnDone
-    from clipstill.surrogate.shards import ShardWriter
+from clipstill.distributed.work import OnDone
+from clipstill.surrogate.shards import ShardWriter, shard_name
 
 _POLL_EVERY_S = 0.5
 # A file of another machine that is not visible after this long is on another disk.
@@ -150,8 +148,6 @@ def offers() -> Iterator[Offer]:
 
 def wait_for_groups(shards: ShardWriter, groups: Sequence[int], on_done: OnDone) -> None:
     """Wait until the other ranks have made these groups; when a rank is lost, torchrun ends or restarts all."""
-    from clipstill.surrogate.shards import shard_name
-
     waiting = set(groups)
     while waiting:
         # Receipts are long, so read them only when there is a new one.

@@ -78,15 +78,6 @@ class Worker:
             teacher, generators, class_vectors_CD=work.class_vectors_CD, settings=work.settings, device=device
         )
 
-    @classmethod
-    def load(cls, work: SynthesisWork, device: Any) -> Worker:
-        """Load the models that the work names."""
-        from clipstill.generators import load_generators
-        from clipstill.teachers import load_teacher
-
-        teacher = load_teacher(work.teacher, device, work.precision)
-        return cls(work, teacher, load_generators(work.generator, device), device)
-
     @property
     def provenance(self) -> list[Any]:
         """Origin of all weights that shape the images, except the teacher's."""

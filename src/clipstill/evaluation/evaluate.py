@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # uint8 (N, H, W, 3) -> logits (N, C).
 PredictLogits = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+# Photos encoded at once.
 BATCH = 32
 
 
@@ -122,7 +123,6 @@ def evaluate(
     folder: ImageFolder,
     preprocess: Preprocess,
     *,
-    batch: int = BATCH,
     title: str = "evaluation",
     name_skipped: bool = True,
     calibration: Calibration | None = None,
@@ -133,7 +133,6 @@ def evaluate(
         predict_logits: Maps uint8 (N, H, W, 3) to logits (N, C), C the folder's classes in their order.
         folder: Real images by class.
         preprocess: Size and crop of the pixels; the classifier normalises by itself.
-        batch: Images per call.
         title: Title of the progress display.
         name_skipped: Whether to print files that cannot be read; the result holds them in any case.
         calibration: Temperature and threshold of refusal; None for plain softmax without refusal.
@@ -153,7 +152,7 @@ def evaluate(
             bar.advance(1)
 
         size, crop = preprocess.size, preprocess.crop_fraction
-        for pixels_NHW3, batch_labels, _ in iterate(folder, size, crop, batch, on_skip=skip):
+        for pixels_NHW3, batch_labels in iterate(folder, size, crop, BATCH, on_skip=skip):
             logits_parts.append(np.asarray(predict_logits(pixels_NHW3)))
             labels.extend(batch_labels)
             bar.advance(len(batch_labels))

@@ -23,7 +23,8 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -44,6 +45,28 @@ LEVEL = 0.05
 SAME_COST = 1.1
 # Chosen, not measured: the small embedded teacher has twice the bytes of the default student.
 MOST_COST = 3.0
+
+
+class LadderOptions(TypedDict, total=False):
+    """Options of ``ladder``.
+
+    Attributes:
+        examples: Labelled photos to learn from, one sub-folder a class.
+        shots: Most examples of a class; None for all.
+        unlabelled: Photos without labels to learn from.
+        rungs: Names of rungs; all where empty.
+        small_teacher: Teacher that would ship untrained; that of the run's settings where None.
+        out: Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
+        device: Device of the teachers; that of the run's settings where None.
+    """
+
+    examples: str | Path | None
+    shots: int | None
+    unlabelled: str | Path | None
+    rungs: Sequence[str]
+    small_teacher: str | None
+    out: str | Path | None
+    device: str | None
 
 
 @dataclass(frozen=True)
@@ -239,26 +262,20 @@ class Ladder:
     recommendation: Recommendation
 
     @classmethod
-    def of(cls, rungs: Sequence[Rung], classes: Sequence[str]) -> Self:
-        """Compare the rungs."""
+    def of(cls, rungs: Sequence[Rung], classes: Sequence[str]) -> Ladder:
+        """The ladder of these rungs, compared with the student."""
         found = {rung.name: rung for rung in rungs if rung.measured is not None}
         ours = found.get(OURS)
-        return cls(
-            n=max((len(rung.result.right) for rung in found.values()), default=0),
-            classes=tuple(classes),
-            rungs=tuple(rungs),
-            against_ours={
-                name: _between(rung, ours) for name, rung in found.items() if ours is not None and rung is not ours
-            },
-            recommendation=recommend(rungs),
-        )
+        gaps = {} if ours is None else {name: _between(rung, ours) for name, rung in found.items() if rung is not ours}
+        count = max((len(rung.result.right) for rung in found.values()), default=0)
+        return cls(count, tuple(classes), tuple(rungs), against_ours=gaps, recommendation=recommend(rungs))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def from_json(cls, value: Mapping[str, Any]) -> Ladder:
         """The inverse of ``to_json``."""
         from pydantic import TypeAdapter
 
-        return TypeAdapter(cls).validate_python(value)
+        return TypeAdapter(Ladder).validate_python(value)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -279,7 +296,7 @@ def _between(first: Rung, second: Rung) -> Difference:
 
 
 def _percent(rung: Rung) -> str:
-    return f"{100 * rung.result.top1:.1f} %"
+    return percent(rung.result.top1)
 
 
 def _gap(first: Rung, second: Rung) -> str:

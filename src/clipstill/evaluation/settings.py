@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from clipstill.core.config import Config
-from clipstill.core.errors import ConfigError
 
 
 class EvaluationSettings(Config):
@@ -18,7 +17,6 @@ class EvaluationSettings(Config):
         default=None,
         description="Folder of real photos with one sub-folder per class. Nothing is measured where it is null.",
     )
-    batch: int = Field(default=32, ge=1, description="Photos encoded at once.")
     ladder: bool = Field(
         default=True,
         description="Measure simpler and richer ways to the same classifier too, where there are photos. It takes a "
@@ -34,27 +32,13 @@ class EvaluationSettings(Config):
 class RefusalSettings(Config):
     """When the student says "none of these"."""
 
-    near_misses: Literal["auto"] | int | list[str] = Field(
+    near_misses: Literal["auto"] | Annotated[int, Field(ge=0)] | list[str] = Field(
         default="auto",
         description="Things easily mistaken for the classes, whose images set the threshold: auto for about as many "
         "words near the classes as there are classes, a number of them, or a list of names; 0 for a student that "
         "always answers.",
     )
     images: int = Field(default=2, ge=1, description="Synthetic images per near miss.")
-    most_refused: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Largest share of the classes' own synthetic images that the threshold may refuse. Without this "
-        "bound, four of ten photos of the classes were refused.",
-    )
-
-    @field_validator("near_misses")
-    @classmethod
-    def _not_negative(cls, value: str | int | list[str]) -> str | int | list[str]:
-        if isinstance(value, int) and value < 0:
-            raise ConfigError(f"refusal.near_misses is {value}. Give auto, a number of at least 0, or names.")
-        return value
 
     @property
     def wanted(self) -> bool:

@@ -14,27 +14,27 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
-from clipstill.core.errors import ArtifactError, ExportError
+from clipstill.core.errors import ArtifactError
+from clipstill.core.file_names import METRICS_FILE, PARITY_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import (
     MANIFEST,
     commit_manifest,
-    disk_error,
     read_json,
     read_manifest,
     sha256_file,
     sync,
     write_json,
     write_text,
+    writing,
 )
 from clipstill.core.images import WIDEST
 from clipstill.export.measure import FormatFacts, FormatRequest, write_formats
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.page import software, write_page
-from clipstill.export.parity import check_parity
+from clipstill.export.parity import MOST_PHOTOS, check_parity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from clipstill.core.protocols import Preprocess
 
 MODEL = Onnx.files[0]
-STUDENT_FILE = "student.safetensors"
-METRICS_FILE = "metrics.json"
-PARITY_FILE = "parity.json"
 CARD_FILE = "card.md"
 TEACHER_PROMPTS_FILE = "teacher_prompts.safetensors"
 
@@ -57,7 +54,6 @@ class BundleContent:
     class_vectors_CD: Tensor  # The teacher's unit vectors of the classes.
     description: Description
     formats: FormatRequest = field(default_factory=FormatRequest)  # Formats beside ``model.onnx``.
-    parity_pictures_NHW3: np.ndarray | None = None  # Uint8, for the parity check; smooth random ones where None.
     teacher_prompts: Path | None = None  # File of the prompts that the teacher learned.
     page: bool = True  # Whether to add a page that runs the model in a browser.
 
@@ -70,15 +66,12 @@ def write_bundle(
     An older bundle at the same place is replaced only after the new one is complete. A kill at any moment leaves the
     old one, the new one, or, between two renames, neither under that name; the next call puts the old one back first.
 
-    Args:
-        folder: The bundle.
-        content: Student, description and formats.
-        texts: Makes the Markdown files by name (``card.md``, ``LICENCES.md``) from what the export measured.
-        key: Hash of everything the bundle depends on.
+    ``texts`` makes the Markdown files by name (``card.md``, ``LICENCES.md``) from what the export measured; ``key`` is
+    the hash of everything that the bundle depends on.
 
     Raises:
         ArtifactError: The folder holds something that is not a bundle.
-        ExportError: The labels do not fit the student, it cannot be exported, or the export answers otherwise.
+        ExportError: The student cannot be exported, or the export answers otherwise.
         ResourceError: The disk is full or not writable.
     """
     description = content.description
@@ -99,12 +92,8 @@ def add_formats(
 ) -> list[FormatFacts]:
     """Write further formats of a bundle's student, into that bundle or into a copy of it.
 
-    Args:
-        bundle: A verified bundle; it stays as it is where ``out`` is another folder.
-        out: The bundle itself or another folder, as for ``write_bundle``.
-        student: The bundle's student.
-        request: Which formats to write, and how to judge them.
-        card: Makes the new text of ``card.md`` from the old one and from the facts of all formats by name.
+    The bundle is verified, and stays as it is where ``out`` is another folder. ``card`` makes the new text of
+    ``card.md`` from the old one and from the facts of all formats by name.
 
     Raises:
         ClipstillError: As for ``write_bundle`` and ``write_formats``.
@@ -131,7 +120,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces ``folder`` at the end."""
     partial = folder.with_name(f".{folder.name}.clipstill-partial")
     previous = folder.with_name(f".{folder.name}.clipstill-previous")
-    try:
+    with writing(folder):
         # Put back or remove what a killed call left.
         if previous.exists() and not folder.exists():
             previous.rename(folder)
@@ -140,32 +129,28 @@ def _replacing(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(rest)
         check_replaceable(folder)
         partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(previous)
-        partial.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(previous, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            yield partial
+            if folder.exists():
+                folder.rename(previous)
+            partial.rename(folder)
+            sync(folder.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_models(folder: Path, content: BundleContent) -> ExportFacts:
-    from safetensors.torch import save
+    from clipstill.core.tensors import write_tensors
 
     student, size, formats = content.student, content.description.preprocess.size, content.formats
     model = folder / MODEL
     export_onnx(student, model, size)
-    parity = check_parity(student, model, size, content.parity_pictures_NHW3, tolerance=formats.limits.tolerance)
-    _check_classes(content, model)
+    photos = next(iter(formats.pictures.photos.values()), None)
+    parity = check_parity(student, model, size, None if photos is None else photos.pixels_NHW3[:MOST_PHOTOS])
     found = write_formats(folder, student, size, formats)
-    # Cloned, because safetensors takes only contiguous tensors that do not share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in student.state_dict().items()}
-    (folder / STUDENT_FILE).write_bytes(save(state))
-    vectors_CD = content.class_vectors_CD.detach().cpu().float().contiguous().clone()
-    (folder / "class_vectors.safetensors").write_bytes(save({"class_vectors": vectors_CD}))
+    write_tensors(folder / STUDENT_FILE, student.state_dict())
+    write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: content.class_vectors_CD.float()})
     if content.teacher_prompts is not None:
         shutil.copyfile(content.teacher_prompts, folder / TEACHER_PROMPTS_FILE)
     return ExportFacts(
@@ -173,7 +158,7 @@ def _write_models(folder: Path, content: BundleContent) -> ExportFacts:
         student_bytes=(folder / STUDENT_FILE).stat().st_size,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         latency_ms=float(found[0].latency_ms or 0.0),
-        parity=asdict(parity),
+        parity=parity,
         formats={each.format: each.to_json() for each in found},
         files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
         software=software() if content.page else (),
@@ -217,17 +202,6 @@ def _parity_of(formats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     """What ``parity.json`` says of each format."""
     shown = ("file", "max_difference", "top1_agreement", "agreement", "pictures", "warning", "refused")
     return {name: {fact: facts[fact] for fact in shown} for name, facts in formats.items()}
-
-
-def _check_classes(content: BundleContent, model: Path) -> None:
-    size = content.description.preprocess.size
-    labels, vectors = len(content.description.labels), len(content.class_vectors_CD)
-    outputs = Onnx().open(model, threads=1)(np.zeros((1, 3, size, size), dtype=np.float32)).shape[1]
-    if not outputs == labels == vectors:
-        raise ExportError(
-            f"the student answers for {outputs} classes, but there are {labels} labels and {vectors} class vectors. "
-            f"Train the student for these classes again."
-        )
 
 
 def check_replaceable(folder: Path) -> None:

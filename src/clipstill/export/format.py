@@ -6,7 +6,8 @@ import copy
 import importlib.util
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,20 @@ class Source:
     size: int  # Height and width of the input in pixels.
     onnx: Path  # The student as float32 ONNX, after the parity check.
     calibration_N3HW: np.ndarray  # Typical pictures for the ranges of int8; may be empty.
+
+
+@contextmanager
+def exporting(name: str, advice: str) -> Iterator[None]:
+    """Raise an exporter's errors as ``ExportError`` with the name of the format and advice."""
+    try:
+        with warnings.catch_warnings():
+            # Exporters warn about their own internals; the comparison with the student decides what matters.
+            warnings.simplefilter("ignore")
+            yield
+    except (ClipstillError, OSError):
+        raise
+    except Exception as error:  # Each exporter raises kinds of its own.
+        raise ExportError(f"the student cannot be written as {name}: {reason_of(error)}. {advice}".strip()) from error
 
 
 class Format(ABC):
@@ -60,17 +75,8 @@ class Format(ABC):
         Raises:
             ExportError: The student cannot be written in this format.
         """
-        try:
-            with warnings.catch_warnings():
-                # Exporters warn about their own internals; the comparison with the student decides what matters.
-                warnings.simplefilter("ignore")
-                self._write(source, folder)
-        except (ClipstillError, OSError):
-            raise
-        except Exception as error:  # Each exporter raises kinds of its own.
-            raise ExportError(
-                f"the student cannot be written as {self.name}: {reason_of(error)}. {self.advice}".strip()
-            ) from error
+        with exporting(self.name, self.advice):
+            self._write(source, folder)
 
     def open(self, path: Path, threads: int = 0) -> Model:
         """Load the first of ``files``; with 0 threads the library chooses their number.
@@ -80,7 +86,7 @@ class Format(ABC):
         """
         try:
             model = self._open(path, threads)
-        except Exception as error:  # As above.
+        except Exception as error:  # Each library raises kinds of its own.
             raise ExportError(
                 f"{path} cannot be opened as {self.name} ({reason_of(error)}). Export the student again."
             ) from error

@@ -19,7 +19,7 @@ from clipstill.core.progress import say
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.onnx import Onnx
-from clipstill.export.parity import as_input, logits_of, reason_to_refuse, same_answers, smooth_pictures, student_logits
+from clipstill.export.parity import as_input, check_difference, logits_of, same_answers, smooth_pictures, student_logits
 from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Sixteen pictures already give the int8 ranges of sixty-four.
 LEAST_PICTURES = 8
+# Share of changed answers that int8 or fp16 may have without a warning.
+_WARN = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,8 @@ class _Reference:
 def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRequest) -> list[FormatFacts]:
     """Write formats of a student into a folder, compare each with the student, and measure it.
 
-    A format that is refused leaves no file; the others are written all the same.
-
-    Args:
-        folder: Folder of the files; it holds the student as float32 ONNX already.
-        student: Maps (N, 3, H, W) in [0, 1] to logits (N, C).
-        size: Height and width of the student's input in pixels.
-        request: Which formats to write, and how to judge them.
-
-    Returns:
-        One entry per format, ``onnx`` first.
+    A format that is refused leaves no file; the others are written all the same. The folder holds the student as
+    float32 ONNX already, and ``size`` is the side of its input in pixels. The first entry is that of ``onnx``.
 
     Raises:
         UnknownNameError: There is no such format.
@@ -125,15 +119,14 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
 
 
 def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
-    held_out_N3HW = as_input(pictures.held_out_NHW3, size)
-    inputs: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"held out": (held_out_N3HW, None)}
-    if not len(held_out_N3HW):
-        inputs = {"made": (smooth_pictures(np.random.default_rng(0), size), None)}
+    x_N3HW, kind = as_input(pictures.held_out_NHW3, size), "held out"
+    if not len(x_N3HW):
+        x_N3HW, kind = smooth_pictures(np.random.default_rng(0), size), "made"
+    found = {kind: _Reference(x_N3HW, student_logits(student, x_N3HW), None)}
     for name, photos in pictures.photos.items():
-        inputs[name] = as_input(photos.pixels_NHW3, size), photos.label_N
-    return {
-        kind: _Reference(x_N3HW, student_logits(student, x_N3HW), label_N) for kind, (x_N3HW, label_N) in inputs.items()
-    }
+        x_N3HW = as_input(photos.pixels_NHW3, size)
+        found[name] = _Reference(x_N3HW, student_logits(student, x_N3HW), photos.label_N)
+    return found
 
 
 def _write_and_measure(
@@ -145,8 +138,8 @@ def _write_and_measure(
     try:
         if form.calibrated and len(source.calibration_N3HW) < LEAST_PICTURES:
             raise ExportError(
-                f"it needs {LEAST_PICTURES} pictures to calibrate on and as many to be checked on, there are "
-                f"{len(source.calibration_N3HW)}"
+                f"it needs {LEAST_PICTURES} pictures to calibrate on, there are {len(source.calibration_N3HW)}. Give "
+                f"photos like those in use (labels are not needed): clipstill export RUN_OR_BUNDLE --calibration DIR"
             )
         form.write(source, folder)
         facts = _compared(facts, form.open(paths[0]), references)
@@ -190,15 +183,14 @@ def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | No
     if not np.isfinite(facts.max_difference):
         raise ExportError("a logit is not finite")
     if form.exact:
-        if refused := reason_to_refuse(facts.max_difference, facts.top1_agreement, limits.tolerance):
-            raise ExportError(refused)
+        check_difference(facts.max_difference, facts.top1_agreement)
         return None
     changed = 1 - facts.top1_agreement
     kind = min(facts.agreement, key=lambda kind: facts.agreement[kind])
     what = f"it answers otherwise than the student for {changed:.1%} of {facts.pictures[kind]} pictures ({kind})"
     if changed > limits.int8_refuse:
         raise ExportError(f"{what}, allowed is {limits.int8_refuse:.1%}")
-    return f"{what}; measure it on photos of your own" if changed > limits.int8_warn else None
+    return f"{what}; measure it on photos of your own" if changed > _WARN else None
 
 
 def latency(model: Model, size: int) -> float:

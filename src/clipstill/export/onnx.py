@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipstill.core.errors import ExportError, reason_of
 from clipstill.core.files import atomic_path
 from clipstill.core.onnx_session import open_session
-from clipstill.export.format import Format, Model, Source, frozen_copy
+from clipstill.export.format import Format, Model, Source, exporting, frozen_copy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,29 +39,21 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
             module.inplace = False  # type: ignore[assignment]
     # Two images, not one: the exporter takes a dimension of 1 for a constant and would fix the batch.
     example = torch.linspace(0.0, 1.0, 2 * 3 * size * size).reshape(2, 3, size, size)
-    try:
-        with warnings.catch_warnings():
-            # The exporter warns about its own internals; the parity check decides what matters.
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
+    with exporting(f"ONNX (opset {OPSET})", "Choose another student: clipstill list students"):
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
         assert program is not None
         graph = program.model_proto
         _strip_traces(graph)
         onnx.checker.check_model(graph)
-    except Exception as error:  # The exporter raises a dozen kinds of its own.
-        raise ExportError(
-            f"the student cannot be written as ONNX (opset {OPSET}): {reason_of(error)}. Choose another student: "
-            "clipstill list students"
-        ) from error
     with atomic_path(path) as temporary:
         onnx.save(graph, temporary)
 

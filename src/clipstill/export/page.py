@@ -10,7 +10,6 @@ import hashlib
 from importlib import resources
 from pathlib import Path
 
-from clipstill.core.errors import ArtifactError
 from clipstill.core.files import write_bytes
 from clipstill.core.protocols import Provenance
 
@@ -28,12 +27,7 @@ RUNTIME_FILES = (SCRIPT, WEB_ASSEMBLY, NOTICES, RUNTIME_LEDGER)
 
 
 def write_page(folder: Path) -> None:
-    """Write the page and its runtime beside a model.
-
-    Raises:
-        ArtifactError: The installed package lacks a file.
-        ResourceError: The folder cannot be written.
-    """
+    """Write the page and its runtime beside a model."""
     for name in (*OWN_FILES, *RUNTIME_FILES):
         write_bytes(folder / name, _read(name))
 
@@ -49,10 +43,4 @@ def software() -> tuple[Provenance, ...]:
 
 def _read(name: str) -> bytes:
     place = "assets" if name in RUNTIME_FILES else "export/browser"
-    try:
-        return resources.files("clipstill").joinpath(place, name).read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"the installed clipstill lacks {name}, which a bundle's page needs. Install it again, or make bundles "
-            f"without a page: --set export.page=false"
-        ) from None
+    return resources.files("clipstill").joinpath(place, name).read_bytes()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,80 +15,64 @@ from clipstill.export.onnx import Onnx
 if TYPE_CHECKING:
     from torch import nn
 
+# Largest difference of a logit between a float32 export and its student.
+TOLERANCE = 1e-3
 # Rounding may swap two classes of almost equal logits, but not for more than one picture in a hundred.
 _REQUIRED_AGREEMENT = 0.99
+# Photos of the parity check.
+MOST_PHOTOS = 32
 _COUNT = 16
 _BATCH = 32
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far the exported model is from its student."""
-
-    max_difference: float  # Largest absolute difference of a logit, over noise and pictures.
-    top1_agreement: float  # Share of both for which both models name the same class.
-    n: int  # Number of noise images and pictures.
-    max_difference_random: float  # Largest difference over the noise.
-    max_difference_pictures: float  # Largest difference over the pictures.
-    pictures: str  # ``given`` for the caller's pictures, ``made`` for smooth random ones.
-    tolerance: float  # Largest ``max_difference`` that was allowed.
-
-
 def check_parity(
-    student: nn.Module, onnx_path: Path, size: int, pictures_NHW3: np.ndarray | None = None, *, tolerance: float = 1e-3
-) -> Parity:
+    student: nn.Module, onnx_path: Path, size: int, pictures_NHW3: np.ndarray | None = None
+) -> dict[str, Any]:
     """Compare the student with its ONNX file on noise and on pictures.
 
-    Args:
-        student: The exported module; it is neither changed nor moved.
-        onnx_path: The exported file; it is removed when it is refused.
-        size: Height and width of the model's input in pixels.
-        pictures_NHW3: Uint8 pictures of any size; smooth random ones where None.
-        tolerance: Largest absolute difference of a logit that is allowed.
+    The pictures are uint8 of any size, or smooth random ones where None; ``size`` is the side of the model's input.
+
+    Returns:
+        Facts for ``parity.json``: the largest difference of a logit over both, over the noise and over the pictures;
+        the share of equal answers over both; their number ``n``; whether the pictures were ``given`` or ``made``.
 
     Raises:
-        ExportError: A logit is not finite, differs by more than ``tolerance``, or the answers differ. The file is gone.
+        ExportError: A logit is not finite or differs by more than ``TOLERANCE``, or the answers differ.
     """
     rng = np.random.default_rng(0)
     noise_N3HW = rng.random((_COUNT, 3, size, size), dtype=np.float32)
     given_N3HW = as_input(pictures_NHW3, size)
-    x_N3HW = given_N3HW if len(given_N3HW) else smooth_pictures(rng, size)
-    expected = [student_logits(student, part_N3HW) for part_N3HW in (noise_N3HW, x_N3HW)]
+    inputs = (noise_N3HW, given_N3HW if len(given_N3HW) else smooth_pictures(rng, size))
+    expected = [student_logits(student, x_N3HW) for x_N3HW in inputs]
     model = Onnx().open(onnx_path)
     try:
-        actual = [logits_of(model, part_N3HW) for part_N3HW in (noise_N3HW, x_N3HW)]
-        if actual[0].shape != expected[0].shape:
-            raise ExportError(f"it answers with shape {actual[0].shape}, the student with {expected[0].shape}")
+        actual = [logits_of(model, x_N3HW) for x_N3HW in inputs]
         gaps = [float(np.abs(left - right).max()) for left, right in zip(expected, actual, strict=True)]
         # np.max, unlike max, keeps a NaN.
         gap, agreement = float(np.max(gaps)), same_answers(np.concatenate(expected), np.concatenate(actual))
-        refused = reason_to_refuse(gap, agreement, tolerance)
-        if refused:
-            raise ExportError(refused)
+        check_difference(gap, agreement)
     except ExportError as error:
-        onnx_path.unlink(missing_ok=True)
         raise ExportError(
-            f"the exported model {onnx_path.name} is not the student: {error}. The file was removed; try another "
-            f"version of torch or onnxruntime, or another student."
+            f"the exported model {onnx_path.name} is not the student: {error}. Try another version of torch or "
+            f"onnxruntime, or another student."
         ) from error
-    return Parity(
-        max_difference=gap,
-        top1_agreement=agreement,
-        n=len(noise_N3HW) + len(x_N3HW),
-        max_difference_random=gaps[0],
-        max_difference_pictures=gaps[1],
-        pictures="given" if len(given_N3HW) else "made",
-        tolerance=tolerance,
-    )
+    return {
+        "max_difference": gap,
+        "top1_agreement": agreement,
+        "n": sum(map(len, inputs)),
+        "max_difference_random": gaps[0],
+        "max_difference_pictures": gaps[1],
+        "pictures": "given" if len(given_N3HW) else "made",
+        "tolerance": TOLERANCE,
+    }
 
 
-def reason_to_refuse(difference: float, agreement: float, tolerance: float) -> str | None:
-    """Why a float32 export is not the student, from the largest difference of a logit; None where it is."""
-    if not difference <= tolerance:  # Not ">", to refuse NaN too.
-        return f"a logit differs by {difference:.3g}, allowed is {tolerance:.3g}"
+def check_difference(difference: float, agreement: float) -> None:
+    """Raise an ``ExportError`` if the largest difference of a logit says that a float32 export is not the student."""
+    if not difference <= TOLERANCE:  # Not ">", to refuse NaN too.
+        raise ExportError(f"a logit differs by {difference:.3g}, allowed is {TOLERANCE:.3g}")
     if agreement < _REQUIRED_AGREEMENT:
-        return f"it names the same class for only {agreement:.1%} of the pictures"
-    return None
+        raise ExportError(f"it names the same class for only {agreement:.1%} of the pictures")
 
 
 def same_answers(first_NC: np.ndarray, second_NC: np.ndarray) -> float:

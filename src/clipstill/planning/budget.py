@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipstill.core.config import dotted, load_yaml, merge, nested, validate
+from clipstill.core.config import dotted, load_yaml, merge, nested
 from clipstill.core.files import write_text
 from clipstill.workflow.settings import Settings
 
@@ -92,11 +92,6 @@ def _scaled(value: int, factor: float, least: int) -> int:
     return max(min(value, least), round(value * factor))
 
 
-def with_settings(settings: Settings, changed: Mapping[str, Any]) -> Settings:
-    """Settings with new values by dotted name."""
-    return validate(Settings, _merged(settings.model_dump(mode="json"), changed), "the plan")
-
-
 def write_settings(settings: Mapping[str, Any], config_file: Path | None, out: Path) -> None:
     """Write a file for ``--config``: new values by dotted name on top of those of ``config_file``.
 
@@ -106,11 +101,7 @@ def write_settings(settings: Mapping[str, Any], config_file: Path | None, out: P
     """
     import yaml
 
-    values = _merged({} if config_file is None else load_yaml(config_file), settings)
-    write_text(out, yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n")
-
-
-def _merged(values: dict[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in changed.items():
+    values = {} if config_file is None else load_yaml(config_file)
+    for name, value in settings.items():
         values = merge(values, nested(name, value))
-    return values
+    write_text(out, yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n")

@@ -90,7 +90,7 @@ def cost_of(
     from clipstill.assembly.calibration import MOST_PICTURES, VIEWS
 
     made = classes * settings.prompts.images_per_class
-    near = _near_misses(settings, classes) * settings.refusal.images
+    near = near_misses.wanted_number(settings, classes) * settings.refusal.images
     learned = made + unlabelled
     if examples:
         share = settings.examples.teach_share
@@ -144,13 +144,6 @@ def _training_seconds(settings: Settings, timings: Timings, images_and_photos: i
     head_steps, all_steps = (steps, 0) if section.freeze == "backbone" else (section.head_steps, steps)
     views = images_and_photos * section.views if head_steps else 0
     return views * timings.view + head_steps * _HEAD_STEP_S + all_steps * section.batch * timings.training_view
-
-
-def _near_misses(settings: Settings, classes: int) -> int:
-    wanted = settings.refusal.near_misses
-    if isinstance(wanted, list):
-        return len(wanted)
-    return min(near_misses.MOST, max(near_misses.LEAST_BY_DEFAULT, classes)) if wanted == "auto" else wanted
 
 
 def measure(
@@ -292,10 +285,8 @@ class _Probe:
         """Wait until the device has finished its queue."""
         import torch
 
-        if self.models.device.type == "cuda":
-            torch.cuda.synchronize(self.models.device)
-        elif self.models.device.type == "mps":
-            torch.mps.synchronize()
+        if self.models.device.type != "cpu":
+            torch.accelerator.synchronize(self.models.device)
 
 
 def _memory_in_use(device: torch.device) -> int:

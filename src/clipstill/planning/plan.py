@@ -17,7 +17,7 @@ from clipstill.core.files import read_json, sha256_json
 from clipstill.core.names import spoken
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say, span
-from clipstill.planning.budget import choose_settings, with_settings
+from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of, measure
 from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Known, Linter
@@ -80,22 +80,6 @@ class Plan:
             }
         )
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """The inverse of ``to_json``.
-
-        Raises:
-            ArtifactError: The values are not those of a plan.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            return TypeAdapter(Plan).validate_python(value)
-        except ValidationError as error:
-            raise ArtifactError(
-                f"the stored plan cannot be read ({error}). Delete {PLAN_FILE} and run again."
-            ) from None
-
 
 def plan(
     settings: Settings,
@@ -135,13 +119,12 @@ def plan(
 
     def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(
-            with_settings(settings, changed),
+            settings.changed(**changed),
             timings,
             classes=len(task.names),
             templates=len(templates),
             photos=_number(photos.measured),
-            examples=_number(photos.examples),
-            unlabelled=_number(photos.unlabelled),
+            **photos.counts,
         )
 
     changed: dict[str, Any] = {}
@@ -216,12 +199,14 @@ def plan_key(settings: Settings, task: Task, photos: Photos, budget_seconds: flo
 
 def stored_plan(out: Path, key: str) -> Plan | None:
     """The last plan in a run folder, if it has this key and can be read."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         events = [event for event in read_events(out) if event.get("event") == "plan"]
         if not events or events[-1].get("key") != key:
             return None
-        return Plan.from_json(read_json(out / PLAN_FILE))
-    except ArtifactError:
+        return TypeAdapter(Plan).validate_python(read_json(out / PLAN_FILE))
+    except (ArtifactError, ValidationError):
         return None
 
 

@@ -65,7 +65,7 @@ class ReportData:
     teacher_bytes: int | None = None  # Size of the teacher's image tower; None where unknown.
     teacher_parameters: int | None = None  # The same for its parameters.
     parity: Mapping[str, Any] = field(default_factory=dict)  # Content of the bundle's ``parity.json``.
-    evaluation: Mapping[str, Any] | None = None  # Result of ``evaluation.compare``; None without photos.
+    evaluation: Mapping[str, Any] | None = None  # JSON values of an ``Evaluation``; None without photos.
     calibration: Mapping[str, Any] | None = None  # Label-free estimates of temperature, threshold and accuracy.
     examples: int = 0  # Number of example images given beside the class names.
     unlabelled: int = 0  # Number of unlabelled photos given.

@@ -6,6 +6,6 @@ Example:
     [Prediction(label='dog', score=0.93)]
 """
 
-from clipstill.runtime.bundle import MODEL, Answer, Bundle, Prediction, load_bundle
+from clipstill.runtime.bundle import Answer, Bundle, Prediction, load_bundle
 
-__all__ = ["MODEL", "Answer", "Bundle", "Prediction", "load_bundle"]
+__all__ = ["Answer", "Bundle", "Prediction", "load_bundle"]

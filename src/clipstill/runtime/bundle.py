@@ -22,12 +22,10 @@ from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
 from clipstill.core.protocols import Preprocess
 
-MODEL = "model.onnx"
+MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LABELS = "labels.json"
 PREPROCESS = "preprocess.json"
-NEEDED = (MODEL, LABELS, PREPROCESS)
-FORMATS = {"onnx": MODEL, "onnx-fp16": "model.fp16.onnx", "onnx-int8": "model.int8.onnx"}
-PRECISIONS = {"fp32": "onnx", "fp16": "onnx-fp16", "int8": "onnx-int8"}
+NEEDED = (MODELS["fp32"], LABELS, PREPROCESS)
 BATCH = 32
 # Larger sizes come from damaged files and would take all memory.
 _LARGEST_SIZE = 4096
@@ -183,13 +181,13 @@ class Bundle:
         return found
 
 
-def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bundle:
+def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bundle:
     """Open a bundle: check each file against its sha256, then load the model on the CPU.
 
     Args:
         folder: The bundle; or a run folder, whose ``bundle/`` is taken.
         threads: Threads inside one operation; 0 lets onnxruntime choose.
-        model: An ONNX file of the bundle, or its precision: ``"fp32"``, ``"fp16"``, ``"int8"``.
+        model: Which ONNX file of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
 
     Raises:
         ArtifactError: It is no bundle, it has no such model, or a file is missing, altered or of an unknown form.
@@ -220,18 +218,14 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = MODEL) -> Bun
 
 
 def _model_file(model: str, folder: Path, manifest: Manifest) -> str:
-    file = FORMATS.get(PRECISIONS.get(model, model), model)
-    there = sorted(name for name in manifest.files if name.endswith(".onnx"))
-    if file in there:
-        return file
-    for name, known in FORMATS.items():
-        if file == known:
-            raise ArtifactError(
-                f"{folder} holds no {file} (there is: {', '.join(there)}). Make it: clipstill export {folder} "
-                f"--format {name}"
-            )
-    hint = did_you_mean(model, [*PRECISIONS, *FORMATS, *there])
-    raise ArtifactError(f"{folder} holds no ONNX model '{model}'.{hint} There is: {', '.join(there)}")
+    if model not in MODELS:
+        hint = did_you_mean(model, MODELS)
+        raise ArtifactError(f"{folder} holds no ONNX model '{model}'.{hint} All of them: {', '.join(MODELS)}.")
+    if MODELS[model] not in manifest.files:
+        raise ArtifactError(
+            f"{folder} holds no {MODELS[model]}. Make it: clipstill export {folder} --format onnx-{model}"
+        )
+    return MODELS[model]
 
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], float, float | None]:
@@ -239,15 +233,15 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], float, float | None]:
     try:
         labels, temperature, threshold = raw["labels"], float(raw["temperature"]), raw.get("refusal_threshold")
         threshold = None if threshold is None else float(threshold)
+        usable = 0 < len(labels) == len(set(labels)) and all(map(is_plain, labels)) and isinstance(labels, list)
+        usable = usable and 1e-6 <= temperature < math.inf and 0 <= (threshold or 0) <= 1
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
-        raise ArtifactError(f"{path} does not hold labels and a temperature. Make the bundle again.") from None
-    plain = isinstance(labels, list) and all(isinstance(name, str) and is_plain(name) for name in labels)
-    _require(plain, f"{path} does not hold labels as a list of texts without control characters")
-    _require(len(set(labels)) == len(labels), f"{path} holds a label twice")
-    usable = bool(labels) and 1e-6 <= temperature < math.inf
-    _require(usable, f"{path} holds no label, or a temperature that is not above 0")
-    in_range = threshold is None or 0 <= threshold <= 1
-    _require(in_range, f"{path} holds the threshold of refusal {threshold}, not 0 to 1")
+        usable = False
+    if not usable:
+        raise ArtifactError(
+            f"{path} does not hold labels (different texts without control characters), a temperature above 0 and a "
+            f"threshold of refusal from 0 to 1. Make the bundle again."
+        )
     return tuple(labels), temperature, threshold
 
 
@@ -256,36 +250,25 @@ def _read_preprocess(path: Path) -> Preprocess:
     try:
         size, crop_fraction = raw["size"], float(raw["crop_fraction"])
         mean, std = (tuple(float(value) for value in raw[name]) for name in ("mean", "std"))
+        usable = type(size) is int and 1 <= size <= _LARGEST_SIZE and len(mean) == len(std) == 3
+        # A smaller fraction would enlarge each photo more than tenfold.
+        usable = usable and all(map(math.isfinite, (*mean, *std))) and min(std) > 0 and 0.1 <= crop_fraction <= 1
     except (TypeError, KeyError, ValueError, OverflowError):
-        raise ArtifactError(f"{path} does not hold size, mean, std and crop_fraction. Make the bundle again.") from None
-    right = type(size) is int and 1 <= size <= _LARGEST_SIZE
-    _require(right, f"{path}: size is no whole number from 1 to {_LARGEST_SIZE}")
-    right = len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < each < math.inf for each in std)
-    _require(right, f"{path}: mean and std are no three finite numbers, std above 0")
-    # A smaller fraction would enlarge each photo more than tenfold.
-    _require(0.1 <= crop_fraction <= 1, f"{path}: crop_fraction is not 0.1 to 1")
+        usable = False
+    if not usable:
+        raise ArtifactError(
+            f"{path} does not hold a size (a whole number from 1 to {_LARGEST_SIZE}), mean and std (three finite "
+            f"numbers each, std above 0) and a crop_fraction from 0.1 to 1. Make the bundle again."
+        )
     return Preprocess(size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), crop_fraction)
 
 
-def _require(right: bool, problem: str) -> None:
-    if not right:
-        raise ArtifactError(f"{problem}. Make the bundle again.")
-
-
 def _check_shapes(session: Any, path: Path, classes: int, size: int) -> None:
-    """Check that the model takes preprocessed pixels and answers for each label; free dimensions have names."""
-    expected = (
-        ("image", session.get_inputs(), [None, 3, size, size]),
-        ("logits", session.get_outputs(), [None, classes]),
-    )
-    for what, found, shape in expected:
-        fits = len(found) == 1 and found[0].type == "tensor(float)" and len(found[0].shape) == len(shape)
-        if not fits or any(
-            isinstance(given, int) and wanted is not None and given != wanted
-            for given, wanted in zip(found[0].shape, shape, strict=True)
-        ):
-            given = ", ".join(f"{each.type} {each.shape}" for each in found) or "nothing"
-            raise ArtifactError(
-                f"{path} has as {what} {given}, which does not fit {classes} labels and pictures of {size} px. Make "
-                f"the bundle again."
-            )
+    """Check that the model takes preprocessed pixels and answers for each label, any number of pictures at once."""
+    found = [(each.type, each.shape[1:]) for each in (*session.get_inputs(), *session.get_outputs())]
+    if found != [("tensor(float)", [3, size, size]), ("tensor(float)", [classes])]:
+        given = ", ".join(f"{kind} {shape}" for kind, shape in found)
+        raise ArtifactError(
+            f"{path} takes and gives {given}, which does not fit {classes} labels and pictures of {size} px. Make the "
+            f"bundle again."
+        )

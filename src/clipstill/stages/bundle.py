@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.core.description import Description
 from clipstill.core.files import read_manifest
-from clipstill.core.images import iterate
-from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.core.protocols import Provenance
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
 from clipstill.stages import calibration, class_vectors, evaluation, images, student, teacher_prompts
@@ -47,21 +44,10 @@ def _make(run: Run, step: Step, folder: Path) -> None:
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
         description=description,
         formats=FormatRequest(export.formats, pictures, export),
-        parity_pictures_NHW3=_first_photos(run, trained.preprocess),
         teacher_prompts=teacher_prompts.prompts_file(run),
         page=export.page,
     )
     write_described_bundle(folder, content, step.key)
-
-
-def _first_photos(run: Run, preprocess: Preprocess) -> np.ndarray | None:
-    """One batch of the run's photos as the student sees them; None where it has none."""
-    if run.photos.measured is None:
-        return None
-    size, crop, batch = preprocess.size, preprocess.crop_fraction, run.settings.evaluation.batch
-    # The evaluation has named the files that cannot be read.
-    batches = iterate(run.photos.measured, size, crop, batch, on_skip=lambda path, reason: None)
-    return next((pixels_NHW3 for pixels_NHW3, _, _ in batches), None)
 
 
 def provenance_of(run: Run) -> list[Provenance]:

@@ -13,10 +13,16 @@ from numpy.typing import NDArray
 
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import say
-from clipstill.evaluation.calibration import auroc, expected_accuracy, fit_temperature, refusal_threshold
+from clipstill.evaluation.calibration import (
+    MOST_REFUSED,
+    auroc,
+    expected_accuracy,
+    fit_temperature,
+    refusal_threshold,
+)
 from clipstill.evaluation.evaluate import student_predictor
 from clipstill.evaluation.metrics import softmax
-from clipstill.stages import class_vectors, near_misses, student, teacher_prompts
+from clipstill.stages import class_vectors, images, near_misses, student, teacher_prompts
 from clipstill.stages.student import collect_training_set
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -56,7 +62,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
             "held_out_styles": Answers(plain.student_NC[held_N], plain.teacher_NC[held_N]).agreement(),
             "views": views.agreement(),
         },
-        "refusal": _refusal(run, models, every, temperature) if run.cohorts.near_misses else None,
+        "refusal": _refusal(run, models, every, temperature) if run.has(near_misses.NAME) else None,
     }
     expected = 100 * calibration["expected_top1"]
     say(f"calibration: top-1 on photos of the classes is expected to be about {expected:.0f} %")
@@ -79,7 +85,7 @@ def model_pair(run: Run) -> ModelPair:
 
 def _pictures(run: Run) -> str:
     """What the models are asked about."""
-    kinds = [("synthetic images", bool(run.cohorts.images)), ("unlabelled photos", run.photos.unlabelled is not None)]
+    kinds = [("synthetic images", run.has(images.NAME)), ("unlabelled photos", run.photos.unlabelled is not None)]
     return " and ".join(name for name, there in kinds if there)
 
 
@@ -87,13 +93,13 @@ def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -
     """The threshold between images of the classes and those of near misses; None where none of these is left."""
     from clipstill.assembly.calibration import Answers
 
-    names, images = near_misses.read_near_misses(run)
-    if images is None:
+    names, found = near_misses.read_near_misses(run)
+    if found is None:
         say("calibration: all near misses resemble the classes too much, so 'none of these' is never answered")
         return None
-    outside = Answers.joined(models.plain(images.pixels_N3HW), models.views(images.pixels_N3HW))
+    outside = Answers.joined(models.plain(found.pixels_N3HW), models.views(found.pixels_N3HW))
     inside_N, outside_N = (softmax(each.student_NC / temperature).max(axis=1) for each in (inside, outside))
-    threshold = refusal_threshold(inside_N, outside_N, run.settings.refusal.most_refused)
+    threshold = refusal_threshold(inside_N, outside_N, MOST_REFUSED)
     return {
         "threshold": threshold,
         "near_misses": list(names),
@@ -128,6 +134,5 @@ STAGE = Stage(
     version=2,
     title="Estimate how sure the student may be",
     make=_make,
-    settings=("refusal.most_refused",),
     inputs=(student.NAME, near_misses.NAME),
 )

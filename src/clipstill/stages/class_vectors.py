@@ -39,7 +39,17 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         # After its prompts are loaded, once: the student is trained with these vectors and ships with them.
         tensors[VECTORS_NAME] = teacher.class_vectors(run.task.names).detach().cpu()
     elif run.photos.examples is not None:
-        tensors, counts = _with_examples(run, text_CD)
+        from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
+
+        found = prototypes(*encode_folder(teacher, run.photos.examples, run.models.device), text_CD)
+        tensors[VECTORS_NAME] = class_vectors_with_examples(text_CD, found, run.settings.examples.text_count)
+        tensors |= {"prototypes": found.prototypes_CD, "counts": found.count_C, "shift": found.shift_D}
+        examples = dict(zip(run.task.names, found.count_C.tolist(), strict=True))
+        without = [name for name, number in examples.items() if number == 0]
+        by_text = f"; from text alone: {listed(without)}" if without else ""
+        total, classes = sum(examples.values()), len(examples) - len(without)
+        say(f"class vectors: {total} examples of {classes} classes{by_text}")
+        counts["examples"] = examples
     write_tensors(folder / VECTORS_FILE, tensors)
     metadata = {
         "name": teacher.name,
@@ -55,28 +65,6 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     }
     write_json(folder / TEACHER_FILE, metadata)
     return [VECTORS_FILE, TEACHER_FILE]
-
-
-def _with_examples(run: Run, text_CD: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Vectors of classes with examples, and how many examples each class has."""
-    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
-
-    assert run.photos.examples is not None
-    models, settings = run.models, run.settings
-    feat_MD, labels = encode_folder(models.teacher, run.photos.examples, models.device, settings.evaluation.batch)
-    found = prototypes(feat_MD, labels, text_CD)
-    counts = {name: int(number) for name, number in zip(run.task.names, found.count_C, strict=True)}
-    without = [name for name, number in counts.items() if number == 0]
-    by_text = f"; from text alone: {listed(without)}" if without else ""
-    say(f"class vectors: {len(labels)} examples of {len(counts) - len(without)} classes{by_text}")
-    tensors = {
-        VECTORS_NAME: class_vectors_with_examples(text_CD, found, settings.examples.text_count),
-        TEXT_VECTORS_NAME: text_CD,
-        "prototypes": found.prototypes_CD,
-        "counts": found.count_C,
-        "shift": found.shift_D,
-    }
-    return tensors, {"examples": counts}
 
 
 @dataclass(frozen=True)

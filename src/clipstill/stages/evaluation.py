@@ -19,7 +19,7 @@ RESULT_FILE = "evaluation.json"
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     assert run.photos.measured is not None
     models, found = calibration.model_pair(run), calibration.read_calibration(run)
-    measure = partial(evaluate, folder=run.photos.measured, batch=run.settings.evaluation.batch)
+    measure = partial(evaluate, folder=run.photos.measured)
     by_teacher = measure(
         teacher_predictor(models.teacher, models.class_vectors_CD, models.device),
         preprocess=models.teacher.preprocess,

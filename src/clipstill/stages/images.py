@@ -135,7 +135,7 @@ def assist(run: Run, offer: torchrun.Offer) -> None:
     own = torchrun.share(offer.groups)
     if own:
         (step,) = [each for each in run.steps_of(NAME) if each.name == offer.stage]
-        worker = Worker.load(synthesis_work(run, step), run.models.device)
+        worker = Worker(synthesis_work(run, step), run.models.teacher, run.models.generators, run.models.device)
         make_groups(worker, own, ShardWriter(run.store.folder(step), step.key), lambda number, loss: None)
 
 
@@ -144,9 +144,10 @@ def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
 
     Only of cohorts older than ``before``, where it is given; None where there are no images.
     """
-    in_use = zip(run.steps_of(NAME), run.cohorts.images, strict=True)
-    earlier = itertools.takewhile(lambda each: each[1].cohort != before, in_use)
-    found = [SurrogateSet.open(run.store.folder(step)).of_classes(part.class_ids(run.task)) for step, part in earlier]
+    found = []
+    for step in itertools.takewhile(lambda step: step.cohort != before, run.steps_of(NAME)):
+        class_ids = {step.cohort.task.names.index(name): run.task.names.index(name) for name in step.cohort.used}
+        found.append(SurrogateSet.open(run.store.folder(step)).of_classes(class_ids))
     return SurrogateSet.joined(found) if found else None
 
 

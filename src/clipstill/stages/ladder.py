@@ -1,7 +1,7 @@
 """The finished bundle and photos -> what simpler and richer ways reach, and which to ship.
 
-Each rung is committed on its own, so that a killed call goes on behind the last one. What a rung is made of does not
-depend on the photos, so that a call with other photos finds it made.
+Each rung is committed on its own, so that a killed call goes on behind the last one. Students of rungs do not depend on
+the photos, so a call with other photos finds them trained.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
 from clipstill.stages import bundle
-from clipstill.workflow.photos import limited, photos_digest
+from clipstill.workflow.photos import photos_digest
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
@@ -42,12 +41,6 @@ class LadderInputs:
     unlabelled: ImageFolder | None = None
     slow: bool = False  # Whether rungs are made that train a whole network, which take as long as the student did.
 
-    def examples(self, run: Run) -> ImageFolder | None:
-        """The labelled photos to learn from, drawn by the run's seed."""
-        if self.examples_folder is None:
-            return None
-        return limited(ImageFolder.open(self.examples_folder, run.task.names), self.shots, run.settings.seed)
-
 
 def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[str] = RUNGS) -> list[Rung]:
     """Make and measure rungs, in the order of the ladder; ``place`` keeps what is made for a later call.
@@ -65,7 +58,7 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
     for name in (name for name in RUNGS if name in names):
         key = sha256_json([identity, name])
         folder = place / "measured" / f"{name}-{key[:16]}"
-        if not is_whole_rung(folder, key):
+        if not is_whole(folder, key):
             start = time.monotonic()
             rung = maker.make(name)
             write_json(folder / FACTS_FILE, rung.to_json())
@@ -75,15 +68,6 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
             say(f"ladder: {rung.title}: {top1}")
         found.append(Rung.from_json(read_json(folder / FACTS_FILE)))
     return found
-
-
-def is_whole_rung(folder: Path, key: str) -> bool:
-    """Whether a folder was committed under this key and is undamaged; a damaged one is made again."""
-    try:
-        return is_whole(folder, key)
-    except ArtifactError as error:
-        say(f"ladder: {error}")
-        return False
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 NAME = "near_misses"
 NAMES_FILE = "near_misses.json"
 # More of them cost images and hardly change the threshold.
-MOST = 32
+_MOST = 32
 # A single word would set the threshold by what it happens to look like.
 _LEAST = 2
-LEAST_BY_DEFAULT = 4
+_LEAST_BY_DEFAULT = 4
 
 
 def _make(run: Run, step: Step, folder: Path) -> None:
@@ -68,6 +68,14 @@ def _make(run: Run, step: Step, folder: Path) -> None:
         images.make_groups(worker, missing, shards, on_done)
     write_json(folder / NAMES_FILE, names)
     shards.finish({"seconds": round(time.monotonic() - start, 3)}, [NAMES_FILE])
+
+
+def wanted_number(settings: Settings, classes: int, least: int = _LEAST_BY_DEFAULT) -> int:
+    """How many near misses these settings ask for."""
+    wanted = settings.refusal.near_misses
+    if isinstance(wanted, list):
+        return len(wanted)
+    return min(_MOST, max(least, classes)) if wanted == "auto" else wanted
 
 
 def read_near_misses(run: Run) -> tuple[tuple[str, ...], SurrogateSet | None]:
@@ -129,12 +137,12 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
     wanted = run.settings.refusal.near_misses
     if isinstance(wanted, list):
         return tuple(wanted)
-    least = LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
-    count = min(MOST, max(least, len(cohort.drawn))) if wanted == "auto" else wanted
+    least = _LEAST_BY_DEFAULT if cohort.is_whole else _LEAST
     earlier = itertools.takewhile(lambda step: step.cohort != cohort, run.steps_of(NAME))
     taken = [word for step in earlier for word in read_json(run.store.folder(step) / NAMES_FILE)]
     share_CW, free = _word_shares(run)
     turns_CW = share_CW if cohort.is_whole else share_CW[list(cohort.drawn_ids)]
+    count = wanted_number(run.settings, len(cohort.drawn), least)
     chosen = choose_near_misses(turns_CW, free.difference(taken), max(_LEAST, count))
     if len(chosen) < _LEAST:
         raise ConfigError(

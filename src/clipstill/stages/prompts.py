@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.core.errors import ArtifactError
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.progress import say
 from clipstill.stages import class_vectors
@@ -67,25 +66,11 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
 
 def read_prompts(folder: Path) -> tuple[list[Prompt], Tensor]:
-    """Prompts of one cohort, and target_ND with one row a prompt.
-
-    Raises:
-        ArtifactError: The files are malformed.
-    """
-    from safetensors import SafetensorError
+    """Prompts of one cohort, and target_ND with one row a prompt."""
     from safetensors.torch import load_file
 
-    try:
-        lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()
-        prompts = [Prompt(**json.loads(line)) for line in lines]
-        target_ND = load_file(folder / TARGETS_FILE)[TARGETS_NAME]
-    except (OSError, TypeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"the prompts in {folder} cannot be read ({error}). Delete it and run again.") from None
-    if len(prompts) != len(target_ND):
-        raise ArtifactError(
-            f"{folder} holds {len(prompts)} prompts and {len(target_ND)} vectors. Delete it and run again."
-        )
-    return prompts, target_ND
+    lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()
+    return [Prompt(**json.loads(line)) for line in lines], load_file(folder / TARGETS_FILE)[TARGETS_NAME]
 
 
 def read_style_names(run: Run) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 def _image_details(run: Run, training: Mapping[str, Any]) -> dict[str, str]:
     """How many images each cohort has."""
     steps, parts = run.steps_of(images.NAME), run.cohorts.images
-    if [part.cohort.drawn for part in parts] == [run.task.names]:
+    if [part.drawn for part in parts] == [run.task.names]:
         return {steps[0].name: f"{training['images_made']} images, {training['images']} kept"}
     details = {}
     for step, part, facts in zip(steps, parts, images.read_curation(run), strict=True):

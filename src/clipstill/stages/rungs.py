@@ -9,17 +9,16 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from clipstill.core.errors import ConfigError, DataError, ExportError
-from clipstill.core.files import commit_manifest, read_json, read_manifest, sha256_json, write_json
+from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
@@ -32,10 +31,11 @@ from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise
 from clipstill.runtime import load_bundle
 from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
-from clipstill.stages.ladder import FACTS_FILE, LadderInputs, is_whole_rung
-from clipstill.workflow.photos import Photos, photos_digest
+from clipstill.stages.ladder import FACTS_FILE, LadderInputs
+from clipstill.workflow.photos import Photos, limited, photos_digest
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
+from clipstill.workflow.runner import seconds_of_work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 _MODEL = "model.onnx"
 _OTHER_STAGES = (teacher_prompts, class_vectors, prompts, images, near_misses, calibration)
 _BESIDE_THE_STUDENT = tuple(stage.NAME for stage in _OTHER_STAGES)
-_LONGEST_NAMES = 80
 
 
 @dataclass(frozen=True)
@@ -64,20 +63,23 @@ class _Classifier:
 
 
 class RungMaker:
-    """Makes and measures rungs of a run whose bundle is complete; ``place`` keeps the models for a later call."""
+    """Makes and measures rungs of a run whose bundle is complete; ``place`` keeps trained students for a later call."""
 
     def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
         self._run, self._inputs, self._place = run, inputs, place
         self._path = _quoted(run.store.path)
-        self._examples = inputs.examples(run)
-        self.examples_digest = None if self._examples is None else photos_digest(self._examples)
+        self._examples = self.examples_digest = None
+        if inputs.examples_folder is not None:
+            found = ImageFolder.open(inputs.examples_folder, run.task.names)
+            self._examples = limited(found, inputs.shots, run.settings.seed)
+            self.examples_digest = photos_digest(self._examples)
 
     def make(self, name: str) -> Rung:
         """One rung, measured, or with what is missing."""
         makers: dict[str, Callable[[], Rung]] = {
             rungs.TEACHER: self._teacher,
-            rungs.SMALL_TEACHER: self._small_teacher,
-            rungs.SMALL_TEACHER_EXAMPLES: self._small_teacher_examples,
+            rungs.SMALL_TEACHER: partial(self._small_teacher, name),
+            rungs.SMALL_TEACHER_EXAMPLES: partial(self._small_teacher, name),
             rungs.NOISE: partial(self._control, name, "pictures of noise", Noise()),
             rungs.PROCEDURAL: partial(self._control, name, "procedural pictures (dead leaves)", DeadLeaves()),
             rungs.OURS: self._ours,
@@ -105,30 +107,23 @@ class RungMaker:
         measured = self._measured(rungs.TEACHER, classifier.costing(labels=labels))
         return Rung(rungs.TEACHER, f"{name}, the teacher, by {how}", measured, note=note, command=command)
 
-    def _small_teacher(self) -> Rung:
-        name = self._inputs.small_teacher
-        title = f"{name} with stored class vectors"
-        if name == self._run.settings.teacher.name and not self._trained_on["labels"]:
+    def _small_teacher(self, rung: str) -> Rung:
+        """The small teacher with class vectors of names, or of names and examples."""
+        inputs, examples, folder = self._inputs, None, None
+        name, title = inputs.small_teacher, f"{inputs.small_teacher} with stored class vectors"
+        if rung == rungs.SMALL_TEACHER_EXAMPLES:
+            examples, folder = self._examples, inputs.examples_folder
+            if examples is None:
+                return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
+            title = f"{name} with class vectors of names and {len(examples.items)} examples"
+        elif name == self._run.settings.teacher.name and not self._trained_on["labels"]:
             missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
-            return Rung(rungs.SMALL_TEACHER, title, missing=missing)
-        return self._small_tower(rungs.SMALL_TEACHER, title, None)
-
-    def _small_teacher_examples(self) -> Rung:
-        name, examples, rung = self._inputs.small_teacher, self._examples, rungs.SMALL_TEACHER_EXAMPLES
-        if examples is None:
-            return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
-        title = f"{name} with class vectors of names and {len(examples.items)} examples"
-        return self._small_tower(rung, title, examples)
-
-    def _small_tower(self, rung: str, title: str, examples: ImageFolder | None) -> Rung:
-        """The small teacher with class vectors of names and, where there are any, of examples."""
-        name, inputs = self._inputs.small_teacher, self._inputs
+            return Rung(rung, title, missing=missing)
         try:
             classifier = self._exported(rung, name, examples=examples)
         except (ConfigError, ExportError) as error:
             return Rung(rung, title, missing=str(error))
         measured = self._measured(rung, classifier.costing(labels=0 if examples is None else len(examples.items)))
-        folder = None if examples is None else inputs.examples_folder
         return Rung(rung, title, measured, command=self._zero_shot_command(name, folder, inputs.shots))
 
     def _exported(
@@ -143,37 +138,23 @@ class RungMaker:
         from clipstill.teachers import load_teacher
 
         run, device, start = self._run, self._run.models.device, time.monotonic()
-        digest = None if examples is None else self.examples_digest
-        key = sha256_json([rung, name, run.step(class_vectors.NAME).key, digest])
-        folder = self._model_folder(rung, key)
-        model, vectors_file = folder / _MODEL, folder / class_vectors.VECTORS_FILE
-        if not is_whole_rung(folder, key):
-            teacher = load_teacher(name, torch.device("cpu"))
-            if vectors_CD is None:
-                vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
-            tower = zero_shot_student(teacher, vectors_CD)
-            size = tower.preprocess.size
-            export_onnx(tower, model, size)
-            check_parity(tower, model, size, tolerance=run.settings.export.tolerance)
-            write_tensors(vectors_file, {class_vectors.VECTORS_NAME: vectors_CD})
-            cost = Cost(
-                onnx_bytes=model.stat().st_size,
-                parameters=teacher.image_parameters,
-                gflop=gflop(tower, size),
-                latency_ms=latency(Onnx().open(model, threads=1), size),
-                minutes=(time.monotonic() - start) / 60,
-            )
-            write_json(folder / FACTS_FILE, {"cost": asdict(cost), "preprocess": asdict(tower.preprocess)})
-            commit_manifest(folder, key, [_MODEL, class_vectors.VECTORS_FILE, FACTS_FILE])
-        facts = read_json(folder / FACTS_FILE)
-        own = facts["preprocess"]
-        preprocess = Preprocess(own["size"], tuple(own["mean"]), tuple(own["std"]), own["crop_fraction"])
-        if device.type == "cpu":
-            predict = _session_predictor(model, run.store.threads)
-        else:
-            stored_CD = load_file(vectors_file)[class_vectors.VECTORS_NAME]
-            predict = student_predictor(zero_shot_student(load_teacher(name, torch.device("cpu")), stored_CD), device)
-        return _Classifier(predict, preprocess, 1.0, Cost(**facts["cost"]))
+        model, teacher = self._place / rung / _MODEL, load_teacher(name, torch.device("cpu"))
+        if vectors_CD is None:
+            vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
+        tower = zero_shot_student(teacher, vectors_CD)
+        size = tower.preprocess.size
+        export_onnx(tower, model, size)
+        check_parity(tower, model, size)
+        cost = Cost(
+            onnx_bytes=model.stat().st_size,
+            parameters=teacher.image_parameters,
+            gflop=gflop(tower, size),
+            latency_ms=latency(Onnx().open(model, threads=1), size),
+            minutes=(time.monotonic() - start) / 60,
+        )
+        on_cpu = device.type == "cpu"
+        predict = _session_predictor(model, run.store.threads) if on_cpu else student_predictor(tower, device)
+        return _Classifier(predict, tower.preprocess, 1.0, cost)
 
     def _teacher_as_it_is(self) -> _Classifier:
         """The run's teacher where its tower cannot be exported alone."""
@@ -225,8 +206,7 @@ class RungMaker:
             data=lambda: pictures_of_nothing(sampler, count, size, settings.seed),
             before=(class_vectors.NAME,),
         )
-        command = self._rerun_command(f"--generator {sampler.name}")
-        return Rung(name, title, self._measured(name, classifier), command=command)
+        return Rung(name, title, self._measured(name, classifier))
 
     def _with_unlabelled(self) -> Rung:
         from clipstill.assembly.training import TrainingSet
@@ -249,8 +229,7 @@ class RungMaker:
         identity = [photos_digest(unlabelled)]
         classifier = self._trained(rungs.UNLABELLED, identity=identity, data=data, before=_BESIDE_THE_STUDENT)
         classifier = classifier.costing(photos=len(unlabelled.items), labels=self._trained_on["labels"])
-        measured = self._measured(rungs.UNLABELLED, classifier)
-        return Rung(rungs.UNLABELLED, title, measured, command=self._rerun_command("--unlabelled DIR"))
+        return Rung(rungs.UNLABELLED, title, self._measured(rungs.UNLABELLED, classifier))
 
     def _trained(
         self, name: str, *, identity: list[Any], data: Callable[[], TrainingData], before: tuple[str, ...]
@@ -264,8 +243,8 @@ class RungMaker:
 
         run = self._run
         key = sha256_json([name, run.step(student.NAME).key, identity])
-        folder = self._model_folder(name, key)
-        if not is_whole_rung(folder, key):
+        folder = self._place / f"{name}-{key[:16]}"
+        if not is_whole(folder, key):
             start, work, pictures = time.monotonic(), folder / "work", data()
             models = calibration.model_pair(run)
             trained, _ = train_student(
@@ -279,7 +258,7 @@ class RungMaker:
             shutil.rmtree(work, ignore_errors=True)
         facts = read_json(folder / FACTS_FILE)
         stored = student_of(run.models, len(run.task.names), folder / student.STUDENT_FILE)
-        minutes = facts["minutes"] + (self._minutes(before) or 0.0)
+        minutes = facts["minutes"] + self._minutes(before)
         cost = replace(self._student.cost, minutes=minutes, photos=0, labels=0)
         predict = student_predictor(stored, run.models.device)
         return _Classifier(predict, stored.preprocess, float(facts["temperature"]), cost)
@@ -293,24 +272,16 @@ class RungMaker:
             return self._not_given(rungs.EXAMPLES, title, "--examples DIR")
         values = {"seed": run.settings.seed, "device": run.settings.device, "threads": run.store.threads}
         settings = load_settings("fine-tune", values=values)
-        how = settings.distillation.model_dump(mode="json")
-        key = sha256_json([rungs.EXAMPLES, run.step(bundle.NAME).key, self.examples_digest, how])
-        folder = self._model_folder(rungs.EXAMPLES, key)
-        if not is_whole_rung(folder, key):
-            start = time.monotonic()
-            source, out = run.folder(bundle.NAME), folder / "bundle"
-            try:
-                result = fine_tune(source, inputs.examples_folder, out, settings=settings, per_class=inputs.shots)
-            except DataError as error:
-                return Rung(rungs.EXAMPLES, title, missing=str(error))
-            write_json(folder / FACTS_FILE, {"labels": result.examples, "minutes": (time.monotonic() - start) / 60})
-            commit_manifest(folder, key, [FACTS_FILE])
-        facts, tuned = read_json(folder / FACTS_FILE), load_bundle(folder / "bundle", run.store.threads)
-        ours = self._student.cost
-        minutes = (ours.minutes or 0.0) + facts["minutes"]
-        cost = replace(ours, minutes=minutes, labels=facts["labels"] + ours.labels)
+        start, source, out = time.monotonic(), run.folder(bundle.NAME), self._place / rungs.EXAMPLES
+        try:
+            labels = fine_tune(source, inputs.examples_folder, out, settings=settings, per_class=inputs.shots).examples
+        except DataError as error:
+            return Rung(rungs.EXAMPLES, title, missing=str(error))
+        minutes, ours = (time.monotonic() - start) / 60, self._student.cost
+        cost = replace(ours, minutes=minutes + (ours.minutes or 0.0), labels=labels + ours.labels)
+        tuned = load_bundle(out, run.store.threads)
         classifier = _Classifier(tuned.logits, tuned.preprocess, tuned.temperature, cost)
-        title = f"ours, tuned on {facts['labels']} labelled photos"
+        title = f"ours, tuned on {labels} labelled photos"
         given = f"--examples {_quoted(inputs.examples_folder)}{_limit(inputs.shots)}"
         command = f"clipstill fine-tune {self._path} {given} --out DIR"
         return Rung(rungs.EXAMPLES, title, self._measured(rungs.EXAMPLES, classifier), command=command)
@@ -330,7 +301,6 @@ class RungMaker:
             predict,
             photos,
             classifier.preprocess,
-            batch=self._run.settings.evaluation.batch,
             title=f"ladder, {name}",
             name_skipped=False,
             calibration=Calibration(classifier.temperature),
@@ -340,9 +310,6 @@ class RungMaker:
         right = "".join("1" if answer == label else "0" for answer, label in zip(answers, labels, strict=True))
         return Measured(right, found.ece, tuple(found.per_class), classifier.cost)
 
-    def _model_folder(self, name: str, key: str) -> Path:
-        return self._place / f"{name}-{key[:16]}"
-
     @cached_property
     def _trained_on(self) -> dict[str, int]:
         """How many synthetic images, unlabelled and labelled photos the student and its teacher have seen."""
@@ -351,15 +318,10 @@ class RungMaker:
         labels = max(sum(examples.values()), int(counts["examples"]))
         return {"images": int(counts["images"]), "unlabelled": int(counts["unlabelled"]), "labels": labels}
 
-    def _minutes(self, stages: tuple[str, ...]) -> float | None:
-        """Minutes of work of these stages, of every cohort; None where a manifest does not tell."""
-        seconds = 0.0
-        for step in (step for step in self._run.steps if step.stage.name in stages):
-            manifest = read_manifest(self._run.store.folder(step))
-            if manifest is None or "seconds" not in manifest.info:
-                return None
-            seconds += float(manifest.info["seconds"])
-        return seconds / 60
+    def _minutes(self, stages: tuple[str, ...]) -> float:
+        """Minutes of work of these stages, of every cohort."""
+        seconds = seconds_of_work(self._run.store, [step for step in self._run.steps if step.stage.name in stages])
+        return sum(seconds.values()) / 60
 
     @property
     def _is_too_slow(self) -> bool:
@@ -376,13 +338,6 @@ class RungMaker:
     def _zero_shot_command(self, teacher: str, examples: Path | None, shots: int | None) -> str:
         options = "" if examples is None else f" --examples {_quoted(examples)}{_limit(shots)}"
         return f"clipstill zero-shot --run {self._path} --teacher {teacher}{options} --out DIR"
-
-    def _rerun_command(self, option: str) -> str:
-        task, config = self._run.task, _quoted(self._run.store.path / "config.yaml")
-        names = ",".join(task.names)
-        is_plain = len(names) <= _LONGEST_NAMES and not any(task.descriptions)
-        classes = shlex.quote(names) if is_plain else "FILE"
-        return f"clipstill run --classes {classes} --config {config} {option} --out DIR"
 
 
 def _session_predictor(model: Path, threads: int) -> PredictLogits:

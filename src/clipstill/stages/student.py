@@ -101,7 +101,7 @@ def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list
     from clipstill.assembly.students import student_of
     from clipstill.core.tensors import write_tensors
 
-    source, before = run.store.kept(NAME, record.key), record.task.names
+    source, before = run.store.kept(NAME, record.cohort.key), record.cohort.task.names
     added = [name for name in run.task.names if name not in before]
     news = f"; new to it: {listed(added)}" if added else ""
     say(f"student: the present classes get their vectors, and nothing is trained{news}")

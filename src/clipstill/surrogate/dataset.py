@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,16 @@ class ImageRecord:
     codes: list[int] | None = None
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys."""
+        """One line of JSON with sorted keys.
+
+        Raises:
+            ArtifactError: The loss or the score is not a number, as of a teacher whose half precision overflows.
+        """
+        if not (math.isfinite(self.loss) and math.isfinite(self.score)):
+            raise ArtifactError(
+                f"image {self.index} of class {self.class_id} ('{self.prompt}') ended with loss {self.loss} and score "
+                f"{self.score}. Its synthesis diverged; use a smaller synthesis.lr, or teacher.precision=fp32."
+            )
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod

@@ -25,11 +25,11 @@ from clipstill.core.files import (
     MANIFEST,
     Manifest,
     commit_manifest,
-    disk_error,
     read_json,
     sha256_file,
     write_bytes,
     write_json,
+    writing,
 )
 from clipstill.core.synthetic_mark import save_marked
 from clipstill.surrogate.dataset import FEATURE, ImageRecord, SurrogateSet
@@ -112,11 +112,9 @@ class ShardWriter:
         """Write a shard that was made elsewhere, and the receipt that ``receipt_of`` returned for it."""
         shard = self.folder / shard_name(group_id)
         # From here on the set is incomplete, and an old receipt must not stand beside a new shard.
-        try:
+        with writing(shard):
             (self.folder / MANIFEST).unlink(missing_ok=True)
             shard.with_suffix(".json").unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error(error, shard) from error
         write_bytes(shard, data)
         write_json(shard.with_suffix(".json"), receipt)
 

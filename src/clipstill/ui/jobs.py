@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import disk_error, read_json, sha256_json, write_json, write_text
+from clipstill.core.files import read_json, sha256_json, write_json, write_text, writing
 from clipstill.text.task import Task
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
@@ -98,19 +98,16 @@ class Jobs:
                     f"the page Watch."
                 )
             write_json(self._kept(name) / _COMMAND, list(arguments))
-            try:
-                self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-                with (self._kept(name) / _LOG).open("ab") as log:
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "clipstill", *arguments],
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        # A group of its own: Ctrl-C of the page's terminal reaches the run in order, through stop().
-                        start_new_session=True,
-                    )
-            except OSError as error:
-                raise disk_error(error, self._kept(name)) from error
+            self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            with writing(self._kept(name)), (self._kept(name) / _LOG).open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "clipstill", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # A group of its own: Ctrl-C of the page's terminal reaches the run in order, through stop().
+                    start_new_session=True,
+                )
             # In this order: whoever asks meanwhile must not find the new process under an old name.
             self.started = [name, *(each for each in self.started if each != name)]
             self._process = process
@@ -173,7 +170,7 @@ class Jobs:
         return f"The run ended before it was done; the machine may have been short of memory. {_SEE_LOG}"
 
     def _log(self, name: str, line: str) -> None:
-        with (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
+        with writing(self._kept(name)), (self._kept(name) / _LOG).open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clipstill.core.errors import DataError
-from clipstill.core.files import disk_error, sha256_file
+from clipstill.core.files import sha256_file, writing
 from clipstill.core.images import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
@@ -50,7 +50,7 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
     digests = "".join(sha256_file(file) for file in files)
     target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
     try:
-        with zipfile.ZipFile(zips[0]) if zips else nullcontext() as archive:
+        with writing(target), zipfile.ZipFile(zips[0]) if zips else nullcontext() as archive:
             names = [str(file) for file in files] if archive is None else _names_in(archive)
             pictures = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
             if not pictures:
@@ -63,8 +63,6 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # Damaged, cut short, an unknown way of packing, or locked with a password.
         raise DataError(f"{zips[0].name} cannot be unpacked ({error}). Make the zip again.") from None
-    except OSError as error:
-        raise disk_error(error, target) from error
     photos = sum(1 for file in target.rglob("*") if file.is_file())
     return Taken(_without_outer(target) if labelled else target, photos, len(names) - photos)
 

@@ -39,6 +39,7 @@ class Cohort:
     number: int = 1  # Number of its folder: ``surrogate`` for 1, ``surrogate-2`` for 2; 0 before it has one.
     key: str = ""  # Key of its images; empty before it is known.
     complete: bool = False  # Whether all its images are there.
+    used: tuple[str, ...] = ()  # Classes of the present task whose images are taken from it; empty until that is known.
 
     @property
     def is_whole(self) -> bool:
@@ -61,25 +62,11 @@ class Cohort:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A cohort, and the classes of the present task whose images are taken from it."""
-
-    cohort: Cohort
-    used: tuple[str, ...]
-
-    def class_ids(self, task: Task) -> dict[int, int]:
-        """Class id in the cohort -> class id in a task, for the classes in use."""
-        return {self.cohort.task.names.index(name): task.names.index(name) for name in self.used}
-
-
-@dataclass(frozen=True)
 class StudentRecord:
     """A student that was trained; a head of class vectors lets it tell other classes apart."""
 
-    task: Task  # Its classes.
-    evidence: Evidence  # Evidence at that time.
-    images: Any  # What it was trained on, as ``Keys.of_images`` has it.
-    key: str  # Key of the stage.
+    cohort: Cohort  # Its classes, the evidence at that time, and the key of the stage.
+    images: Any  # What it was trained on, as ``Keys.of_cohorts`` has it.
 
     @property
     def image_keys(self) -> set[str]:
@@ -102,37 +89,37 @@ class FolderHistory:
 class CohortsInUse:
     """What serves the present classes."""
 
-    images: tuple[Part, ...] = ()  # Cohorts whose images are used, the oldest first.
-    near_misses: tuple[Part, ...] = ()  # Cohorts whose near misses are used.
+    images: tuple[Cohort, ...] = ()  # Cohorts whose images are used, the oldest first.
+    near_misses: tuple[Cohort, ...] = ()  # Cohorts whose near misses are used.
     evidence: Evidence = Evidence()  # Evidence for the present classes.
     # The trained student whose head gets the present class vectors, in place of training one; else None.
     student: StudentRecord | None = None
 
-    def parts(self, stage: str) -> tuple[Part, ...]:
+    def of(self, stage: str) -> tuple[Cohort, ...]:
         """Cohorts in use of a stage that is per cohort."""
         return self.near_misses if stage == "near_misses" else self.images
 
 
 def cohorts_in_use(keys: Keys, task: Task, history: FolderHistory) -> CohortsInUse:
     """Choose the cohorts that serve the present classes, with a new one for the classes that no cohort serves."""
-    settings, evidence = keys.settings, keys.evidence(task)
-    images: tuple[Part, ...] = ()
-    near_misses: tuple[Part, ...] = ()
+    evidence = keys.evidence(task)
+    images: tuple[Cohort, ...] = ()
+    near_misses: tuple[Cohort, ...] = ()
     valid = _valid(keys, "surrogate", history.images, task=task, evidence=evidence)
     student = _reusable_student(keys, task, evidence, history, images={cohort.key for cohort in valid})
+    new = Cohort(task, task.names, evidence, number=0)
     if "surrogate" in keys.stages:
         chosen = _chosen(valid, task, evidence.by_class)
-        images = _parts(chosen, task, evidence, valid, draws=student is None)
+        images = _used(keys, "surrogate", chosen, valid, new=new if student is None else None)
     if "near_misses" in keys.stages:
         valid = _valid(keys, "near_misses", history.near_misses, task=task, evidence=evidence)
         chosen = _chosen(valid, task, None)
-        if settings.refusal.near_misses != "auto" and chosen:
+        if keys.settings.refusal.near_misses != "auto" and chosen:
             # Names or a number were given: any cohort of them serves all classes.
             chosen = {name: chosen.get(name, next(iter(chosen.values()))) for name in task.names}
-        near_misses = _parts(chosen, task, evidence, valid, draws=student is None or not chosen)
-    return CohortsInUse(
-        _with_keys(keys, "surrogate", images), _with_keys(keys, "near_misses", near_misses), evidence, student
-    )
+        new_or_none = new if student is None or not chosen else None
+        near_misses = _used(keys, "near_misses", chosen, valid, new=new_or_none)
+    return CohortsInUse(images, near_misses, evidence, student)
 
 
 def _valid(keys: Keys, stage: str, cohorts: Sequence[Cohort], *, task: Task, evidence: Evidence) -> list[Cohort]:
@@ -154,34 +141,28 @@ def _chosen(valid: Sequence[Cohort], task: Task, by_class: Mapping[str, str] | N
     return found
 
 
-def _parts(
-    chosen: Mapping[str, Cohort], task: Task, evidence: Evidence, valid: Sequence[Cohort], *, draws: bool
-) -> tuple[Part, ...]:
-    """Cohorts in use, and a new one for the classes without any, each with a folder number of its own."""
-    parts = [
-        Part(cohort, tuple(name for name in chosen if chosen[name] is cohort))
-        for cohort in valid
-        if any(each is cohort for each in chosen.values())
-    ]
-    missing = tuple(name for name in task.names if name not in chosen)
-    if missing and draws:
-        parts.append(Part(Cohort(task, missing, evidence, number=0), missing))
+def _used(
+    keys: Keys, stage: str, chosen: Mapping[str, Cohort], valid: Sequence[Cohort], *, new: Cohort | None
+) -> tuple[Cohort, ...]:
+    """Cohorts in use, each with a folder number of its own; ``new`` is for the classes without any, if it is given."""
+    used = [replace(each, used=tuple(name for name in chosen if chosen[name] is each)) for each in valid]
+    used = [each for each in used if each.used]
+    missing = () if new is None else tuple(name for name in new.task.names if name not in chosen)
+    if new is not None and missing:
+        new = replace(new, drawn=missing, used=missing)
+        used.append(replace(new, key=keys.of(stage, new)))
     # A folder may have held several cohorts, one after the other; two of them in use cannot both lie there.
-    wanted = {part.cohort.number for part in parts} - {0}
+    wanted = {each.number for each in used} - {0}
     reserved = wanted | ({each.number for each in valid} if wanted else set())
     taken: set[int] = set()
     numbered = []
-    for part in parts:
-        number = part.cohort.number
+    for each in used:
+        number = each.number
         if number == 0 or number in taken:
             number = next(free for free in itertools.count(1) if free not in taken | reserved)
         taken.add(number)
-        numbered.append(replace(part, cohort=replace(part.cohort, number=number)))
+        numbered.append(replace(each, number=number))
     return tuple(numbered)
-
-
-def _with_keys(keys: Keys, stage: str, parts: Sequence[Part]) -> tuple[Part, ...]:
-    return tuple(replace(part, cohort=replace(part.cohort, key=keys.of(stage, part.cohort))) for part in parts)
 
 
 def _reusable_student(
@@ -193,15 +174,16 @@ def _reusable_student(
 
     def is_valid(student: StudentRecord) -> bool:
         # Its classes that are still there have the same examples; its images are those of the present settings.
-        shared = [name for name in student.task.names if name in task.names]
+        then = student.cohort.evidence
+        shared = [name for name in student.cohort.task.names if name in task.names]
         return (
-            student.evidence.learned is None
+            then.learned is None
             and student.image_keys <= images
-            and all(student.evidence.by_class.get(name) == evidence.by_class.get(name) for name in shared)
-            and keys.of_student(student) == student.key
+            and all(then.by_class.get(name) == evidence.by_class.get(name) for name in shared)
+            and keys.of_student(student) == student.cohort.key
         )
 
     found = [student for student in history.students if is_valid(student)]
-    if not found or any(student.task == task for student in found):
+    if not found or any(student.cohort.task == task for student in found):
         return None
     return found[-1]

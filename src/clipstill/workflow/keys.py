@@ -16,7 +16,7 @@ from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.weights_store import stored_weights
 from clipstill.text.task import Task
-from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, Part, StudentRecord
+from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, StudentRecord
 from clipstill.workflow.photos import Photos, digests_by_class, photos_digest
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Stage, Step
@@ -53,22 +53,28 @@ class Keys:
         """Key of one stage for a cohort; stages behind the images need the cohorts ``in_use`` too."""
         stage = self.stages[name]
         if name == STUDENT and in_use is not None and in_use.student is not None:
-            return self._key(stage, {"student": in_use.student.key, "class_vectors": self.of(CLASS_VECTORS, cohort)})
+            return self._key(
+                stage, {"student": in_use.student.cohort.key, "class_vectors": self.of(CLASS_VECTORS, cohort)}
+            )
         inputs = {each: self._input(each, cohort, in_use) for each in stage.inputs if each in self.stages}
         return self._key(stage, self._content(stage, cohort, inputs))
 
     def of_student(self, record: StudentRecord) -> str:
         """Key that the present settings give to a student of an earlier call."""
-        cohort = Cohort(record.task, record.task.names, record.evidence)
+        cohort = record.cohort
         inputs = {CLASS_VECTORS: self.of(CLASS_VECTORS, cohort)}
         if IMAGES in self.stages:
             inputs[IMAGES] = record.images
         stage = self.stages[STUDENT]
         return self._key(stage, self._content(stage, cohort, inputs))
 
-    def of_images(self, task: Task, parts: Sequence[Part]) -> Any:
-        """The images that a student learns from, as they stand in its key; None for none."""
-        return _of_parts(task, parts, lambda cohort: self.of(IMAGES, cohort))
+    def of_cohorts(self, name: str, task: Task, cohorts: Sequence[Cohort]) -> Any:
+        """What later stages take of a stage's cohorts: None without any, one key where it is all of a single one."""
+        if not cohorts:
+            return None
+        if len(cohorts) == 1 and cohorts[0].drawn == task.names:
+            return self.of(name, cohorts[0])
+        return [[self.of(name, each), list(each.used)] for each in cohorts]
 
     def steps(self, task: Task, in_use: CohortsInUse) -> tuple[Step, ...]:
         """All steps of a run in the order of work."""
@@ -76,15 +82,14 @@ class Keys:
         steps = []
         for stage in self.stages.values():
             if stage.per_cohort:
-                parts = in_use.parts(stage.name)
-                steps += [Step(stage, self.of(stage.name, part.cohort), part.cohort) for part in parts]
+                steps += [Step(stage, self.of(stage.name, each), each) for each in in_use.of(stage.name)]
             else:
                 steps.append(Step(stage, self.of(stage.name, whole, in_use), whole))
         return tuple(steps)
 
     def _input(self, name: str, cohort: Cohort, in_use: CohortsInUse | None) -> Any:
         if self.stages[name].per_cohort and in_use is not None:
-            return _of_parts(cohort.task, in_use.parts(name), lambda each: self.of(name, each))
+            return self.of_cohorts(name, cohort.task, in_use.of(name))
         if name == TEACHER_PROMPTS:
             # A cohort of an earlier call may come from other prompts than the present ones.
             return cohort.evidence.learned
@@ -125,15 +130,6 @@ class Keys:
         content, with_name = _FILES[name]
         digest = self._built[name] if name in self._built else content(value)
         return [value, digest] if with_name else digest
-
-
-def _of_parts(task: Task, parts: Sequence[Part], key_of: Callable[[Cohort], str]) -> Any:
-    """What a later stage takes of cohorts: None without any, one key where it takes all of a single one."""
-    if not parts:
-        return None
-    if len(parts) == 1 and parts[0].cohort.drawn == task.names:
-        return key_of(parts[0].cohort)
-    return [[key_of(part.cohort), list(part.used)] for part in parts]
 
 
 def _file_content(name: Any) -> str | None:

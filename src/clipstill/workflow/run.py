@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import yaml
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import MANIFEST, read_json, read_manifest, write_json, write_text
 from clipstill.text.task import Task
-from clipstill.workflow.cohorts import Cohort, CohortsInUse, Part
+from clipstill.workflow.cohorts import Cohort, CohortsInUse
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.settings import Settings
@@ -39,7 +39,7 @@ class Run:
     task: Task
     photos: Photos
     store: Store
-    cohorts: CohortsInUse
+    cohorts: CohortsInUse  # Nothing for a finished run that is only read.
     steps: tuple[Step, ...]
     models: Models
     watch: Watch | None = None  # Called with the student's weights at each validation; None for nobody.
@@ -55,21 +55,18 @@ class Run:
         stored = read_json(path / STEPS_FILE) if (path / STEPS_FILE).is_file() else []
         by_name = {stage.name: stage for stage in stages}
         steps: list[Step] = []
-        parts: dict[str, list[Part]] = {}
         for entry in stored:
-            stage, whole = by_name[entry["stage"]], Cohort(task, task.names)
-            cohort = store.cohort(entry["name"]) if stage.per_cohort else whole
+            stage, cohort = by_name[entry["stage"]], Cohort(task, task.names)
+            if stage.per_cohort:
+                cohort = replace(store.cohort(entry["name"]), used=tuple(entry["used"]))
             step = Step(stage, entry["key"], cohort)
             if step.is_kept and read_manifest(store.folder(step)) is None:
                 raise _not_finished(path, step.name)
-            if stage.per_cohort:
-                parts.setdefault(stage.name, []).append(Part(cohort, tuple(entry["used"])))
             steps.append(step)
         if not (path / "bundle" / MANIFEST).is_file():
             raise _not_finished(path, "bundle")
-        cohorts = CohortsInUse(tuple(parts.get("surrogate", ())), tuple(parts.get("near_misses", ())))
-        models = Models(settings)
-        return cls(settings, task, photos, store=store, cohorts=cohorts, steps=tuple(steps), models=models)
+        models, none = Models(settings), CohortsInUse()
+        return cls(settings, task, photos, store=store, cohorts=none, steps=tuple(steps), models=models)
 
     def save(self) -> None:
         """Write down classes, settings, and which steps serve the run, for ``open``."""
@@ -78,13 +75,8 @@ class Run:
         write_json(out / TASK_FILE, {**self.task.to_json(), **listed})
         settings = self.settings.model_dump(mode="json")
         write_text(out / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        used = {
-            step.name: part.used
-            for stage in {step.stage.name for step in self.steps if step.stage.per_cohort}
-            for step, part in zip(self.steps_of(stage), self.cohorts.parts(stage), strict=True)
-        }
         entries = [
-            {"name": step.name, "stage": step.stage.name, "key": step.key, "used": used.get(step.name)}
+            {"name": step.name, "stage": step.stage.name, "key": step.key, "used": step.cohort.used or None}
             for step in self.steps
         ]
         write_json(out / STEPS_FILE, entries)

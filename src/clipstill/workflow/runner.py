@@ -14,7 +14,7 @@ from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import commit_manifest, is_whole, read_manifest
 from clipstill.core.progress import say, span
-from clipstill.workflow.keys import STUDENT, Keys
+from clipstill.workflow.keys import IMAGES, STUDENT, Keys
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Step
 from clipstill.workflow.store import LockedStore, Store, read_events
@@ -65,7 +65,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     folder = store.folder(step)
     more = {}
     if step.stage.name == STUDENT:
-        more = {"images": keys.of_images(run.task, run.cohorts.images), "trained": run.cohorts.student is None}
+        more = {"images": keys.of_cohorts(IMAGES, run.task, run.cohorts.images), "trained": run.cohorts.student is None}
     if step.is_kept and store.prepare(step, **more):
         say(f"{step.name}: settings or classes changed; the earlier result is kept in {store.stages / 'old'}")
     try:
@@ -76,7 +76,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     except ArtifactError as error:
         say(f"{step.name}: {error}")
         if step.is_kept:
-            store.set_aside(step)
+            store.set_aside(step.stage.name, step.key)
             store.prepare(step, **more)
     _check_that_it_can_be_made(run, store, step)
     say(f"{step.name}: running")
@@ -96,13 +96,13 @@ def _check_that_it_can_be_made(run: Run, store: LockedStore, step: Step) -> None
     """Find out whether a step would need classes, examples or a student that are not there any more."""
     if step.stage.per_cohort and not step.cohort.is_made_for(run.task, run.cohorts.evidence):
         say(f"{step.name}: unfinished or damaged, and made with other classes or examples; made again")
-        store.set_aside(step)
+        store.set_aside(step.stage.name, step.key)
         raise StaleCohortsError
-    student = run.cohorts.student
-    if step.stage.name == STUDENT and student is not None:
+    trained = run.cohorts.student
+    if step.stage.name == STUDENT and trained is not None:
         try:
-            store.kept(STUDENT, student.key)
+            store.kept(STUDENT, trained.cohort.key)
         except ArtifactError as error:
             say(f"{step.name}: {error} It is trained again")
-            store.set_aside_kept(STUDENT, student.key)
+            store.set_aside(STUDENT, trained.cohort.key)
             raise StaleCohortsError from None

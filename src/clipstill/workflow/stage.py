@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 STAGES_FOLDER = "stages"
 
 
-def _always(settings: Settings, photos: Photos) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Stage:
     """One unit of work of a run. Its key follows from these values, see ``clipstill.workflow.keys``."""
@@ -35,7 +31,8 @@ class Stage:
     settings: tuple[str, ...] = ()
     # Names of the stages whose results it reads; those that a run does not have are ignored.
     inputs: tuple[str, ...] = ()
-    needed: Callable[[Settings, Photos], bool] = _always  # Whether a run with these settings and photos has this stage.
+    # Whether a run with these settings and photos has this stage.
+    needed: Callable[[Settings, Photos], bool] = lambda settings, photos: True
     per_cohort: bool = False  # Whether each cohort of classes has a folder of its own.
     folder: str = ""  # Its place in the run folder; empty for ``stages/NAME``.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.core.files import disk_error, read_json, read_manifest, verify_files, write_json
+from clipstill.core.files import read_json, read_manifest, verify_files, write_json, writing
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, FolderHistory, StudentRecord
 from clipstill.workflow.stage import STAGES_FOLDER, Step
@@ -63,10 +63,8 @@ class Store:
 
     def cohorts(self, stage: str) -> list[tuple[Path, Cohort]]:
         """Folders of a stage that were not moved aside, the oldest first, and the cohort of each."""
-        folders = self.stages.iterdir() if self.stages.is_dir() else ()
-        records = [(folder, self._record(folder)) for folder in folders if folder.is_dir()]
-        found = [(record["serial"], folder) for folder, record in records if record.get("stage") == stage]
-        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found)]
+        found = [(record["serial"], folder) for folder, record in self._records() if record.get("stage") == stage]
+        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found) if folder.parent == self.stages]
 
     def kept(self, stage: str, key: str) -> Path:
         """The folder with the complete work of this key that the stage holds, or held before.
@@ -74,10 +72,9 @@ class Store:
         Raises:
             ArtifactError: There is none, or a file of it is damaged.
         """
-        for folder in self._folders():
-            record = self._record(folder)
+        for folder in self._folders_of(stage, key):
             manifest = read_manifest(folder)
-            if record.get("stage") == stage and record.get("key") == key and manifest is not None:
+            if manifest is not None:
                 verify_files(folder, manifest)
                 return folder
         raise ArtifactError(f"{self.path} holds no {stage} of {key[:12]} any more.")
@@ -85,19 +82,17 @@ class Store:
     def history(self) -> FolderHistory:
         """Cohorts and trained students that the folder holds, the oldest first."""
         records = []
-        for folder in self._folders():
-            record = self._record(folder)
-            if record and f"-{_DAMAGED}" not in folder.name:
-                manifest = read_manifest(folder)
-                records.append({**record, "complete": manifest is not None and manifest.key == record["key"]})
+        for folder, record in self._records():
+            manifest = read_manifest(folder)
+            records.append({**record, "complete": manifest is not None and manifest.key == record["key"]})
         records.sort(key=lambda record: int(record["serial"]))
         try:
             return FolderHistory(
                 images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
                 near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
                 students=tuple(
-                    StudentRecord(cohort.task, cohort.evidence, each["images"], cohort.key)
-                    for each, cohort in ((each, _cohort(each)) for each in records)
+                    StudentRecord(_cohort(each), each["images"])
+                    for each in records
                     if each["stage"] == "student" and each["complete"] and each["trained"]
                 ),
             )
@@ -106,10 +101,16 @@ class Store:
                 f"a {STAGE_FILE} in {self.stages} cannot be read ({error}). Start the run in a new folder."
             ) from None
 
-    def _folders(self) -> Iterator[Path]:
+    def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Undamaged folders of stages, those that were moved aside too, and what each says of itself."""
         for parent in (self.stages, self.stages / _OLD):
-            if parent.is_dir():
-                yield from sorted(each for each in parent.iterdir() if each.is_dir() and each.name != _OLD)
+            for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+                if f"-{_DAMAGED}" not in folder.name and (record := self._record(folder)):
+                    yield folder, record
+
+    def _folders_of(self, stage: str, key: str) -> list[Path]:
+        wanted = (stage, key)
+        return [folder for folder, record in self._records() if (record.get("stage"), record.get("key")) == wanted]
 
     @staticmethod
     def _record(folder: Path) -> dict[str, Any]:
@@ -135,13 +136,11 @@ class LockedStore(Store):
         super().__init__(path)
         if path.is_file():
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
-        try:
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             # A process killed before the marker stands leaves the lock, or a file not yet renamed.
             names = sorted(each.name for each in path.iterdir())
             strangers = [name for name in names if name != LOCK and not name.startswith(".tmp-")]
-        except OSError as error:
-            raise disk_error(error, path) from error
         is_new = not (path / MARKER).exists()
         if strangers and is_new:
             raise ArtifactError(
@@ -167,12 +166,10 @@ class LockedStore(Store):
     def event(self, event: str, **facts: Any) -> None:
         """Append one line to the list of events; it is on the disk when this returns."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False, default=str)
-        try:
+        with writing(self.path / EVENTS):
             self._events.write(line + "\n")
             self._events.flush()
             os.fsync(self._events.fileno())
-        except OSError as error:
-            raise disk_error(error, self.path / EVENTS) from error
 
     def prepare(self, step: Step, **more: Any) -> bool:
         """Make the folder of a step ready for work; return whether work of another key was moved aside.
@@ -181,7 +178,7 @@ class LockedStore(Store):
         holds further facts to remember of the step.
         """
         folder, old, moved = self.folder(step), self.stages / _OLD, False
-        try:
+        with writing(folder):
             record = self._record(folder) if folder.is_dir() else {}
             if folder.is_dir() and record.get("key") != step.key:
                 moved = _move_aside(folder, old / f"{step.name}-{str(record.get('key', 'unknown'))[:12]}")
@@ -193,22 +190,12 @@ class LockedStore(Store):
             if record.get("key") != step.key or record.get("number") != step.cohort.number:
                 serial = record.get("serial", time.time_ns())
                 write_json(folder / STAGE_FILE, {**_record_of(step), "serial": serial, **more})
-        except OSError as error:
-            raise disk_error(error, folder) from error
         return moved
 
-    def set_aside(self, step: Step) -> None:
-        """Move a damaged stage to ``stages/old``, so that it is made again and nothing is lost."""
-        try:
-            _move_aside(self.folder(step), self.stages / _OLD / f"{step.name}-{_DAMAGED}")
-        except OSError as error:
-            raise disk_error(error, self.folder(step)) from error
-
-    def set_aside_kept(self, stage: str, key: str) -> None:
-        """Move earlier work of this key to ``stages/old``, wherever it lies."""
-        for folder in list(self._folders()):
-            record = self._record(folder)
-            if record.get("stage") == stage and record.get("key") == key:
+    def set_aside(self, stage: str, key: str) -> None:
+        """Move damaged work of this key to ``stages/old``, so that it is made again and nothing is lost."""
+        for folder in self._folders_of(stage, key):
+            with writing(folder):
                 _move_aside(folder, self.stages / _OLD / f"{stage}-{_DAMAGED}")
 
 
@@ -248,9 +235,6 @@ def read_run_marker(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
         )
-    threads = facts.get("threads")
-    if type(threads) is not int or not 1 <= threads <= 1024:
-        raise ArtifactError(f"{path / MARKER} is damaged: threads = {threads!r}. Choose another --out.")
     return facts
 
 
@@ -293,36 +277,32 @@ def _move_aside(folder: Path, target: Path) -> bool:
 
 
 def _open_events(path: Path) -> IO[str]:
-    try:
+    with writing(path):
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         stream = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
             stream.write("\n")
         return stream
-    except OSError as error:
-        raise disk_error(error, path) from error
 
 
 def _lock(path: Path) -> IO[str]:
     """Hold the run. The system lets go when the process ends, however it ends, so that no stale lock stays."""
-    try:
+    with writing(path):
         stream = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise disk_error(error, path) from error
-    try:
-        if sys.platform == "win32":
-            import msvcrt
+        try:
+            if sys.platform == "win32":
+                import msvcrt
 
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+                msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
 
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.close()
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            raise disk_error(error, path) from error
-        raise ResourceError(
-            f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
-        ) from None
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+            raise ResourceError(
+                f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
+            ) from None
     return stream
