@@ -17,36 +17,9 @@ from clipstill.core.seeds import generator_for
 from clipstill.evaluation.metrics import softmax
 from clipstill.runtime import load_bundle
 from clipstill.surrogate.dataset import SurrogateSet
+from run_fixtures import CLASSES, QUICK, run_arguments
 
-TINY = (
-    "threads=1",
-    "device=cpu",
-    "evaluation.ladder=false",
-    "export.formats=[onnx]",
-    "prompts.images_per_class=4",
-    "prompts.styles=[photo, sketch]",
-    "synthesis.steps=2",
-    "synthesis.image_size=32",
-    "synthesis.group_size=2",
-    "curation.min_score=0",
-    "refusal.near_misses=[tree, car, cup]",
-    "refusal.images=2",
-    "student.name=timm:test_efficientnet",
-    "student.init=scratch",
-    "student.image_size=32",
-    "distillation.steps=6",
-    "distillation.batch=4",
-    "distillation.views=1",
-    "distillation.held_out_styles=1",
-)
-CLASSES = ("dog", "guitar")
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
-
-
-def arguments(out: Path, *more: str) -> list[str]:
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    names = ["--classes", ",".join(CLASSES), "--teacher", "embedded-s", "--generator", "pixels", "--seed", "3"]
-    return ["run", *names, "--out", str(out), "--quiet", *settings, *more]
 
 
 def photo_folder(folder: Path, each: int) -> Path:
@@ -60,42 +33,36 @@ def photo_folder(folder: Path, each: int) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("trust") / "run"
-    assert main(arguments(out)) == 0
-    return out
-
-
-def test_near_misses_set_the_threshold_and_teach_nothing(done: Path) -> None:
-    made = SurrogateSet.open(done / "stages" / "near_misses")
-    assert sorted(made.class_id_N.tolist()) == [2, 2, 3, 3, 4, 4]
-    refusal = read_json(done / "stages" / "calibration" / "calibration.json")["refusal"]
-    assert refusal["near_misses"] == ["tree", "car", "cup"]
+def test_near_misses_set_the_threshold_and_teach_nothing(quick_run: Path) -> None:
+    made = SurrogateSet.open(quick_run / "stages" / "near_misses")
+    assert sorted(made.class_id_N.tolist()) == [2, 3, 4, 5]
+    refusal = read_json(quick_run / "stages" / "calibration" / "calibration.json")["refusal"]
+    assert len(set(refusal["near_misses"])) == 4
+    assert not set(CLASSES) & set(refusal["near_misses"])
     assert refusal["synthetic_accepted"] >= 0.9
-    told = read_json(done / "stages" / "student" / "history.json")
+    told = read_json(quick_run / "stages" / "student" / "history.json")
     assert told["train_count"] + told["held_out_count"] == told["images"] <= 8
 
 
-def test_the_bundle_carries_what_was_found(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = read_json(done / "stages" / "calibration" / "calibration.json")
-    bundle = load_bundle(done)
+def test_the_bundle_carries_what_was_found(quick_run: Path) -> None:
+    found = read_json(quick_run / "stages" / "calibration" / "calibration.json")
+    bundle = load_bundle(quick_run)
     assert bundle.temperature == found["temperature"]
     assert bundle.refusal_threshold == found["refusal"]["threshold"]
     assert 0 <= found["expected_top1"] <= 1
     logits = bundle.logits(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
     np.testing.assert_allclose(bundle.probabilities(logits), softmax(logits / found["temperature"]), atol=1e-5)
-    assert "none of these" in (done / "bundle" / "card.md").read_text()
-    report = (done / "report.html").read_text()
+    assert "none of these" in (quick_run / "bundle" / "card.md").read_text()
+    report = (quick_run / "report.html").read_text()
     assert "Calibration of the scores" in report
-    assert "tree, car, cup" in report
+    assert ", ".join(found["refusal"]["near_misses"]) in report
 
 
 def test_photos_below_the_threshold_are_none_of_these(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = photo_folder(tmp_path / "photos", 1) / "dog" / "0.png"
-    bundle = load_bundle(done)
+    bundle = load_bundle(quick_run)
     score = bundle.predict(photo, top=1)[0].score
     for threshold, refused in ((score + 0.01, True), (score - 0.01, False)):
         bundle.refusal_threshold = threshold
@@ -104,31 +71,33 @@ def test_photos_below_the_threshold_are_none_of_these(
         assert answer.predictions == bundle.predict(photo, top=1)
     bundle.refusal_threshold = None
     assert not bundle.answer([photo])[0].refused
-    assert main(["predict", str(done), str(photo), "--json"]) == 0
+    assert main(["predict", str(quick_run), str(photo), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)[0]
-    assert told["refused"] is (score < load_bundle(done).refusal_threshold)
-    assert main(["predict", str(done), str(photo)]) == 0
+    assert told["refused"] is (score < load_bundle(quick_run).refusal_threshold)
+    assert main(["predict", str(quick_run), str(photo)]) == 0
     assert ("none of these (most like" in capsys.readouterr().out) is told["refused"]
 
 
-def test_a_run_that_was_cut_makes_no_near_miss_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([part for part in arguments(done) if part != "--quiet"]) == 0
+def test_a_run_that_is_called_again_makes_no_near_miss(quick_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(run_arguments(quick_copy, QUICK)) == 0
     told = capsys.readouterr().err
     assert "near_misses: done already, skipped" in told
     assert "calibration: done already, skipped" in told
 
 
 @pytest.mark.slow
-def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -> None:
+def test_meta_distillation_is_one_flag_and_near_misses_are_given_by_name(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    more = ("--meta", "first_order", "--set", "distillation.held_out_styles=0", "--set", "refusal.near_misses=0")
-    assert main(arguments(out, *more)) == 0
+    near = ("refusal.near_misses=[tree, car, cup]", "refusal.images=2")
+    settings = (*QUICK, "distillation.held_out_styles=0", *near)
+    assert main(run_arguments(out, settings, "--meta", "first_order", "--quiet")) == 0
     history = read_json(out / "stages" / "student" / "history.json")["history"]
     assert all(-1 <= entry["alignment"] <= 1 for entry in history if entry["step"] > 0)
     report = (out / "report.html").read_text()
     assert "cosine between gradients of different styles" in report
-    assert "none of these" not in report
-    assert load_bundle(out).refusal_threshold is None
+    assert "tree, car, cup" in report
+    made = SurrogateSet.open(out / "stages" / "near_misses")
+    assert sorted(made.class_id_N.tolist()) == [2, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -138,32 +107,32 @@ def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -
 def test_near_misses_that_cannot_be_are_told_in_one_line(
     value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments(tmp_path / "run", "--set", f"refusal.near_misses={value}")) == 2
+    assert main(run_arguments(tmp_path / "run", (*QUICK, f"refusal.near_misses={value}"))) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in told
 
 
 def test_a_budget_is_minutes_and_nonsense_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(tmp_path / "run", "--budget", "soon")) == 2
+    assert main(run_arguments(tmp_path / "run", QUICK, "--budget", "soon")) == 2
     assert "10min, 90s or 1h30min" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_few_labelled_photos_tune_a_finished_student(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examples, photos = photo_folder(tmp_path / "examples", 4), photo_folder(tmp_path / "photos", 6)
     out = tmp_path / "tuned"
-    command = ["fine-tune", str(done), "--examples", str(examples), "--out", str(out), "--quiet", "--json"]
+    command = ["fine-tune", str(quick_run), "--examples", str(examples), "--out", str(out), "--quiet", "--json"]
     more = ["--images", str(photos), "--per-class", "3", "--seed", "1"]
-    assert main([*command, *more, "--set", "distillation.steps=60", "--set", "distillation.head_lr=0.05"]) == 0
+    assert main([*command, *more, "--set", "distillation.steps=40", "--set", "distillation.head_lr=0.05"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["examples"] == 6
     assert told["after"]["top1"] >= max(0.9, told["before"]["top1"])
     tuned = load_bundle(out)
     assert tuned.labels == CLASSES
     assert tuned.temperature == pytest.approx(told["temperature"])
-    before = load_bundle(done).refusal_threshold
+    before = load_bundle(quick_run).refusal_threshold
     assert before is not None
     assert tuned.refusal_threshold is not None
     assert tuned.refusal_threshold <= before
@@ -172,16 +141,16 @@ def test_a_few_labelled_photos_tune_a_finished_student(
     assert tuned.info["fine_tuned_on"] == 6
     assert tuned.predict(photos / "dog" / "0.png", top=1)[0].label == "dog"
     assert "tuned on 6 labelled photos" in (out / "card.md").read_text()
-    untuned, weights = (load_file(each / "student.safetensors") for each in (done / "bundle", out))
+    untuned, weights = (load_file(each / "student.safetensors") for each in (quick_run / "bundle", out))
     moved = {name for name, value in untuned.items() if not torch.equal(value, weights[name])}
     assert moved == {"head.weight", "head.bias"}
     assert main(["evaluate", str(out), "--images", str(photos), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["student_top1"] == told["after"]["top1"]
 
 
-def test_fine_tuning_says_what_is_missing(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tuning_says_what_is_missing(quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     examples = photo_folder(tmp_path / "examples", 1)
-    command = ["fine-tune", str(done), "--examples", str(examples), "--quiet"]
+    command = ["fine-tune", str(quick_run), "--examples", str(examples), "--quiet"]
     assert main([*command, "--out", str(tmp_path / "tuned"), "--images", str(examples)]) == 2
     assert "flatters" in capsys.readouterr().err
     assert main([*command, "--out", str(examples)]) == 2
