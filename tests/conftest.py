@@ -6,7 +6,7 @@ from browser_fixtures import browser, browser_page  # noqa: F401 (fixtures)
 from run_fixtures import measured_run, own_torch_settings, photos, quick_copy, quick_run  # noqa: F401 (fixtures)
 
 # Fixtures that take long: who stands on one of them is as slow.
-_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "alone", "cluster", "budgeted", "desk"}
+_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "alone", "cluster", "budgeted", "desk", "story"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
