@@ -10,7 +10,7 @@ from export_fixtures import tiny_bundle  # noqa: F401 (fixture)
 from run_fixtures import measured_run, own_torch_settings, photos, quick_copy, quick_run  # noqa: F401 (fixtures)
 
 # Fixtures that take long: who stands on one of them is as slow.
-_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "alone", "cluster", "budgeted", "desk"}
+_SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "alone", "cluster", "budgeted", "desk", "story"}
 
 
 @pytest.hookimpl(wrapper=True)

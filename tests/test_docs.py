@@ -1,8 +1,9 @@
 """The docs do what they say: their code blocks run as they stand, links lead somewhere, the reference is whole.
 
-Shell blocks run in this process. What ``clipstill run`` computes is made small, and only one run of each kind (plain,
-with examples, with unlabelled photos) is computed at all: of the others the settings, names and folders are checked as
-a run checks them, and the folder gets a copy. Everything else is the real thing.
+Shell blocks run in this process. What ``clipstill run`` computes is made small, and only the first one is computed at
+all: of the others the settings, names and folders are checked as a run checks them, and the folder gets a copy. A run
+whose classes change ends before its bundle. What an earlier page did by the same words is not done again. Everything
+else is the real thing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 import typer
 from PIL import Image
 
+import clipstill
 from clipstill.cli.main import COMMAND, main
 from clipstill.commands import grow as growing
 from clipstill.commands import run as running
@@ -35,6 +37,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.teachers import load_teacher
 from clipstill.workflow import recipes
 from clipstill.workflow.settings import Settings
+from run_fixtures import stopped_before
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -146,6 +149,7 @@ def is_shell(page: Path, block: Block) -> bool:
     return page == README and not block.language and bool(words) and words[0] in programs
 
 
+@functools.cache
 def verbs() -> dict[str, Any]:
     """Every verb by its words, ``weights import`` among them."""
     return {command.command_path.removeprefix("clipstill "): command for command in _contexts()}
@@ -230,7 +234,7 @@ def picture(path: Path, *seed: str) -> None:
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Small settings below all that a page says, a quick clock, and one computed run of each kind."""
+    """Small settings below all that a page says, and one computed run."""
     real_load, real_run = recipes.load_yaml, running.run
     default = recipes.recipe_path("default")
 
@@ -242,28 +246,34 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
             return merge(settings, SMALL_RECIPES[path.stem])
         return settings
 
-    made: dict[tuple[bool, bool, bool], RunResult] = {}
-    last: list[Any] = []
+    made: list[tuple[Job, RunResult]] = []
 
-    def one_of_each_kind(job: Job, **named: Any) -> RunResult:
-        photos = job.photos
-        kind = tuple(each is not None for each in (photos.examples, photos.unlabelled, photos.measured))
-        same = [job.settings, job.task, job.out]
-        small = job.settings.student.name == SMALL["student"]["name"]
-        if small and (kind not in made or last == same):  # The same again shall find everything done.
-            made[kind] = real_run(job, **named)
-            last[:] = same
-            return made[kind]
+    def first_is_computed(job: Job, **named: Any) -> RunResult:
+        # The same again shall find everything done.
+        if not made or same(job, made[0][0]):
+            made.append((job, real_run(job, **named)))
+            return made[-1][1]
         running.check_names(job)
-        like = made.get(kind) or next(iter(made.values()))
+        like = made[0][1]
         if not job.out.exists():
             shutil.copytree(like.out, job.out)
-        return replace(like, out=job.out, bundle_folder=job.out / "bundle", report=job.out / "report.html")
+        photos = job.photos.measured
+        evaluation = None if photos is None else clipstill.evaluate(run=job.out, images=photos.path)
+        bundle, report = job.out / "bundle", job.out / "report.html"
+        return replace(like, out=job.out, bundle_folder=bundle, report=report, evaluation=evaluation)
+
+    def same(one: Job, other: Job) -> bool:
+        return (one.settings, one.task, one.out) == (other.settings, other.task, other.out)
+
+    def up_to_the_bundle(job: Job) -> RunResult:
+        with stopped_before("bundle"), pytest.raises(KeyboardInterrupt):
+            real_run(job)
+        return replace(made[0][1], out=job.out, classes=job.task.names)
 
     patch.setattr(recipes, "load_yaml", small_yaml)
-    patch.setattr(running, "run", one_of_each_kind)
+    patch.setattr(running, "run", first_is_computed)
     # A class that comes or goes is nothing that a copy of another run could show.
-    patch.setattr(growing, "run", real_run)
+    patch.setattr(growing, "run", up_to_the_bundle)
     patch.setattr("clipstill.teachers.load_teacher", functools.cache(load_teacher))
 
 
@@ -284,15 +294,21 @@ def test_code_blocks_of_a_page_run_as_they_stand(
                 run_command(page, block, words, where, capfd)
 
 
+# The words of commands that earlier pages did.
+_DONE: list[list[str]] = []
+
+
 def run_command(page: Path, block: Block, words: list[str], where: str, capfd: pytest.CaptureFixture[str]) -> None:
     line = " ".join(words)
     check_options(words)
     needs = [need for mark, need in README_NEEDS.items() if page == README and mark in f"{line} "]
-    if block.not_run or needs:
+    if block.not_run or needs or words in _DONE:
         return
     assert words[0] == "clipstill", f"{where}: '{line}' cannot run here; say why in a comment before the block"
     code = main(words[1:])
     assert code == 0, f"{where}: '{line}' ended with {code}: {capfd.readouterr().err[-800:]}"
+    if words[1] != "run":
+        _DONE.append(words)
 
 
 def test_every_block_of_a_page_is_code_that_is_run_or_a_listing() -> None:

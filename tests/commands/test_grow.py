@@ -14,11 +14,17 @@ from safetensors.torch import load_file
 import clipstill
 from clipstill.cli.main import main
 from clipstill.core.files import read_json, sha256_file, write_json
+from clipstill.core.progress import ProgressEvent, listening
+from clipstill.runtime import load_bundle
+from clipstill.stages import STAGES
+from clipstill.stages.student import collect_training_set
 from clipstill.text.task import parse_task
-from clipstill.workflow.store import FORMAT_VERSION
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.run import Run
+from clipstill.workflow.store import FORMAT_VERSION, read_task
 from run_fixtures import (
     QUICK,
-    kill_before_file,
     noise_photos,
     run_arguments,
     shards_of,
@@ -107,49 +113,53 @@ class Story:
         return self.steps[name]
 
 
+def step_of(folder: Folder) -> Step:
+    return Step(folder.work(), shards_of(folder.path), names_of(folder.path), student_of(folder.path))
+
+
 @pytest.fixture(scope="module")
-def story(quick_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Names, a class more, one less, and again, examples of one class, photos without labels: one folder."""
+def added(quick_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A class more. Copy the folder to change it."""
+    folder = Folder(Path(shutil.copytree(quick_run, tmp_path_factory.mktemp("added") / "run")))
+    before = step_of(folder)
+    up_to_the_bundle("add-class", str(folder.path), CAT)
+    return Story({"named": before, "added": step_of(folder)}, folder.path)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos."""
+    return noise_photos(tmp_path_factory.mktemp("unlabelled"), ["any"], 2)
+
+
+@pytest.fixture(scope="module")
+def story(added: Story, unlabelled: Path, quick_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A class more, one less, and again, examples of one class and none, photos without labels: one folder."""
     place = tmp_path_factory.mktemp("story")
-    out = Path(shutil.copytree(quick_run, place / "run"))
+    out = Path(shutil.copytree(added.out, place / "run"))
     examples = noise_photos(place / "examples", ["dog"], 2)
-    photos = noise_photos(place / "photos", ["any"], 2)
-    folder = Folder(out)
-    steps = {"named": Step(Work(), shards_of(out), names_of(out), student_of(out))}
-
-    def left(name: str) -> None:
-        steps[name] = Step(folder.work(), shards_of(out), names_of(out), student_of(out))
-
+    folder, steps = Folder(out), dict(added.steps)
     classes = place / "classes.txt"
     classes.write_text(f"dog\n{CAT}\nguitar\n")
-    again = ["run", "--classes", str(classes), "--out", str(out), "--config", str(out / "config.yaml")]
-    up_to_the_bundle("add-class", str(out), CAT)
-    left("added")
+    again = ["run", "--classes", str(classes), "--out", str(out), "--config", str(quick_run / "config.yaml")]
     up_to_the_bundle("remove-class", str(out), "Guitar")
-    left("removed")
+    steps["removed"] = step_of(folder)
     up_to_the_bundle("add-class", str(out), "guitar")
-    left("back")
+    steps["back"] = step_of(folder)
     up_to_the_bundle(*again)
-    left("same by run")
+    steps["same by run"] = step_of(folder)
     up_to_the_bundle(*again, "--examples", str(examples))
-    left("examples")
-    assert main([*again, "--examples", str(examples), "--unlabelled", str(photos), "--quiet"]) == 0
-    left("unlabelled")
+    steps["examples"] = step_of(folder)
+    up_to_the_bundle(*again)
+    steps["examples gone"] = step_of(folder)
+    assert main([*again, "--examples", str(examples), "--unlabelled", str(unlabelled), "--quiet"]) == 0
+    steps["unlabelled"] = step_of(folder)
     return Story(steps, out)
 
 
-@pytest.mark.slow
-def test_the_bundle_answers_with_the_class_that_was_added(quick_copy: Path, tmp_path: Path) -> None:
-    bundle = clipstill.add_class(run=quick_copy, classes=[CAT]).bundle
-    assert bundle.labels == ("dog", "guitar", "cat")
-    picture = noise_photos(tmp_path / "any", ["cat"], 1) / "cat" / "0.png"
-    assert {each.label for each in bundle.predict(picture)} == {"dog", "guitar", "cat"}
-
-
-@pytest.mark.slow
-def test_adding_a_class_makes_images_of_it_alone_and_trains_once(story: Story) -> None:
-    assert story["added"].work == Work({"cat": 4}, groups=2, near_misses=2, trained=True)
-    assert story["added"].labels == ("dog", "guitar", "cat")
+def test_adding_a_class_makes_images_of_it_alone_and_trains_once(added: Story) -> None:
+    assert added["added"].work == Work({"cat": 4}, groups=2, near_misses=2, trained=True)
+    assert added["added"].labels == ("dog", "guitar", "cat")
 
 
 def test_removing_a_class_makes_no_image_and_bringing_it_back_finds_its_own(story: Story) -> None:
@@ -170,9 +180,30 @@ def test_examples_draw_anew_the_classes_that_have_some_and_the_teacher_sees_thos
     assert teacher["examples"] == {"dog": 2, "cat": 0, "guitar": 0}
 
 
+def test_images_without_examples_are_found_again_when_the_examples_go(story: Story) -> None:
+    assert story["examples gone"].work == Work()
+    assert story["examples gone"].student == story["back"].student
+
+
 def test_photos_without_labels_train_and_no_image_is_made(story: Story) -> None:
     assert story["unlabelled"].work == Work(trained=True)
     assert story["unlabelled"].student != story["examples"].student
+    history = read_json(story.out / "stages" / "student" / "history.json")
+    assert (history["images_made"], history["unlabelled"]) == (12, 2)
+    assert history["train_count"] + history["held_out_count"] == history["images"] + 2
+    assert "2 unlabelled photos" in (story.out / "bundle" / "card.md").read_text()
+    assert "2&nbsp;unlabelled photos" in (story.out / "report.html").read_text()
+    # Whoever asks both models about the pictures may take a few of the photos: there may be a hundred thousand.
+    settings = load_settings(file=story.out / "config.yaml")
+    finished = Run.open(story.out, STAGES, settings, Photos.of(settings, read_task(story.out)))
+    assert collect_training_set(finished, most_photos=1).unlabelled == 1
+
+
+def test_the_bundle_answers_with_the_classes_of_now(story: Story, unlabelled: Path) -> None:
+    bundle = load_bundle(story.out)
+    assert bundle.labels == ("dog", "cat", "guitar")
+    picture = next((unlabelled / "any").glob("*.png"))
+    assert {each.label for each in bundle.predict(picture)} == {"dog", "guitar", "cat"}
 
 
 def test_images_that_were_made_stay_the_same_bytes(story: Story) -> None:
@@ -187,8 +218,6 @@ def test_report_and_history_cover_all_cohorts(story: Story) -> None:
     assert all(f"a {name} in the style of sketch" in page for name in ("dog", "cat, a pet, with whiskers", "guitar"))
     kept = read_json(story.out / "stages" / "student" / "kept.json")
     assert [each["kept"] for each in kept] == [4, 4, 4]
-    history = read_json(story.out / "stages" / "student" / "history.json")
-    assert (history["images_made"], history["unlabelled"]) == (12, 2)
 
 
 def test_a_near_miss_that_is_a_class_now_is_left_out(story: Story, quick_run: Path) -> None:
@@ -199,23 +228,14 @@ def test_a_near_miss_that_is_a_class_now_is_left_out(story: Story, quick_run: Pa
     assert len(set(after)) == len(after) > 2
 
 
-def test_images_without_examples_are_found_again_when_the_examples_go(quick_copy: Path, tmp_path: Path) -> None:
-    examples = str(noise_photos(tmp_path / "examples", ["dog", "guitar"], 2))
-    folder = Folder(quick_copy)
-    up_to_the_bundle(*run_arguments(quick_copy, QUICK, "--examples", examples))
-    assert folder.work() == Work({"dog": 4, "guitar": 4}, groups=4, trained=True)
-    up_to_the_bundle(*run_arguments(quick_copy, QUICK))
-    assert folder.work() == Work()
-
-
 @pytest.mark.slow
-def test_with_class_vectors_classes_come_and_go_without_images_or_training(tmp_path: Path) -> None:
-    out, weights = tmp_path / "run", tmp_path / "run" / "stages" / "student" / "student.safetensors"
+def test_with_class_vectors_classes_come_and_go_without_images_or_training(quick_copy: Path) -> None:
+    out, weights = quick_copy, quick_copy / "stages" / "student" / "student.safetensors"
     by_vector = (*QUICK, "student.head=class-vectors")
-    assert main(run_arguments(out, by_vector, "--quiet")) == 0
+    up_to_the_bundle(*run_arguments(out, by_vector))
     before = load_file(weights)
     folder = Folder(out)
-    clipstill.add_class(run=out, classes=CAT)
+    assert clipstill.add_class(run=out, classes=CAT).bundle.labels == ("dog", "guitar", "cat")
     assert folder.work() == Work()
     after = load_file(weights)
     vectors = load_file(out / "stages" / "class_vectors" / "class_vectors.safetensors")["class_vectors"]
@@ -232,28 +252,30 @@ def test_with_class_vectors_classes_come_and_go_without_images_or_training(tmp_p
     assert len(load_file(weights)["head.class_vectors"]) == 2
 
 
-@pytest.mark.slow
-def test_an_addition_that_was_killed_goes_on_by_the_same_command_and_equals_an_uninterrupted_one(
-    story: Story, quick_copy: Path
+def test_an_addition_that_was_interrupted_goes_on_by_an_equal_call_and_equals_one_that_was_not(
+    added: Story, quick_copy: Path
 ) -> None:
-    command = ["add-class", str(quick_copy), CAT]
-    kill_before_file("*/surrogate-2/shard-00001.tar", command)
+    def stop(event: ProgressEvent) -> None:
+        if event.title == "synthesis" and event.done == 2:
+            raise KeyboardInterrupt
+
+    with listening(stop), pytest.raises(KeyboardInterrupt):
+        clipstill.add_class(run=quick_copy, classes=CAT)
     assert (quick_copy / "stages" / "surrogate-2" / "shard-00000.json").exists()
     assert not (quick_copy / "stages" / "surrogate-2" / "shard-00001.json").exists()
     folder = Folder(quick_copy)
-    up_to_the_bundle(*command)
-    assert folder.work() == Work({"cat": 2}, groups=1, near_misses=2, trained=True)
-    assert student_of(quick_copy) == story["added"].student
-    assert shards_of(quick_copy) == story["added"].shards
-
-
-@pytest.mark.slow
-def test_damaged_images_of_a_class_among_others_are_made_anew(quick_copy: Path) -> None:
     up_to_the_bundle("add-class", str(quick_copy), CAT)
-    shard = quick_copy / "stages" / "surrogate" / "shard-00000.tar"
+    assert folder.work() == Work({"cat": 2}, groups=1, near_misses=2, trained=True)
+    assert student_of(quick_copy) == added["added"].student
+    assert shards_of(quick_copy) == added["added"].shards
+
+
+def test_damaged_images_of_a_class_among_others_are_made_anew(added: Story, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(added.out, tmp_path / "run"))
+    shard = out / "stages" / "surrogate" / "shard-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    folder = Folder(quick_copy)
-    up_to_the_bundle("add-class", str(quick_copy), "cow")
+    folder = Folder(out)
+    up_to_the_bundle("add-class", str(out), "cow")
     # The group of the first cohort cannot be made as it was: there are other classes now.
     assert folder.work().images == {"dog": 4, "guitar": 4, "cow": 4}
 

@@ -22,7 +22,7 @@ from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import LockedStore, read_events
-from run_fixtures import stopped_before
+from run_fixtures import run_arguments, stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 TINY = (
@@ -95,9 +95,11 @@ def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
     assert (large.text, large.image_size) == (0.1, 64)
 
 
+SMALL_STUDENT = ("student.name=timm:test_efficientnet", "student.init=scratch", "student.image_size=32")
+
+
 def arguments(out: Path, *more: str) -> list[str]:
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    return ["run", "--classes", "crane,heron", "--out", str(out), *settings, *more]
+    return run_arguments(out, (*TINY, *SMALL_STUDENT), *more, classes="crane,heron")
 
 
 @pytest.fixture(scope="module")

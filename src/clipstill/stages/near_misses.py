@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.assembly.class_vectors import text_vectors
+from clipstill.assembly.class_vectors import templates_of, text_vectors
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import listed, say
@@ -118,11 +118,19 @@ def check_near_misses(settings: Settings, task: Task) -> None:
         parse_task([*task.names, *given])
 
 
+# Vectors of ``WORDS`` and ``KINDS`` by teacher and sentences, for further steps and runs of this process.
+_WORD_VECTORS: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+
+
 def _word_shares(run: Run) -> tuple[Tensor, set[str]]:
     from clipstill.text.near_misses import KINDS, WORDS, word_shares
 
-    text_CD = class_vectors.read_class_vectors(run).text_CD
-    return word_shares(run.task.names, text_CD, _vectors(run, WORDS), _vectors(run, KINDS))
+    teacher, settings = run.models.teacher, run.settings
+    templates = templates_of(settings, teacher)
+    key = (teacher.weights_sha256, settings.teacher.precision, str(run.models.device), templates)
+    if key not in _WORD_VECTORS:
+        _WORD_VECTORS[key] = (_vectors(run, WORDS), _vectors(run, KINDS))
+    return word_shares(run.task.names, class_vectors.read_class_vectors(run).text_CD, *_WORD_VECTORS[key])
 
 
 def _vectors(run: Run, names: Sequence[str]) -> Tensor:
