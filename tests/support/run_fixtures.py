@@ -192,11 +192,14 @@ def stopped_before(stage: str) -> Iterator[None]:
         return True
 
     logger = logging.getLogger("clipstill")
+    level = logger.level
+    logger.setLevel(logging.INFO)
     logger.addFilter(stop)
     try:
         yield
     finally:
         logger.removeFilter(stop)
+        logger.setLevel(level)
 
 
 # Ends the process as SIGKILL does, from inside, so that the moment does not hang on the speed of the machine.
