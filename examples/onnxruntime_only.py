@@ -10,7 +10,11 @@ from PIL import Image, ImageOps
 
 bundle = Path(sys.argv[1])
 labels, fit = (json.loads((bundle / name).read_text("utf-8")) for name in ("labels.json", "preprocess.json"))
-image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(sys.argv[2]))
+if image.mode.startswith("I"):  # 16-bit grey
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+white = Image.new("RGBA", image.size, "white")
+image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 short, size = max(fit["size"], round(fit["size"] / fit["crop_fraction"])), fit["size"]
 width, height = (side * short // min(image.size) for side in image.size)
 left, top = round((width - size) / 2), round((height - size) / 2)

@@ -1,6 +1,8 @@
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,71 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
     upright = load_rgb(save(image, tmp_path / "turned.png", exif=exif))
     assert np.array_equal(np.asarray(upright), np.asarray(image.transpose(Image.Transpose.ROTATE_270)))
+
+
+def kinds(folder: Path) -> dict[str, Path]:
+    """The same photo stored in ways that decoders treat differently."""
+    image, exif = photo(40, 30), Image.Exif()
+    exif[0x0112] = 6
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(image.size))
+    grey = np.asarray(image.convert("L")).astype(np.float32)
+    ways: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "plain.png": (image, {}),
+        "turned.jpg": (image, {"exif": exif, "quality": 95}),
+        "deep.png": (Image.fromarray((grey * 257).astype(np.uint16)), {}),
+        "unit.tiff": (Image.fromarray(grey / 255), {}),
+        "clear.png": (clear, {}),
+        "grey-clear.png": (clear.convert("LA"), {}),
+        "palette.gif": (image.convert("P"), {"transparency": 3}),
+        "cmyk.jpg": (image.convert("CMYK"), {"quality": 95}),
+        "moving.gif": (image, {"save_all": True, "append_images": [Image.new("RGB", image.size)]}),
+        "black-white.png": (image.convert("1"), {}),
+    }
+    return {name: save(each, folder / name, **more) for name, (each, more) in ways.items()}
+
+
+@pytest.mark.parametrize(
+    "form", [str, Path.read_bytes, lambda path: path.open("rb"), Image.open], ids=["str", "bytes", "stream", "pil"]
+)
+def test_a_picture_looks_the_same_in_whichever_form_it_is_given(tmp_path: Path, form: Callable[[Path], Any]) -> None:
+    for name, path in kinds(tmp_path).items():
+        expected = load_rgb(path)
+        assert np.array_equal(np.asarray(load_rgb(form(path))), np.asarray(expected)), name
+        assert np.array_equal(np.asarray(load_rgb(np.asarray(expected))), np.asarray(expected)), name
+
+
+def test_deep_and_unit_grey_are_the_grey_that_they_were_made_of(tmp_path: Path) -> None:
+    paths, grey = kinds(tmp_path), np.asarray(photo(40, 30).convert("L"))
+    for name in ("deep.png", "unit.tiff"):
+        assert np.array_equal(np.asarray(load_rgb(paths[name]))[..., 0], grey), name
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_an_array_of_another_form_is_refused(array: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"an array of a picture is uint8 \(H, W, 3\), got"):
+        load_rgb(array)
+
+
+def test_an_image_of_the_caller_stays_open_and_as_it_is(tmp_path: Path) -> None:
+    with Image.open(kinds(tmp_path)["turned.jpg"]) as image:
+        load_rgb(image)
+        assert image.size == (40, 30)
+        assert image.getexif()[0x0112] == 6
+        assert image.getpixel((0, 0)) is not None
+
+
+def test_a_broken_exif_block_is_ignored_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "clipstill")
+    image, exif = photo(40, 30), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    block = exif.tobytes()
+    header = save(image, tmp_path / "header.webp", lossless=True, exif=block[:6] + b"?" + block[7:])
+    assert np.array_equal(np.asarray(load_rgb(header)), np.asarray(image))
+    assert "header.webp: its EXIF block is damaged and ignored" in caplog.text
+    cut = save(image, tmp_path / "cut.png", exif=block[:-3])
+    assert load_rgb(cut).size in ((40, 30), (30, 40))
+    assert "cut.png: its EXIF block is damaged and ignored" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -75,6 +75,20 @@ def test_prediction_equals_the_student_in_torch(tiny_bundle: Path, photo: Path) 
     np.testing.assert_allclose([each.score for each in found], np.sort(expected)[::-1], atol=1e-5)
 
 
+def test_a_photo_has_one_answer_in_whichever_form_it_is_given(tiny_bundle: Path, photo: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = tmp_path / "turned.png"
+    Image.open(photo).save(turned, exif=exif)
+    bundle = load_bundle(tiny_bundle)
+    expected = bundle.predict(turned)
+    assert expected != bundle.predict(photo)
+    with turned.open("rb") as stream:
+        forms = [str(turned), Image.open(turned), turned.read_bytes(), stream, np.asarray(load_rgb(turned))]
+        assert bundle.predict(forms) == [expected] * len(forms)
+    assert bundle.predict(np.asarray(load_rgb(turned))) == expected
+
+
 def test_runtime_needs_numpy_onnxruntime_and_pillow_only(tiny_bundle: Path, photo: Path) -> None:
     source = str(Path(clipstill.core.__file__).parents[2])
     done = subprocess.run(

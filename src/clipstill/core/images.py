@@ -6,55 +6,66 @@ training and evaluation.
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.names import class_key
-from clipstill.core.progress import listed
+from clipstill.core.progress import listed, say
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 64_000_000
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _OPENING = threading.Lock()
+Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
+# EXIF's orientation -> what turns the picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Largest ratio of the sides when an image is resized; a strip of 60,000 x 1 pixels would need gigabytes.
 WIDEST = 4
 
 
-def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """Read one image as upright RGB.
+def load_rgb(source: Picture, name: str | None = None) -> Image.Image:
+    """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
-    EXIF orientation is applied, the first frame of an animation taken, transparency composited on white, and 16-bit
-    grey scaled to 8. Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first.
+    EXIF orientation is applied (a broken EXIF block is ignored, which is said), the first frame of an animation taken,
+    transparency composited on white, 16-bit grey scaled to 8 bits, and grey of floating point in [0, 1] to [0, 255].
+    Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first.
 
     Args:
-        source: A file, or an open seekable stream such as an upload.
+        source: A path, the bytes of a file, an open seekable stream, a PIL image, or an array of uint8 (H, W, 3).
         name: Name for messages; by default the path of the file.
 
     Raises:
         DataError: Missing, truncated, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, or
-            larger than ``MAX_PIXELS``.
+            larger than ``MAX_PIXELS``; an array of another shape or type.
     """
+    source = Path(source) if isinstance(source, str) else source
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
-        # One thread at a time, since warning filters are global. The size of large images is checked below.
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=_FORMATS)
-        with image:
+        with _open(source) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image, shown))
     except DataError:
         raise
     except FileNotFoundError:
@@ -67,7 +78,35 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
         ) from None
 
 
-def _reason(error: Exception, source: Path | BinaryIO) -> str:
+def _open(source: Path | bytes | BinaryIO | Image.Image | np.ndarray) -> AbstractContextManager[Image.Image]:
+    """The picture before it is decoded. An image of the caller's stays open."""
+    if isinstance(source, Image.Image):
+        return nullcontext(source)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
+            raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
+        return nullcontext(Image.fromarray(source))
+    # One thread at a time, since warning filters are global. The size of large images is checked later.
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    orientation: Any = None
+    with _OPENING, warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always")
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        except Exception as error:  # As many kinds of errors as there are ways to damage it.
+            warnings.warn(reason_of(error), stacklevel=1)
+    if damage:
+        say(f"{name}: its EXIF block is damaged and ignored ({str(damage[0].message).strip()})")
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _reason(error: Exception, source: object) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture of a kind that is known: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
     reason = reason_of(error)
@@ -79,6 +118,10 @@ def _too_large(name: str, size: str) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        scale = 255 if values.min(initial=0) >= 0 and values.max(initial=0) <= 1 else 1
+        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
         values = np.asarray(image)

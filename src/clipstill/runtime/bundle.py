@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from PIL import Image
 
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
-from clipstill.core.images import fit_square, load_rgb
+from clipstill.core.images import Picture, fit_square, load_rgb
 from clipstill.core.names import is_plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
@@ -29,8 +28,6 @@ NEEDED = (MODELS["fp32"], LABELS, PREPROCESS)
 BATCH = 32
 # Larger sizes come from damaged files and would take all memory.
 _LARGEST_SIZE = 4096
-
-Photo = str | Path | Image.Image
 
 
 @dataclass(frozen=True)
@@ -99,14 +96,13 @@ class Bundle:
         }
         return html_table(rows)
 
-    def pixels(self, photo: Photo) -> np.ndarray:
-        """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation. Transparency is dropped.
+    def pixels(self, photo: Picture) -> np.ndarray:
+        """Read and fit one photo: uint8 (H, W, 3), by the same code as the evaluation.
 
         Raises:
-            DataError: The file is missing, damaged, too large or no image.
+            DataError: The photo is missing, damaged, too large or no image; an array is not uint8 (H, W, 3).
         """
-        image = photo.convert("RGB") if isinstance(photo, Image.Image) else load_rgb(Path(photo))
-        return fit_square(image, self.preprocess.size, self.preprocess.crop_fraction)
+        return fit_square(load_rgb(photo), self.preprocess.size, self.preprocess.crop_fraction)
 
     def logits(self, pixels_NHW3: np.ndarray) -> np.ndarray:
         """Logits, float32 (N, C), of pixels that ``pixels`` made, uint8 (N, H, W, 3).
@@ -140,16 +136,17 @@ class Bundle:
 
     # A str is a sequence of str to the type checker; at run time it is one path.
     @overload
-    def predict(self, photo: Photo, top: int | None = None) -> list[Prediction]: ...  # type: ignore[overload-overlap]
+    def predict(self, photo: Picture, top: int | None = None) -> list[Prediction]: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, photo: Sequence[Photo], top: int | None = None) -> list[list[Prediction]]: ...
+    def predict(self, photo: Sequence[Picture], top: int | None = None) -> list[list[Prediction]]: ...
     def predict(
-        self, photo: Photo | Sequence[Photo], top: int | None = None
+        self, photo: Picture | Sequence[Picture], top: int | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
         """Name what is in a photo, best class first.
 
         Args:
-            photo: A path or a PIL image; or a sequence of them.
+            photo: A path, a PIL image, an array of uint8 (H, W, 3), the bytes of a file or an open binary file; or a
+                sequence of such photos.
             top: Number of classes; None for all.
 
         Returns:
@@ -158,11 +155,11 @@ class Bundle:
         Raises:
             DataError: A photo cannot be read; the message names it.
         """
-        if isinstance(photo, str | Path | Image.Image):
-            return self.answer([photo], top)[0].predictions
-        return [each.predictions for each in self.answer(photo, top)]
+        if isinstance(photo, Sequence) and not isinstance(photo, str | bytes):
+            return [each.predictions for each in self.answer(photo, top)]
+        return self.answer([photo], top)[0].predictions
 
-    def answer(self, photos: Sequence[Photo], top: int | None = None) -> list[Answer]:
+    def answer(self, photos: Sequence[Picture], top: int | None = None) -> list[Answer]:
         """As ``predict`` for several photos, with whether each shows any of the classes at all."""
         if top is not None and top < 1:
             raise DataError(f"top is {top}. Ask for at least one class.")
