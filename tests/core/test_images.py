@@ -182,7 +182,7 @@ def test_folder_names_match_without_case_space_underscore_hyphen(tmp_path: Path)
     (tmp_path / "Polar_Bear" / ".hidden.png").write_text("x")
     folder = ImageFolder.open(tmp_path, ["sea horse", "polar bear", "yak"])
     assert [(path.name, label) for path, label in folder.items] == [("b.png", 0), ("a.JPG", 1)]
-    assert [path.name for path, _ in folder.skipped] == ["notes.md"]
+    assert [path.name for path, _ in folder.skipped] == ["notes.md", "spoon"]
     assert folder.classes_without_images == ["yak"]
 
 
@@ -214,3 +214,62 @@ def test_bad_files_are_skipped_named_and_never_fatal(tmp_path: Path) -> None:
     assert [squares.shape for squares, _ in batches] == [(2, 32, 32, 3), (1, 32, 32, 3)]
     assert [label for _, labels in batches for label in labels] == [0, 0, 1]
     assert [name for name, _ in skipped] == ["1.png"]
+
+
+def folder_of(place: Path, *files: str) -> Path:
+    """A folder with a photo at each of these places."""
+    for file in files:
+        save(photo(), place / file)
+    return place
+
+
+@pytest.mark.parametrize("given", ["cats", "Cat.", "catt"])
+def test_a_class_without_images_beside_a_folder_that_is_nearly_its_name_is_refused(tmp_path: Path, given: str) -> None:
+    folder_of(tmp_path, f"{given}/1.png", "dog/1.png")
+    with pytest.raises(DataError, match=f"the class 'cat' has no images in .*Rename it to 'cat', or to '.{given}'"):
+        ImageFolder.open(tmp_path, ["cat", "dog"])
+
+
+def test_a_folder_of_no_class_is_told_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = ImageFolder.open(
+        folder_of(tmp_path, "cat/1.png", "dogs/1.png", "dog/1.png", "zebra/1.png"), ["cat", "dog"]
+    )
+    assert folder.skipped == [
+        (tmp_path / "dogs", "no class is called 'dogs'"),
+        (tmp_path / "zebra", "no class is called 'zebra'"),
+    ]
+    [told] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "not used: dogs (no class is called 'dogs'), zebra (no class is called 'zebra')" in told.getMessage()
+
+
+def test_folders_of_no_class_at_all_come_with_the_classes_meant(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Rename them: 'cats' may be 'cat', 'dogs' may be 'dog'\."):
+        ImageFolder.open(folder_of(tmp_path, "cats/1.png", "dogs/1.png"), ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    "inside", [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".Trash-1000", "#recycle", "$RECYCLE.BIN", ".thumbs/deep"]
+)
+def test_pictures_in_folders_of_the_system_are_no_photos(tmp_path: Path, inside: str) -> None:
+    folder_of(tmp_path, "cat/1.png", f"cat/{inside}/2.png", "cat/summer/3.png", "dog/1.png", f"{inside}/cat/4.png")
+    for folder in (ImageFolder.open(tmp_path, ["cat", "dog"]), ImageFolder.without_labels(tmp_path)):
+        found = [path.relative_to(tmp_path).as_posix() for path, _ in folder.items]
+        assert found == ["cat/1.png", "cat/summer/3.png", "dog/1.png"]
+
+
+def test_what_stands_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
+    cat = folder_of(tmp_path, "cat/1.png", "cat/2.jfif", "cat/3.jpe") / "cat"
+    (cat / "lfs.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    (cat / "annex.jpg").write_bytes(b"/annex/objects/SHA256E-s1--00.jpg\n")
+    (cat / "linked.jpg").symlink_to("../.git/annex/objects/SHA256E-s1--00.jpg")
+    (cat / "dvc.jpg.dvc").write_text("outs:\n- md5: 00\n")
+    (cat / "phone.HEIC").write_bytes(b"....ftypheic")
+    folder = ImageFolder.open(tmp_path, ["cat"])
+    assert [path.name for path, _ in folder.items] == ["1.png", "2.jfif", "3.jpe"]
+    assert {path.name: reason for path, reason in folder.skipped} == {
+        "annex.jpg": "a pointer of git-annex in place of the picture; fetch it",
+        "dvc.jpg.dvc": "a pointer of DVC in place of the picture; fetch it",
+        "lfs.jpg": "a pointer of Git LFS in place of the picture; fetch it",
+        "linked.jpg": "a link to ../.git/annex/objects/SHA256E-s1--00.jpg, which is not there",
+        "phone.HEIC": "a kind of picture that is not read; convert it to JPEG",
+    }

@@ -6,7 +6,10 @@ training and evaluation.
 
 from __future__ import annotations
 
+import difflib
 import io
+import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +23,26 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.names import class_key
-from clipstill.core.progress import listed, say
+from clipstill.core.progress import listed, say, warn
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+_SYSTEMS = "a folder of the system"
+_RAW = "a kind of picture that is not read; convert it to JPEG"
+_NO_IMAGES = dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
+_NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
+# What file managers and network drives leave behind, beside names that begin with a dot.
+_SYSTEM = re.compile(
+    r"(__MACOSX|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information|lost\+found|Thumbs\.db|desktop\.ini)$", re.I
+)
+# Start of a text that a tool for large files puts in place of a file.
+_POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "Git LFS",
+    b"/annex/objects/": "git-annex",
+    b"../.git/annex/objects/": "git-annex",
+}
+_LONGEST_POINTER = 1_024
 MAX_PIXELS = 64_000_000
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -175,19 +195,24 @@ class ImageFolder:
     def open(cls, path: Path | str, classes: Sequence[str]) -> ImageFolder:
         """List the images of the classes; names of folders match without case, spaces, underscores and hyphens.
 
+        Folders that are not used are told and stand in ``skipped``.
+
         Raises:
-            DataError: No such folder, no sub-folder that matches a class, or no image in those that do.
+            DataError: No such folder, no sub-folder that matches a class, no image in those that do, or a class without
+                images beside a folder whose name nearly is its name.
         """
         path = Path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key = {class_key(name): label for label, name in enumerate(classes)}
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not _is_of_the_system(entry.name))
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
+        meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
+            hints = [f"'{name}' may be '{close}'" for name, close in meant.items() if close]
             raise DataError(
                 f"no sub-folder of {path} is named after a class. Expected: {listed(classes)}; found: "
-                f"{listed(names) or 'no sub-folders'}."
+                f"{listed(names) or 'no sub-folders'}.{f' Rename them: {listed(hints)}.' if hints else ''}"
             )
         found = cls(path, tuple(classes))
         found._collect((path / name, label) for label, name in matched)
@@ -196,6 +221,14 @@ class ImageFolder:
                 f"the class folders of {path} ({listed([name for _, name in matched])}) hold no images. "
                 f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
             )
+        for name, close in meant.items():
+            if close in found.classes_without_images:
+                raise DataError(
+                    f"the class '{close}' has no images in {path}, whose folder '{name}' is of no class. Rename it "
+                    f"to '{close}', or to '.{name}' to leave it out."
+                )
+            found.skipped.append((path / name, f"no class is called '{name}'"))
+        found._tell_skipped()
         return found
 
     @classmethod
@@ -212,17 +245,60 @@ class ImageFolder:
         found._collect([(path, -1)])
         if not found.items:
             raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
+        found._tell_skipped()
         return found
 
     def _collect(self, folders: Iterable[tuple[Path, int]]) -> None:
+        def unlisted(error: OSError) -> None:
+            self.skipped.append((Path(str(error.filename)), f"cannot be listed ({error.strerror})"))
+
         for folder, label in folders:
-            for file in sorted(folder.rglob("*")):
-                if file.name.startswith(".") or not file.is_file():
-                    continue
-                if file.suffix.lower() in IMAGE_SUFFIXES:
-                    self.items.append((file, label))
-                else:
-                    self.skipped.append((file, f"not an image file type ({file.suffix or 'no suffix'})"))
+            for root, below, names in os.walk(folder, onerror=unlisted):
+                self.skipped += [(Path(root, name), _SYSTEMS) for name in below if _SYSTEM.match(name)]
+                below[:] = sorted(name for name in below if not _is_of_the_system(name))
+                for file in (Path(root, name) for name in sorted(names) if not _is_of_the_system(name)):
+                    reason = _why_no_image(file)
+                    if reason is None:
+                        self.items.append((file, label))
+                    else:
+                        self.skipped.append((file, reason))
+        self.items.sort(key=lambda item: (item[1], item[0]))
+
+    def _tell_skipped(self) -> None:
+        if self.skipped:
+            # Whole folders must not be missed.
+            tell = warn if any(path.is_dir() for path, reason in self.skipped if reason != _SYSTEMS) else say
+            reasons = [f"{path.relative_to(self.path)} ({reason})" for path, reason in self.skipped]
+            tell(f"{self.path}: not used: {listed(reasons, most=5)}")
+
+
+def _is_of_the_system(name: str) -> bool:
+    """Whether file managers, cameras and tools made a file or folder of this name, not the user."""
+    return name.startswith(".") or _SYSTEM.match(name) is not None
+
+
+def _class_meant(folder: str, classes: Sequence[str]) -> str | None:
+    """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
+    keys = {class_key(name): name for name in classes}
+    close = difflib.get_close_matches(class_key(folder), list(keys), n=1, cutoff=0.75)
+    return keys[close[0]] if close else None
+
+
+def _why_no_image(file: Path) -> str | None:
+    """Why a file counts as no image, by its name and the start of its content; None where it may be one."""
+    suffix = file.suffix.lower()
+    if file.is_symlink() and not file.exists():
+        return f"a link to {file.readlink()}, which is not there"
+    if not file.is_file():
+        return "no file"
+    if suffix not in IMAGE_SUFFIXES:
+        return _NO_IMAGES.get(suffix, f"not an image file type ({file.suffix or 'no suffix'})")
+    if file.stat().st_size < _LONGEST_POINTER:
+        start = file.read_bytes()
+        for pointer, tool in _POINTERS.items():
+            if start.startswith(pointer):
+                return f"a pointer of {tool} in place of the picture; fetch it"
+    return None
 
 
 def iterate(

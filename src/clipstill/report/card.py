@@ -78,7 +78,10 @@ def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:
     ]
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {"type": "imagefolder", "name": f"{found['n']} photos of its user, {len(model.labels)} classes"},
+        "dataset": {
+            "type": "imagefolder",
+            "name": f"{found['n']} photos of its user, {len(per_class(student, model.labels))} classes",
+        },
         "metrics": [
             {"type": kind, "name": name, "value": round(float(value), 4)}
             for kind, name, value in measured
