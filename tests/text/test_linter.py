@@ -56,6 +56,22 @@ def test_the_other_classes_say_which_meaning_is_wanted() -> None:
         assert gloss in choose_senses(["crane", *others], wordnet())[0][0].sense.gloss
 
 
+NEGATIONS = ["none of these", "other", "others", "unknown", "not a dog", "no dog", "non-dog", "nothing", "None"]
+NEGATIONS += ["something else", "background", "other animals", "not_dog", "without a dog", "neither"]
+
+
+@pytest.mark.parametrize("name", NEGATIONS)
+def test_a_name_for_what_is_not_there_is_told_with_the_tool_for_it(name: str) -> None:
+    [found] = [one for one in lint(["dog", "cat", name]) if name in one.classes]
+    assert (found.level, found.kind) == (WARNING, "negation")
+    assert "refusal.near_misses" in found.advice
+
+
+@pytest.mark.parametrize("name", ["no entry sign", "nonpareil", "notebook", "other: a purple box", "northern cardinal"])
+def test_a_name_that_only_looks_negative_is_none(name: str) -> None:
+    assert all(one.kind != "negation" for one in lint(["dog", "cat", name]))
+
+
 def test_two_names_of_one_thing_are_told() -> None:
     assert kinds(lint(["sofa", "couch", "dog"])) == [("synonym", ("sofa", "couch"))]
 

@@ -146,10 +146,21 @@ def _number(folder: ImageFolder | None) -> int:
 
 
 def _expected(task: Task, findings: Sequence[Finding], shares: Sequence[float]) -> dict[str, float]:
-    """Expected accuracy by class; halved for two names of one thing, since the teacher can only guess between them."""
-    doubled = {name for each in findings if each.kind in ("synonym", "plural") for name in each.classes}
+    """Expected accuracy by class.
+
+    It is halved for two names of one thing, since the teacher can only guess between them, and that of a guess for a
+    name that says what is not there.
+    """
+    of_kind = {
+        each.kind: {name for one in findings if one.kind == each.kind for name in one.classes} for each in findings
+    }
+    doubled = of_kind.get("synonym", set()) | of_kind.get("plural", set())
+    negated, chance = of_kind.get("negation", set()), 1 / len(task.names)
     by_class = zip(task.names, shares, strict=True)
-    return {name: round(share / 2 if name in doubled else share, 4) for name, share in by_class}
+    return {
+        name: round(chance if name in negated else share / 2 if name in doubled else share, 4)
+        for name, share in by_class
+    }
 
 
 def _encode(teacher: Teacher, template: str, texts: Sequence[str]) -> Tensor:

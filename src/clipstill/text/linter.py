@@ -47,6 +47,12 @@ _PLAIN_KINDS = (
 )
 _KINDS = frozenset(_PLAIN_KINDS.split(", "))
 _COVERED = 0.8  # A common kind is offered if WordNet knows this share of the classes.
+# Names of what is left over.
+_REST = re.compile(
+    r"(none|nothing|neither|rest|the rest|others?|unknown|misc|miscellaneous|background|no class|unclassified"
+    r"|none of .*|(any|some|every)thing( else)?|(all |any )?others? .*|not .*)"
+)
+_NOT = re.compile(r"(?:without an|without a|without|no|non)[ -](.+)")
 _EXAMPLES_ADVICE = "or give a few example images of just this class (--examples DIR/{folder})"
 
 
@@ -55,8 +61,8 @@ class Finding:
     """One problem of class names."""
 
     level: str  # ``"warning"`` if the problem probably costs accuracy, ``"note"`` if it may.
-    # ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown``, ``unseen`` or
-    # ``constraint``.
+    # ``negation``, ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown``,
+    # ``unseen`` or ``constraint``.
     kind: str
     classes: tuple[str, ...]  # Names of the classes.
     message: str  # The problem.
@@ -120,7 +126,9 @@ class Linter:
 
     def findings(self) -> list[Finding]:
         """All findings, warnings first, each in the order of the classes."""
-        found = [*self._misspelled(), *self._pairs(), *self._doubtful()]
+        found = [*self._negations(), *self._misspelled(), *self._pairs(), *self._doubtful()]
+        negated = {each.classes for each in found if each.kind == "negation"}
+        found = [each for each in found if each.kind == "negation" or each.classes not in negated]
         found += self._common_kind(found)
         return sorted(found, key=lambda one: one.level != WARNING)
 
@@ -134,6 +142,21 @@ class Linter:
         strangers = [share for share, _ in self._strangers(place, self.meanings[place][0].sense)]
         others = [share for share, _ in self._other_meanings(place)]
         return max([*strangers, *others], default=0.0) - self._about[place][0]
+
+    def _negations(self) -> Iterator[Finding]:
+        """Names that say what a photo does not show: no text tower has a vector for that."""
+        words = [spoken(name).lower() for name in self.task.names]
+        for name, word, description in zip(self.task.names, words, self.task.descriptions, strict=True):
+            refused = _NOT.fullmatch(word)
+            if description or not (_REST.fullmatch(word) or (refused and refused[1] in words)):
+                continue
+            message = f"'{name}' says what a photo does not show; the teacher looks for the words in it."
+            advice = (
+                'Leave the class out: a student answers "none of these" by itself where a photo resembles no class '
+                "enough. Name what should be refused: --set 'refusal.near_misses=[wolf, cat, tree]'; or describe what "
+                f"is to be seen ({name}: ...)."
+            )
+            yield Finding(WARNING, "negation", (name,), message=message, advice=advice)
 
     def _misspelled(self) -> Iterator[Finding]:
         for place, name in enumerate(self.task.names):
