@@ -111,8 +111,8 @@ def fine_tune(
         )
     folder = limited(ImageFolder.open(examples, bundle.labels), per_class, settings.seed)
     photos = None if images is None else ImageFolder.open(images, bundle.labels)
-    if images is not None:
-        refuse_overlap(folder, images)
+    if photos is not None:
+        refuse_overlap(folder, photos)
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
     data = _read_examples(folder, bundle)
     before = None if photos is None else measure_student(bundle, photos, title="before")

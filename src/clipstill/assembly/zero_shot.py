@@ -101,12 +101,11 @@ def make_zero_shot(
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
     """
     resolve_teachers(settings.teacher.name)
-    shown = None
+    shown, photos = None, None if images is None else ImageFolder.open(images, task.names)
     if examples is not None:
         shown = limited(ImageFolder.open(examples, task.names), settings.examples.per_class, settings.seed)
-        if images is not None:
-            refuse_overlap(shown, images)
-    photos = None if images is None else ImageFolder.open(images, task.names)
+        if photos is not None:
+            refuse_overlap(shown, photos)
     check_replaceable(out)
     start = time.monotonic()
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))

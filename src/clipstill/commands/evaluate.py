@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipstill.assembly.bundles import measure_student
+from clipstill.core.copies import tell_two_labels
 from clipstill.core.device import pick_device
 from clipstill.core.errors import ClipstillError
 from clipstill.core.file_names import VECTORS_FILE, VECTORS_NAME
@@ -27,6 +28,7 @@ def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Eval
     """
     bundle = load_bundle(path, model=model)
     folder = ImageFolder.open(images, bundle.labels)
+    tell_two_labels(folder)
     student = measure_student(bundle, folder, title="evaluation, student")
     return Evaluation(student, _measure_teacher(bundle, folder, device))
 

@@ -41,10 +41,10 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
     run = Run.open(path, STAGES, settings, Photos())
     photos, unseen = ImageFolder.open(images, run.task.names), None
     if examples is not None:
-        refuse_overlap(ImageFolder.open(examples, run.task.names), images)
+        refuse_overlap(ImageFolder.open(examples, run.task.names), photos)
     if unlabelled is not None:
         unseen = limited(ImageFolder.without_labels(unlabelled), settings.unlabelled.limit, settings.seed)
-        refuse_overlap(unseen, images)
+        refuse_overlap(unseen, photos)
     resolve_teachers(settings.small_teacher)
     make_deterministic(run.store.threads)
     inputs = LadderInputs(

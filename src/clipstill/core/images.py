@@ -62,7 +62,7 @@ _TURNS = {
 WIDEST = 4
 
 
-def load_rgb(source: Picture, name: str | None = None) -> Image.Image:
+def load_rgb(source: Picture, name: str | None = None, smallest: int | None = None) -> Image.Image:
     """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
     EXIF orientation is applied (a broken EXIF block is ignored, which is said), the first frame of an animation taken,
@@ -72,6 +72,7 @@ def load_rgb(source: Picture, name: str | None = None) -> Image.Image:
     Args:
         source: A path, the bytes of a file, an open seekable stream, a PIL image, or an array of uint8 (H, W, 3).
         name: Name for messages; by default the path of the file.
+        smallest: A JPEG may be decoded at a fraction of its size, which is quick, if no side gets shorter than this.
 
     Raises:
         DataError: Missing, truncated, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, or
@@ -84,6 +85,8 @@ def load_rgb(source: Picture, name: str | None = None) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
+            if smallest is not None:
+                image.draft("RGB", (smallest, smallest))
             image.load()
             return _to_rgb(_upright(image, shown))
     except DataError:

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clipstill.core.copies import near_copies
 from clipstill.core.files import read_json, write_json
+from clipstill.core.progress import listed, warn
 from clipstill.evaluation.evaluate import Calibration, Evaluation, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import calibration
 from clipstill.workflow.run import Run
@@ -32,7 +34,13 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         name_skipped=False,  # The teacher's evaluation has named the same files.
         calibration=Calibration(found["temperature"], calibration.threshold_of(found)),
     )
-    write_json(folder / RESULT_FILE, Evaluation(by_student, by_teacher).to_json())
+    learned = [path for each in (run.photos.examples, run.photos.unlabelled) if each for path, _ in each.items]
+    pairs = near_copies(learned, [path for path, _ in run.photos.measured.items])
+    if pairs:
+        shown = [f"{measured} like {of}" for of, measured in pairs]
+        warn(f"photos that were measured on look like photos that were learned from: {listed(shown, most=5)}")
+    result = {**Evaluation(by_student, by_teacher).to_json(), "near_copies": [[str(of), str(at)] for of, at in pairs]}
+    write_json(folder / RESULT_FILE, result)
     return [RESULT_FILE]
 
 

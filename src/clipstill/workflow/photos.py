@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipstill.core.copies import equal_files, tell_two_labels
 from clipstill.core.errors import DataError
 from clipstill.core.files import sha256_json
 from clipstill.core.images import ImageFolder
@@ -46,21 +47,32 @@ class Photos:
             unlabelled = limited(
                 ImageFolder.without_labels(settings.unlabelled.images), settings.unlabelled.limit, settings.seed
             )
+        for labelled in (measured, examples):
+            if labelled is not None:
+                tell_two_labels(labelled)
         for learned in (examples, unlabelled):
-            if learned is not None and settings.evaluation.images is not None:
-                refuse_overlap(learned, settings.evaluation.images)
+            if learned is not None and measured is not None:
+                refuse_overlap(learned, measured)
         return cls(measured, examples, unlabelled)
 
 
-def refuse_overlap(learned: ImageFolder, measured: Path) -> None:
-    """Raise ``DataError`` if a photo to learn from lies in the folder to measure on."""
-    within = measured.resolve()
+def refuse_overlap(learned: ImageFolder, measured: ImageFolder) -> None:
+    """Raise ``DataError`` if a photo to learn from lies in the folder to measure on, or is a copy of a photo there."""
+    within = measured.path.resolve()
     both = [path for path, _ in learned.items if path.resolve().is_relative_to(within)]
     if both:
         raise DataError(
             f"{both[0]} would be learned from and measured on, which flatters the student. Move the photos to learn "
-            f"from out of {measured}."
+            f"from out of {measured.path}."
         )
+    to_learn, to_measure = ({path for path, _ in folder.items} for folder in (learned, measured))
+    for group in equal_files([*sorted(to_learn), *sorted(to_measure)]):
+        copies = to_learn.intersection(group), to_measure.intersection(group)
+        if all(copies):
+            raise DataError(
+                f"{min(copies[0])} would be learned from and measured on, which flatters the student: {min(copies[1])} "
+                f"is a copy of it. Remove one of them."
+            )
 
 
 def limited(folder: ImageFolder, per_class: int | None, seed: int) -> ImageFolder:
