@@ -99,6 +99,7 @@ def test_a_picture_looks_the_same_in_whichever_form_it_is_given(tmp_path: Path, 
     for name, path in kinds(tmp_path).items():
         expected = load_rgb(path)
         assert np.array_equal(np.asarray(load_rgb(form(path))), np.asarray(expected)), name
+        assert np.array_equal(np.asarray(load_rgb(expected)), np.asarray(expected)), name
         assert np.array_equal(np.asarray(load_rgb(np.asarray(expected))), np.asarray(expected)), name
 
 

@@ -88,7 +88,9 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
             if smallest is not None:
                 image.draft("RGB", (smallest, smallest))
             image.load()
-            return _to_rgb(_upright(image, shown))
+            decoded = _to_rgb(_upright(image, shown))
+            decoded.info = {}  # Without the EXIF block, which would turn the picture again.
+            return decoded
     except DataError:
         raise
     except FileNotFoundError:
