@@ -455,13 +455,23 @@ def test_bomb_and_escape_in_a_photo_and_its_name(
 
 def test_ten_lines_without_clipstill_answer_as_the_runtime(made: Path, tmp_path: Path) -> None:
     assert "clipstill" not in EXAMPLE.read_text().split('"""')[2]
-    for seed, size in enumerate([(90, 50), (50, 91), (32, 32), (500, 333)]):
-        pixels = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize(size).save(tmp_path / "photo.png")
-        command = [sys.executable, EXAMPLE, made / "bundle", tmp_path / "photo.png"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        best = load_bundle(made / "bundle").predict(tmp_path / "photo.png")[0]
-        assert done.stdout == f"{best.label} {best.score:.4f}\n"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    clear = Image.fromarray(np.dstack([pixels, pixels[..., 0]])).resize((90, 50))
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).resize((90, 50))
+    for size in ((90, 50), (50, 91), (32, 32), (500, 333)):
+        Image.fromarray(pixels).resize(size).save(tmp_path / f"{size[0]}.png")
+    Image.fromarray(pixels).resize((90, 50)).save(tmp_path / "turned.jpg", exif=exif)
+    clear.save(tmp_path / "clear.png")
+    deep.save(tmp_path / "deep.png")
+    bundle = load_bundle(made / "bundle")
+    for photo in sorted(tmp_path.iterdir()):
+        done = subprocess.run(
+            [sys.executable, EXAMPLE, made / "bundle", photo], capture_output=True, text=True, check=True
+        )
+        best = bundle.predict(photo)[0]
+        assert done.stdout == f"{best.label} {best.score:.4f}\n", photo
 
 
 def test_names_of_files_that_are_no_utf8_are_hashed_and_written(tmp_path: Path) -> None:
