@@ -33,9 +33,7 @@ PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most e
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]
 
 # What to make, and of which parts.
-Classes = Annotated[
-    str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
-]
+Classes = Annotated[str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a file of them.')]
 Teacher = Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")]
 Generator = Annotated[
     str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
