@@ -20,6 +20,7 @@ _LISTS = ("names", "classes", "class_names", "labels")
 # Columns of a table, best first; the others are of no use here, but tell a header from a class.
 _NAMES = ("class_name", "classname", "name", "class", "label", "category")
 _COLUMNS = {*_NAMES, "description", "id", "index", "idx", "no", "number", "class_id", "label_id", "wnid", "synset"}
+_BRACKETS = ("[]", "{}", "()")
 _WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
 _BULLET = re.compile(r"[-*•]\s+(?=\S)")
 # "1. dog", "0: dog", "0 dog" and "dog: 0", "dog,0": number, separator and name. "16:9 photo" is no such line.
@@ -57,9 +58,7 @@ def entries_of_text(text: str, where: str = "") -> list[Entry]:
     text = text.strip()
     if not text:
         return []
-    if text[0] + text[-1] in ("[]", "{}", "()"):
-        return _entries_of_yaml(f"[{text[1:-1]}]" if text[0] == "(" else text, where)
-    if "\n" in text:
+    if "\n" in text or text[0] + text[-1] in _BRACKETS:
         return _entries_of_lines(text, where)
     if re.match(r"[\[{]|\w+ *= *[\[{(]", text):
         _check_name(text, f"the text{where}")
@@ -86,9 +85,7 @@ def entries_of_file(path: Path) -> list[Entry]:
         return _entries_of_yaml(text, where)
     if suffix in (".csv", ".tsv"):
         return _entries_of_table(text, where)
-    stripped = text.strip()
-    in_brackets = stripped and stripped[0] + stripped[-1] in ("[]", "{}", "()")
-    return entries_of_text(text, where) if in_brackets else _entries_of_lines(text, where)
+    return _entries_of_lines(text, where)
 
 
 def _squeeze(text: str) -> str:
@@ -116,6 +113,9 @@ def _pieces(text: str) -> list[str]:
 
 
 def _entries_of_lines(text: str, where: str) -> list[Entry]:
+    brackets = text.strip()[:1] + text.strip()[-1:]
+    if brackets in _BRACKETS:
+        return _entries_of_yaml(f"[{text.strip()[1:-1]}]" if brackets == "()" else text, where)
     if re.search(rf"^(?:{'|'.join(_LISTS)})\s*:\s*(?:[\[{{].*)?$", text, re.M):
         return _entries_of_yaml(text, where)
     lines = [
