@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,4 +84,6 @@ def shared(context: typer.Context, kind: type) -> dict[str, Any]:
 
 def with_flags(overrides: list[str] | None, flags: Mapping[str, object]) -> list[str]:
     """Settings of ``--set``, then those of flags by their dotted names, which win; None says nothing."""
-    return [*(overrides or ()), *(f"{name}={value}" for name, value in flags.items() if value is not None)]
+    # JSON's quotes keep a text a text: a device or an address of digits is none of YAML's numbers.
+    given = {name: json.dumps(value, ensure_ascii=False) for name, value in flags.items() if value is not None}
+    return [*(overrides or ()), *(f"{name}={value}" for name, value in given.items())]
