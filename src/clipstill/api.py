@@ -69,7 +69,7 @@ __all__ = [
     "zero_shot",
 ]
 
-# Names, a comma-separated text, or a .txt or .yaml file.
+# Names, a comma-separated text, or a file: .txt, .yaml, .json or .csv.
 Classes = Task | str | Sequence[str] | Path
 # Nested settings, or texts such as "synthesis.steps=40".
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -116,7 +116,7 @@ def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Ru
     An interrupted call is continued; a call that was done before returns at once.
 
     Args:
-        classes: Names, a comma-separated text, or a ``.txt`` or ``.yaml`` file.
+        classes: Names, a comma-separated text, or a file: ``.txt``, ``.yaml``, ``.json`` or ``.csv``.
         out: The run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
         options: See ``RunOptions``.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from clipstill.cli.main import main
+from clipstill.cli.options import with_flags
+from clipstill.core.config import apply_overrides
 
 
 def test_each_value_is_shown_with_its_origin_range_and_meaning(
@@ -42,3 +44,8 @@ def test_json_holds_every_setting_and_the_flags(capsys: pytest.CaptureFixture[st
 def test_an_unknown_section_suggests_the_closest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings", "sinthesis"]) == 2
     assert "there is no setting or section 'sinthesis'. Did you mean 'synthesis'" in capsys.readouterr().err
+
+
+def test_texts_of_flags_stay_texts() -> None:
+    overrides = with_flags(["seed=1"], {"device": "0", "launch.address": "null", "seed": 2, "student.name": None})
+    assert apply_overrides({}, overrides) == {"seed": 2, "device": "0", "launch": {"address": "null"}}

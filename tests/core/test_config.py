@@ -1,6 +1,10 @@
+import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+import yaml
+from pydantic import Field
 
 from clipstill.core.config import Config, apply_overrides, load_yaml, merge, validate
 from clipstill.core.errors import ConfigError
@@ -31,7 +35,7 @@ def test_unknown_key_names_file_line_and_the_closest_key(tmp_path: Path) -> None
 
 def test_wrong_value_names_key_and_line(tmp_path: Path) -> None:
     path = written(tmp_path, "inner:\n  steps: many\n")
-    with pytest.raises(ConfigError, match=r"line 2: inner\.steps = 'many' cannot be used"):
+    with pytest.raises(ConfigError, match=r"line 2: inner\.steps is 'many'\. Expected: whole number"):
         validate(Outer, load_yaml(path), path)
 
 
@@ -94,3 +98,117 @@ def test_settings_are_frozen() -> None:
 def test_a_template_in_braces_is_a_text_and_no_mapping() -> None:
     assert apply_overrides({}, ["prompts.template={class}"]) == {"prompts": {"template": "{class}"}}
     assert apply_overrides({}, ["a={b: 1}"]) == {"a": {"b": 1}}
+
+
+class Kinds(Config):
+    number: int = 1
+    rate: float = 0.5
+    on: bool = True
+    name: str = ""
+    folder: Path | None = None
+    near: Literal["auto"] | Annotated[int, Field(ge=0)] | list[str] = "auto"
+
+
+def given(text: str) -> Kinds:
+    return validate(Kinds, apply_overrides({}, [text]), "--set")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("010", "1_000", "1e3", "1000.0", "0x1F", "0b1", "0o7", "1:30", ".inf", "nan", "2026-01-31", "true", "null"),
+        *("'12'", "[1]", "+_1", "0x" + "f" * 6000, "9" * 6000, "!!int 0x" + "f" * 6000),
+    ],
+)
+def test_a_whole_number_is_plain_digits(value: str) -> None:
+    with pytest.raises(ConfigError, match="number .*Expected: whole number") as caught:
+        given(f"number={value}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("value", ["010.5", "1_0.5", ".inf", "-.inf", "nan", "0x1F", "true", "1:30.5"])
+def test_a_number_is_finite_and_decimal(value: str) -> None:
+    with pytest.raises(ConfigError, match="rate is .*Expected: number"):
+        given(f"rate={value}")
+
+
+def test_plain_numbers_are_read() -> None:
+    assert [given(f"number={text}").number for text in ("12", "-3", "+5", "0")] == [12, -3, 5, 0]
+    assert [given(f"rate={text}").rate for text in ("1", "1.", ".5", "1e-3", "2.5E+2")] == [1.0, 1.0, 0.5, 0.001, 250.0]
+
+
+@pytest.mark.parametrize("text", ["on=1", "on=yes", "on='true'"])
+def test_a_switch_is_true_or_false(text: str) -> None:
+    with pytest.raises(ConfigError, match="Expected: true or false"):
+        given(text)
+
+
+def test_texts_that_look_like_numbers_and_dates_are_texts() -> None:
+    texts = ["007", "2026-01-31", "no", "0x1F", "1_000", "nan", "<<"]
+    assert given(f"near=[{', '.join(texts)}]").near == texts
+    assert given("name=010").name == "010"
+    assert given("folder=2026-01-31").folder == Path("2026-01-31")
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [("near=[wolf, null]", "null"), ("near=[1, wolf]", "1"), ("name=18", "18"), ("folder=2024", "2024")],
+)
+def test_a_value_that_may_be_meant_as_a_text_is_to_be_quoted(text: str, quoted: str) -> None:
+    with pytest.raises(ConfigError, match=f"Quote it if it is meant as a text: '{quoted}'"):
+        given(text)
+    assert given(text.replace(quoted, f"'{quoted}'"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{wolf: 1}", "{wolf: {a: b}}", "{wolf}", "[wolf: grey]", "[[a]]", "007", "autoo", "{a: " * 200 + "}" * 200],
+)
+def test_one_of_several_kinds_is_told_with_all_of_them(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"near (is|holds) .*Expected: auto or whole number or list \(text\)"):
+        given(f"near={value}")
+
+
+def test_a_range_is_told_rather_than_another_kind() -> None:
+    with pytest.raises(ConfigError, match="near is -1. It must lie at or above 0"):
+        given("near=-1")
+
+
+def test_texts_survive_being_written_and_read(tmp_path: Path) -> None:
+    texts = [
+        "007",
+        "010",
+        "1e3",
+        "1_000",
+        "0x1F",
+        ".inf",
+        "nan",
+        "no",
+        "null",
+        "true",
+        "~",
+        "2026-01-31",
+        "1:30",
+        "12",
+        "<<",
+        "",
+    ]
+    assert load_yaml(written(tmp_path, yaml.safe_dump({"near": texts}))) == {"near": texts}
+
+
+@pytest.mark.parametrize("text", ["seed: &a 1\nb: *a\n", "- " * 3000, "{a: " * 5000, "? " * 3000])
+def test_aliases_and_deep_nesting_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_yaml(written(tmp_path, text))
+
+
+def test_a_dotted_name_is_not_endless() -> None:
+    with pytest.raises(ConfigError, match=r"is not of the form section\.key=value"):
+        apply_overrides({}, [".".join(["a"] * 3000) + "=1"] * 2)
+
+
+def test_a_pipe_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "settings.yaml")
+    with pytest.raises(ConfigError, match="pipe"):
+        load_yaml(tmp_path / "settings.yaml")

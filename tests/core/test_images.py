@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -274,3 +275,29 @@ def test_what_stands_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
         "linked.jpg": "a link to ../.git/annex/objects/SHA256E-s1--00.jpg, which is not there",
         "phone.HEIC": "a kind of picture that is not read; convert it to JPEG",
     }
+
+
+@pytest.mark.parametrize(
+    ("folders", "first"), [(("0", "1"), "'0' would be class 1, 'dog'"), (("2", "1"), "'1' would be")]
+)
+def test_numbered_folders_come_with_the_classes_that_they_would_be(
+    tmp_path: Path, folders: tuple[str, ...], first: str
+) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(DataError, match="numbers are not matched by position") as caught:
+        ImageFolder.open(tmp_path, ["dog", "cat"])
+    assert first in str(caught.value)
+    assert f"'{max(folders)}' would be class 2, 'cat'" in str(caught.value)
+
+
+def test_numbered_folders_that_cannot_be_positions_come_without_hints(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    with pytest.raises(DataError, match=r"found: 7\.$"):
+        ImageFolder.open(tmp_path, ["dog", "cat"])
+
+
+def test_a_pipe_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(DataError, match="pipe"):
+        load_rgb(tmp_path / "photo.jpg")

@@ -102,7 +102,7 @@ def test_meta_distillation_is_one_flag_and_near_misses_are_given_by_name(tmp_pat
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("-1", "must be auto or whole number"), ("[tree]", "Give at least 2"), ("[tree, dog]", "dog")],
+    [("-1", "must lie at or above 0"), ("[tree]", "Give at least 2"), ("[tree, dog]", "dog")],
 )
 def test_near_misses_that_cannot_be_are_told_in_one_line(
     value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -219,7 +219,7 @@ def test_a_run_is_named_after_its_classes(jobs: Jobs) -> None:
 
 def test_what_cannot_be_used_is_told_before_anything_starts(jobs: Jobs, tmp_path: Path) -> None:
     good = "dog\ncat"
-    with pytest.raises(TaskError, match=r"appears twice \(positions 1 and 2, the second"):
+    with pytest.raises(TaskError, match=r"appears twice \(lines 1 and 2, the second"):
         run_arguments(Form("dog\nDog"), jobs)
     with pytest.raises(TaskError, match="^no class is named. Name"):
         run_arguments(Form("  \n"), jobs)

@@ -64,7 +64,7 @@ def test_changed_settings_are_checked_anew() -> None:
     assert Settings().changed(**{"synthesis.steps": 40, "seed": 2}).synthesis.steps == 40
     with pytest.raises(ConfigError, match=r"synthesis\.steps is 0\. It must lie between 1 and"):
         Settings().changed(**{"synthesis.steps": 0})
-    with pytest.raises(ConfigError, match=r"distillation\.kernel is 'cubic'\. It must be bilinear or bicubic"):
+    with pytest.raises(ConfigError, match=r"distillation\.kernel is 'cubic'\. Expected: bilinear or bicubic"):
         load_settings(overrides=["distillation.kernel=cubic"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,7 @@ PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most e
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]
 
 # What to make, and of which parts.
-Classes = Annotated[
-    str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a .txt or .yaml file of them.')
-]
+Classes = Annotated[str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a file of them.')]
 Teacher = Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")]
 Generator = Annotated[
     str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
@@ -85,4 +84,6 @@ def shared(context: typer.Context, kind: type) -> dict[str, Any]:
 
 def with_flags(overrides: list[str] | None, flags: Mapping[str, object]) -> list[str]:
     """Settings of ``--set``, then those of flags by their dotted names, which win; None says nothing."""
-    return [*(overrides or ()), *(f"{name}={value}" for name, value in flags.items() if value is not None)]
+    # JSON's quotes keep a text a text: a device or an address of digits is none of YAML's numbers.
+    given = {name: json.dumps(value, ensure_ascii=False) for name, value in flags.items() if value is not None}
+    return [*(overrides or ()), *(f"{name}={value}" for name, value in given.items())]

@@ -10,10 +10,13 @@ from typing import Any, Self, TypeVar
 import pydantic
 import yaml
 
-from clipstill.core.config_fields import is_section_type, range_text, type_text
+from clipstill.core.config_fields import is_section_type, misfit, range_text, shown_value
 from clipstill.core.errors import ConfigError, did_you_mean
+from clipstill.core.files import read_text
 
 MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
+_DEEPEST = 10  # Keys of a dotted name; no setting has as many.
+_RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 SPEED_ONLY: dict[str, Any] = {"result": False}  # Marks a field that does not change results, only where or how fast.
 
 
@@ -46,8 +49,9 @@ ConfigType = TypeVar("ConfigType", bound=Config)
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with three changes.
 
-    Equal keys are refused, since the second would win silently. Only ``true`` and ``false`` are booleans, as in YAML
-    1.2, so that a setting can be the word ``off``. Aliases are refused, since nested ones can fill all memory.
+    Equal keys are refused, since the second would win silently. Only ``true``, ``false``, ``null`` and plain decimal
+    numbers are no text, so that a setting can be the word ``off`` or the name ``007``. Aliases are refused, since
+    nested ones can fill all memory.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -68,13 +72,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+# Tag -> how its scalars look, and their first letters. The patterns of YAML 1.1, which are PyYAML's, read 010 as 8,
+# 1_000 as 1000, 1:30 as 90 and 2026-01-31 as a date. A number that is longer than these is text too.
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9]\d{0,99})", "-+0123456789"),
+    ("float", r"[-+]?(?:(?:0|[1-9]\d{0,99})\.\d*|\.\d+)(?:[eE][-+]?\d{1,3})?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$", re.A), list(_first))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -84,10 +91,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, not YAML, or not a mapping of names.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"there is no settings file {path}. Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"the settings file {path} cannot be read ({error}). It must be UTF-8 text.") from None
     try:
         value = _parsed(text)
@@ -124,31 +131,47 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
     Raises:
         ConfigError: Names the first wrong setting and, for an unknown key, the closest known one.
     """
+    _refuse_misfits(model, data, where)
     try:
         return model.model_validate(dict(data))
     except ConfigError as error:  # Raised by a section's own validator.
         raise ConfigError(f"{where}: {error}") from None
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        errors = error.errors(include_url=False)
+        # Of "auto, a number or a list", the number's range says more than that -1 is not auto.
+        first = next((each for each in errors if each["type"] in _RANGE_ERRORS), errors[0])
     keys, section = _locate(model, [str(part) for part in first["loc"]])
     name = ".".join(keys)
-    place = f"{where}{_key_line(where, keys)}" if isinstance(where, Path) else where
+    place = _place(where, keys)
     if first["type"] == "extra_forbidden":
         known = list(section.model_fields)
         hint = did_you_mean(keys[-1], known)
         parent = f"'{'.'.join(keys[:-1])}'" if keys[:-1] else "the settings"
         raise ConfigError(f"{place}: unknown key '{name}'.{hint} Known in {parent}: {', '.join(known)}.") from None
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    if first["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+    shown = shown_value(first["input"])
+    if first["type"] in _RANGE_ERRORS:
         limits = range_text(section.model_fields[keys[-1]])
         raise ConfigError(f"{place}: {name} is {shown}. It must lie {limits}.") from None
-    if first["type"] == "literal_error":
-        wanted = type_text(section.model_fields[keys[-1]].annotation)
-        raise ConfigError(f"{place}: {name} is {shown}. It must be {wanted}.") from None
     is_section = first["type"] == "model_type"
     message = "it is a section, give its settings one by one" if is_section else str(first["msg"])
     raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
+
+
+def _refuse_misfits(
+    model: type[pydantic.BaseModel], data: Mapping[str, Any], where: str | Path, above: tuple[str, ...] = ()
+) -> None:
+    """Refuse values of another kind than the setting's, which pydantic would convert: true to 1, "010" to 10."""
+    for key, value in data.items():
+        field, keys = model.model_fields.get(key), (*above, key)
+        if field is not None and is_section_type(field.annotation):
+            if isinstance(value, Mapping):
+                _refuse_misfits(field.annotation, value, where, keys)
+        elif field is not None and (problem := misfit(field.annotation, value)):
+            raise ConfigError(f"{_place(where, keys)}: {'.'.join(keys)} {problem}")
+
+
+def _place(where: str | Path, keys: Sequence[str]) -> str:
+    return f"{where}{_key_line(where, keys)}" if isinstance(where, Path) else where
 
 
 def _locate(model: type[pydantic.BaseModel], keys: list[str]) -> tuple[list[str], type[pydantic.BaseModel]]:
@@ -164,8 +187,8 @@ def _locate(model: type[pydantic.BaseModel], keys: list[str]) -> tuple[list[str]
 def _key_line(path: Path, keys: Sequence[str]) -> str:
     """``", line 12"`` for the innermost of the keys that the file holds."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        node = yaml.compose(read_text(path), _Loader)
+    except (OSError, yaml.YAMLError, RecursionError):
         return ""
     line: int | None = None
     for wanted in keys:
@@ -200,15 +223,17 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     result = dict(data)
     for text in overrides:
         name, equals, raw = text.partition("=")
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
         keys = [key.strip() for key in name.split(".")]
-        if not equals or not all(keys):
-            raise ConfigError(f"--set '{text}' is not of the form section.key=value, such as synthesis.steps=40.")
+        if not equals or not all(keys) or len(keys) > _DEEPEST:
+            raise ConfigError(f"--set '{shown}' is not of the form section.key=value, such as synthesis.steps=40.")
         try:
             value = _parsed(raw)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set '{text}': the value is not valid YAML: {_yaml_problem(error)}.") from None
+            raise ConfigError(f"--set '{shown}': the value is not valid YAML: {_yaml_problem(error)}.") from None
         # "{class}" is a template, but YAML reads it as a mapping from "class" to null.
-        value = raw.strip() if isinstance(value, dict) and set(value.values()) == {None} else value
+        is_template = isinstance(value, dict) and value and all(each is None for each in value.values())
+        value = raw.strip() if is_template else value
         result = merge(result, nested(".".join(keys), value))
     return result
 

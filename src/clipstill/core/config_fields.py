@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
@@ -12,6 +14,9 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 _TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", NoneType: "null"}
+
+_MOST_BITS = 332  # A hundred digits. Python does not even write numbers of thousands of digits.
+_EXPONENT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d{1,3}", re.A)
 
 
 @dataclass(frozen=True)
@@ -75,3 +80,48 @@ def type_text(annotation: Any) -> str:
     if origin in (list, tuple):
         return f"list ({type_text(members[0])})"
     return _TYPES.get(annotation, str(annotation))
+
+
+def misfit(annotation: Any, value: Any) -> str:
+    """What is wrong with a value that is not of the kind that a setting takes; empty if it is. Ranges do not count."""
+    if _fits(annotation, value):
+        return ""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    lists = isinstance(value, list | tuple) and any(get_origin(kind) in (list, tuple) for kind in kinds)
+    wrong = next((each for each in value if not isinstance(each, str)), value) if lists else value
+    problem = f"{'is' if wrong is value else 'holds'} {shown_value(wrong)}. Expected: {type_text(annotation)}."
+    takes_text = lists or str in kinds or Path in kinds
+    if takes_text and (wrong is None or isinstance(wrong, bool | int | float)):
+        return f"{problem} Quote it if it is meant as a text: '{shown_value(wrong)}'."
+    if isinstance(wrong, str) and not takes_text and re.match(r"[-+.]?(?:\d|inf|nan)", wrong, re.I):
+        return f"{problem} Write numbers in plain digits without quotes, such as 1000 or 0.5."
+    return problem
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _fits(members[0], value)
+    if origin is Literal:
+        return isinstance(value, str) and value in members
+    if origin in (Union, UnionType):
+        return any(_fits(member, value) for member in members)
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(members[0], each) for each in value)
+    if isinstance(value, bool):
+        return annotation is bool
+    if annotation is float and isinstance(value, str):
+        return _EXPONENT.fullmatch(value) is not None  # YAML 1.1 takes 1e-3 for a text, and so does PyYAML.
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return False
+    kinds: dict[Any, Any] = {int: Integral, float: Real, Path: (str, Path)}
+    return annotation not in _TYPES or isinstance(value, kinds.get(annotation, annotation))
+
+
+def shown_value(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        shown = str(value).lower().replace("none", "null") if value is None or isinstance(value, bool) else repr(value)
+    except (ValueError, RecursionError):  # A number of thousands of digits, or a value that is nested too deeply.
+        shown = "too large to be shown"
+    return shown if len(shown) <= 60 else shown[:57] + "..."

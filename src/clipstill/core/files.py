@@ -94,6 +94,28 @@ def write_json(target: Path, value: Any) -> None:
     write_bytes(target, text.encode(errors="backslashreplace"))
 
 
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file, without its byte order mark.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It cannot be read, is a pipe or a device, or is not UTF-8; the text of the error says which.
+    """
+    check_regular(path)
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise OSError(f"line {line} is not UTF-8") from None
+
+
+def check_regular(path: Path) -> None:
+    """Raise an ``OSError`` for what is there and no file: reading a pipe or a device may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is a folder" if path.is_dir() else "it is a pipe or a device, not a file")
+
+
 def read_json(path: Path) -> Any:
     """Read JSON.
 
@@ -101,12 +123,12 @@ def read_json(path: Path) -> Any:
         ArtifactError: Missing or malformed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
         ) from None
-    # ValueError: not JSON, not UTF-8, or a number that is too long. RecursionError: too deeply nested.
+    # ValueError: not JSON, or a number that is too long. RecursionError: too deeply nested.
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
 
@@ -148,8 +170,6 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    if not path.is_file():  # Reading a pipe would block.
-        raise ArtifactError(f"{path} is no file. Choose another folder.")
     raw = read_json(path)
     try:
         files = {str(name): str(digest) for name, digest in raw["files"].items()}

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
+from clipstill.core.files import check_regular
 from clipstill.core.names import class_key
 from clipstill.core.progress import listed, say, warn
 
@@ -107,6 +108,8 @@ def _open(source: Path | bytes | BinaryIO | Image.Image | np.ndarray) -> Abstrac
     """The picture before it is decoded. An image of the caller's stays open."""
     if isinstance(source, Image.Image):
         return nullcontext(source)
+    if isinstance(source, Path):
+        check_regular(source)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
             raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
@@ -214,7 +217,7 @@ class ImageFolder:
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
-            hints = [f"'{name}' may be '{close}'" for name, close in meant.items() if close]
+            hints = _by_position(names, classes) or [f"'{n}' may be '{close}'" for n, close in meant.items() if close]
             raise DataError(
                 f"no sub-folder of {path} is named after a class. Expected: {listed(classes)}; found: "
                 f"{listed(names) or 'no sub-folders'}.{f' Rename them: {listed(hints)}.' if hints else ''}"
@@ -280,6 +283,18 @@ class ImageFolder:
 def _is_of_the_system(name: str) -> bool:
     """Whether file managers, cameras and tools made a file or folder of this name, not the user."""
     return name.startswith(".") or _SYSTEM.match(name) is not None
+
+
+def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Which class each folder ``0``, ``1``, ... would be if they count the classes; none for other folders."""
+    numbers = {int(name): name for name in folders if name.isdecimal()}
+    if not numbers or len(numbers) < len(folders):
+        return []
+    first = min(numbers)
+    if first > 1 or max(numbers) - first >= len(classes):
+        return []
+    hints = [f"'{name}' would be class {n - first + 1}, '{classes[n - first]}'" for n, name in sorted(numbers.items())]
+    return [f"numbers are not matched by position; counted in the order of the classes, {hints[0]}", *hints[1:]]
 
 
 def _class_meant(folder: str, classes: Sequence[str]) -> str | None:

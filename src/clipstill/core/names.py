@@ -8,9 +8,37 @@ import unicodedata
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+_WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
+# A number before a name counts the classes if it has leading zeros or a dot after it: "01_school_bus", "12.beer-mug".
+# Others are part of the name: "18_wheeler", "20_euro".
+_COUNTER = re.compile(r"^(?:0\d*[_.-]|\d+\.)(?=[^\W\d_])")
+_DOT = re.compile(r"(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
+
+
 def spoken(name: str) -> str:
-    """The name as in a sentence: underscores become spaces, repeated spaces one space."""
-    return " ".join(name.replace("_", " ").split())
+    """The name as in a sentence: its words with one space between them.
+
+    Underscores become spaces. A name without spaces may be an identifier: ``GoldenRetriever``, ``school.bus`` and
+    ``01_school_bus`` are split into words too, and lose a number that counts classes.
+    """
+    name = _WORDNET_ID.sub("", name.strip())
+    if " " not in name:
+        name = _DOT.sub(" ", _COUNTER.sub("", name))
+    words = name.replace("_", " ").split()
+    return _humps(words[0]) if len(words) == 1 else " ".join(words)
+
+
+def _humps(word: str) -> str:
+    """The words of ``GoldenRetriever``; ``iPhone``, ``McDonald``, ``MacBook``, ``USB-C`` and ``DVDs`` are one word."""
+    parts = _HUMP.split(word) if word.isalpha() and word.isascii() else [word]
+    first, last = parts[0], parts[-1]
+    # Short parts are parts of brands and surnames more often than words.
+    is_name = len(first) < 3 and not (first.isupper() and len(first) == 2)
+    if len(parts) == 1 or is_name or first.casefold() == "mac" or len(last) < 3:
+        return word
+    # "schoolBus" writes its second word large only to mark where it begins.
+    return " ".join(parts if first[0].isupper() else (part if part.isupper() else part.lower() for part in parts))
 
 
 def class_key(name: str) -> str:

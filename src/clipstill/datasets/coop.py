@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipstill.core.errors import DataError
+from clipstill.core.files import read_text
 from clipstill.core.images import IMAGE_SUFFIXES
 from clipstill.core.names import spoken
 from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
@@ -140,9 +141,9 @@ def _lines(name: str, path: Path) -> list[str]:
 
 def _read_text(name: str, path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "it is not UTF-8")
+        return read_text(path)
+    except OSError as error:
+        reason = error.strerror or error
         raise DataError(
             f"data set {name}: {path} cannot be read ({reason}). CoOp's DATASETS.md says where to get it."
         ) from None

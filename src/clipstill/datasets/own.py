@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from clipstill.core.errors import DataError
+from clipstill.core.files import read_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.names import spoken
 from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
@@ -38,13 +40,12 @@ def open_csv(path: Path) -> Dataset:
     Paths are relative to the table's folder; labels follow the alphabetical order of the classes.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path} has no column '{missing[0]}'. It needs the columns {', '.join(_COLUMNS)}.")
-            rows = [[(row[column] or "").strip() for column in _COLUMNS] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"{path} has no column '{missing[0]}'. It needs the columns {', '.join(_COLUMNS)}.")
+        rows = [[(row[column] or "").strip() for column in _COLUMNS] for row in reader]
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}). Save it as CSV in UTF-8.") from None
     parts: Named = {part: [] for part in SPLITS}
     names = sorted({name for _, name, split in rows if split != "val"})

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from clipstill.core.errors import TaskError
-from clipstill.core.names import class_key, is_plain
+from clipstill.core.names import class_key, is_plain, spoken
+from clipstill.text.class_lists import FILE_SUFFIXES, Entry, entries_of_file, entries_of_text, entry_of
 
-FILE_SUFFIXES = (".txt", ".yaml", ".yml")
 # Longest name and description in characters, far above what a text tower reads (77 tokens for CLIP).
 _LONGEST = {"name": 200, "description": 2000}
-_YAML_FORM = "Write one '- name' per line, or 'name: description' lines."
 
 
 @dataclass(frozen=True)
@@ -47,21 +46,14 @@ class Task:
         return cls(names, descriptions)
 
 
-class _Entry(NamedTuple):
-    """One class as the user wrote it."""
-
-    name: str
-    description: str
-    place: str  # Such as ``"line 4"`` or ``"position 4"``.
-
-
 def parse_task(classes: str | Sequence[str] | Path) -> Task:
     """Read class names from a string, a sequence or a file.
 
     Args:
-        classes: Comma-separated names; a sequence of names; or a file: ``.txt`` with one ``name`` or
-            ``name: description`` per line (``#`` starts a comment), ``.yaml`` with a list of names or a mapping from
-            name to description. A string that ends in one of these suffixes is a file.
+        classes: Names with commas or semicolons between them; a sequence of names; or a file: ``.txt`` with one
+            ``name`` or ``name: description`` per line (``#`` starts a comment), ``.yaml`` or ``.json`` with a list of
+            names or a mapping from name to description, ``.csv`` with a column ``name``. Numbers that count the
+            classes are left out. A string that ends in one of these suffixes is a file.
 
     Raises:
         TaskError: Fewer than two classes; an empty name; two names that differ only in case, spaces, underscores or
@@ -73,36 +65,34 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
     """
     if isinstance(classes, str):
         text = classes.strip()
-        classes = Path(text) if text.lower().endswith(FILE_SUFFIXES) else text.split(",") if text else ()
+        if not text.lower().endswith(FILE_SUFFIXES) and not os.path.isfile(text):  # noqa: PTH113 - Path.is_file raises for long texts
+            return parse_text(text)
+        classes = Path(text)
     if isinstance(classes, Path):
-        return _check(_entries_of_file(classes), f" of {classes}")
-    return _check([_entry(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
+        return _check(entries_of_file(classes), f" of {classes}")
+    return _check([entry_of(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
+
+
+def parse_text(text: str) -> Task:
+    """Read class names from a text alone; unlike ``parse_task``, no file is opened."""
+    return _check(entries_of_text(text), "")
 
 
 def parse_class(text: str) -> tuple[str, str]:
     """Name and description of one class such as ``crane: a large wading bird``; the description may be empty."""
-    entry = _entry(text, "")
+    entry = entry_of(text, "")
     if not class_key(entry.name):
         raise TaskError(f"'{text}' has no class name. Write it first: \"crane: a large wading bird\".")
     return entry.name, entry.description
 
 
-def _entry(text: str, place: str) -> _Entry:
-    # A colon without a space belongs to the name ("16:9 photo").
-    name, _, description = f"{text.strip()} ".partition(": ")
-    return _Entry(_squeeze(name), _squeeze(description), place)
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _check(entries: Sequence[_Entry], where: str) -> Task:
+def _check(entries: Sequence[Entry], where: str) -> Task:
     if not entries:
         raise TaskError(
             f'no class is named{where and " in" + where.removeprefix(" of")}. Name at least two: "dog,cat".'
         )
-    seen: dict[str, _Entry] = {}
+    seen: dict[str, Entry] = {}
+    texts: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         key = class_key(entry.name)
         if not key:
@@ -112,6 +102,12 @@ def _check(entries: Sequence[_Entry], where: str) -> Task:
         if key in seen:
             raise TaskError(_twice(seen[key], entry, where))
         seen[key] = entry
+        first = texts.setdefault((class_key(spoken(entry.name)), entry.description), entry)
+        if first is not entry:
+            raise TaskError(
+                f"'{first.name}' and '{entry.name}'{where} are both '{spoken(entry.name)}' to the teacher, which reads "
+                f'no numbers of lists. Rename one of them, or give it a description: "{entry.name}: ...".'
+            )
     if len(entries) == 1:
         raise TaskError(
             f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
@@ -130,7 +126,7 @@ def _check_text(what: str, text: str, place: str) -> None:
         )
 
 
-def _twice(first: _Entry, second: _Entry, where: str) -> str:
+def _twice(first: Entry, second: Entry, where: str) -> str:
     kind, first_number = first.place.split()
     second_number = second.place.split()[1]
     spelling = "" if first.name == second.name else f", the second time as '{second.name}'"
@@ -138,50 +134,3 @@ def _twice(first: _Entry, second: _Entry, where: str) -> str:
         f"class '{first.name}' appears twice ({kind}s {first_number} and {second_number}{where}{spelling}). Classes "
         f"must differ in more than case, spaces, underscores and hyphens; rename one of them, e.g. '{first.name} 2'."
     )
-
-
-def _entries_of_file(path: Path) -> list[_Entry]:
-    if path.suffix.lower() not in FILE_SUFFIXES:
-        raise TaskError(
-            f"{path} is no file of class names. Give a .txt (one name per line) or a .yaml (a list or a mapping)."
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise TaskError(
-            f'the file of class names {path} does not exist. Check the path, or name the classes: "dog,cat".'
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"the file of class names {path} cannot be read ({error}). Save it as UTF-8 text.") from None
-    if path.suffix.lower() == ".txt":
-        lines = ((number, re.sub(r"(^|\s)#.*$", "", line)) for number, line in enumerate(text.splitlines(), 1))
-        return [_entry(line, f"line {number}") for number, line in lines if line.strip()]
-    return list(_entries_of_yaml(text, path))
-
-
-def _entries_of_yaml(text: str, path: Path) -> Iterator[_Entry]:
-    # Unlike safe_load, the nodes have their lines, keep both of two equal keys, and leave `no` and `007` as text.
-    import yaml
-
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark is not None else ""
-        raise TaskError(f"{path} is not valid YAML{line}, or nested too deeply. {_YAML_FORM}") from None
-    if root is not None and not isinstance(root, yaml.CollectionNode):
-        raise TaskError(f"{path} holds neither a list nor a mapping. {_YAML_FORM}")
-    for item in root.value if root is not None else ():
-        entry = item.value[0] if isinstance(item, yaml.MappingNode) and len(item.value) == 1 else item
-        name, description = entry if isinstance(entry, tuple) else (entry, None)
-        place = f"line {name.start_mark.line + 1}"
-        yield _Entry(_scalar(name, path), "" if description is None else _scalar(description, path), place)
-
-
-def _scalar(node: Any, path: Path) -> str:
-    import yaml
-
-    if not isinstance(node, yaml.ScalarNode):
-        raise TaskError(f"line {node.start_mark.line + 1} of {path} is nested. {_YAML_FORM}")
-    is_null = node.tag == "tag:yaml.org,2002:null" and node.style is None and node.value in ("", "~")
-    return "" if is_null else _squeeze(node.value)

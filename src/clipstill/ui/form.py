@@ -9,7 +9,7 @@ from pathlib import Path
 from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import DataError
-from clipstill.text.task import Task, parse_task
+from clipstill.text.task import Task, parse_text
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import take_in
@@ -79,11 +79,8 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
 
 
 def _task(text: str) -> Task:
-    """The classes, one a line without comments; or one line of names with commas between them."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if len(lines) == 1 and ": " not in lines[0]:
-        lines = [name for name in lines[0].split(",") if name.strip()]
-    return parse_task(lines)
+    """The classes. A text is never taken for the name of a file, which the page must not open."""
+    return parse_text(text)
 
 
 def _settings(form: Form) -> Sequence[str]:

@@ -1,0 +1,266 @@
+"""Reads lists of classes as people have them: lines, numbered lines, tables, YAML, JSON and Python lists."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipstill.core.errors import TaskError
+from clipstill.core.files import read_text
+from clipstill.core.names import class_key
+from clipstill.core.progress import say
+
+FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".yaml", ".yml", ".json")
+_YAML_FORM = "Write one '- name' per line, or 'name: description' lines."
+# Keys whose value is the list of classes, as in YOLO's data.yaml.
+_LISTS = ("names", "classes", "class_names", "labels")
+# Columns of a table, best first; the others are of no use here, but tell a header from a class.
+_NAMES = ("class_name", "classname", "name", "class", "label", "category")
+_COLUMNS = {*_NAMES, "description", "id", "index", "idx", "no", "number", "class_id", "label_id", "wnid", "synset"}
+_BRACKETS = ("[]", "{}", "()")
+_WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
+_BULLET = re.compile(r"[-*•]\s+(?=\S)")
+# "1. dog", "0: dog", "0 dog" and "dog: 0", "dog,0": number, separator and name. "16:9 photo" is no such line.
+_NUMBER_FIRST = re.compile(
+    r"(?P<number>\d{1,6})(?P<mark>\.\s+|\s*[):,]\s*|\s+[-\u2013]\s+|\t\s*|\s+)(?P<name>(?:\d+\.)?[^\W\d].*|[^\w\s].*)"
+)
+_NUMBER_LAST = re.compile(r"(?P<name>.*[^\s:,])(?P<mark>\s*[:,]\s*|\s*\t|\s+)(?P<number>\d{1,6})")
+# Numbers with only a space beside them count the classes in so many lines; in fewer, if they begin with 0.
+_SURELY_COUNTED = 5
+# Code, JSON or a table in which lines of classes are expected.
+_NO_NAME = re.compile(r"""[\[{].*|[\]})]*[,;]?|[-*•]\s.*|.*(?:[,;\[{]|[=:]\s*[\[{(].*)|(["']).*\1""")
+
+
+class Entry(NamedTuple):
+    """One class as the user wrote it."""
+
+    name: str
+    description: str
+    place: str  # Such as ``"line 4"`` or ``"position 4"``.
+
+
+def entry_of(text: str, place: str) -> Entry:
+    """Name and description of ``name: description``; a colon without a space belongs to the name ("16:9 photo")."""
+    name, _, description = f"{text.strip()} ".partition(": ")
+    return Entry(_squeeze(name), _squeeze(description), place)
+
+
+def entries_of_text(text: str, where: str = "") -> list[Entry]:
+    """Classes of a text: a list in brackets, lines, or names with commas or semicolons between them.
+
+    Args:
+        text: The user's text.
+        where: Name of the file for messages, such as `` of classes.txt``; empty for an argument.
+    """
+    text = text.strip()
+    if not text:
+        return []
+    if "\n" in text or text[0] + text[-1] in _BRACKETS:
+        return _entries_of_lines(text, where)
+    if re.match(r"[\[{]|\w+ *= *[\[{(]", text):
+        _check_name(text, f"the text{where}")
+    return _unnumbered([(piece, f"position {place}") for place, piece in enumerate(_pieces(text), 1)], where)
+
+
+def entries_of_file(path: Path) -> list[Entry]:
+    """Classes of a file, by its suffix and what is in it."""
+    suffix, where = path.suffix.lower(), f" of {path}"
+    if suffix not in FILE_SUFFIXES:
+        raise TaskError(
+            f"{path} is no file of class names. Give a .txt (one name per line), a .yaml or .json (a list or a "
+            "mapping), or a .csv (with a column 'name')."
+        )
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise TaskError(
+            f'the file of class names {path} does not exist. Check the path, or name the classes: "dog,cat".'
+        ) from None
+    except OSError as error:
+        raise TaskError(f"the file of class names {path} cannot be read ({error}). Save it as UTF-8 text.") from None
+    if suffix in (".yaml", ".yml", ".json"):
+        return _entries_of_yaml(text, where)
+    if suffix in (".csv", ".tsv"):
+        return _entries_of_table(text, where)
+    return _entries_of_lines(text, where)
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _pieces(text: str) -> list[str]:
+    """The classes of ``dog, crane: a large, grey wading bird,cat``, where commas may be part of descriptions."""
+    if ";" in text:
+        return text.split(";")
+    pieces: list[str] = []
+    # Where some commas have no space behind them, those separate classes.
+    tight = re.search(r",\S", text) is not None
+    for piece in text.split(","):
+        if not pieces or ": " not in pieces[-1] or ": " in piece or not piece.startswith(" "):
+            pieces.append(piece)
+        elif tight:
+            pieces[-1] += f",{piece}"
+        else:
+            raise TaskError(
+                f"'{pieces[-1].strip()},{piece}': is '{piece.strip()}' a class, or does it belong to the description? "
+                "Separate classes by semicolons, or write one per line of a file."
+            )
+    return pieces
+
+
+def _entries_of_lines(text: str, where: str) -> list[Entry]:
+    brackets = text.strip()[:1] + text.strip()[-1:]
+    if brackets in _BRACKETS:
+        return _entries_of_yaml(f"[{text.strip()[1:-1]}]" if brackets == "()" else text, where)
+    if re.search(rf"^(?:{'|'.join(_LISTS)})\s*:\s*(?:[\[{{].*)?$", text, re.M):
+        return _entries_of_yaml(text, where)
+    lines = [
+        (stripped, f"line {number}")
+        for number, line in enumerate(text.splitlines(), 1)
+        if (stripped := re.sub(r"(^|\s)#.*$", "", line).strip())
+    ]
+    if not lines:
+        return []
+    if len(lines) == 1:
+        return entries_of_text(lines[0][0], where)
+    if _header(lines[0][0], least=2):
+        return _entries_of_table(text, where)
+    for prefix, what in ((_WORDNET, "the WordNet ids before the names"), (_BULLET, "the bullets of the lines")):
+        if all(prefix.match(line) for line, _ in lines):
+            say(f"{_source(where)}: {what} are left out")
+            lines = [(prefix.sub("", line, count=1), place) for line, place in lines]
+    for line, place in lines:
+        _check_name(line, f"{place}{where}")
+    return _unnumbered(lines, where)
+
+
+def _check_name(line: str, place: str) -> None:
+    if _NO_NAME.fullmatch(line):
+        raise TaskError(
+            f"{place} is not one class: {line[:60]}. Write one 'name' or 'name: description' per line, without quotes, "
+            'brackets and commas around it; or a list: ["dog", "cat"].'
+        )
+
+
+def _unnumbered(lines: Sequence[tuple[str, str]], where: str) -> list[Entry]:
+    """Classes of texts and their places, without the numbers that merely count them."""
+    for form in (_NUMBER_FIRST, _NUMBER_LAST):
+        matches = [match for line, _ in lines if (match := form.fullmatch(line.strip()))]
+        if len(matches) < len(lines) or len(lines) < 2:
+            continue
+        marked = all(match["mark"].strip(" ") for match in matches)
+        pairs = [
+            (int(match["number"]), entry_of(match["name"], place))
+            for match, (_, place) in zip(matches, lines, strict=True)
+        ]
+        counted = len(pairs) >= _SURELY_COUNTED or min(pairs)[0] == 0
+        if marked or (counted and _counts([number for number, _ in pairs])):
+            found = _in_order(pairs, where)
+            if found:
+                return found
+    return [entry_of(line, place) for line, place in lines]
+
+
+def _counts(numbers: Sequence[int]) -> bool:
+    return sorted(numbers) in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
+
+
+def _in_order(pairs: Sequence[tuple[int, Entry]], where: str) -> list[Entry]:
+    """Classes in the order of their numbers; none if the names alone are not distinct ("1 euro", "2 euro")."""
+    if len({class_key(entry.name) for _, entry in pairs}) < len(pairs):
+        return []
+    numbers = [number for number, _ in pairs]
+    if not _counts(numbers):
+        raise TaskError(
+            f"the classes{where or ' given'} are numbered {', '.join(map(str, numbers[:4]))}, ..., which is not 0, 1, "
+            "2, ... or 1, 2, 3, ... without gaps. Number them so, or leave the numbers out."
+        )
+    say(f"{_source(where)}: the numbers of the classes are read as their order and left out of the names")
+    return [entry for _, entry in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def _source(where: str) -> str:
+    return where.removeprefix(" of ") or "the list of class names"
+
+
+def _header(line: str, least: int) -> list[str]:
+    """The columns of a table by its first line; none if it is no header."""
+    cells = [cell.strip(" \"'").lower().replace(" ", "_") for cell in re.split(r"[,;\t]", line)]
+    enough = len(cells) >= least or cells[0] in _NAMES[:4]  # "label" may be a thing, "name" is none.
+    return cells if enough and {*cells} <= _COLUMNS and {*cells} & {*_NAMES} else []
+
+
+def _entries_of_table(text: str, where: str) -> list[Entry]:
+    lines = text.strip().splitlines()
+    columns = _header(lines[0], least=1) if lines else ["name"]
+    name = next((name for name in _NAMES if name in columns), None)
+    if name is None:
+        raise TaskError(
+            f"the first line{where} is no header with a column 'name'. Write 'name,description' there, and one class "
+            "in each line below; or give a .txt with one name per line."
+        )
+    separator = re.search(r"[,;\t]", lines[0]) if lines else None
+    reader = csv.DictReader(
+        lines[1:], columns, restkey="", restval="", delimiter=separator[0] if separator else ",", skipinitialspace=True
+    )
+    entries = []
+    for row in reader:
+        place = f"line {reader.line_num + 1}"
+        if "" in row:
+            raise TaskError(f"{place}{where} has more cells than the header. Put quotes around a text with commas.")
+        entries.append(Entry(_squeeze(row[name]), _squeeze(row.get("description", "")), place))
+    return entries
+
+
+def _entries_of_yaml(text: str, where: str) -> list[Entry]:
+    # Unlike safe_load, the nodes have their lines, keep both of two equal keys, and leave `no` and `007` as text.
+    import yaml
+
+    source = _source(where)
+    try:
+        # JSON may be indented by tabs, which YAML does not allow.
+        root = yaml.compose(text.expandtabs(1), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark is not None else ""
+        raise TaskError(f"{source} is not valid YAML{line}, or nested too deeply. {_YAML_FORM}") from None
+    if isinstance(root, yaml.MappingNode):
+        inner = [value for key, value in root.value if getattr(key, "value", None) in _LISTS]
+        root = next((value for value in inner if isinstance(value, yaml.CollectionNode)), root)
+    if root is not None and not isinstance(root, yaml.CollectionNode):
+        raise TaskError(f"{source} holds neither a list nor a mapping. {_YAML_FORM}")
+    entries = list(_entries_of_node(root, where)) if root is not None else []
+    if len(entries) > 1 and all(re.fullmatch(r"\d{1,6}", entry.name) and entry.description for entry in entries):
+        pairs = [(int(entry.name), entry_of(entry.description, entry.place)) for entry in entries]
+        return _in_order(pairs, where) or entries
+    if len(entries) > 1 and all(re.fullmatch(r"\d{1,6}", entry.description) for entry in entries):
+        return _in_order([(int(entry.description), entry._replace(description="")) for entry in entries], where)
+    return entries
+
+
+def _entries_of_node(root: Any, where: str) -> Iterator[Entry]:
+    import yaml
+
+    for item in root.value:
+        entry = item.value[0] if isinstance(item, yaml.MappingNode) and len(item.value) == 1 else item
+        name, description = entry if isinstance(entry, tuple) else (entry, None)
+        place = f"line {name.start_mark.line + 1}"
+        if description is None and root.flow_style and isinstance(root, yaml.SequenceNode):
+            yield entry_of(_scalar(name, where), place)  # JSON and Python have no other way to write a description.
+            continue
+        yield Entry(_scalar(name, where), "" if description is None else _scalar(description, where), place)
+
+
+def _scalar(node: Any, where: str) -> str:
+    import yaml
+
+    if not isinstance(node, yaml.ScalarNode):
+        raise TaskError(f"line {node.start_mark.line + 1}{where} is nested. {_YAML_FORM}")
+    is_null = node.tag == "tag:yaml.org,2002:null" and node.style is None and node.value in ("", "~")
+    # JSON writes an emoji as two halves of a surrogate pair, which are joined here.
+    text: str = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return "" if is_null else _squeeze(text)

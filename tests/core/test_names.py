@@ -1,0 +1,47 @@
+"""Names as the text tower reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipstill.core.names import spoken
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("GoldenRetriever", "Golden Retriever"),
+        ("schoolBus", "school bus"),
+        ("school.bus", "school bus"),
+        ("01_school_bus", "school bus"),
+        ("01_SchoolBus", "School Bus"),
+        ("001.Black_footed_Albatross", "Black footed Albatross"),
+        ("n02085620-Chihuahua", "Chihuahua"),
+        ("n02085620 Chihuahua", "Chihuahua"),
+        ("TVRemote", "TV Remote"),
+        ("sea_horse", "sea horse"),
+    ],
+)
+def test_an_identifier_is_read_as_words(name: str, words: str) -> None:
+    assert spoken(name) == words
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("iPhone", "eBay", "McDonald", "MacBook", "DeLorean", "LaTeX", "macOS", "NASA", "TV", "USB-C", "DVDs", "mRNA"),
+        *("U.S.A.", "J.Crew", "O'Brien", "7-Eleven", "737-800", "A300B4", "F-16A/B", "T-shirt", "3.5mm", "007", "0"),
+        *("n02085620", "Söhne", "TrailBlazer SS 2009", "Mr. Bean", "No. 5", "1.FC Köln", "20 euro", "pH", "1."),
+    ],
+)
+def test_brands_and_plain_names_stay_as_they_are(name: str) -> None:
+    assert spoken(name) == name
+
+
+def test_a_number_that_is_part_of_the_name_stays() -> None:
+    assert [spoken(name) for name in ("18_wheeler", "20_euro", "3d_printer")] == ["18 wheeler", "20 euro", "3d printer"]
+
+
+def test_published_names_of_classes_stay_as_they_are() -> None:
+    names = pytest.importorskip("open_clip").IMAGENET_CLASSNAMES
+    assert [name for name in names if spoken(name) != name] == []
