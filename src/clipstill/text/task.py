@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipstill.core.errors import TaskError
+from clipstill.core.files import user_path
 from clipstill.core.names import class_key, is_plain
 
 FILE_SUFFIXES = (".txt", ".yaml", ".yml")
@@ -73,9 +74,9 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
     """
     if isinstance(classes, str):
         text = classes.strip()
-        classes = Path(text) if text.lower().endswith(FILE_SUFFIXES) else text.split(",") if text else ()
+        classes = user_path(text) if text.lower().endswith(FILE_SUFFIXES) else text.split(",") if text else ()
     if isinstance(classes, Path):
-        return _check(_entries_of_file(classes), f" of {classes}")
+        return _check(_entries_of_file(user_path(classes)), f" of {classes}")
     return _check([_entry(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
 
 
