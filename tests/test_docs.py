@@ -332,6 +332,14 @@ def test_a_renamed_option_or_setting_would_be_noticed() -> None:
             check_options(shlex.split(wrong))
 
 
+def test_extras_are_quoted_for_the_shell() -> None:
+    places = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    texts = {place: place.read_text(encoding="utf-8") for place in places}
+    told = [place for place, text in texts.items() if "pip install 'clipstill[" in text]
+    assert len(told) >= 5
+    assert [place for place, text in texts.items() if re.search(r"pip install (-\S+ )*[\w.]+\[", text)] == []
+
+
 # --- Links ------------------------------------------------------------------------------------------------------------
 
 MARKDOWN = [*sorted(DOCS.rglob("*.md")), README, ROOT / "CONTRIBUTING.md"]

@@ -24,7 +24,7 @@ from clipstill.core.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from clipstill.core.files import sha256_json
+from clipstill.core.files import sha256_json, user_path
 from clipstill.core.progress import ProgressEvent, listening
 from clipstill.evaluation.ladder import Ladder, LadderOptions
 from clipstill.runtime import Bundle, Prediction, load_bundle
@@ -129,7 +129,7 @@ def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Ru
 
     task = _task(classes)
     with listening(options.get("progress")):
-        job, loaded = _job(task, default_out(task) if out is None else Path(out), options)
+        job, loaded = _job(task, default_out(task) if out is None else user_path(out), options)
         return run(job, budget_seconds=_seconds(options.get("budget")), fixed=loaded.given)
 
 
@@ -167,7 +167,7 @@ def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str
     """
     from clipstill.commands.evaluate import measure_bundle
 
-    return measure_bundle(Path(run), Path(images), device=device, model=format)
+    return measure_bundle(user_path(run), user_path(images), device=device, model=format)
 
 
 def fine_tune(
@@ -194,7 +194,12 @@ def fine_tune(
     from clipstill.assembly.fine_tuning import fine_tune as tune
 
     loaded = _load(recipe, None, settings).settings
-    return tune(Path(run), Path(examples), Path(out), settings=loaded, per_class=per_class, images=_path(images))
+    return tune(
+        *(user_path(run), user_path(examples), user_path(out)),
+        settings=loaded,
+        per_class=per_class,
+        images=_path(images),
+    )
 
 
 def zero_shot(
@@ -221,7 +226,7 @@ def zero_shot(
     from clipstill.assembly.zero_shot import make_zero_shot
 
     loaded = _load(recipe, None, settings, {"teacher.name": teacher}).settings
-    return make_zero_shot(_task(classes), loaded, Path(out), examples=_path(examples), images=_path(images))
+    return make_zero_shot(_task(classes), loaded, user_path(out), examples=_path(examples), images=_path(images))
 
 
 def export_formats(
@@ -245,8 +250,15 @@ def export_formats(
     """
     from clipstill.commands.export import export as write
 
-    folders = {name: Path(folder) for name, folder in (images or {}).items()}
-    return write(Path(run), formats, out=_path(out), images=folders, calibration=_path(calibration), overrides=settings)
+    folders = {name: user_path(folder) for name, folder in (images or {}).items()}
+    return write(
+        user_path(run),
+        formats,
+        out=_path(out),
+        images=folders,
+        calibration=_path(calibration),
+        overrides=settings,
+    )
 
 
 def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -> Ladder:
@@ -262,7 +274,7 @@ def ladder(*, run: AnyPath, images: AnyPath, **options: Unpack[LadderOptions]) -
     from clipstill.commands.ladder import measure_ladder
 
     _check_names(options, LadderOptions)
-    return measure_ladder(Path(run), Path(images), options)
+    return measure_ladder(user_path(run), user_path(images), options)
 
 
 def add_class(
@@ -291,7 +303,7 @@ def add_class(
 
     names = [classes] if isinstance(classes, str) else list(classes)
     return add_classes(
-        Path(run), names, examples=_path(examples), images=_path(images), overrides=settings, device=device
+        user_path(run), names, examples=_path(examples), images=_path(images), overrides=settings, device=device
     )
 
 
@@ -309,7 +321,7 @@ def remove_class(
     from clipstill.commands.grow import remove_classes
 
     names = [classes] if isinstance(classes, str) else list(classes)
-    return remove_classes(Path(run), names, overrides=settings, device=device)
+    return remove_classes(user_path(run), names, overrides=settings, device=device)
 
 
 def default_out(task: Task) -> Path:
@@ -327,9 +339,7 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     built = {name: part for name, part in given.items() if part is not None and not isinstance(part, str)}
     values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}
     for name, section in (("images", "evaluation"), ("examples", "examples"), ("unlabelled", "unlabelled")):
-        folder = _path(options.get(name))  # type: ignore[arg-type]
-        # The same folder wherever the run is gone on with.
-        values[f"{section}.images"] = None if folder is None else str(folder.resolve())
+        values[f"{section}.images"] = options.get(name)
     values |= {"seed": options.get("seed"), "device": options.get("device")}
     loaded = _load(options.get("recipe", "default"), options.get("config"), options.get("settings", ()), values)
     return Job.of(loaded.settings, task, out, built=built), loaded
@@ -359,7 +369,7 @@ def _task(classes: Classes) -> Task:
 
 
 def _path(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path)
+    return None if path is None else user_path(path)
 
 
 def _seconds(budget: str | None) -> float | None:

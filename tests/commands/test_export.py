@@ -77,6 +77,17 @@ def test_refused_format_is_told_and_ends_with_2(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_place_that_cannot_be_replaced_is_told_before_the_work(
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    more = ["--images", str(photos), "--out", str(tmp_path / "mine")]
+    assert main(["export", str(measured_run), "--format", "torch", *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds 'notes.txt'" in line
+
+
 def test_unknown_format_is_one_line(measured_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(measured_run), "--format", "onnx-in8"]) == 2
     assert "Did you mean 'onnx-int8'? All of them: clipstill list formats" in capsys.readouterr().err

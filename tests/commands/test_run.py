@@ -12,7 +12,17 @@ import pytest
 import clipstill
 from clipstill.cli.main import main
 from clipstill.core.files import sha256_file
-from run_fixtures import CLASSES, MEASURED, QUICK, kill_before_file, run_arguments, stopped_before, student_of
+from clipstill.workflow.store import read_events
+from run_fixtures import (
+    CLASSES,
+    MEASURED,
+    QUICK,
+    kill_before_file,
+    noise_photos,
+    run_arguments,
+    stopped_before,
+    student_of,
+)
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
@@ -188,6 +198,55 @@ def test_damaged_stage_is_made_again_and_kept_aside(quick_copy: Path, capsys: py
     assert "was altered" in capsys.readouterr().err
     assert vectors.read_bytes() == expected
     assert (quick_copy / "stages" / "old" / "class_vectors-damaged").is_dir()
+
+
+def test_files_of_the_system_in_a_run_and_its_bundle_stop_nothing(quick_copy: Path) -> None:
+    strays = [folder / name for folder in (quick_copy, quick_copy / "bundle") for name in (".DS_Store", "Thumbs.db")]
+    for stray in strays:
+        stray.write_text("of the system")
+    old = sha256_file(quick_copy / "bundle" / "MANIFEST.json")
+    assert main(run_arguments(quick_copy, QUICK, "--set=export.page=false")) == 0
+    assert sha256_file(quick_copy / "bundle" / "MANIFEST.json") != old
+    assert [stray.read_text() for stray in strays] == ["of the system"] * 4
+
+
+def test_a_file_of_the_user_in_the_bundle_is_told_before_the_work(
+    quick_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (quick_copy / "bundle" / "notes.txt").write_text("mine")
+    before = read_events(quick_copy)
+    assert main(run_arguments(quick_copy, QUICK, "--set=distillation.steps=4")) == 2
+    assert "bundle holds 'notes.txt', which is no part of a bundle" in capsys.readouterr().err
+    assert read_events(quick_copy) == before
+    assert main(run_arguments(quick_copy, QUICK)) == 0  # What is done stays done.
+
+
+@pytest.mark.slow
+def test_photos_whose_names_are_not_utf8_are_photos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, out = os.fsdecode(b"caf\xe9.png"), tmp_path / "run"
+    for kind in ("measured", "examples", "unlabelled"):
+        folder = noise_photos(tmp_path / kind, CLASSES, 3, kind)
+        for photo in folder.glob("*/0.png"):
+            photo.rename(photo.with_name(name))
+            photo.with_name(f"damaged {name}").write_text("x")
+            photo.with_name(f"no picture {name}.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    given = ["--set=evaluation.images=measured", "--examples", "examples", "--unlabelled", "unlabelled"]
+    arguments = run_arguments(out, QUICK, *given, "--set=unlabelled.limit=4", "--set=examples.per_class=3")
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 6
+    stored = json.loads((out / "stages" / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    files = {Path(each["file"]).name for each in stored["skipped"]}
+    assert files == {r"damaged caf\udce9.png", r"no picture caf\udce9.png.txt"}
+    for page in ("report.html", "config.yaml", "bundle/card.md"):
+        assert (out / page).read_text(encoding="utf-8")
+    # Settings hold no path that depends on the working folder.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([*run_arguments(out, (), "--config", str(out / "config.yaml"))]) == 0
+    assert "nothing to do" in capsys.readouterr().err
 
 
 def test_synthetic_pictures_differ_by_seed_and_class(measured_run: Path) -> None:

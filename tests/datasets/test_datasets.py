@@ -116,7 +116,9 @@ def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
         ("dtd:{}", "there is no folder"),
         ("{}/nothing", "there is no data set"),
         ("{}/empty", "has no folder 'train'"),
-        ("{}/short.csv", "no column 'split'"),
+        ("{}/short.csv", "no column 'split'. It needs the columns path, class, split, and has: path, class."),
+        ("{}/other.csv", "no column 'path'. It needs the columns path, class, split, and has: file;label."),
+        ("{}/bare.csv", "no column 'path'. It needs the columns path, class, split, and has: none."),
         ("{}/odd.csv", "line 3: each row needs a path, a class and a split"),
         ("{}/away.csv", "lies outside of its folder"),
         ("{}/half.csv", "no row whose split is 'test'"),
@@ -130,6 +132,8 @@ def test_few_shots_are_drawn_for_each_class_by_itself() -> None:
 def test_what_cannot_be_read_is_told_in_a_line(where: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "short.csv").write_text("path,class\na.png,dog\n")
+    (tmp_path / "other.csv").write_text("file;label\na.png;dog\n")
+    (tmp_path / "bare.csv").touch()
     (tmp_path / "odd.csv").write_text("path,class,split\na.png,dog,train\nb.png,dog,somewhere\n")
     (tmp_path / "away.csv").write_text("path,class,split\n/etc/a.png,dog,train\n")
     (tmp_path / "half.csv").write_text("path,class,split\na.png,dog,train\n")

@@ -184,6 +184,28 @@ def test_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "bundle" / "thesis.txt").read_text() == "years of work"
 
 
+def test_files_of_the_system_in_a_bundle_are_kept_and_are_no_part_of_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    for name in (".DS_Store", "._card.md", "Thumbs.db", ".git/objects/a"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / ".link").symlink_to("nowhere")
+    made = content(new_student())
+
+    def texts(facts: ExportFacts) -> dict[str, str]:
+        (tmp_path / ".bundle.clipstill-partial" / "desktop.ini").touch()  # As a file manager does at any moment.
+        return dict(describe(facts))
+
+    write_bundle(folder, made, texts, key="new")
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert manifest.key == "new"
+    left = {path.name for path in folder.iterdir()} - set(manifest.files)
+    assert left == {"MANIFEST.json", ".DS_Store", "._card.md", "Thumbs.db", ".git", ".link", "desktop.ini"}
+    assert (folder / ".git" / "objects" / "a").read_text() == ".git/objects/a"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 class Refused(nn.Module):
     """Gives logits that no export may have."""
 

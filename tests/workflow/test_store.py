@@ -36,6 +36,13 @@ def test_leftovers_of_a_kill_at_the_very_start_are_no_strangers(tmp_path: Path) 
         pass
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "._a", "Thumbs.db", "desktop.ini"])
+def test_files_of_the_system_are_no_strangers(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("of the system")
+    with LockedStore(tmp_path, threads=1):
+        assert (tmp_path / name).read_text() == "of the system"
+
+
 def test_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(ArtifactError, match="is a file"):

@@ -24,6 +24,7 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
@@ -63,7 +64,7 @@ class FineTuned:
         measured = {"before": self.before, "after": self.after}
         return {
             **asdict(self),
-            "out": str(self.out),
+            "out": plain(self.out),
             "classes": list(self.classes),
             **{name: None if each is None else each.to_json() for name, each in measured.items()},
         }

@@ -17,6 +17,7 @@ from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import vectors_with_examples
 from clipstill.core.description import Description
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
@@ -52,7 +53,7 @@ class ZeroShot:
         names = ("teacher", "examples", "seconds", "parameters", "onnx_bytes", "latency_ms")
         return {
             **{name: getattr(self, name) for name in names},
-            "out": str(self.out),
+            "out": plain(self.out),
             "classes": list(self.classes),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }

@@ -11,6 +11,8 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.errors import ConfigError, ExportError
+from clipstill.core.files import user_path
+from clipstill.core.names import plain
 from clipstill.core.notebook import percent
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def export(
     source: options.Source,
     names: Annotated[list[str], typer.Option("--format", "-f", help="See: clipstill list formats; may be repeated.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A new bundle; into the bundle itself if left out.")
+        Path | None, options.path("--out", "-o", help="A new bundle; into the bundle itself if left out.")
     ] = None,
     images: Annotated[
         list[str] | None,
@@ -33,7 +35,7 @@ def export(
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Photos like those in use, for int8; a run has its synthetic images.")
+        Path | None, options.path(help="Photos like those in use, for int8; a run has its synthetic images.")
     ] = None,
     overrides: options.Overrides = None,
     as_json: options.Json = False,
@@ -54,7 +56,7 @@ def export(
         print_json(result.to_json())
     else:
         print_table(_rows(result))
-        print(f"  written to {result.out}")
+        print(f"  written to {plain(result.out)}")
     refused = [each for each in result.formats if each.refused]
     if refused:
         raise ExportError(f"{refused[0].format} is refused, and its file is not written: {refused[0].refused}.")
@@ -65,8 +67,8 @@ def named_folders(texts: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
-        path = Path(rest if equals else text)
-        name = name if equals else path.resolve().name
+        path = user_path(rest if equals else text)
+        name = name if equals else plain(path.resolve().name)
         if name in found:
             raise ConfigError(f"two folders of photos are named '{name}'. Name them: --images NAME=DIR")
         found[name] = path

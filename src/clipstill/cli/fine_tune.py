@@ -14,7 +14,7 @@ from clipstill.cli.printing import print_result
 
 def fine_tune(
     source: options.Source,
-    examples: Annotated[Path, typer.Option(help="Labelled photos to learn: one sub-folder a class.")],
+    examples: Annotated[Path, options.path(help="Labelled photos to learn: one sub-folder a class.")],
     out: options.OutBundle,
     per_class: options.PerClass = None,
     images: options.Images = None,

@@ -10,6 +10,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
+from clipstill.core.names import plain
 
 _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "minutes", "photos", "labels")
 
@@ -28,7 +29,7 @@ def ladder(
         str | None, typer.Option(help="Teacher that would ship untrained; the settings' if left out.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keeps what is made for the next call; RUN/ladder if left out.")
+        Path | None, options.path("--out", "-o", help="Keeps what is made for the next call; RUN/ladder if left out.")
     ] = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -53,10 +54,10 @@ def ladder(
     print_table([_HEAD, *(_row(rung, result["against_ours"]) for rung in measured)], indent="", numbers=True)
     for rung in result["rungs"]:
         if not rung["measured"]:
-            print(f"{rung['title']}: not measured; {rung['missing']}")
+            print(f"{rung['title']}: not measured; {plain(rung['missing'])}")
     print(f"\n{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured.")
     if advice["command"]:
-        print(advice["command"])
+        print(plain(advice["command"]))
 
 
 def _row(rung: dict[str, Any], against: dict[str, Any]) -> tuple[str, ...]:

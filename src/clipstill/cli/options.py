@@ -11,23 +11,30 @@ from typing import Annotated, Any
 import typer
 
 from clipstill.core.errors import ResourceError
+from clipstill.core.files import user_path
 from clipstill.core.progress import warnings_only
 
-_IMAGES = typer.Option("--images", help="Real photos to measure on: one sub-folder a class.")
+
+def path(*names: str, **more: Any) -> Any:
+    """An option that is a path, in which ``~`` is the home folder."""
+    return typer.Option(*names, parser=user_path, metavar="PATH", **more)
+
+
+_IMAGES = path("--images", help="Real photos to measure on: one sub-folder a class.")
 
 # Places.
-Source = Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-OutBundle = Annotated[Path, typer.Option("--out", "-o", help="The new bundle.")]
+Source = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")]
+RunFolder = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN", help="A run folder.")]
+OutBundle = Annotated[Path, path("--out", "-o", help="The new bundle.")]
 Images = Annotated[Path | None, _IMAGES]
 RequiredImages = Annotated[Path, _IMAGES]
 Examples = Annotated[
     Path | None,
-    typer.Option("--examples", help="Labelled photos of some or all classes to learn from: one sub-folder a class."),
+    path("--examples", help="Labelled photos of some or all classes to learn from: one sub-folder a class."),
 ]
 Unlabelled = Annotated[
     Path | None,
-    typer.Option("--unlabelled", help="Photos without labels to learn from; sub-folders may have any name."),
+    path("--unlabelled", help="Photos without labels to learn from; sub-folders may have any name."),
 ]
 PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most examples of a class; all if left out.")]
 
@@ -44,7 +51,7 @@ Model = Annotated[str, typer.Option("--format", help="Which ONNX model of the bu
 
 # Settings.
 Recipe = Annotated[str, typer.Option("--recipe", help="A shipped recipe (clipstill list recipes) or a YAML file.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings; wins over the recipe.")]
+ConfigFile = Annotated[Path | None, path("--config", help="A YAML file of settings; wins over the recipe.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as synthesis.steps=40; may be repeated."),

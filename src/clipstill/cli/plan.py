@@ -11,6 +11,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
+from clipstill.core.names import plain
 from clipstill.core.notebook import percent
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def plan(
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the chosen settings as YAML, for run --config.")
+        Path | None, options.path("--out", "-o", help="Write the chosen settings as YAML, for run --config.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with 2 where there are warnings.")] = False,
     seed: options.Seed = None,
@@ -89,4 +90,4 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
     if plan.budget_seconds is not None:
         print(textwrap.fill(f"\nBudget: {choice_line(plan)}", _WIDTH))
     if out is not None:
-        print(f"\nSettings: clipstill run --config {out} ...")
+        print(f"\nSettings: clipstill run --config {plain(out)} ...")

@@ -12,6 +12,7 @@ import typer
 from clipstill.cli import options
 from clipstill.cli.printing import print_json
 from clipstill.core.errors import ClipstillError, DataError
+from clipstill.core.files import user_path
 from clipstill.core.names import plain
 
 if TYPE_CHECKING:
@@ -20,38 +21,50 @@ if TYPE_CHECKING:
 
 def predict(
     bundle: options.Source,
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Picture files.")],
+    photos: Annotated[
+        list[Path], typer.Argument(parser=user_path, metavar="PHOTO...", help="Picture files, or folders of them.")
+    ],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
     model: options.Model = "fp32",
     as_json: options.Json = False,
 ) -> None:
     """Name what photos show.
 
-    A photo that cannot be read is named, the others are still answered, and the exit code is 2.
+    Of a folder all photos in it and below are answered, in order of their paths. A photo that cannot be read is named,
+    the others are still answered, and the exit code is 2.
     """
     from clipstill.runtime import load_bundle
 
     classifier = load_bundle(bundle, model=model)
+    photos = [photo for path in photos for photo in _photos_of(path)]
     answers: list[dict[str, object]] = []
     failures: list[str] = []
     for photo in photos:
+        name = plain(photo)
         try:
             (answer,) = classifier.answer([photo], top=top)
         except DataError as error:
             failures.append(str(error))
-            answers.append({"photo": str(photo), "error": str(error)})
+            answers.append({"photo": name, "error": str(error)})
             if len(photos) > 1 and not as_json:
-                print(f"skipped: {plain(str(error))}", file=sys.stderr)
+                print(f"skipped: {error}", file=sys.stderr)
             continue
-        answers.append({"photo": str(photo), **asdict(answer)})
+        answers.append({"photo": name, **asdict(answer)})
         if not as_json:
-            print(f"{plain(str(photo))}: {_sentence(answer)}")
+            print(f"{name}: {_sentence(answer)}")
     if as_json:
         print_json(answers)
     if failures:
         raise ClipstillError(
             failures[0] if len(photos) == 1 else f"{len(failures)} of {len(photos)} photos could not be read."
         )
+
+
+def _photos_of(path: Path) -> list[Path]:
+    """The photo; of a folder all photos in it and below, in order."""
+    from clipstill.core.images import ImageFolder
+
+    return [photo for photo, _ in ImageFolder.without_labels(path).items] if path.is_dir() else [path]
 
 
 def _sentence(answer: Answer) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from clipstill.core.names import plain
+
 
 def print_json(value: Any) -> None:
     """Print one JSON value."""
@@ -15,7 +17,7 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Iterable[Sequence[str]], *, indent: str = "  ", numbers: bool = False) -> None:
     """Print aligned columns; ``numbers`` aligns all but the first to the right. A row may lack its last cells."""
-    rows = list(rows)
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     for first, *others in rows:
         cells = [

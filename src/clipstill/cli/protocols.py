@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clipstill.workflow.settings import Settings
 
 _DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the measurements.")]
+Out = Annotated[Path, options.path("--out", "-o", help="Folder for the runs and the measurements.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Labelled images per class to learn from.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="Whole numbers joined by commas; one run each.")]
 Baselines = Annotated[bool, typer.Option(help="Also measure the teachers as they are, and CoOp's text prompts.")]

@@ -11,6 +11,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
+from clipstill.core.files import user_path
 
 if TYPE_CHECKING:
     from clipstill.commands.results import RunResult
@@ -23,7 +24,7 @@ def run(
     context: typer.Context,
     classes: options.Classes = "",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The run folder; named after the classes if left out.")
+        Path | None, options.path("--out", "-o", help="The run folder; named after the classes if left out.")
     ] = None,
     images: options.Images = None,
     examples: options.Examples = None,
@@ -63,7 +64,7 @@ def run(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/demo"),
+    out: Annotated[Path, options.path("--out", "-o", help="The run folder.")] = Path("runs/demo"),
     overrides: options.Overrides = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -77,7 +78,7 @@ def demo(
     from clipstill.evaluation.sample_photos import sample_photos
 
     data = os.environ.get("CLIPSTILL_DATA")
-    photos = Path(data) / _PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
+    photos = user_path(data) / _PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
     classes = _PACS_CLASSES if data else sample_photos(photos)
     result = clipstill.distil(classes=classes, out=out, images=photos, settings=overrides or (), device=device)
     print_run(result, as_json)

@@ -19,7 +19,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: options.Port = 8000,
     token: Annotated[str | None, typer.Option(help="What clients must know; better: --token-file.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with the token, which others cannot read.")] = None,
+    token_file: Annotated[Path | None, options.path(help="File with the token, which others cannot read.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Most photos that the model sees at once.")] = 32,
     max_megabytes: Annotated[float, typer.Option(min=0.001, max=999, help="Largest request.")] = 20,
     max_files: Annotated[int, typer.Option(min=1, help="Most photos of one request.")] = 16,

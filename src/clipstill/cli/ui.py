@@ -15,7 +15,7 @@ from clipstill.cli import options
 
 def ui(
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-w", help="Folder of the run folders; those in it are shown.")
+        Path, options.path("--workspace", "-w", help="Folder of the run folders; those in it are shown.")
     ] = Path("runs"),
     port: options.Port = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open nothing.")] = False,

@@ -10,6 +10,7 @@ import typer
 
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_result, print_table
+from clipstill.core.files import user_path
 
 weights_app = typer.Typer(
     help="Import weights of VQGANs, and list them.\n\nThey lie in the folder that CLIPSTILL_WEIGHTS names, or in the "
@@ -21,7 +22,10 @@ weights_app = typer.Typer(
 
 @weights_app.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A Lightning checkpoint (.ckpt, .pt) or .safetensors.")],
+    file: Annotated[
+        Path,
+        typer.Argument(parser=user_path, metavar="FILE", help="A Lightning checkpoint (.ckpt, .pt) or .safetensors."),
+    ],
     name: Annotated[str | None, typer.Option(help="What to call it; after its architecture if left out.")] = None,
     licence: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Of the weights, such as MIT; else unknown.")

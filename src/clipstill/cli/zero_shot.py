@@ -16,7 +16,7 @@ from clipstill.core.errors import ConfigError
 def zero_shot(
     out: options.OutBundle,
     classes: options.Classes = "",
-    run: Annotated[Path | None, typer.Option(help="Take the classes and settings of this run folder instead.")] = None,
+    run: Annotated[Path | None, options.path(help="Take the classes and settings of this run folder instead.")] = None,
     teacher: Annotated[str, typer.Option(help="See: clipstill list teachers.")] = "embedded-s",
     examples: options.Examples = None,
     per_class: options.PerClass = None,

@@ -16,12 +16,13 @@ from clipstill.assembly.training import read_all
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import say
 from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import load_format
-from clipstill.export.bundle import add_formats
+from clipstill.export.bundle import add_formats, check_replaceable
 from clipstill.export.measure import FormatFacts, FormatRequest
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
@@ -43,7 +44,7 @@ class Exported:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "out": str(self.out),
+            "out": plain(self.out),
             "photos": self.photos,
             "formats": {each.format: each.to_json() for each in self.formats},
         }
@@ -73,6 +74,7 @@ def export(
     for name in names:
         load_format(name)  # Find names that are not known before any work.
     bundle = load_bundle(source)
+    check_replaceable(out or bundle.folder)
     preprocess = bundle.preprocess
     # The student of a bundle says itself how it was built.
     settings = load_settings(overrides=overrides)

@@ -105,8 +105,8 @@ def _of_run(
     values: dict[str, Any] = {} if device is None else {"device": device}
     for section, folder in (("examples", examples), ("evaluation", images)):
         if folder is not None:
-            values[section] = {"images": str(folder.resolve())}
-    if examples is not None and old is not None and old.resolve() != examples.resolve():
+            values[section] = {"images": folder}
+    if examples is not None and old is not None and old != examples.resolve():
         raise ConfigError(
             f"{out} learns from the examples in {old} already, and a run has one folder of them. Put those of the new "
             f"classes there, into sub-folders of their own, and leave --examples out."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
+from clipstill.core.files import user_path
 from clipstill.core.images import ImageFolder
 from clipstill.evaluation.ladder import RUNGS, Ladder, LadderOptions
 from clipstill.stages import STAGES
@@ -50,10 +51,10 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
     inputs = LadderInputs(
         photos,
         settings.small_teacher,
-        None if examples is None else Path(examples),
+        None if examples is None else user_path(examples),
         shots=options.get("shots"),
         unlabelled=unseen,
         slow=True,
     )
-    found = measure_rungs(run, inputs, Path(options.get("out") or path / LADDER_FOLDER), rungs)
+    found = measure_rungs(run, inputs, user_path(options.get("out") or path / LADDER_FOLDER), rungs)
     return Ladder.of(found, run.task.names)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
 from clipstill.evaluation.evaluate import Evaluation
@@ -90,9 +91,9 @@ class RunResult:
         main = {name: measured.get(name) for name in ("n", "teacher_top1", "student_top1", "chance")}
         names = ("parameters", "onnx_bytes", "latency_ms", "licence", "licence_warning", "seconds", "up_to_date")
         return {
-            "out": str(self.out),
-            "bundle": str(self.bundle_folder),
-            "report": str(self.report),
+            "out": plain(self.out),
+            "bundle": plain(self.bundle_folder),
+            "report": plain(self.report),
             "classes": list(self.classes),
             **main,
             "ladder": None if self.ladder is None else self.ladder.to_json(),

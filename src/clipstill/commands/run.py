@@ -21,6 +21,7 @@ from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
+from clipstill.export.bundle import check_replaceable
 from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
@@ -138,6 +139,8 @@ def _bring_up_to(
         check_near_misses(job.settings, job.task)
     if torchrun.rank() > 0:
         return _assist(job, last), []
+    if not done and last != student.NAME and (job.out / bundle.NAME).exists():
+        check_replaceable(job.out / bundle.NAME)
     threads = job.settings.threads or torchrun.threads_of_this_process()
     with LockedStore(job.out, threads) as store:
         while True:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import pydantic
 import yaml
 
 from clipstill.core.config_fields import is_section_type, misfit, range_text, shown_value
 from clipstill.core.errors import ConfigError, did_you_mean
-from clipstill.core.files import read_text
+from clipstill.core.files import read_text, user_path
 
 MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
 _DEEPEST = 10  # Keys of a dotted name; no setting has as many.
@@ -43,6 +43,13 @@ class Config(pydantic.BaseModel):
         return validate(type(self), data, "changed settings")
 
 
+def absolute(path: Any) -> Any:
+    """A path of the settings, made absolute, so that a run goes on from any working folder; other values unchanged."""
+    return user_path(path).resolve() if isinstance(path, str | Path) else path
+
+
+# Read before pydantic's own check, which refuses names that are not UTF-8.
+SettingPath = Annotated[Path, pydantic.BeforeValidator(absolute), pydantic.PlainSerializer(str)]
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 

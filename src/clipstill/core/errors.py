@@ -1,6 +1,7 @@
 """The errors a user may see. Each message says what is wrong, where (file, line, class name), and what to do.
 
-The command line prints the message in one line without a traceback and exits with ``exit_code``.
+The command line prints the message in one line without a traceback and exits with ``exit_code``. Characters of file
+names that a terminal would obey, or that are not UTF-8, are escaped.
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from clipstill.core.names import plain
+
 
 class ClipstillError(Exception):
     """Base class of clipstill's own errors."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(plain(message))
 
 
 class TaskError(ClipstillError):

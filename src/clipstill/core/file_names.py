@@ -1,7 +1,30 @@
-"""Names of files that several rooms read and write: those of a bundle lie in the stages of a run too."""
+"""Names of files that several rooms read and write, and names that are not the user's.
+
+Files of a bundle lie in the stages of a run too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
 
 STUDENT_FILE = "student.safetensors"
 VECTORS_FILE = "class_vectors.safetensors"
 VECTORS_NAME = "class_vectors"
 METRICS_FILE = "metrics.json"
 PARITY_FILE = "parity.json"
+# What file managers and network drives leave behind, beside names that begin with a dot.
+SYSTEM = re.compile(
+    r"(__MACOSX|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information|lost\+found|Thumbs\.db|desktop\.ini)$", re.I
+)
+
+
+def is_of_the_system(name: str) -> bool:
+    """Whether file managers, cameras and tools made a file or folder of this name, not the user."""
+    return name.startswith(".") or SYSTEM.match(name) is not None
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Paths in order, without those that are of the system."""
+    return sorted(path for path in paths if not is_of_the_system(path.name))

@@ -14,13 +14,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.errors import ArtifactError, DataError, ResourceError
 
 MANIFEST = "MANIFEST.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def user_path(path: str | PathLike[str]) -> Path:
+    """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"there is no home folder for {path}. Write the path out.") from None
 
 
 @contextmanager
@@ -48,6 +57,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Raise a ``ResourceError`` for the user where the block cannot write ``target``, a file or a folder."""
+    if any(place.name == "~" and not place.exists() for place in (target, *target.parents)):
+        raise ResourceError(f"{target} would be in a new folder named '~'. Write out the path of your home folder.")
+    refuse_other_than_utf8(target)
     try:
         yield
     except OSError as error:
@@ -59,6 +71,16 @@ def writing(target: Path) -> Iterator[None]:
         raise ResourceError(
             f"cannot write {target}: {error.strerror or error}. Check the path and its permissions."
         ) from error
+
+
+def refuse_other_than_utf8(path: Path) -> None:
+    """Raise a ``ResourceError`` for a place of tensors or models that their libraries could not open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ResourceError(
+            f"{path} has a name that is not UTF-8, which libraries of tensors and models cannot open. Rename it."
+        ) from None
 
 
 def make_folder(path: Path) -> None:
@@ -83,15 +105,13 @@ def write_bytes(target: Path, data: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_bytes(target, text.encode())
+    """Write a UTF-8 text file atomically; halves of surrogate pairs, from names that are not UTF-8, are escaped."""
+    write_bytes(target, text.encode(errors="backslashreplace"))
 
 
 def write_json(target: Path, value: Any) -> None:
     """Write JSON (sorted keys, two spaces) atomically."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    # File names that are not UTF-8 hold halves of surrogate pairs, whose escapes are valid JSON.
-    write_bytes(target, text.encode(errors="backslashreplace"))
+    write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_text(path: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import io
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
-from clipstill.core.files import check_regular
+from clipstill.core.file_names import SYSTEM, is_of_the_system, visible
+from clipstill.core.files import check_regular, user_path
 from clipstill.core.names import class_key
 from clipstill.core.progress import listed, say, warn
 
@@ -33,10 +33,6 @@ _SYSTEMS = "a folder of the system"
 _RAW = "a kind of picture that is not read; convert it to JPEG"
 _NO_IMAGES = dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
 _NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
-# What file managers and network drives leave behind, beside names that begin with a dot.
-_SYSTEM = re.compile(
-    r"(__MACOSX|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information|lost\+found|Thumbs\.db|desktop\.ini)$", re.I
-)
 # Start of a text that a tool for large files puts in place of a file.
 _POINTERS = {
     b"version https://git-lfs.github.com/spec/": "Git LFS",
@@ -79,7 +75,7 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
         DataError: Missing, truncated, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, or
             larger than ``MAX_PIXELS``; an array of another shape or type.
     """
-    source = Path(source) if isinstance(source, str) else source
+    source = user_path(source) if isinstance(source, str | Path) else source
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
         with _open(source) as image:
@@ -209,11 +205,11 @@ class ImageFolder:
             DataError: No such folder, no sub-folder that matches a class, no image in those that do, or a class without
                 images beside a folder whose name nearly is its name.
         """
-        path = Path(path)
+        path = user_path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key = {class_key(name): label for label, name in enumerate(classes)}
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not _is_of_the_system(entry.name))
+        names = [entry.name for entry in visible(path.iterdir()) if entry.is_dir()]
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
@@ -246,7 +242,7 @@ class ImageFolder:
         Raises:
             DataError: No such folder, or no image in it.
         """
-        path = Path(path)
+        path = user_path(path)
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder of photos.")
         found = cls(path, ())
@@ -262,9 +258,9 @@ class ImageFolder:
 
         for folder, label in folders:
             for root, below, names in os.walk(folder, onerror=unlisted):
-                self.skipped += [(Path(root, name), _SYSTEMS) for name in below if _SYSTEM.match(name)]
-                below[:] = sorted(name for name in below if not _is_of_the_system(name))
-                for file in (Path(root, name) for name in sorted(names) if not _is_of_the_system(name)):
+                self.skipped += [(Path(root, name), _SYSTEMS) for name in below if SYSTEM.match(name)]
+                below[:] = sorted(name for name in below if not is_of_the_system(name))
+                for file in (Path(root, name) for name in sorted(names) if not is_of_the_system(name)):
                     reason = _why_no_image(file)
                     if reason is None:
                         self.items.append((file, label))
@@ -278,11 +274,6 @@ class ImageFolder:
             tell = warn if any(path.is_dir() for path, reason in self.skipped if reason != _SYSTEMS) else say
             reasons = [f"{path.relative_to(self.path)} ({reason})" for path, reason in self.skipped]
             tell(f"{self.path}: not used: {listed(reasons, most=5)}")
-
-
-def _is_of_the_system(name: str) -> bool:
-    """Whether file managers, cameras and tools made a file or folder of this name, not the user."""
-    return name.startswith(".") or _SYSTEM.match(name) is not None
 
 
 def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:

@@ -1,9 +1,10 @@
-"""Forms of class names."""
+"""Forms of class names, and names of files as text."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import PurePath
 
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -46,9 +47,9 @@ def class_key(name: str) -> str:
     return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
-def plain(text: str) -> str:
-    """A text for a terminal, with characters that are not plain escaped."""
-    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in text)
+def plain(text: str | PurePath) -> str:
+    """A text or a path as it is printed and stored: characters that are not plain are escaped, so that it is UTF-8."""
+    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in str(text))
 
 
 def is_plain(text: str) -> bool:

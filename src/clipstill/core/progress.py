@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipstill.core.names import plain
+
 _LINE_EVERY_S = 5.0
 logger = logging.getLogger("clipstill")
 
@@ -71,12 +73,12 @@ def listening(listener: Listener | None) -> Iterator[None]:
 
 def say(message: str) -> None:
     """Log one line of progress."""
-    logger.info(message)
+    logger.info(plain(message))
 
 
 def warn(message: str) -> None:
     """Log one line that must not be missed."""
-    logger.warning(message)
+    logger.warning(plain(message))
 
 
 def warnings_only() -> None:

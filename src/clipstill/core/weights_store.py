@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, ConfigError
-from clipstill.core.files import atomic_path, read_json, sha256_file, write_json
+from clipstill.core.files import atomic_path, read_json, sha256_file, user_path, write_json
+from clipstill.core.names import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,16 +64,16 @@ class StoredWeights:
 
     def to_json(self) -> dict[str, Any]:
         """Name, folder and facts as plain values."""
-        return {"name": self.name, "folder": str(self.folder), **dataclasses.asdict(self.facts)}
+        return {"name": self.name, "folder": plain(self.folder), **dataclasses.asdict(self.facts)}
 
 
 def weights_folder() -> Path:
     """The folder of all imported weights: ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
     named = os.environ.get(ENVIRONMENT)
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "clipstill" / "weights"
+    return (user_path(cache) if cache else Path.home() / ".cache") / "clipstill" / "weights"
 
 
 def stored_weights(kind: str | None = None) -> list[StoredWeights]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipstill.core.errors import DataError, UnknownNameError, did_you_mean
+from clipstill.core.files import user_path
 from clipstill.datasets.coop import LAYOUTS, open_layout
 from clipstill.datasets.own import open_csv, open_folders
 from clipstill.datasets.split import Dataset, Item, joined, without_labels
@@ -30,8 +31,8 @@ def open_dataset(where: str | Path) -> Dataset:
         if layout not in LAYOUTS:
             known = ", ".join(LAYOUTS)
             raise UnknownNameError(f"no data set layout '{layout}'.{did_you_mean(layout, LAYOUTS)} There are: {known}.")
-        return replace(open_layout(layout, Path(root)), layout=layout)
-    path = Path(where)
+        return replace(open_layout(layout, user_path(root)), layout=layout)
+    path = user_path(where)
     if path.suffix.lower() == ".csv":
         return open_csv(path)
     if path.is_dir():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipstill.core.errors import DataError
+from clipstill.core.file_names import visible
 from clipstill.core.files import read_text
 from clipstill.core.images import IMAGE_SUFFIXES
 from clipstill.core.names import spoken
@@ -113,10 +114,10 @@ def _imagenet(name: str, folder: Path) -> Named:
     for part, place in (("train", "train"), ("test", "val")):
         images = folder / "images" / place
         _check_folder(name, images)
-        for label, entry in enumerate(sorted(entry for entry in images.iterdir() if entry.is_dir())):
+        for label, entry in enumerate(entry for entry in visible(images.iterdir()) if entry.is_dir()):
             if entry.name not in names:
                 raise DataError(f"{folder / 'classnames.txt'} has no name for the folder {entry.name}. Add its line.")
-            files = sorted(file for file in entry.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = [file for file in visible(entry.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
             parts[part] += [(file, label, names[entry.name]) for file in files]
     return parts
 

@@ -7,9 +7,11 @@ import io
 from pathlib import Path
 
 from clipstill.core.errors import DataError
+from clipstill.core.file_names import visible
 from clipstill.core.files import read_text
 from clipstill.core.images import ImageFolder
 from clipstill.core.names import spoken
+from clipstill.core.progress import listed
 from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
 _COLUMNS = ("path", "class", "split")
@@ -31,7 +33,7 @@ def open_folders(folder: Path) -> Dataset:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [entry.name for entry in visible(folder.iterdir()) if entry.is_dir()]
 
 
 def open_csv(path: Path) -> Dataset:
@@ -43,7 +45,10 @@ def open_csv(path: Path) -> Dataset:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            raise DataError(f"{path} has no column '{missing[0]}'. It needs the columns {', '.join(_COLUMNS)}.")
+            raise DataError(
+                f"{path} has no column '{missing[0]}'. It needs the columns {', '.join(_COLUMNS)}, and has: "
+                f"{listed(reader.fieldnames or ()) or 'none'}."
+            )
         rows = [[(row[column] or "").strip() for column in _COLUMNS] for row in reader]
     except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}). Save it as CSV in UTF-8.") from None

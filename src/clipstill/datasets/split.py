@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
-from clipstill.core.names import is_plain
+from clipstill.core.names import is_plain, plain
 from clipstill.core.seeds import generator_for
 
 Item = tuple[Path, int]
@@ -116,4 +116,4 @@ def in_order(name: str, root: Path, parts: Named) -> Dataset:
             f"be two or more, from 0 on and without a gap. Fix its split file."
         )
     files: dict[str, Any] = {split: tuple((path, label) for path, label, _ in parts[split]) for split in SPLITS}
-    return Dataset(name, root, classes=tuple(names[label] for label in range(len(names))), **files)
+    return Dataset(plain(name), root, classes=tuple(names[label] for label in range(len(names))), **files)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from clipstill.core.config import MANY, Config
+from clipstill.core.config import MANY, Config, SettingPath
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
 
@@ -139,7 +138,7 @@ class PromptTeacherSettings(Config):
         description="How prompts are learned. regularised is PromptSRC, which needs examples; auto is regularised "
         "where there are examples.",
     )
-    weights: Path | None = Field(
+    weights: SettingPath | None = Field(
         default=None,
         description="Learned prompts to use instead: a run's prompts.safetensors, or a checkpoint of PromptSRC or "
         "PromptKD.",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from clipstill.core.config import Config
+from clipstill.core.config import Config, absolute
+
+
+def _stored_address(address: str) -> str:
+    return address if "://" in address or "::" in address else str(absolute(address))
 
 
 class LaunchSettings(Config):
@@ -29,7 +33,7 @@ class LaunchSettings(Config):
         description="Most tasks at once; 0 takes as many as the cluster holds. A task takes a GPU, or as many CPUs as "
         "the setting threads.",
     )
-    storage: str | None = Field(
+    storage: Annotated[str, AfterValidator(_stored_address)] | None = Field(
         default=None,
         description="fsspec address, such as s3://bucket/run, where tasks leave their images and the next call gathers "
         "them after a failure. null sends them back through Ray.",

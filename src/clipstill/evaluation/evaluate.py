@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import Progress, say
 from clipstill.core.protocols import Preprocess
@@ -105,8 +106,11 @@ class Evaluation:
         """What people want to know, by name; None where it was not measured."""
         student, teacher = self.student, self.teacher
         refuses = student.accepted is not None
+        shown = sum(score is not None for score in student.per_class)
+        count = len(student.skipped)
+        left_out = f", {count} {'file or folder' if count == 1 else 'files or folders'} left out" if count else ""
         return {
-            "photos": f"{student.n} of {len(student.classes)} classes, {len(student.skipped)} files skipped",
+            "photos": f"{student.n} in {shown} of the {len(student.classes)} classes{left_out}",
             "teacher top-1": percent(None if teacher is None else teacher.top1),
             "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
             "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
@@ -140,13 +144,13 @@ def evaluate(
     Raises:
         DataError: None of the images can be read.
     """
-    skipped = [Skipped(str(path), reason) for path, reason in folder.skipped]
+    skipped = [Skipped(plain(path), plain(reason)) for path, reason in folder.skipped]
     logits_parts: list[NDArray[np.floating]] = []
     labels: list[int] = []
     with Progress(title, total=len(folder.items), unit="img") as bar:
 
         def skip(path: Path, reason: str) -> None:
-            skipped.append(Skipped(str(path), reason))
+            skipped.append(Skipped(plain(path), reason))
             if name_skipped:
                 say(f"skipped: {reason}")
             bar.advance(1)

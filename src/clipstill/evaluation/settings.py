@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clipstill.core.config import Config
+from clipstill.core.config import Config, SettingPath
 
 
 class EvaluationSettings(Config):
     """What the student is measured on."""
 
-    images: Path | None = Field(
+    images: SettingPath | None = Field(
         default=None,
         description="Folder of real photos with one sub-folder per class. Nothing is measured where it is null.",
     )

@@ -6,6 +6,8 @@ It holds the student in several formats, class vectors, labels, preprocessing, m
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ import yaml
 
 from clipstill.core.description import Description, ExportFacts
 from clipstill.core.errors import ArtifactError
-from clipstill.core.file_names import METRICS_FILE, PARITY_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
+from clipstill.core.file_names import METRICS_FILE, PARITY_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME, visible
 from clipstill.core.files import (
     MANIFEST,
     commit_manifest,
@@ -131,6 +133,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
+            _copy_files_of_the_system(folder, partial)
             if folder.exists():
                 folder.rename(previous)
             partial.rename(folder)
@@ -160,7 +163,7 @@ def _write_models(folder: Path, content: BundleContent) -> ExportFacts:
         latency_ms=float(found[0].latency_ms or 0.0),
         parity=parity,
         formats={each.format: each.to_json() for each in found},
-        files={path.name: sha256_file(path) for path in sorted(folder.iterdir())},
+        files={path.name: sha256_file(path) for path in visible(folder.iterdir())},
         software=software() if content.page else (),
     )
 
@@ -192,7 +195,7 @@ def preprocess_json(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def _commit(folder: Path, key: str, info: Mapping[str, Any]) -> None:
-    names = [path.name for path in folder.iterdir() if path.name != MANIFEST]
+    names = [path.name for path in visible(folder.iterdir()) if path.name != MANIFEST]
     for name in names:
         sync(folder / name)
     commit_manifest(folder, key, names, dict(info))
@@ -205,19 +208,38 @@ def _parity_of(formats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace anything but a bundle or an empty folder.
+    """Refuse to replace anything but a bundle or an empty folder; call it before the work too, which would be lost.
+
+    Files of the system do not count, see ``core.file_names``.
 
     Raises:
         ArtifactError: The folder is a file, or holds something that is not a bundle.
+        ResourceError: It cannot be written.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder} is a file. Choose another place for the bundle.")
-    manifest = read_manifest(folder)
-    known = {MANIFEST, *manifest.files} if manifest is not None else set()
-    strange = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    with writing(folder):
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            raise ArtifactError(f"{nearest} is a file. Choose another place for the bundle.")
+        if not os.access(nearest, os.W_OK):
+            raise PermissionError(errno.EACCES, f"{nearest} is not writable")
+        strange = visible(_strangers(folder)) if nearest == folder else []
     if strange:
         raise ArtifactError(
-            f"{folder} holds '{strange[0]}', which is no part of a bundle. Move it away or choose another folder."
+            f"{folder} holds '{strange[0].name}', which is no part of a bundle. Move it away or choose another folder."
         )
+
+
+def _strangers(folder: Path) -> list[Path]:
+    """What a folder holds beside the files of its bundle."""
+    manifest = read_manifest(folder)
+    known = {MANIFEST, *manifest.files} if manifest is not None else set()
+    return [path for path in folder.iterdir() if path.name not in known]
+
+
+def _copy_files_of_the_system(old: Path, new: Path) -> None:
+    """Copy what file managers and tools (a ``.git``, say) keep in a folder to the one that replaces it."""
+    for path in _strangers(old) if old.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.errors import ConfigError, DataError, reason_of
-from clipstill.core.files import read_json, sha256_file, sha256_json
+from clipstill.core.file_names import visible
+from clipstill.core.files import read_json, sha256_file, sha256_json, user_path
+from clipstill.core.names import plain
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.generators.model_files import download, import_diffusers, licence_of
@@ -54,7 +56,7 @@ class TextToImage:
         self._cell = int(getattr(self._pipeline, "vae_scale_factor", 8))
         digest = sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in weights})
         name, licence = type(self._pipeline).__name__, licence_of(folder)
-        self.provenance: Sequence[Provenance] = (Provenance(name, licence, source or str(folder), digest),)
+        self.provenance: Sequence[Provenance] = (Provenance(name, licence, source or plain(folder), digest),)
 
     @torch.no_grad()
     def sample(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Tensor:
@@ -93,7 +95,7 @@ def _weight_files(folder: Path) -> list[Path]:
             f"or a repository: text-to-image:OWNER/REPO"
         )
     index = read_json(folder / INDEX_FILE)
-    code = sorted(folder.rglob("*.py"))
+    code = visible(folder.rglob("*.py"))
     if code or not isinstance(index.get("_class_name"), str):
         raise ConfigError(
             f"the pipeline in {folder} brings code of its own ({code[0].name if code else INDEX_FILE}), which is never "
@@ -101,8 +103,8 @@ def _weight_files(folder: Path) -> list[Path]:
         )
     found = []
     for part in sorted(name for name in index if (folder / name).is_dir()):
-        safe = sorted((folder / part).glob("*.safetensors"))
-        pickled = [path for path in sorted((folder / part).iterdir()) if path.suffix in _PICKLED]
+        safe = visible((folder / part).glob("*.safetensors"))
+        pickled = [path for path in visible((folder / part).iterdir()) if path.suffix in _PICKLED]
         if pickled and not safe:
             raise DataError(
                 f"{pickled[0]} is a pickle, and code in weight files is never run. Save the pipeline as safetensors: "
@@ -139,7 +141,7 @@ def _load(folder: Path, device: torch.device) -> Any:
 
 def load_text_to_image(rest: str, device: torch.device) -> TextToImage:
     """Factory of the registry, for a folder or a repository of the hub."""
-    folder = Path(rest).expanduser()
+    folder = user_path(rest)
     if folder.is_dir():
         return TextToImage(folder, device)
     pipeline = import_diffusers("text-to-image").DiffusionPipeline

@@ -26,7 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.errors import DataError
-from clipstill.core.files import read_json, sha256_file
+from clipstill.core.file_names import visible
+from clipstill.core.files import read_json, sha256_file, user_path
+from clipstill.core.names import plain
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
@@ -66,18 +68,18 @@ def find_autoencoder(rest: str) -> AutoencoderFiles:
         DataError: There is no such file, or no decoder in the folder.
         ResourceError: The hub cannot be reached.
     """
-    path = Path(rest).expanduser()
+    path = user_path(rest)
     if rest and path.is_file():
-        return AutoencoderFiles(path, str(path))
+        return AutoencoderFiles(path, plain(path))
     if rest and path.is_dir():
-        return AutoencoderFiles(_decoder_in(path), str(path))
+        return AutoencoderFiles(_decoder_in(path), plain(path))
     repository = rest or TAESD
     folder = download_diffusers_model("tiny-autoencoder", repository, "/path/to/taesd_decoder.safetensors")
     return AutoencoderFiles(_decoder_in(folder), repository)
 
 
 def _decoder_in(folder: Path) -> Path:
-    found = [folder / DIFFUSERS_FILE] if (folder / DIFFUSERS_FILE).is_file() else sorted(folder.glob("*.safetensors"))
+    found = [folder / DIFFUSERS_FILE] if (folder / DIFFUSERS_FILE).is_file() else visible(folder.glob("*.safetensors"))
     decoders = found if len(found) == 1 else [path for path in found if "decoder" in path.name]
     if len(decoders) != 1:
         names = ", ".join(path.name for path in decoders or found) or "no .safetensors file"

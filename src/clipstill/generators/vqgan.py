@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
-from clipstill.core.files import sha256_file
+from clipstill.core.files import sha256_file, user_path
+from clipstill.core.names import plain
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.core.weights_store import (
@@ -195,7 +196,7 @@ def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
             "by: clipstill weights import FILE"
         )
     entry = entries.get(rest or (USUAL if USUAL in entries else next(iter(entries))))
-    path = Path(rest).expanduser()
+    path = user_path(rest)
     if entry is None and not path.exists():
         raise UnknownNameError(
             f"no VQGAN is named '{rest}', and there is no such folder or file.{did_you_mean(rest, entries)} Imported: "
@@ -212,15 +213,15 @@ def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
         return entry.folder, entry.tensors(), entry.facts
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path} is no safetensors file. Import it first: clipstill weights import {path}")
-    return path, read_vqgan_tensors(path), WeightsFacts(KIND, {}, source=str(path), sha256=sha256_file(path))
+    return path, read_vqgan_tensors(path), WeightsFacts(KIND, {}, source=plain(path), sha256=sha256_file(path))
 
 
 def _load_diffusers_folder(rest: str, device: torch.device) -> Vqgan:
     """A ``VQModel`` that diffusers saved, in a local folder or, since the user names a remote model, on the hub."""
     diffusers = import_diffusers(f"vqgan:{rest}")
     name = rest.removeprefix(HUB)
-    root = folder = Path(name).expanduser()
-    source = str(folder)
+    root = folder = user_path(name)
+    source = plain(folder)
     if not folder.is_dir():
         owner, _, tail = name.partition("/")
         repository, _, subfolder = tail.partition("/")

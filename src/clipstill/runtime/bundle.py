@@ -14,7 +14,15 @@ from typing import Any, overload
 import numpy as np
 
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
-from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
+from clipstill.core.files import (
+    MANIFEST,
+    Manifest,
+    read_json,
+    read_manifest,
+    refuse_other_than_utf8,
+    user_path,
+    verify_files,
+)
 from clipstill.core.images import Picture, fit_square, load_rgb
 from clipstill.core.names import is_plain
 from clipstill.core.notebook import html_table, percent
@@ -79,6 +87,12 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.folder)!r}, {len(self.labels)} classes, {self.preprocess.size} px)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles hold the folder alone, which is opened again where the pickle is read."""
+        model = next(name for name, file in MODELS.items() if file == self.file)
+        threads = self.session.get_session_options().intra_op_num_threads
+        return load_bundle, (str(self.folder.resolve()), threads, model)
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
@@ -188,9 +202,10 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
 
     Raises:
         ArtifactError: It is no bundle, it has no such model, or a file is missing, altered or of an unknown form.
-        ResourceError: onnxruntime is not installed.
+        ResourceError: onnxruntime is not installed, or the path is not UTF-8.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
+    refuse_other_than_utf8(folder)
     if not (folder / LABELS).is_file() and (folder / "bundle" / MANIFEST).is_file():
         folder = folder / "bundle"
     manifest = read_manifest(folder)

@@ -20,6 +20,7 @@ import torch
 from clipstill.core.errors import ConfigError, DataError, ExportError
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import plain
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
 from clipstill.evaluation import ladder as rungs
@@ -306,7 +307,7 @@ class RungMaker:
             calibration=Calibration(classifier.temperature),
         )
         unread = {each.file for each in found.skipped}
-        labels = [label for path, label in photos.items if str(path) not in unread]
+        labels = [label for path, label in photos.items if plain(path) not in unread]
         right = "".join("1" if answer == label else "0" for answer, label in zip(answers, labels, strict=True))
         return Measured(right, found.ece, tuple(found.per_class), classifier.cost)
 

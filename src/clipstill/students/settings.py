@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from clipstill.core.config import Config
+from clipstill.core.config import Config, absolute
 
 _TOWER = "tower:"
+
+
+def _stored_init(init: str) -> str:
+    return init if init in ("pretrained", "scratch") else str(absolute(init))
 
 
 class StudentSettings(Config):
@@ -18,7 +22,7 @@ class StudentSettings(Config):
         default="lite0",
         description="Student, see: clipstill list students; or tower: and a teacher's name, for its image tower.",
     )
-    init: str = Field(
+    init: Annotated[str, AfterValidator(_stored_init)] = Field(
         default="pretrained",
         description="Initial weights: pretrained, scratch or a checkpoint file. The default's are ImageNet weights "
         "from a pip package.",

@@ -8,10 +8,10 @@ import platform
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.files import user_path
 from clipstill.surrogate.shards import ShardWriter, shard_name
 
 
@@ -105,7 +105,7 @@ def resolve_address(address: str) -> str:
     except ImportError:
         raise ResourceError("fsspec is not installed. Run: pip install 'clipstill[ray]'") from None
     if "://" not in address and "::" not in address:
-        return Path(address).resolve().as_uri()
+        return user_path(address).resolve().as_uri()
     try:
         for part in address.split("::"):
             fsspec.get_filesystem_class(part.partition("://")[0])

@@ -26,7 +26,7 @@ from torch.nn.functional import interpolate, normalize
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
-from clipstill.core.files import sha256_file
+from clipstill.core.files import sha256_file, user_path
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.deep_prompts import text_vectors
@@ -225,7 +225,7 @@ def _parse(rest: str) -> tuple[str, str, Path | None]:
         )
     if get_pretrained_cfg(architecture, weights):
         return architecture, weights, None
-    file = Path(weights).expanduser()
+    file = user_path(weights)
     if file.suffix in CHECKPOINT_SUFFIXES:
         if not file.is_file():
             raise DataError(f"there is no checkpoint {file}. Check the path; an absolute one begins with two slashes.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import TaskError
+from clipstill.core.files import user_path
 from clipstill.core.names import class_key, is_plain, spoken
 from clipstill.text.class_lists import FILE_SUFFIXES, Entry, entries_of_file, entries_of_text, entry_of
 
@@ -69,6 +70,7 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
             return parse_text(text)
         classes = Path(text)
     if isinstance(classes, Path):
+        classes = user_path(classes)
         return _check(entries_of_file(classes), f" of {classes}")
     return _check([entry_of(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
 

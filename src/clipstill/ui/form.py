@@ -9,6 +9,7 @@ from pathlib import Path
 from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import DataError
+from clipstill.core.files import user_path
 from clipstill.text.task import Task, parse_text
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
@@ -92,7 +93,7 @@ def _settings(form: Form) -> Sequence[str]:
 
 
 def _folder(title: str, path: str) -> Path:
-    folder = Path(path.strip()).expanduser().resolve()
+    folder = user_path(path.strip()).resolve()
     if not folder.is_dir():
         raise DataError(f"{title}: there is no folder {folder}. Check the path, or upload a zip.")
     return folder

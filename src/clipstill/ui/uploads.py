@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clipstill.core.errors import DataError
+from clipstill.core.file_names import is_of_the_system
 from clipstill.core.files import sha256_file, writing
 from clipstill.core.images import IMAGE_SUFFIXES
 
@@ -70,7 +71,7 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
 def _names_in(archive: zipfile.ZipFile) -> list[str]:
     """Names of the files in a zip, without those that file managers put beside the photos."""
     paths = [(entry.filename, PurePosixPath(entry.filename)) for entry in archive.infolist() if not entry.is_dir()]
-    return [name for name, path in paths if not path.name.startswith(".") and "__MACOSX" not in path.parts]
+    return [name for name, path in paths if not any(map(is_of_the_system, path.parts))]
 
 
 def _fill(folder: Path, pictures: Sequence[str], archive: zipfile.ZipFile | None) -> Path:

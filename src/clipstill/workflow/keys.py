@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import ConfigError
-from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.file_names import visible
+from clipstill.core.files import sha256_file, sha256_json, user_path
 from clipstill.core.weights_store import stored_weights
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, StudentRecord
@@ -135,7 +136,7 @@ class Keys:
 def _file_content(name: Any) -> str | None:
     """Hash of the file that a setting names; None where it names none."""
     try:
-        path = Path(name) if isinstance(name, str) and name else None
+        path = user_path(name) if isinstance(name, str) and name else None
         return sha256_file(path) if path is not None and path.is_file() else None
     except OSError as error:
         raise ConfigError(
@@ -144,7 +145,7 @@ def _file_content(name: Any) -> str | None:
 
 
 def _learned_prompts_content(name: Any) -> str | None:
-    if name is not None and not Path(name).is_file():
+    if name is not None and not user_path(name).is_file():
         raise ConfigError(f"there is no file {name} of learned prompts. Check prompt_teacher.weights.")
     return _file_content(name)
 
@@ -157,8 +158,8 @@ def _weights_content(names: Any) -> list[str]:
         digests += [stored.facts.sha256 for stored in stored_weights(kind) if rest in ("", stored.name)]
         # Names of open_clip hold an architecture before the path.
         for text in (rest, rest.partition("/")[2]):
-            if text and Path(text).is_dir():
-                digests += [sha256_file(file) for file in sorted(Path(text).rglob("*.safetensors"))]
+            if text and user_path(text).is_dir():
+                digests += [sha256_file(file) for file in visible(user_path(text).rglob("*.safetensors"))]
                 break
             digest = _file_content(text)
             if digest is not None:

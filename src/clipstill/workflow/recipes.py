@@ -10,6 +10,7 @@ from typing import Any
 
 from clipstill.core.config import apply_overrides, dotted, load_yaml, merge, validate
 from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
+from clipstill.core.files import user_path
 from clipstill.workflow.settings import Settings
 
 _FOLDER = Path(str(resources.files("clipstill.recipes")))
@@ -49,7 +50,7 @@ def recipe_path(name: str) -> Path:
     if name in recipe_names():
         return _FOLDER / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
-        return Path(name)
+        return user_path(name)
     hint = did_you_mean(name, recipe_names())
     raise UnknownNameError(f"no recipe named '{name}'.{hint} All of them: clipstill list recipes")
 

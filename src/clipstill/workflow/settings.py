@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from clipstill.core.config import SPEED_ONLY, Config
+from clipstill.core.config import SPEED_ONLY, Config, SettingPath
 from clipstill.core.errors import ConfigError
 from clipstill.distillation.settings import DistilSettings, PromptTeacherSettings
 from clipstill.distributed.settings import LaunchSettings
@@ -24,7 +23,7 @@ from clipstill.text.settings import PromptSettings
 class ExamplesSettings(Config):
     """Example images of some or all classes. One to five per class help a lot."""
 
-    images: Path | None = Field(
+    images: SettingPath | None = Field(
         default=None, description="Folder with one sub-folder per class. Classes without one fall back to their text."
     )
     per_class: int | None = Field(default=None, ge=1, description="Most examples used per class; null for all.")
@@ -48,7 +47,7 @@ class ExamplesSettings(Config):
 class UnlabelledSettings(Config):
     """Photos of the domain without labels (Li et al., PromptKD, CVPR 2024)."""
 
-    images: Path | None = Field(
+    images: SettingPath | None = Field(
         default=None, description="Folder of photos. Sub-folders are searched, and their names are not used."
     )
     limit: int | None = Field(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.file_names import visible
 from clipstill.core.files import read_json, read_manifest, verify_files, write_json, writing
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, FolderHistory, StudentRecord
@@ -138,13 +139,12 @@ class LockedStore(Store):
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            # A process killed before the marker stands leaves the lock, or a file not yet renamed.
-            names = sorted(each.name for each in path.iterdir())
-            strangers = [name for name in names if name != LOCK and not name.startswith(".tmp-")]
+            # A process killed before the marker stands leaves the lock, or a file not yet renamed, which are hidden.
+            strangers = visible(path.iterdir())
         is_new = not (path / MARKER).exists()
         if strangers and is_new:
             raise ArtifactError(
-                f"{path} is not empty and not a clipstill run (it holds '{strangers[0]}'). Choose another --out."
+                f"{path} is not empty and not a clipstill run (it holds '{strangers[0].name}'). Choose another --out."
             )
         self._lock = _lock(path / LOCK)
         try:
