@@ -1,6 +1,7 @@
 """Writes files atomically: under a temporary name in the same folder, synced, and then renamed.
 
-A folder is complete once it has a ``MANIFEST.json`` with the sha256 of each of its files.
+A folder is complete once it has a ``MANIFEST.json`` with the sha256 of each of its files. Replacing a whole folder
+takes two renames; whoever reads its manifest after a kill between them puts the old folder back.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -65,6 +67,62 @@ def make_folder(path: Path) -> None:
     """Make the folder of results before the work starts, so that a wrong path fails early as a ``ResourceError``."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces ``folder`` at the end; until then, and after an error, the old one stays.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    folder = folder.resolve()  # A link keeps pointing to the folder, and ``.`` gets a name.
+    partial, previous = _beside(folder)
+    with writing(folder):
+        _put_back(folder)
+        # What a killed call left.
+        for rest in (previous, partial):
+            if rest.exists():
+                shutil.rmtree(rest)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            _exchange(folder, partial, previous)
+            sync(folder.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+        finally:
+            _put_back(folder)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the new content of a folder grows, and where the old one waits while the new one takes its name."""
+    names = (f".{folder.name}.clipstill-partial", f".{folder.name}.clipstill-previous")
+    return folder.parent / names[0], folder.parent / names[1]
+
+
+def _exchange(folder: Path, partial: Path, previous: Path) -> None:
+    for _ in range(10):
+        if folder.exists():
+            folder.rename(previous)
+        try:
+            partial.rename(folder)
+            return
+        except OSError as error:
+            # A reader found no folder just now, and put the old one back.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise ResourceError(f"cannot write {folder}: other programs keep reading it. Try again.")
+
+
+def _put_back(folder: Path) -> None:
+    """Give the old folder its name back if an exchange ended between its two renames."""
+    folder = folder.resolve()
+    partial, previous = _beside(folder)
+    # After both renames there is no partial folder, and the previous one may be deleted in part.
+    if previous.exists() and partial.exists() and not folder.exists():
+        with suppress(OSError):
+            previous.rename(folder)
 
 
 def sync(path: Path) -> None:
@@ -162,11 +220,13 @@ def commit_manifest(folder: Path, key: str, files: list[str], info: dict[str, An
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None if there is none.
+    """The manifest of a folder; None if there is none. A folder whose replacement was killed is put back first.
 
     Raises:
         ArtifactError: The manifest is malformed, or names a file outside the folder.
     """
+    if not folder.exists():
+        _put_back(folder)
     path = folder / MANIFEST
     if not path.exists():
         return None

@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
-from clipstill.core.files import MANIFEST, Manifest, read_json, read_manifest, verify_files
+from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import Picture, fit_square, load_rgb
 from clipstill.core.names import is_plain
 from clipstill.core.notebook import html_table, percent
@@ -191,7 +191,7 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
         ResourceError: onnxruntime is not installed.
     """
     folder = Path(folder)
-    if not (folder / LABELS).is_file() and (folder / "bundle" / MANIFEST).is_file():
+    if not (folder / LABELS).is_file() and read_manifest(folder / "bundle") is not None:
         folder = folder / "bundle"
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import MANIFEST, read_json, read_manifest, write_json, write_text
+from clipstill.core.files import read_json, read_manifest, write_json, write_text
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse
 from clipstill.workflow.models import Models
@@ -63,7 +63,7 @@ class Run:
             if step.is_kept and read_manifest(store.folder(step)) is None:
                 raise _not_finished(path, step.name)
             steps.append(step)
-        if not (path / "bundle" / MANIFEST).is_file():
+        if read_manifest(path / "bundle") is None:
             raise _not_finished(path, "bundle")
         models, none = Models(settings), CohortsInUse()
         return cls(settings, task, photos, store=store, cohorts=none, steps=tuple(steps), models=models)
