@@ -15,7 +15,7 @@ from clipstill.commands.results import Calibration, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import holding, read_json, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.protocols import Provenance
 from clipstill.distributed import ray_tasks, torchrun
@@ -173,10 +173,11 @@ def _assist(job: Job, last: str) -> Run:
         for earlier in run.steps[: names.index(offer.stage)]:
             torchrun.wait_for_manifest(run.store.folder(earlier), earlier.key)
         make_deterministic(offer.threads)
-        if step.stage.name == images.NAME:
-            images.assist(run, offer)
-        else:
-            student.assist(run)
+        with holding(job.out):
+            if step.stage.name == images.NAME:
+                images.assist(run, offer)
+            else:
+                student.assist(run)
     for step in _until(run.steps, last):
         torchrun.wait_for_manifest(run.store.folder(step), step.key)
     return run

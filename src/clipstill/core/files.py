@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -22,7 +23,12 @@ from typing import Any
 from clipstill.core.errors import ArtifactError, ResourceError
 
 MANIFEST = "MANIFEST.json"
+TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
+_MOST_BYTES = 64 << 20
+_MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Folders that this process works in -> device and inode of each.
+_held: dict[Path, tuple[int, int]] = {}
 
 
 @contextmanager
@@ -33,8 +39,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         ResourceError: The disk is full or not writable; ``target`` is unchanged.
     """
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+        make_folder(target.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -64,9 +70,45 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of results before the work starts, so that a wrong path fails early as a ``ResourceError``."""
+    """Make a folder and those around it, but none that ``holding`` holds.
+
+    Raises:
+        ResourceError: It cannot be written, or a folder around it was moved or deleted since ``holding`` began.
+    """
+    for folder, identity in _held.items():
+        if path.is_relative_to(folder) and _identity(folder) != identity:
+            raise ResourceError(
+                f"{folder} was moved or deleted while clipstill was working in it. Put it back, or run the same "
+                f"command again to start anew."
+            )
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Write into this folder only as long as it stays where it is: a stray part of it would look like another's."""
+    _held[folder] = _identity(folder)
+    try:
+        yield
+    finally:
+        del _held[folder]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError:
+        return (0, 0)
+    return status.st_dev, status.st_ino
+
+
+def sweep(folder: Path, seconds: float = 0.0) -> None:
+    """Delete temporary files and folders right inside a folder that are older than this: a killed process left them."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            if path.lstat().st_mtime <= time.time() - seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -84,7 +126,8 @@ def replacing(folder: Path) -> Iterator[Path]:
         for rest in (previous, partial):
             if rest.exists():
                 shutil.rmtree(rest)
-        partial.mkdir(parents=True)
+        make_folder(folder.parent)
+        partial.mkdir()
         try:
             yield partial
             _exchange(folder, partial, previous)
@@ -175,20 +218,45 @@ def check_regular(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON of at most 64 MB and 64 levels, so that no file takes all memory or breaks what walks through it.
 
     Raises:
         ArtifactError: Missing or malformed.
     """
     try:
-        return json.loads(read_text(path))
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MB")
+        return parse_json(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
         ) from None
-    # ValueError: not JSON, or a number that is too long. RecursionError: too deeply nested.
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as JSON ({error}). Delete it and run the command that made it again."
+        ) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text of at most 64 levels.
+
+    Raises:
+        ValueError: It is not JSON, too deep, or holds a number that is too long.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [each for parent in level for each in _children(parent) if isinstance(each, dict | list)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def sha256_file(path: Path) -> str:
@@ -235,7 +303,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         files = {str(name): str(digest) for name, digest in raw["files"].items()}
         manifest = Manifest(str(raw["key"]), files, dict(raw.get("info", {})))
     except (TypeError, KeyError, AttributeError, ValueError):
-        raise ArtifactError(f"{path} is not a clipstill manifest. Choose another folder or delete this one.") from None
+        raise ArtifactError(
+            f"{path} is not a clipstill manifest. Make the folder again, or choose another one."
+        ) from None
     for name, digest in manifest.files.items():
         if not _lies_below(name) or not _SHA256.fullmatch(digest):
             raise ArtifactError(

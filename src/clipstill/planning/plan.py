@@ -23,8 +23,8 @@ from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Known, Linter
 from clipstill.text.task import Task
 from clipstill.workflow.photos import Photos
+from clipstill.workflow.records import read_events
 from clipstill.workflow.settings import Settings
-from clipstill.workflow.store import read_events
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import read_json, sha256_json, write_json, write_text, writing
+from clipstill.core.files import sha256_json, write_json, write_text, writing
+from clipstill.core.records import read_record
 from clipstill.text.task import Task
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
@@ -116,7 +117,7 @@ class Jobs:
         """Arguments of ``clipstill`` that make this run, or go on with it."""
         stored = self._kept(name) / _COMMAND
         if stored.is_file():
-            return [str(part) for part in read_json(stored)]
+            return read_record(stored, list[str])
         run = open_run(self.workspace, name)
         if run.task is None or not (run.path / CONFIG_FILE).is_file():
             raise ArtifactError(f"{run.path} does not hold the settings that it was made with. Start it anew.")

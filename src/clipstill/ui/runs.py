@@ -11,11 +11,13 @@ from typing import Any
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, read_json
+from clipstill.core.records import read_record
 from clipstill.runtime.bundle import LABELS
 from clipstill.stages import bundle, calibration, images, prompts, report
 from clipstill.text.task import Task
+from clipstill.workflow.records import StoredTask, read_events
 from clipstill.workflow.stage import STAGES_FOLDER
-from clipstill.workflow.store import LOCK, TASK_FILE, read_events, read_run_marker
+from clipstill.workflow.store import LOCK, TASK_FILE, read_run_marker
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 
@@ -122,7 +124,7 @@ def open_run(workspace: Path, name: str) -> Run:
 
 def _task(path: Path) -> Task | None:
     try:
-        return Task.from_json(read_json(path / TASK_FILE))
+        return Task.from_json(read_record(path / TASK_FILE, StoredTask))
     except ClipstillError:
         return None
 

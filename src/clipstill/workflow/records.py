@@ -1,0 +1,97 @@
+"""The types of what ``run.json``, ``events.jsonl``, ``stage.json``, ``steps.json`` and ``task.json`` hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
+
+from clipstill.core.files import parse_json
+from clipstill.core.records import Count, Number, checked
+
+EVENTS = "events.jsonl"
+# A run of many starts has a few thousand lines. The last ones say how it stands.
+_MOST_EVENT_BYTES = 16 << 20
+# A part of it names a folder.
+Key = Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
+
+
+class RunMarker(TypedDict):
+    """``run.json``: what the folder is."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
+
+    format: str
+    version: int
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+class Event(TypedDict):
+    """One line of ``events.jsonl``."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    time: Number
+    event: str
+    stage: NotRequired[str]
+    key: NotRequired[str]
+    seconds: NotRequired[Annotated[Number, Field(ge=0)]]
+    keys: NotRequired[dict[str, str]]  # Name of each step of a start -> its key.
+
+
+class StoredTask(TypedDict):
+    """The classes of a ``Task``."""
+
+    names: list[str]
+    descriptions: list[str]
+
+
+class StoredEvidence(TypedDict):
+    """An ``Evidence``."""
+
+    learned: str | None
+    examples: str | None
+    by_class: dict[str, str]
+
+
+class StageRecord(TypedDict):
+    """``stage.json``: the work that the folder of a stage holds."""
+
+    stage: str
+    key: Key
+    number: Annotated[Count, Field(ge=1)]
+    task: StoredTask
+    drawn: list[str]
+    evidence: StoredEvidence
+    serial: Count  # Time of its beginning in nanoseconds; it orders the cohorts.
+    images: NotRequired[Any]  # Of a student: what it was trained on.
+    trained: NotRequired[bool]  # Of a student: whether it was trained, and did not only get class vectors.
+
+
+class StepEntry(TypedDict):
+    """A step in ``steps.json``."""
+
+    name: Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
+    stage: str
+    key: str
+    used: list[str] | None
+
+
+def read_events(run: Path) -> list[Event]:
+    """The events of a run, oldest first; lines that are damaged or cut short by a kill are left out."""
+    file = run / EVENTS
+    if not file.is_file():
+        return []
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - _MOST_EVENT_BYTES))
+        lines = stream.read(_MOST_EVENT_BYTES).splitlines()
+    return [event for line in lines if (event := _event(line)) is not None]
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        return checked(parse_json(line), Event)
+    except (ValueError, ValidationError):
+        return None
