@@ -15,7 +15,7 @@ Kind = TypeVar("Kind")
 # Bounds that a damaged file exceeds, and arithmetic does not.
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**19)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # A mean of ones may exceed one.
 
 
 def read_record(path: Path, kind: type[Kind]) -> Kind:
@@ -24,21 +24,21 @@ def read_record(path: Path, kind: type[Kind]) -> Kind:
     Raises:
         ArtifactError: The file is missing, malformed, too large, or of another type.
     """
+    return checked(read_json(path), kind, path)
+
+
+def checked(value: Any, kind: type[Kind], where: object) -> Kind:
+    """A JSON value as this type; ``ArtifactError`` where what stands at ``where`` is of another."""
+    hashable: Any = kind
+    adapter: TypeAdapter[Kind] = _adapter(hashable)
     try:
-        return checked(read_json(path), kind)
+        return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "its content"
         raise ArtifactError(
-            f"{path} is damaged ({place[:100]}: {first['msg']}). Delete it and run the command that made it again."
+            f"{where} is damaged ({place[:100]}: {first['msg']}). Delete it and run the command that made it again."
         ) from None
-
-
-def checked(value: Any, kind: type[Kind]) -> Kind:
-    """A JSON value as this type; pydantic's ``ValidationError`` where it is of another."""
-    hashable: Any = kind
-    adapter: TypeAdapter[Kind] = _adapter(hashable)
-    return adapter.validate_python(value)
 
 
 @cache

@@ -84,9 +84,13 @@ class Jobs:
 
     def watch(self, name: str, busy: str | None) -> Watched:
         """A run and its output; ``busy`` is the name of the active run, if any."""
-        run = self.run(name)
-        is_running = busy == name
-        trouble = None if is_running or (run is not None and run.finished) else self.trouble(name)
+        run, is_running, damage = None, busy == name, None
+        try:
+            run = open_run(self.workspace, name)
+        except ClipstillError as error:
+            # A run that was just started has no folder yet.
+            damage = str(error) if name in runs_in(self.workspace) else None
+        trouble = None if is_running or (run is not None and run.finished) else damage or self.trouble(name)
         return Watched(name, run, self.lines(name), is_running, own=self.own_running() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:

@@ -1,19 +1,21 @@
-"""The types of what ``run.json``, ``events.jsonl``, ``stage.json``, ``steps.json`` and ``task.json`` hold."""
+"""The types of what the files of a run folder hold, as far as something reads it again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from clipstill.core.errors import ArtifactError
 from clipstill.core.files import parse_json
-from clipstill.core.records import Count, Number, checked
+from clipstill.core.protocols import Provenance
+from clipstill.core.records import Count, Number, Share, checked
 
 EVENTS = "events.jsonl"
 # A run of many starts has a few thousand lines. The last ones say how it stands.
-_MOST_EVENT_BYTES = 16 << 20
+_MOST_EVENT_BYTES = 4 << 20
 # A part of it names a folder.
 Key = Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
 
@@ -38,13 +40,13 @@ class Event(TypedDict):
     stage: NotRequired[str]
     key: NotRequired[str]
     seconds: NotRequired[Annotated[Number, Field(ge=0)]]
-    keys: NotRequired[dict[str, str]]  # Name of each step of a start -> its key.
+    keys: NotRequired[Annotated[dict[str, str], Field(max_length=10_000)]]  # Name of each step of a start -> its key.
 
 
 class StoredTask(TypedDict):
     """The classes of a ``Task``."""
 
-    names: list[str]
+    names: Annotated[list[str], Field(max_length=1_000_000)]
     descriptions: list[str]
 
 
@@ -79,6 +81,81 @@ class StepEntry(TypedDict):
     used: list[str] | None
 
 
+class StoredAccuracy(TypedDict):
+    """The main figures of an ``Evaluation``."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    n: Count
+    student_top1: Share
+    teacher_top1: NotRequired[Share | None]
+
+
+class StoredExport(TypedDict):
+    """What the export of a bundle measured."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    onnx_bytes: Count
+    parameters: Count
+    latency_ms: Number
+
+
+class StoredMetrics(TypedDict):
+    """``metrics.json`` of a bundle."""
+
+    evaluation: StoredAccuracy | None
+    export: StoredExport
+    provenance: list[Provenance]
+
+
+class StoredLabels(TypedDict):
+    """``labels.json`` of a bundle."""
+
+    labels: list[str]
+    refusal_threshold: Share | None
+
+
+class BundleInfo(TypedDict):
+    """Facts in the manifest of a bundle."""
+
+    teacher: str
+    student: str
+
+
+class StoredRefusal(TypedDict):
+    """How a student says "none of these"."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    threshold: Share
+
+
+class StoredCalibration(TypedDict):
+    """``calibration.json``."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    expected_top1: Share
+    temperature: Annotated[Number, Field(gt=0)]
+    refusal: StoredRefusal | None
+
+
+class StoredClass(TypedDict):
+    """What became of the images of a class."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: str
+    made: Count
+
+
+class StoredCuration(TypedDict):
+    """``curation.json`` beside the images."""
+
+    classes: list[StoredClass]
+
+
 def read_events(run: Path) -> list[Event]:
     """The events of a run, oldest first; lines that are damaged or cut short by a kill are left out."""
     file = run / EVENTS
@@ -92,6 +169,6 @@ def read_events(run: Path) -> list[Event]:
 
 def _event(line: bytes) -> Event | None:
     try:
-        return checked(parse_json(line), Event)
-    except (ValueError, ValidationError):
+        return checked(parse_json(line), Event, EVENTS)
+    except (ValueError, ArtifactError):
         return None
