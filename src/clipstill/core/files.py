@@ -32,8 +32,10 @@ _held: dict[Path, tuple[int, int]] = {}
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside ``target``, with its suffix; on success it is synced and renamed to ``target``.
+
+    Until then nobody else may read it; ``mode`` are the permissions of the target.
 
     Raises:
         ResourceError: The disk is full or not writable; ``target`` is unchanged.
@@ -46,7 +48,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             sync(temporary)
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             temporary.replace(target)
             sync(target.parent)
         finally:
