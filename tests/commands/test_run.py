@@ -213,7 +213,13 @@ def test_a_damaged_file_of_a_finished_run_heals(
     assert "nothing to do" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["run.json", "steps.json", "task.json", "bundle/MANIFEST.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("run.json", "steps.json", "task.json", "bundle/MANIFEST.json", "bundle/metrics.json"),
+        *("stages/calibration/calibration.json", "stages/class_vectors/teacher.json", "stages/student/MANIFEST.json"),
+    ],
+)
 @pytest.mark.parametrize("content", ["", "[7]", "[" * 100_000, "9" * 5000])
 def test_a_verb_that_reads_a_damaged_run_says_so_in_one_line(
     quick_copy: Path, photos: Path, capsys: pytest.CaptureFixture[str], name: str, content: str

@@ -77,7 +77,7 @@ def make_folder(path: Path) -> None:
     Raises:
         ResourceError: It cannot be written, or a folder around it was moved or deleted since ``holding`` began.
     """
-    for folder, identity in _held.items():
+    for folder, identity in list(_held.items()):
         if path.is_relative_to(folder) and _identity(folder) != identity:
             raise ResourceError(
                 f"{folder} was moved or deleted while clipstill was working in it. Put it back, or run the same "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import read_manifest, write_json, write_text
+from clipstill.core.files import read_manifest, verify_files, write_json, write_text
 from clipstill.core.records import read_record
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse
@@ -51,7 +51,7 @@ class Run:
         """A finished run, wherever the photos that it learned from lie now; ``photos`` are those that the caller has.
 
         Raises:
-            ArtifactError: The folder is no run, or a stage of it is not complete.
+            ArtifactError: The folder is no run, or a stage of it is not complete or damaged.
         """
         task, store = read_task(path), Store(path)
         by_name = {stage.name: stage for stage in stages}
@@ -63,11 +63,10 @@ class Run:
             if stage.per_cohort:
                 cohort = replace(store.cohort(entry["name"]), used=tuple(entry["used"] or ()))
             step = Step(stage, entry["key"], cohort)
-            if step.is_kept and read_manifest(store.folder(step)) is None:
-                raise _not_finished(path, step.name)
+            if step.is_kept:
+                _check_finished(path, store.folder(step))
             steps.append(step)
-        if read_manifest(path / "bundle") is None:
-            raise _not_finished(path, "bundle")
+        _check_finished(path, path / "bundle")
         models, none = Models(settings), CohortsInUse()
         return cls(settings, task, photos, store=store, cohorts=none, steps=tuple(steps), models=models)
 
@@ -123,6 +122,15 @@ class Run:
             "images_per_class": self.settings.prompts.images_per_class,
             "unlabelled": self.photos.counts["unlabelled"],
         }
+
+
+def _check_finished(path: Path, folder: Path) -> None:
+    """Check that a stage is complete and its JSON as it was written. Readers of tensors and shards check these."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise _not_finished(path, folder.name)
+    files = {name: digest for name, digest in manifest.files.items() if name.endswith(".json")}
+    verify_files(folder, replace(manifest, files=files))
 
 
 def _not_finished(path: Path, stage: str) -> ArtifactError:
