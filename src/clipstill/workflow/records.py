@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from clipstill.core.errors import ArtifactError
@@ -16,6 +16,8 @@ from clipstill.core.records import Count, Number, Share, checked
 EVENTS = "events.jsonl"
 # A run of many starts has a few thousand lines. The last ones say how it stands.
 _MOST_EVENT_BYTES = 4 << 20
+# Facts beside those that are named here stay as they are.
+_OPEN = with_config(ConfigDict(extra="allow"))
 # A part of it names a folder.
 Key = Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
 
@@ -23,17 +25,14 @@ Key = Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
 class RunMarker(TypedDict):
     """``run.json``: what the folder is."""
 
-    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
-
     format: str
     version: int
     threads: Annotated[int, Field(ge=1, le=1024)]
 
 
+@_OPEN
 class Event(TypedDict):
     """One line of ``events.jsonl``."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     time: Number
     event: str
@@ -81,20 +80,18 @@ class StepEntry(TypedDict):
     used: list[str] | None
 
 
+@_OPEN
 class StoredAccuracy(TypedDict):
     """The main figures of an ``Evaluation``."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     n: Count
     student_top1: Share
     teacher_top1: NotRequired[Share | None]
 
 
+@_OPEN
 class StoredExport(TypedDict):
     """What the export of a bundle measured."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     onnx_bytes: Count
     parameters: Count
@@ -123,28 +120,25 @@ class BundleInfo(TypedDict):
     student: str
 
 
+@_OPEN
 class StoredRefusal(TypedDict):
     """How a student says "none of these"."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     threshold: Share
 
 
+@_OPEN
 class StoredCalibration(TypedDict):
     """``calibration.json``."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     expected_top1: Share
     temperature: Annotated[Number, Field(gt=0)]
     refusal: StoredRefusal | None
 
 
+@_OPEN
 class StoredClass(TypedDict):
     """What became of the images of a class."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     name: str
     made: Count
