@@ -11,7 +11,7 @@ import pytest
 from clipstill.cli.main import main
 from clipstill.core.files import read_manifest, verify_files
 from clipstill.runtime import load_bundle
-from run_fixtures import MEASURED, run_arguments
+from run_fixtures import CLASSES, MEASURED, kill_before_file, run_arguments
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
@@ -106,3 +106,19 @@ def test_predict_and_evaluate_take_the_int8_model(
     measured = json.loads(capsys.readouterr().out)["student_top1"]
     facts = json.loads((measured_run / "bundle" / "metrics.json").read_text())["export"]["formats"]["onnx-int8"]
     assert measured == pytest.approx(facts["accuracy"]["photos"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("renamed_to", [".lone.clipstill-previous", "lone"])
+def test_a_lone_bundle_outlives_a_kill_at_each_rename_of_its_folder(
+    quick_run: Path, tmp_path: Path, renamed_to: str
+) -> None:
+    lone = Path(shutil.copytree(quick_run / "bundle", tmp_path / "lone"))
+    arguments = ["export", str(lone), "--format", "torch"]
+    kill_before_file(f"*/{renamed_to}", arguments)
+    assert load_bundle(lone).labels == CLASSES
+    assert main(arguments) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["lone"]
+    manifest = read_manifest(lone)
+    assert manifest is not None
+    assert "model.pt2" in manifest.files

@@ -249,6 +249,45 @@ def test_photos_whose_names_are_not_utf8_are_photos(
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("events.jsonl", '{"event": "done"}\n7\n', "nothing to do"),
+        ("stages/student/stage.json", "{", "nothing to do"),
+        ("steps.json", "{", "nothing to do"),
+        ("task.json", "[]", "nothing to do"),
+        ("run.json", "", "run.json is damaged and made again"),
+        ("bundle/MANIFEST.json", "", "bundle: running"),
+        ("bundle/MANIFEST.json", "[]", "bundle: running"),
+        ("MANIFEST.json", "{}", "report: running"),
+    ],
+)
+def test_a_damaged_file_of_a_finished_run_heals(
+    quick_copy: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, says: str
+) -> None:
+    (quick_copy / name).write_text(content)
+    assert main(run_arguments(quick_copy, QUICK)) == 0
+    assert says in capsys.readouterr().err
+    assert main(run_arguments(quick_copy, QUICK)) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("run.json", "steps.json", "task.json", "bundle/MANIFEST.json", "bundle/metrics.json"),
+        *("stages/calibration/calibration.json", "stages/class_vectors/teacher.json", "stages/student/MANIFEST.json"),
+    ],
+)
+@pytest.mark.parametrize("content", ["", "[7]", "[" * 100_000, "9" * 5000])
+def test_a_verb_that_reads_a_damaged_run_says_so_in_one_line(
+    quick_copy: Path, photos: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    (quick_copy / name).write_text(content)
+    assert main(["ladder", str(quick_copy), "--images", str(photos), "--quiet"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_synthetic_pictures_differ_by_seed_and_class(measured_run: Path) -> None:
     from clipstill.surrogate.dataset import SurrogateSet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from clipstill.core.description import ExportFacts
 from clipstill.core.errors import ArtifactError, ExportError, ResourceError
-from clipstill.core.files import read_manifest, verify_files
+from clipstill.core.files import read_manifest, replacing, verify_files
 from clipstill.core.onnx_session import open_session
 from clipstill.export.bundle import write_bundle
 from clipstill.export.measure import latency
@@ -230,6 +231,33 @@ def test_bundle_hidden_by_a_kill_between_two_renames_comes_back(tiny_bundle: Pat
     assert manifest is not None
     assert manifest.key == "tiny"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_reader_between_the_two_renames_disturbs_no_replacement(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    found: list[object] = []
+
+    def read_once(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.rename" and not found and str(arguments[1]) == str(folder):
+            found.append(None)
+            found[0] = read_manifest(folder)
+
+    sys.addaudithook(read_once)
+    with replacing(folder) as partial:
+        (partial / "new").touch()
+    assert found != [None]
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_link_to_a_bundle_stays_a_link(tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    for _ in range(2):
+        with replacing(tmp_path / "link") as partial:
+            (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
-from clipstill.workflow.store import LockedStore, read_events
+from clipstill.workflow.records import read_events
+from clipstill.workflow.store import LockedStore
 from run_fixtures import run_arguments, stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")

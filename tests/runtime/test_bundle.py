@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,21 @@ def test_altered_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
         stream.write(b"\0")
     with pytest.raises(ArtifactError, match=r"model\.onnx was altered"):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["lone", "run/bundle"])
+def test_a_bundle_hidden_by_a_kill_between_two_renames_is_found(tiny_bundle: Path, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    shutil.copytree(tiny_bundle, folder.with_name(f".{folder.name}.clipstill-previous"))
+    folder.with_name(f".{folder.name}.clipstill-partial").mkdir()
+    assert load_bundle(tmp_path / Path(place).parts[0]).folder == folder
+
+
+def test_what_is_left_of_an_old_bundle_does_not_come_back(tiny_bundle: Path, tmp_path: Path) -> None:
+    # Killed after both renames, while the old folder was being deleted; then the user deleted the new one.
+    shutil.copytree(tiny_bundle, tmp_path / ".lone.clipstill-previous")
+    with pytest.raises(ArtifactError, match="is not a clipstill bundle"):
+        load_bundle(tmp_path / "lone")
 
 
 def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:

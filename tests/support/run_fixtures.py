@@ -20,7 +20,7 @@ from PIL import Image
 from clipstill.cli.main import main
 from clipstill.core.files import sha256_file
 from clipstill.core.seeds import generator_for
-from clipstill.workflow.store import read_events
+from clipstill.workflow.records import read_events
 
 CLASSES = ("dog", "guitar")
 _TINY = (

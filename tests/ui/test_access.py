@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import os
+import re
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from clipstill.ui.access import Guard
 TOKEN = "s3cret-token"
 PORT = 7999
 HOST = f"127.0.0.1:{PORT}"
-COOKIE = f"clipstill-{PORT}={TOKEN}"
+NAME = f"clipstill-{PORT}"
 
 
 # Of the versions that are known; the test asks for those that it finds as well.
@@ -81,6 +83,16 @@ def paths_of(router: Any) -> set[str]:
     return found
 
 
+def session_of(guarded: Any) -> str:
+    """The value of the cookie that the printed address sets."""
+    cookie: str = ask(guarded, query=f"token={TOKEN}")[1]["set-cookie"]
+    return cookie.split(";")[0].removeprefix(f"{NAME}=")
+
+
+def cookie_of(guarded: Any) -> str:
+    return f"{NAME}={session_of(guarded)}"
+
+
 @pytest.fixture
 def guard() -> Guard:
     return Guard(app, TOKEN, PORT)
@@ -89,21 +101,60 @@ def guard() -> Guard:
 def test_nothing_is_answered_without_the_cookie(guard: Guard) -> None:
     assert ask(guard)[0] == 401
     assert ask(guard, cookie=f"clipstill-{PORT}=wrong")[0] == 401
-    assert ask(guard, cookie=f"other={TOKEN}")[0] == 401
+    assert ask(guard, cookie=f"{NAME}={TOKEN}")[0] == 401
+    assert ask(guard, cookie=f"other={session_of(guard)}")[0] == 401
     assert ask(guard, cookie="\x7f;;=;")[0] == 401
     assert ask(guard, kind="websocket") == "websocket.close"
 
 
 def test_the_cookie_opens_everything(guard: Guard) -> None:
-    assert ask(guard, cookie=COOKIE)[0] == 200
-    assert ask(guard, cookie=f"a=b; {COOKIE}", method="POST")[0] == 200
-    assert ask(guard, cookie=COOKIE, kind="websocket") == "websocket.accept"
+    cookie = cookie_of(guard)
+    assert ask(guard, cookie=cookie)[0] == 200
+    assert ask(guard, cookie=f"a=b; {cookie}", method="POST")[0] == 200
+    assert ask(guard, cookie=cookie, kind="websocket") == "websocket.accept"
+
+
+@pytest.mark.parametrize(
+    "other",
+    ['state={"a": [1, "x"]}', 'a="', "\x7f", "{}", "=", f"{NAME}=of a neighbour", "é=ü"],
+)
+def test_cookies_of_servers_on_other_ports_lock_nobody_out(guard: Guard, other: str) -> None:
+    cookie = cookie_of(guard)
+    assert ask(guard, cookie=f"{other}; {cookie}")[0] == 200
+    assert ask(guard, cookie=f"{cookie}; {other}")[0] == 200
+
+
+def test_no_cookie_holds_a_token(guard: Guard, tmp_path: Path) -> None:
+    with guard.redirect_file(tmp_path) as file:
+        once = token_in(file)
+        assert len({TOKEN, once, session_of(guard), session_of(Guard(app, TOKEN, PORT))}) == 4
+
+
+def test_the_redirect_file_opens_the_page_once_and_is_its_owners_alone(guard: Guard, tmp_path: Path) -> None:
+    with guard.redirect_file(tmp_path / ".ui") as file:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        once = token_in(file)
+        status, headers = ask(guard, query=f"token={once}")
+        assert (status, headers["location"]) == (303, "/")
+        cookie = headers["set-cookie"].split(";")[0]
+        assert ask(guard, cookie=cookie)[0] == 200
+        assert ask(guard, query=f"token={once}")[0] == 403
+        assert ask(guard, query=f"token={once}", cookie=cookie)[0] == 303  # The file again, in the same browser.
+    assert not file.exists()
+    assert ask(guard, query=f"token={TOKEN}")[0] == 303
+
+
+def token_in(file: Path) -> str:
+    found = re.search(rf"url=http://{HOST}/\?token=([\w-]+)\"", file.read_text())
+    assert found is not None
+    return found[1]
 
 
 def test_the_printed_address_sets_the_cookie_and_hides_the_token(guard: Guard) -> None:
     status, headers = ask(guard, "/", query=f"a=1&token={TOKEN}")
     assert (status, headers["location"]) == (303, "/")
-    assert headers["set-cookie"].startswith(COOKIE + ";")
+    assert headers["set-cookie"].startswith(f"{NAME}=")
+    assert TOKEN not in headers["set-cookie"]
     assert "HttpOnly" in headers["set-cookie"]
     assert ask(guard, cookie=headers["set-cookie"].split(";")[0])[0] == 200
 
@@ -117,19 +168,19 @@ def test_a_wrong_token_sets_no_cookie(guard: Guard) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", ""])
 def test_another_host_name_is_refused_even_with_the_cookie(guard: Guard, host: str) -> None:
-    assert ask(guard, host=host, cookie=COOKIE)[0] == 403
+    assert ask(guard, host=host, cookie=cookie_of(guard))[0] == 403
     assert ask(guard, host=host, query=f"token={TOKEN}")[0] == 403
 
 
 def test_another_page_of_the_browser_cannot_act(guard: Guard) -> None:
     for origin in ("http://evil.example", "http://127.0.0.1:8080", "null"):
-        assert ask(guard, method="POST", cookie=COOKIE, origin=origin)[0] == 403
-        assert ask(guard, kind="websocket", cookie=COOKIE, origin=origin) == "websocket.close"
-    assert ask(guard, method="POST", cookie=COOKIE, origin=f"http://{HOST}")[0] == 200
+        assert ask(guard, method="POST", cookie=cookie_of(guard), origin=origin)[0] == 403
+        assert ask(guard, kind="websocket", cookie=cookie_of(guard), origin=origin) == "websocket.close"
+    assert ask(guard, method="POST", cookie=cookie_of(guard), origin=f"http://{HOST}")[0] == 200
 
 
 def test_pages_may_fetch_nothing_from_elsewhere(guard: Guard) -> None:
-    policy = ask(guard, cookie=COOKIE)[1]["content-security-policy"]
+    policy = ask(guard, cookie=cookie_of(guard))[1]["content-security-policy"]
     assert policy.startswith("default-src 'self';")
     assert "http" not in policy.replace("http-equiv", "")
 
@@ -171,8 +222,8 @@ def test_every_route_of_gradio_and_of_the_files_is_behind_the_guard(guarded: Any
     for path in paths:
         for method in ("GET", "POST"):
             assert ask(guard, path or "/", method=method)[0] == 401, path
-    assert ask(guard, "/files/none/bundle.zip", cookie=COOKIE)[0] == 404
-    assert ask(guard, "/files/../bundle.zip", cookie=COOKIE)[0] == 404
+    assert ask(guard, "/files/none/bundle.zip", cookie=cookie_of(guard))[0] == 404
+    assert ask(guard, "/files/../bundle.zip", cookie=cookie_of(guard))[0] == 404
 
 
 ENDED = """
@@ -192,6 +243,7 @@ def make_app(jobs, uploads):
     return app
 
 def ready(address):
+    print(address)
     os.environ["PYTHONPATH"] = sys.argv[2]
     known[0].start("zoo", [])
     print(known[0]._process.pid, flush=True)
@@ -214,6 +266,10 @@ def test_a_run_ends_with_the_page_that_started_it(tmp_path: Path, name: str) -> 
     done = subprocess.run([sys.executable, "-c", code, tmp_path, sleeper], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "'zoo' is stopped" in done.stderr
+    # What the browser is started with says where the file is, and no secret.
+    file = next(line for line in done.stdout.splitlines() if line.startswith("file:"))
+    assert re.fullmatch(rf"{tmp_path.as_uri()}/\.ui/open-\d+\.html", file)
+    assert list((tmp_path / ".ui").glob("open-*")) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout.splitlines()[-1]), 0)
 

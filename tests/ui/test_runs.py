@@ -1,13 +1,14 @@
 """What the page knows of runs, how it starts and stops them, and what it makes of the form. No browser, no gradio."""
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, TaskError
-from clipstill.core.files import write_json
+from clipstill.core.files import commit_manifest, write_json
 from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
 from clipstill.ui import panels
@@ -32,6 +33,14 @@ PLAN = {
     "cost": {"seconds": 312.0, "stages": {}, "images": 112, "image_steps": 6720, "memory_bytes": 1},
     "settings": {},
     "budget_seconds": None,
+}
+
+
+CALIBRATION = {"expected_top1": 0.7, "temperature": 1.2, "refusal": None}
+METRICS = {
+    "evaluation": {"n": 8, "student_top1": 0.5, "teacher_top1": 0.6},
+    "export": {"onnx_bytes": 1000, "parameters": 10, "latency_ms": 1.5},
+    "provenance": [],
 }
 
 
@@ -98,6 +107,78 @@ def test_only_run_folders_are_listed_the_latest_first(tmp_path: Path) -> None:
     (tmp_path / ".ui").mkdir()
     assert runs_in(tmp_path) == ["second", "first"]
     assert runs_in(tmp_path / "absent") == []
+
+
+DEEP, LONG = "[" * 100_000, "9" * 5000
+STYLES, BUNDLE = "stages/prompts/styles.json", "bundle/MANIFEST.json"
+
+
+def finished_run(workspace: Path, name: str) -> Path:
+    """A run with what the page reads of a finished one."""
+    with made_run(workspace, name) as run:
+        run.event("end")
+    bundle = run.path / "bundle"
+    write_json(run.path / "stages" / "calibration" / "calibration.json", CALIBRATION)
+    write_json(run.path / STYLES, ["photo"])
+    write_json(bundle / "metrics.json", METRICS)
+    write_json(bundle / "labels.json", {"labels": ["dog", "<b>cat</b>"], "refusal_threshold": None})
+    commit_manifest(bundle, "k", ["metrics.json", "labels.json"], {"teacher": "t", "student": "s"})
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("run.json", DEEP, r"run\.json cannot be read"),
+        ("run.json", '{"format": "clipstill-run", "version": 2, "threads": null}', r"run\.json is damaged \(threads"),
+        ("events.jsonl", '{"time": null, "event": "start", "keys": 7}', ""),
+        ("events.jsonl", f"{DEEP}\n{LONG}\n7", ""),
+        ("task.json", LONG, ""),
+        ("task.json", '{"names": 7, "descriptions": {}}', ""),
+        (STYLES, "7", ""),
+        ("stages/surrogate/stage.json", DEEP, ""),
+        ("stages/calibration/calibration.json", '{"expected_top1": "high"}', r"calibration\.json is damaged"),
+        ("bundle/metrics.json", LONG, r"metrics\.json cannot be read"),
+        ("bundle/metrics.json", '{"export": null}', r"metrics\.json is damaged"),
+        ("bundle/labels.json", '{"labels": 7}', r"labels\.json is damaged"),
+        (BUNDLE, "[]", r"MANIFEST\.json is not a clipstill manifest"),
+        (BUNDLE, '{"key": "k", "files": {}, "info": {"teacher": 7}}', r"MANIFEST\.json is damaged"),
+    ],
+)
+def test_a_damaged_run_is_one_line_and_the_others_are_shown(
+    jobs: Jobs, tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.page import Page
+
+    for each in ("bad", "good", "fine"):
+        finished_run(tmp_path, each)
+    (tmp_path / "bad" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "bad" / name).write_text(content)
+    page = Page(jobs, tmp_path)
+    assert set(runs_in(tmp_path)) == {"bad", "good", "fine"}
+    page.renew("bad", {})
+    page.image_choices("bad")
+    page.images("bad", None, None, False)
+    page.finished(None)
+    shown = {"get": page.get("bad"), "compare": page.compare(["bad", "good", "fine"])}
+    assert "<td>good</td>" in shown["compare"]
+    if name == "run.json":  # Without it, its folder is no run that could be compared.
+        shown["compare"] = page.renew("bad", {})[-1]["progress"]
+    for panel in shown.values():
+        lines = [line for line in panel.splitlines() if "cs-note wrong" in line]
+        assert len(lines) == (says != "")
+        assert all(re.search(says, line) for line in lines)
+
+
+def test_a_long_list_of_events_is_read_from_its_end(tmp_path: Path) -> None:
+    with made_run(tmp_path) as run:
+        pass
+    with (run.path / "events.jsonl").open("a") as stream:
+        stream.write("x" * (5 << 20) + "\n")
+    with LockedStore(run.path, threads=1) as again:
+        again.event("start", keys={"report": "3"})
+    assert [(each.name, each.state) for each in open_run(tmp_path, "zoo").stages] == [("report", "waiting")]
 
 
 @pytest.mark.parametrize("name", ["", "..", "../zoo", "a/b", "a\\b", ".ui", "-x", "a b", "x" * 81, "a\0b", "a\n"])

@@ -1,4 +1,5 @@
 import io
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -48,6 +49,14 @@ def test_the_same_upload_is_unpacked_once(tmp_path: Path) -> None:
     first = take_in([packed], tmp_path / "in", labelled=True)
     assert take_in([packed.rename(tmp_path / "b.zip")], tmp_path / "in", labelled=True) == first
     assert len(list((tmp_path / "in").iterdir())) == 1
+
+
+def test_what_a_killed_upload_left_is_swept_and_one_under_way_is_not(tmp_path: Path) -> None:
+    for name, time in ((".tmp-dead", 1), (".tmp-alive", None)):
+        (tmp_path / "in" / name / "photos").mkdir(parents=True)
+        os.utime(tmp_path / "in" / name, None if time is None else (time, time))
+    take_in([zipped(tmp_path / "a.zip", "dog/1.png")], tmp_path / "in", labelled=True)
+    assert [path.name for path in (tmp_path / "in").glob(".tmp-*")] == [".tmp-alive"]
 
 
 def test_single_photos_need_no_zip_where_they_have_no_labels(tmp_path: Path) -> None:

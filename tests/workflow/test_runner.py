@@ -1,10 +1,12 @@
 """A run of two stages of the test's own: what is skipped, what a changed setting does again, what a kill leaves."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from clipstill.core.files import write_text
+from clipstill.core.files import commit_manifest, replacing, write_text
+from clipstill.export.bundle import check_replaceable
 from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import FolderHistory, cohorts_in_use
 from clipstill.workflow.keys import Keys
@@ -14,7 +16,7 @@ from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
 from clipstill.workflow.runner import looks_done, run_steps, seconds_of_work
 from clipstill.workflow.stage import Stage, Step
-from clipstill.workflow.store import LockedStore
+from clipstill.workflow.store import LockedStore, Store
 
 TASK = parse_task("dog,cat")
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
@@ -118,3 +120,32 @@ def test_a_stage_that_was_stopped_finds_its_folder_as_it_left_it(tmp_path: Path)
         bring_up_to_date(tmp_path, (slow,))
     assert bring_up_to_date(tmp_path, (slow,)) == []
     assert found == [["stage.json"], ["half.txt", "stage.json"]]
+
+
+def test_a_shipped_folder_whose_manifest_is_damaged_or_gone_is_kept_aside_and_made_again(tmp_path: Path) -> None:
+    def make_shipped(run: Run, step: Step, folder: Path) -> None:
+        check_replaceable(folder)
+        with replacing(folder) as partial:
+            write_text(partial / "names.txt", "shipped")
+            commit_manifest(partial, step.key, ["names.txt"])
+
+    shipped = Stage(name="shipped", version=1, title="Ship", make=make_shipped, inputs=("names",), folder="shipped")
+    stages = (NAMES, shipped)
+    bring_up_to_date(tmp_path, stages)
+    manifest = tmp_path / "shipped" / "MANIFEST.json"
+    manifest.write_text("[")
+    assert bring_up_to_date(tmp_path, stages) == ["names"]
+    manifest.unlink()
+    assert bring_up_to_date(tmp_path, stages) == ["names"]
+    assert (tmp_path / "stages" / "old" / "shipped-damaged" / "MANIFEST.json").read_text() == "["
+    assert (tmp_path / "stages" / "old" / "shipped-damaged-2" / "names.txt").read_text() == "shipped"
+
+
+@pytest.mark.parametrize("seconds", ['"long"', "null", "-1", "Infinity", "1e999"])
+def test_a_damaged_time_of_a_stage_is_left_out(tmp_path: Path, seconds: str) -> None:
+    bring_up_to_date(tmp_path)
+    manifest = tmp_path / "stages" / "names" / "MANIFEST.json"
+    manifest.write_text(re.sub(r'"seconds": [\d.]+', f'"seconds": {seconds}', manifest.read_text()))
+    keys = Keys(STAGES, load_settings(), Photos())
+    steps = keys.steps(TASK, cohorts_in_use(keys, TASK, FolderHistory()))
+    assert set(seconds_of_work(Store(tmp_path), steps)) == {"upper"}

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.core.files import commit_manifest, read_json, write_json
+from clipstill.core.files import commit_manifest, write_json
 from clipstill.stages import student
 from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import Cohort
+from clipstill.workflow.records import read_events
 from clipstill.workflow.stage import Stage, Step
-from clipstill.workflow.store import LockedStore, Store, read_events, read_run_marker
+from clipstill.workflow.store import LockedStore, Store, read_run_marker
 
 TASK = parse_task("dog,crane: a bird")
 IMAGES = replace(student.STAGE, name="surrogate", per_cohort=True)
@@ -161,13 +161,81 @@ def test_a_cohort_that_was_moved_aside_is_remembered_and_a_damaged_one_is_not(tm
     assert [each.key for each in Store(tmp_path).history().images] == [first.key, third.key]
 
 
-def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["", "[]", '{"key": 7}', "[" * 100_000, '{"serial": ' + "9" * 5000 + "}"])
+def test_a_damaged_record_is_written_again_beside_work_of_its_key(tmp_path: Path, damage: str) -> None:
     images = step("a", IMAGES)
     with LockedStore(tmp_path, 1) as run:
         run.prepare(images)
-        file = run.folder(images) / "stage.json"
-        record = read_json(file)
-        write_json(file, {name: value for name, value in record.items() if name != "task"})
-        with pytest.raises(ArtifactError, match=r"stage\.json"):
-            run.history()
-    assert json.loads(file.read_text())["key"] == images.key
+        commit_manifest(run.folder(images), images.key, [])
+        (run.folder(images) / "stage.json").write_text(damage)
+        assert run.history().images == ()
+        assert not run.prepare(images)
+        assert [cohort.key for cohort in run.history().images] == [images.key]
+        assert list((run.stages).glob("old/*")) == []
+
+
+def test_unfinished_work_with_a_damaged_record_is_kept_aside(tmp_path: Path) -> None:
+    images = step("a", IMAGES)
+    with LockedStore(tmp_path, 1) as run:
+        run.prepare(images)
+        (run.folder(images) / "stage.json").write_text("{")
+        assert run.prepare(images) == "its stage.json is damaged"
+        assert (run.stages / "old" / "surrogate-unknown" / "stage.json").read_text() == "{"
+
+
+def test_a_cohort_with_a_damaged_manifest_is_not_complete(tmp_path: Path) -> None:
+    images = step("a", IMAGES)
+    with LockedStore(tmp_path, 1) as run:
+        run.prepare(images)
+        (run.folder(images) / "MANIFEST.json").write_text("[]")
+        assert [cohort.complete for cohort in run.history().images] == [False]
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_damaged_marker_is_made_again(tmp_path: Path, delete: bool) -> None:
+    with LockedStore(tmp_path, 3) as run:
+        run.prepare(step("a"))
+    (tmp_path / "run.json").write_text('{"format": "clip')
+    with pytest.raises(ArtifactError, match=r"run\.json cannot be read as JSON .* Delete it and run the command that"):
+        read_run_marker(tmp_path)
+    if delete:
+        (tmp_path / "run.json").unlink()
+    with LockedStore(tmp_path, 2) as run:
+        assert run.threads == 2
+    kept = [] if delete else [tmp_path / "stages" / "old" / "run.json-damaged"]
+    assert list((tmp_path / "stages").glob("old/*")) == kept
+
+
+def test_events_that_are_none_are_left_out(tmp_path: Path) -> None:
+    with LockedStore(tmp_path, 1) as run:
+        run.event("start", keys={"student": "a"})
+    bad = ['{"time": null, "event": "done"}', "{}", "[" * 100_000, "9" * 5000, '{"time": 1e999, "event": "end"}', "7"]
+    with (tmp_path / "events.jsonl").open("a") as stream:
+        stream.write("\n".join(bad))
+    with LockedStore(tmp_path, 1) as run:
+        run.event("end")
+    assert [event["event"] for event in read_events(tmp_path)] == ["start", "end"]
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
+    images = step("a", IMAGES)
+    with LockedStore(tmp_path, 1) as run:
+        run.prepare(images)
+    for folder in (tmp_path, tmp_path / "stages" / "surrogate"):
+        (folder / ".tmp-x.tar").touch()
+        (folder / ".tmp-y" / "photos").mkdir(parents=True)
+    with LockedStore(tmp_path, 1):
+        assert list(tmp_path.rglob(".tmp-*")) == []
+
+
+@pytest.mark.parametrize("name", ["preview.png", "stages/surrogate/shard.tar", "stages/student/work/state"])
+def test_no_part_of_a_run_folder_that_was_moved_away_comes_up_again(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    with LockedStore(out, 1) as run:
+        out.rename(tmp_path / "moved")
+        for write in (lambda: write_json(out / name, {}), lambda: run.prepare(step("a"))):
+            with pytest.raises(ResourceError, match="was moved or deleted while clipstill was working in it"):
+                write()
+    assert not out.exists()
+    with LockedStore(tmp_path / "moved", 1):
+        pass

@@ -22,12 +22,11 @@ from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
-from clipstill.core.files import read_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say
-from clipstill.core.protocols import Provenance
+from clipstill.core.records import read_record
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
@@ -39,6 +38,7 @@ from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.workflow.photos import limited, refuse_overlap
+from clipstill.workflow.records import StoredMetrics
 
 if TYPE_CHECKING:
     from clipstill.students.student import Student
@@ -200,7 +200,7 @@ def _description(bundle: Bundle, calibration: Calibration, after: EvaluationResu
     return Description(
         labels=bundle.labels,
         preprocess=bundle.preprocess,
-        provenance=[Provenance(**part) for part in read_json(bundle.folder / METRICS_FILE)["provenance"]],
+        provenance=read_record(bundle.folder / METRICS_FILE, StoredMetrics)["provenance"],
         # The teacher has no part in this.
         evaluation=None if after is None else Evaluation(after).to_json(),
         temperature=calibration.temperature,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -29,28 +30,28 @@ def ui(
     # Before gradio is imported: nothing is sent home, and no version is asked for.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with options.extra("ui"):
-        from clipstill.ui.access import TOKEN_PARAMETER, Guard
+        from clipstill.ui.access import Guard
         from clipstill.ui.app import make_app
         from clipstill.web.server import LOOPBACK, listen, run
     from clipstill.core.files import make_folder
     from clipstill.core.progress import say
-    from clipstill.ui.jobs import Jobs
+    from clipstill.ui.jobs import KEPT_FOLDER, Jobs
 
     def ready() -> None:
-        print(address, flush=True)
+        print(app.address, flush=True)
         say("Open this address in a browser on this machine. Ctrl-C ends the page and stops a run that it started.")
         if not no_browser:
             import webbrowser
 
-            webbrowser.open(address)
+            webbrowser.open(held.enter_context(app.redirect_file(jobs.workspace / KEPT_FOLDER)).as_uri())
 
     make_folder(workspace)
     jobs, token = Jobs(workspace.resolve()), secrets.token_urlsafe(32)
-    with listen(LOOPBACK, port) as listener, tempfile.TemporaryDirectory(prefix="clipstill-ui-") as uploads:
+    with ExitStack() as held:
+        listener = held.enter_context(listen(LOOPBACK, port))
+        uploads = held.enter_context(tempfile.TemporaryDirectory(prefix="clipstill-ui-"))
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        port = listener.getsockname()[1]
-        address = f"http://{LOOPBACK}:{port}/?{TOKEN_PARAMETER}={token}"
-        app = Guard(make_app(jobs, Path(uploads)), token, port)
+        app = Guard(make_app(jobs, Path(uploads)), token, listener.getsockname()[1])
         try:
             # Open pages hold a connection for ever; the end waits for them but a moment.
             run(app, listener, ready, finish_seconds=1, log_level="error")

@@ -21,9 +21,10 @@ from clipstill.assembly.class_vectors import text_vectors
 from clipstill.commands.run import Job, run_until_student
 from clipstill.core.device import pick_device
 from clipstill.core.file_names import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
-from clipstill.core.files import read_json, read_manifest, sha256_json, write_json
+from clipstill.core.files import read_manifest, sha256_json, write_json
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess, Teacher
+from clipstill.core.records import read_record
 from clipstill.datasets import Dataset, without_labels
 from clipstill.evaluation.evaluate import BATCH, PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import class_vectors, teacher_prompts
@@ -222,7 +223,7 @@ class Protocol:
         """Accuracies that an equal call measured before, else measured now."""
         place = self.out / "measured" / f"{sha256_json([identity, self._identity])[:16]}.json"
         if place.is_file():
-            return dict(read_json(place))
+            return read_record(place, dict[str, float])
         predict, preprocess = predictor()
         found = {name: self._top1(predict, preprocess, name) for name in self.parts}
         write_json(place, found)
@@ -279,8 +280,8 @@ def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, 
     return settings.changed(**{"unlabelled.images": dataset.root}), photos
 
 
-def _read_validations(path: Path) -> list[dict[str, Any]]:
-    return list(read_json(path)) if path.is_file() else []
+def _read_validations(path: Path) -> list[dict[str, float]]:
+    return read_record(path, list[dict[str, float]]) if path.is_file() else []
 
 
 def _key(stage: Path) -> str:

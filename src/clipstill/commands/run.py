@@ -15,9 +15,9 @@ from clipstill.commands.results import Calibration, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import holding, write_json
 from clipstill.core.progress import say, warnings_only
-from clipstill.core.protocols import Provenance
+from clipstill.core.records import read_record
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
@@ -31,6 +31,7 @@ from clipstill.workflow.cohorts import CohortsInUse, cohorts_in_use
 from clipstill.workflow.keys import Keys
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
+from clipstill.workflow.records import StoredMetrics
 from clipstill.workflow.run import Run, Watch
 from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
@@ -176,10 +177,11 @@ def _assist(job: Job, last: str) -> Run:
         for earlier in run.steps[: names.index(offer.stage)]:
             torchrun.wait_for_manifest(run.store.folder(earlier), earlier.key)
         make_deterministic(offer.threads)
-        if step.stage.name == images.NAME:
-            images.assist(run, offer)
-        else:
-            student.assist(run)
+        with holding(job.out):
+            if step.stage.name == images.NAME:
+                images.assist(run, offer)
+            else:
+                student.assist(run)
     for step in _until(run.steps, last):
         torchrun.wait_for_manifest(run.store.folder(step), step.key)
     return run
@@ -239,9 +241,8 @@ def check_names(job: Job) -> None:
 
 
 def _result(run: Run, skipped: list[str]) -> RunResult:
-    metrics = read_json(run.folder(bundle.NAME) / METRICS_FILE)
-    export: Mapping[str, Any] = metrics["export"]
-    parts = [Provenance(**part) for part in metrics["provenance"]]
+    metrics = read_record(run.folder(bundle.NAME) / METRICS_FILE, StoredMetrics)
+    export, parts = metrics["export"], metrics["provenance"]
     measured, climbed = evaluation.read_evaluation(run), ladder.read_ladder(run)
     return RunResult(
         out=run.store.path,
@@ -251,9 +252,9 @@ def _result(run: Run, skipped: list[str]) -> RunResult:
         evaluation=None if measured is None else Evaluation.from_json(measured),
         ladder=None if climbed is None else Ladder.from_json(climbed),
         calibration=Calibration.from_json(calibration.read_calibration(run)),
-        parameters=int(export["parameters"]),
-        onnx_bytes=int(export["onnx_bytes"]),
-        latency_ms=float(export["latency_ms"]),
+        parameters=export["parameters"],
+        onnx_bytes=export["onnx_bytes"],
+        latency_ms=export["latency_ms"],
         licence=most_restrictive(parts)[0].title,
         licence_warning=warning(parts),
         seconds=seconds_of_work(run.store, run.steps),

@@ -15,6 +15,7 @@ from clipstill.core.errors import ConfigError, did_you_mean
 from clipstill.core.files import read_text, user_path
 
 MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
+_MOST_BYTES = 1 << 20  # A second of reading; settings take a few kilobytes.
 _DEEPEST = 10  # Keys of a dotted name; no setting has as many.
 _RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 SPEED_ONLY: dict[str, Any] = {"result": False}  # Marks a field that does not change results, only where or how fast.
@@ -98,6 +99,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, not YAML, or not a mapping of names.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"the settings file {path} is larger than {_MOST_BYTES >> 20} MB, so it holds none.")
         text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"there is no settings file {path}. Check the path.") from None

@@ -1,6 +1,7 @@
 """Writes files atomically: under a temporary name in the same folder, synced, and then renamed.
 
-A folder is complete once it has a ``MANIFEST.json`` with the sha256 of each of its files.
+A folder is complete once it has a ``MANIFEST.json`` with the sha256 of each of its files. Replacing a whole folder
+takes two renames; whoever reads its manifest after a kill between them puts the old folder back.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PureWindowsPath
@@ -21,7 +24,12 @@ from typing import Any
 from clipstill.core.errors import ArtifactError, DataError, ResourceError
 
 MANIFEST = "MANIFEST.json"
+TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
+_MOST_BYTES = 64 << 20
+_MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Folders that this process works in -> device and inode of each.
+_held: dict[Path, tuple[int, int]] = {}
 
 
 def user_path(path: str | PathLike[str]) -> Path:
@@ -33,21 +41,23 @@ def user_path(path: str | PathLike[str]) -> Path:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside ``target``, with its suffix; on success it is synced and renamed to ``target``.
+
+    Until then nobody else may read it; ``mode`` are the permissions of the target.
 
     Raises:
         ResourceError: The disk is full or not writable; ``target`` is unchanged.
     """
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+        make_folder(target.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
             sync(temporary)
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             temporary.replace(target)
             sync(target.parent)
         finally:
@@ -84,9 +94,102 @@ def refuse_other_than_utf8(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of results before the work starts, so that a wrong path fails early as a ``ResourceError``."""
+    """Make a folder and those around it, but none that ``holding`` holds.
+
+    Raises:
+        ResourceError: It cannot be written, or a folder around it was moved or deleted since ``holding`` began.
+    """
+    for folder, identity in list(_held.items()):
+        if path.is_relative_to(folder) and _identity(folder) != identity:
+            raise ResourceError(
+                f"{folder} was moved or deleted while clipstill was working in it. Put it back, or run the same "
+                f"command again to start anew."
+            )
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Write into this folder only as long as it stays where it is: a stray part of it would look like another's."""
+    _held[folder] = _identity(folder)
+    try:
+        yield
+    finally:
+        del _held[folder]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError:
+        return (0, 0)
+    return status.st_dev, status.st_ino
+
+
+def sweep(folder: Path, seconds: float = 0.0) -> None:
+    """Delete temporary files and folders right inside a folder that are older than this: a killed process left them."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            if path.lstat().st_mtime <= time.time() - seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces ``folder`` at the end; until then, and after an error, the old one stays.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    folder = folder.resolve()  # A link keeps pointing to the folder, and ``.`` gets a name.
+    partial, previous = _beside(folder)
+    with writing(folder):
+        _put_back(folder)
+        # What a killed call left.
+        for rest in (previous, partial):
+            if rest.exists():
+                shutil.rmtree(rest)
+        make_folder(folder.parent)
+        partial.mkdir()
+        try:
+            yield partial
+            _exchange(folder, partial, previous)
+            sync(folder.parent)
+            shutil.rmtree(previous, ignore_errors=True)
+        finally:
+            _put_back(folder)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the new content of a folder grows, and where the old one waits while the new one takes its name."""
+    names = (f".{folder.name}.clipstill-partial", f".{folder.name}.clipstill-previous")
+    return folder.parent / names[0], folder.parent / names[1]
+
+
+def _exchange(folder: Path, partial: Path, previous: Path) -> None:
+    for _ in range(10):
+        if folder.exists():
+            folder.rename(previous)
+        try:
+            partial.rename(folder)
+            return
+        except OSError as error:
+            # A reader found no folder just now, and put the old one back.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise ResourceError(f"cannot write {folder}: other programs keep reading it. Try again.")
+
+
+def _put_back(folder: Path) -> None:
+    """Give the old folder its name back if an exchange ended between its two renames."""
+    folder = folder.resolve()
+    partial, previous = _beside(folder)
+    # After both renames there is no partial folder, and the previous one may be deleted in part.
+    if previous.exists() and partial.exists() and not folder.exists():
+        with suppress(OSError):
+            previous.rename(folder)
 
 
 def sync(path: Path) -> None:
@@ -137,20 +240,45 @@ def check_regular(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON of at most 64 MB and 64 levels, so that no file takes all memory or breaks what walks through it.
 
     Raises:
         ArtifactError: Missing or malformed.
     """
     try:
-        return json.loads(read_text(path))
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MB")
+        return parse_json(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
         ) from None
-    # ValueError: not JSON, or a number that is too long. RecursionError: too deeply nested.
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON ({error}). Delete it and run the command again.") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as JSON ({error}). Delete it and run the command that made it again."
+        ) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text of at most 64 levels.
+
+    Raises:
+        ValueError: It is not JSON, too deep, or holds a number that is too long.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [each for parent in level for each in _children(parent) if isinstance(each, dict | list)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def sha256_file(path: Path) -> str:
@@ -182,11 +310,13 @@ def commit_manifest(folder: Path, key: str, files: list[str], info: dict[str, An
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None if there is none.
+    """The manifest of a folder; None if there is none. A folder whose replacement was killed is put back first.
 
     Raises:
         ArtifactError: The manifest is malformed, or names a file outside the folder.
     """
+    if not folder.exists():
+        _put_back(folder)
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -195,7 +325,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         files = {str(name): str(digest) for name, digest in raw["files"].items()}
         manifest = Manifest(str(raw["key"]), files, dict(raw.get("info", {})))
     except (TypeError, KeyError, AttributeError, ValueError):
-        raise ArtifactError(f"{path} is not a clipstill manifest. Choose another folder or delete this one.") from None
+        raise ArtifactError(
+            f"{path} is not a clipstill manifest. Make the folder again, or choose another one."
+        ) from None
     for name, digest in manifest.files.items():
         if not _lies_below(name) or not _SHA256.fullmatch(digest):
             raise ArtifactError(

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, ConfigError
-from clipstill.core.files import atomic_path, read_json, sha256_file, user_path, write_json
+from clipstill.core.files import atomic_path, sha256_file, user_path, write_json
 from clipstill.core.names import plain
+from clipstill.core.records import read_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,15 +89,7 @@ def open_weights(folder: Path) -> StoredWeights:
     Raises:
         ArtifactError: ``config.json`` is missing, or does not describe weights.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        facts = TypeAdapter(WeightsFacts).validate_python(read_json(folder / CONFIG_FILE))
-    except ValidationError:
-        raise ArtifactError(
-            f"{folder / CONFIG_FILE} does not describe imported weights. Name a folder that 'clipstill weights import' "
-            "made, or delete this one and import again."
-        ) from None
+    facts = read_record(folder / CONFIG_FILE, WeightsFacts)
     return StoredWeights(folder.resolve().name, folder, facts)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,6 +25,7 @@ from clipstill.core.files import (
     commit_manifest,
     read_json,
     read_manifest,
+    replacing,
     sha256_file,
     sync,
     write_json,
@@ -66,7 +66,8 @@ def write_bundle(
     """Export, check, measure and describe a student, in one folder that appears whole or not at all.
 
     An older bundle at the same place is replaced only after the new one is complete. A kill at any moment leaves the
-    old one, the new one, or, between two renames, neither under that name; the next call puts the old one back first.
+    old one, the new one, or, between two renames, neither under that name; whoever reads or writes it next puts the old
+    one back.
 
     ``texts`` makes the Markdown files by name (``card.md``, ``LICENCES.md``) from what the export measured; ``key`` is
     the hash of everything that the bundle depends on.
@@ -77,7 +78,8 @@ def write_bundle(
         ResourceError: The disk is full or not writable.
     """
     description = content.description
-    with _replacing(folder) as partial:
+    check_replaceable(folder)
+    with replacing(folder) as partial:
         facts = _write_models(partial, content)
         _write_facts(partial, description, facts)
         for name, text in texts(facts).items():
@@ -85,6 +87,7 @@ def write_bundle(
         if content.page:
             write_page(partial)
         origin = {"origin": description.origin} if description.origin else {}
+        _copy_files_of_the_system(folder, partial)
         _commit(partial, key, {"kind": "bundle", **description.info, **origin})
     return facts
 
@@ -102,7 +105,8 @@ def add_formats(
     """
     manifest = read_manifest(bundle)
     assert manifest is not None
-    with _replacing(out) as partial:
+    check_replaceable(out)
+    with replacing(out) as partial:
         for name in manifest.files:
             shutil.copyfile(bundle / name, partial / name)
         found = write_formats(partial, student, int(read_json(bundle / "preprocess.json")["size"]), request)
@@ -113,34 +117,9 @@ def add_formats(
         write_json(partial / PARITY_FILE, {**read_json(partial / PARITY_FILE), "formats": _parity_of(known)})
         if (partial / CARD_FILE).is_file():
             write_text(partial / CARD_FILE, card((partial / CARD_FILE).read_text(encoding="utf-8"), known))
+        _copy_files_of_the_system(out, partial)
         _commit(partial, manifest.key, manifest.info)
     return found
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces ``folder`` at the end."""
-    partial = folder.with_name(f".{folder.name}.clipstill-partial")
-    previous = folder.with_name(f".{folder.name}.clipstill-previous")
-    with writing(folder):
-        # Put back or remove what a killed call left.
-        if previous.exists() and not folder.exists():
-            previous.rename(folder)
-        for rest in (previous, partial):
-            if rest.exists():
-                shutil.rmtree(rest)
-        check_replaceable(folder)
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            _copy_files_of_the_system(folder, partial)
-            if folder.exists():
-                folder.rename(previous)
-            partial.rename(folder)
-            sync(folder.parent)
-            shutil.rmtree(previous, ignore_errors=True)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_models(folder: Path, content: BundleContent) -> ExportFacts:
@@ -216,6 +195,7 @@ def check_replaceable(folder: Path) -> None:
         ArtifactError: The folder is a file, or holds something that is not a bundle.
         ResourceError: It cannot be written.
     """
+    read_manifest(folder)  # Puts a bundle back whose replacement was killed.
     with writing(folder):
         nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not nearest.is_dir():

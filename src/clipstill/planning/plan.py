@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import read_json, sha256_json
+from clipstill.core.files import sha256_json
 from clipstill.core.names import spoken
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say, span
+from clipstill.core.records import read_record
 from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of, measure
 from clipstill.text.difficulty import ERROR
 from clipstill.text.linter import WARNING, Finding, Known, Linter
 from clipstill.text.task import Task
 from clipstill.workflow.photos import Photos
+from clipstill.workflow.records import read_events
 from clipstill.workflow.settings import Settings
-from clipstill.workflow.store import read_events
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,14 +211,12 @@ def plan_key(settings: Settings, task: Task, photos: Photos, budget_seconds: flo
 
 def stored_plan(out: Path, key: str) -> Plan | None:
     """The last plan in a run folder, if it has this key and can be read."""
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         events = [event for event in read_events(out) if event.get("event") == "plan"]
         if not events or events[-1].get("key") != key:
             return None
-        return TypeAdapter(Plan).validate_python(read_json(out / PLAN_FILE))
-    except (ArtifactError, ValidationError):
+        return read_record(out / PLAN_FILE, Plan)
+    except ArtifactError:
         return None
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.files import (
-    MANIFEST,
     Manifest,
     read_json,
     read_manifest,
@@ -206,7 +205,7 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     """
     folder = user_path(folder)
     refuse_other_than_utf8(folder)
-    if not (folder / LABELS).is_file() and (folder / "bundle" / MANIFEST).is_file():
+    if not (folder / LABELS).is_file() and read_manifest(folder / "bundle") is not None:
         folder = folder / "bundle"
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):

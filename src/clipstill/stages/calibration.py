@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import write_json
 from clipstill.core.progress import say
+from clipstill.core.records import read_record
 from clipstill.evaluation.calibration import (
     MOST_REFUSED,
     auroc,
@@ -24,6 +25,7 @@ from clipstill.evaluation.evaluate import student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.stages import class_vectors, images, near_misses, student, teacher_prompts
 from clipstill.stages.student import collect_training_set
+from clipstill.workflow.records import StoredCalibration
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
@@ -121,7 +123,7 @@ def _of_examples(run: Run, models: ModelPair) -> tuple[NDArray[np.floating], NDA
 
 def read_calibration(run: Run) -> dict[str, Any]:
     """Temperature, expected accuracy, agreement and refusal, as JSON values."""
-    return dict(read_json(run.folder(NAME) / CALIBRATION_FILE))
+    return dict(read_record(run.folder(NAME) / CALIBRATION_FILE, StoredCalibration))
 
 
 def threshold_of(calibration: dict[str, Any]) -> float | None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.copies import near_copies
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import write_json
 from clipstill.core.progress import listed, warn
+from clipstill.core.records import read_record
 from clipstill.evaluation.evaluate import Calibration, Evaluation, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import calibration
+from clipstill.workflow.records import StoredAccuracy
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
@@ -46,7 +48,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:
     """Teacher and student on the run's photos, as JSON values; None where it has none."""
-    return dict(read_json(run.folder(NAME) / RESULT_FILE)) if run.has(NAME) else None
+    return dict(read_record(run.folder(NAME) / RESULT_FILE, StoredAccuracy)) if run.has(NAME) else None
 
 
 STAGE = Stage(

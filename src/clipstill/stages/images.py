@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clipstill.core.files import read_json, write_json
+from clipstill.core.files import write_json
 from clipstill.core.progress import Progress, say
+from clipstill.core.records import read_record
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker
 from clipstill.stages import class_vectors, prompts
@@ -24,6 +25,7 @@ from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.prompts import Prompt
 from clipstill.workflow.cohorts import Cohort
+from clipstill.workflow.records import StoredCuration
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
@@ -151,9 +153,9 @@ def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
     return SurrogateSet.joined(found) if found else None
 
 
-def read_curation(run: Run) -> list[dict[str, Any]]:
+def read_curation(run: Run) -> list[StoredCuration]:
     """What each cohort in use wrote down of its images."""
-    return [dict(read_json(run.store.folder(step) / CURATION_FILE)) for step in run.steps_of(NAME)]
+    return [read_record(run.store.folder(step) / CURATION_FILE, StoredCuration) for step in run.steps_of(NAME)]
 
 
 def read_histories(run: Run) -> list[list[dict[str, float]]]:

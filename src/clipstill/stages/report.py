@@ -121,7 +121,7 @@ def _curation(run: Run) -> tuple[dict[str, Any], ...]:
     """How many images each class has, and how many of them were trained on."""
     in_use: dict[str, dict[str, Any]] = {}
     for part, facts in zip(run.cohorts.images, images.read_curation(run), strict=True):
-        in_use |= {each["name"]: each for each in facts["classes"] if each["name"] in part.used}
+        in_use |= {each["name"]: dict(each) for each in facts["classes"] if each["name"] in part.used}
     if not in_use:
         return ()
     kept = zip(run.task.names, student.read_kept(run), strict=True)

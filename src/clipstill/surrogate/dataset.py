@@ -24,7 +24,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import read_manifest, verify_files
+from clipstill.core.files import parse_json, read_manifest, verify_files
+from clipstill.core.records import checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +78,8 @@ class ImageRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ImageRecord:
-        """Read what ``to_json`` returned."""
-        return cls(**json.loads(text))
+        """Read what ``to_json`` returned; a ``ValueError`` or an ``ArtifactError`` where it is damaged."""
+        return checked(parse_json(text), cls, "the record of an image")
 
 
 class SurrogateSet:

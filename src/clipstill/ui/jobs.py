@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import read_json, sha256_json, write_json, write_text, writing
+from clipstill.core.files import sha256_json, write_json, write_text, writing
+from clipstill.core.records import read_record
 from clipstill.text.task import Task
 from clipstill.ui.runs import Run, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
@@ -83,9 +84,13 @@ class Jobs:
 
     def watch(self, name: str, busy: str | None) -> Watched:
         """A run and its output; ``busy`` is the name of the active run, if any."""
-        run = self.run(name)
-        is_running = busy == name
-        trouble = None if is_running or (run is not None and run.finished) else self.trouble(name)
+        run, is_running, damage = None, busy == name, None
+        try:
+            run = open_run(self.workspace, name)
+        except ClipstillError as error:
+            # A run that was just started has no folder yet.
+            damage = str(error) if name in runs_in(self.workspace) else None
+        trouble = None if is_running or (run is not None and run.finished) else damage or self.trouble(name)
         return Watched(name, run, self.lines(name), is_running, own=self.own_running() == name, trouble=trouble)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
@@ -116,7 +121,7 @@ class Jobs:
         """Arguments of ``clipstill`` that make this run, or go on with it."""
         stored = self._kept(name) / _COMMAND
         if stored.is_file():
-            return [str(part) for part in read_json(stored)]
+            return read_record(stored, list[str])
         run = open_run(self.workspace, name)
         if run.task is None or not (run.path / CONFIG_FILE).is_file():
             raise ArtifactError(f"{run.path} does not hold the settings that it was made with. Start it anew.")

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -21,11 +21,12 @@ from clipstill.ui.form import Form, run_arguments
 from clipstill.ui.jobs import Jobs, ask_plan
 from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
-from clipstill.ui.runs import Run, runs_in
+from clipstill.ui.runs import Run, open_run, runs_in
 
 NO_PHOTO = "Drop a photo on the left, paste one, or take one with the camera."
 
 Update = Any
+Found = TypeVar("Found")
 
 
 def _errors_as_notes(event: Callable[..., str]) -> Callable[..., str]:
@@ -144,7 +145,7 @@ class Page:
     @_errors_as_notes
     def images(self, name: str | None, class_name: str | None, style: str | None, by_score: bool) -> str:
         """The grid of synthetic images; an empty class or style stands for all."""
-        run = self.jobs.run(name)
+        run = self._chosen(name)
         if run is None:
             return self._no_run()
         images = images_of(run.path, run.task)
@@ -155,7 +156,7 @@ class Page:
     @_errors_as_notes
     def answer(self, name: str | None, photo: Any) -> str:
         """What the run's classifier says of a photo."""
-        run = self.jobs.run(name)
+        run = self._chosen(name)
         if run is None or not run.has_bundle:
             return panels.note("This run has no classifier yet. Choose a finished one above.")
         picture = self._picture(photo)
@@ -166,7 +167,8 @@ class Page:
     @_errors_as_notes
     def compare(self, names: list[str] | None) -> str:
         """The figures of finished runs beside each other."""
-        return panels.compare_table([(run.name, run.figures()) for run in self._finished(names)])
+        found, damaged = _of_each(self._finished(names), lambda run: run.figures())
+        return panels.compare_table(found) + damaged
 
     @_errors_as_notes
     def compare_answers(self, names: list[str] | None, photo: Any) -> str:
@@ -174,7 +176,8 @@ class Page:
         runs, picture = self._finished(names), self._picture(photo)
         if picture is None or not runs:
             return ""
-        return panel("compare_answers", [(run.name, _bundle(run).answer([picture])[0]) for run in runs])
+        found, damaged = _of_each(runs, lambda run: _bundle(run).answer([picture])[0])
+        return panel("compare_answers", found) + damaged
 
     def finished(self, names: list[str] | None) -> Update:
         """Runs that can be compared; those that are gone are not chosen any more."""
@@ -184,7 +187,7 @@ class Page:
     @_errors_as_notes
     def get(self, name: str | None) -> str:
         """The bundle to download, the commands that make it, and the report."""
-        run = self.jobs.run(name)
+        run = self._chosen(name)
         if run is None:
             return self._no_run()
         if not run.has_bundle:
@@ -194,6 +197,10 @@ class Page:
             command = shlex.join(["clipstill", *self.jobs.command(run.name)])
         predict = shlex.join(["clipstill", "predict", str(run.path), "photo.jpg"])
         return panel("get", run, run.figures(), command=command, predict=predict)
+
+    def _chosen(self, name: str | None) -> Run | None:
+        """The run of this name, None where there is none; a damaged one raises an error that says so."""
+        return open_run(self.jobs.workspace, name) if name in runs_in(self.jobs.workspace) and name else None
 
     def _finished(self, names: list[str] | None) -> list[Run]:
         return [run for name in names or () if (run := self.jobs.run(name)) is not None and run.has_bundle]
@@ -215,6 +222,17 @@ class Page:
             return None
         path = self._uploaded(photo["path"])
         return load_rgb(path, path.name)
+
+
+def _of_each(runs: Sequence[Run], find: Callable[[Run], Found]) -> tuple[list[tuple[str, Found]], str]:
+    """What is found for each run by its name, and a note for each run that is damaged."""
+    found, notes = [], ""
+    for run in runs:
+        try:
+            found.append((run.name, find(run)))
+        except ClipstillError as error:
+            notes += panels.error_note(error)
+    return found, notes
 
 
 def choices(everything: str, names: Sequence[str]) -> Any:

@@ -34,6 +34,8 @@ def images_of(run: Path, task: Task | None) -> list[SyntheticImage]:
     found: dict[str, list[SyntheticImage]] = {name: [] for name in task.names}
     for folder, cohort in Store(run).cohorts(SURROGATE):
         images = _images_in(folder)
+        if any(not 0 <= image.record.class_id < len(cohort.task.names) for image in images):
+            raise ArtifactError(f"the images in {folder} are of other classes. Run the same command again.")
         for name in cohort.drawn:
             of_name = [image for image in images if cohort.task.names[image.record.class_id] == name]
             if name in found and of_name:

@@ -10,12 +10,22 @@ from typing import Any
 
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import MANIFEST, read_json
+from clipstill.core.files import MANIFEST, read_manifest
+from clipstill.core.records import checked, read_record
 from clipstill.runtime.bundle import LABELS
 from clipstill.stages import bundle, calibration, images, prompts, report
 from clipstill.text.task import Task
+from clipstill.workflow.records import (
+    EVENTS,
+    BundleInfo,
+    StoredCalibration,
+    StoredLabels,
+    StoredMetrics,
+    StoredTask,
+    read_events,
+)
 from clipstill.workflow.stage import STAGES_FOLDER
-from clipstill.workflow.store import LOCK, TASK_FILE, read_events, read_run_marker
+from clipstill.workflow.store import LOCK, TASK_FILE, read_run_marker
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 
@@ -56,18 +66,24 @@ class Run:
         """Names of the styles of the images; empty where none is written yet."""
         stages = self.path / STAGES_FOLDER
         try:
-            return [str(name) for name in read_json(stages / prompts.NAME / prompts.STYLES_FILE)]
+            return read_record(stages / prompts.NAME / prompts.STYLES_FILE, list[str])
         except ArtifactError:
             return []
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the finished student, as its bundle and its calibration store them."""
+        """The figures of the finished student, as its bundle and its calibration store them.
+
+        Raises:
+            ArtifactError: A file of them is missing or damaged.
+        """
         estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
+        expected = read_record(estimates, StoredCalibration)["expected_top1"] if estimates.is_file() else None
+        manifest = read_manifest(self.bundle)
         return {
-            **read_json(self.bundle / METRICS_FILE),
-            **read_json(self.bundle / LABELS),
-            "models": read_json(self.bundle / MANIFEST)["info"],
-            "expected_top1": read_json(estimates)["expected_top1"] if estimates.is_file() else None,
+            **read_record(self.bundle / METRICS_FILE, StoredMetrics),
+            **read_record(self.bundle / LABELS, StoredLabels),
+            "models": checked(manifest and manifest.info, BundleInfo, self.bundle / MANIFEST),
+            "expected_top1": expected,
         }
 
 
@@ -86,17 +102,20 @@ def runs_in(workspace: Path) -> list[str]:
 
     def latest(path: Path) -> float:
         # Not the time of a file, which a copy of a run has anew.
-        return max((float(event.get("time", 0)) for event in read_events(path)), default=0.0)
+        return max((event["time"] for event in read_events(path)), default=0.0)
 
     folders = workspace.iterdir() if workspace.is_dir() else ()
     return [path.name for path in sorted(filter(_is_run, folders), key=latest, reverse=True)]
 
 
 def _is_run(path: Path) -> bool:
-    try:
-        return _NAME.fullmatch(path.name) is not None and bool(read_run_marker(path))
-    except ClipstillError:
+    """Whether a folder is a run, be it a damaged one."""
+    if _NAME.fullmatch(path.name) is None:
         return False
+    try:
+        return bool(read_run_marker(path))
+    except ClipstillError:
+        return (path / STAGES_FOLDER).is_dir() and (path / EVENTS).is_file()
 
 
 def open_run(workspace: Path, name: str) -> Run:
@@ -122,7 +141,7 @@ def open_run(workspace: Path, name: str) -> Run:
 
 def _task(path: Path) -> Task | None:
     try:
-        return Task.from_json(read_json(path / TASK_FILE))
+        return Task.from_json(read_record(path / TASK_FILE, StoredTask))
     except ClipstillError:
         return None
 
@@ -133,7 +152,7 @@ def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
     states: dict[str, StageState] = {}
     ended = False
     for event in read_events(path):
-        kind, stage = event.get("event"), str(event.get("stage"))
+        kind, stage = event["event"], event.get("stage", "")
         if kind == "start":
             names, states, ended = list(event.get("keys", {})), {}, False
         elif kind == "stage":

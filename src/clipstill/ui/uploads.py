@@ -18,11 +18,13 @@ from pathlib import Path, PurePosixPath
 
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import is_of_the_system
-from clipstill.core.files import sha256_file, writing
+from clipstill.core.files import TEMPORARY, sha256_file, sweep, writing
 from clipstill.core.images import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
 MOST_BYTES = 4 << 30
+# No upload takes longer to unpack; another page may be unpacking one.
+_UNPACKED_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
                 raise DataError(f"none of the {len(names)} files is a photo. Known suffixes: {known}.")
             if not target.is_dir():
                 place.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=place, prefix=".tmp-") as temporary:
+                sweep(place, _UNPACKED_SECONDS)
+                with tempfile.TemporaryDirectory(dir=place, prefix=TEMPORARY) as temporary:
                     _fill(Path(temporary) / "photos", pictures, archive).rename(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # Damaged, cut short, an unknown way of packing, or locked with a password.

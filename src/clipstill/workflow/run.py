@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import MANIFEST, read_json, read_manifest, write_json, write_text
+from clipstill.core.files import read_manifest, verify_files, write_json, write_text
+from clipstill.core.records import read_record
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
+from clipstill.workflow.records import StepEntry
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Stage, Step
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
@@ -49,22 +51,22 @@ class Run:
         """A finished run, wherever the photos that it learned from lie now; ``photos`` are those that the caller has.
 
         Raises:
-            ArtifactError: The folder is no run, or a stage of it is not complete.
+            ArtifactError: The folder is no run, or a stage of it is not complete or damaged.
         """
         task, store = read_task(path), Store(path)
-        stored = read_json(path / STEPS_FILE) if (path / STEPS_FILE).is_file() else []
         by_name = {stage.name: stage for stage in stages}
         steps: list[Step] = []
-        for entry in stored:
-            stage, cohort = by_name[entry["stage"]], Cohort(task, task.names)
+        for entry in read_record(path / STEPS_FILE, list[StepEntry]):
+            stage, cohort = by_name.get(entry["stage"]), Cohort(task, task.names)
+            if stage is None:
+                raise _not_finished(path, entry["stage"])
             if stage.per_cohort:
-                cohort = replace(store.cohort(entry["name"]), used=tuple(entry["used"]))
+                cohort = replace(store.cohort(entry["name"]), used=tuple(entry["used"] or ()))
             step = Step(stage, entry["key"], cohort)
-            if step.is_kept and read_manifest(store.folder(step)) is None:
-                raise _not_finished(path, step.name)
+            if step.is_kept:
+                _check_finished(path, store.folder(step))
             steps.append(step)
-        if not (path / "bundle" / MANIFEST).is_file():
-            raise _not_finished(path, "bundle")
+        _check_finished(path, path / "bundle")
         models, none = Models(settings), CohortsInUse()
         return cls(settings, task, photos, store=store, cohorts=none, steps=tuple(steps), models=models)
 
@@ -91,8 +93,10 @@ class Run:
 
     def step(self, stage: str) -> Step:
         """The only step of a stage that is not per cohort."""
-        (step,) = self.steps_of(stage)
-        return step
+        found = self.steps_of(stage)
+        if len(found) != 1:
+            raise _not_finished(self.store.path, stage)
+        return found[0]
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage that is not per cohort."""
@@ -118,6 +122,15 @@ class Run:
             "images_per_class": self.settings.prompts.images_per_class,
             "unlabelled": self.photos.counts["unlabelled"],
         }
+
+
+def _check_finished(path: Path, folder: Path) -> None:
+    """Check that a stage is complete and its JSON as it was written. Readers of tensors and shards check these."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise _not_finished(path, folder.name)
+    files = {name: digest for name, digest in manifest.files.items() if name.endswith(".json")}
+    verify_files(folder, replace(manifest, files=files))
 
 
 def _not_finished(path: Path, stage: str) -> ArtifactError:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import commit_manifest, is_whole, read_manifest
+from clipstill.core.files import MANIFEST, commit_manifest, is_whole, read_manifest
 from clipstill.core.progress import say, span
 from clipstill.workflow.keys import IMAGES, STUDENT, Keys
+from clipstill.workflow.records import read_events
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Step
-from clipstill.workflow.store import LockedStore, Store, read_events
+from clipstill.workflow.store import LockedStore, Store
 
 
 class StaleCohortsError(Exception):
@@ -48,14 +49,15 @@ def looks_done(path: Path, steps: Sequence[Step]) -> bool:
 
 def seconds_of_work(store: Store, steps: Sequence[Step]) -> dict[str, float]:
     """Seconds of work of each step, those of earlier calls included: from its manifest, else from the last event."""
-    last = {str(event["key"]): float(event["seconds"]) for event in read_events(store.path) if event["event"] == "done"}
+    done = [event for event in read_events(store.path) if event["event"] == "done"]
+    last = {event.get("key"): event.get("seconds") for event in done}
     found = {}
     for step in steps:
         manifest = read_manifest(store.folder(step)) if step.is_kept else None
         seconds = last.get(step.key)
         if manifest is not None and manifest.key == step.key:
             seconds = manifest.info.get("seconds", seconds)
-        if seconds is not None:
+        if isinstance(seconds, int | float) and 0 <= seconds < 1e12:
             found[step.name] = float(seconds)
     return found
 
@@ -66,8 +68,9 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     more = {}
     if step.stage.name == STUDENT:
         more = {"images": keys.of_cohorts(IMAGES, run.task, run.cohorts.images), "trained": run.cohorts.student is None}
-    if step.is_kept and store.prepare(step, **more):
-        say(f"{step.name}: settings or classes changed; the earlier result is kept in {store.stages / 'old'}")
+    reason = store.prepare(step, **more) if step.is_kept else ""
+    if reason:
+        say(f"{step.name}: {reason}; the earlier result is kept in {store.stages / 'old'}")
     try:
         if is_whole(folder, step.key):
             say(f"{step.name}: done already, skipped")
@@ -75,9 +78,11 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
             return False
     except ArtifactError as error:
         say(f"{step.name}: {error}")
+        store.set_step_aside(step)
         if step.is_kept:
-            store.set_aside(step.stage.name, step.key)
             store.prepare(step, **more)
+    if not step.is_kept and not (folder / MANIFEST).exists():
+        store.set_step_aside(step)  # A bundle without its manifest would not be replaced.
     _check_that_it_can_be_made(run, store, step)
     say(f"{step.name}: running")
     make_deterministic(store.threads)

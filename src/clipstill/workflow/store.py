@@ -14,22 +14,34 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Self
 
-from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
 from clipstill.core.file_names import visible
-from clipstill.core.files import read_json, read_manifest, verify_files, write_json, writing
+from clipstill.core.files import (
+    holding,
+    make_folder,
+    read_json,
+    read_manifest,
+    sweep,
+    verify_files,
+    write_json,
+    writing,
+)
+from clipstill.core.progress import say
+from clipstill.core.records import read_record
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, Evidence, FolderHistory, StudentRecord
+from clipstill.workflow.records import EVENTS, RunMarker, StageRecord, StoredTask
 from clipstill.workflow.stage import STAGES_FOLDER, Step
 
 FORMAT = "clipstill-run"
 FORMAT_VERSION = 2
 MARKER = "run.json"
-EVENTS = "events.jsonl"
 LOCK = ".lock"
 CONFIG_FILE = "config.yaml"
 TASK_FILE = "task.json"
@@ -47,7 +59,7 @@ class Store:
     @cached_property
     def threads(self) -> int:
         """CPU threads that the run began with; sums depend on their number."""
-        return int(read_run_marker(self.path)["threads"])
+        return read_run_marker(self.path)["threads"]
 
     @property
     def stages(self) -> Path:
@@ -59,13 +71,23 @@ class Store:
         return self.path / step.folder
 
     def cohort(self, name: str) -> Cohort:
-        """The cohort that a stage's folder, such as ``surrogate-2``, is for."""
-        return _cohort({**self._record(self.stages / name), "complete": True})
+        """The cohort that a stage's folder, such as ``surrogate-2``, is for.
+
+        Raises:
+            ArtifactError: The folder does not say it.
+        """
+        record = self._record(self.stages / name)
+        if record is None:
+            raise ArtifactError(
+                f"{self.stages / name / STAGE_FILE} is missing or damaged. Run the command that made the run again."
+            )
+        return _cohort(record, complete=True)
 
     def cohorts(self, stage: str) -> list[tuple[Path, Cohort]]:
         """Folders of a stage that were not moved aside, the oldest first, and the cohort of each."""
-        found = [(record["serial"], folder) for folder, record in self._records() if record.get("stage") == stage]
-        return [(folder, self.cohort(folder.name)) for _, folder in sorted(found) if folder.parent == self.stages]
+        records = [(folder, record) for folder, record in self._records(self.stages) if record["stage"] == stage]
+        records.sort(key=lambda entry: entry[1]["serial"])
+        return [(folder, _cohort(record, complete=True)) for folder, record in records]
 
     def kept(self, stage: str, key: str) -> Path:
         """The folder with the complete work of this key that the stage holds, or held before.
@@ -82,43 +104,38 @@ class Store:
 
     def history(self) -> FolderHistory:
         """Cohorts and trained students that the folder holds, the oldest first."""
-        records = []
-        for folder, record in self._records():
-            manifest = read_manifest(folder)
-            records.append({**record, "complete": manifest is not None and manifest.key == record["key"]})
-        records.sort(key=lambda record: int(record["serial"]))
-        try:
-            return FolderHistory(
-                images=tuple(_cohort(each) for each in records if each["stage"] == "surrogate"),
-                near_misses=tuple(_cohort(each) for each in records if each["stage"] == "near_misses"),
-                students=tuple(
-                    StudentRecord(_cohort(each), each["images"])
-                    for each in records
-                    if each["stage"] == "student" and each["complete"] and each["trained"]
-                ),
-            )
-        except (TypeError, KeyError) as error:
-            raise ArtifactError(
-                f"a {STAGE_FILE} in {self.stages} cannot be read ({error}). Start the run in a new folder."
-            ) from None
+        records = sorted(self._records(self.stages, self.stages / _OLD), key=lambda entry: entry[1]["serial"])
+        cohorts = [(record, _cohort(record, complete=_key_of(folder) == record["key"])) for folder, record in records]
+        return FolderHistory(
+            images=tuple(cohort for record, cohort in cohorts if record["stage"] == "surrogate"),
+            near_misses=tuple(cohort for record, cohort in cohorts if record["stage"] == "near_misses"),
+            students=tuple(
+                StudentRecord(cohort, record.get("images"))
+                for record, cohort in cohorts
+                if record["stage"] == "student" and cohort.complete and record.get("trained")
+            ),
+        )
 
-    def _records(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Undamaged folders of stages, those that were moved aside too, and what each says of itself."""
-        for parent in (self.stages, self.stages / _OLD):
+    def _records(self, *parents: Path) -> Iterator[tuple[Path, StageRecord]]:
+        """Undamaged folders of stages, and what each says of itself."""
+        for parent in parents:
             for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
                 if f"-{_DAMAGED}" not in folder.name and (record := self._record(folder)):
                     yield folder, record
 
     def _folders_of(self, stage: str, key: str) -> list[Path]:
-        wanted = (stage, key)
-        return [folder for folder, record in self._records() if (record.get("stage"), record.get("key")) == wanted]
+        records = self._records(self.stages, self.stages / _OLD)
+        return [folder for folder, record in records if (record["stage"], record["key"]) == (stage, key)]
 
     @staticmethod
-    def _record(folder: Path) -> dict[str, Any]:
-        """What a stage's folder says of itself; empty where it says nothing."""
-        path = folder / STAGE_FILE
-        record = read_json(path) if path.is_file() else {}
-        return record if isinstance(record, dict) else {}
+    def _record(folder: Path) -> StageRecord | None:
+        """What a stage's folder says of itself; None where it says nothing that can be read."""
+        try:
+            record = read_record(folder / STAGE_FILE, StageRecord)
+            Task.from_json(record["task"])
+        except ClipstillError:
+            return None
+        return record
 
 
 class LockedStore(Store):
@@ -137,31 +154,45 @@ class LockedStore(Store):
         super().__init__(path)
         if path.is_file():
             raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
+        make_folder(path)
         with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
             # A process killed before the marker stands leaves the lock, or a file not yet renamed, which are hidden.
             strangers = visible(path.iterdir())
         is_new = not (path / MARKER).exists()
-        if strangers and is_new:
+        # A run whose marker was deleted, as the message on a damaged one advises, is still known.
+        is_run = self.stages.is_dir() and (path / EVENTS).is_file()
+        if strangers and is_new and not is_run:
             raise ArtifactError(
                 f"{path} is not empty and not a clipstill run (it holds '{strangers[0].name}'). Choose another --out."
             )
-        self._lock = _lock(path / LOCK)
-        try:
-            if is_new:
+        with ExitStack() as held:
+            held.enter_context(_lock(path / LOCK))
+            held.enter_context(holding(path))
+            for folder in (path, self.stages, *self.stages.rglob("*/")):
+                sweep(folder)
+            if is_new or (is_run and self._has_torn_marker()):
                 write_json(path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "threads": threads})
             read_run_marker(path)
-            self._events = _open_events(path / EVENTS)
-        except BaseException:
-            self._lock.close()
-            raise
+            self._events = held.enter_context(_open_events(path / EVENTS))
+            self._held = held.pop_all()
+
+    def _has_torn_marker(self) -> bool:
+        """Whether the marker cannot be read at all; it is moved aside then."""
+        marker = self.path / MARKER
+        try:
+            read_json(marker)
+        except ArtifactError:
+            say(f"{marker} is damaged and made again; the rest of the run stays as it is")
+            with writing(marker):
+                _move_aside(marker, self.stages / _OLD / f"{MARKER}-{_DAMAGED}")
+            return True
+        return False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._events.close()
-        self._lock.close()
+        self._held.close()
 
     def event(self, event: str, **facts: Any) -> None:
         """Append one line to the list of events; it is on the disk when this returns."""
@@ -171,32 +202,45 @@ class LockedStore(Store):
             self._events.flush()
             os.fsync(self._events.fileno())
 
-    def prepare(self, step: Step, **more: Any) -> bool:
-        """Make the folder of a step ready for work; return whether work of another key was moved aside.
+    def prepare(self, step: Step, **more: Any) -> str:
+        """Make the folder of a step ready for work; return why other work was moved aside, or an empty text.
 
         Work of another key moves to ``stages/old/NAME-KEY``; work of this key that was moved there comes back. ``more``
         holds further facts to remember of the step.
         """
-        folder, old, moved = self.folder(step), self.stages / _OLD, False
+        folder, old, reason = self.folder(step), self.stages / _OLD, ""
         with writing(folder):
-            record = self._record(folder) if folder.is_dir() else {}
-            if folder.is_dir() and record.get("key") != step.key:
-                moved = _move_aside(folder, old / f"{step.name}-{str(record.get('key', 'unknown'))[:12]}")
+            # A damaged record is written again where the manifest has the step's key.
+            record = self._record(folder)
+            key = record["key"] if record else step.key if _key_of(folder) == step.key else "unknown"
+            if folder.is_dir() and key != step.key and _move_aside(folder, old / f"{step.name}-{key[:12]}"):
+                reason = "settings or classes changed" if record else f"its {STAGE_FILE} is damaged"
             kept = sorted(old.glob(f"{step.stage.name}*-{step.key[:12]}"))
             if not folder.exists() and kept:
                 kept[0].rename(folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             record = self._record(folder)
-            if record.get("key") != step.key or record.get("number") != step.cohort.number:
-                serial = record.get("serial", time.time_ns())
+            if record is None or record["key"] != step.key or record["number"] != step.cohort.number:
+                serial = record["serial"] if record else time.time_ns()
                 write_json(folder / STAGE_FILE, {**_record_of(step), "serial": serial, **more})
-        return moved
+        return reason
 
     def set_aside(self, stage: str, key: str) -> None:
         """Move damaged work of this key to ``stages/old``, so that it is made again and nothing is lost."""
         for folder in self._folders_of(stage, key):
-            with writing(folder):
-                _move_aside(folder, self.stages / _OLD / f"{stage}-{_DAMAGED}")
+            self._set_folder_aside(folder, stage)
+
+    def set_step_aside(self, step: Step) -> None:
+        """The same for the result of a step, also for the bundle; a file in the run folder itself is written over."""
+        folder = self.folder(step)
+        if step.is_kept:
+            self.set_aside(step.stage.name, step.key)
+        elif folder.is_dir() and folder != self.path:
+            self._set_folder_aside(folder, step.stage.name)
+
+    def _set_folder_aside(self, folder: Path, name: str) -> None:
+        with writing(folder):
+            _move_aside(folder, self.stages / _OLD / f"{name}-{_DAMAGED}")
 
 
 def _record_of(step: Step) -> dict[str, Any]:
@@ -211,18 +255,27 @@ def _record_of(step: Step) -> dict[str, Any]:
     }
 
 
-def _cohort(record: dict[str, Any]) -> Cohort:
+def _cohort(record: StageRecord, *, complete: bool) -> Cohort:
     return Cohort(
         task=Task.from_json(record["task"]),
         drawn=tuple(record["drawn"]),
         evidence=Evidence(**record["evidence"]),
-        number=int(record["number"]),
-        key=str(record["key"]),
-        complete=bool(record["complete"]),
+        number=record["number"],
+        key=record["key"],
+        complete=complete,
     )
 
 
-def read_run_marker(path: Path) -> dict[str, Any]:
+def _key_of(folder: Path) -> str | None:
+    """The key in the folder's manifest; None where it has none that can be read."""
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError:
+        return None
+    return None if manifest is None else manifest.key
+
+
+def read_run_marker(path: Path) -> RunMarker:
     """The content of ``run.json``.
 
     Raises:
@@ -235,7 +288,7 @@ def read_run_marker(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was made by another version of clipstill. Update clipstill or choose another --out."
         )
-    return facts
+    return read_record(path / MARKER, RunMarker)
 
 
 def read_task(path: Path) -> Task:
@@ -247,30 +300,14 @@ def read_task(path: Path) -> Task:
     read_run_marker(path)
     if not (path / TASK_FILE).is_file() or not (path / CONFIG_FILE).is_file():
         raise ArtifactError(f"{path} was not begun: it has no settings yet. Run 'clipstill run --out {path}' first.")
-    return Task.from_json(read_json(path / TASK_FILE))
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first; a line cut short by a kill is left out."""
-    events: list[dict[str, Any]] = []
-    file = path / EVENTS
-    if not file.is_file():
-        return events
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+    return Task.from_json(read_record(path / TASK_FILE, StoredTask))
 
 
 def _move_aside(folder: Path, target: Path) -> bool:
-    if not any(folder.iterdir()):
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     names = itertools.chain([target.name], (f"{target.name}-{number}" for number in itertools.count(2)))
     folder.rename(next(free for free in map(target.with_name, names) if not free.exists()))
     return True
@@ -278,11 +315,17 @@ def _move_aside(folder: Path, target: Path) -> bool:
 
 def _open_events(path: Path) -> IO[str]:
     with writing(path):
-        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        torn = path.exists() and not _ends_in_newline(path)
         stream = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
             stream.write("\n")
         return stream
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - 1))
+        return stream.read() in (b"", b"\n")
 
 
 def _lock(path: Path) -> IO[str]:
