@@ -12,7 +12,7 @@ import pytest
 import clipstill
 from clipstill.cli.main import main
 from clipstill.core.files import sha256_file
-from clipstill.workflow.store import read_events
+from clipstill.workflow.records import read_events
 from run_fixtures import (
     CLASSES,
     MEASURED,
@@ -230,7 +230,7 @@ def test_photos_whose_names_are_not_utf8_are_photos(
         folder = noise_photos(tmp_path / kind, CLASSES, 3, kind)
         for photo in folder.glob("*/0.png"):
             photo.rename(photo.with_name(name))
-            photo.with_name(f"damaged {name}").write_text("x")
+            photo.with_name(f"damaged {name}").write_text(f"{kind} {photo.parent.name}")
             photo.with_name(f"no picture {name}.txt").write_text("x")
     monkeypatch.chdir(tmp_path)
     given = ["--set=evaluation.images=measured", "--examples", "examples", "--unlabelled", "unlabelled"]

@@ -27,7 +27,9 @@ def photo_folder(folder: Path, each: int) -> Path:
     for number, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for index in range(each):
-            pixels = torch.randint(0, 90, (40, 40, 3), generator=generator_for(name, index), dtype=torch.uint8)
+            pixels = torch.randint(
+                0, 90, (40, 40, 3), generator=generator_for(folder.name, name, index), dtype=torch.uint8
+            )
             pixels[..., 2 * number] += 150
             Image.fromarray(pixels.numpy()).save(folder / name / f"{index}.png")
     return folder

@@ -160,7 +160,7 @@ def test_it_listens_on_the_loopback_address_alone(served: Served) -> None:
 def test_a_bad_class_list_is_told_in_one_line(page: Any) -> None:
     page.fill("#classes textarea", "dog\nDog")
     page.click("#start")
-    page.wait_for_selector("#said >> text=appears twice (positions 1 and 2, the second time as 'Dog')")
+    page.wait_for_selector("#said >> text=appears twice (lines 1 and 2, the second time as 'Dog')")
     page.fill("#classes textarea", "dog")
     page.click("#check")
     page.wait_for_selector("#said >> text='dog' is the only class")

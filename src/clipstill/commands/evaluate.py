@@ -6,6 +6,7 @@ What is measured is the file that ships: the ONNX model, run by the runtime.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipstill.assembly.bundles import measure_student
 from clipstill.core.copies import tell_two_labels
@@ -17,6 +18,9 @@ from clipstill.core.progress import say
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, teacher_predictor
 from clipstill.runtime import Bundle, load_bundle
 
+if TYPE_CHECKING:
+    import torch
+
 
 def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Evaluation:
     """Measure the student on the CPU and the teacher on ``device``; see ``clipstill.api.evaluate``.
@@ -26,21 +30,20 @@ def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Eval
     Raises:
         ClipstillError: The bundle, the folder of photos or the device cannot be used.
     """
-    bundle = load_bundle(path, model=model)
+    bundle, place = load_bundle(path, model=model), pick_device(device)
     folder = ImageFolder.open(images, bundle.labels)
     tell_two_labels(folder)
     student = measure_student(bundle, folder, title="evaluation, student")
-    return Evaluation(student, _measure_teacher(bundle, folder, device))
+    return Evaluation(student, _measure_teacher(bundle, folder, place))
 
 
-def _measure_teacher(bundle: Bundle, folder: ImageFolder, device_name: str) -> EvaluationResult | None:
+def _measure_teacher(bundle: Bundle, folder: ImageFolder, device: torch.device) -> EvaluationResult | None:
     from safetensors.torch import load_file
 
     from clipstill.export.bundle import TEACHER_PROMPTS_FILE
     from clipstill.teachers import load_teacher
     from clipstill.teachers.prompted import load_prompts
 
-    device = pick_device(device_name)
     name, precision = str(bundle.info.get("teacher", "")), str(bundle.info.get("teacher_precision", "fp32"))
     try:
         # Half precision is a matter of speed on GPUs; the CPU takes the full one.

@@ -176,8 +176,15 @@ def _refuse_misfits(
         if field is not None and is_section_type(field.annotation):
             if isinstance(value, Mapping):
                 _refuse_misfits(field.annotation, value, where, keys)
-        elif field is not None and (problem := misfit(field.annotation, value)):
+        elif field is None or (isinstance(value, str) and _reads_texts(field)):
+            continue
+        elif problem := misfit(field.annotation, value):
             raise ConfigError(f"{_place(where, keys)}: {'.'.join(keys)} {problem}")
+
+
+def _reads_texts(field: pydantic.fields.FieldInfo) -> bool:
+    """Whether a setting makes its value of a text by itself, as ``minutes`` does of ``1h30min``."""
+    return any(isinstance(each, pydantic.BeforeValidator) for each in field.metadata)
 
 
 def _place(where: str | Path, keys: Sequence[str]) -> str:

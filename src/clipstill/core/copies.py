@@ -20,8 +20,8 @@ _FLAT = 2.0  # Standard deviation, of 255, below which a picture looks like any 
 
 
 def equal_files(paths: Sequence[Path]) -> list[list[Path]]:
-    """Groups of two or more files with equal content, in the order of the paths; read only as far as needed."""
-    groups = [list(paths)]
+    """Groups of two or more files with equal content, in the order of the paths; empty files do not count."""
+    groups = [[path for path in paths if path.stat().st_size]]
     for content in (lambda path: path.stat().st_size, _start, sha256_file):
         groups = [part for group in groups for part in _parted(group, content) if len(part) > 1]
     return groups
