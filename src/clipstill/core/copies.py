@@ -50,15 +50,15 @@ def tell_two_labels(folder: ImageFolder) -> None:
 
 def near_copies(learned: Sequence[Path], measured: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pairs of pictures, one of each list, that look the same at 16 x 16 pixels; at most one for each measured one."""
-    kept, looks_MK = _looks(learned)
+    to_learn, looks_MK = _looks(learned)
+    if not to_learn:
+        return []
     pairs = []
-    for path in measured:
-        _, look_1K = _looks([path])
-        if len(look_1K) and len(looks_MK):
-            alike_M = looks_MK @ look_1K[0]
-            best = int(alike_M.argmax())
-            if alike_M[best] >= _ALIKE:
-                pairs.append((kept[best], path))
+    for path, look_K in zip(*_looks(measured), strict=True):
+        alike_M = looks_MK @ look_K
+        best = int(alike_M.argmax())
+        if alike_M[best] >= _ALIKE:
+            pairs.append((to_learn[best], path))
     return pairs
 
 
