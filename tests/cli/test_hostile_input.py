@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from onnx import numpy_helper
 from PIL import Image
 
 from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, sha256_json, write_json
-from clipstill.export.bundle import write_bundle
 from clipstill.runtime import load_bundle
-from export_fixtures import LABELS, content, describe, new_student
+from export_fixtures import LABELS, bundle_and_photos
 from tests.cli.test_errors import failed
 from tests.serving.test_app import bomb
 
@@ -102,12 +100,7 @@ WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``bundle`` and ``photos``, that nothing may change."""
-    folder = tmp_path_factory.mktemp("made")
-    write_bundle(folder / "bundle", replace(content(new_student()), page=False), describe)
-    for name in LABELS:
-        (folder / "photos" / name).mkdir(parents=True)
-        Image.new("RGB", (40, 40), "red").save(folder / "photos" / name / "a.png")
-    return folder
+    return bundle_and_photos(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

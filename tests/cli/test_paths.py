@@ -6,7 +6,6 @@ import json
 import os
 import pickle  # noqa: TID251 - users do
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -20,11 +19,11 @@ from clipstill.cli.main import app, main
 from clipstill.cli.weights import weights_app
 from clipstill.core.config_fields import declared
 from clipstill.core.files import user_path
-from clipstill.export.bundle import check_replaceable, write_bundle
+from clipstill.export.bundle import check_replaceable
 from clipstill.runtime import load_bundle
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.settings import Settings
-from export_fixtures import LABELS, content, describe, new_student
+from export_fixtures import LABELS, bundle_and_photos
 from tests.cli.test_errors import failed
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
@@ -34,12 +33,7 @@ VERBS = [each for of in (app, weights_app) for each in of.registered_commands]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder with ``bundle`` and ``photos``, that nothing may change."""
-    folder = tmp_path_factory.mktemp("home")
-    write_bundle(folder / "bundle", replace(content(new_student()), page=False), describe)
-    for name in LABELS:
-        (folder / "photos" / name).mkdir(parents=True)
-        Image.new("RGB", (40, 40), "red").save(folder / "photos" / name / "a.png")
-    return folder
+    return bundle_and_photos(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(autouse=True)

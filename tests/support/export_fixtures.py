@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from clipstill.core.description import Description, ExportFacts
@@ -70,3 +72,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_bundle(folder / "bundle", content(new_student()), describe, key="tiny")
 
     return once(tmp_path_factory, "tiny", make) / "bundle"
+
+
+def bundle_and_photos(folder: Path) -> Path:
+    """A folder with a ``bundle`` without a page, and one of ``photos`` with a red picture a class."""
+    write_bundle(folder / "bundle", replace(content(new_student()), page=False), describe)
+    for name in LABELS:
+        (folder / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), "red").save(folder / "photos" / name / "a.png")
+    return folder
