@@ -13,9 +13,9 @@ from typing import Any
 
 from clipstill.commands.results import Calibration, RunResult
 from clipstill.core.device import make_deterministic
-from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError
+from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import holding, read_manifest, write_json
+from clipstill.core.files import holding, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.records import read_record
 from clipstill.distributed import ray_tasks, torchrun
@@ -36,7 +36,7 @@ from clipstill.workflow.run import Run, Watch
 from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
-from clipstill.workflow.store import LockedStore, Store
+from clipstill.workflow.store import LockedStore, Store, key_of
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def _bring_up_to(
         check_near_misses(job.settings, job.task)
     if torchrun.rank() > 0:
         return _assist(job, last), []
-    if not done and last != student.NAME and _has_manifest(job.out / bundle.NAME):
+    # The runner moves a bundle whose manifest cannot be read aside.
+    if not done and last != student.NAME and key_of(job.out / bundle.NAME) is not None:
         check_replaceable(job.out / bundle.NAME)
     threads = job.settings.threads or torchrun.threads_of_this_process()
     with LockedStore(job.out, threads) as store:
@@ -159,14 +160,6 @@ def _bring_up_to(
                 say("some earlier results cannot be used; choosing what to make again")
         store.event("end", skipped=skipped)
     return run, skipped
-
-
-def _has_manifest(folder: Path) -> bool:
-    """Whether a folder has a manifest that can be read; the runner moves a bundle with a damaged one aside."""
-    try:
-        return read_manifest(folder) is not None
-    except ArtifactError:
-        return False
 
 
 def _assist(job: Job, last: str) -> Run:

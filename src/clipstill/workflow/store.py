@@ -105,7 +105,7 @@ class Store:
     def history(self) -> FolderHistory:
         """Cohorts and trained students that the folder holds, the oldest first."""
         records = sorted(self._records(self.stages, self.stages / _OLD), key=lambda entry: entry[1]["serial"])
-        cohorts = [(record, _cohort(record, complete=_key_of(folder) == record["key"])) for folder, record in records]
+        cohorts = [(record, _cohort(record, complete=key_of(folder) == record["key"])) for folder, record in records]
         return FolderHistory(
             images=tuple(cohort for record, cohort in cohorts if record["stage"] == "surrogate"),
             near_misses=tuple(cohort for record, cohort in cohorts if record["stage"] == "near_misses"),
@@ -212,7 +212,7 @@ class LockedStore(Store):
         with writing(folder):
             # A damaged record is written again where the manifest has the step's key.
             record = self._record(folder)
-            key = record["key"] if record else step.key if _key_of(folder) == step.key else "unknown"
+            key = record["key"] if record else step.key if key_of(folder) == step.key else "unknown"
             if folder.is_dir() and key != step.key and _move_aside(folder, old / f"{step.name}-{key[:12]}"):
                 reason = "settings or classes changed" if record else f"its {STAGE_FILE} is damaged"
             kept = sorted(old.glob(f"{step.stage.name}*-{step.key[:12]}"))
@@ -266,7 +266,7 @@ def _cohort(record: StageRecord, *, complete: bool) -> Cohort:
     )
 
 
-def _key_of(folder: Path) -> str | None:
+def key_of(folder: Path) -> str | None:
     """The key in the folder's manifest; None where it has none that can be read."""
     try:
         manifest = read_manifest(folder)
