@@ -92,6 +92,7 @@ class RunOptions(TypedDict, total=False):
         seed: Seed of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         budget: Time for the whole run, such as ``"30min"``; settings that nobody gave are chosen by it.
+        allow_unmatched: Whether to go on where a class has no photo and a folder nearly has its name.
         progress: Function that is called with each ``ProgressEvent``.
     """
 
@@ -107,6 +108,7 @@ class RunOptions(TypedDict, total=False):
     seed: int | None
     device: str | None
     budget: str | None
+    allow_unmatched: bool | None
     progress: Callable[[ProgressEvent], None] | None
 
 
@@ -156,7 +158,14 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         )
 
 
-def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str = "fp32") -> Evaluation:  # noqa: A002
+def evaluate(
+    *,
+    run: AnyPath,
+    images: AnyPath,
+    device: str = "auto",
+    format: str = "fp32",  # noqa: A002
+    allow_unmatched: bool = False,
+) -> Evaluation:
     """Measure an exported bundle, and its teacher beside it, on real photos.
 
     Args:
@@ -164,10 +173,13 @@ def evaluate(*, run: AnyPath, images: AnyPath, device: str = "auto", format: str
         images: Labelled photos, one sub-folder a class.
         device: Device of the teacher; the student runs on the CPU.
         format: ONNX model of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        allow_unmatched: Whether to go on where a class has no photo and a folder nearly has its name.
     """
     from clipstill.commands.evaluate import measure_bundle
 
-    return measure_bundle(user_path(run), user_path(images), device=device, model=format)
+    return measure_bundle(
+        user_path(run), user_path(images), device=device, model=format, allow_unmatched=allow_unmatched
+    )
 
 
 def fine_tune(
@@ -340,7 +352,7 @@ def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSetting
     values: dict[str, Any] = {f"{name}.name": getattr(part, "name", part) for name, part in given.items()}
     for name, section in (("images", "evaluation"), ("examples", "examples"), ("unlabelled", "unlabelled")):
         values[f"{section}.images"] = options.get(name)
-    values |= {"seed": options.get("seed"), "device": options.get("device")}
+    values |= {name: options.get(name) for name in ("seed", "device", "allow_unmatched")}
     loaded = _load(options.get("recipe", "default"), options.get("config"), options.get("settings", ()), values)
     return Job.of(loaded.settings, task, out, built=built), loaded
 

@@ -19,9 +19,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from typer.core import TyperGroup
 
+from clipstill.cli.main import COMMAND, main
 from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, sha256_json, write_json
 from clipstill.runtime import load_bundle
+from clipstill.text.task import parse_task
+from clipstill.workflow.photos import Photos
+from clipstill.workflow.recipes import load_settings
 from export_fixtures import LABELS, bundle_and_photos
 from tests.cli.test_errors import failed
 from tests.serving.test_app import bomb
@@ -115,6 +120,15 @@ def words(made: Path, tmp_path: Path) -> dict[str, str]:
 
 def filled(arguments: tuple[str, ...], words: dict[str, str]) -> list[str]:
     return [each.format(**words) for each in arguments]
+
+
+@pytest.fixture
+def misspelt(tmp_path: Path) -> Path:
+    """Photos of a dog, and of elephants and cats in folders that no class of the tests is called."""
+    for name in ("dog", "elephants", "cats"):
+        (tmp_path / "misspelt" / name).mkdir(parents=True)
+        Image.effect_noise((40, 40), 60 + len(name)).convert("RGB").save(tmp_path / "misspelt" / name / "a.png")
+    return tmp_path / "misspelt"
 
 
 @pytest.fixture
@@ -307,6 +321,40 @@ def test_photo_folder_that_is_none_is_told(
     assert not Path(words["out"]).exists()
 
 
+@pytest.mark.parametrize("verb", [verb for verb in TAKES_PHOTOS if "unlabelled" not in verb])
+def test_a_class_without_photos_beside_a_folder_that_is_nearly_its_name_is_refused_by_every_verb(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], misspelt: Path, verb: str
+) -> None:
+    line = failed(capsys, *filled(TAKES_PHOTOS[verb], words), misspelt)
+    assert "s' is of no class. Rename it to '" in line
+    assert "--allow-unmatched" in line
+    assert not Path(words["out"]).exists()
+
+
+def test_such_a_folder_is_left_out_on_request_and_the_results_name_it(
+    capsys: pytest.CaptureFixture[str], words: dict[str, str], misspelt: Path
+) -> None:
+    arguments = [*filled(TAKES_PHOTOS["evaluate"], words), str(misspelt), "--allow-unmatched"]
+    assert main([*arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    skipped = {each["file"]: each["reason"] for each in json.loads(captured.out)["skipped"]}
+    assert skipped[str(misspelt / "elephants")] == "no class is called 'elephants'"
+    assert "not used: cats (no class is called 'cats'), elephants" in captured.err
+    settings = load_settings(overrides=["allow_unmatched=true", f"evaluation.images={misspelt}"])
+    measured = Photos.of(settings, parse_task("dog,cat")).measured
+    assert measured is not None
+    assert measured.classes_without_images == ["cat"]
+
+
+def test_every_verb_that_takes_labelled_photos_can_be_asked_to_go_on_without_a_folder() -> None:
+    assert isinstance(COMMAND, TyperGroup)
+    options = {name: {param.name for param in verb.params} for name, verb in COMMAND.commands.items()}
+    labelled = {name for name, names in options.items() if {"images", "examples"} & names}
+    assert len(labelled) >= 8
+    # Taking a class out opens the photos of the run again.
+    assert {name for name, names in options.items() if "allow_unmatched" in names} == labelled | {"remove-class"}
+
+
 @pytest.mark.parametrize("verb", WRITES)
 @pytest.mark.parametrize("place", ["file", "file/below", "foreign"])
 def test_results_never_replace_what_is_not_ours(
@@ -406,16 +454,12 @@ def test_malformed_task_is_told(
 
 
 def test_names_of_markup_and_of_all_scripts_are_names(tmp_path: Path) -> None:
-    from clipstill.text.task import parse_task
-
     names = ("<script>alert(1)</script>", "می‌خواهم", "👩‍🚒", "naïve café", "O'Brien & Söhne")
     (tmp_path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
     assert parse_task(tmp_path / "classes.txt").names == names
 
 
 def test_a_hundred_thousand_classes_are_read() -> None:
-    from clipstill.text.task import parse_task
-
     assert len(parse_task([f"class {number}" for number in range(100_000)]).names) == 100_000
 
 

@@ -230,6 +230,9 @@ def test_a_class_without_images_beside_a_folder_that_is_nearly_its_name_is_refus
     folder_of(tmp_path, f"{given}/1.png", "dog/1.png")
     with pytest.raises(DataError, match=f"the class 'cat' has no images in .*Rename it to 'cat', or to '.{given}'"):
         ImageFolder.open(tmp_path, ["cat", "dog"])
+    folder = ImageFolder.open(tmp_path, ["cat", "dog"], allow_unmatched=True)
+    assert [path.parent.name for path, _ in folder.items] == ["dog"]
+    assert folder.not_used == f"{given} (no class is called '{given}')"
 
 
 def test_a_folder_of_no_class_is_told_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,10 +2,14 @@
 
 import json
 import re
+import shutil
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, TaskError
 from clipstill.core.files import commit_manifest, write_json
@@ -256,9 +260,38 @@ def test_a_run_of_the_command_line_can_go_on(jobs: Jobs, tmp_path: Path) -> None
     assert command[command.index("--out") + 1] == str(tmp_path / "zoo")
 
 
+def test_folders_of_photos_that_are_not_used_are_shown_with_the_reason(jobs: Jobs, tmp_path: Path) -> None:
+    for name in ("dog", "cat", "zebra", "dogs\x1b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "a.png")
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
+    expected = "2 photos; not used: dogs\\x1b (no class is called 'dogs\\x1b'), zebra (no class is called 'zebra')"
+    forms = {
+        "examples": Form("dog\ncat", examples_upload=(tmp_path / "photos.zip",)),
+        "photos to measure on": Form("dog\ncat", measured=str(tmp_path / "photos")),
+    }
+    for title, form in forms.items():
+        assert run_arguments(form, jobs)[2] == [f"{title}: {expected}"]
+
+
+def test_a_folder_that_is_nearly_a_class_is_refused_on_the_page_unless_its_settings_allow_it(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed:
+        packed.writestr("dog/a.png", b"picture")
+        packed.writestr("cats/a.png", b"picture")
+    form = Form("dog\ncat", examples_upload=(tmp_path / "photos.zip",))
+    with pytest.raises(DataError, match=r"the class 'cat' has no images .* the setting allow_unmatched=true"):
+        run_arguments(form, jobs)
+    _, arguments, [note] = run_arguments(replace(form, settings="allow_unmatched=true"), jobs)
+    assert note == "examples: 1 photos; not used: cats (no class is called 'cats')"
+    assert "allow_unmatched=true" in arguments
+
+
 def test_the_form_becomes_the_arguments_of_the_command_line(jobs: Jobs, tmp_path: Path) -> None:
     photos = tmp_path / "some photos"
     photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
     form = Form(
         "dog\n crane: a large wading bird \n\n# not this\n",
         name="zoo",
@@ -269,7 +302,7 @@ def test_the_form_becomes_the_arguments_of_the_command_line(jobs: Jobs, tmp_path
         settings="seed=7\n# a note\n\nsynthesis.steps=11",
     )
     name, arguments, notes = run_arguments(form, jobs)
-    assert (name, notes) == ("zoo", [])
+    assert (name, notes) == ("zoo", ["photos without labels: 1 photos"])
     given = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     assert parse_task(Path(given["--classes"])) == Task(("dog", "crane"), ("", "a large wading bird"))
     assert given["--unlabelled"] == str(photos)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def fine_tune(
 ) -> FineTuned:
     """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    Of ``settings``, ``distillation``, ``export``, ``seed``, ``device`` and ``threads`` count. ``out`` is
+    Of ``settings``, ``distillation``, ``export``, ``seed``, ``device``, ``threads`` and ``allow_unmatched`` count. ``out`` is
     absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:
@@ -103,17 +104,25 @@ def fine_tune(
 
     Source: few-shot fine-tuning of a distilled student, Xuan et al., ACM MM 2023; how they tuned is not known.
     """
-    check_replaceable(out)  # Before the work, which would be lost.
     bundle = load_bundle(source)
+    labelled = partial(ImageFolder.open, classes=bundle.labels, allow_unmatched=settings.allow_unmatched)
+    folder, photos = limited(labelled(examples), per_class, settings.seed), None
+    if images is not None:
+        photos = labelled(images)
+        refuse_overlap(folder, photos)
+    return fine_tune_on(folder, bundle, out, settings=settings, photos=photos)
+
+
+def fine_tune_on(
+    folder: ImageFolder, bundle: Bundle, out: Path, *, settings: Settings, photos: ImageFolder | None = None
+) -> FineTuned:
+    """The same for photos that are listed already."""
+    check_replaceable(out)  # Before the work, which would be lost.
     if bundle.info.get("zero_shot"):
         raise ConfigError(
-            f"{source} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
+            f"{bundle.folder} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
-    folder = limited(ImageFolder.open(examples, bundle.labels), per_class, settings.seed)
-    photos = None if images is None else ImageFolder.open(images, bundle.labels)
-    if photos is not None:
-        refuse_overlap(folder, photos)
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
     data = _read_examples(folder, bundle)
     before = None if photos is None else measure_student(bundle, photos, title="before")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +103,10 @@ def make_zero_shot(
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
     """
     resolve_teachers(settings.teacher.name)
-    shown, photos = None, None if images is None else ImageFolder.open(images, task.names)
+    labelled = partial(ImageFolder.open, classes=task.names, allow_unmatched=settings.allow_unmatched)
+    shown, photos = None, None if images is None else labelled(images)
     if examples is not None:
-        shown = limited(ImageFolder.open(examples, task.names), settings.examples.per_class, settings.seed)
+        shown = limited(labelled(examples), settings.examples.per_class, settings.seed)
         if photos is not None:
             refuse_overlap(shown, photos)
     check_replaceable(out)

@@ -12,6 +12,7 @@ def evaluate(
     images: options.RequiredImages,
     model: options.Model = "fp32",
     device: options.Device = None,
+    allow_unmatched: options.AllowUnmatched = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -19,5 +20,7 @@ def evaluate(
 
     The exported student, and its teacher beside it, top-1 and per class.
     """
-    result = clipstill.evaluate(run=folder, images=images, device=device or "auto", format=model)
+    result = clipstill.evaluate(
+        run=folder, images=images, device=device or "auto", format=model, allow_unmatched=bool(allow_unmatched)
+    )
     print_result(result.to_json(), result.facts(), as_json)

@@ -37,6 +37,7 @@ def export(
     calibration: Annotated[
         Path | None, options.path(help="Photos like those in use, for int8; a run has its synthetic images.")
     ] = None,
+    allow_unmatched: options.AllowUnmatched = None,
     overrides: options.Overrides = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -48,7 +49,8 @@ def export(
 
     clipstill export runs/zoo --format onnx-int8 --format torch --images photos
     """
-    folders, settings = named_folders(images or []), overrides or ()
+    folders = named_folders(images or [])
+    settings = options.with_flags(overrides, {"allow_unmatched": allow_unmatched})
     result = clipstill.export_formats(
         run=source, formats=names, out=out, images=folders, calibration=calibration, settings=settings
     )

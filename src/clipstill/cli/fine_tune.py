@@ -18,6 +18,7 @@ def fine_tune(
     out: options.OutBundle,
     per_class: options.PerClass = None,
     images: options.Images = None,
+    allow_unmatched: options.AllowUnmatched = None,
     recipe: Annotated[
         str, typer.Option(help="A recipe or a YAML file; its section 'distillation' is used.")
     ] = "fine-tune",
@@ -33,7 +34,8 @@ def fine_tune(
 
     clipstill fine-tune runs/zoo --examples photos --out zoo-tuned --set distillation.freeze=bn
     """
-    settings = options.with_flags(overrides, {"seed": seed, "device": device})
+    flags = {"seed": seed, "device": device, "allow_unmatched": allow_unmatched}
+    settings = options.with_flags(overrides, flags)
     result = clipstill.fine_tune(
         run=source, examples=examples, out=out, images=images, per_class=per_class, recipe=recipe, settings=settings
     )

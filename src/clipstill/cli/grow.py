@@ -16,6 +16,7 @@ def add_class(
     classes: Annotated[list[str], typer.Argument(metavar="CLASS...", help='"name" or "name: description" each.')],
     examples: options.Examples = None,
     images: options.Images = None,
+    allow_unmatched: options.AllowUnmatched = None,
     overrides: options.Overrides = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -28,7 +29,7 @@ def add_class(
 
     clipstill add-class runs/zoo "crane: a large wading bird"
     """
-    settings = overrides or ()
+    settings = options.with_flags(overrides, {"allow_unmatched": allow_unmatched})
     result = clipstill.add_class(
         run=run, classes=classes, examples=examples, images=images, settings=settings, device=device
     )
@@ -38,6 +39,7 @@ def add_class(
 def remove_class(
     run: options.RunFolder,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of classes that the run has.")],
+    allow_unmatched: options.AllowUnmatched = None,
     overrides: options.Overrides = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -49,4 +51,5 @@ def remove_class(
 
     clipstill remove-class runs/zoo crane
     """
-    print_run(clipstill.remove_class(run=run, classes=names, settings=overrides or (), device=device), as_json)
+    settings = options.with_flags(overrides, {"allow_unmatched": allow_unmatched})
+    print_run(clipstill.remove_class(run=run, classes=names, settings=settings, device=device), as_json)

@@ -22,6 +22,7 @@ def ladder(
     examples: options.Examples = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Most examples of a class; all if left out.")] = None,
     unlabelled: options.Unlabelled = None,
+    allow_unmatched: options.AllowUnmatched = None,
     rungs: Annotated[
         str, typer.Option(help="Names, joined by commas, such as ours,small-teacher; all if left out.")
     ] = "",

@@ -36,6 +36,12 @@ Unlabelled = Annotated[
     Path | None,
     path("--unlabelled", help="Photos without labels to learn from; sub-folders may have any name."),
 ]
+AllowUnmatched = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-unmatched", help="Go on where a class has no photo and a folder nearly has its name, as cats for cat."
+    ),
+]
 PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most examples of a class; all if left out.")]
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]

@@ -27,6 +27,7 @@ def plan(
     classes: options.Classes = "",
     examples: options.Examples = None,
     unlabelled: options.Unlabelled = None,
+    allow_unmatched: options.AllowUnmatched = None,
     teacher: options.Teacher = None,
     generator: options.Generator = None,
     student: options.Student = None,

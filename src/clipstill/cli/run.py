@@ -29,6 +29,7 @@ def run(
     images: options.Images = None,
     examples: options.Examples = None,
     unlabelled: options.Unlabelled = None,
+    allow_unmatched: options.AllowUnmatched = None,
     teacher: options.Teacher = None,
     generator: options.Generator = None,
     student: options.Student = None,

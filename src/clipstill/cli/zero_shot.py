@@ -21,6 +21,7 @@ def zero_shot(
     examples: options.Examples = None,
     per_class: options.PerClass = None,
     images: options.Images = None,
+    allow_unmatched: options.AllowUnmatched = None,
     recipe: options.Recipe = "default",
     overrides: options.Overrides = None,
     seed: options.Seed = None,
@@ -38,6 +39,7 @@ def zero_shot(
 
     if run is not None and classes:
         raise ConfigError("--classes and --run both name the classes. Give one of them.")
+    flags = {"examples.per_class": per_class, "seed": seed, "allow_unmatched": allow_unmatched}
     result = clipstill.zero_shot(
         classes=classes if run is None else read_task(run),
         out=out,
@@ -45,6 +47,6 @@ def zero_shot(
         examples=examples,
         images=images,
         recipe=recipe if run is None else str(run / CONFIG_FILE),
-        settings=options.with_flags(overrides, {"examples.per_class": per_class, "seed": seed}),
+        settings=options.with_flags(overrides, flags),
     )
     print_result(result.to_json(), result.facts(), as_json)

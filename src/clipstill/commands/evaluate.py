@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Evaluation:
+def measure_bundle(path: Path, images: Path, *, device: str, model: str, allow_unmatched: bool) -> Evaluation:
     """Measure the student on the CPU and the teacher on ``device``; see ``clipstill.api.evaluate``.
 
     The teacher's result is None where it cannot be loaded here.
@@ -31,7 +31,7 @@ def measure_bundle(path: Path, images: Path, *, device: str, model: str) -> Eval
         ClipstillError: The bundle, the folder of photos or the device cannot be used.
     """
     bundle, place = load_bundle(path, model=model), pick_device(device)
-    folder = ImageFolder.open(images, bundle.labels)
+    folder = ImageFolder.open(images, bundle.labels, allow_unmatched=allow_unmatched)
     tell_two_labels(folder)
     student = measure_student(bundle, folder, title="evaluation, student")
     return Evaluation(student, _measure_teacher(bundle, folder, place))

@@ -79,7 +79,9 @@ def export(
     # The student of a bundle says itself how it was built.
     settings = load_settings(overrides=overrides)
     photos = {
-        name: labelled_photos(ImageFolder.open(path, bundle.labels), preprocess)
+        name: labelled_photos(
+            ImageFolder.open(path, bundle.labels, allow_unmatched=settings.allow_unmatched), preprocess
+        )
         for name, path in (images or {}).items()
     }
     seed = int(bundle.info.get("seed", 0))

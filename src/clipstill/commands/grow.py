@@ -146,7 +146,8 @@ def _without_photos_of_others(settings: Settings, task: Task, rest: Task) -> Set
     for section, folder in (("examples", settings.examples.images), ("evaluation", settings.evaluation.images)):
         if folder is None or not folder.is_dir():
             continue
-        if set(rest.names) <= set(ImageFolder.open(folder, task.names).classes_without_images):
+        shown = ImageFolder.open(folder, task.names, allow_unmatched=settings.allow_unmatched)
+        if set(rest.names) <= set(shown.classes_without_images):
             say(f"{section}: {folder} shows none of the classes that are left, and is left out")
             settings = settings.changed(**{f"{section}.images": None})
     return settings

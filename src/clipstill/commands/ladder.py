@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from clipstill.core.device import make_deterministic
@@ -36,25 +37,24 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
             hint = did_you_mean(name, RUNGS)
             raise ConfigError(f"no rung is named '{name}'.{hint} All of them: {', '.join(RUNGS)}.")
     read_run_marker(path)
-    given = {"device": options.get("device"), "evaluation.small_teacher": options.get("small_teacher")}
+    given = {name: options.get(name) for name in ("device", "allow_unmatched")}
+    given["evaluation.small_teacher"] = options.get("small_teacher")
     settings = load_settings(file=path / CONFIG_FILE)
     settings = settings.changed(**{name: value for name, value in given.items() if value is not None})
     run = Run.open(path, STAGES, settings, Photos())
-    photos, unseen = ImageFolder.open(images, run.task.names), None
+    labelled = partial(ImageFolder.open, classes=run.task.names, allow_unmatched=settings.allow_unmatched)
+    photos, shown, unseen = labelled(images), None, None
     if examples is not None:
-        refuse_overlap(ImageFolder.open(examples, run.task.names), photos)
+        shown = labelled(examples)
+        refuse_overlap(shown, photos)
+        shown = limited(shown, options.get("shots"), settings.seed)
     if unlabelled is not None:
         unseen = limited(ImageFolder.without_labels(unlabelled), settings.unlabelled.limit, settings.seed)
         refuse_overlap(unseen, photos)
     resolve_teachers(settings.small_teacher)
     make_deterministic(run.store.threads)
     inputs = LadderInputs(
-        photos,
-        settings.small_teacher,
-        None if examples is None else user_path(examples),
-        shots=options.get("shots"),
-        unlabelled=unseen,
-        slow=True,
+        photos, settings.small_teacher, examples=shown, shots=options.get("shots"), unlabelled=unseen, slow=True
     )
     found = measure_rungs(run, inputs, user_path(options.get("out") or path / LADDER_FOLDER), rungs)
     return Ladder.of(found, run.task.names)

@@ -196,14 +196,14 @@ class ImageFolder:
         return [name for label, name in enumerate(self.classes) if label not in present]
 
     @classmethod
-    def open(cls, path: Path | str, classes: Sequence[str]) -> ImageFolder:
+    def open(cls, path: Path | str, classes: Sequence[str], *, allow_unmatched: bool = False) -> ImageFolder:
         """List the images of the classes; names of folders match without case, spaces, underscores and hyphens.
 
         Folders that are not used are told and stand in ``skipped``.
 
         Raises:
             DataError: No such folder, no sub-folder that matches a class, no image in those that do, or a class without
-                images beside a folder whose name nearly is its name.
+                images beside a folder whose name nearly is its name, unless ``allow_unmatched``.
         """
         path = user_path(path)
         if not path.is_dir():
@@ -226,10 +226,11 @@ class ImageFolder:
                 f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
             )
         for name, close in meant.items():
-            if close in found.classes_without_images:
+            if close in found.classes_without_images and not allow_unmatched:
                 raise DataError(
                     f"the class '{close}' has no images in {path}, whose folder '{name}' is of no class. Rename it "
-                    f"to '{close}', or to '.{name}' to leave it out."
+                    f"to '{close}', or to '.{name}' to leave it out; or go on without it: --allow-unmatched, or "
+                    f"the setting allow_unmatched=true."
                 )
             found.skipped.append((path / name, f"no class is called '{name}'"))
         found._tell_skipped()
@@ -268,12 +269,16 @@ class ImageFolder:
                         self.skipped.append((file, reason))
         self.items.sort(key=lambda item: (item[1], item[0]))
 
+    @property
+    def not_used(self) -> str:
+        """The first files and folders that are skipped, each with its reason; empty where none is."""
+        return listed([f"{path.relative_to(self.path)} ({reason})" for path, reason in self.skipped], most=5)
+
     def _tell_skipped(self) -> None:
         if self.skipped:
             # Whole folders must not be missed.
             tell = warn if any(path.is_dir() for path, reason in self.skipped if reason != _SYSTEMS) else say
-            reasons = [f"{path.relative_to(self.path)} ({reason})" for path, reason in self.skipped]
-            tell(f"{self.path}: not used: {listed(reasons, most=5)}")
+            tell(f"{self.path}: not used: {self.not_used}")
 
 
 def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:

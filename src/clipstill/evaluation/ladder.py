@@ -58,6 +58,8 @@ class LadderOptions(TypedDict, total=False):
         small_teacher: Teacher that would ship untrained; that of the run's settings where None.
         out: Folder that keeps what is made for the next call; ``ladder`` in the run folder where None.
         device: Device of the teachers; that of the run's settings where None.
+        allow_unmatched: Whether to go on where a class has no photo and a folder nearly has its name; as the run's
+            settings say where None.
     """
 
     examples: str | Path | None
@@ -67,6 +69,7 @@ class LadderOptions(TypedDict, total=False):
     small_teacher: str | None
     out: str | Path | None
     device: str | None
+    allow_unmatched: bool | None
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class LadderInputs:
 
     photos: ImageFolder
     small_teacher: str  # Name of the teacher of the rungs without training.
-    examples_folder: Path | None = None  # Folder of labelled photos to learn from; None where there is none.
-    shots: int | None = None  # Most of them a class; None for all.
+    examples: ImageFolder | None = None  # Labelled photos to learn from; None where there are none.
+    shots: int | None = None  # Most of them a class, as they were limited; None for all.
     # Photos to learn from that the student has not seen; None where there are none.
     unlabelled: ImageFolder | None = None
     slow: bool = False  # Whether rungs are made that train a whole network, which take as long as the student did.
@@ -51,8 +51,8 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
     from clipstill.stages.rungs import RungMaker
 
     maker = RungMaker(run, inputs, place / "models")
-    unlabelled = None if inputs.unlabelled is None else photos_digest(inputs.unlabelled)
-    photos = [photos_digest(inputs.photos), inputs.small_teacher, maker.examples_digest, unlabelled]
+    learned = [None if each is None else photos_digest(each) for each in (inputs.examples, inputs.unlabelled)]
+    photos = [photos_digest(inputs.photos), inputs.small_teacher, *learned]
     identity = [VERSION, run.step(bundle.NAME).key, *photos, inputs.slow]
     found = []
     for name in (name for name in RUNGS if name in names):
@@ -71,9 +71,9 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    assert run.photos.measured is not None
-    section = run.settings.examples
-    inputs = LadderInputs(run.photos.measured, run.settings.small_teacher, section.images, section.per_class)
+    settings, photos = run.settings, run.photos
+    assert photos.measured is not None
+    inputs = LadderInputs(photos.measured, settings.small_teacher, photos.examples, settings.examples.per_class)
     rungs = measure_rungs(run, inputs, folder / _WORK)
     write_json(folder / LADDER_FILE, Ladder.of(rungs, run.task.names).to_json())
     # The models served to go on after a kill.

@@ -33,7 +33,7 @@ from clipstill.generators.procedural import DeadLeaves, Noise
 from clipstill.runtime import load_bundle
 from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
 from clipstill.stages.ladder import FACTS_FILE, LadderInputs
-from clipstill.workflow.photos import Photos, limited, photos_digest
+from clipstill.workflow.photos import Photos, photos_digest
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
 from clipstill.workflow.runner import seconds_of_work
@@ -69,11 +69,6 @@ class RungMaker:
     def __init__(self, run: Run, inputs: LadderInputs, place: Path) -> None:
         self._run, self._inputs, self._place = run, inputs, place
         self._path = _quoted(run.store.path)
-        self._examples = self.examples_digest = None
-        if inputs.examples_folder is not None:
-            found = ImageFolder.open(inputs.examples_folder, run.task.names)
-            self._examples = limited(found, inputs.shots, run.settings.seed)
-            self.examples_digest = photos_digest(self._examples)
 
     def make(self, name: str) -> Rung:
         """One rung, measured, or with what is missing."""
@@ -113,9 +108,10 @@ class RungMaker:
         inputs, examples, folder = self._inputs, None, None
         name, title = inputs.small_teacher, f"{inputs.small_teacher} with stored class vectors"
         if rung == rungs.SMALL_TEACHER_EXAMPLES:
-            examples, folder = self._examples, inputs.examples_folder
+            examples = inputs.examples
             if examples is None:
                 return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
+            folder = examples.path
             title = f"{name} with class vectors of names and {len(examples.items)} examples"
         elif name == self._run.settings.teacher.name and not self._trained_on["labels"]:
             missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
@@ -265,25 +261,25 @@ class RungMaker:
         return _Classifier(predict, stored.preprocess, float(facts["temperature"]), cost)
 
     def _tuned(self) -> Rung:
-        from clipstill.assembly.fine_tuning import fine_tune
+        from clipstill.assembly.fine_tuning import fine_tune_on
 
         run, inputs = self._run, self._inputs
         title = "ours, tuned on labelled photos"
-        if inputs.examples_folder is None:
+        if inputs.examples is None:
             return self._not_given(rungs.EXAMPLES, title, "--examples DIR")
         values = {"seed": run.settings.seed, "device": run.settings.device, "threads": run.store.threads}
         settings = load_settings("fine-tune", values=values)
-        start, source, out = time.monotonic(), run.folder(bundle.NAME), self._place / rungs.EXAMPLES
+        start, ours, out = time.monotonic(), load_bundle(run.folder(bundle.NAME)), self._place / rungs.EXAMPLES
         try:
-            labels = fine_tune(source, inputs.examples_folder, out, settings=settings, per_class=inputs.shots).examples
+            labels = fine_tune_on(inputs.examples, ours, out, settings=settings).examples
         except DataError as error:
             return Rung(rungs.EXAMPLES, title, missing=str(error))
-        minutes, ours = (time.monotonic() - start) / 60, self._student.cost
-        cost = replace(ours, minutes=minutes + (ours.minutes or 0.0), labels=labels + ours.labels)
+        minutes, cost = (time.monotonic() - start) / 60, self._student.cost
+        cost = replace(cost, minutes=minutes + (cost.minutes or 0.0), labels=labels + cost.labels)
         tuned = load_bundle(out, run.store.threads)
         classifier = _Classifier(tuned.logits, tuned.preprocess, tuned.temperature, cost)
         title = f"ours, tuned on {labels} labelled photos"
-        given = f"--examples {_quoted(inputs.examples_folder)}{_limit(inputs.shots)}"
+        given = f"--examples {_quoted(inputs.examples.path)}{_limit(inputs.shots)}"
         command = f"clipstill fine-tune {self._path} {given} --out DIR"
         return Rung(rungs.EXAMPLES, title, self._measured(rungs.EXAMPLES, classifier), command=command)
 

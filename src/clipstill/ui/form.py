@@ -10,6 +10,8 @@ from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import DataError
 from clipstill.core.files import user_path
+from clipstill.core.images import ImageFolder
+from clipstill.core.names import plain
 from clipstill.text.task import Task, parse_text
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
@@ -49,11 +51,12 @@ class Form:
 
 
 def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
-    """The run that the form asks for: its name, the arguments of ``clipstill``, and notes on what was uploaded."""
+    """The run that the form asks for: its name, the arguments of ``clipstill``, and notes on the photos."""
     task = _task(form.classes)
     # Without a name of its own it gets the one that the command line would give it.
     name = checked_name(form.name.strip() or default_out(task).name.lstrip("_-"))
     settings = _settings(form)
+    allow_unmatched = load_settings("default", overrides=settings).allow_unmatched
     notes: list[str] = []
     options = [("--classes", str(jobs.write_classes(task)))]
     for option, title, path, upload in (
@@ -63,13 +66,22 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
     ):
         if path.strip() and upload:
             raise DataError(f"{title}: both a folder and an upload are given. Take one of them away.")
+        if not path.strip() and not upload:
+            continue
+        has_labels, left_out = option != "--unlabelled", 0
         if upload:
-            taken = take_in(upload, jobs.uploads, labelled=option != "--unlabelled")
-            left_out = f"; {taken.left_out} other files were left out" if taken.left_out else ""
-            notes.append(f"{title}: {taken.photos} photos{left_out}")
-            options.append((option, str(taken.folder)))
-        elif path.strip():
-            options.append((option, str(_folder(title, path))))
+            taken = take_in(upload, jobs.uploads, labelled=has_labels)
+            folder, left_out = taken.folder, taken.left_out
+        else:
+            folder = _folder(title, path)
+        if has_labels:
+            found = ImageFolder.open(folder, task.names, allow_unmatched=allow_unmatched)
+        else:
+            found = ImageFolder.without_labels(folder)
+        others = f"; {left_out} other files were left out" if left_out else ""
+        not_used = f"; not used: {plain(found.not_used)}" if found.skipped else ""
+        notes.append(f"{title}: {len(found.items)} photos{others}{not_used}")
+        options.append((option, str(folder)))
     if form.budget.strip():
         minutes_of(form.budget)
     texts = {"--teacher": form.teacher, "--student": form.student, "--budget": form.budget}

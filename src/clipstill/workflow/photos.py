@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,21 +36,18 @@ class Photos:
     @classmethod
     def of(cls, settings: Settings, task: Task) -> Photos:
         """Open the folders that the settings name; no photo to learn from may lie in the folder to measure on."""
-        measured = (
-            None if settings.evaluation.images is None else ImageFolder.open(settings.evaluation.images, task.names)
-        )
+        labelled = partial(ImageFolder.open, classes=task.names, allow_unmatched=settings.allow_unmatched)
+        measured = None if settings.evaluation.images is None else labelled(settings.evaluation.images)
         examples = unlabelled = None
         if settings.examples.images is not None:
-            examples = limited(
-                ImageFolder.open(settings.examples.images, task.names), settings.examples.per_class, settings.seed
-            )
+            examples = limited(labelled(settings.examples.images), settings.examples.per_class, settings.seed)
         if settings.unlabelled.images is not None:
             unlabelled = limited(
                 ImageFolder.without_labels(settings.unlabelled.images), settings.unlabelled.limit, settings.seed
             )
-        for labelled in (measured, examples):
-            if labelled is not None:
-                tell_two_labels(labelled)
+        for folder in (measured, examples):
+            if folder is not None:
+                tell_two_labels(folder)
         for learned in (examples, unlabelled):
             if learned is not None and measured is not None:
                 refuse_overlap(learned, measured)

@@ -71,6 +71,12 @@ class Settings(Config):
         json_schema_extra=SPEED_ONLY,
         description="CPU threads; 0 takes all cores. Sums depend on it, so a run keeps the number it began with.",
     )
+    allow_unmatched: bool = Field(
+        default=False,
+        json_schema_extra=SPEED_ONLY,
+        description="Go on where a class has no photo and a folder nearly has its name, such as cats for cat. Otherwise "
+        "that is refused, since the folder would be left out.",
+    )
     teacher: TeacherSettings = TeacherSettings()
     examples: ExamplesSettings = ExamplesSettings()
     unlabelled: UnlabelledSettings = UnlabelledSettings()
