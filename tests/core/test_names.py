@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from clipstill.core.names import spoken
@@ -19,6 +21,8 @@ from clipstill.core.names import spoken
         ("n02085620-Chihuahua", "Chihuahua"),
         ("n02085620 Chihuahua", "Chihuahua"),
         ("TVRemote", "TV Remote"),
+        ("PolarBear", "Polar Bear"),
+        ("fireTruck", "fire truck"),
         ("sea_horse", "sea horse"),
     ],
 )
@@ -30,6 +34,7 @@ def test_an_identifier_is_read_as_words(name: str, words: str) -> None:
     "name",
     [
         *("iPhone", "eBay", "McDonald", "MacBook", "DeLorean", "LaTeX", "macOS", "NASA", "TV", "USB-C", "DVDs", "mRNA"),
+        *("YouTube", "PlayStation", "WhatsApp", "GitHub", "PayPal", "iPad", "PowerPoint", "FedEx"),
         *("U.S.A.", "J.Crew", "O'Brien", "7-Eleven", "737-800", "A300B4", "F-16A/B", "T-shirt", "3.5mm", "007", "0"),
         *("n02085620", "Söhne", "TrailBlazer SS 2009", "Mr. Bean", "No. 5", "1.FC Köln", "20 euro", "pH", "1."),
     ],
@@ -45,3 +50,14 @@ def test_a_number_that_is_part_of_the_name_stays() -> None:
 def test_published_names_of_classes_stay_as_they_are() -> None:
     names = pytest.importorskip("open_clip").IMAGENET_CLASSNAMES
     assert [name for name in names if spoken(name) != name] == []
+
+
+def test_published_names_written_as_identifiers_are_split_but_for_words_that_people_join() -> None:
+    names = [
+        name
+        for name in pytest.importorskip("open_clip").IMAGENET_CLASSNAMES
+        if re.fullmatch("[a-z]{3,} [a-z]{3,}", name)
+    ]
+    joined = [name for name in names if spoken(name.title().replace(" ", "")).lower() != name]
+    assert len(names) > 300
+    assert set(joined) == {"tool kit", "sports car", "stone wall", "comic book", "ice cream", "hot dog"}

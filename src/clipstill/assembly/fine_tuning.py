@@ -96,8 +96,8 @@ def fine_tune(
 ) -> FineTuned:
     """Train a finished student on the labels of a few photos; arguments as for ``clipstill.fine_tune``.
 
-    Of ``settings``, ``distillation``, ``export``, ``seed``, ``device``, ``threads`` and ``allow_unmatched`` count. ``out`` is
-    absent, empty, or an earlier bundle, which is replaced at the end.
+    Of ``settings``, ``distillation``, ``export``, ``seed``, ``device``, ``threads`` and ``allow_unmatched`` count.
+    ``out`` is absent, empty, or an earlier bundle, which is replaced at the end.
 
     Raises:
         ClipstillError: The bundle, ``out``, a setting or photos cannot be used, or the export fails its check.

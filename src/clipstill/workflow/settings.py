@@ -74,8 +74,8 @@ class Settings(Config):
     allow_unmatched: bool = Field(
         default=False,
         json_schema_extra=SPEED_ONLY,
-        description="Go on where a class has no photo and a folder nearly has its name, such as cats for cat. Otherwise "
-        "that is refused, since the folder would be left out.",
+        description="Go on where a class has no photo and a folder nearly has its name, such as cats for cat, which is "
+        "then left out. Otherwise that is refused.",
     )
     teacher: TeacherSettings = TeacherSettings()
     examples: ExamplesSettings = ExamplesSettings()
