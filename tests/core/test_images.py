@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import zlib
@@ -7,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from torchvision.transforms import functional as reference
 
+from clipstill.core import images
 from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.images import ImageFolder, fit_square, iterate, load_rgb
 
@@ -268,7 +270,7 @@ def test_what_stands_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
     (cat / "annex.jpg").write_bytes(b"/annex/objects/SHA256E-s1--00.jpg\n")
     (cat / "linked.jpg").symlink_to("../.git/annex/objects/SHA256E-s1--00.jpg")
     (cat / "dvc.jpg.dvc").write_text("outs:\n- md5: 00\n")
-    (cat / "phone.HEIC").write_bytes(b"....ftypheic")
+    (cat / "raw.cr3").write_bytes(b"....ftypcrx ")
     folder = ImageFolder.open(tmp_path, ["cat"])
     assert [path.name for path, _ in folder.items] == ["1.png", "2.jfif", "3.jpe"]
     assert {path.name: reason for path, reason in folder.skipped} == {
@@ -276,7 +278,7 @@ def test_what_stands_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
         "dvc.jpg.dvc": "a pointer of DVC in place of the picture; fetch it",
         "lfs.jpg": "a pointer of Git LFS in place of the picture; fetch it",
         "linked.jpg": "a link to ../.git/annex/objects/SHA256E-s1--00.jpg, which is not there",
-        "phone.HEIC": "a kind of picture that is not read; convert it to JPEG",
+        "raw.cr3": "a kind of picture that is not read; convert it to JPEG",
     }
 
 
@@ -304,3 +306,59 @@ def test_a_pipe_is_refused_unread(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "photo.jpg")
     with pytest.raises(DataError, match="pipe"):
         load_rgb(tmp_path / "photo.jpg")
+
+
+def modern(suffix: str, path: Path, height: int = 48, **options: object) -> Path:
+    """A photo as AVIF or HEIC; the test is skipped where nothing here writes it."""
+    if suffix == ".heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif not features.check("avif"):
+        pytest.skip("this Pillow is built without AVIF")
+    return save(photo(64, height), path, quality=90, **options)
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".heic"])
+def test_modern_pictures_are_read_upright_and_by_their_content(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    expected = np.asarray(photo(64, 48).transpose(Image.Transpose.ROTATE_270), dtype=int)
+    path = modern(suffix, tmp_path / "cat" / f"a{suffix}", exif=exif.tobytes())
+    [(found, _)] = ImageFolder.open(tmp_path, ["cat"]).items
+    renamed = path.with_suffix(".jpg")
+    renamed.write_bytes(path.read_bytes())
+    for source in (found, renamed, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        pixels = np.asarray(load_rgb(source), dtype=int)
+        assert pixels.shape == expected.shape
+        assert np.abs(pixels - expected).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".heic"])
+def test_a_modern_picture_that_is_too_large_or_damaged_is_refused(tmp_path: Path, suffix: str) -> None:
+    whole = modern(suffix, tmp_path / f"a{suffix}", 64).read_bytes()
+    start, place, rest = whole.partition(b"ispe\0\0\0\0")  # What follows is width and height.
+    with pytest.raises(PictureTooLargeError, match="too large"):
+        load_rgb(start + place + struct.pack(">II", 9000, 9000) + rest[8:])
+    for damaged in (whole[:40], whole[: len(whole) // 2], whole[:-9]):
+        with pytest.raises(DataError, match="cannot be read as an image"):
+            load_rgb(damaged)
+    assert load_rgb(whole).size == (64, 64)
+    with pytest.raises(DataError, match="no picture of a kind that is known"):
+        load_rgb(whole, containers=False)
+
+
+def test_a_heic_picture_comes_with_the_command_that_lets_it_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_HEIF", False)
+    monkeypatch.setattr(images, "IMAGE_SUFFIXES", images.IMAGE_SUFFIXES - {".heic"})
+    (folder_of(tmp_path, "cat/1.png") / "cat" / "phone.HEIC").write_bytes(b"....ftypheic")
+    [(path, reason)] = ImageFolder.open(tmp_path, ["cat"]).skipped
+    assert path.name == "phone.HEIC"
+    assert "pip install 'clipstill[heic]'" in reason
+    with pytest.raises(DataError, match=r"pip install 'clipstill\[heic\]'"):
+        load_rgb(path)
+
+
+def test_films_and_other_files_in_the_same_container_are_no_pictures() -> None:
+    with pytest.raises(DataError, match="no picture of a kind that is known: JPEG, PNG"):
+        load_rgb(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")

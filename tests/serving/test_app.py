@@ -149,6 +149,8 @@ BAD_PICTURES = {
     "eps": (encoded(Image.new("RGB", (9, 9)), "EPS"), 422, "cannot be read as an image"),
     "bomb": (bomb(), 413, "too large"),
     "large": (bomb(9_000, 8_000), 413, "too large (9000 x 8000 pixels"),
+    # Its container may state another size than the picture inside it.
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(12), 422, "no picture of a kind that is known"),
     "no pixels": (bomb(0, 9), 422, "cannot be read as an image"),
 }
 

@@ -7,6 +7,7 @@ training and evaluation.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import io
 import os
 import threading
@@ -26,12 +27,18 @@ from clipstill.core.files import check_regular, user_path
 from clipstill.core.names import class_key
 from clipstill.core.progress import listed, say, warn
 
+# Pillow is built with or without AVIF; HEIC, which phones take, is read by the extra heic.
+_AVIF, _HEIF = (importlib.util.find_spec(name) is not None for name in ("PIL._avif", "pillow_heif"))
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+    | ({".avif"} if _AVIF else set())
+    | ({".heic", ".heif"} if _HEIF else set())
 )
 _SYSTEMS = "a folder of the system"
 _RAW = "a kind of picture that is not read; convert it to JPEG"
-_NO_IMAGES = dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
+_HEIC = "a HEIC picture: pip install 'clipstill[heic]', or convert it to JPEG"
+_NO_IMAGES = dict.fromkeys((".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
+_NO_IMAGES |= {".heic": _HEIC, ".heif": _HEIC}
 _NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
 # Start of a text that a tool for large files puts in place of a file.
 _POINTERS = {
@@ -43,6 +50,7 @@ _LONGEST_POINTER = 1_024
 MAX_PIXELS = 64_000_000
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -59,26 +67,30 @@ _TURNS = {
 WIDEST = 4
 
 
-def load_rgb(source: Picture, name: str | None = None, smallest: int | None = None) -> Image.Image:
+def load_rgb(
+    source: Picture, name: str | None = None, smallest: int | None = None, *, containers: bool = True
+) -> Image.Image:
     """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
     EXIF orientation is applied (a broken EXIF block is ignored, which is said), the first frame of an animation taken,
     transparency composited on white, 16-bit grey scaled to 8 bits, and grey of floating point in [0, 1] to [0, 255].
-    Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first.
+    Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first. HEIC needs the extra
+    ``heic``, AVIF a Pillow with it. These are containers, which may state another size than the picture inside them.
 
     Args:
         source: A path, the bytes of a file, an open seekable stream, a PIL image, or an array of uint8 (H, W, 3).
         name: Name for messages; by default the path of the file.
         smallest: A JPEG may be decoded at a fraction of its size, which is quick, if no side gets shorter than this.
+        containers: Whether HEIC and AVIF are read.
 
     Raises:
-        DataError: Missing, truncated, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, or
-            larger than ``MAX_PIXELS``; an array of another shape or type.
+        DataError: Missing, truncated, not an image, of another kind than those that are read, or larger than
+            ``MAX_PIXELS``; an array of another shape or type.
     """
     source = user_path(source) if isinstance(source, str | Path) else source
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
-        with _open(source) as image:
+        with _open(source, containers) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
@@ -100,7 +112,9 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
         ) from None
 
 
-def _open(source: Path | bytes | BinaryIO | Image.Image | np.ndarray) -> AbstractContextManager[Image.Image]:
+def _open(
+    source: Path | bytes | BinaryIO | Image.Image | np.ndarray, containers: bool
+) -> AbstractContextManager[Image.Image]:
     """The picture before it is decoded. An image of the caller's stays open."""
     if isinstance(source, Image.Image):
         return nullcontext(source)
@@ -110,10 +124,36 @@ def _open(source: Path | bytes | BinaryIO | Image.Image | np.ndarray) -> Abstrac
         if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
             raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
         return nullcontext(Image.fromarray(source))
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     # One thread at a time, since warning filters are global. The size of large images is checked later.
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+        return Image.open(stream, formats=_formats(_start(stream)) if containers else _FORMATS)
+
+
+def _start(source: Path | BinaryIO) -> bytes:
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return stream.read(12)
+    source.seek(0)  # As Pillow does.
+    return source.read(12)
+
+
+def _formats(start: bytes) -> tuple[str, ...]:
+    """Decoders that are tried for a file that begins so. Those of containers are loaded for their own files only."""
+    brand = start[8:12] if start[4:8] == b"ftyp" else b""
+    if _AVIF and brand in (b"avif", b"avis"):
+        from PIL import AvifImagePlugin  # noqa: F401 - registers itself
+
+        return ("AVIF",)
+    if brand in _HEIF_BRANDS:
+        if not _HEIF:
+            raise OSError(_HEIC)
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        return ("HEIF",)
+    return _FORMATS
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

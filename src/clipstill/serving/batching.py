@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -78,7 +79,8 @@ class Batcher:
             DataError: The photo cannot be read, or has too many pixels.
         """
         loop = asyncio.get_running_loop()
-        pixels_HW3 = await loop.run_in_executor(self._decoders, lambda: self._bundle.pixels(load_rgb(photo, name)))
+        decode = partial(load_rgb, photo, name, containers=False)
+        pixels_HW3 = await loop.run_in_executor(self._decoders, lambda: self._bundle.pixels(decode()))
         future: asyncio.Future[Answer] = loop.create_future()
         self._ready.put_nowait((pixels_HW3, future))
         return await future
