@@ -1,8 +1,10 @@
 import io
 import os
 import struct
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 from PIL import Image, features
 from torchvision.transforms import functional as reference
 
-from clipstill.core import images
+from clipstill.assembly.training import read_all
+from clipstill.core import picture_kinds
 from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.images import ImageFolder, fit_square, iterate, load_rgb
+
+_NOBODY = 65_534
 
 
 def photo(width: int = 40, height: int = 30) -> Image.Image:
@@ -282,6 +287,84 @@ def test_what_stands_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
     }
 
 
+@pytest.fixture
+def ordinary(tmp_path: Path) -> Iterator[Path]:
+    """A folder of a user whom permissions bind, which they do not bind root."""
+    if os.geteuid() != 0:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        os.chown(place, _NOBODY, _NOBODY)
+        os.seteuid(_NOBODY)
+        try:
+            yield Path(place)
+        finally:
+            os.seteuid(0)
+
+
+@contextmanager
+def shut(*paths: Path) -> Iterator[None]:
+    """Files and folders without any permission."""
+    modes = [path.stat().st_mode for path in paths]
+    try:
+        for path in paths:
+            path.chmod(0)
+        yield
+    finally:
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
+
+
+def test_folders_and_files_without_permission_are_told_with_the_reason(
+    ordinary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder_of(ordinary, "cat/1.png", "cat/2.png", "cat/deep/3.png", "dog/1.png")
+    with shut(ordinary / "cat" / "2.png", ordinary / "cat" / "deep", ordinary / "dog"):
+        folder = ImageFolder.open(ordinary, ["cat", "dog"])
+        unlabelled = ImageFolder.without_labels(ordinary)
+        with shut(ordinary), pytest.raises(DataError, match=r"cannot be (listed|read)|holds no images"):
+            ImageFolder.open(ordinary, ["cat", "dog"])
+        with pytest.raises(
+            DataError, match=r"hold no images\. .*Not used: dog \(cannot be listed \(Permission denied\)\)"
+        ):
+            ImageFolder.open(ordinary, ["dog", "bird"])
+    assert [path.relative_to(ordinary).as_posix() for path, _ in folder.items] == ["cat/1.png"]
+    reasons = {path.relative_to(ordinary).as_posix(): reason for path, reason in folder.skipped}
+    assert reasons == {
+        "cat/2.png": "cannot be read (Permission denied)",
+        "cat/deep": "cannot be listed (Permission denied)",
+        "dog": "cannot be listed (Permission denied)",
+    }
+    assert sorted(unlabelled.skipped) == sorted(folder.skipped)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert all("dog (cannot be listed (Permission denied))" in line for line in told)
+
+
+def test_a_folder_too_deep_to_be_listed_is_told(tmp_path: Path) -> None:
+    place = os.open(folder_of(tmp_path, "cat/1.png") / "cat", os.O_RDONLY)
+    for _ in range(18):  # More than 4,096 characters, which no call takes at once.
+        os.mkdir("x" * 250, dir_fd=place)
+        below = os.open("x" * 250, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    folder = ImageFolder.open(tmp_path, ["cat"])
+    assert len(folder.items) == 1
+    [(_, reason)] = folder.skipped
+    assert reason == "cannot be listed (File name too long)"
+
+
+def test_files_that_cannot_be_decoded_are_named_unless_asked_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "clipstill")
+    (folder_of(tmp_path, "cat/1.png") / "cat" / "2.png").write_bytes(b"broken")
+    pixels, _ = read_all(ImageFolder.without_labels(tmp_path), 16)
+    assert len(pixels) == 1
+    assert "2.png cannot be read as an image" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("folders", "first"), [(("0", "1"), "'0' would be class 1, 'dog'"), (("2", "1"), "'1' would be")]
 )
@@ -349,8 +432,8 @@ def test_a_modern_picture_that_is_too_large_or_damaged_is_refused(tmp_path: Path
 def test_a_heic_picture_comes_with_the_command_that_lets_it_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_HEIF", False)
-    monkeypatch.setattr(images, "IMAGE_SUFFIXES", images.IMAGE_SUFFIXES - {".heic"})
+    monkeypatch.setattr(picture_kinds, "_HEIF", False)
+    monkeypatch.setattr(picture_kinds, "IMAGE_SUFFIXES", picture_kinds.IMAGE_SUFFIXES - {".heic"})
     (folder_of(tmp_path, "cat/1.png") / "cat" / "phone.HEIC").write_bytes(b"....ftypheic")
     [(path, reason)] = ImageFolder.open(tmp_path, ["cat"]).skipped
     assert path.name == "phone.HEIC"

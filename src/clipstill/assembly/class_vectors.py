@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
-from clipstill.core.progress import Progress, say
+from clipstill.core.progress import Progress
 from clipstill.evaluation.evaluate import BATCH
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device) -
     parts, labels = [], []
     with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
         size, crop = preprocess.size, preprocess.crop_fraction
-        batches = iterate(folder, size, crop, BATCH, on_skip=lambda path, reason: say(f"skipped: {reason}"))
-        for pixels_NHW3, batch_labels in batches:
+        for pixels_NHW3, batch_labels in iterate(folder, size, crop, BATCH):
             x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
             parts.append(teacher.encode_image(x_N3HW).cpu())
             labels += batch_labels

@@ -79,7 +79,7 @@ class TrainingSet:
             parts.append(_photos(pixels_M3HW))
             photos = len(pixels_M3HW)
         if examples is not None:
-            pixels_M3HW, _ = read_all(examples, size)
+            pixels_M3HW, _ = read_all(examples, size, name_skipped=False)
             others, shown = sum(map(len, parts)), len(pixels_M3HW)
             repeats = max(1, round(others * share / (1 - share) / shown))
             parts.append(_photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
@@ -163,14 +163,18 @@ def trains_together(settings: Settings) -> bool:
     return torchrun.world() > 1 and settings.distillation.freeze != "backbone"
 
 
-def read_all(folder: ImageFolder, size: int, crop_fraction: float = 1.0) -> tuple[Tensor, Tensor]:
+def read_all(
+    folder: ImageFolder, size: int, crop_fraction: float = 1.0, *, name_skipped: bool = True
+) -> tuple[Tensor, Tensor]:
     """All readable pictures, uint8 (N, 3, size, size), and their classes (N,).
+
+    The others are named, unless they were where they were read first.
 
     Raises:
         DataError: None can be read.
     """
-    # Files that cannot be read are named where they are first read.
-    parts = list(iterate(folder, size, crop_fraction, _AT_ONCE))
+    told = {} if name_skipped else {"on_skip": lambda *_: None}
+    parts = list(iterate(folder, size, crop_fraction, _AT_ONCE, **told))
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])

@@ -7,7 +7,6 @@ training and evaluation.
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import io
 import os
 import threading
@@ -25,32 +24,11 @@ from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.file_names import SYSTEM, is_of_the_system, visible
 from clipstill.core.files import check_regular, user_path
 from clipstill.core.names import class_key
+from clipstill.core.picture_kinds import FORMATS, IMAGE_SUFFIXES, decoders, why_no_picture
 from clipstill.core.progress import listed, say, warn
 
-# Pillow is built with or without AVIF; HEIC, which phones take, is read by the extra heic.
-_AVIF, _HEIF = (importlib.util.find_spec(name) is not None for name in ("PIL._avif", "pillow_heif"))
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-    | ({".avif"} if _AVIF else set())
-    | ({".heic", ".heif"} if _HEIF else set())
-)
 _SYSTEMS = "a folder of the system"
-_RAW = "a kind of picture that is not read; convert it to JPEG"
-_HEIC = "a HEIC picture: pip install 'clipstill[heic]', or convert it to JPEG"
-_NO_IMAGES = dict.fromkeys((".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
-_NO_IMAGES |= {".heic": _HEIC, ".heif": _HEIC}
-_NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
-# Start of a text that a tool for large files puts in place of a file.
-_POINTERS = {
-    b"version https://git-lfs.github.com/spec/": "Git LFS",
-    b"/annex/objects/": "git-annex",
-    b"../.git/annex/objects/": "git-annex",
-}
-_LONGEST_POINTER = 1_024
 MAX_PIXELS = 64_000_000
-# Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -128,32 +106,7 @@ def _open(
     # One thread at a time, since warning filters are global. The size of large images is checked later.
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(stream, formats=_formats(_start(stream)) if containers else _FORMATS)
-
-
-def _start(source: Path | BinaryIO) -> bytes:
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            return stream.read(12)
-    source.seek(0)  # As Pillow does.
-    return source.read(12)
-
-
-def _formats(start: bytes) -> tuple[str, ...]:
-    """Decoders that are tried for a file that begins so. Those of containers are loaded for their own files only."""
-    brand = start[8:12] if start[4:8] == b"ftyp" else b""
-    if _AVIF and brand in (b"avif", b"avis"):
-        from PIL import AvifImagePlugin  # noqa: F401 - registers itself
-
-        return ("AVIF",)
-    if brand in _HEIF_BRANDS:
-        if not _HEIF:
-            raise OSError(_HEIC)
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-        return ("HEIF",)
-    return _FORMATS
+        return Image.open(stream, formats=decoders(stream) if containers else FORMATS)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -246,10 +199,8 @@ class ImageFolder:
                 images beside a folder whose name nearly is its name, unless ``allow_unmatched``.
         """
         path = user_path(path)
-        if not path.is_dir():
-            raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key = {class_key(name): label for label, name in enumerate(classes)}
-        names = [entry.name for entry in visible(path.iterdir()) if entry.is_dir()]
+        names = _folders_in(path)
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
@@ -262,8 +213,7 @@ class ImageFolder:
         found._collect((path / name, label) for label, name in matched)
         if not found.items:
             raise DataError(
-                f"the class folders of {path} ({listed([name for _, name in matched])}) hold no images. "
-                f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
+                f"the class folders of {path} ({listed([name for _, name in matched])}) hold no images. {_known(found)}"
             )
         for name, close in meant.items():
             if close in found.classes_without_images and not allow_unmatched:
@@ -289,7 +239,7 @@ class ImageFolder:
         found = cls(path, ())
         found._collect([(path, -1)])
         if not found.items:
-            raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
+            raise DataError(f"{path} holds no images. {_known(found)}")
         found._tell_skipped()
         return found
 
@@ -302,7 +252,7 @@ class ImageFolder:
                 self.skipped += [(Path(root, name), _SYSTEMS) for name in below if SYSTEM.match(name)]
                 below[:] = sorted(name for name in below if not is_of_the_system(name))
                 for file in (Path(root, name) for name in sorted(names) if not is_of_the_system(name)):
-                    reason = _why_no_image(file)
+                    reason = why_no_picture(file)
                     if reason is None:
                         self.items.append((file, label))
                     else:
@@ -316,9 +266,26 @@ class ImageFolder:
 
     def _tell_skipped(self) -> None:
         if self.skipped:
-            # Whole folders must not be missed.
-            tell = warn if any(path.is_dir() for path, reason in self.skipped if reason != _SYSTEMS) else say
+            # Whole folders must not be missed. Path.is_file would raise where their names are too long.
+            folders = [path for path, reason in self.skipped if reason != _SYSTEMS and not os.path.isfile(path)]  # noqa: PTH113
+            tell = warn if folders else say
             tell(f"{self.path}: not used: {self.not_used}")
+
+
+def _folders_in(path: Path) -> list[str]:
+    try:
+        if not path.is_dir():
+            raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
+        return [entry.name for entry in visible(path.iterdir()) if entry.is_dir()]
+    except OSError as error:
+        raise DataError(
+            f"the image folder {path} cannot be listed ({error.strerror}). Check its permissions."
+        ) from None
+
+
+def _known(folder: ImageFolder) -> str:
+    suffixes = f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
+    return f"{suffixes} Not used: {folder.not_used}." if folder.skipped else suffixes
 
 
 def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -340,21 +307,8 @@ def _class_meant(folder: str, classes: Sequence[str]) -> str | None:
     return keys[close[0]] if close else None
 
 
-def _why_no_image(file: Path) -> str | None:
-    """Why a file counts as no image, by its name and the start of its content; None where it may be one."""
-    suffix = file.suffix.lower()
-    if file.is_symlink() and not file.exists():
-        return f"a link to {file.readlink()}, which is not there"
-    if not file.is_file():
-        return "no file"
-    if suffix not in IMAGE_SUFFIXES:
-        return _NO_IMAGES.get(suffix, f"not an image file type ({file.suffix or 'no suffix'})")
-    if file.stat().st_size < _LONGEST_POINTER:
-        start = file.read_bytes()
-        for pointer, tool in _POINTERS.items():
-            if start.startswith(pointer):
-                return f"a pointer of {tool} in place of the picture; fetch it"
-    return None
+def _say_skipped(path: Path, reason: str) -> None:
+    say(f"skipped: {reason}")
 
 
 def iterate(
@@ -362,11 +316,11 @@ def iterate(
     size: int,
     crop_fraction: float,
     batch: int,
-    on_skip: Callable[[Path, str], None] = lambda path, reason: None,
+    on_skip: Callable[[Path, str], None] = _say_skipped,
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
     """Read the folder in batches of at most ``batch`` images, cut by ``fit_square``.
 
-    A file that cannot be read is skipped; ``on_skip`` is called with its path and the reason.
+    A file that cannot be read is skipped; ``on_skip`` is called with its path and the reason, and by default says so.
 
     Yields:
         uint8 (N, size, size, 3), N labels; N >= 1.

@@ -14,8 +14,8 @@ from pathlib import Path
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import visible
 from clipstill.core.files import read_text
-from clipstill.core.images import IMAGE_SUFFIXES
 from clipstill.core.names import spoken
+from clipstill.core.picture_kinds import IMAGE_SUFFIXES
 from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
 

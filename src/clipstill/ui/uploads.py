@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import is_of_the_system
 from clipstill.core.files import TEMPORARY, sha256_file, sweep, writing
-from clipstill.core.images import IMAGE_SUFFIXES
+from clipstill.core.picture_kinds import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
 MOST_BYTES = 4 << 30

@@ -1,0 +1,87 @@
+"""Which files are pictures: suffixes, decoders by the first bytes, and files that stand in place of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+# Pillow is built with or without AVIF; HEIC, which phones take, is read by the extra heic.
+_AVIF, _HEIF = (importlib.util.find_spec(name) is not None for name in ("PIL._avif", "pillow_heif"))
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+    | ({".avif"} if _AVIF else set())
+    | ({".heic", ".heif"} if _HEIF else set())
+)
+_RAW = "a kind of picture that is not read; convert it to JPEG"
+_HEIC = "a HEIC picture: pip install 'clipstill[heic]', or convert it to JPEG"
+_NO_IMAGES = dict.fromkeys((".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
+_NO_IMAGES |= {".heic": _HEIC, ".heif": _HEIC}
+_NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
+# Start of a text that a tool for large files puts in place of a file.
+_POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "Git LFS",
+    b"/annex/objects/": "git-annex",
+    b"../.git/annex/objects/": "git-annex",
+}
+_LONGEST_POINTER = 1_024
+# Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def _start(source: Path | BinaryIO) -> bytes:
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return stream.read(12)
+    source.seek(0)  # As Pillow does.
+    return source.read(12)
+
+
+def decoders(source: Path | BinaryIO) -> tuple[str, ...]:
+    """Decoders that are tried for a file, by Pillow's names; those of containers are loaded for their files only.
+
+    Raises:
+        OSError: The file cannot be opened, or needs the extra ``heic``.
+    """
+    start = _start(source)
+    brand = start[8:12] if start[4:8] == b"ftyp" else b""
+    if _AVIF and brand in (b"avif", b"avis"):
+        from PIL import AvifImagePlugin  # noqa: F401 - registers itself
+
+        return ("AVIF",)
+    if brand in _HEIF_BRANDS:
+        if not _HEIF:
+            raise OSError(_HEIC)
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        return ("HEIF",)
+    return FORMATS
+
+
+def why_no_picture(file: Path) -> str | None:
+    """Why a file counts as no image, by its name and the start of its content; None where it may be one."""
+    try:
+        return _why_unsuitable(file)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _why_unsuitable(file: Path) -> str | None:
+    suffix = file.suffix.lower()
+    if file.is_symlink() and not file.exists():
+        return f"a link to {file.readlink()}, which is not there"
+    if not file.is_file():
+        return "no file"
+    if suffix not in IMAGE_SUFFIXES:
+        return _NO_IMAGES.get(suffix, f"not an image file type ({file.suffix or 'no suffix'})")
+    if not os.access(file, os.R_OK):
+        return "cannot be read (Permission denied)"
+    if file.stat().st_size < _LONGEST_POINTER:
+        start = file.read_bytes()
+        for pointer, tool in _POINTERS.items():
+            if start.startswith(pointer):
+                return f"a pointer of {tool} in place of the picture; fetch it"
+    return None
