@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import types
+import warnings
+import zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,62 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_runs_nothing(tmp_path: P
             read_state(path, skip_trainer=skip_trainer)
         assert "\n" not in str(caught.value)
     assert not trace.exists()
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused_unread(tmp_path: Path) -> None:
+    names = zipfile.ZipFile(saved(TENSORS, tmp_path / "whole.pt")).namelist()
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, bytes(20_000_000) if name.endswith("data.pkl") else b"")
+    with pytest.raises(
+        DataError, match=r"not a plain file of tensors \(it is [\d,]+ bytes and unpacks to 20,0"
+    ) as caught:
+        read_state(tmp_path / "bomb.pt", skip_trainer=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_tensor_that_repeats_few_numbers_without_end_is_refused(tmp_path: Path, old: bool) -> None:
+    path = saved({"a": torch.zeros(1).expand(10**12)}, tmp_path / "a.pt", _use_new_zipfile_serialization=not old)
+    with pytest.raises(DataError, match="a tensor is larger than the file"):
+        read_state(path)
+
+
+def damaged_archives(folder: Path) -> dict[str, Path]:
+    whole = saved(TENSORS, folder / "whole.pt").read_bytes()
+    contents = {
+        "cut": whole[: len(whole) // 2],
+        "cut at the end": whole[:-1],
+        "empty": b"",
+        "a name that is no UTF-8": whole.replace(b"whole/data.pkl", b"whole/d\xffta.pkl"),
+        "flipped": whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
+        "only a signature": b"PK\x03\x04",
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.pt").write_bytes(content)
+    with zipfile.ZipFile(folder / "names twice and outside.pt", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("../a", "/etc/a", "a/data.pkl", "a/data.pkl"):
+            archive.writestr(name, b"x")
+    os.mkfifo(folder / "pipe.pt")
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "folder.pt").mkdir()
+    names = [
+        *(f"{name}.pt" for name in contents),
+        "names twice and outside.pt",
+        "pipe.pt",
+        "pipe.safetensors",
+        "folder.pt",
+    ]
+    return {name: folder / name for name in names}
+
+
+def test_damaged_archives_and_what_is_no_file_are_refused_in_one_line(tmp_path: Path) -> None:
+    for name, path in damaged_archives(tmp_path).items():
+        with pytest.raises(DataError, match="is not a plain file of tensors") as caught:
+            read_state(path, skip_trainer=True)
+        assert "\n" not in str(caught.value), name
+        assert not (tmp_path.parent / "a").exists()
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

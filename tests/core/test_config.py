@@ -127,6 +127,23 @@ def test_a_whole_number_is_plain_digits(value: str) -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"), [("number=3.0", "3"), ("number=1e3", "1000"), ("number=-2.5E1", "-25"), ("near=4.0", "4")]
+)
+def test_a_whole_number_that_is_written_as_another_comes_with_the_plain_one(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"Expected: .*whole number.*\. Did you mean {meant}\?$"):
+        given(text)
+    with pytest.raises(ConfigError, match=rf"Did you mean {meant}\?$"):
+        validate(Kinds, {text.split("=")[0]: float(text.split("=")[1])}, "settings")
+
+
+@pytest.mark.parametrize("text", ["number=2.5", "number=1e-3", "number=1e99", "number=1e999", "number=.inf"])
+def test_numbers_that_are_not_whole_come_without_a_proposal(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        given(text)
+    assert "Did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", ["010.5", "1_0.5", ".inf", "-.inf", "nan", "0x1F", "true", "1:30.5"])
 def test_a_number_is_finite_and_decimal(value: str) -> None:
     with pytest.raises(ConfigError, match="rate is .*Expected: number"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipstill.core.errors import DataError
+from clipstill.core.errors import ClipstillError, DataError
 from clipstill.core.images import ImageFolder
 from clipstill.ui import uploads
 from clipstill.ui.uploads import take_in
@@ -124,3 +124,19 @@ def test_damaged_zips_and_zips_without_photos_are_told(tmp_path: Path) -> None:
         take_in([tmp_path / "flipped.zip"], tmp_path / "in", labelled=True)
     with pytest.raises(DataError, match="none of the 1 files is a photo"):
         take_in([zipped(tmp_path / "text.zip", "dog/readme.txt")], tmp_path / "in", labelled=True)
+
+
+def test_names_in_a_zip_that_are_no_utf8_or_stand_there_twice_are_told_or_taken_once(tmp_path: Path) -> None:
+    good = zipped(tmp_path / "a.zip", "dog/é1.png").read_bytes()
+    (tmp_path / "odd.zip").write_bytes(good.replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(DataError, match="odd.zip cannot be unpacked"):
+        take_in([tmp_path / "odd.zip"], tmp_path / "in", labelled=True)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        twice = zipped(tmp_path / "twice.zip", "dog/1.png", "dog/1.png")
+    assert take_in([twice], tmp_path / "in", labelled=True).photos == 1
+
+
+def test_a_file_that_is_a_folder_too_in_a_zip_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ClipstillError, match="cannot"):
+        take_in([zipped(tmp_path / "a.zip", "dog/1.png", "dog/1.png/2.png")], tmp_path / "in", labelled=True)
+    assert list((tmp_path / "in").iterdir()) == []

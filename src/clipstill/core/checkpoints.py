@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.archives import opened_zip
+from clipstill.core.errors import ArtifactError, DataError, reason_of
+from clipstill.core.files import check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,26 +60,49 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
         the prefix of data-parallel training. Old archives may hold a few plain values among the tensors.
 
     Raises:
-        DataError: The file is damaged, a TorchScript archive, a pickle that wants to run code, or has no state dict.
+        DataError: The file is damaged, a TorchScript archive, a pickle that wants to run code, has no state dict, or
+            unpacks to more than it is.
     """
     import torch
     from safetensors.torch import load_file
 
     try:
+        check_regular(path)
         if path.suffix == ".safetensors":
             raw: Any = load_file(path)
         else:
+            _refuse_compressed(path)
             with torch.serialization.safe_globals(_stand_ins(path) if skip_trainer else []):
                 raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds
-        raise DataError(
-            f"{path} is not a plain file of tensors ({type(error).__name__}), and code in weight files is never run. "
-            "Save the model's state dict as .safetensors and name that file."
-        ) from None
+        reason = reason_of(error) if type(error) in (OSError, DataError) else type(error).__name__
+        raise _no_tensors(path, reason) from None
     state = raw.get("state_dict", raw) if isinstance(raw, dict) else None
     if not isinstance(state, dict) or not state:
         raise DataError(f"{path} holds no state dict. Save the model's state dict as .safetensors and name that file.")
+    size = path.stat().st_size
+    if any(isinstance(value, torch.Tensor) and value.numel() * value.element_size() > size for value in state.values()):
+        raise _no_tensors(path, "a tensor is larger than the file")
     return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _no_tensors(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} is not a plain file of tensors ({reason.rstrip('.')}), and code in weight files is never run. Save "
+        f"the model's state dict as .safetensors and name that file."
+    )
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is; ``torch.save`` never compresses, and a bomb would fill RAM."""
+    with path.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            return
+    with opened_zip(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    size = path.stat().st_size
+    if unpacked > size:
+        raise DataError(f"it is {size:,} bytes and unpacks to {unpacked:,}")
 
 
 def read_own_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -90,12 +90,22 @@ def misfit(annotation: Any, value: Any) -> str:
     lists = isinstance(value, list | tuple) and any(get_origin(kind) in (list, tuple) for kind in kinds)
     wrong = next((each for each in value if not isinstance(each, str)), value) if lists else value
     problem = f"{'is' if wrong is value else 'holds'} {shown_value(wrong)}. Expected: {type_text(annotation)}."
+    whole = _whole_number(wrong)
+    if whole is not None and _fits(annotation, whole):
+        return f"{problem} Did you mean {whole}?"
     takes_text = lists or str in kinds or Path in kinds
     if takes_text and (wrong is None or isinstance(wrong, bool | int | float)):
         return f"{problem} Quote it if it is meant as a text: '{shown_value(wrong)}'."
     if isinstance(wrong, str) and not takes_text and re.match(r"[-+.]?(?:\d|inf|nan)", wrong, re.I):
         return f"{problem} Write numbers in plain digits without quotes, such as 1000 or 0.5."
     return problem
+
+
+def _whole_number(value: Any) -> int | None:
+    """The whole number that 3.0 and 1e3 stand for; None for other values."""
+    if isinstance(value, str) and _EXPONENT.fullmatch(value) and len(value) < 20:
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else None
 
 
 def _fits(annotation: Any, value: Any) -> bool:

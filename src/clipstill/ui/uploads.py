@@ -10,12 +10,12 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from clipstill.core.archives import opened_zip
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import is_of_the_system
 from clipstill.core.files import TEMPORARY, sha256_file, sweep, writing
@@ -52,21 +52,17 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
         raise DataError("give one zip, or photos without a zip, but not both.")
     digests = "".join(sha256_file(file) for file in files)
     target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
-    try:
-        with writing(target), zipfile.ZipFile(zips[0]) if zips else nullcontext() as archive:
-            names = [str(file) for file in files] if archive is None else _names_in(archive)
-            pictures = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-            if not pictures:
-                known = " ".join(sorted(IMAGE_SUFFIXES))
-                raise DataError(f"none of the {len(names)} files is a photo. Known suffixes: {known}.")
-            if not target.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-                sweep(place, _UNPACKED_SECONDS)
-                with tempfile.TemporaryDirectory(dir=place, prefix=TEMPORARY) as temporary:
-                    _fill(Path(temporary) / "photos", pictures, archive).rename(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # Damaged, cut short, an unknown way of packing, or locked with a password.
-        raise DataError(f"{zips[0].name} cannot be unpacked ({error}). Make the zip again.") from None
+    with writing(target), opened_zip(zips[0]) if zips else nullcontext() as archive:
+        names = [str(file) for file in files] if archive is None else _names_in(archive)
+        pictures = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        if not pictures:
+            known = " ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(f"none of the {len(names)} files is a photo. Known suffixes: {known}.")
+        if not target.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+            sweep(place, _UNPACKED_SECONDS)
+            with tempfile.TemporaryDirectory(dir=place, prefix=TEMPORARY) as temporary:
+                _fill(Path(temporary) / "photos", pictures, archive).rename(target)
     photos = sum(1 for file in target.rglob("*") if file.is_file())
     return Taken(_without_outer(target) if labelled else target, photos, len(names) - photos)
 

@@ -1,0 +1,29 @@
+"""Opens zips that may come from anybody."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipstill.core.errors import DataError, reason_of
+
+# Damaged, cut short, an unknown way of packing, locked with a password, or a name that is not UTF-8.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+@contextmanager
+def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip to read from.
+
+    Raises:
+        DataError: It cannot be opened, or the block cannot read it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _DAMAGE as error:
+        raise DataError(f"{path.name} cannot be unpacked ({reason_of(error)}). Make the zip again.") from None
