@@ -64,6 +64,53 @@ def test_every_setting_that_is_a_path_is_stored_absolute(home: Path) -> None:
     assert load_settings(overrides=["launch.storage=s3://bucket/x"]).launch.storage == "s3://bucket/x"
 
 
+NAMES_WITH_PATHS = [
+    ("openclip:ViT-B-32/w/file.pt", "openclip:ViT-B-32/{here}/w/file.pt"),
+    ("openclip:ViT-B-32/file.pt", "openclip:ViT-B-32/{here}/file.pt"),
+    ("openclip:ViT-B-32/~/bundle/x.pt", "openclip:ViT-B-32/{home}/bundle/x.pt"),
+    ("embedded-s + openclip:ViT-B-32/w/file.pt", "embedded-s + openclip:ViT-B-32/{here}/w/file.pt"),
+    ("tower:openclip:ViT-B-32/w/file.pt", "tower:openclip:ViT-B-32/{here}/w/file.pt"),
+    ("vqgan:w/", "vqgan:{here}/w"),
+    ("vqgan:hub:w/", "vqgan:hub:{here}/w"),
+    ("text-to-image:./w", "text-to-image:{here}/w"),
+    ("pixels+tiny-autoencoder:w/file.pt", "pixels+tiny-autoencoder:{here}/w/file.pt"),
+]
+# Names of parts, tags, imported weights and hub models; a path with a plus would be two names.
+NAMES_WITHOUT_PATHS = [
+    *("embedded-m", "embedded+pixels", "lite0", "openclip:ViT-B-32/openai", "openclip:ViT-B-32/laion2b_s34b_b79k"),
+    *("vqgan:photos", "vqgan", "timm:resnet18", "tiny-autoencoder:madebyollin/taesd", "text-to-image:owner/model"),
+    *("vqgan:hub:owner/model", "vqgan:gone/", "openclip:ViT-B-32/gone.pt", "tower:embedded-s", "w/", "file.pt", "auto"),
+    "vqgan:a+b/",
+]
+NAMED = ("teacher.name", "generator.name", "student.name", "evaluation.small_teacher")
+
+
+def test_paths_in_names_of_parts_are_stored_absolute_and_other_names_as_they_are(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("w", "openai", "photos", "vqgan", "resnet18", "ViT-B-32/openai", "a", "b", "a+b"):
+        (tmp_path / name).mkdir(parents=True)
+    for file in (tmp_path / "w" / "file.pt", tmp_path / "file.pt", home / "bundle" / "x.pt"):
+        file.touch()
+    for setting in NAMED:
+        section, _, key = setting.partition(".")
+        for given, stored in NAMES_WITH_PATHS:
+            settings = load_settings(overrides=[f"{setting}={given}"])
+            assert getattr(getattr(settings, section), key) == stored.format(here=tmp_path, home=home)
+            with monkeypatch.context() as moved:
+                moved.chdir("/")
+                assert settings.changed(seed=1) == settings.model_copy(update={"seed": 1})
+        for given in NAMES_WITHOUT_PATHS:
+            assert getattr(getattr(load_settings(overrides=[f"{setting}={given}"]), section), key) == given
+    (home / "bundle" / "x.pt").unlink()
+
+
+def test_every_part_that_is_named_by_a_setting_may_be_named_by_its_path() -> None:
+    from clipstill.workflow.keys import _FILES
+
+    assert set(NAMED) | {"student.init", "prompt_teacher.weights"} == set(_FILES)
+
+
 def test_a_setting_holds_a_path_that_is_not_utf8() -> None:
     settings = Settings().changed(**{"evaluation.images": NOT_UTF8})
     assert settings.evaluation.images == Path.cwd() / NOT_UTF8

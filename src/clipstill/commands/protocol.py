@@ -125,7 +125,8 @@ class Protocol:
         """
         settings, student = self.settings, self.settings.student.name
         digest = sha256_json([settings.model_dump(mode="json"), self.classes, name])[:8]
-        run = self.out / f"{student}-{name}-{digest}".replace("/", "-").replace(":", "-")
+        # Names of students may hold paths, and a folder's name has at most 255 bytes.
+        run = self.out / f"{student}-{name}-{digest}".replace("/", "-").replace(":", "-")[-200:]
         validations = self.out / "measured" / f"{run.name}-{self._identity[:8]}-validations.json"
         task, watch = parse_task(list(self.classes)), partial(self._watch, validations)
         settings.check_together()

@@ -16,6 +16,7 @@ from clipstill.core.files import read_text, user_path
 
 MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
 _MOST_BYTES = 1 << 20  # A second of reading; settings take a few kilobytes.
+_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _DEEPEST = 10  # Keys of a dotted name; no setting has as many.
 _RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 SPEED_ONLY: dict[str, Any] = {"result": False}  # Marks a field that does not change results, only where or how fast.
@@ -49,8 +50,30 @@ def absolute(path: Any) -> Any:
     return user_path(path).resolve() if isinstance(path, str | Path) else path
 
 
+def absolute_parts(names: str) -> str:
+    """Names of parts joined by ``+``, with the paths of files and folders in them made absolute.
+
+    ``vqgan:weights/`` and ``openclip:ARCHITECTURE/weights.pt`` name paths; ``vqgan:NAME`` and
+    ``openclip:ARCHITECTURE/TAG`` do not, whatever lies in the working folder.
+    """
+    return "+".join(map(_absolute_part, names.split("+")))
+
+
+def _absolute_part(name: str) -> str:
+    before, colon, path = name.rpartition(":")
+    if before.endswith("openclip"):
+        architecture, slash, path = path.partition("/")
+        colon += architecture + slash
+    if not path or not ("/" in path or path.startswith("~") or Path(path).suffix in _CHECKPOINTS):
+        return name
+    found = user_path(path.strip()).resolve()
+    # A plus would end the name.
+    return f"{before}{colon}{found}" if colon and found.exists() and "+" not in str(found) else name
+
+
 # Read before pydantic's own check, which refuses names that are not UTF-8.
 SettingPath = Annotated[Path, pydantic.BeforeValidator(absolute), pydantic.PlainSerializer(str)]
+PartName = Annotated[str, pydantic.AfterValidator(absolute_parts)]
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 

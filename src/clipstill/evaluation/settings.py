@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clipstill.core.config import Config, SettingPath
+from clipstill.core.config import Config, PartName, SettingPath
 
 
 class EvaluationSettings(Config):
@@ -21,7 +21,7 @@ class EvaluationSettings(Config):
         description="Measure simpler and richer ways to the same classifier too, where there are photos. It takes a "
         "minute or two beside the run's own time.",
     )
-    small_teacher: str = Field(
+    small_teacher: PartName = Field(
         default="auto",
         description="Teacher of the ladder's rung without training: a name, or auto for embedded-s beside embedded "
         "teachers and for the teacher itself beside others.",

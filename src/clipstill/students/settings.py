@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from clipstill.core.config import Config, absolute
+from clipstill.core.config import Config, PartName, absolute
 
 _TOWER = "tower:"
 
@@ -18,7 +18,7 @@ def _stored_init(init: str) -> str:
 class StudentSettings(Config):
     """Which student is taught."""
 
-    name: str = Field(
+    name: PartName = Field(
         default="lite0",
         description="Student, see: clipstill list students; or tower: and a teacher's name, for its image tower.",
     )

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from clipstill.core.config import Config
+from clipstill.core.config import Config, PartName
 
 
 class TeacherSettings(Config):
     """Which teacher is distilled."""
 
-    name: str = Field(
+    name: PartName = Field(
         default="embedded-m",
         description="Teacher, see: clipstill list teachers. The default ships with clipstill and needs no download.",
     )
