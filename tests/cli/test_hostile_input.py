@@ -55,6 +55,8 @@ TAKES_PHOTOS: dict[str, tuple[str, ...]] = {
 # Verb -> arguments before a place for results that cannot be one: a file, or a folder of somebody else's.
 WRITES: dict[str, tuple[str, ...]] = {
     "run": ("run", "--classes", "dog,cat", "--out"),
+    # A plan would take seconds, and be told before the error.
+    "run, budget": ("run", "--classes", "dog,cat", "--teacher", "embedded-s", "--budget", "10min", "--out"),
     "demo": ("demo", "--out"),
     "zero-shot": ("zero-shot", "--classes", "dog,cat", "--out"),
     "fine-tune": ("fine-tune", "{bundle}", "--examples", "{photos}", "--out"),

@@ -36,7 +36,7 @@ from clipstill.workflow.run import Run, Watch
 from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import Step
-from clipstill.workflow.store import LockedStore, Store, key_of
+from clipstill.workflow.store import LockedStore, Store, key_of, refuse_foreign
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
     found = stored_plan(job.out, key)
     if budget_seconds is not None:
         if found is None and torchrun.rank() == 0:
+            _check_place(job.out)
             check_names(job)
             check_near_misses(job.settings, job.task)
             found = plan(
@@ -140,9 +141,8 @@ def _bring_up_to(
         check_near_misses(job.settings, job.task)
     if torchrun.rank() > 0:
         return _assist(job, last), []
-    # The runner moves a bundle whose manifest cannot be read aside.
-    if not done and last != student.NAME and key_of(job.out / bundle.NAME) is not None:
-        check_replaceable(job.out / bundle.NAME)
+    if not done and last != student.NAME:
+        _check_place(job.out)
     threads = job.settings.threads or torchrun.threads_of_this_process()
     with LockedStore(job.out, threads) as store:
         while True:
@@ -160,6 +160,15 @@ def _bring_up_to(
                 say("some earlier results cannot be used; choosing what to make again")
         store.event("end", skipped=skipped)
     return run, skipped
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place that could not take a run and its bundle; call it before the work, which would be lost."""
+    refuse_foreign(out)
+    place = out / bundle.NAME
+    # The runner moves a bundle whose manifest cannot be read aside.
+    if key_of(place) is not None or not place.exists():
+        check_replaceable(place)
 
 
 def _assist(job: Job, last: str) -> Run:

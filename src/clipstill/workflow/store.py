@@ -138,6 +138,24 @@ class Store:
         return record
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raise an ``ArtifactError`` for a file, and for a folder that holds something else than a run."""
+    if path.is_file():
+        raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
+    with writing(path):
+        # A process killed before the marker stands leaves the lock, or a file not yet renamed, which are hidden.
+        strangers = visible(path.iterdir()) if path.exists() else []
+    if strangers and not (path / MARKER).exists() and not _is_run(path):
+        raise ArtifactError(
+            f"{path} is not empty and not a clipstill run (it holds '{strangers[0].name}'). Choose another --out."
+        )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run, even if its marker was deleted, as the message on a damaged one advises."""
+    return (path / STAGES_FOLDER).is_dir() and (path / EVENTS).is_file()
+
+
 class LockedStore(Store):
     """A run folder that this process works on; use it as a context manager.
 
@@ -152,19 +170,9 @@ class LockedStore(Store):
 
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path)
-        if path.is_file():
-            raise ArtifactError(f"{path} is a file. Choose a folder for the run with --out.")
+        refuse_foreign(path)
         make_folder(path)
-        with writing(path):
-            # A process killed before the marker stands leaves the lock, or a file not yet renamed, which are hidden.
-            strangers = visible(path.iterdir())
-        is_new = not (path / MARKER).exists()
-        # A run whose marker was deleted, as the message on a damaged one advises, is still known.
-        is_run = self.stages.is_dir() and (path / EVENTS).is_file()
-        if strangers and is_new and not is_run:
-            raise ArtifactError(
-                f"{path} is not empty and not a clipstill run (it holds '{strangers[0].name}'). Choose another --out."
-            )
+        is_new, is_run = not (path / MARKER).exists(), _is_run(path)
         with ExitStack() as held:
             held.enter_context(_lock(path / LOCK))
             held.enter_context(holding(path))
