@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipstill.core.errors import DataError, ResourceError
+from clipstill.core.config import load_yaml
+from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError
 from clipstill.core.file_names import visible
 from clipstill.core.files import make_folder, read_json, user_path, write_json, write_text
 from clipstill.core.names import plain
@@ -74,3 +75,13 @@ def test_no_folder_is_called_tilde_unless_there_is_one(tmp_path: Path) -> None:
 
 def test_a_notebook_shows_a_name_as_plain_text() -> None:
     assert r"<td>a&lt;caf\udce9.png</td>" in html_table({"file": Path(f"a<{NOT_UTF8}")})
+
+
+def test_files_of_settings_and_facts_that_are_too_large_are_not_read(tmp_path: Path) -> None:
+    for name, size in (("a.yaml", (1 << 20) + 1), ("a.json", (64 << 20) + 1)):
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(size)
+    with pytest.raises(ConfigError, match=r"a\.yaml cannot be read \(it is larger than 1 MB\)"):
+        load_yaml(tmp_path / "a.yaml")
+    with pytest.raises(ArtifactError, match=r"a\.json cannot be read as JSON \(it is larger than 64 MB\)"):
+        read_json(tmp_path / "a.json")

@@ -122,8 +122,13 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
         "--out",
         str(tmp_path / "out"),
     )
+    (examples / "zebra").mkdir()
     names = "small-teacher-examples,ours,examples,unlabelled"
-    result = measured(capsys, measured_run, photos, *more, "--rungs", names)
+    command = ["ladder", str(measured_run), "--images", str(photos), *more, "--rungs", names]
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("not used: zebra (no class is called 'zebra')") == 1
+    result = json.loads(captured.out)
     costs = {rung["name"]: rung["measured"]["cost"] for rung in result["rungs"]}
     assert {name: (cost["photos"], cost["labels"]) for name, cost in costs.items()} == {
         "small-teacher-examples": (0, 4),
@@ -131,7 +136,7 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
         "examples": (0, 4),
         "unlabelled": (10, 0),
     }
-    assert main(["ladder", str(measured_run), "--images", str(photos), *more, "--rungs", names, "--quiet"]) == 0
+    assert main([*command, "--quiet"]) == 0
     table = capsys.readouterr().out
     assert "tuned on 4 labelled photos" in table
     assert "trained on 10 unlabelled photos too" in table
@@ -243,6 +248,8 @@ def test_mistakes_are_told_in_a_line(
     measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert "file" in failed(capsys, "ladder", measured_run, "--images", photos, "--out", tmp_path / "file")
     (tmp_path / "other" / "bus").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "other" / "bus" / "a.png")
     assert "is not a clipstill run" in failed(capsys, "ladder", tmp_path, "--images", photos)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
-from clipstill.core.files import user_path
+from clipstill.core.files import make_folder, user_path
 from clipstill.core.images import ImageFolder
 from clipstill.evaluation.ladder import RUNGS, Ladder, LadderOptions
 from clipstill.stages import STAGES
@@ -56,5 +56,7 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
     inputs = LadderInputs(
         photos, settings.small_teacher, examples=shown, shots=options.get("shots"), unlabelled=unseen, slow=True
     )
-    found = measure_rungs(run, inputs, user_path(options.get("out") or path / LADDER_FOLDER), rungs)
+    place = user_path(options.get("out") or path / LADDER_FOLDER)
+    make_folder(place)
+    found = measure_rungs(run, inputs, place, rungs)
     return Ladder.of(found, run.task.names)

@@ -122,13 +122,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, not YAML, or not a mapping of names.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"the settings file {path} is larger than {_MOST_BYTES >> 20} MB, so it holds none.")
-        text = read_text(path)
+        text = read_text(path, _MOST_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"there is no settings file {path}. Check the path.") from None
     except OSError as error:
-        raise ConfigError(f"the settings file {path} cannot be read ({error}). It must be UTF-8 text.") from None
+        raise ConfigError(
+            f"the settings file {path} cannot be read ({error}). It must be a small text in UTF-8."
+        ) from None
     try:
         value = _parsed(text)
     except yaml.YAMLError as error:

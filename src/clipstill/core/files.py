@@ -217,14 +217,16 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, without its byte order mark.
+def read_text(path: Path, most_bytes: int | None = None) -> str:
+    """Read a UTF-8 text file, without its byte order mark; one of more than ``most_bytes`` is not read.
 
     Raises:
         FileNotFoundError: There is none.
-        OSError: It cannot be read, is a pipe or a device, or is not UTF-8; the text of the error says which.
+        OSError: It cannot be read, is a pipe or a device, is too large, or is not UTF-8; its text says which.
     """
     check_regular(path)
+    if most_bytes is not None and path.stat().st_size > most_bytes:
+        raise OSError(f"it is larger than {most_bytes >> 20} MB")
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -246,9 +248,7 @@ def read_json(path: Path) -> Any:
         ArtifactError: Missing or malformed.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MB")
-        return parse_json(read_text(path))
+        return parse_json(read_text(path, _MOST_BYTES))
     except FileNotFoundError:
         raise ArtifactError(
             f"{path} is missing. The folder is not complete; run the command that makes it again."
