@@ -19,6 +19,7 @@ from clipstill.cli.main import app, main
 from clipstill.cli.weights import weights_app
 from clipstill.core.config_fields import declared
 from clipstill.core.files import user_path
+from clipstill.core.names import is_plain, plain
 from clipstill.export.bundle import check_replaceable
 from clipstill.runtime import load_bundle
 from clipstill.workflow.recipes import load_settings
@@ -190,6 +191,28 @@ def test_names_that_are_no_text_are_printed_escaped(
     for name in (r"caf\udce9.png", r"a\x1b[31m\nb.png"):
         assert json.dumps(name)[1:-1] in captured.out if as_json else name in shown
         assert f"damaged {name} cannot be read" in captured.err or as_json
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_settings_and_json_hold_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    name = "a\x1b[31m\x9b1m\u202eb"
+    assert main(["settings", "evaluation.images", f"--set=evaluation.images={json.dumps(name)}", *more]) == 0
+    shown = capsys.readouterr().out
+    assert {letter for letter in shown if not is_plain(letter)} == {"\n"}
+    if more:
+        assert json.loads(shown)[0]["value"] == str(Path.cwd() / name)
+    else:
+        assert plain(name) in shown
+
+
+def test_an_empty_weights_store_is_named_escaped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLIPSTILL_WEIGHTS", str(tmp_path / "a\x1bb"))
+    assert main(["weights", "list"]) == 0
+    assert r"a\x1bb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -265,13 +265,15 @@ def test_folders_of_photos_that_are_not_used_are_shown_with_the_reason(jobs: Job
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "a.png")
     shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
-    expected = "2 photos; not used: dogs\\x1b (no class is called 'dogs\\x1b'), zebra (no class is called 'zebra')"
-    forms = {
-        "examples": Form("dog\ncat", examples_upload=(tmp_path / "photos.zip",)),
-        "photos to measure on": Form("dog\ncat", measured=str(tmp_path / "photos")),
-    }
-    for title, form in forms.items():
-        assert run_arguments(form, jobs)[2] == [f"{title}: {expected}"]
+    with zipfile.ZipFile(tmp_path / "photos.zip", "a") as packed:
+        packed.writestr("cat/b.cr3", b"raw")
+    not_used = "; not used: dogs\\x1b (no class is called 'dogs\\x1b'), zebra (no class is called 'zebra')"
+    left_out = "; left out: cat/b.cr3 (a kind of picture that is not read; convert it to JPEG)"
+    form = Form("dog\ncat", examples_upload=(tmp_path / "photos.zip",), measured=str(tmp_path / "photos"))
+    assert run_arguments(form, jobs)[2] == [
+        f"examples: 2 photos{left_out}{not_used}",
+        f"photos to measure on: 2 photos{not_used}",
+    ]
 
 
 def test_a_folder_that_is_nearly_a_class_is_refused_on_the_page_unless_its_settings_allow_it(

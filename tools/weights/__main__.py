@@ -11,14 +11,25 @@ from typing import Annotated
 
 import typer
 
+from clipstill.core.files import user_path
+
 app = typer.Typer(
     help="Make the weights that clipstill ships.\n\nFrom openly licensed pictures and words.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the weights and their licence ledger.")]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", "-o", parser=user_path, metavar="PATH", help="Folder for the weights and their licences."),
+]
 CacheOption = Annotated[
-    Path, typer.Option("--cache", help="Folder that keeps packages, decoded pictures and features (4 GB).")
+    Path,
+    typer.Option(
+        "--cache",
+        parser=user_path,
+        metavar="PATH",
+        help="Folder that keeps packages, decoded pictures and features (4 GB).",
+    ),
 ]
 AutoencoderOption = Annotated[
     str, typer.Option("--autoencoder", help="Decoder file with its encoder beside it, folder, or hub repository.")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from clipstill.core.files import atomic_path, sha256_file, write_json, write_text
+from clipstill.core.files import atomic_path, sha256_file, user_path, write_json, write_text
 from clipstill.core.packaged_weights import lite_provenance
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
@@ -80,7 +80,7 @@ def build_teachers(out: Path, cache: Path) -> None:
     say(f"written: {out}")
     data = os.environ.get(DATA_VARIABLE)
     if data:
-        measured = measure_teachers(out, Path(data))
+        measured = measure_teachers(out, user_path(data))
         write_json(out / MEASURED_FILE, measured)
         print(as_table(measured))
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from clipstill.core.file_names import visible
 from clipstill.core.images import ImageFolder
 from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.teachers import class_vectors
@@ -43,7 +44,7 @@ def measure_teachers(assets: Path, data: Path) -> dict[str, dict[str, float]]:
 
 
 def _top1(teacher: EmbeddedTeacher, path: Path) -> float:
-    names = tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir())) if path.is_dir() else ()
+    names = tuple(entry.name for entry in visible(path.iterdir()) if entry.is_dir()) if path.is_dir() else ()
     folder = ImageFolder.open(path, names)
     vectors_CD = class_vectors(teacher, class_texts(Task(names, ("",) * len(names)), NAME_TEMPLATES))
     predict = teacher_predictor(teacher, vectors_CD)

@@ -9,8 +9,7 @@ import typer
 
 import clipstill
 from clipstill.cli import options
-from clipstill.cli.printing import print_json, print_table
-from clipstill.core.names import plain
+from clipstill.cli.printing import print_json, print_table, print_text
 
 _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "minutes", "photos", "labels")
 
@@ -50,15 +49,15 @@ def ladder(
         print_json(result)
         return
     advice = result["recommendation"]
-    print(f"{advice['text']}\n")
+    print_text(f"{advice['text']}\n")
     measured = [rung for rung in result["rungs"] if rung["measured"]]
     print_table([_HEAD, *(_row(rung, result["against_ours"]) for rung in measured)], indent="", numbers=True)
     for rung in result["rungs"]:
         if not rung["measured"]:
-            print(f"{rung['title']}: not measured; {plain(rung['missing'])}")
+            print_text(f"{rung['title']}: not measured; {rung['missing']}")
     print(f"\n{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured.")
     if advice["command"]:
-        print(plain(advice["command"]))
+        print_text(advice["command"])
 
 
 def _row(rung: dict[str, Any], against: dict[str, Any]) -> tuple[str, ...]:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from clipstill.core.names import plain
 
+# Control characters and marks of direction that JSON leaves as they are, and a terminal obeys.
+_OBEYED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
 
 def print_json(value: Any) -> None:
     """Print one JSON value."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def print_text(text: str) -> None:
+    """Print lines that may quote names of files."""
+    print("\n".join(map(plain, text.split("\n"))))
 
 
 def print_table(rows: Iterable[Sequence[str]], *, indent: str = "  ", numbers: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import print_json
+from clipstill.cli.printing import print_json, print_text
 from clipstill.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def _print_rows(rows: Mapping[str, BaseToNovel | Transfer], as_json: bool) -> No
     if as_json:
         print_json({name: row.to_json() for name, row in rows.items()})
     else:
-        print(table(rows))
+        print_text(table(rows))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import print_json
+from clipstill.cli.printing import print_json, print_text
 
 _WIDTH = 110
 
@@ -41,7 +41,7 @@ def settings(
         return
     for row in rows:
         may_be = ", ".join(text for text in (row["type"], row["range"]) if text)
-        print(f"{row['name']} = {_shown(row['value'])}  ({row['origin']})")
+        print_text(f"{row['name']} = {_shown(row['value'])}  ({row['origin']})")
         text = f"{row['description']} [{may_be}; default {_shown(row['default'])}]"
         print(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
 

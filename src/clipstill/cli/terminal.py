@@ -62,7 +62,8 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            *(TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn()),
+            # A data set's name may look like rich's markup.
+            *(TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn()),
             *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
             TextColumn("{task.fields[facts]}", style="dim"),
         )

@@ -11,6 +11,7 @@ import typer
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_result, print_table
 from clipstill.core.files import user_path
+from clipstill.core.names import plain
 
 weights_app = typer.Typer(
     help="Import weights of VQGANs, and list them.\n\nThey lie in the folder that CLIPSTILL_WEIGHTS names, or in the "
@@ -89,4 +90,6 @@ def list_weights(as_json: options.Json = False) -> None:
             for each in entries
         )
     else:
-        print(f"nothing is imported into {weights_folder()}. See: clipstill weights import --help", file=sys.stderr)
+        print(
+            f"nothing is imported into {plain(weights_folder())}. See: clipstill weights import --help", file=sys.stderr
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 # Pillow is built with or without AVIF; HEIC, which phones take, is read by the extra heic.
@@ -61,6 +61,14 @@ def decoders(source: Path | BinaryIO) -> tuple[str, ...]:
     return FORMATS
 
 
+def why_no_picture_name(file: PurePath) -> str | None:
+    """Why a file counts as no image, by its name alone; None where it may be one."""
+    suffix = file.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return None
+    return _NO_IMAGES.get(suffix, f"not an image file type ({file.suffix or 'no suffix'})")
+
+
 def why_no_picture(file: Path) -> str | None:
     """Why a file counts as no image, by its name and the start of its content; None where it may be one."""
     try:
@@ -70,13 +78,12 @@ def why_no_picture(file: Path) -> str | None:
 
 
 def _why_unsuitable(file: Path) -> str | None:
-    suffix = file.suffix.lower()
     if file.is_symlink() and not file.exists():
         return f"a link to {file.readlink()}, which is not there"
     if not file.is_file():
         return "no file"
-    if suffix not in IMAGE_SUFFIXES:
-        return _NO_IMAGES.get(suffix, f"not an image file type ({file.suffix or 'no suffix'})")
+    if other := why_no_picture_name(file):
+        return other
     if not os.access(file, os.R_OK):
         return "cannot be read (Permission denied)"
     if file.stat().st_size < _LONGEST_POINTER:

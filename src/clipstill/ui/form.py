@@ -12,6 +12,7 @@ from clipstill.core.errors import DataError
 from clipstill.core.files import user_path
 from clipstill.core.images import ImageFolder
 from clipstill.core.names import plain
+from clipstill.core.progress import listed
 from clipstill.text.task import Task, parse_text
 from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
@@ -68,17 +69,18 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
             raise DataError(f"{title}: both a folder and an upload are given. Take one of them away.")
         if not path.strip() and not upload:
             continue
-        has_labels, left_out = option != "--unlabelled", 0
+        has_labels, others = option != "--unlabelled", ""
         if upload:
             taken = take_in(upload, jobs.uploads, labelled=has_labels)
-            folder, left_out = taken.folder, taken.left_out
+            folder = taken.folder
+            if taken.left_out:
+                others = f"; left out: {plain(listed(taken.left_out, most=5))}"
         else:
             folder = _folder(title, path)
         if has_labels:
             found = ImageFolder.open(folder, task.names, allow_unmatched=allow_unmatched)
         else:
             found = ImageFolder.without_labels(folder)
-        others = f"; {left_out} other files were left out" if left_out else ""
         not_used = f"; not used: {plain(found.not_used)}" if found.skipped else ""
         notes.append(f"{title}: {len(found.items)} photos{others}{not_used}")
         options.append((option, str(folder)))

@@ -19,7 +19,8 @@ from clipstill.core.archives import opened_zip
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import is_of_the_system
 from clipstill.core.files import TEMPORARY, sha256_file, sweep, writing
-from clipstill.core.picture_kinds import IMAGE_SUFFIXES
+from clipstill.core.picture_kinds import IMAGE_SUFFIXES, why_no_picture_name
+from clipstill.core.progress import listed
 
 MOST_FILES = 50_000
 MOST_BYTES = 4 << 30
@@ -33,7 +34,7 @@ class Taken:
 
     folder: Path
     photos: int
-    left_out: int  # Files that are no pictures.
+    left_out: tuple[str, ...]  # Files that are no pictures, each with the reason.
 
 
 def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
@@ -54,17 +55,24 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
     target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
     with writing(target), opened_zip(zips[0]) if zips else nullcontext() as archive:
         names = [str(file) for file in files] if archive is None else _names_in(archive)
-        pictures = [name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        reasons = {name: why_no_picture_name(PurePosixPath(name)) for name in names}
+        pictures = [name for name in names if reasons[name] is None]
+        left_out = tuple(f"{_shown(name, archive)} ({reason})" for name, reason in reasons.items() if reason)
         if not pictures:
             known = " ".join(sorted(IMAGE_SUFFIXES))
-            raise DataError(f"none of the {len(names)} files is a photo. Known suffixes: {known}.")
+            told = f": {listed(left_out, most=3)}" if left_out else ""
+            raise DataError(f"none of the {len(names)} files is a photo{told}. Known suffixes: {known}.")
         if not target.is_dir():
             place.mkdir(parents=True, exist_ok=True)
             sweep(place, _UNPACKED_SECONDS)
             with tempfile.TemporaryDirectory(dir=place, prefix=TEMPORARY) as temporary:
                 _fill(Path(temporary) / "photos", pictures, archive).rename(target)
     photos = sum(1 for file in target.rglob("*") if file.is_file())
-    return Taken(_without_outer(target) if labelled else target, photos, len(names) - photos)
+    return Taken(_without_outer(target) if labelled else target, photos, left_out)
+
+
+def _shown(name: str, archive: zipfile.ZipFile | None) -> str:
+    return name if archive is not None else Path(name).name
 
 
 def _names_in(archive: zipfile.ZipFile) -> list[str]:
