@@ -125,7 +125,7 @@ def test_output_folder_that_holds_something_else(capsys: pytest.CaptureFixture[s
 
 def test_output_below_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    assert "cannot write" in failed(capsys, "run", *CLASSES, "--out", tmp_path / "file" / "run")
+    assert "file is a file" in failed(capsys, "run", *CLASSES, "--out", tmp_path / "file" / "run")
 
 
 def test_full_disk_at_the_first_write(
