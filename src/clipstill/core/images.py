@@ -41,6 +41,7 @@ _POINTERS = {
 }
 _LONGEST_POINTER = 1_024
 MAX_PIXELS = 64_000_000
+_STRIP_PIXELS = 1 << 20
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _OPENING = threading.Lock()
@@ -59,7 +60,12 @@ _TURNS = {
 WIDEST = 4
 
 
-def load_rgb(source: Picture, name: str | None = None, smallest: int | None = None) -> Image.Image:
+def load_rgb(
+    source: Picture,
+    name: str | None = None,
+    smallest: int | None = None,
+    before_decoding: Callable[[int], object] = lambda pixels: None,
+) -> Image.Image:
     """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
     EXIF orientation is applied (a broken EXIF block is ignored, which is said), the first frame of an animation taken,
@@ -70,6 +76,7 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
         source: A path, the bytes of a file, an open seekable stream, a PIL image, or an array of uint8 (H, W, 3).
         name: Name for messages; by default the path of the file.
         smallest: A JPEG may be decoded at a fraction of its size, which is quick, if no side gets shorter than this.
+        before_decoding: Called with the number of pixels, which may take 17 bytes each while they are decoded.
 
     Raises:
         DataError: Missing, truncated, not an image, of a kind other than JPEG, PNG, WebP, GIF, BMP, TIFF and PPM, or
@@ -84,8 +91,11 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
             if smallest is not None:
                 image.draft("RGB", (smallest, smallest))
+            before_decoding(width * height)
             image.load()
             decoded = _to_rgb(_upright(image, shown))
+            if decoded is source:
+                decoded = decoded.copy()
             decoded.info = {}  # Without the EXIF block, which would turn the picture again.
             return decoded
     except DataError:
@@ -142,20 +152,40 @@ def _too_large(name: str, size: str) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB on white; the image itself where it is that already."""
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        scale = 255 if values.min(initial=0) >= 0 and values.max(initial=0) <= 1 else 1
-        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        strips_HW = (np.nan_to_num(np.asarray(strip)) for _, strip in _strips(image))
+        scale = 255 if all(each.min(initial=0) >= 0 and each.max(initial=0) <= 1 for each in strips_HW) else 1
+        return _by_strips(image, lambda values_HW: (np.nan_to_num(values_HW) * scale).round())
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
-        values = np.asarray(image)
-        shift = 8 if values.max(initial=0) > 255 else 0
-        return Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8)).convert("RGB")
+        shift = 8 if any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image)) else 0
+        return _by_strips(image, lambda values_HW: values_HW >> shift)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+        whole = Image.new("RGB", image.size)
+        for top, strip in _strips(image):
+            layered = strip.convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            whole.paste(Image.alpha_composite(white, layered).convert("RGB"), (0, top))
+        return whole
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_strips(image: Image.Image, to_grey: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    """RGB of deep grey whose values ``to_grey`` brings to [0, 255]; others are clipped."""
+    whole = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        grey_HW = to_grey(np.asarray(strip)).clip(0, 255).astype(np.uint8)
+        whole.paste(Image.fromarray(grey_HW).convert("RGB"), (0, top))
+    return whole
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Rows of an image, some at a time, with the number of the first: each is copied several times on its way to RGB."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(top + rows, height)))
 
 
 def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.ndarray:
