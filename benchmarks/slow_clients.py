@@ -146,7 +146,7 @@ class Watch:
 
 
 def row(given: argparse.Namespace, photos: list[bytes], kind: str, slow: int) -> str:
-    with Service(given.bundle, 32, 1) as service:
+    with Service(given.bundle, batch=32, threads=1, queue=64) as service:
         watch = Watch(service.process.pid)
         ask(service.port, photos, 2)
         crowd = None

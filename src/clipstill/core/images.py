@@ -41,7 +41,7 @@ _POINTERS = {
 }
 _LONGEST_POINTER = 1_024
 MAX_PIXELS = 64_000_000
-_STRIP_PIXELS = 1 << 20
+_STRIP_PIXELS = 1 << 18  # Converted at once. Each is copied several times on its way to RGB.
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _OPENING = threading.Lock()
@@ -89,6 +89,9 @@ def load_rgb(
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
+            tile_width, tile_height = _tile(image)
+            if tile_width * tile_height > MAX_PIXELS:
+                raise PictureTooLargeError(_too_large(shown, f"tiles of {tile_width} x {tile_height} pixels"))
             if smallest is not None:
                 image.draft("RGB", (smallest, smallest))
             before_decoding(width * height)
@@ -124,6 +127,13 @@ def _open(source: Path | bytes | BinaryIO | Image.Image | np.ndarray) -> Abstrac
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+
+
+def _tile(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles, which are decoded whole even where the picture is smaller."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
+    return int(width), int(height)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -181,7 +191,7 @@ def _by_strips(image: Image.Image, to_grey: Callable[[np.ndarray], np.ndarray]) 
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Rows of an image, some at a time, with the number of the first: each is copied several times on its way to RGB."""
+    """Rows of an image, some at a time, each with the number of its first row."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // max(1, width))
     for top in range(0, height, rows):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 _TOP = 3
+_CLIENT_LEFT = 499  # In the log alone.
 _ENDPOINTS = ("predict", "health", "labels", "metrics")
 _HEADERS = {
     # The page runs the model as WebAssembly, on pictures of the user, and talks to nobody else.
@@ -92,6 +93,7 @@ def create_app(
         Route("/{name:path}", service.file),
     ]
     handlers: dict[Any, Any] = dict.fromkeys((HTTPException, DataError, BusyError, Exception), _refusal)
+    handlers[ClientDisconnect] = lambda request, error: Response(status_code=_CLIENT_LEFT)
     inner = Starlette(routes=routes, lifespan=lambda app: service.batcher.serving(), exception_handlers=handlers)
     return _Guard(inner, service.metrics, hosts=hosts, token=token, log=log)
 
@@ -236,7 +238,7 @@ class _Guard:
         try:
             await app(scope, receive, with_headers(send_and_note_status, _HEADERS))
         except (ClientDisconnect, ConnectionError):
-            status = status or 499
+            status = status or _CLIENT_LEFT
         except Exception as error:  # starlette has sent the answer of ``_refusal`` and raises the error again.
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"

@@ -36,7 +36,7 @@ class Batcher:
         self._limits = limits
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(limits.decoders, "decode")
-        self._pixels = _PixelRoom(limits.pixels)
+        self._pixels = PixelRoom(limits.pixels)
         self._ready: asyncio.Queue[tuple[np.ndarray, asyncio.Future[Answer]]] = asyncio.Queue()
         self._taken = 0
         self._worker: asyncio.Task[None] | None = None
@@ -110,7 +110,7 @@ class Batcher:
                     future.set_result(answer)
 
 
-class _PixelRoom:
+class PixelRoom:
     """Pixels that threads may hold decoded at the same time."""
 
     def __init__(self, pixels: int) -> None:

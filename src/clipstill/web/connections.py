@@ -14,17 +14,17 @@ from collections.abc import Iterable
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# Of an answer: bytes that the system takes before the client reads them. Linux would take megabytes.
-SEND_BUFFER = 256 << 10
+# Bytes of an answer that the system takes before the client reads them. Linux would take megabytes.
+SEND_BUFFER = 128 << 10
 # Of a body: who sends less in a second is late.
 _BYTES_PER_SECOND = 20_000
-_MOST = 1_000
+_MOST = 2_000
 # Files that may be open at once, for each connection: itself, a file that it asks for or sends, and those not yet closed.
 _FILES = 4
 
 
 def most_connections() -> int:
-    """Connections for which this process may open enough files, at most 1,000; raises its limit where that is needed."""
+    """Connections for which this process may open enough files, at most 2,000; raises its limit where that is needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _MOST * _FILES:
         soft = _MOST * _FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST * _FILES)

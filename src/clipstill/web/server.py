@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 LOOPBACK = "127.0.0.1"
+# Connections that the system keeps until they are taken, some at once; between these, the others are looked at.
+_WAITING = 1024
+_TAKEN_AT_ONCE = 32
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -36,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server(
             address,
             family=family,
-            backlog=1024,
+            backlog=_WAITING,
             dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
@@ -84,8 +87,7 @@ def run(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=finish_seconds,
-        # As many are accepted before it is known that there are too many.
-        backlog=max(1, Protocol.most // 4),
+        backlog=_TAKEN_AT_ONCE,
     )
     # It tells of each malformed form, which the log of requests does already.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -101,6 +103,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_WAITING)  # uvicorn has set it to those taken at once.
         self.on_ready()
 
     async def on_tick(self, counter: int) -> bool:
