@@ -2,8 +2,8 @@
 
     python benchmarks/slow_clients.py BUNDLE --photo PHOTO... [--slow 64 500 2000] [--seconds 10] [--open-files 1024]
 
-For each row the service starts on a free port, ``--slow`` connections of one kind are opened, and then four good clients
-send photos, one after the other, on connections that they open again where they were closed. The kinds:
+For each row the service starts on a free port, ``--slow`` connections of one kind are opened, and then four good
+clients send photos, one after the other, on connections that they open again where they were closed. The kinds:
 
 * body: the head of ``POST /predict``, then one byte of the body a second;
 * head: a head that never ends, one byte a second;

@@ -13,7 +13,16 @@ def refused(hosts: Hosts, host: str | None, origin: str | None = None) -> bool:
     return hosts.refusal(Headers({name: value for name, value in given.items() if value is not None})) is not None
 
 
-LOCAL = ["127.0.0.1:8000", "127.0.0.1", "localhost:9", "LOCALHOST", "localhost.", "127.0.0.2:8000", "[::1]:8000", "[::1]"]
+LOCAL = [
+    "127.0.0.1:8000",
+    "127.0.0.1",
+    "localhost:9",
+    "LOCALHOST",
+    "localhost.",
+    "127.0.0.2:8000",
+    "[::1]:8000",
+    "[::1]",
+]
 FOREIGN = ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.1.5:8000"]
 MALFORMED = ["", ":8000", "[::1", "x@evil.example", "127.0.0.1@evil.example", "evil.example/127.0.0.1", "::1]["]
 
@@ -45,7 +54,9 @@ def test_with_allowed_names_a_network_may_still_use_addresses() -> None:
     assert refused(Hosts("127.0.0.1", ["shop.example"]), "10.0.0.7:8000")
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:3000", "null", "", "http://[::1", "file://"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://127.0.0.1:3000", "null", "", "http://[::1", "file://"]
+)
 def test_pages_of_others_are_refused(origin: str) -> None:
     assert refused(Hosts("127.0.0.1"), "127.0.0.1:8000", origin)
 

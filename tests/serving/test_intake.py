@@ -44,7 +44,7 @@ def test_the_body_that_held_most_for_longest_makes_room() -> None:
         await quick.send(39)
         assert not large.task.done()
         await quick.send(1, more=False)
-        with pytest.raises(BusyError, match="photos that are being sent fill 0.0001 MB"):
+        with pytest.raises(BusyError, match="photos that are sent or wait fill 0.0001 MB"):
             await large.task
         assert quick.is_read.is_set()
         kept.set()

@@ -208,7 +208,7 @@ _NO_TOKEN = JSONResponse(
 
 
 class _Guard:
-    """Around the application: names, token, headers, metrics, log, and a line on standard error for unexpected failures."""
+    """Around the application: names, token, headers, metrics, log, and a line on standard error where it fails."""
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics, *, hosts: Hosts | None, token: str | None, log: Callable[[str], None]

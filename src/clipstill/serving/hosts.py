@@ -25,9 +25,9 @@ def is_local(name: str) -> bool:
 class Hosts:
     """The names of a service that listens on a host.
 
-    On an address of this machine alone, these are that machine's names, and those that are ``allowed``: a proxy's, say. On
-    others it has any name, since networks name their machines as they like; unless some are ``allowed``, which then are
-    the only ones besides addresses.
+    On an address of this machine alone, these are the machine's own and the ``allowed`` ones, such as a proxy's. On
+    other addresses it has any name, since every network names its machines; but where some are ``allowed``, these and
+    addresses are all.
     """
 
     def __init__(self, host: str, allowed: Iterable[str] = ()) -> None:
@@ -60,7 +60,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _name_in(address: str) -> str:
-    """The host's name in lower case, without brackets, port and the dot of a full name; empty in a malformed address."""
+    """The host's name in lower case, without brackets, port and final dot; empty in a malformed address."""
     try:
         return (urlsplit(address).hostname or "").removesuffix(".")
     except ValueError:

@@ -61,8 +61,8 @@ class _Body:
 class Intake:
     """Bodies in memory: those that are being received, and those whose photos are not answered yet.
 
-    A client that sends slowly takes no place of the photos that wait for the model. Where the bodies have too many bytes
-    together, the one that has held the most for the longest is refused, unless it is complete.
+    A body that is being received takes no place of the photos that wait for the model. Where all bodies have too many
+    bytes, that which has held the most for the longest is refused, unless it is complete.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -83,11 +83,12 @@ class Intake:
             try:
                 async with asyncio.timeout(seconds) as deadline:
                     body = stack.enter_context(self._body(deadline))
-                    photos = await stack.enter_async_context(_uploads(_CountedRequest(request, self, body), self._limits))
+                    counted = _CountedRequest(request, self, body)
+                    photos = await stack.enter_async_context(_uploads(counted, self._limits))
             except TimeoutError:
                 if body.refused:
                     held = f"{self._limits.held_bytes / 1e6:g} MB"
-                    raise BusyError(f"photos that are being sent fill {held}, as much as may. Ask again later.") from None
+                    raise BusyError(f"photos that are sent or wait fill {held}. Ask again later.") from None
                 raise HTTPException(408, f"the body did not come within {seconds:g} seconds. Send it again.") from None
             self._receiving.discard(body)
             yield photos
@@ -115,7 +116,8 @@ class Intake:
             self._receiving.remove(worst)
             self._held -= worst.size
             worst.size, worst.refused = 0, True
-            worst.deadline.reschedule(now)
+            if not worst.deadline.expired():
+                worst.deadline.reschedule(now)
 
 
 class _CountedRequest(Request):

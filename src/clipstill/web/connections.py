@@ -19,12 +19,12 @@ SEND_BUFFER = 128 << 10
 # Of a body: who sends less in a second is late.
 _BYTES_PER_SECOND = 20_000
 _MOST = 2_000
-# Files that may be open at once, for each connection: itself, a file that it asks for or sends, and those not yet closed.
+# Files that may be open for each connection: itself, a file that it asks for or sends, and those not yet closed.
 _FILES = 4
 
 
 def most_connections() -> int:
-    """Connections for which this process may open enough files, at most 2,000; raises its limit where that is needed."""
+    """Connections for which this process may open enough files, at most 2,000; its limit is raised where it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _MOST * _FILES:
         soft = _MOST * _FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST * _FILES)
@@ -39,6 +39,7 @@ class ImpatientProtocol(H11Protocol):
     _late_since: float  # Time of the event loop.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; where there are too many connections, end others."""
         is_full = len(self.connections) >= self.most
         super().connection_made(transport)
         self._late_since = self.loop.time()
@@ -53,6 +54,7 @@ class ImpatientProtocol(H11Protocol):
             each.drop()
 
     def data_received(self, data: bytes) -> None:
+        """Take a part of a request: a whole head makes up for all lateness, a part of a body for some."""
         cycle = self.cycle
         super().data_received(data)
         now = self.loop.time()
@@ -62,14 +64,17 @@ class ImpatientProtocol(H11Protocol):
             self._late_since = min(now, self._late_since + len(data) / _BYTES_PER_SECOND)
 
     def pause_writing(self) -> None:
+        """Wait from now on until the client has read."""
         self._late_since = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
+        """Go on, since the client has read."""
         self._late_since = self.loop.time()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
+        """Wait from now on for the next request."""
         self._late_since = self.loop.time()
         super().on_response_complete()
 
