@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--photo", type=Path, nargs="+", required=True)
-    parser.add_argument("--slow", type=int, nargs="+", default=[64, 500, 2000])
+    parser.add_argument("--slow", type=int, nargs="*", default=[64, 500, 2000], help="none: the good clients alone")
     parser.add_argument("--kind", nargs="+", choices=list(FIRST), default=list(FIRST))
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--open-files", type=int, default=1024, help="the service's soft limit at its start")
