@@ -29,8 +29,8 @@ from clipstill.runtime import load_bundle
 class Service:
     """The service in a process of its own."""
 
-    def __init__(self, bundle: Path, batch: int, threads: int) -> None:
-        verb = [sys.executable, "-m", "clipstill", "serve", str(bundle), "--port", "0", "--queue", "256"]
+    def __init__(self, bundle: Path, batch: int, threads: int, queue: int = 256) -> None:
+        verb = [sys.executable, "-m", "clipstill", "serve", str(bundle), "--port", "0", "--queue", str(queue)]
         self.process = subprocess.Popen(
             [*verb, "--batch", str(batch), "--threads", str(threads)], stderr=subprocess.PIPE, text=True
         )

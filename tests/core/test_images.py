@@ -1,6 +1,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -153,6 +155,74 @@ def test_transparency_becomes_white(tmp_path: Path, mode: str) -> None:
 def test_sixteen_bit_grey_keeps_its_middle(tmp_path: Path) -> None:
     grey = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
     assert np.asarray(load_rgb(save(grey, tmp_path / "deep.png"))).tolist() == [[[128] * 3] * 4] * 4
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    layered = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+
+
+def test_a_large_picture_is_converted_as_in_one_piece(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    width, height = 517, 1031  # Not a whole number of the strips that it is converted in.
+    clear = Image.fromarray(random.integers(0, 256, (height, width, 4), dtype=np.uint8), "RGBA")
+    palette = clear.convert("RGB").quantize(64)
+    deep = random.integers(0, 65_536, (height, width), dtype=np.uint16)
+    # What decides about the scale is in the last row.
+    low, real = deep >> 8, (deep / 65_535).astype(np.float32)
+    low[-1, -1], beyond = 300, real.copy()
+    beyond[-1, -1] = 2.5
+    ways: dict[str, tuple[Image.Image, Image.Image, dict[str, object]]] = {
+        "rgba.png": (clear, on_white(clear), {}),
+        "la.png": (clear.convert("LA"), on_white(clear.convert("LA")), {}),
+        "deep.png": (Image.fromarray(deep), Image.fromarray((deep >> 8).astype(np.uint8)), {}),
+        "low.png": (Image.fromarray(low), Image.fromarray((low >> 8).astype(np.uint8)), {}),
+        "unit.tiff": (Image.fromarray(real), Image.fromarray((real * 255).round().astype(np.uint8)), {}),
+        "beyond.tiff": (Image.fromarray(beyond), Image.fromarray(beyond.round().astype(np.uint8)), {}),
+        "key.png": (clear.convert("RGB"), clear.convert("RGB"), {"transparency": (1, 2, 3)}),
+    }
+    for name, (image, expected, more) in ways.items():
+        found = load_rgb(save(image, tmp_path / name, compress_level=0, **more))
+        assert np.array_equal(np.asarray(found), np.asarray(expected.convert("RGB"))), name
+    path = save(palette, tmp_path / "palette.png", transparency=bytes(range(0, 256, 4)))
+    with Image.open(path) as stored:
+        assert np.array_equal(np.asarray(load_rgb(path)), np.asarray(on_white(stored)))
+
+
+PEAK = """
+import sys
+from clipstill.core.images import load_rgb
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+before = peak()
+image = load_rgb(sys.argv[1])
+print((peak() - before) / (image.width * image.height))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
+@pytest.mark.parametrize(("mode", "most"), [("RGB", 5.5), ("RGBA", 10), ("P", 7), ("I;16", 8), ("F", 10)])
+def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, most: float) -> None:
+    image = Image.new(mode, (3000, 3000))
+    more = {"transparency": 0} if mode == "P" else {}
+    path = save(image, tmp_path / ("large.tiff" if mode == "F" else "large.png"), **more)
+    done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True, timeout=60)
+    assert float(done.stdout) < most
+
+
+def test_tiles_that_are_larger_than_the_picture_are_refused(tmp_path: Path) -> None:
+    """A TIFF of one pixel whose one tile would be decoded to 10 gigabytes."""
+    tags = [(256, 4, 1), (257, 4, 1), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(322, 4, 100_000), (323, 4, 100_000), (324, 4, 8), (325, 4, 20)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path = tmp_path / "tile.tiff"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 28) + zlib.compress(bytes(9)).ljust(20, b"\0") + directory)
+    with pytest.raises(PictureTooLargeError, match=r"tile.tiff is too large \(tiles of 100000 x 100000 pixels"):
+        load_rgb(path)
 
 
 def test_animation_gives_its_first_frame(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from starlette.testclient import TestClient
 from clipstill.core.files import commit_manifest, read_manifest
 from clipstill.runtime import Answer, Bundle, Prediction, load_bundle
 from clipstill.serving.app import answer_json, create_app
+from clipstill.serving.batching import PixelRoom
+from clipstill.serving.hosts import Hosts
 from clipstill.serving.uploads import Limits
 from export_fixtures import LABELS
 
@@ -389,6 +391,51 @@ def test_answer_that_does_not_come_in_time_is_given_up(bundle: Bundle) -> None:
         assert response.status_code == 503
         assert "no answer within 0.5 seconds" in response.json()["error"]
         assert_well(client)
+
+
+def test_photos_are_decoded_in_their_order_within_the_room_for_pixels() -> None:
+    room, taken = PixelRoom(10), []
+
+    def decode(name: str, pixels: int, go: threading.Event) -> None:
+        with room.take(pixels):
+            taken.append(name)
+            assert go.wait(20)
+
+    def started(name: str, pixels: int) -> threading.Event:
+        go = threading.Event()
+        pool.submit(decode, name, pixels, go)
+        time.sleep(0.1)
+        return go
+
+    with ThreadPoolExecutor(4) as pool:
+        first, second = started("first", 4), started("second", 4)
+        larger_than_all, small = started("larger than all", 99), started("small", 1)
+        assert taken == ["first", "second"]
+        first.set()
+        time.sleep(0.1)
+        assert taken == ["first", "second"]
+        second.set()
+        time.sleep(0.1)
+        assert taken == ["first", "second", "larger than all"]
+        larger_than_all.set()
+        small.set()
+    assert taken[-1] == "small"
+
+
+def test_service_decodes_with_less_room_than_a_photo_needs(bundle: Bundle) -> None:
+    with client_of(bundle, limits=Limits(pixels=1)) as client:
+        assert [each.result().status_code for each in waiting_photos(client, range(4))] == [200] * 4
+
+
+def test_foreign_name_and_foreign_page_are_refused_before_the_token(bundle: Bundle) -> None:
+    with client_of(bundle, token="correct horse", hosts=Hosts("127.0.0.1")) as client:
+        for path in ("/health", "/labels", "/model.onnx"):
+            refused = client.get(path, headers={"host": "evil.example"})
+            assert refused.status_code == 403
+            assert "--allow-host" in refused.json()["error"]
+            local = {"host": "127.0.0.1:8000", "authorization": "Bearer correct horse"}
+            assert client.get(path, headers=local).status_code == 200
+            assert client.get(path, headers={**local, "origin": "http://evil.example"}).status_code == 403
 
 
 class BrokenBundle(SlowBundle):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +21,7 @@ import pytest
 
 import clipstill
 from clipstill.cli.main import main
+from clipstill.core.files import commit_manifest, read_manifest
 from tests.serving.test_app import png
 
 SOURCE = str(Path(clipstill.__file__).parents[1])
@@ -26,10 +30,11 @@ SOURCE = str(Path(clipstill.__file__).parents[1])
 class Service:
     """``clipstill serve`` in a process of its own, on a free port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, files: int = 1024) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "clipstill", "serve", str(folder), "--port", "0", *options],
             env={**os.environ, "PYTHONPATH": SOURCE}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
         )  # fmt: skip
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
@@ -48,9 +53,23 @@ class Service:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
 
+LARGE = 8_000_000
+
+
 @pytest.fixture(scope="module")
-def service(tiny_bundle: Path) -> Iterator[Service]:
-    started = Service(tiny_bundle, "--timeout", "1")
+def folder(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a file that fits into no buffer on the way to a client."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("run") / "bundle"))
+    (folder / "large.bin").write_bytes(bytes(LARGE))
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    commit_manifest(folder, "", [*manifest.files, "large.bin"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    started = Service(folder, "--timeout", "1")
     yield started
     if started.process.poll() is None:
         started.process.kill()
@@ -88,13 +107,13 @@ def test_request_that_is_no_http_ends_the_connection_alone(service: Service) -> 
 
 def test_client_that_never_ends_its_head_is_dropped(service: Service) -> None:
     with service.connect() as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\n")
         assert closed_within(connection, 10)
     assert service.predict(png())["label"]
 
 
 def test_client_that_never_ends_its_body_is_told_and_dropped(service: Service) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
     with service.connect() as connection:
         connection.sendall(head)
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -102,8 +121,43 @@ def test_client_that_never_ends_its_body_is_told_and_dropped(service: Service) -
     assert service.predict(png())["label"]
 
 
+def test_client_that_does_not_read_is_dropped_and_a_steady_one_gets_all(service: Service) -> None:
+    with service.connect() as stuck, service.connect() as steady:
+        for each in (stuck, steady):
+            each.sendall(b"GET /large.bin HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        sizes = []
+        for client, pause in ((steady, 0.03), (stuck, 0.0)):
+            size = 0
+            with contextlib.suppress(ConnectionError):
+                while piece := client.recv(100_000):
+                    size += len(piece)
+                    time.sleep(pause)
+            sizes.append(size)
+    assert sizes[0] > LARGE > sizes[1]
+
+
+SLOW = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+
+
+def test_slow_bodies_take_no_place_of_photos_and_no_more_connections_than_files(folder: Path) -> None:
+    service = Service(folder, "--queue", "1", files=256)
+    slow = []
+    for number in range(300):
+        slow.append(service.connect())
+        slow[-1].sendall(SLOW + b"abc" if number % 2 else SLOW[:50])
+        if number % 60 == 59:
+            assert service.predict(png())["label"]
+    for each in slow:
+        each.close()
+    service.process.terminate()
+    _, err = service.process.communicate(timeout=30)
+    assert "Too many open files" not in err
+    assert "Traceback" not in err
+    assert err.count("/predict 200 ") == 5
+
+
 def test_client_that_leaves_harms_nobody(service: Service) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
     for body in (png()[:50], png()):
         with service.connect() as connection:
             connection.sendall(head % len(png()) + body)
@@ -120,7 +174,7 @@ def test_port_in_use_is_one_line(service: Service, tiny_bundle: Path, capsys: py
 def test_signal_lets_what_was_begun_end(tiny_bundle: Path, number: signal.Signals) -> None:
     service = Service(tiny_bundle)
     body = png()
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
     with service.connect() as connection:
         connection.sendall(head % len(body) + body[:10])
         time.sleep(0.5)

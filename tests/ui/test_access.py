@@ -172,11 +172,13 @@ def test_another_host_name_is_refused_even_with_the_cookie(guard: Guard, host: s
     assert ask(guard, host=host, query=f"token={TOKEN}")[0] == 403
 
 
-def test_another_page_of_the_browser_cannot_act(guard: Guard) -> None:
+def test_another_page_of_the_browser_can_neither_read_nor_act(guard: Guard) -> None:
     for origin in ("http://evil.example", "http://127.0.0.1:8080", "null"):
-        assert ask(guard, method="POST", cookie=cookie_of(guard), origin=origin)[0] == 403
+        for method in ("GET", "HEAD", "POST"):
+            assert ask(guard, method=method, cookie=cookie_of(guard), origin=origin)[0] == 403
         assert ask(guard, kind="websocket", cookie=cookie_of(guard), origin=origin) == "websocket.close"
-    assert ask(guard, method="POST", cookie=cookie_of(guard), origin=f"http://{HOST}")[0] == 200
+    for method in ("GET", "POST"):
+        assert ask(guard, method=method, cookie=cookie_of(guard), origin=f"http://{HOST}")[0] == 200
 
 
 def test_pages_may_fetch_nothing_from_elsewhere(guard: Guard) -> None:

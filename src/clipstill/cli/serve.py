@@ -11,13 +11,15 @@ from clipstill.cli import options
 from clipstill.core.errors import ConfigError
 from clipstill.core.progress import say
 
-_LOCAL = ("127.0.0.1", "::1", "localhost")
-
 
 def serve(
     bundle: options.Source,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: options.Port = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name of the service, such as its proxy's; may be repeated."),
+    ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must know; better: --token-file.")] = None,
     token_file: Annotated[Path | None, options.path(help="File with the token, which others cannot read.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Most photos that the model sees at once.")] = 32,
@@ -45,21 +47,30 @@ def serve(
         from clipstill.serving.app import create_app
         from clipstill.web.server import listen, run
     from clipstill.runtime import load_bundle
+    from clipstill.serving.hosts import Hosts, is_local
     from clipstill.serving.uploads import Limits
 
     secret = _secret(token, token_file)
     classifier = load_bundle(bundle, threads, model)
-    body_bytes, files = round(1e6 * max_megabytes), min(max_files, queue)
-    limits = Limits(body_bytes, files, waiting=queue, seconds=timeout, decoders=decoders, batch=batch)
+    body_bytes = round(1e6 * max_megabytes)
+    limits = Limits(
+        body_bytes=body_bytes,
+        held_bytes=max(Limits.held_bytes, 2 * body_bytes),
+        files=min(max_files, queue),
+        waiting=queue,
+        seconds=timeout,
+        decoders=decoders,
+        batch=batch,
+    )
     listener = listen(host, port)
-    app = create_app(classifier, limits=limits, token=secret, log=say)
-    if secret is None and host not in _LOCAL:
+    app = create_app(classifier, limits=limits, hosts=Hosts(host, allow_host or ()), token=secret, log=say)
+    if secret is None and not is_local(host):
         say("warning: without --token-file, anyone who can reach this machine can send requests.")
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
     run(
         app,
         listener,
-        head_seconds=timeout,
+        patience=timeout,
         on_ready=lambda: say(f"{len(classifier.labels)} classes at {address} - stop with Ctrl-C"),
     )
     say("stopped")

@@ -29,6 +29,7 @@ from clipstill.core.progress import listed, say, warn
 
 _SYSTEMS = "a folder of the system"
 MAX_PIXELS = 64_000_000
+_STRIP_PIXELS = 1 << 18  # Converted at once. Each is copied several times on its way to RGB.
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -46,7 +47,12 @@ WIDEST = 4
 
 
 def load_rgb(
-    source: Picture, name: str | None = None, smallest: int | None = None, *, containers: bool = True
+    source: Picture,
+    name: str | None = None,
+    smallest: int | None = None,
+    *,
+    containers: bool = True,
+    before_decoding: Callable[[int], object] = lambda pixels: None,
 ) -> Image.Image:
     """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
@@ -60,6 +66,7 @@ def load_rgb(
         name: Name for messages; by default the path of the file.
         smallest: A JPEG may be decoded at a fraction of its size, which is quick, if no side gets shorter than this.
         containers: Whether HEIC and AVIF are read.
+        before_decoding: Called with the number of pixels, which may take 17 bytes each while they are decoded.
 
     Raises:
         DataError: Missing, truncated, not an image, of another kind than those that are read, or larger than
@@ -72,10 +79,16 @@ def load_rgb(
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
+            tile_width, tile_height = _tile(image)
+            if tile_width * tile_height > MAX_PIXELS:
+                raise PictureTooLargeError(_too_large(shown, f"tiles of {tile_width} x {tile_height} pixels"))
             if smallest is not None:
                 image.draft("RGB", (smallest, smallest))
+            before_decoding(width * height)
             image.load()
             decoded = _to_rgb(_upright(image, shown))
+            if decoded is source:
+                decoded = decoded.copy()
             decoded.info = {}  # Without the EXIF block, which would turn the picture again.
             return decoded
     except DataError:
@@ -109,6 +122,13 @@ def _open(
         return Image.open(stream, formats=decoders(stream) if containers else FORMATS)
 
 
+def _tile(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles, which are decoded whole even where the picture is smaller."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
+    return int(width), int(height)
+
+
 def _upright(image: Image.Image, name: str) -> Image.Image:
     orientation: Any = None
     with _OPENING, warnings.catch_warnings(record=True) as damage:
@@ -135,20 +155,40 @@ def _too_large(name: str, size: str) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB on white; the image itself where it is that already."""
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        scale = 255 if values.min(initial=0) >= 0 and values.max(initial=0) <= 1 else 1
-        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        strips_HW = (np.nan_to_num(np.asarray(strip)) for _, strip in _strips(image))
+        scale = 255 if all(each.min(initial=0) >= 0 and each.max(initial=0) <= 1 for each in strips_HW) else 1
+        return _by_strips(image, lambda values_HW: (np.nan_to_num(values_HW) * scale).round())
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
-        values = np.asarray(image)
-        shift = 8 if values.max(initial=0) > 255 else 0
-        return Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8)).convert("RGB")
+        shift = 8 if any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image)) else 0
+        return _by_strips(image, lambda values_HW: values_HW >> shift)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+        whole = Image.new("RGB", image.size)
+        for top, strip in _strips(image):
+            layered = strip.convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            whole.paste(Image.alpha_composite(white, layered).convert("RGB"), (0, top))
+        return whole
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_strips(image: Image.Image, to_grey: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    """RGB of deep grey whose values ``to_grey`` brings to [0, 255]; others are clipped."""
+    whole = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        grey_HW = to_grey(np.asarray(strip)).clip(0, 255).astype(np.uint8)
+        whole.paste(Image.fromarray(grey_HW).convert("RGB"), (0, top))
+    return whole
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Rows of an image, some at a time, each with the number of its first row."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(top + rows, height)))
 
 
 def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.ndarray:

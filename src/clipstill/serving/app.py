@@ -27,9 +27,10 @@ from starlette.routing import Route
 from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.files import MANIFEST, Manifest, read_manifest
 from clipstill.runtime.bundle import Answer, Bundle
-from clipstill.serving.batching import Batcher, BusyError
+from clipstill.serving.batching import Batcher
+from clipstill.serving.hosts import Hosts
 from clipstill.serving.metrics import Metrics
-from clipstill.serving.uploads import Limits, Upload, uploads
+from clipstill.serving.uploads import BusyError, Intake, Limits, Upload
 from clipstill.web.access import same_secret, with_headers
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 _TOP = 3
+_CLIENT_LEFT = 499  # In the log alone.
 _ENDPOINTS = ("predict", "health", "labels", "metrics")
 _HEADERS = {
     # The page runs the model as WebAssembly, on pictures of the user, and talks to nobody else.
@@ -61,6 +63,7 @@ def create_app(
     bundle: Bundle,
     *,
     limits: Limits | None = None,
+    hosts: Hosts | None = None,
     token: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> ASGIApp:
@@ -72,6 +75,7 @@ def create_app(
     Args:
         bundle: Classifier, as ``load_bundle`` opened and verified it.
         limits: Bounds of what a client may ask for.
+        hosts: Names by which it may be asked; None for any.
         token: Secret that a client must send, as ``Authorization: Bearer TOKEN`` or as the password of a browser's
             dialogue; ``/health`` answers without. None for no secret.
         log: Takes one line per request.
@@ -89,31 +93,29 @@ def create_app(
         Route("/{name:path}", service.file),
     ]
     handlers: dict[Any, Any] = dict.fromkeys((HTTPException, DataError, BusyError, Exception), _refusal)
+    handlers[ClientDisconnect] = lambda request, error: Response(status_code=_CLIENT_LEFT)
     inner = Starlette(routes=routes, lifespan=lambda app: service.batcher.serving(), exception_handlers=handlers)
-    return _Guard(inner, service.metrics, token, log)
+    return _Guard(inner, service.metrics, hosts=hosts, token=token, log=log)
 
 
 class _Service:
     def __init__(self, bundle: Bundle, manifest: Manifest, limits: Limits) -> None:
         self.bundle = bundle
         self.manifest = manifest
-        self.limits = limits
+        self._seconds = limits.seconds
         self.metrics = Metrics()
+        self.intake = Intake(limits)
         self.batcher = Batcher(bundle, limits, on_batch=self.metrics.batches.observe)
 
     async def predict(self, request: Request) -> Response:
         start = time.perf_counter()
         top = _number(request, "top", _TOP)
-        seconds = self.limits.seconds
+        seconds = self._seconds
         async with AsyncExitStack() as stack:
-            # Before a byte is read: photos that wait are in memory.
-            stack.enter_context(self.batcher.room(1))
-            try:
-                async with asyncio.timeout(seconds):
-                    photos = await stack.enter_async_context(uploads(request, self.limits))
-            except TimeoutError:
-                raise HTTPException(408, f"the body did not come within {seconds:g} seconds. Send it again.") from None
-            stack.enter_context(self.batcher.room(len(photos) - 1))
+            with self.batcher.room(1):
+                pass  # Where no photo may wait, none needs to be sent. Its place is taken once it is here.
+            photos = await stack.enter_async_context(self.intake.photos(request))
+            stack.enter_context(self.batcher.room(len(photos)))
             try:
                 async with asyncio.timeout(seconds):
                     answers = await asyncio.gather(*(self._answer(photo, top) for photo in photos))
@@ -206,11 +208,14 @@ _NO_TOKEN = JSONResponse(
 
 
 class _Guard:
-    """Around the application: token, headers, metrics, log, and a line on standard error for unexpected failures."""
+    """Around the application: names, token, headers, metrics, log, and a line on standard error where it fails."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, *, hosts: Hosts | None, token: str | None, log: Callable[[str], None]
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._hosts = hosts
         self._token = token
         self._log = log
 
@@ -226,11 +231,14 @@ class _Guard:
                 status = message["status"]
             await send(message)
 
-        app = self._app if self._may_enter(scope) else _NO_TOKEN
+        foreign = self._hosts and self._hosts.refusal(Headers(scope=scope))
+        app: ASGIApp = self._app if self._may_enter(scope) else _NO_TOKEN
+        if foreign:
+            app = JSONResponse({"error": foreign}, 403)
         try:
             await app(scope, receive, with_headers(send_and_note_status, _HEADERS))
         except (ClientDisconnect, ConnectionError):
-            status = status or 499
+            status = status or _CLIENT_LEFT
         except Exception as error:  # starlette has sent the answer of ``_refusal`` and raises the error again.
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"

@@ -6,26 +6,22 @@ Shapes: N photos, H x W pixels.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from clipstill.core.errors import ClipstillError
-from clipstill.core.images import load_rgb
+from clipstill.core.images import fit_square, load_rgb
+from clipstill.serving.uploads import BusyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from clipstill.runtime import Answer, Bundle
     from clipstill.serving.uploads import Limits
-
-
-class BusyError(ClipstillError):
-    """No further photo may wait."""
 
 
 class Batcher:
@@ -40,6 +36,7 @@ class Batcher:
         self._limits = limits
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(limits.decoders, "decode")
+        self._pixels = PixelRoom(limits.pixels)
         self._ready: asyncio.Queue[tuple[np.ndarray, asyncio.Future[Answer]]] = asyncio.Queue()
         self._taken = 0
         self._worker: asyncio.Task[None] | None = None
@@ -79,11 +76,20 @@ class Batcher:
             DataError: The photo cannot be read, or has too many pixels.
         """
         loop = asyncio.get_running_loop()
-        decode = partial(load_rgb, photo, name, containers=False)
-        pixels_HW3 = await loop.run_in_executor(self._decoders, lambda: self._bundle.pixels(decode()))
+        pixels_HW3 = await loop.run_in_executor(self._decoders, self._decode, photo, name)
         future: asyncio.Future[Answer] = loop.create_future()
         self._ready.put_nowait((pixels_HW3, future))
         return await future
+
+    def _decode(self, photo: BinaryIO, name: str) -> np.ndarray:
+        preprocess = self._bundle.preprocess
+        with ExitStack() as held:
+
+            def wait(pixels: int) -> None:
+                held.enter_context(self._pixels.take(pixels))
+
+            image = load_rgb(photo, name, containers=False, before_decoding=wait)
+            return fit_square(image, preprocess.size, preprocess.crop_fraction)
 
     async def _work(self) -> None:
         while True:
@@ -106,3 +112,27 @@ class Batcher:
             for (_, future), answer in zip(taken, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+
+
+class PixelRoom:
+    """Pixels that threads may hold decoded at the same time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._turn = threading.Lock()
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Wait until so many are free; a photo that is larger than all of them has them all."""
+        pixels = min(pixels, self._all)
+        # In the order of asking: small photos would keep a large one waiting for ever.
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += pixels
+                self._freed.notify()

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 TOKEN_PARAMETER = "token"
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HEADERS = {
     # Gradio's page carries scripts and styles inside itself. What counts is that nothing is fetched from elsewhere.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -87,8 +86,7 @@ class Guard:
         host = request.headers.get("host", "")
         if host not in self._hosts:
             return _answer(403, "This address is not served here. Open the address that clipstill ui printed.")
-        changes = request.scope["type"] == "websocket" or request.scope["method"] not in _SAFE_METHODS
-        if changes and request.headers.get("origin", f"http://{host}") != f"http://{host}":
+        if request.headers.get("origin", f"http://{host}") != f"http://{host}":
             return _answer(403, "Another page asked for this. Open the address that clipstill ui printed.")
         given = request.query_params.get(TOKEN_PARAMETER)
         is_known = any(same_secret(value, self._session) for value in self._cookie_values(request))

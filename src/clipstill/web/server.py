@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipstill.core.errors import ResourceError
+from clipstill.web.connections import SEND_BUFFER, ImpatientProtocol, most_connections, of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 LOOPBACK = "127.0.0.1"
+# Connections that the system keeps until they are taken, some at once; between these, the others are looked at.
+_WAITING = 1024
+_TAKEN_AT_ONCE = 32
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,10 +36,10 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise ResourceError(f"--host {host} is no address of this machine ({error}). Try {LOOPBACK}.") from None
     try:
-        return socket.create_server(
+        listener = socket.create_server(
             address,
             family=family,
-            backlog=1024,
+            backlog=_WAITING,
             dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
@@ -44,6 +47,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise ResourceError(
             f"cannot listen on port {port} of {host}: {reason}. Choose another --port, or 0 for any that is free."
         ) from None
+    # Its connections inherit it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    return listener
 
 
 def run(
@@ -52,7 +58,7 @@ def run(
     on_ready: Callable[[], None],
     *,
     finish_seconds: int = 10,
-    head_seconds: float = 30,
+    patience: float = 30,
     log_level: str = "critical",
 ) -> None:
     """Answer requests until SIGINT, SIGTERM or SIGHUP.
@@ -62,12 +68,13 @@ def run(
         listener: Socket of ``listen``, which is closed at the end.
         on_ready: Called once requests are answered.
         finish_seconds: Time for the requests that have begun, after the signal.
-        head_seconds: Time in which a client must have sent the head of a request.
+        patience: Seconds in which a client must send the head of a request, and in which it must read a part of an
+            answer, some hundred kilobytes.
         log_level: Least level of uvicorn's own messages that is printed.
     """
 
-    class Protocol(_ImpatientProtocol):
-        head_s = head_seconds
+    class Protocol(ImpatientProtocol):
+        most = most_connections()
 
     config = uvicorn.Config(
         app,
@@ -80,21 +87,32 @@ def run(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=finish_seconds,
+        backlog=_TAKEN_AT_ONCE,
     )
     # It tells of each malformed form, which the log of requests does already.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     server = _Server(config)
-    server.on_ready = on_ready
+    server.on_ready, server.patience = on_ready, patience
     with listener:
         asyncio.run(server.serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):
     on_ready: Callable[[], None]
+    patience: float
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_WAITING)  # uvicorn has set it to those taken at once.
         self.on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % 5 == 0:
+            for each in of(self.server_state.connections):
+                each.drop_if_late(self.patience)
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -102,25 +120,3 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
         yield
-
-
-class _ImpatientProtocol(H11Protocol):
-    """Closes connections on which no request begins; uvicorn waits for ever for the rest of a request's head."""
-
-    head_s: float
-    _idle_at: object = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.loop.call_later(self.head_s, self._close_if_idle)
-
-    def _close_if_idle(self) -> None:
-        """Close where nothing is being answered and no request has begun since the last check; else check again."""
-        if self.transport.is_closing():
-            return
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self.cycle is self._idle_at:
-            self.transport.close()
-            return
-        self._idle_at = self.cycle if idle else self
-        self.loop.call_later(self.head_s, self._close_if_idle)
