@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import resource
 from collections.abc import Iterable
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +24,10 @@ _FILES = 4
 
 def most_connections() -> int:
     """Connections for which this process may open enough files, at most 2,000; its limit is raised where it may be."""
+    try:
+        import resource
+    except ImportError:  # Windows.
+        return _MOST
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _MOST * _FILES:
         soft = _MOST * _FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST * _FILES)
