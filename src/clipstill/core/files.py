@@ -28,12 +28,30 @@ TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
 _MOST_BYTES = 64 << 20
 _MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ADDRESS = re.compile(r"\w[\w+.-]+://")
+# Start of a file that stands in place of the one that was meant -> what it is.
+STAND_INS = {
+    b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS",
+    b"/annex/objects/": "a pointer of git-annex",
+    b"../.git/annex/objects/": "a pointer of git-annex",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+}
 # Folders that this process works in -> device and inode of each.
 _held: dict[Path, tuple[int, int]] = {}
 
 
 def user_path(path: str | PathLike[str]) -> Path:
-    """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder."""
+    """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder.
+
+    Raises:
+        DataError: It is empty, as an unset variable of a shell is, or is no path of this machine.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise DataError("a path is empty. Write it out; a variable of the shell may be unset.")
+    if "\0" in text or _ADDRESS.match(text):
+        raise DataError(f"{text} is no path of this machine. Give a file or folder here, downloaded if need be.")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -226,11 +244,19 @@ def read_text(path: Path) -> str:
     """
     check_regular(path)
     data = path.read_bytes()
+    if instead := stand_in(data):
+        raise OSError(f"it is {instead} in place of the file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise OSError(f"line {line} is not UTF-8") from None
+
+
+def stand_in(data: bytes) -> str | None:
+    """What a file is that stands in place of another, by its first bytes; None for other files."""
+    start = data[:64].lower()
+    return next((what for mark, what in STAND_INS.items() if start.startswith(mark)), None)
 
 
 def check_regular(path: Path) -> None:

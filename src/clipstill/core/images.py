@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.file_names import SYSTEM, is_of_the_system, visible
-from clipstill.core.files import check_regular, user_path
+from clipstill.core.files import check_regular, stand_in, user_path
 from clipstill.core.names import class_key
 from clipstill.core.progress import listed, say, warn
 
@@ -33,16 +34,11 @@ _SYSTEMS = "a folder of the system"
 _RAW = "a kind of picture that is not read; convert it to JPEG"
 _NO_IMAGES = dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
 _NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
-# Start of a text that a tool for large files puts in place of a file.
-_POINTERS = {
-    b"version https://git-lfs.github.com/spec/": "Git LFS",
-    b"/annex/objects/": "git-annex",
-    b"../.git/annex/objects/": "git-annex",
-}
 _LONGEST_POINTER = 1_024
 MAX_PIXELS = 64_000_000
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_BYTES = (bytes, bytearray, memoryview)
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -63,7 +59,7 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
     """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
     EXIF orientation is applied (a broken EXIF block is ignored, which is said), the first frame of an animation taken,
-    transparency composited on white, 16-bit grey scaled to 8 bits, and grey of floating point in [0, 1] to [0, 255].
+    transparency composited on white, 16-bit grey scaled to 8 bits, and grey of floating point to [0, 255].
     Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first.
 
     Args:
@@ -80,6 +76,8 @@ def load_rgb(source: Picture, name: str | None = None, smallest: int | None = No
     try:
         with _open(source) as image:
             width, height = image.size
+            if not width * height:
+                raise DataError(f"{shown} has no pixels ({width} x {height}). Leave it out.")
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
             if smallest is not None:
@@ -110,10 +108,12 @@ def _open(source: Path | bytes | BinaryIO | Image.Image | np.ndarray) -> Abstrac
         if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
             raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
         return nullcontext(Image.fromarray(source))
+    if not isinstance(source, (Path, *_BYTES)) and not hasattr(source, "read"):
+        raise DataError(f"a picture is a path, bytes, an open file, an image or an array, got {type(source).__name__}.")
     # One thread at a time, since warning filters are global. The size of large images is checked later.
     with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+        warnings.simplefilter("ignore")  # Also what Pillow says of damaged metadata, with places in its own code.
+        return Image.open(io.BytesIO(source) if isinstance(source, _BYTES) else source, formats=_FORMATS)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -133,7 +133,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
 def _reason(error: Exception, source: object) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture of a kind that is known: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
-    reason = reason_of(error)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else reason_of(error)
     return reason.replace(str(source), source.name) if isinstance(source, Path) else reason
 
 
@@ -143,8 +143,10 @@ def _too_large(name: str, size: str) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        scale = 255 if values.min(initial=0) >= 0 and values.max(initial=0) <= 1 else 1
+        # The largest number tells the range: [0, 1], 8 or 16 bits, with room for what resampling overshoots.
+        values = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
+        most = values.max(initial=0)
+        scale = 255 if most <= 2 else 1 if most <= 2 * 255 else 1 / 256
         return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
@@ -209,7 +211,8 @@ class ImageFolder:
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
         by_key = {class_key(name): label for label, name in enumerate(classes)}
-        names = [entry.name for entry in visible(path.iterdir()) if entry.is_dir()]
+        entries = visible(path.iterdir())
+        names = [entry.name for entry in entries if entry.is_dir()]
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
@@ -222,8 +225,8 @@ class ImageFolder:
         found._collect((path / name, label) for label, name in matched)
         if not found.items:
             raise DataError(
-                f"the class folders of {path} ({listed([name for _, name in matched])}) hold no images. "
-                f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
+                f"the class folders of {path} ({listed([name for _, name in matched])}) hold no images"
+                f"{found._first_skipped()}. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
             )
         for name, close in meant.items():
             if close in found.classes_without_images:
@@ -232,6 +235,9 @@ class ImageFolder:
                     f"to '{close}', or to '.{name}' to leave it out."
                 )
             found.skipped.append((path / name, f"no class is called '{name}'"))
+        found.skipped += [
+            (entry, _why_no_image(entry) or "beside the class folders") for entry in entries if not entry.is_dir()
+        ]
         found._tell_skipped()
         return found
 
@@ -248,7 +254,8 @@ class ImageFolder:
         found = cls(path, ())
         found._collect([(path, -1)])
         if not found.items:
-            raise DataError(f"{path} holds no images. Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}.")
+            known = " ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(f"{path} holds no images{found._first_skipped()}. Known suffixes: {known}.")
         found._tell_skipped()
         return found
 
@@ -260,6 +267,8 @@ class ImageFolder:
             for root, below, names in os.walk(folder, onerror=unlisted):
                 self.skipped += [(Path(root, name), _SYSTEMS) for name in below if SYSTEM.match(name)]
                 below[:] = sorted(name for name in below if not is_of_the_system(name))
+                links = [path for path in (Path(root, name) for name in below) if path.is_symlink()]
+                self.skipped += [(path, "a link to a folder, which is not followed") for path in links]
                 for file in (Path(root, name) for name in sorted(names) if not is_of_the_system(name)):
                     reason = _why_no_image(file)
                     if reason is None:
@@ -268,11 +277,18 @@ class ImageFolder:
                         self.skipped.append((file, reason))
         self.items.sort(key=lambda item: (item[1], item[0]))
 
+    def _reasons(self) -> list[str]:
+        return [f"{path.relative_to(self.path)} ({reason})" for path, reason in self.skipped]
+
+    def _first_skipped(self) -> str:
+        return f": {self._reasons()[0]}" if self.skipped else ""
+
     def _tell_skipped(self) -> None:
         if self.skipped:
-            # Whole folders must not be missed.
-            tell = warn if any(path.is_dir() for path, reason in self.skipped if reason != _SYSTEMS) else say
-            reasons = [f"{path.relative_to(self.path)} ({reason})" for path, reason in self.skipped]
+            # Whole folders and classes must not be missed.
+            keys = {class_key(name) for name in self.classes}
+            missed = (path.is_dir() or class_key(path.stem) in keys for path, why in self.skipped if why != _SYSTEMS)
+            tell, reasons = warn if any(missed) else say, self._reasons()
             tell(f"{self.path}: not used: {listed(reasons, most=5)}")
 
 
@@ -291,7 +307,8 @@ def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
 def _class_meant(folder: str, classes: Sequence[str]) -> str | None:
     """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
     keys = {class_key(name): name for name in classes}
-    close = difflib.get_close_matches(class_key(folder), list(keys), n=1, cutoff=0.75)
+    original = re.sub(r"\s*\(\d+\)$|\s-\s.*$", "", folder)  # Of "dog (1)" or "dog - Copy".
+    close = difflib.get_close_matches(class_key(original), list(keys), n=1, cutoff=0.75)
     return keys[close[0]] if close else None
 
 
@@ -305,10 +322,8 @@ def _why_no_image(file: Path) -> str | None:
     if suffix not in IMAGE_SUFFIXES:
         return _NO_IMAGES.get(suffix, f"not an image file type ({file.suffix or 'no suffix'})")
     if file.stat().st_size < _LONGEST_POINTER:
-        start = file.read_bytes()
-        for pointer, tool in _POINTERS.items():
-            if start.startswith(pointer):
-                return f"a pointer of {tool} in place of the picture; fetch it"
+        instead = stand_in(file.read_bytes())
+        return instead and f"{instead} in place of the picture; fetch it"
     return None
 
 
