@@ -28,6 +28,7 @@ TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
 _MOST_BYTES = 64 << 20
 _MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_PATH, _LONGEST_NAME = 4000, 255  # Bytes that systems take.
 _ADDRESS = re.compile(r"\w[\w+.-]+://")
 # Start of a file that stands in place of the one that was meant -> what it is.
 STAND_INS = {
@@ -45,13 +46,19 @@ def user_path(path: str | PathLike[str]) -> Path:
     """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder.
 
     Raises:
-        DataError: It is empty, as an unset variable of a shell is, or is no path of this machine.
+        DataError: It is empty, as an unset variable of a shell is, too long, or no path of this machine.
     """
     text = os.fspath(path)
-    if not text:
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        name = b"\0"
+    if not name:
         raise DataError("a path is empty. Write it out; a variable of the shell may be unset.")
-    if "\0" in text or _ADDRESS.match(text):
+    if b"\0" in name or _ADDRESS.match(text):
         raise DataError(f"{text} is no path of this machine. Give a file or folder here, downloaded if need be.")
+    if len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_NAME:
+        raise DataError(f"{text[:300]} is too long for a path. Check it.")
     try:
         return Path(path).expanduser()
     except RuntimeError:
