@@ -96,7 +96,7 @@ def misfit(annotation: Any, value: Any) -> str:
     lists = isinstance(value, list | tuple) and any(get_origin(kind) in (list, tuple) for kind in kinds)
     wrong = next((each for each in value if not isinstance(each, str)), value) if lists else value
     problem = f"{'is' if wrong is value else 'holds'} {shown_value(wrong)}. Expected: {type_text(annotation)}."
-    takes_text = lists or str in kinds or Path in kinds
+    takes_text = lists or not {"text", "path"}.isdisjoint(type_text(annotation).split(" or "))
     if takes_text and (wrong is None or isinstance(wrong, bool | int | float)):
         return f"{problem} Quote it if it is meant as a text: '{shown_value(wrong)}'."
     if isinstance(wrong, str) and not takes_text and re.match(r"[-+.]?(?:\d|inf|nan)", wrong, re.I):
