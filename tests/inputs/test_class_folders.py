@@ -48,8 +48,8 @@ def without_dog(*makes: Make) -> Make:
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 POINTER = "in place of the picture; fetch it"
 
-# What is done to a folder with one photo of each of dog, elephant and guitar; then how many photos are measured, and the
-# reason why something is told as not used (empty where all is used), or words of the one line.
+# What is done to a folder with one photo of each of dog, elephant and guitar; then how many photos are measured, and
+# the reason why something is told as not used (empty where all is used), or words of the one line.
 FOLDERS: dict[str, tuple[Make, tuple[int, str] | str]] = {
     "as it should be": (both(), (3, "")),
     "another case": (moved("dog", "Dog"), (3, "")),

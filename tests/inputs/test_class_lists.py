@@ -99,7 +99,10 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "a mark of byte order and comments": (("classes.txt", "\ufeff# animals\n\ndog  # a pet\ncat\n"), BOTH),
     "lines of an old Mac": (("classes.txt", "dog\rcat\r"), BOTH),
     "a large suffix": (("CLASSES.TXT", "dog\ncat\n"), BOTH),
-    "counted things": (("classes.txt", "1 person\n2 people\n3 or more people"), ("1 person", "2 people", "3 or more people")),
+    "counted things": (
+        ("classes.txt", "1 person\n2 people\n3 or more people"),
+        ("1 person", "2 people", "3 or more people"),
+    ),
     "values of coins": (("classes.txt", "1 euro\n2 euro"), ("1 euro", "2 euro")),
     "values of notes": (("classes.txt", "1 dollar\n5 dollars"), ("1 dollar", "5 dollars")),
     "classes that are called so": (("classes.txt", "Class 1\nClass 2"), ("Class 1", "Class 2")),
@@ -180,7 +183,7 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
 @table(LISTS)
 def test_a_list_of_classes(given: Any, expected: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if isinstance(given, tuple):
-        (name, content), given = given, tmp_path / given[0]
+        content, given = given[1], tmp_path / given[0]
         given.write_bytes(content if isinstance(content, bytes) else content.encode())
     if isinstance(expected, tuple):
         assert parse_task(given).names == expected

@@ -129,7 +129,9 @@ def test_a_setting_on_the_command_line(
     assert type(rows[given.partition("=")[0]]) is type(expected)
 
 
-LAUGHS = "".join(f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True))
+LAUGHS = "".join(
+    f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+)
 # Content of a file of settings; words of the one line, beside the file's name.
 FILES: dict[str, tuple[str | bytes, str]] = {
     "an unknown key": ("synthesis:\n  step: 3\n", "line 2: unknown key 'synthesis.step'. Did you mean 'steps'?"),
