@@ -29,7 +29,8 @@ _MOST_BYTES = 64 << 20
 _MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_PATH, _LONGEST_NAME = 4000, 255  # Bytes that systems take.
-_ADDRESS = re.compile(r"\w[\w+.-]+://")
+# Addresses of the web, and characters that no name holds; those between are bytes that are not UTF-8.
+_NO_PATH = re.compile(r"\w[\w+.-]+://|.*[\0\ud800-\udc7f\udd00-\udfff]", re.S)
 # Start of a file that stands in place of the one that was meant -> what it is.
 STAND_INS = {
     b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS",
@@ -49,14 +50,11 @@ def user_path(path: str | PathLike[str]) -> Path:
         DataError: It is empty, as an unset variable of a shell is, too long, or no path of this machine.
     """
     text = os.fspath(path)
-    try:
-        name = os.fsencode(text)
-    except UnicodeEncodeError:
-        name = b"\0"
-    if not name:
+    if not text:
         raise DataError("a path is empty. Write it out; a variable of the shell may be unset.")
-    if b"\0" in name or _ADDRESS.match(text):
+    if _NO_PATH.match(text):
         raise DataError(f"{text} is no path of this machine. Give a file or folder here, downloaded if need be.")
+    name = os.fsencode(text)
     if len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_NAME:
         raise DataError(f"{text[:300]} is too long for a path. Check it.")
     try:
