@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_errors import failed
+from input_tables import failed
 
 
 def test_photos_come_from_the_named_folder(

@@ -10,20 +10,9 @@ import typer
 from PIL import Image
 
 from clipstill.cli.main import COMMAND, main
+from input_tables import failed
 
 CLASSES = ("--classes", "dog,cat")
-
-
-def failed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Run a command that must fail by the user's mistake; its one line."""
-    code = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.out == ""
-    lines = captured.err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.fixture
@@ -39,34 +28,8 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ("", "no class"),
-        ("   ", "no class"),
-        ("dog", "only class"),
-        ("dog,cat,dog", "appears twice"),
-        ("dog,cat,Dog", "appears twice"),
-        ("sea lion,dog,sea  lion", "appears twice"),
-        ("sea lion,dog,Sea_Lion", "appears twice"),
-        ("dog,,cat", "empty"),
-        ("dog, ,cat", "empty"),
-        ("gone.txt", "gone.txt"),
-    ],
-)
-def test_bad_class_names(capsys: pytest.CaptureFixture[str], out: Path, classes: str, message: str) -> None:
-    assert message in failed(capsys, "run", "--classes", classes, "--out", out)
-    assert not out.exists()
-
-
 def test_no_classes_option_at_all(capsys: pytest.CaptureFixture[str], out: Path) -> None:
     assert "no class" in failed(capsys, "run", "--out", out)
-
-
-def test_duplicate_in_a_file_names_its_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("dog\n# pets\ncat\nDOG\n")
-    line = failed(capsys, "run", "--classes", tmp_path / "classes.txt", "--out", tmp_path / "run")
-    assert "lines 1 and 4" in line
 
 
 @pytest.mark.parametrize(
@@ -101,19 +64,6 @@ def test_empty_photo_folder(capsys: pytest.CaptureFixture[str], out: Path, tmp_p
 def test_photo_folder_of_other_classes(capsys: pytest.CaptureFixture[str], out: Path, photos: Path) -> None:
     line = failed(capsys, "run", "--classes", "car,bus", "--out", out, "--images", photos)
     assert "Expected: car, bus; found: cat, dog" in line
-
-
-def test_wrong_key_in_a_file(capsys: pytest.CaptureFixture[str], out: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("synthesis:\n  step: 3\n")
-    line = failed(capsys, "run", *CLASSES, "--out", out, "--config", tmp_path / "mine.yaml")
-    assert "line 2: unknown key 'synthesis.step'. Did you mean 'steps'?" in line
-    assert not out.exists()
-
-
-@pytest.mark.parametrize("setting", ["synthesis.steps=none", "synthesis.steps", "sed=1", "distillation.batch=0"])
-def test_wrong_settings(capsys: pytest.CaptureFixture[str], out: Path, setting: str) -> None:
-    failed(capsys, "run", *CLASSES, "--out", out, "--set", setting)
-    assert not out.exists()
 
 
 def test_output_folder_that_holds_something_else(capsys: pytest.CaptureFixture[str], out: Path) -> None:

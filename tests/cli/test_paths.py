@@ -25,7 +25,7 @@ from clipstill.runtime import load_bundle
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.settings import Settings
 from export_fixtures import LABELS, bundle_and_photos
-from tests.cli.test_errors import failed
+from input_tables import failed
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
 VERBS = [each for of in (app, weights_app) for each in of.registered_commands]

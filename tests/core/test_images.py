@@ -41,14 +41,6 @@ def test_truncated_image_is_named(tmp_path: Path) -> None:
         load_rgb(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n broken"])
-def test_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "odd.png"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"odd\.png cannot be read as an image"):
-        load_rgb(path)
-
-
 def test_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no image .*gone\.png"):
         load_rgb(tmp_path / "gone.png")
@@ -119,12 +111,6 @@ def test_deep_and_unit_grey_are_the_grey_that_they_were_made_of(tmp_path: Path) 
         assert np.array_equal(np.asarray(load_rgb(paths[name]))[..., 0], grey), name
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
-def test_an_array_of_another_form_is_refused(array: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"an array of a picture is uint8 \(H, W, 3\), got"):
-        load_rgb(array)
-
-
 def test_an_image_of_the_caller_stays_open_and_as_it_is(tmp_path: Path) -> None:
     with Image.open(kinds(tmp_path)["turned.jpg"]) as image:
         load_rgb(image)
@@ -144,17 +130,6 @@ def test_a_broken_exif_block_is_ignored_and_told(tmp_path: Path, caplog: pytest.
     cut = save(image, tmp_path / "cut.png", exif=block[:-3])
     assert load_rgb(cut).size in ((40, 30), (30, 40))
     assert "cut.png: its EXIF block is damaged and ignored" in caplog.text
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_becomes_white(tmp_path: Path, mode: str) -> None:
-    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0)).convert(mode)
-    assert np.asarray(load_rgb(save(clear, tmp_path / "clear.png"))).min() == 255
-
-
-def test_sixteen_bit_grey_keeps_its_middle(tmp_path: Path) -> None:
-    grey = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
-    assert np.asarray(load_rgb(save(grey, tmp_path / "deep.png"))).tolist() == [[[128] * 3] * 4] * 4
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -223,13 +198,6 @@ def test_tiles_that_are_larger_than_the_picture_are_refused(tmp_path: Path) -> N
     path.write_bytes(b"II*\0" + struct.pack("<I", 28) + zlib.compress(bytes(9)).ljust(20, b"\0") + directory)
     with pytest.raises(PictureTooLargeError, match=r"tile.tiff is too large \(tiles of 100000 x 100000 pixels"):
         load_rgb(path)
-
-
-def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    path = tmp_path / "moving.gif"
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert load_rgb(path).getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (20, 31)])
@@ -302,14 +270,11 @@ def folder_of(place: Path, *files: str) -> Path:
     return place
 
 
-@pytest.mark.parametrize("given", ["cats", "Cat.", "catt"])
-def test_a_class_without_images_beside_a_folder_that_is_nearly_its_name_is_refused(tmp_path: Path, given: str) -> None:
-    folder_of(tmp_path, f"{given}/1.png", "dog/1.png")
-    with pytest.raises(DataError, match=f"the class 'cat' has no images in .*Rename it to 'cat', or to '.{given}'"):
-        ImageFolder.open(tmp_path, ["cat", "dog"])
+def test_a_folder_that_is_nearly_a_class_may_be_left_out(tmp_path: Path) -> None:
+    folder_of(tmp_path, "cats/1.png", "dog/1.png")
     folder = ImageFolder.open(tmp_path, ["cat", "dog"], allow_unmatched=True)
     assert [path.parent.name for path, _ in folder.items] == ["dog"]
-    assert folder.not_used == f"{given} (no class is called '{given}')"
+    assert folder.not_used == "cats (no class is called 'cats')"
 
 
 def test_a_folder_of_no_class_is_told_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -324,11 +289,6 @@ def test_a_folder_of_no_class_is_told_and_recorded(tmp_path: Path, caplog: pytes
     assert "not used: dogs (no class is called 'dogs'), zebra (no class is called 'zebra')" in told.getMessage()
 
 
-def test_folders_of_no_class_at_all_come_with_the_classes_meant(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Rename them: 'cats' may be 'cat', 'dogs' may be 'dog'\."):
-        ImageFolder.open(folder_of(tmp_path, "cats/1.png", "dogs/1.png"), ["cat", "dog"])
-
-
 @pytest.mark.parametrize(
     "inside", [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".Trash-1000", "#recycle", "$RECYCLE.BIN", ".thumbs/deep"]
 )
@@ -337,24 +297,6 @@ def test_pictures_in_folders_of_the_system_are_no_photos(tmp_path: Path, inside:
     for folder in (ImageFolder.open(tmp_path, ["cat", "dog"]), ImageFolder.without_labels(tmp_path)):
         found = [path.relative_to(tmp_path).as_posix() for path, _ in folder.items]
         assert found == ["cat/1.png", "cat/summer/3.png", "dog/1.png"]
-
-
-def test_what_stands_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
-    cat = folder_of(tmp_path, "cat/1.png", "cat/2.jfif", "cat/3.jpe") / "cat"
-    (cat / "lfs.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
-    (cat / "annex.jpg").write_bytes(b"/annex/objects/SHA256E-s1--00.jpg\n")
-    (cat / "linked.jpg").symlink_to("../.git/annex/objects/SHA256E-s1--00.jpg")
-    (cat / "dvc.jpg.dvc").write_text("outs:\n- md5: 00\n")
-    (cat / "raw.cr3").write_bytes(b"....ftypcrx ")
-    folder = ImageFolder.open(tmp_path, ["cat"])
-    assert [path.name for path, _ in folder.items] == ["1.png", "2.jfif", "3.jpe"]
-    assert {path.name: reason for path, reason in folder.skipped} == {
-        "annex.jpg": "a pointer of git-annex in place of the picture; fetch it",
-        "dvc.jpg.dvc": "a pointer of DVC in place of the picture; fetch it",
-        "lfs.jpg": "a pointer of Git LFS in place of the picture; fetch it",
-        "linked.jpg": "a link to ../.git/annex/objects/SHA256E-s1--00.jpg, which is not there",
-        "raw.cr3": "a kind of picture that is not read; convert it to JPEG",
-    }
 
 
 @pytest.fixture
@@ -453,12 +395,6 @@ def test_numbered_folders_that_cannot_be_positions_come_without_hints(tmp_path: 
     (tmp_path / "7").mkdir()
     with pytest.raises(DataError, match=r"found: 7\.$"):
         ImageFolder.open(tmp_path, ["dog", "cat"])
-
-
-def test_a_pipe_is_refused_unread(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "photo.jpg")
-    with pytest.raises(DataError, match="pipe"):
-        load_rgb(tmp_path / "photo.jpg")
 
 
 def modern(suffix: str, path: Path, height: int = 48, **options: object) -> Path:

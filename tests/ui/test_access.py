@@ -98,30 +98,12 @@ def guard() -> Guard:
     return Guard(app, TOKEN, PORT)
 
 
-def test_nothing_is_answered_without_the_cookie(guard: Guard) -> None:
-    assert ask(guard)[0] == 401
-    assert ask(guard, cookie=f"clipstill-{PORT}=wrong")[0] == 401
-    assert ask(guard, cookie=f"{NAME}={TOKEN}")[0] == 401
-    assert ask(guard, cookie=f"other={session_of(guard)}")[0] == 401
-    assert ask(guard, cookie="\x7f;;=;")[0] == 401
-    assert ask(guard, kind="websocket") == "websocket.close"
-
-
 def test_the_cookie_opens_everything(guard: Guard) -> None:
     cookie = cookie_of(guard)
+    assert ask(guard, kind="websocket") == "websocket.close"
     assert ask(guard, cookie=cookie)[0] == 200
     assert ask(guard, cookie=f"a=b; {cookie}", method="POST")[0] == 200
     assert ask(guard, cookie=cookie, kind="websocket") == "websocket.accept"
-
-
-@pytest.mark.parametrize(
-    "other",
-    ['state={"a": [1, "x"]}', 'a="', "\x7f", "{}", "=", f"{NAME}=of a neighbour", "é=ü"],
-)
-def test_cookies_of_servers_on_other_ports_lock_nobody_out(guard: Guard, other: str) -> None:
-    cookie = cookie_of(guard)
-    assert ask(guard, cookie=f"{other}; {cookie}")[0] == 200
-    assert ask(guard, cookie=f"{cookie}; {other}")[0] == 200
 
 
 def test_no_cookie_holds_a_token(guard: Guard, tmp_path: Path) -> None:
@@ -157,19 +139,6 @@ def test_the_printed_address_sets_the_cookie_and_hides_the_token(guard: Guard) -
     assert TOKEN not in headers["set-cookie"]
     assert "HttpOnly" in headers["set-cookie"]
     assert ask(guard, cookie=headers["set-cookie"].split(";")[0])[0] == 200
-
-
-def test_a_wrong_token_sets_no_cookie(guard: Guard) -> None:
-    for token in ("", "wrong", TOKEN[:-1], TOKEN + "x", "%C3%A9"):
-        status, headers = ask(guard, query=f"token={token}")
-        assert status == 403
-        assert "set-cookie" not in headers
-
-
-@pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", ""])
-def test_another_host_name_is_refused_even_with_the_cookie(guard: Guard, host: str) -> None:
-    assert ask(guard, host=host, cookie=cookie_of(guard))[0] == 403
-    assert ask(guard, host=host, query=f"token={TOKEN}")[0] == 403
 
 
 def test_another_page_of_the_browser_can_neither_read_nor_act(guard: Guard) -> None:

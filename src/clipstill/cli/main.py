@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     # A message may quote a file's name or its content, which a terminal must not obey.
-    print(f"error: {plain(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {plain(' '.join(line.strip() for line in message.splitlines()))}", file=sys.stderr)
     return code
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 import pydantic
 from pydantic.fields import FieldInfo
 
+from clipstill.core.names import is_plain
+
 _TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", NoneType: "null"}
 
 _MOST_BITS = 332  # A hundred digits. Python does not even write numbers of thousands of digits.
@@ -84,6 +86,10 @@ def type_text(annotation: Any) -> str:
 
 def misfit(annotation: Any, value: Any) -> str:
     """What is wrong with a value that is not of the kind that a setting takes; empty if it is. Ranges do not count."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    odd = [each for each in texts if isinstance(each, str) and not is_plain(each)]
+    if odd and "path" not in type_text(annotation):  # A path may have any name.
+        return f"holds a character that is no plain text: {shown_value(odd[0])}. Remove it."
     if _fits(annotation, value):
         return ""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
@@ -93,7 +99,7 @@ def misfit(annotation: Any, value: Any) -> str:
     whole = _whole_number(wrong)
     if whole is not None and _fits(annotation, whole):
         return f"{problem} Did you mean {whole}?"
-    takes_text = lists or str in kinds or Path in kinds
+    takes_text = lists or not {"text", "path"}.isdisjoint(type_text(annotation).split(" or "))
     if takes_text and (wrong is None or isinstance(wrong, bool | int | float)):
         return f"{problem} Quote it if it is meant as a text: '{shown_value(wrong)}'."
     if isinstance(wrong, str) and not takes_text and re.match(r"[-+.]?(?:\d|inf|nan)", wrong, re.I):

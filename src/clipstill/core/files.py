@@ -28,12 +28,35 @@ TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
 _MOST_BYTES = 64 << 20
 _MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_PATH, _LONGEST_NAME = 4000, 255  # Bytes that systems take.
+# Addresses of the web, and characters that no name holds; those between are bytes that are not UTF-8.
+_NO_PATH = re.compile(r"\w[\w+.-]+://|.*[\0\ud800-\udc7f\udd00-\udfff]", re.S)
+# Start of a file that stands in place of the one that was meant -> what it is.
+STAND_INS = {
+    b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS",
+    b"/annex/objects/": "a pointer of git-annex",
+    b"../.git/annex/objects/": "a pointer of git-annex",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+}
 # Folders that this process works in -> device and inode of each.
 _held: dict[Path, tuple[int, int]] = {}
 
 
 def user_path(path: str | PathLike[str]) -> Path:
-    """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder."""
+    """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder.
+
+    Raises:
+        DataError: It is empty, as an unset variable of a shell is, too long, or no path of this machine.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise DataError("a path is empty. Write it out; a variable of the shell may be unset.")
+    if _NO_PATH.match(text):
+        raise DataError(f"{text} is no path of this machine. Give a file or folder here, downloaded if need be.")
+    name = os.fsencode(text)
+    if len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_NAME:
+        raise DataError(f"{text[:300]} is too long for a path. Check it.")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -228,11 +251,19 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
     if most_bytes is not None and path.stat().st_size > most_bytes:
         raise OSError(f"it is larger than {most_bytes >> 20} MB")
     data = path.read_bytes()
+    if instead := stand_in(data):
+        raise OSError(f"it is {instead} in place of the file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise OSError(f"line {line} is not UTF-8") from None
+
+
+def stand_in(data: bytes) -> str | None:
+    """What a file is that stands in place of another, by its first bytes; None for other files."""
+    start = data[:64].lower()
+    return next((what for mark, what in STAND_INS.items() if start.startswith(mark)), None)
 
 
 def check_regular(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ from clipstill.core.progress import listed, say, warn
 _SYSTEMS = "a folder of the system"
 MAX_PIXELS = 64_000_000
 _STRIP_PIXELS = 1 << 18  # Converted at once. Each is copied several times on its way to RGB.
+_BYTES = (bytes, bytearray, memoryview)
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -57,7 +59,7 @@ def load_rgb(
     """Read one picture as upright RGB; it looks the same in whichever form it is given.
 
     EXIF orientation is applied (a broken EXIF block is ignored, which is said), the first frame of an animation taken,
-    transparency composited on white, 16-bit grey scaled to 8 bits, and grey of floating point in [0, 1] to [0, 255].
+    transparency composited on white, 16-bit grey scaled to 8 bits, and grey of floating point to [0, 255].
     Safe in threads and for untrusted bytes: few decoders are tried, and the size is checked first. HEIC needs the extra
     ``heic``, AVIF a Pillow with it. These are containers, which may state another size than the picture inside them.
 
@@ -77,6 +79,8 @@ def load_rgb(
     try:
         with _open(source, containers) as image:
             width, height = image.size
+            if not width * height:
+                raise DataError(f"{shown} has no pixels ({width} x {height}). Leave it out.")
             if width * height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"{width} x {height} pixels"))
             tile_width, tile_height = _tile(image)
@@ -115,10 +119,12 @@ def _open(
         if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
             raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
         return nullcontext(Image.fromarray(source))
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    if not isinstance(source, (Path, *_BYTES)) and not hasattr(source, "read"):
+        raise DataError(f"a picture is a path, bytes, an open file, an image or an array, got {type(source).__name__}.")
+    stream = io.BytesIO(source) if isinstance(source, _BYTES) else source
     # One thread at a time, since warning filters are global. The size of large images is checked later.
     with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # Also what Pillow says of damaged metadata, with places in its own code.
         return Image.open(stream, formats=decoders(stream) if containers else FORMATS)
 
 
@@ -146,7 +152,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
 def _reason(error: Exception, source: object) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture of a kind that is known: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
-    reason = reason_of(error)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else reason_of(error)
     return reason.replace(str(source), source.name) if isinstance(source, Path) else reason
 
 
@@ -157,9 +163,10 @@ def _too_large(name: str, size: str) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB on white; the image itself where it is that already."""
     if image.mode == "F":
-        strips_HW = (np.nan_to_num(np.asarray(strip)) for _, strip in _strips(image))
-        scale = 255 if all(each.min(initial=0) >= 0 and each.max(initial=0) <= 1 for each in strips_HW) else 1
-        return _by_strips(image, lambda values_HW: (np.nan_to_num(values_HW) * scale).round())
+        # The largest number tells the range: [0, 1], 8 or 16 bits, with room for what resampling overshoots.
+        most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(image))
+        scale = 255 if most <= 2 else 1 if most <= 2 * 255 else 1 / 256
+        return _by_strips(image, lambda values_HW: (_finite(values_HW) * scale).round())
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
         shift = 8 if any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image)) else 0
@@ -172,6 +179,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             whole.paste(Image.alpha_composite(white, layered).convert("RGB"), (0, top))
         return whole
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _finite(values_HW: np.ndarray) -> np.ndarray:
+    finite_HW: np.ndarray = np.nan_to_num(values_HW, posinf=0, neginf=0)
+    return finite_HW
 
 
 def _by_strips(image: Image.Image, to_grey: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
@@ -240,7 +252,8 @@ class ImageFolder:
         """
         path = user_path(path)
         by_key = {class_key(name): label for label, name in enumerate(classes)}
-        names = _folders_in(path)
+        entries = _entries(path)
+        names = [entry.name for entry in entries if entry.is_dir()]
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
         meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
@@ -263,6 +276,9 @@ class ImageFolder:
                     f"the setting allow_unmatched=true."
                 )
             found.skipped.append((path / name, f"no class is called '{name}'"))
+        found.skipped += [
+            (entry, why_no_picture(entry) or "beside the class folders") for entry in entries if not entry.is_dir()
+        ]
         found._tell_skipped()
         return found
 
@@ -291,6 +307,9 @@ class ImageFolder:
             for root, below, names in os.walk(folder, onerror=unlisted):
                 self.skipped += [(Path(root, name), _SYSTEMS) for name in below if SYSTEM.match(name)]
                 below[:] = sorted(name for name in below if not is_of_the_system(name))
+                # Path.is_symlink would raise where a name is too long.
+                links = [path for path in (Path(root, name) for name in below) if os.path.islink(path)]  # noqa: PTH114
+                self.skipped += [(path, "a link to a folder, which is not followed") for path in links]
                 for file in (Path(root, name) for name in sorted(names) if not is_of_the_system(name)):
                     reason = why_no_picture(file)
                     if reason is None:
@@ -306,17 +325,19 @@ class ImageFolder:
 
     def _tell_skipped(self) -> None:
         if self.skipped:
-            # Whole folders must not be missed. Path.is_file would raise where their names are too long.
-            folders = [path for path, reason in self.skipped if reason != _SYSTEMS and not os.path.isfile(path)]  # noqa: PTH113
-            tell = warn if folders else say
+            # Whole folders and classes must not be missed. Path.is_file would raise where their names are too long.
+            keys = {class_key(name) for name in self.classes}
+            told = [path for path, reason in self.skipped if reason != _SYSTEMS]
+            missed = (not os.path.isfile(path) or class_key(path.stem) in keys for path in told)  # noqa: PTH113
+            tell = warn if any(missed) else say
             tell(f"{self.path}: not used: {self.not_used}")
 
 
-def _folders_in(path: Path) -> list[str]:
+def _entries(path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
-        return [entry.name for entry in visible(path.iterdir()) if entry.is_dir()]
+        return visible(path.iterdir())
     except OSError as error:
         raise DataError(
             f"the image folder {path} cannot be listed ({error.strerror}). Check its permissions."
@@ -343,7 +364,8 @@ def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
 def _class_meant(folder: str, classes: Sequence[str]) -> str | None:
     """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
     keys = {class_key(name): name for name in classes}
-    close = difflib.get_close_matches(class_key(folder), list(keys), n=1, cutoff=0.75)
+    original = re.sub(r"\s*\(\d+\)$|\s-\s.*$", "", folder)  # Of "dog (1)" or "dog - Copy".
+    close = difflib.get_close_matches(class_key(original), list(keys), n=1, cutoff=0.75)
     return keys[close[0]] if close else None
 
 

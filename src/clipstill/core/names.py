@@ -10,6 +10,8 @@ import re
 import unicodedata
 from pathlib import Path, PurePath
 
+# Spaces without width, soft hyphens and marks of byte order, which come along with a copied text.
+UNSEEN = "\u00ad\u200b\u2060\ufeff"
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -63,8 +65,8 @@ def _single_tokens() -> frozenset[str]:
 
 
 def class_key(name: str) -> str:
-    """The name without case, spaces, underscores and hyphens; equal keys count as the same class."""
-    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
+    """The name without case, spaces, underscores, hyphens and what is not seen; equal keys are the same class."""
+    return re.sub(rf"[\s_\-{UNSEEN}]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def plain(text: str | PurePath) -> str:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from clipstill.core.files import stand_in
+
 # Pillow is built with or without AVIF; HEIC, which phones take, is read by the extra heic.
 _AVIF, _HEIF = (importlib.util.find_spec(name) is not None for name in ("PIL._avif", "pillow_heif"))
 IMAGE_SUFFIXES = frozenset(
@@ -19,12 +21,6 @@ _HEIC = "a HEIC picture: pip install 'clipstill[heic]', or convert it to JPEG"
 _NO_IMAGES = dict.fromkeys((".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW)
 _NO_IMAGES |= {".heic": _HEIC, ".heif": _HEIC}
 _NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
-# Start of a text that a tool for large files puts in place of a file.
-_POINTERS = {
-    b"version https://git-lfs.github.com/spec/": "Git LFS",
-    b"/annex/objects/": "git-annex",
-    b"../.git/annex/objects/": "git-annex",
-}
 _LONGEST_POINTER = 1_024
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -87,8 +83,6 @@ def _why_unsuitable(file: Path) -> str | None:
     if not os.access(file, os.R_OK):
         return "cannot be read (Permission denied)"
     if file.stat().st_size < _LONGEST_POINTER:
-        start = file.read_bytes()
-        for pointer, tool in _POINTERS.items():
-            if start.startswith(pointer):
-                return f"a pointer of {tool} in place of the picture; fetch it"
+        instead = stand_in(file.read_bytes())
+        return instead and f"{instead} in place of the picture; fetch it"
     return None

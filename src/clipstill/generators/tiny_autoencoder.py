@@ -68,7 +68,7 @@ def find_autoencoder(rest: str) -> AutoencoderFiles:
         DataError: There is no such file, or no decoder in the folder.
         ResourceError: The hub cannot be reached.
     """
-    path = user_path(rest)
+    path = user_path(rest or TAESD)
     if rest and path.is_file():
         return AutoencoderFiles(path, plain(path))
     if rest and path.is_dir():

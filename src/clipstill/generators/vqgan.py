@@ -196,7 +196,7 @@ def _find(rest: str) -> tuple[Path, dict[str, Tensor], WeightsFacts]:
             "by: clipstill weights import FILE"
         )
     entry = entries.get(rest or (USUAL if USUAL in entries else next(iter(entries))))
-    path = user_path(rest)
+    path = user_path(rest or USUAL)
     if entry is None and not path.exists():
         raise UnknownNameError(
             f"no VQGAN is named '{rest}', and there is no such folder or file.{did_you_mean(rest, entries)} Imported: "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from clipstill.core.errors import TaskError
 from clipstill.core.files import read_text
-from clipstill.core.names import class_key
+from clipstill.core.names import UNSEEN, class_key
 from clipstill.core.progress import say
 
 FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".yaml", ".yml", ".json")
@@ -27,7 +27,7 @@ _BULLET = re.compile(r"[-*•]\s+(?=\S)")
 _NUMBER_FIRST = re.compile(
     r"(?P<number>\d{1,6})(?P<mark>\.\s+|\s*[):,]\s*|\s+[-\u2013]\s+|\t\s*|\s+)(?P<name>(?:\d+\.)?[^\W\d].*|[^\w\s].*)"
 )
-_NUMBER_LAST = re.compile(r"(?P<name>.*[^\s:,])(?P<mark>\s*[:,]\s*|\s*\t|\s+)(?P<number>\d{1,6})")
+_NUMBER_LAST = re.compile(r"(?!\d+\s*[:,])(?P<name>.*[^\s:,])(?P<mark>\s*[:,]\s*|\s*\t|\s+)(?P<number>\d{1,6})")
 # Numbers with only a space beside them count the classes in so many lines; in fewer, if they begin with 0.
 _SURELY_COUNTED = 5
 # Code, JSON or a table in which lines of classes are expected.
@@ -62,7 +62,11 @@ def entries_of_text(text: str, where: str = "") -> list[Entry]:
         return _entries_of_lines(text, where)
     if re.match(r"[\[{]|\w+ *= *[\[{(]", text):
         _check_name(text, f"the text{where}")
-    return _unnumbered([(piece, f"position {place}") for place, piece in enumerate(_pieces(text), 1)], where)
+    pieces = [(piece, f"position {place}") for place, piece in enumerate(_pieces(text), 1)]
+    for piece, place in pieces:
+        if piece.strip():
+            _check_name(piece.strip(), f"{place}{where}")
+    return _unnumbered(pieces, where)
 
 
 def entries_of_file(path: Path) -> list[Entry]:
@@ -89,7 +93,7 @@ def entries_of_file(path: Path) -> list[Entry]:
 
 
 def _squeeze(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(re.sub(f"[{UNSEEN}]", "", text).split())
 
 
 def _pieces(text: str) -> list[str]:
@@ -205,11 +209,20 @@ def _entries_of_table(text: str, where: str) -> list[Entry]:
         )
     separator = re.search(r"[,;\t]", lines[0]) if lines else None
     reader = csv.DictReader(
-        lines[1:], columns, restkey="", restval="", delimiter=separator[0] if separator else ",", skipinitialspace=True
+        *(lines[1:], columns),
+        restkey="",
+        restval="",
+        delimiter=separator[0] if separator else ",",
+        skipinitialspace=True,
+        strict=True,  # A quote that nothing closes would join the lines below.
     )
     entries = []
-    for row in reader:
-        place = f"line {reader.line_num + 1}"
+    try:
+        rows = [(reader.line_num + 1, row) for row in reader]
+    except csv.Error as error:
+        raise TaskError(f"the table{where} cannot be read ({error}). Check its quotes.") from None
+    for line, row in rows:
+        place = f"line {line}"
         if "" in row:
             raise TaskError(f"{place}{where} has more cells than the header. Put quotes around a text with commas.")
         entries.append(Entry(_squeeze(row[name]), _squeeze(row.get("description", "")), place))
@@ -229,8 +242,11 @@ def _entries_of_yaml(text: str, where: str) -> list[Entry]:
         line = f" (line {mark.line + 1})" if mark is not None else ""
         raise TaskError(f"{source} is not valid YAML{line}, or nested too deeply. {_YAML_FORM}") from None
     if isinstance(root, yaml.MappingNode):
-        inner = [value for key, value in root.value if getattr(key, "value", None) in _LISTS]
-        root = next((value for value in inner if isinstance(value, yaml.CollectionNode)), root)
+        by_key = {getattr(key, "value", None): value for key, value in root.value}
+        inner = [by_key[key] for key in _LISTS if isinstance(by_key.get(key), yaml.CollectionNode)]
+        if not inner and ("nc" in by_key or {"train", "val"} <= {*by_key}):
+            raise TaskError(f"{source} describes a data set and has no list 'names'. {_YAML_FORM}")
+        root = inner[0] if inner else root
     if root is not None and not isinstance(root, yaml.CollectionNode):
         raise TaskError(f"{source} holds neither a list nor a mapping. {_YAML_FORM}")
     entries = list(_entries_of_node(root, where)) if root is not None else []
@@ -245,8 +261,11 @@ def _entries_of_yaml(text: str, where: str) -> list[Entry]:
 def _entries_of_node(root: Any, where: str) -> Iterator[Entry]:
     import yaml
 
+    mappings = [item for item in root.value if isinstance(item, yaml.MappingNode)]
+    # Equal keys are fields of objects, [{"name": "dog"}, {"name": "cat"}], and no names.
+    objects = len(mappings) > 1 and len({key.value for item in mappings for key, _ in item.value[:1]}) == 1
     for item in root.value:
-        entry = item.value[0] if isinstance(item, yaml.MappingNode) and len(item.value) == 1 else item
+        entry = item.value[0] if not objects and item in mappings and len(item.value) == 1 else item
         name, description = entry if isinstance(entry, tuple) else (entry, None)
         place = f"line {name.start_mark.line + 1}"
         if description is None and root.flow_style and isinstance(root, yaml.SequenceNode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,14 @@ class Task:
         return cls(names, descriptions)
 
 
-def parse_task(classes: str | Sequence[str] | Path) -> Task:
+def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
     """Read class names from a string, a sequence or a file.
 
     Args:
-        classes: Names with commas or semicolons between them; a sequence of names; or a file: ``.txt`` with one
-            ``name`` or ``name: description`` per line (``#`` starts a comment), ``.yaml`` or ``.json`` with a list of
-            names or a mapping from name to description, ``.csv`` with a column ``name``. Numbers that count the
-            classes are left out. A string that ends in one of these suffixes is a file.
+        classes: Names with commas or semicolons between them; a sequence of names; a mapping from name to description;
+            or a file: ``.txt`` with one ``name`` or ``name: description`` per line (``#`` starts a comment), ``.yaml``
+            or ``.json`` with a list of names or such a mapping, ``.csv`` with a column ``name``. Numbers that count
+            the classes are left out. A string that ends in one of these suffixes is a file.
 
     Raises:
         TaskError: Fewer than two classes; an empty name; two names that differ only in case, spaces, underscores or
@@ -68,10 +68,17 @@ def parse_task(classes: str | Sequence[str] | Path) -> Task:
         text = classes.strip()
         if not text.lower().endswith(FILE_SUFFIXES) and not os.path.isfile(text):  # noqa: PTH113 - Path.is_file raises for long texts
             return parse_text(text)
-        classes = Path(text)
+        classes = user_path(text)
     if isinstance(classes, Path):
         classes = user_path(classes)
         return _check(entries_of_file(classes), f" of {classes}")
+    if isinstance(classes, Mapping):
+        classes = [f"{name}: {text}" if text else name for name, text in classes.items()]
+    if isinstance(classes, bytes | set | frozenset) or not isinstance(classes, Iterable):
+        raise TaskError(f'classes are a text, a list or a file, got {type(classes).__name__}. Such as ["dog", "cat"].')
+    for number, item in enumerate(classes := list(classes), 1):
+        if not isinstance(item, str | int) or isinstance(item, bool):
+            raise TaskError(f"the class at position {number} is {item!r}, which is no text. Put quotes around it.")
     return _check([entry_of(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
 
 

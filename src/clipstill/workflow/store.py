@@ -23,6 +23,7 @@ from typing import IO, Any, Self
 from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
 from clipstill.core.file_names import visible
 from clipstill.core.files import (
+    check_regular,
     holding,
     make_folder,
     read_json,
@@ -306,7 +307,8 @@ def read_task(path: Path) -> Task:
         ArtifactError: The folder is no run, or was not begun.
     """
     read_run_marker(path)
-    if not (path / TASK_FILE).is_file() or not (path / CONFIG_FILE).is_file():
+    # An empty file of settings, as a crash of the machine may leave it, would count as the default settings.
+    if not all(file.is_file() and file.stat().st_size for file in (path / TASK_FILE, path / CONFIG_FILE)):
         raise ArtifactError(f"{path} was not begun: it has no settings yet. Run 'clipstill run --out {path}' first.")
     return Task.from_json(read_record(path / TASK_FILE, StoredTask))
 
@@ -323,6 +325,7 @@ def _move_aside(folder: Path, target: Path) -> bool:
 
 def _open_events(path: Path) -> IO[str]:
     with writing(path):
+        check_regular(path)
         torn = path.exists() and not _ends_in_newline(path)
         stream = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
@@ -339,6 +342,7 @@ def _ends_in_newline(path: Path) -> bool:
 def _lock(path: Path) -> IO[str]:
     """Hold the run. The system lets go when the process ends, however it ends, so that no stale lock stays."""
     with writing(path):
+        check_regular(path)
         stream = path.open("a+", encoding="utf-8")
         try:
             if sys.platform == "win32":

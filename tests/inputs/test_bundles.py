@@ -1,6 +1,6 @@
-"""What a hostile or a careless user gives to any verb: one line, exit code 2, no traceback, nothing lost.
+"""Damaged bundles, and what else a hostile or a careless user gives to any verb.
 
-The tables hold one row a verb and a kind of argument, so that a new verb adds its rows and is asked everything.
+The tables of verbs hold one row a verb and a kind of argument: a new verb adds its rows and is asked everything.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from clipstill.text.task import parse_task
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
 from export_fixtures import LABELS, bundle_and_photos
-from tests.cli.test_errors import failed
-from tests.serving.test_app import bomb
+from input_tables import failed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnxruntime_only.py"
 
@@ -65,13 +64,6 @@ WRITES: dict[str, tuple[str, ...]] = {
 TAKES_A_DATASET: dict[str, tuple[str, ...]] = {
     "base-to-novel": ("base-to-novel", "--out", "{out}", "--data"),
     "transfer": ("transfer", "--out", "{out}", "--target", "{photos}", "--source"),
-}
-# Verb -> arguments before a YAML file of settings.
-TAKES_SETTINGS: dict[str, tuple[str, ...]] = {
-    "run, config": ("run", "--classes", "dog,cat", "--out", "{out}", "--config"),
-    "plan, config": ("plan", "--classes", "dog,cat", "--config"),
-    "run, recipe": ("run", "--classes", "dog,cat", "--out", "{out}", "--recipe"),
-    "fine-tune": ("fine-tune", "{bundle}", "--examples", "{photos}", "--out", "{out}", "--recipe"),
 }
 # Ways to name what there is not; each must name what was meant or what there is.
 WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
@@ -395,76 +387,6 @@ def test_malformed_data_set_is_told(
     failed(capsys, *filled(TAKES_A_DATASET[verb], words), tmp_path / "data.csv")
 
 
-SETTINGS = {
-    "unknown key": "synthesis:\n  stepz: 3\n",
-    "billion laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n"
-    + "".join(
-        f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in ("ab", "bc", "cd", "de", "ef", "fg", "gh")
-    )
-    + "synthesis: {steps: *h}\n",
-    "itself": "&a [*a]\n",
-    "deep": "a: " + "[" * 1000,
-    "code": "!!python/object/apply:os.system ['exit 1']",
-    "no date": "seed: 2026-99-99\n",
-    "no number": "seed: !!int x\n",
-    "digits without end": "seed: " + "9" * 10_000,
-    "a list as a name": "? [a, b]\n: c\n",
-    "a list": "- a\n",
-    "an escape": '"a\\x1b[31m": 1\n',
-    "a null byte": "a: \0",
-    "no text": b"\xff\xfe",
-}
-
-
-@pytest.mark.parametrize("verb", TAKES_SETTINGS)
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_malformed_settings_are_told(
-    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, verb: str, settings: str
-) -> None:
-    text = SETTINGS[settings]
-    (tmp_path / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    line = failed(capsys, *filled(TAKES_SETTINGS[verb], words), tmp_path / "mine.yaml")
-    assert "mine.yaml" in line
-    assert "\x1b" not in line
-    assert not Path(words["out"]).exists()
-
-
-TASKS = {
-    "escape.txt": ("dog\x1b[31m\ncat\n", "line 1"),
-    "bidi.txt": ("dog\ncat\u202e\n", "line 2"),
-    "escape.yaml": ('- dog\n- "cat\\x07"\n', "line 2"),
-    "half.yaml": ('- "\\ud800"\n- cat\n', ""),
-    "long.txt": ("dog\n" + "x" * 201 + "\n", "201 characters"),
-    "wordy.txt": ("dog: " + "x" * 2001 + "\ncat\n", "2001 characters"),
-    "deep.yaml": ("[" * 1000, "nested"),
-    "code.yaml": ("!!python/object/apply:os.system ['exit 1']", ""),
-    "number.yaml": ("3", "neither a list nor a mapping"),
-    "laughs.yaml": ("a: &a [x, x]\nb: &b [*a, *a]\n", "nested"),
-}
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_malformed_task_is_told(
-    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path, name: str
-) -> None:
-    text, says = TASKS[name]
-    (tmp_path / name).write_text(text)
-    line = failed(capsys, "run", "--classes", tmp_path / name, "--out", words["out"])
-    assert name in line
-    assert says in line
-    assert not Path(words["out"]).exists()
-
-
-def test_names_of_markup_and_of_all_scripts_are_names(tmp_path: Path) -> None:
-    names = ("<script>alert(1)</script>", "می‌خواهم", "👩‍🚒", "naïve café", "O'Brien & Söhne")
-    (tmp_path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
-    assert parse_task(tmp_path / "classes.txt").names == names
-
-
-def test_a_hundred_thousand_classes_are_read() -> None:
-    assert len(parse_task([f"class {number}" for number in range(100_000)]).names) == 100_000
-
-
 @pytest.mark.parametrize(("arguments", "says"), WRONG_USAGE, ids=lambda value: " ".join(value)[:60])
 def test_wrong_usage_says_what_there_is(
     capsys: pytest.CaptureFixture[str], words: dict[str, str], arguments: tuple[str, ...], says: str
@@ -481,15 +403,6 @@ def test_run_folder_of_something_else_is_told(capsys: pytest.CaptureFixture[str]
     line = failed(capsys, "run", "--classes", "dog,cat", "--out", tmp_path)
     assert str(tmp_path) in line
     assert (tmp_path / "run.json").read_text() == text
-
-
-def test_bomb_and_escape_in_a_photo_and_its_name(
-    capsys: pytest.CaptureFixture[str], words: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "b\x1b[31m.png").write_bytes(bomb())
-    line = failed(capsys, "predict", words["bundle"], tmp_path / "b\x1b[31m.png")
-    assert "too large" in line
-    assert "b\\x1b[31m.png" in line
 
 
 def test_ten_lines_without_clipstill_answer_as_the_runtime(made: Path, tmp_path: Path) -> None:

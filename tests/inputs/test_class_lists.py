@@ -1,0 +1,209 @@
+"""Lists of classes as people have them: read as what they are, or refused with the form expected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clipstill
+from clipstill.text.task import parse_task
+from input_tables import refused, table, unchanged
+
+BOTH = ("dog", "cat")
+YAML_BOMB = "a: &a [x, x]\nb: &b [*a, *a]\n"
+PAGE = "<!DOCTYPE html>\n<html><body>404</body></html>\n"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+# A pair is a file's name and its content. A tuple of names is expected to be read; a text is part of the one line.
+LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
+    # An argument.
+    "commas": ("dog,cat", BOTH),
+    "spaces around names": (" dog ,sea   horse, Cat", ("dog", "sea horse", "Cat")),
+    "semicolons": ("dog; cat", BOTH),
+    "lines": ("dog\ncat\n", BOTH),
+    "lines of windows": ("dog\r\ncat\r\n", BOTH),
+    "JSON": ('["dog", "cat"]', BOTH),
+    "YAML": ("[dog, cat]", BOTH),
+    "braces": ("{dog, cat}", BOTH),
+    "a Python tuple": ("(dog,cat)", BOTH),
+    "numbers and colons": ("0: dog, 1: cat", BOTH),
+    "numbers and dots": ("1. dog, 2. cat", BOTH),
+    "ratios": ("16:9,4:3", ("16:9", "4:3")),
+    "words that YAML turns": ("no,yes", ("no", "yes")),
+    "names of nothing": ("None,null", ("None", "null")),
+    "numbers alone": ("1,2,3", ("1", "2", "3")),
+    "programming languages": ("C++,C#", ("C++", "C#")),
+    "emoji": ("\U0001f600,\U0001f601", ("\U0001f600", "\U0001f601")),
+    "a mark of byte order": ("\ufeffdog,cat", BOTH),
+    "spaces without width": ("d\u200bog,cat\u2060", BOTH),
+    "a colon and a comma in a description": ("crane: a bird: big,dog", ("crane", "dog")),
+    "nothing": ("", "no class"),
+    "spaces": ("   ", "no class"),
+    "one class": ("dog", "only class"),
+    "one class, and": ("dog and cat", "only class"),
+    "twice": ("dog,cat,dog", "appears twice"),
+    "twice in another case": ("dog,cat,Dog", "appears twice"),
+    "twice with other spaces": ("sea lion,dog,sea  lion", "appears twice"),
+    "twice with an underscore": ("sea lion,dog,Sea_Lion", "appears twice"),
+    "twice with a space of no width": ("dog\u200b,dog", "appears twice"),
+    "twice composed and decomposed": ("caf\xe9,cafe\u0301", "appears twice"),
+    "twice as a ligature": ("\ufb01sh,fish", "appears twice"),
+    "a gap": ("dog,,cat", "position 2 is empty"),
+    "a gap of spaces": ("dog, ,cat", "position 2 is empty"),
+    "a comma at the end": ("dog,cat,", "position 3 is empty"),
+    "hyphens alone": ("-,--", "position 1 is empty"),
+    "a description alone": (": a,b", "position 1 is empty"),
+    "quotes that the shell left": ('"dog","cat"', "without quotes"),
+    "quotes of Python": ("'dog','cat'", "without quotes"),
+    "an open bracket": ("[dog,cat", "not one class"),
+    "a comma of a class or of a description": ("crane: a large, grey bird, dog", "is 'grey bird' a class"),
+    "too long": ("a" * 201 + ",b", "201 characters"),
+    "a null byte": ("dog\0,cat", "control character"),
+    "half a pair of surrogates": ("dog\ud800,cat", "control character"),
+    "a file that is not there": ("gone.txt", "gone.txt does not exist"),
+    "a pattern that the shell left": ("*.txt", "*.txt does not exist"),
+    "an address": ("https://example.org/classes.txt", "https://example.org/classes.txt is no path"),
+    # From Python.
+    "a list": (["dog", "cat"], BOTH),
+    "a generator": (iter(["dog", "cat"]), BOTH),
+    "numbers of digits": (range(3), ("0", "1", "2")),
+    "a mapping to descriptions": ({"dog": "a pet", "cat": ""}, BOTH),
+    "a set, which has no order": ({"dog", "cat"}, "got set"),
+    "bytes": (b"dog,cat", "got bytes"),
+    "None": (None, "got NoneType"),
+    "None among names": (["dog", None], "position 2 is None"),
+    "not a number among names": (["dog", float("nan")], "position 2 is nan"),
+    "a list in a list": (["dog", ["cat"]], "position 2 is ['cat']"),
+    "a text of all names in a list": (["dog,cat"], "only class"),
+    "an empty list": ([], "no class"),
+    # Text files.
+    "dots": (("classes.txt", "1. dog\n2. cat\n"), BOTH),
+    "brackets after numbers": (("classes.txt", "1) dog\n2) cat\n"), BOTH),
+    "colons": (("classes.txt", "0: dog\n1: cat\n"), BOTH),
+    "shuffled": (("classes.txt", "1: cat\n0: dog\n"), BOTH),
+    "of a teachable machine": (("labels.txt", "0 dog\n1 cat\n"), BOTH),
+    "numbers behind": (("classes.txt", "dog,0\ncat,1\n"), BOTH),
+    "hyphens between": (("classes.txt", "1 - dog\n2 - cat\n"), BOTH),
+    "tabs": (("classes.txt", "dog\t0\ncat\t1\n"), BOTH),
+    "bullets": (("classes.txt", "- dog\n- cat\n"), BOTH),
+    "one line": (("classes.txt", "dog, cat\n"), BOTH),
+    "WordNet ids": (("classes.txt", "n02084071 dog\nn02121808 cat\n"), BOTH),
+    "a header": (("classes.txt", "id,name\n0,dog\n1,cat\n"), BOTH),
+    "Python": (("classes.txt", "['dog', 'cat']"), BOTH),
+    "a Python tuple in a file": (("classes.txt", "('dog', 'cat',)"), BOTH),
+    "YOLO's lists in a text": (("data.txt", "nc: 2\nnames: ['dog', 'cat']\n"), BOTH),
+    "darknet": (("darknet.names", "dog\ncat\n"), BOTH),
+    "a mark of byte order and comments": (("classes.txt", "\ufeff# animals\n\ndog  # a pet\ncat\n"), BOTH),
+    "lines of an old Mac": (("classes.txt", "dog\rcat\r"), BOTH),
+    "a large suffix": (("CLASSES.TXT", "dog\ncat\n"), BOTH),
+    "counted things": (
+        ("classes.txt", "1 person\n2 people\n3 or more people"),
+        ("1 person", "2 people", "3 or more people"),
+    ),
+    "values of coins": (("classes.txt", "1 euro\n2 euro"), ("1 euro", "2 euro")),
+    "values of notes": (("classes.txt", "1 dollar\n5 dollars"), ("1 dollar", "5 dollars")),
+    "classes that are called so": (("classes.txt", "Class 1\nClass 2"), ("Class 1", "Class 2")),
+    "ratios in lines": (("classes.txt", "1:1 photo\n2:3 photo"), ("1:1 photo", "2:3 photo")),
+    "commas of synonyms": (
+        ("classes.txt", "tench, Tinca tinca\ngoldfish, Carassius auratus"),
+        ("tench, Tinca tinca", "goldfish, Carassius auratus"),
+    ),
+    "markup and all scripts": (
+        ("classes.txt", "<script>alert(1)</script>\nمی\u200cخواهم\n👩\u200d🚒\nnaïve café\nO'Brien & Söhne"),
+        ("<script>alert(1)</script>", "می\u200cخواهم", "👩\u200d🚒", "naïve café", "O'Brien & Söhne"),
+    ),
+    "comments alone": (("classes.txt", "# all\n# comments\n"), "no class is named in"),
+    "twice in a file": (("classes.txt", "dog\n# pets\ncat\nDOG\n"), "lines 1 and 4 of"),
+    "numbers with a gap": (("classes.txt", "0: dog\n2: cat\n"), "numbered 0, 2, ..."),
+    "a number twice": (("classes.txt", "0: dog\n0: cat\n"), "numbered 0, 0, ..."),
+    "quotes": (("classes.txt", '"dog"\n"cat"\n'), "line 1 of"),
+    "code": (("classes.txt", "names = [\n'dog',\n]"), "line 1 of"),
+    "code in one line": (("classes.txt", 'names = ["dog", "cat"]'), "not one class"),
+    "commas at the ends": (("classes.txt", "dog,\ncat\n"), "line 1 of"),
+    "a bullet among others": (("classes.txt", "dog\n- cat\n"), "line 2 of"),
+    "a rule between": (("classes.txt", "dog\n---\ncat\n"), "line 2 of"),
+    "an escape": (("classes.txt", "dog\x1b[31m\ncat\n"), "line 1"),
+    "a mark of direction": (("classes.txt", "dog\ncat\u202e\n"), "line 2"),
+    "the end of a DOS file": (("classes.txt", "dog\ncat\n\x1a"), "line 3"),
+    "a long name": (("classes.txt", "dog\n" + "x" * 201 + "\n"), "201 characters"),
+    "a long description": (("classes.txt", "dog: " + "x" * 2001 + "\ncat\n"), "2001 characters"),
+    "latin 1": (("classes.txt", "dog\ncaf\xe9\n".encode("latin-1")), "line 2 is not UTF-8"),
+    "UTF-16": (("classes.txt", "dog\ncat\n".encode("utf-16")), "line 1 is not UTF-8"),
+    "a pointer of Git LFS": (("classes.txt", LFS), "a pointer of Git LFS in place of the file"),
+    "a web page": (("classes.txt", PAGE), "a web page in place of the file"),
+    "a document": (("classes.docx", "dog\ncat\n"), "Give a .txt"),
+    # Tables.
+    "a column": (("classes.csv", "name\ndog\ncat\n"), BOTH),
+    "a table of Excel": (("classes.csv", "Class Name;Index\ndog;0\ncat;1\n"), BOTH),
+    "a table with tabs": (("classes.tsv", "name\tdescription\ndog\ta\ncat\tb\n"), BOTH),
+    "blank lines in a table": (("classes.csv", "\ufeffname\r\n\r\ndog\r\ncat\r\n"), BOTH),
+    "a quoted comma": (("classes.csv", 'name\n"dog, big"\ncat\n'), ("dog, big", "cat")),
+    "a formula": (("classes.csv", "name\n=cmd|'/c calc'!A0\ncat\n"), ("=cmd|'/c calc'!A0", "cat")),
+    "no header": (("classes.csv", "dog\ncat\n"), "no header with a column 'name'"),
+    "a header of photos": (("classes.csv", "filename,label\na.jpg,dog\n"), "no header with a column 'name'"),
+    "too many cells": (("classes.csv", "name,description\ncrane,a large, grey bird\n"), "line 2 of"),
+    "an empty cell": (("classes.csv", "name,description\n,pet\ncat,x\n"), "line 2 of"),
+    "a quote that nothing closes": (("classes.csv", 'name\ncow\n"dog\ncat\n'), "Check its quotes"),
+    "a cell without end": (("classes.csv", "name\n" + "a" * 200_000 + "\ncat\n"), "larger than field limit"),
+    # YAML and JSON.
+    "a YAML list of odd words": (("classes.yaml", "- no\n- 007\n- 1e3\n"), ("no", "007", "1e3")),
+    "a YAML mapping": (("classes.yml", "no:\n007: ''\ncrane: a bird\n"), ("no", "007", "crane")),
+    "a YAML date": (("classes.yaml", "- 2026-01-31\n- cat\n"), ("2026-01-31", "cat")),
+    "YOLO's list": (("data.yaml", "path: ../zoo\ntrain: images\nnc: 2\nnames: [dog, cat]\n"), BOTH),
+    "YOLO's mapping": (("data.yaml", "train: images\nnames:\n  0: dog\n  1: cat\n"), BOTH),
+    "a JSON list with tabs": (("classes.json", '[\n\t"dog",\n\t"cat"\n]'), BOTH),
+    "positions": (("classes.json", '{"0": "dog", "1": "cat"}'), BOTH),
+    "indices": (("classes.json", '{"cat": 1, "dog": 0}'), BOTH),
+    "a list inside JSON": (("classes.json", '{"labels": ["dog", "cat"], "x": 1}'), BOTH),
+    "an emoji of JSON": (("classes.json", '["\\ud83d\\ude00", "cat"]'), ("\U0001f600", "cat")),
+    "an empty YAML": (("classes.yaml", "# nothing\n"), "no class is named in"),
+    "a YAML scalar": (("classes.yaml", "dog\n"), "neither a list nor a mapping"),
+    "a YAML number": (("classes.yaml", "3"), "neither a list nor a mapping"),
+    "broken YAML": (("classes.yaml", "- dog\n- cat\n]\n"), "(line 3)"),
+    "a list in a YAML list": (("classes.yaml", "- dog\n- [a, b]\n"), "line 2"),
+    "a bell in YAML": (("classes.yaml", '- dog\n- "cat\\x07"\n'), "line 2"),
+    "half a pair in YAML": (("classes.yaml", '- "\\ud800"\n- cat\n'), "control character"),
+    "deep YAML": (("classes.yaml", "[" * 1000), "nested"),
+    "YAML that runs code": (("classes.yaml", "!!python/object/apply:os.system ['exit 1']"), "only class"),
+    "YAML that grows": (("classes.yaml", YAML_BOMB), "nested"),
+    "a YAML mapping with a gap": (("data.yaml", "names: {0: dog, 3: cat}"), "numbered 0, 3, ..."),
+    "YOLO without names": (("data.yaml", "train: images\nval: images\n"), "no list 'names'"),
+    "YOLO with a text of names": (("data.yaml", "nc: 2\nnames: dog, cat\n"), "no list 'names'"),
+    "objects of JSON": (("classes.json", '[{"id": 0, "name": "dog"}]'), "nested"),
+    "objects of one field": (("classes.json", '[{"name": "dog"}, {"name": "cat"}]'), "nested"),
+    "an index of ImageNet": (("classes.json", '{"0": ["n02084071", "dog"]}'), "nested"),
+    "JSON cut short": (("classes.json", '["dog"'), "line 1"),
+    "a null byte of JSON": (("classes.json", '["dog\\u0000", "cat"]'), "control character"),
+}
+
+
+@table(LISTS)
+def test_a_list_of_classes(given: Any, expected: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if isinstance(given, tuple):
+        content, given = given[1], tmp_path / given[0]
+        given.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if isinstance(expected, tuple):
+        assert parse_task(given).names == expected
+    elif isinstance(given, str | Path) and "\0" not in str(given):
+        assert expected in refused(capsys, tmp_path, "run", "--out", tmp_path / "out", "--classes", given)
+    else:
+        with unchanged(tmp_path), pytest.raises(clipstill.ClipstillError) as caught:
+            clipstill.distil(classes=given, out=tmp_path / "out")
+        assert expected in str(caught.value)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a broken link", "a link to itself", "a device behind a link"])
+def test_what_is_no_file_is_no_list_of_classes(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "classes.txt"
+    {
+        "a pipe": lambda: os.mkfifo(path),
+        "a folder": path.mkdir,
+        "a broken link": lambda: path.symlink_to("gone"),
+        "a link to itself": lambda: path.symlink_to(path),
+        "a device behind a link": lambda: path.symlink_to("/dev/zero"),
+    }[kind]()
+    assert str(path) in refused(capsys, tmp_path, "run", "--out", tmp_path / "out", "--classes", path)

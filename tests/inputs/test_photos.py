@@ -1,0 +1,261 @@
+"""Photos as people and attackers have them: what is seen at their centre, or the reason why they are not read."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipstill
+from clipstill.runtime import Bundle, load_bundle
+from input_tables import refused, table, unchanged
+
+RED = (200, 30, 30)
+HALF_RED = (200, 30, 30, 128)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return load_bundle(tiny_bundle, threads=1)
+
+
+def stored(kind: str, mode: str = "RGB", colour: Any = RED, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
+    """The bytes of a picture of one colour."""
+    stream = io.BytesIO()
+    Image.new(mode, size, colour).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned(orientation: Any) -> bytes:
+    """A picture, green on the left and red on the right, with this orientation in its EXIF block."""
+    exif, image, stream = Image.Exif(), Image.new("RGB", (64, 64), RED), io.BytesIO()
+    exif[0x0112] = orientation
+    image.paste((0, 128, 0), (0, 0, 32, 64))
+    image.save(stream, "PNG", exif=exif)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_chunk(name: bytes, data: bytes) -> bytes:
+    """A PNG with one more chunk behind its header."""
+    whole = stored("PNG")
+    return whole[:33] + chunk(name, data) + whole[33:]
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims a size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def floats(inside: float, odd: float | None = None) -> Image.Image:
+    """Grey of floating point, with another value in its first pixel."""
+    values = np.full((8, 8), inside, np.float32)
+    values[0, 0] = inside if odd is None else odd
+    return Image.fromarray(values)
+
+
+def sixteen_bits(colour_type: int) -> bytes:
+    """A PNG of 16 bits a channel."""
+    channels = {0: 1, 2: 3}[colour_type]
+    rows = zlib.compress(b"".join(b"\0" + struct.pack(">H", 40_000) * channels * 8 for _ in range(8)))
+    head = struct.pack(">IIBBBBB", 8, 8, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def ppm(head: bytes, *values: float, kind: str = "B") -> bytes:
+    return head + b"\n" + struct.pack(f">{len(values)}{kind}", *values)
+
+
+UNKNOWN = "no picture of a kind that is known"
+# Bytes of a file, or a value of Python; the colour at the centre, or words of the message.
+PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
+    "PNG": (stored("PNG"), RED),
+    "JPEG of grey": (stored("JPEG", "L", 100, quality=95), (100,) * 3),
+    "JPEG of ink": (stored("JPEG", "CMYK", (0, 255, 255, 0), quality=95), (255, 0, 0)),
+    "JPEG in passes": (stored("JPEG", "L", 100, progressive=True), (100,) * 3),
+    "WebP": (stored("WEBP", lossless=True), RED),
+    "BMP": (stored("BMP"), RED),
+    "TIFF": (stored("TIFF"), RED),
+    "TIFF of several pages": (stored("TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]), RED),
+    "TIFF, packed": (stored("TIFF", compression="tiff_lzw"), RED),
+    "TIFF of a fax": (stored("TIFF", "1", 1, compression="group4"), (255,) * 3),
+    "animation": (stored("GIF", save_all=True, append_images=[Image.new("RGB", (40, 30))]), RED),
+    "black and white": (stored("PNG", "1", 1), (255,) * 3),
+    "16 bits of grey": (sixteen_bits(0), (156,) * 3),
+    "16 bits of colour": (sixteen_bits(2), (156,) * 3),
+    "16 bits of grey in TIFF": (stored("TIFF", "I;16", 40_000), (156,) * 3),
+    "16 bits of grey in memory": (Image.new("I;16", (8, 8), 40_000), (156,) * 3),
+    "32 bits beyond 16": (Image.new("I", (8, 8), 70_000), (255,) * 3),
+    "32 bits below nothing": (Image.new("I", (8, 8), -5), (0,) * 3),
+    "see-through": (stored("PNG", "RGBA", HALF_RED), (227, 142, 142)),
+    "invisible": (stored("PNG", "RGBA", (200, 30, 30, 0)), (255,) * 3),
+    "invisible grey": (stored("PNG", "LA", (9, 0)), (255,) * 3),
+    "one colour made invisible": (with_chunk(b"tRNS", b"\0\xc8\0\x1e\0\x1e"), (255,) * 3),
+    "invisible in a palette": (stored("GIF", "P", 3, transparency=3), (255,) * 3),
+    "floating point to one": (floats(0.5), (128,) * 3),
+    "floating point to 255": (floats(128.0), (128,) * 3),
+    "floating point of 16 bits": (floats(32_768.0), (128,) * 3),
+    "floating point, one pixel missing": (floats(0.5, np.nan), (128,) * 3),
+    "floating point, one pixel endless": (floats(0.5, np.inf), (128,) * 3),
+    "floating point, one pixel below nothing": (floats(0.5, -0.01), (128,) * 3),
+    "floating point, one pixel over one": (floats(0.5, 1.02), (128,) * 3),
+    "floating point, one pixel over 255": (floats(128.0, 255.5), (128,) * 3),
+    "floating point, none": (floats(np.nan), (0,) * 3),
+    "turned by 0, which is none": (turned(0), RED),
+    "mirrored": (turned(2), (0, 128, 0)),
+    "turned by 180 degrees": (turned(3), (0, 128, 0)),
+    "turned by 9, which is none": (turned(9), RED),
+    "turned by two numbers": (turned((2, 2)), (0, 128, 0)),
+    "a broken EXIF block": (with_chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xffjunk"), RED),
+    "a broken animation": (with_chunk(b"acTL", struct.pack(">II", 0xFFFFFFFF, 0)), RED),
+    "a script behind the end": (stored("PNG") + b"<script>alert(1)</script>", RED),
+    "no end": (stored("PNG")[:-12], RED),
+    "two JPEGs": (stored("JPEG", "L", 100) * 2, (100,) * 3),
+    "PPM of 16 bits": (ppm(b"P6 2 2 65535", *[40_000] * 12, kind="H"), (156,) * 3),
+    "PGM of two bits": (ppm(b"P5 2 2 3", *[3] * 4), (255,) * 3),
+    "one pixel": (stored("PNG", size=(1, 1)), RED),
+    "a strip": (stored("PNG", size=(30_000, 1)), RED),
+    "a mutable buffer": (bytearray(stored("PNG")), RED),
+    "a view of memory": (memoryview(stored("PNG")), RED),
+    "a stream": (io.BytesIO(stored("PNG")), RED),
+    "an array": (np.full((8, 8, 3), RED, np.uint8), RED),
+    "an array upside down": (np.full((8, 8, 3), RED, np.uint8)[::-1], RED),
+    "empty": (b"", UNKNOWN),
+    "null bytes": (bytes(5000), UNKNOWN),
+    "text": (b"I am a picture, believe me", UNKNOWN),
+    "a web page": (b"<!doctype html><title>404</title>", UNKNOWN),
+    "a drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', UNKNOWN),
+    "PostScript": (stored("EPS"), UNKNOWN),
+    "a PDF": (stored("PDF"), UNKNOWN),
+    "an icon": (stored("ICO"), UNKNOWN),
+    "JPEG 2000": (stored("JPEG2000"), UNKNOWN),
+    "lines ends of a text": (stored("PNG").replace(b"\r\n", b"\n"), UNKNOWN),
+    "a mark of byte order": (b"\xef\xbb\xbf" + stored("PNG"), UNKNOWN),
+    "a wrong checksum": (stored("PNG")[:29] + bytes(4) + stored("PNG")[33:], UNKNOWN),
+    "nothing but a start": (b"\xff\xd8\xff\xd9", UNKNOWN),
+    "a TIFF of no tags": (b"II*\0" + b"\xff" * 100, UNKNOWN),
+    "half a JPEG": (stored("JPEG", size=(300, 300))[:700], "truncated"),
+    "half a WebP": (stored("WEBP")[:-10], "cannot be read as an image"),
+    "half a GIF": (stored("GIF", size=(300, 300))[:-90], "truncated"),
+    "text without end": (with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000))), "too large"),
+    "a profile without end": (with_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(3_000_000))), "too large"),
+    "billions of pixels": (claiming(60_000, 60_000), "too large"),
+    "more pixels than 64 million": (claiming(9_000, 8_000), "too large (9000 x 8000 pixels"),
+    "a PPM of a million lines": (b"P6 1000000 1000000 255\n", "too large"),
+    "a PPM of a number without end": (b"P6 99999999999999999999 2 255\n", "Token too long"),
+    "a PPM of less than nothing": (b"P6 -1 2 255\n", UNKNOWN),
+    "a PGM of no levels": (ppm(b"P5 2 2 0", *[0] * 4), "maxval"),
+    "no width": (claiming(0, 9), "cannot be read as an image"),
+    "an image without pixels": (Image.new("RGB", (0, 0)), "no pixels (0 x 0)"),
+    "an image that is closed": ("closed", "closed image"),
+    "a stream of text": (io.StringIO("x"), "cannot be read as an image"),
+    "None": (None, "got NoneType"),
+    "a number": (5, "got int"),
+    "an array of numbers of another kind": (np.zeros((2, 2, 3), np.int64), "uint8 (H, W, 3), got int64"),
+    "an array of floating point": (np.zeros((4, 4, 3)), "uint8 (H, W, 3), got float64"),
+    "an array with channels first": (np.zeros((3, 4, 4), np.uint8), "uint8 (H, W, 3), got uint8 (3, 4, 4)"),
+    "an array of four channels": (np.zeros((4, 4, 4), np.uint8), "uint8 (H, W, 3), got uint8 (4, 4, 4)"),
+    "an array of grey": (np.zeros((4, 4), np.uint8), "uint8 (H, W, 3), got uint8 (4, 4)"),
+    "an array of nothing": (np.zeros((0, 4, 3), np.uint8), "uint8 (H, W, 3), got uint8 (0, 4, 3)"),
+    "an array of a batch": (np.zeros((1, 4, 4, 3), np.uint8), "got uint8 (1, 4, 4, 3)"),
+}
+
+
+@table(PHOTOS)
+def test_a_photo_in_any_form(
+    given: Any, expected: Any, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(given, str):
+        given = Image.new("RGB", (8, 8))
+        given.save(tmp_path / "a.png")
+        given = Image.open(tmp_path / "a.png")
+        given.close()
+    if isinstance(given, bytes):
+        (tmp_path / "photo.png").write_bytes(given)  # Whatever its suffix says.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's own would stand on standard error.
+        if isinstance(expected, str):
+            with pytest.raises(clipstill.DataError) as caught:
+                bundle.pixels(given)
+            assert expected in str(caught.value)
+        else:
+            pixels = bundle.pixels(given)
+            height, width = pixels.shape[:2]
+            np.testing.assert_allclose(pixels[height // 2, (3 * width) // 4], expected, atol=1)
+        if isinstance(given, bytes):
+            with_path(bundle, tmp_path, expected, capsys)
+
+
+def with_path(bundle: Bundle, folder: Path, expected: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same by its path, as the command line is given it."""
+    if isinstance(expected, str):
+        line = refused(capsys, folder, "predict", bundle.folder, folder / "photo.png")
+        assert expected in line
+        assert f"{folder / 'photo.png'} " in line
+    else:
+        assert np.array_equal(bundle.pixels(folder / "photo.png"), bundle.pixels((folder / "photo.png").read_bytes()))
+
+
+def at(name: str, make: Callable[[Path], object]) -> Callable[[Path], str]:
+    def made(folder: Path) -> str:
+        make(folder / name)
+        return str(folder / name)
+
+    return made
+
+
+# What makes the place, whose name it returns; words of the one line.
+PLACES: dict[str, tuple[Callable[[Path], str], str]] = {
+    "not there": (lambda folder: str(folder / "gone.png"), "there is no image"),
+    "the path is empty": (lambda folder: "", "a path is empty"),
+    "an address": (lambda folder: "https://example.org/a.png", "https://example.org/a.png is no path"),
+    "an address of a file": (lambda folder: "file:///etc/passwd", "file:///etc/passwd is no path"),
+    "the home of nobody": (lambda folder: "~nobody-of-that-name/a.png", "no home folder"),
+    "a pattern": (lambda folder: "*.png", "there is no image *.png"),
+    "standard input": (lambda folder: "/dev/stdin", "cannot be read as an image"),
+    "a pipe": (at("a.png", os.mkfifo), "a pipe or a device"),
+    "a device": (lambda folder: "/dev/zero", "a pipe or a device"),
+    "a link to a device": (at("a.png", lambda path: path.symlink_to("/dev/zero")), "a pipe or a device"),
+    "a link to itself": (at("a.png", lambda path: path.symlink_to(path)), "symbolic links"),
+    "a broken link": (at("a.png", lambda path: path.symlink_to("gone")), "there is no image"),
+    "an empty folder": (at("photos", Path.mkdir), "holds no images"),
+    "below a file": (lambda folder: at("a.png", Path.touch)(folder) + "/b.png", "(Not a directory). Replace"),
+    "a name with an escape": (at("a\x1b[31m.png", Path.touch), r"a\x1b[31m.png cannot be read"),
+    "a name with a new line": (at("a\nerror: b.png", Path.touch), r"a\nerror: b.png cannot be read"),
+    "a name with two spaces": (at("a  b.png", Path.touch), "a  b.png cannot be read"),
+    "a name that turns the line": (at("a\u202egnp.exe", Path.touch), r"a\u202egnp.exe cannot be read"),
+    "a name that is not UTF-8": (at(os.fsdecode(b"caf\xe9.png"), Path.touch), r"caf\udce9.png cannot be read"),
+    "half a pair of surrogates": (lambda folder: "\ud800", r"\ud800 is no path"),
+    "a path that is too long": (lambda folder: "x/" * 3000, "too long for a path"),
+    "a name that is too long": (lambda folder: "x" * 300, "too long for a path"),
+}
+
+
+@table(PLACES)
+def test_a_place_that_is_no_photo(
+    given: Callable[[Path], str],
+    expected: str,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = given(tmp_path)
+    assert expected in refused(capsys, tmp_path, "predict", bundle.folder, path)
+    with unchanged(tmp_path), pytest.raises(clipstill.ClipstillError):
+        clipstill.evaluate(run=bundle.folder, images=path)
