@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
-from clipstill.core.files import user_path
+from clipstill.core.files import make_folder, user_path
 from clipstill.core.images import ImageFolder
 from clipstill.evaluation.ladder import RUNGS, Ladder, LadderOptions
 from clipstill.stages import STAGES
@@ -14,7 +14,7 @@ from clipstill.stages.ladder import LadderInputs, measure_rungs
 from clipstill.workflow.photos import Photos, limited, refuse_overlap
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
-from clipstill.workflow.store import CONFIG_FILE, read_run_marker
+from clipstill.workflow.store import CONFIG_FILE, LOCK, lock, read_run_marker
 
 LADDER_FOLDER = "ladder"
 
@@ -27,6 +27,7 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
         ConfigError: There is no such rung or device.
         UnknownNameError: There is no such teacher.
         DataError: A folder of photos is missing, empty or fits none of the classes, or photos lie in two folders.
+        ResourceError: Another process works on the ladder, or its folder cannot be written.
     """
     from clipstill.teachers import resolve_teachers
 
@@ -56,5 +57,8 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
         unlabelled=unseen,
         slow=True,
     )
-    found = measure_rungs(run, inputs, user_path(options.get("out") or path / LADDER_FOLDER), rungs)
+    place = user_path(options.get("out") or path / LADDER_FOLDER)
+    make_folder(place)
+    with lock(place / LOCK):
+        found = measure_rungs(run, inputs, place, rungs)
     return Ladder.of(found, run.task.names)
