@@ -1,6 +1,6 @@
 """Kills commands at every kind of change of their files, does them again, and compares with what nobody killed.
 
-    python benchmarks/kills.py --out DIR --kills 110
+    python benchmarks/kills.py --out DIR --kills 106
 
 Prints one row a verb, and writes every kill to ``DIR/kills.json``. A command is killed before or after its n-th
 rename, deletion, new folder or opening of a file, or at a random time, by SIGKILL, SIGTERM or SIGINT. Then the same
@@ -32,14 +32,14 @@ from run_fixtures import CLASSES, QUICK, noise_photos, run_arguments
 SETTINGS = (*QUICK, "export.formats=[onnx,onnx-fp16]", "export.page=false")
 # Share of the kills of each verb; all of them are of ``--verbs``.
 SHARES = {
-    "run": 25,
-    "run-again": 13,
+    "run": 20,
+    "run-again": 10,
     "export": 16,
-    "fine-tune": 12,
-    "add-class": 16,
-    "ladder": 9,
-    "import": 5,
-    "ui": 14,
+    "fine-tune": 16,
+    "add-class": 14,
+    "ladder": 10,
+    "import": 10,
+    "ui": 10,
 }
 
 
@@ -125,7 +125,7 @@ def verbs(campaign: Campaign, starts: Path) -> dict[str, Callable[[], Verb]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=110)
+    parser.add_argument("--kills", type=int, default=106)
     parser.add_argument("--verbs", default=",".join(SHARES))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
