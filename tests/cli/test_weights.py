@@ -16,6 +16,7 @@ from torch import Tensor
 import vqgan_fixtures as published
 from clipstill.cli.main import main
 from clipstill.generators import load_generators
+from run_fixtures import kill_before_file
 
 TINY = published.TINY
 NEEDED = published.decoder(TINY)
@@ -74,6 +75,18 @@ def test_a_lightning_checkpoint_becomes_a_generator(
     [z] = generator.init([1, 2], 16)
     expected = ((published.forward(STATE, TINY, z) + 1) / 2).clamp(0, 1)
     assert torch.allclose(generator.decode([z]), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_import_that_was_killed_leaves_nothing_behind_the_next_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Path
+) -> None:
+    file = lightning(tmp_path / "last.ckpt")
+    for name in ("model.safetensors", "config.json"):
+        kill_before_file(f"*/photos/{name}", ["weights", "import", str(file), "--name", "photos"])
+        assert len(list((store / "photos").glob(".tmp-*"))) == 1
+    ran(capsys, "import", file, "--name", "photos")
+    assert sorted(path.name for path in (store / "photos").iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_importing_the_same_file_twice_changes_nothing(

@@ -25,6 +25,7 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.store import FORMAT_VERSION, read_task
 from run_fixtures import (
     QUICK,
+    kill_before_file,
     noise_photos,
     run_arguments,
     shards_of,
@@ -160,6 +161,35 @@ def story(added: Story, unlabelled: Path, quick_run: Path, tmp_path_factory: pyt
 def test_adding_a_class_makes_images_of_it_alone_and_trains_once(added: Story) -> None:
     assert added["added"].work == Work({"cat": 4}, groups=2, near_misses=2, trained=True)
     assert added["added"].labels == ("dog", "guitar", "cat")
+
+
+@pytest.mark.slow
+def test_a_class_that_is_added_outlives_kills_in_its_images_and_in_the_training(
+    added: Story, quick_copy: Path, quick_run: Path
+) -> None:
+    command, before = ["add-class", str(quick_copy), CAT], shards_of(quick_run)
+    kill_before_file("*/surrogate-2/shard-00001.tar", command)
+    assert names_of(quick_copy) == ("dog", "guitar", "cat")
+    kill_before_file("*/student/MANIFEST.json", command)
+    assert load_bundle(quick_copy).labels == ("dog", "guitar")
+    up_to_the_bundle(*command)
+    assert shards_of(quick_copy).items() >= before.items()
+    assert shards_of(quick_copy) == added["added"].shards
+    assert student_of(quick_copy) == added["added"].student
+    assert list(quick_copy.rglob(".tmp-*")) == []
+
+
+def test_the_same_class_again_goes_on_where_a_kill_left_no_end(
+    quick_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = quick_copy / "events.jsonl"
+    *before, end = events.read_text().splitlines()
+    assert '"end"' in end
+    assert main(["add-class", str(quick_copy), "dog"]) == 2
+    events.write_text("\n".join(before) + "\n")
+    assert main(["add-class", str(quick_copy), "dog"]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert main(["add-class", str(quick_copy), "dog"]) == 2
 
 
 def test_removing_a_class_makes_no_image_and_bringing_it_back_finds_its_own(story: Story) -> None:

@@ -17,7 +17,8 @@ from clipstill.core.files import read_json
 from clipstill.generators.procedural import DeadLeaves, Noise, pictures
 from clipstill.runtime import load_bundle
 from clipstill.teachers import class_vectors, load_teacher
-from run_fixtures import CLASSES, noise_photos, stopped_before
+from clipstill.workflow.store import LOCK, lock
+from run_fixtures import CLASSES, kill_before, noise_photos, stopped_before
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 CHEAP = "noise,procedural,ours"
@@ -102,6 +103,27 @@ def test_a_ladder_that_was_interrupted_equals_one_that_was_not(
     # It equals what the run itself has measured without an interruption.
     of_run = untimed(read_json(measured_run / "stages" / "ladder" / "ladder.json"))
     assert again == [rung for rung in of_run if rung["name"] in CHEAP.split(",")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["rmdir */models/*/work", "rename */measured/*/MANIFEST.json"])
+def test_a_ladder_that_was_killed_leaves_nothing_behind_the_next_one(
+    measured_run: Path, photos: Path, tmp_path: Path, change: str
+) -> None:
+    command = ["ladder", str(measured_run), "--images", str(photos), "--rungs", "noise", "--out", str(tmp_path)]
+    kill_before(change, command)
+    assert main([*command, "--quiet"]) == 0
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {".lock", "MANIFEST.json", "facts.json", "student.safetensors"}
+    assert list(tmp_path.rglob("work")) == []
+
+
+def test_two_ladders_in_one_folder_do_not_meet(
+    measured_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lock(tmp_path / LOCK):
+        assert main(["ladder", str(measured_run), "--images", str(photos), "--out", str(tmp_path), "--quiet"]) == 2
+    assert f"another clipstill process is working on {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -11,16 +11,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import kill_points
 from clipstill.cli.main import main
 from clipstill.core.files import sha256_file
 from clipstill.core.seeds import generator_for
 from clipstill.workflow.records import read_events
+from kill_points import Point
 
 CLASSES = ("dog", "guitar")
 _TINY = (
@@ -202,28 +205,15 @@ def stopped_before(stage: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-# Ends the process as SIGKILL does, from inside, so that the moment does not hang on the speed of the machine.
-_KILLER = """
-import fnmatch, os, signal, sys
-from clipstill.cli.main import main
-
-pattern, left = sys.argv[1], int(sys.argv[2])
-
-def kill(event, arguments):
-    global left
-    if event == "os.rename" and fnmatch.fnmatch(os.fspath(arguments[1]), pattern):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(kill)
-main(sys.argv[3:])
-"""
-
-
 def kill_before_file(pattern: str, arguments: Sequence[str], at: int = 1) -> None:
     """Do a command until a file is about to appear for the ``at``-th time, then kill the process."""
-    command = [sys.executable, "-c", _KILLER, pattern, str(at), *arguments]
+    kill_before(f"rename {pattern}", arguments, at)
+
+
+def kill_before(change: str, arguments: Sequence[str], at: int = 1) -> None:
+    """Do a command until the ``at``-th change of files of this pattern, see ``kill_points``, then kill the process."""
+    point = Point("/", at, change=change)
+    command = [sys.executable, kill_points.__file__, json.dumps(asdict(point)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
 

@@ -1,8 +1,10 @@
 """What the page knows of runs, how it starts and stops them, and what it makes of the form. No browser, no gradio."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import time
 import zipfile
 from dataclasses import replace
@@ -20,6 +22,7 @@ from clipstill.ui.form import Form, run_arguments
 from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import checked_name, open_run, runs_in
 from clipstill.workflow.store import LockedStore
+from kill_points import Point, install
 
 PLAN = {
     "classes": ["dog", "crane"],
@@ -220,6 +223,67 @@ def test_a_started_run_keeps_a_second_one_out_until_it_is_stopped(
     jobs.start("zoo", jobs.command("zoo"))
     assert jobs.lines("zoo")[0].startswith("--- started")
     assert jobs.stop() == "zoo"
+
+
+def killed_page(workspace: Path, change: str) -> None:
+    """Let another page start a job, and kill the page before this change of files, or else behind the start."""
+    process = os.fork()
+    if process == 0:
+        try:
+            install(Point(str(workspace), 1, change=change))
+            Jobs(workspace).start("zoo", ["run"])
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_job_that_outlives_its_page_is_running_for_the_next_page_until_it_is_killed_too(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Silent and without a folder, as a run is in its first seconds.
+    text = f"open('{tmp_path}/pid', 'w').write(f'{{os.getpid()}}\\n')"
+    program(tmp_path, monkeypatch, f"import os, time\n{text}\ntime.sleep(60)")
+    killed_page(tmp_path, "none")
+    assert (jobs.names(), jobs.running()) == (["zoo"], "zoo")
+    with pytest.raises(ResourceError, match="'zoo' is running"):
+        jobs.start("other", ["run"])
+    assert "Running" in panels.panel("progress", jobs.watch("zoo", jobs.running()))
+    until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().endswith("\n"))
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    until(lambda: jobs.running() is None)
+    assert jobs.names() == ["zoo"]
+    assert "ended before it was done" in (jobs.watch("zoo", None).trouble or "")
+    jobs.start("zoo", jobs.command("zoo"))
+    assert jobs.stop() == "zoo"
+
+
+def test_a_page_that_is_killed_while_it_starts_a_job_leaves_one_that_can_go_on_or_none(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, monkeypatch, "import time\ntime.sleep(60)")
+    killed_page(tmp_path, "rename *command.json")
+    assert (jobs.names(), jobs.running()) == ([], None)
+    killed_page(tmp_path, "open *log.txt")
+    assert (jobs.names(), jobs.running()) == (["zoo"], None)
+    assert "Go on" in panels.panel("progress", jobs.watch("zoo", None))
+    jobs.start("zoo", jobs.command("zoo"))
+    assert jobs.stop() == "zoo"
+    assert list((tmp_path / ".ui").rglob(".tmp-*")) == []
+
+
+def test_a_run_whose_folder_was_deleted_is_not_listed_again(tmp_path: Path, jobs: Jobs) -> None:
+    write_json(tmp_path / ".ui" / "runs" / "zoo" / "command.json", ["run"])
+    log = tmp_path / ".ui" / "runs" / "zoo" / "log.txt"
+    for line in ("class_vectors: running", "error: the disk is full"):
+        log.write_text(f"--- started\n{line}\n")
+        assert jobs.names() == []
+
+
+def test_a_bundle_between_the_two_renames_of_its_replacement_is_there(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path, "zoo") / "bundle"
+    folder.with_name(".bundle.clipstill-partial").mkdir()
+    folder.rename(folder.with_name(".bundle.clipstill-previous"))
+    assert open_run(tmp_path, "zoo").has_bundle
 
 
 def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, tmp_path: Path) -> None:

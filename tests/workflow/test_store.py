@@ -224,8 +224,12 @@ def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> Non
     for folder in (tmp_path, tmp_path / "stages" / "surrogate"):
         (folder / ".tmp-x.tar").touch()
         (folder / ".tmp-y" / "photos").mkdir(parents=True)
+    for name in ("bundle", ".bundle.clipstill-previous", ".other.clipstill-previous"):
+        (tmp_path / name / "page").mkdir(parents=True)
     with LockedStore(tmp_path, 1):
         assert list(tmp_path.rglob(".tmp-*")) == []
+        # A bundle that was replaced is gone; one whose place is empty waits for its reader.
+        assert [path.name for path in tmp_path.glob(".*-previous")] == [".other.clipstill-previous"]
 
 
 @pytest.mark.parametrize("name", ["preview.png", "stages/surrogate/shard.tar", "stages/student/work/state"])

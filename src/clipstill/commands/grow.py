@@ -19,6 +19,7 @@ from clipstill.core.progress import say
 from clipstill.distributed.torchrun import rank
 from clipstill.text.task import Task, parse_class, parse_task
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.records import read_events
 from clipstill.workflow.run import PHOTOS_LISTED
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import CONFIG_FILE, TASK_FILE, Store, read_task
@@ -116,7 +117,10 @@ def _of_run(
 
 def _was_done(settings: Settings, task: Task, out: Path) -> bool:
     """Whether an earlier call brought the run to its end; other ranks cannot tell it from the first rank's work."""
-    return rank() == 0 and is_done(Job.of(settings, task, out))
+    if rank() > 0 or not is_done(Job.of(settings, task, out)):
+        return False
+    # A kill behind the last stage leaves all stages done and no end.
+    return any(event["event"] == "end" for event in read_events(out)[-1:])
 
 
 def _exists(out: Path, asked: str, name: str, description: str) -> TaskError:

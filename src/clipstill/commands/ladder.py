@@ -15,7 +15,7 @@ from clipstill.stages.ladder import LadderInputs, measure_rungs
 from clipstill.workflow.photos import Photos, limited, refuse_overlap
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.run import Run
-from clipstill.workflow.store import CONFIG_FILE, read_run_marker
+from clipstill.workflow.store import CONFIG_FILE, LOCK, lock, read_run_marker
 
 LADDER_FOLDER = "ladder"
 
@@ -28,6 +28,7 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
         ConfigError: There is no such rung or device.
         UnknownNameError: There is no such teacher.
         DataError: A folder of photos is missing, empty or fits none of the classes, or photos lie in two folders.
+        ResourceError: Another process works on the ladder, or its folder cannot be written.
     """
     from clipstill.teachers import resolve_teachers
 
@@ -58,5 +59,6 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
     )
     place = user_path(options.get("out") or path / LADDER_FOLDER)
     make_folder(place)
-    found = measure_rungs(run, inputs, place, rungs)
+    with lock(place / LOCK):
+        found = measure_rungs(run, inputs, place, rungs)
     return Ladder.of(found, run.task.names)

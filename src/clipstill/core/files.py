@@ -25,6 +25,7 @@ from clipstill.core.errors import ArtifactError, DataError, ResourceError
 
 MANIFEST = "MANIFEST.json"
 TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
+_PARTIAL, _PREVIOUS = ".clipstill-partial", ".clipstill-previous"
 _MOST_BYTES = 64 << 20
 _MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -151,11 +152,28 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def sweep(folder: Path, seconds: float = 0.0) -> None:
-    """Delete temporary files and folders right inside a folder that are older than this: a killed process left them."""
-    for path in folder.glob(f"{TEMPORARY}*"):
+    """Delete what killed processes left right inside a folder, if it is older than this.
+
+    That are temporary files and folders, and folders that were replaced and not yet deleted.
+    """
+    for path in [*folder.glob(f"{TEMPORARY}*"), *_replaced(folder)]:
         with suppress(OSError):
             if path.lstat().st_mtime <= time.time() - seconds:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _replaced(parent: Path) -> Iterator[Path]:
+    """Old folders whose place a new one has taken for good."""
+    for previous in parent.glob(f".*{_PREVIOUS}"):
+        folder = parent / previous.name[1:].removesuffix(_PREVIOUS)
+        if folder.exists() and not _beside(folder)[0].exists():
+            yield previous
+
+
+def sweep_below(folder: Path) -> None:
+    """Sweep a folder and all folders in it, which no other process may be working in."""
+    for each in [folder, *folder.rglob("*/")]:
+        sweep(each)
 
 
 @contextmanager
@@ -168,7 +186,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()  # A link keeps pointing to the folder, and ``.`` gets a name.
     partial, previous = _beside(folder)
     with writing(folder):
-        _put_back(folder)
+        put_back(folder)
         # What a killed call left.
         for rest in (previous, partial):
             if rest.exists():
@@ -181,14 +199,13 @@ def replacing(folder: Path) -> Iterator[Path]:
             sync(folder.parent)
             shutil.rmtree(previous, ignore_errors=True)
         finally:
-            _put_back(folder)
+            put_back(folder)
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
     """Where the new content of a folder grows, and where the old one waits while the new one takes its name."""
-    names = (f".{folder.name}.clipstill-partial", f".{folder.name}.clipstill-previous")
-    return folder.parent / names[0], folder.parent / names[1]
+    return folder.parent / f".{folder.name}{_PARTIAL}", folder.parent / f".{folder.name}{_PREVIOUS}"
 
 
 def _exchange(folder: Path, partial: Path, previous: Path) -> None:
@@ -205,8 +222,10 @@ def _exchange(folder: Path, partial: Path, previous: Path) -> None:
     raise ResourceError(f"cannot write {folder}: other programs keep reading it. Try again.")
 
 
-def _put_back(folder: Path) -> None:
-    """Give the old folder its name back if an exchange ended between its two renames."""
+def put_back(folder: Path) -> None:
+    """Give the old folder its name back if a kill ended its replacement between the two renames."""
+    if folder.exists():
+        return
     folder = folder.resolve()
     partial, previous = _beside(folder)
     # After both renames there is no partial folder, and the previous one may be deleted in part.
@@ -346,8 +365,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         ArtifactError: The manifest is malformed, or names a file outside the folder.
     """
-    if not folder.exists():
-        _put_back(folder)
+    put_back(folder)
     path = folder / MANIFEST
     if not path.exists():
         return None

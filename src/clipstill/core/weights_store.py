@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, ConfigError
-from clipstill.core.files import atomic_path, sha256_file, user_path, write_json
+from clipstill.core.files import atomic_path, sha256_file, sweep, user_path, write_json
 from clipstill.core.names import plain
 from clipstill.core.records import read_record
 
@@ -108,6 +108,7 @@ def store_weights(name: str, tensors: Mapping[str, Tensor], facts: WeightsFacts)
         )
     folder = weights_folder() / name
     path = folder / WEIGHTS_FILE
+    sweep(folder)
     old = open_weights(folder).facts if (folder / CONFIG_FILE).is_file() else None
     if old is not None and old.foreign_sha256 != facts.foreign_sha256:
         raise ConfigError(

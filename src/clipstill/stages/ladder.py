@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
+from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, sweep_below, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
@@ -45,19 +45,24 @@ class LadderInputs:
 def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[str] = RUNGS) -> list[Rung]:
     """Make and measure rungs, in the order of the ladder; ``place`` keeps what is made for a later call.
 
+    No other process may be working in ``place``.
+
     Raises:
         ClipstillError: A photo folder, a model or the run cannot be read.
     """
     from clipstill.stages.rungs import RungMaker
 
-    maker = RungMaker(run, inputs, place / "models")
+    models, done = place / "models", place / "measured"
+    for folder in (models, done):
+        sweep_below(folder)
+    maker = RungMaker(run, inputs, models)
     learned = [None if each is None else photos_digest(each) for each in (inputs.examples, inputs.unlabelled)]
     photos = [photos_digest(inputs.photos), inputs.small_teacher, *learned]
     identity = [VERSION, run.step(bundle.NAME).key, *photos, inputs.slow]
     found = []
     for name in (name for name in RUNGS if name in names):
         key = sha256_json([identity, name])
-        folder = place / "measured" / f"{name}-{key[:16]}"
+        folder = done / f"{name}-{key[:16]}"
         if not is_whole(folder, key):
             start = time.monotonic()
             rung = maker.make(name)

@@ -251,8 +251,8 @@ class RungMaker:
             write_tensors(folder / student.STUDENT_FILE, trained.state_dict())
             minutes = (time.monotonic() - start) / 60
             write_json(folder / FACTS_FILE, {"temperature": temperature, "minutes": minutes})
-            commit_manifest(folder, key, [student.STUDENT_FILE, FACTS_FILE])
             shutil.rmtree(work, ignore_errors=True)
+            commit_manifest(folder, key, [student.STUDENT_FILE, FACTS_FILE])
         facts = read_json(folder / FACTS_FILE)
         stored = student_of(run.models, len(run.task.names), folder / student.STUDENT_FILE)
         minutes = facts["minutes"] + self._minutes(before)

@@ -1,11 +1,13 @@
 """Runs that the page starts and stops: one process at a time, with its output in a log.
 
 The page keeps a folder per run in ``.ui`` of the workspace: ``command.json`` is the command that made the run,
-``log.txt`` its output. So another page, or this one after a reload or a new start, finds everything again.
+``log.txt`` its output, which the process holds as long as it lives. So another page, or this one after a reload or a
+new start, finds everything again.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -22,10 +24,10 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import sha256_json, write_json, write_text, writing
+from clipstill.core.files import sha256_json, sweep, write_json, write_text, writing
 from clipstill.core.records import read_record
 from clipstill.text.task import Task
-from clipstill.ui.runs import Run, open_run, runs_in
+from clipstill.ui.runs import Run, is_held, open_run, runs_in
 from clipstill.workflow.store import CONFIG_FILE
 
 KEPT_FOLDER = ".ui"
@@ -72,8 +74,24 @@ class Jobs:
 
     def running(self) -> str | None:
         """Name of the active run in the workspace, whoever started it."""
-        busy = (name for name in runs_in(self.workspace) if (run := self.run(name)) and run.is_running)
+        # The log is held from the start, the folder of the run once there is one.
+        busy = (
+            name
+            for name in self.names()
+            if is_held(self._kept(name) / _LOG) or ((run := self.run(name)) and run.is_running)
+        )
         return self.own_running() or next(busy, None)
+
+    def names(self) -> list[str]:
+        """Runs of the workspace, the latest first, behind those that were started and have no folder yet."""
+        there = runs_in(self.workspace)
+        kept = sorted(command.parent.name for command in self._kept("").glob(f"*/{_COMMAND}"))
+        absent = dict.fromkeys(name for name in (*self.started, *kept) if name not in there)
+        return [*(name for name in absent if name in self.started or self._is_not_begun(name)), *there]
+
+    def _is_not_begun(self, name: str) -> bool:
+        """Whether the log tells neither of a stage, whose folder was deleted if it is not there, nor of an error."""
+        return not any(": running" in line or line.startswith("error: ") for line in self.lines(name))
 
     def run(self, name: str | None) -> Run | None:
         """What a run's folder tells; None where there is no such run."""
@@ -102,9 +120,11 @@ class Jobs:
                     f"'{busy}' is running, and one run at a time is enough for a machine. Wait for it, or stop it on "
                     f"the page Watch."
                 )
+            sweep(self._kept(name))
             write_json(self._kept(name) / _COMMAND, list(arguments))
-            self._log(name, f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            with writing(self._kept(name)), (self._kept(name) / _LOG).open("ab") as log:
+            with writing(self._kept(name)), (self._kept(name) / _LOG).open("ab", buffering=0) as log:
+                fcntl.flock(log, fcntl.LOCK_EX)
+                log.write(f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
                 process = subprocess.Popen(
                     [sys.executable, "-m", "clipstill", *arguments],
                     stdin=subprocess.DEVNULL,
@@ -165,7 +185,7 @@ class Jobs:
     def trouble(self, name: str) -> str | None:
         """Why a run ended before it was done, in one line; None where there is no error to tell."""
         lines = [line for line in self.lines(name) if line.strip()]
-        if not lines or lines[-1].startswith((_STARTED, _STOPPED)):
+        if not lines or lines[-1].startswith(_STOPPED):
             return None
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if errors:

@@ -68,7 +68,7 @@ class Page:
         except ClipstillError as error:
             return panels.error_note(error), gr.skip(), gr.skip()
         started = panels.note(f"'{name}' has started.", "good", notes)
-        return started, gr.Tabs(selected="watch"), gr.Dropdown(choices=self._names(), value=name)
+        return started, gr.Tabs(selected="watch"), gr.Dropdown(choices=self.jobs.names(), value=name)
 
     def _form(self, values: Sequence[Any]) -> Form:
         given: dict[str, Any] = {}
@@ -95,7 +95,7 @@ class Page:
         Returns:
             Updates of the picker, the strip, progress, picture, log and the two buttons, and what is shown now.
         """
-        names = self._names()
+        names = self.jobs.names()
         busy = self.jobs.running()
         current = name if name in names else busy or (names[0] if names else None)
         chosen = None if current is None else self.jobs.watch(current, busy)
@@ -204,11 +204,6 @@ class Page:
 
     def _finished(self, names: list[str] | None) -> list[Run]:
         return [run for name in names or () if (run := self.jobs.run(name)) is not None and run.has_bundle]
-
-    def _names(self) -> list[str]:
-        """Runs of the workspace, and those that were started here and have no folder yet, or never got one."""
-        names = runs_in(self.jobs.workspace)
-        return [*(name for name in self.jobs.started if name not in names), *names]
 
     def _no_run(self) -> str:
         return panels.note(f"There is no run in {self.jobs.workspace} yet. Type names on the page Start.")

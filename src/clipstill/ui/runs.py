@@ -10,7 +10,7 @@ from typing import Any
 
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.file_names import METRICS_FILE
-from clipstill.core.files import MANIFEST, read_manifest
+from clipstill.core.files import MANIFEST, put_back, read_manifest
 from clipstill.core.records import checked, read_record
 from clipstill.runtime.bundle import LABELS
 from clipstill.stages import bundle, calibration, images, prompts, report
@@ -123,6 +123,7 @@ def open_run(workspace: Path, name: str) -> Run:
     path = workspace / checked_name(name)
     read_run_marker(path)
     stages, ended = _stages(path)
+    put_back(path / bundle.NAME)
     has_bundle = (path / bundle.NAME / MANIFEST).is_file()
     finished = ended and has_bundle and (not stages or stages[-1].name == report.NAME)
     files = (path / report.REPORT_FILE, path / images.PREVIEW_FILE)
@@ -132,7 +133,7 @@ def open_run(workspace: Path, name: str) -> Run:
         _task(path),
         stages,
         finished=finished,
-        is_running=not finished and _is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
+        is_running=not finished and is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
         has_bundle=has_bundle,
         report=page,
         preview=preview,
@@ -164,8 +165,8 @@ def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
     return tuple(states.get(name, StageState(name, "waiting")) for name in names), ended
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a process works on the folder. The lock is taken for a moment and given back at once."""
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a file. It is taken for a moment and given back at once."""
     try:
         with lock.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -29,6 +29,7 @@ from clipstill.core.files import (
     read_json,
     read_manifest,
     sweep,
+    sweep_below,
     verify_files,
     write_json,
     writing,
@@ -175,10 +176,10 @@ class LockedStore(Store):
         make_folder(path)
         is_new, is_run = not (path / MARKER).exists(), _is_run(path)
         with ExitStack() as held:
-            held.enter_context(_lock(path / LOCK))
+            held.enter_context(lock(path / LOCK))
             held.enter_context(holding(path))
-            for folder in (path, self.stages, *self.stages.rglob("*/")):
-                sweep(folder)
+            sweep(path)
+            sweep_below(self.stages)
             if is_new or (is_run and self._has_torn_marker()):
                 write_json(path / MARKER, {"format": FORMAT, "version": FORMAT_VERSION, "threads": threads})
             read_run_marker(path)
@@ -339,8 +340,14 @@ def _ends_in_newline(path: Path) -> bool:
         return stream.read() in (b"", b"\n")
 
 
-def _lock(path: Path) -> IO[str]:
-    """Hold the run. The system lets go when the process ends, however it ends, so that no stale lock stays."""
+def lock(path: Path) -> IO[str]:
+    """Hold the folder around a lock as long as the returned file is open.
+
+    The system lets go when the process ends, however it ends, so that no stale lock stays.
+
+    Raises:
+        ResourceError: Another process holds it, or it cannot be written.
+    """
     with writing(path):
         check_regular(path)
         stream = path.open("a+", encoding="utf-8")
