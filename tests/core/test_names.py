@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipstill.core.names import spoken
+from clipstill.core.names import spoken, told_apart
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,12 @@ def test_a_number_that_is_part_of_the_name_stays() -> None:
 def test_published_names_of_classes_stay_as_they_are() -> None:
     names = pytest.importorskip("open_clip").IMAGENET_CLASSNAMES
     assert [name for name in names if spoken(name) != name] == []
+
+
+def test_classes_of_one_name_are_told_apart_by_a_number_that_is_not_read() -> None:
+    names = ["missile", "sunglasses", "Missile", "missile (2)", "missile", "sunglasses"]
+    apart = told_apart(names)
+    assert apart == ["missile", "sunglasses", "Missile (3)", "missile (2)", "missile (4)", "sunglasses (2)"]
+    assert [spoken(name).lower() for name in apart] == [spoken(name).lower() for name in names]
+    assert told_apart(apart) == apart
+    assert spoken("Audi S4 (2012)") == "Audi S4 (2012)"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from itertools import count
 from pathlib import PurePath
 
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -13,6 +15,8 @@ _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
 # A number before a name counts the classes if it has leading zeros or a dot after it: "01_school_bus", "12.beer-mug".
 # Others are part of the name: "18_wheeler", "20_euro".
 _COUNTER = re.compile(r"^(?:0\d*[_.-]|\d+\.)(?=[^\W\d_])")
+# What tells classes of one name apart.
+_ORDINAL = re.compile(r"(?<=\S) \((?:[2-9]|[1-9]\d)\)$")
 _DOT = re.compile(r"(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 
@@ -21,9 +25,9 @@ def spoken(name: str) -> str:
     """The name as in a sentence: its words with one space between them.
 
     Underscores become spaces. A name without spaces may be an identifier: ``GoldenRetriever``, ``school.bus`` and
-    ``01_school_bus`` are split into words too, and lose a number that counts classes.
+    ``01_school_bus`` are split into words too, and lose a number that counts classes. So does ``missile (2)``.
     """
-    name = _WORDNET_ID.sub("", name.strip())
+    name = _ORDINAL.sub("", _WORDNET_ID.sub("", name.strip()))
     if " " not in name:
         name = _DOT.sub(" ", _COUNTER.sub("", name))
     words = name.replace("_", " ").split()
@@ -45,6 +49,18 @@ def _humps(word: str) -> str:
 def class_key(name: str) -> str:
     """The name without case, spaces, underscores and hyphens; equal keys count as the same class."""
     return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names with " (2)" behind the second of equal ones, " (3)" behind the third; ``spoken`` leaves that out."""
+    taken = {class_key(name) for name in names}
+    found: dict[str, str] = {}
+    for name in names:
+        own = name
+        if class_key(name) in found:
+            own = next(each for number in count(2) if class_key(each := f"{name} ({number})") not in taken | set(found))
+        found[class_key(own)] = own
+    return list(found.values())
 
 
 def plain(text: str | PurePath) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.copies import equal_files, tell_two_labels
-from clipstill.core.errors import DataError
+from clipstill.core.errors import DataError, TaskError
 from clipstill.core.files import sha256_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import spoken
+from clipstill.core.progress import listed, warn
 from clipstill.core.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Photos:
             unlabelled = limited(
                 ImageFolder.without_labels(settings.unlabelled.images), settings.unlabelled.limit, settings.seed
             )
+        check_told_apart(task, examples)
         for labelled in (measured, examples):
             if labelled is not None:
                 tell_two_labels(labelled)
@@ -54,6 +57,19 @@ class Photos:
             if learned is not None and measured is not None:
                 refuse_overlap(learned, measured)
         return cls(measured, examples, unlabelled)
+
+
+def check_told_apart(task: Task, examples: ImageFolder | None) -> None:
+    """Warn of classes that only their examples tell apart; raise ``TaskError`` where there are none."""
+    for group in task.read_alike():
+        without = [name for name in group if examples is None or name in examples.classes_without_images]
+        both = f"{listed(group)} are all '{spoken(group[0])}' to the teacher, which reads no numbers of classes"
+        if len(without) > 1:
+            raise TaskError(
+                f'{both}. Rename one of them, describe what differs ("{without[1]}: ..."), or give examples of each '
+                f"(--examples DIR with a folder '{without[1]}')."
+            )
+        warn(f"{both}: only their examples tell them apart")
 
 
 def refuse_overlap(learned: ImageFolder, measured: ImageFolder) -> None:
