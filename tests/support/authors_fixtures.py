@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from clipstill.core.seeds import generator_for
 from openclip_fixtures import reference
 
-COUNTS = {"visual": 2, "text": 4}
+ARCHITECTURE = "tiny-vit"
 
 
 def dassl_scheduler(optimiser: Any) -> LRScheduler:
@@ -57,39 +57,39 @@ def dassl_file(path: Path, state: Mapping[str, Tensor], *, old_format: bool = Fa
     return path
 
 
-def teacher_state(architecture: str = "tiny-vit") -> dict[str, Tensor]:
-    """State dict of a tiny CLIP with prompts as PromptSRC names it, in its half precision."""
-    model, draw = reference(architecture), generator_for("authors", architecture)
-    visual, text = (0.3 * torch.randn(2, COUNTS[name], width, generator=draw) for name, width in _WIDTHS)
-    own = model.state_dict()
-    tower = {f"image_encoder.{name.removeprefix('visual.')}": own[name] for name in own if name.startswith("visual.")}
-    state = {
-        "prompt_learner.ctx": text[0],
+def prompted_state(visual_KPE: Sequence[Tensor] | Tensor, text_KPE: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
+    """State dict of the tiny CLIP with prompts in two layers, by the names of PromptSRC."""
+    own = reference(ARCHITECTURE).state_dict()
+    text = ("transformer.", "positional_embedding", "ln_final.", "text_projection")
+    return {
+        "prompt_learner.ctx": text_KPE[0],
         # Of its own classes; they may not matter.
         "prompt_learner.token_prefix": torch.zeros(51, 1, 16),
         "prompt_learner.token_suffix": torch.zeros(51, 11, 16),
-        **tower,
-        "image_encoder.VPT": visual[0],
-        "image_encoder.transformer.resblocks.1.VPT_shallow": visual[1],
-        **{f"text_encoder.{name}": own[name] for name in own if name.startswith(("transformer.", *_TEXT_PARTS))},
-        "text_encoder.transformer.resblocks.1.VPT_shallow": text[1],
+        **{f"image_encoder.{name.removeprefix('visual.')}": own[name] for name in own if name.startswith("visual.")},
+        "image_encoder.VPT": visual_KPE[0],
+        "image_encoder.transformer.resblocks.1.VPT_shallow": visual_KPE[1],
+        **{f"text_encoder.{name}": own[name] for name in own if name.startswith(text)},
+        "text_encoder.transformer.resblocks.1.VPT_shallow": text_KPE[1],
         "logit_scale": own["logit_scale"],
     }
-    return {name: value.half() for name, value in state.items()}
 
 
-_WIDTHS = (("visual", 32), ("text", 16))
-_TEXT_PARTS = ("positional_embedding", "ln_final.", "text_projection")
+def teacher_state() -> dict[str, Tensor]:
+    """State dict of a teacher in the authors' half precision, with two visual tokens a layer and four of text."""
+    draw = generator_for("authors")
+    visual, text = (0.3 * torch.randn(2, *shape, generator=draw) for shape in ((2, 32), (4, 16)))
+    return {name: value.half() for name, value in prompted_state(visual, text).items()}
 
 
-def student_state(architecture: str = "tiny-vit", dims: int = 24) -> dict[str, Tensor]:
+def student_state(dims: int = 24) -> dict[str, Tensor]:
     """State dict of PromptKD's student: a tiny CLIP's image tower, its prompts, and a projector with used BatchNorm."""
-    draw = generator_for("authors' student", architecture)
+    draw = generator_for("authors' student")
 
     def random(*shape: int) -> Tensor:
         return 0.3 * torch.randn(*shape, generator=draw)
 
-    own = {name: value for name, value in teacher_state(architecture).items() if name.startswith("image_encoder.")}
+    own = {name: value for name, value in teacher_state().items() if name.startswith("image_encoder.")}
     projector = {
         "0.weight": random(dims, 24, 1, 1).half(),
         "0.bias": random(dims).half(),
@@ -102,7 +102,7 @@ def student_state(architecture: str = "tiny-vit", dims: int = 24) -> dict[str, T
         "3.bias": random(dims).half(),
     }
     named = {f"VPT_image_trans.conv1.{name}": value for name, value in projector.items()}
-    return {**own, **named, "logit_scale": reference(architecture).state_dict()["logit_scale"]}
+    return {**own, **named, "logit_scale": reference(ARCHITECTURE).state_dict()["logit_scale"]}
 
 
 def image_vectors(state: Mapping[str, Tensor], normalised_N3HW: Tensor, heads: int = 2) -> Tensor:
@@ -179,3 +179,61 @@ def _norm(x: Tensor, of: Mapping[str, Tensor], name: str) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     return scaled * of[f"{name}.weight"] + of[f"{name}.bias"]
+
+
+def promptsrc(
+    visual_KPE: Tensor,
+    text_KPE: Tensor,
+    *,
+    batches: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    embedded: tuple[Tensor, Sequence[int]],
+    plain_text_CD: Tensor,
+    mean: float,
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Prompts of both towers after PromptSRC's training, and each epoch's mean loss; in float64.
+
+    ``CE + 25 L1(text) + 10 L1(image) + KL(plain || prompted) / (B C)``; SGD with momentum 0.9 and decay 5e-4; an epoch
+    at 1e-5, then torch's cosine; an average of the epochs with the weights of a Gaussian of deviation 1.
+
+    Args:
+        visual_KPE: Prompts at the start, as ``text_KPE``.
+        batches: Of each epoch, pairs of normalised images (N, 3, H, W) and classes (N,).
+        embedded: Token embeddings of the classes with placeholders, and the positions that they are read from.
+        plain_text_CD: Unit vectors of the classes without prompts.
+        mean: Epoch, from 1, around which weights are averaged.
+    """
+    learned = [tokens.detach().double().clone().requires_grad_() for tokens in (visual_KPE, text_KPE)]
+    plain_model = reference(ARCHITECTURE)
+    scale = float(plain_model.logit_scale.detach().exp())
+    optimiser = torch.optim.SGD(learned, lr=0.005, momentum=0.9, weight_decay=5e-4)
+    cosine = CosineAnnealingLR(optimiser, len(batches))
+    heights = torch.tensor([-0.5 * (epoch - mean) ** 2 for epoch in range(1, len(batches) + 1)]).double().softmax(0)
+    average, losses = [torch.zeros_like(tokens) for tokens in learned], []
+    for epoch, steps in enumerate(batches):
+        if epoch > 1:
+            cosine.step()
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-5 if epoch == 0 else cosine.get_last_lr()[0]
+        of_epoch = []
+        for images, label in steps:
+            state = prompted_state(learned[0], learned[1])
+            image, text = unit(image_vectors(state, images)), unit(text_vectors(state, *embedded))
+            with torch.no_grad():
+                plain = unit(plain_model.encode_image(images).double())
+            prompted, zero_shot = scale * image @ text.T, scale * plain @ plain_text_CD.double().T
+            p, q = zero_shot.softmax(1), prompted.softmax(1)
+            entropy = -q[torch.arange(len(label)), label].log().mean()
+            divergence = (p * (p.log() - q.log())).sum() / p.numel()
+            near = 25 * (text - plain_text_CD.double()).abs().mean() + 10 * (image - plain).abs().mean()
+            loss = entropy + near + divergence
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            of_epoch.append(float(loss.detach()))
+        losses.append(sum(of_epoch) / len(of_epoch))
+        average = [sums + heights[epoch] * now.detach() for sums, now in zip(average, learned, strict=True)]
+    return average[0], average[1], losses
+
+
+def unit(vectors: Tensor) -> Tensor:
+    return vectors / vectors.square().sum(-1, keepdim=True).sqrt()
