@@ -25,3 +25,7 @@ def test_examples_may_tell_classes_of_one_name_apart(tmp_path: Path, caplog: pyt
         Photos.of(load_settings(), task)
     described = parse_task(["crane: a bird", "dog", "crane: a machine"])
     assert Photos.of(load_settings(), described) == Photos()
+    caplog.clear()
+    prompts = load_settings(overrides=["prompt_teacher.weights=learned.safetensors"])
+    Photos.of(prompts, described)
+    assert "no descriptions: it cannot tell them apart" in caplog.text

@@ -35,11 +35,11 @@ class Task:
         """A JSON value that ``from_json`` reads."""
         return asdict(self)
 
-    def read_alike(self) -> list[list[str]]:
-        """Groups of classes whose name and description are the same to the teacher."""
+    def read_alike(self, *, described: bool = True) -> list[list[str]]:
+        """Groups of classes whose name and, where ``described``, description are the same to the teacher."""
         groups: dict[tuple[str, str], list[str]] = {}
         for name, description in zip(self.names, self.descriptions, strict=True):
-            groups.setdefault((class_key(spoken(name)), description), []).append(name)
+            groups.setdefault((class_key(spoken(name)), description if described else ""), []).append(name)
         return [group for group in groups.values() if len(group) > 1]
 
     @classmethod

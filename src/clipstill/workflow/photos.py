@@ -49,7 +49,7 @@ class Photos:
             unlabelled = limited(
                 ImageFolder.without_labels(settings.unlabelled.images), settings.unlabelled.limit, settings.seed
             )
-        check_told_apart(task, examples)
+        check_told_apart(task, examples, has_prompts=settings.has_prompts)
         for labelled in (measured, examples):
             if labelled is not None:
                 tell_two_labels(labelled)
@@ -59,17 +59,23 @@ class Photos:
         return cls(measured, examples, unlabelled)
 
 
-def check_told_apart(task: Task, examples: ImageFolder | None) -> None:
-    """Warn of classes that only their examples tell apart; raise ``TaskError`` where there are none."""
-    for group in task.read_alike():
+def check_told_apart(task: Task, examples: ImageFolder | None, *, has_prompts: bool = False) -> None:
+    """Warn of classes that only their examples tell apart; raise ``TaskError`` where there are none.
+
+    A teacher that ``has_prompts`` reads names without descriptions and stores no examples: nothing but a warning.
+    """
+    for group in task.read_alike(described=not has_prompts):
         without = [name for name in group if examples is None or name in examples.classes_without_images]
-        both = f"{listed(group)} are all '{spoken(group[0])}' to the teacher, which reads no numbers of classes"
-        if len(without) > 1:
+        alike = f"{listed(group)} are all '{spoken(group[0])}' to the teacher, which reads no numbers of classes"
+        if has_prompts:
+            warn(f"{alike} and, with learned prompts, no descriptions: it cannot tell them apart")
+        elif len(without) > 1:
             raise TaskError(
-                f'{both}. Rename one of them, describe what differs ("{without[1]}: ..."), or give examples of each '
+                f'{alike}. Rename one of them, describe what differs ("{without[1]}: ..."), or give examples of each '
                 f"(--examples DIR with a folder '{without[1]}')."
             )
-        warn(f"{both}: only their examples tell them apart")
+        else:
+            warn(f"{alike}: only their examples tell them apart")
 
 
 def refuse_overlap(learned: ImageFolder, measured: ImageFolder) -> None:
