@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipstill.cli.main import main
 from clipstill.commands.protocol import with_photos
 from clipstill.core.files import read_json
 from clipstill.datasets import joined, open_dataset
 from clipstill.evaluation.protocols import Transfer, table
+from clipstill.teachers import load_teacher
+from clipstill.teachers.prompted import prompted, save_prompts
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.store import read_task
 from run_fixtures import PROMPTKD, QUICK, noise_photos
 
 THREE, TWO = ("anchor", "dog", "guitar"), ("dog", "guitar")
@@ -82,6 +86,39 @@ def test_one_student_of_the_source_serves_all_targets(tmp_path: Path, capsys: py
     assert read_json(folder / "stages" / "student" / "history.json")["unlabelled"] == 18
     # Only the target's own two classes compete: chance is one in two, and four images have a share of one in four each.
     assert rows["student tower:embedded-s"]["top1"]["sketch"][0] % 25 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_torch_settings")
+def test_given_prompts_need_no_source_and_classes_may_share_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = data(tmp_path / "target", ("n03773504_missile", "n04008634_missile", "dog"))
+    teacher = prompted(load_teacher("embedded-s", torch.device("cpu")), words="a", rank=4)
+    save_prompts(teacher, tmp_path / "prompts.safetensors")
+    more = ("--target", str(target), "--set", f"prompt_teacher.weights={tmp_path / 'prompts.safetensors'}")
+    assert run(tmp_path / "out", *more) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert list(rows) == [
+        "zero-shot embedded-s",
+        "teacher embedded-s, imported prompts",
+        "student tower:embedded-s",
+        "student tower:embedded-s, best of its validations by the test images",
+    ]
+    # Untrained prompts are the plain teacher, for which the first of equal names wins.
+    assert rows["teacher embedded-s, imported prompts"]["top1"] == rows["zero-shot embedded-s"]["top1"]
+    (folder,) = (tmp_path / "out").glob("tower-embedded-s-target-imported-seed-1-*")
+    assert read_task(folder).names == ("dog", "missile", "missile (2)")
+    assert not (tmp_path / "out" / "teachers").exists()
+
+
+def test_without_a_source_something_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = ("--target", str(data(tmp_path / "target")))
+    assert run(tmp_path / "out", *target) == 2
+    assert "no source whose 1 images of each class the teacher could learn from" in capsys.readouterr().err
+    assert run(tmp_path / "out", *target, "--shots", "0", "--unlabelled", "source") == 2
+    assert "no source whose images the student could see" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_classes_that_a_student_cannot_know_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

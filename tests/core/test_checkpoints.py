@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 import clipstill
-from clipstill.core.checkpoints import read_state
+from authors_fixtures import dassl_file
+from clipstill.core.checkpoints import checkpoint_in, read_state
 from clipstill.core.errors import ArtifactError, ConfigError, DataError
 from clipstill.core.weights_store import WeightsFacts, open_weights, store_weights, stored_weights, weights_folder
 
@@ -57,7 +59,7 @@ def foreign_class(
     return kind, told
 
 
-def lightning_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Any]]:
+def lightning_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Path, list[Any]]:
     """What Lightning writes: a callback's class as a key, settings and scores as objects of other packages."""
     callback, told = foreign_class(monkeypatch, "pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
     settings, told_too = foreign_class(monkeypatch, "omegaconf.dictconfig", "DictConfig")
@@ -73,14 +75,13 @@ def lightning_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[P
         "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}],
         "state_dict": OrderedDict(TENSORS),
     }
-    saved(content, path)
+    saved(content, path, **options)
     for module in ("pytorch_lightning.callbacks.model_checkpoint", "omegaconf.dictconfig"):
         assert module.encode() in path.read_bytes()
     return path, [told, told_too]
 
 
-@pytest.mark.parametrize("skip_trainer", [False, True])
-def test_tensors_come_in_their_order_from_every_layout(tmp_path: Path, skip_trainer: bool) -> None:
+def test_tensors_come_in_their_order_from_every_layout(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "plain.safetensors")
     paths = [
         tmp_path / "plain.safetensors",
@@ -90,44 +91,104 @@ def test_tensors_come_in_their_order_from_every_layout(tmp_path: Path, skip_trai
         saved(TENSORS, tmp_path / "old.pt", _use_new_zipfile_serialization=False),
     ]
     for path in paths:
-        state = read_state(path, skip_trainer=skip_trainer)
+        state = read_state(path)
         assert set(state) == set(TENSORS)
         assert all(torch.equal(state[name], tensor) for name, tensor in TENSORS.items())
         if path.suffix != ".safetensors":  # which sorts by itself
             assert list(state) == list(TENSORS)
 
 
+@pytest.mark.parametrize("zipped", [True, False])  # without: torch's format before 1.6
 def test_lightning_objects_are_skipped_and_their_packages_are_not_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
 ) -> None:
-    path, told = lightning_checkpoint(tmp_path / "last.ckpt", monkeypatch)
-    state = read_state(path, skip_trainer=True)
+    path, told = lightning_checkpoint(tmp_path / "last.ckpt", monkeypatch, _use_new_zipfile_serialization=zipped)
+    state = read_state(path)
     assert list(state) == list(TENSORS)
     assert all(torch.equal(state[name], tensor) for name, tensor in TENSORS.items())
     # Their own classes were importable all the time, and were never given the file's content.
     assert told == [[], []]
 
 
-def test_lightning_objects_are_refused_where_nobody_asked_to_skip_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, _ = lightning_checkpoint(tmp_path / "last.ckpt", monkeypatch)
-    with pytest.raises(DataError, match="Save the model's state dict as .safetensors"):
-        read_state(path)
-    # Nothing of the skipping stays behind in torch.
-    read_state(path, skip_trainer=True)
-    with pytest.raises(DataError, match="Save the model's state dict as .safetensors"):
-        read_state(path)
+@pytest.mark.parametrize("old_format", [False, True])
+def test_the_authors_optimiser_and_schedulers_are_skipped(tmp_path: Path, old_format: bool) -> None:
+    path = dassl_file(tmp_path / "model-best.pth.tar", TENSORS, old_format=old_format)
+    for module in ("torch.optim.sgd", "torch.optim.lr_scheduler", "dassl.optim.lr_scheduler", "collections"):
+        assert module.encode() in path.read_bytes()
+    allowed = torch.serialization.get_safe_globals()
+    with patch.object(torch.optim.SGD, "__setstate__") as optimiser:
+        state = read_state(path)
+    assert all(torch.equal(state[name], tensor) for name, tensor in TENSORS.items())
+    assert list(state) == list(TENSORS)
+    # The class of torch was there all the time, was never given the file's content, and is not allowed afterwards.
+    assert not optimiser.called
+    assert torch.serialization.get_safe_globals() == allowed
 
 
-@pytest.mark.parametrize("skip_trainer", [False, True])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_runs_nothing(tmp_path: Path, skip_trainer: bool) -> None:
+class Shell:
+    """Pickles to a call of ``os.system``."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_command_inside_an_optimiser_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+    trace = tmp_path / "it-ran"
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    optimiser.defaults["lr"] = Shell(f"touch {trace}")
+    content = {"state_dict": TENSORS, "optimizer": optimiser, "val_result": np.float64(1)}
+    path = saved(content, tmp_path / "model-best.pth.tar", _use_new_zipfile_serialization=zipped)
+    assert b"system" in path.read_bytes()
+    with pytest.raises(DataError, match="code in weight files is never run"):
+        read_state(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["zipped.ckpt", "old.ckpt", "plain.safetensors"])
+def test_a_file_that_lost_its_end_is_called_incomplete(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(TENSORS, path)
+    else:
+        saved({"state_dict": TENSORS}, path, _use_new_zipfile_serialization=name == "zipped.ckpt")
+    whole = path.read_bytes()
+    for length in (0, len(whole) // 3, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=f"{name} is not complete: it ends too early"):
+            read_state(path)
+
+
+def test_a_folder_stands_for_the_checkpoint_that_dassl_left_in_it(tmp_path: Path) -> None:
+    for place in ("DTD/VLPromptLearner/model-best.pth.tar", "DTD/VLPromptLearner/model.pth.tar-20"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    for epoch in (5, 20, 100):
+        (tmp_path / "ImageNet-xd/VLPromptLearner_large").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"ImageNet-xd/VLPromptLearner_large/model.pth.tar-{epoch}").touch()
+    (tmp_path / "ImageNet-xd/VLPromptLearner_large/checkpoint").touch()
+    best = tmp_path / "DTD/VLPromptLearner/model-best.pth.tar"
+    assert checkpoint_in(tmp_path / "DTD") == checkpoint_in(best.parent) == checkpoint_in(best) == best
+    assert checkpoint_in(tmp_path / "ImageNet-xd").name == "model.pth.tar-100"
+    with pytest.raises(DataError, match=r"several folders: DTD/VLPromptLearner, ImageNet-xd/VLPromptLearner_large"):
+        checkpoint_in(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no checkpoint .* in .*empty"):
+        checkpoint_in(tmp_path / "empty")
+    with pytest.raises(DataError, match="no file or folder .*nothing"):
+        checkpoint_in(tmp_path / "nothing")
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     trace = tmp_path / "it-ran"
     beside = {"state_dict": TENSORS, "callbacks": Malicious(trace)}
     for number, value in enumerate((Malicious(trace), beside, {"state_dict": Malicious(trace)})):
         path = saved(value, tmp_path / f"{number}.ckpt")
         with pytest.raises(DataError, match="code in weight files is never run") as caught:
-            read_state(path, skip_trainer=skip_trainer)
+            read_state(path)
         assert "\n" not in str(caught.value)
     assert not trace.exists()
 
@@ -140,7 +201,7 @@ def test_an_archive_that_unpacks_to_more_than_it_is_is_refused_unread(tmp_path: 
     with pytest.raises(
         DataError, match=r"not a plain file of tensors \(it is [\d,]+ bytes and unpacks to 20,0"
     ) as caught:
-        read_state(tmp_path / "bomb.pt", skip_trainer=True)
+        read_state(tmp_path / "bomb.pt")
     assert "\n" not in str(caught.value)
 
 
@@ -182,8 +243,8 @@ def damaged_archives(folder: Path) -> dict[str, Path]:
 
 def test_damaged_archives_and_what_is_no_file_are_refused_in_one_line(tmp_path: Path) -> None:
     for name, path in damaged_archives(tmp_path).items():
-        with pytest.raises(DataError, match="is not a plain file of tensors") as caught:
-            read_state(path, skip_trainer=True)
+        with pytest.raises(DataError, match="is not (a plain file of tensors|complete)") as caught:
+            read_state(path)
         assert "\n" not in str(caught.value), name
         assert not (tmp_path.parent / "a").exists()
 
@@ -192,10 +253,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     for name in ("noise.ckpt", "noise.safetensors"):
         (tmp_path / name).write_bytes(b"not tensors")
         with pytest.raises(DataError, match="not a plain file of tensors"):
-            read_state(tmp_path / name, skip_trainer=True)
+            read_state(tmp_path / name)
     for number, value in enumerate(([torch.zeros(1)], {}, {"state_dict": [1]})):
         with pytest.raises(DataError, match="holds no state dict"):
-            read_state(saved(value, tmp_path / f"{number}.pt"), skip_trainer=True)
+            read_state(saved(value, tmp_path / f"{number}.pt"))
 
 
 def test_checkpoints_are_unpickled_in_one_place_and_by_weights_only() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from clipstill.core.names import spoken
+from clipstill.core.names import spoken, told_apart
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,12 @@ def test_published_names_written_as_identifiers_are_split_but_for_words_that_peo
     joined = [name for name in names if spoken(name.title().replace(" ", "")).lower() != name]
     assert len(names) > 300
     assert set(joined) == {"tool kit", "sports car", "stone wall", "comic book", "ice cream", "hot dog"}
+
+
+def test_classes_of_one_name_are_told_apart_by_a_number_that_is_not_read() -> None:
+    names = ["missile", "sunglasses", "Missile", "missile (2)", "missile", "sunglasses"]
+    apart = told_apart(names)
+    assert apart == ["missile", "sunglasses", "Missile (3)", "missile (2)", "missile (4)", "sunglasses (2)"]
+    assert [spoken(name).lower() for name in apart] == [spoken(name).lower() for name in names]
+    assert told_apart(apart) == apart
+    assert spoken("Audi S4 (2012)") == "Audi S4 (2012)"

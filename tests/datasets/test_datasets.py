@@ -10,7 +10,8 @@ import pytest
 from clipstill.core.errors import DataError, UnknownNameError
 from clipstill.datasets import Dataset, open_dataset
 from clipstill.datasets.coop import LAYOUTS
-from clipstill.text.templates import DATASET_TEMPLATES
+from clipstill.text.task import parse_task
+from clipstill.text.templates import DATASET_TEMPLATES, class_texts
 
 
 def split_file(root: Path, layout: str, names: list[str], labels: list[int] | None = None) -> None:
@@ -57,6 +58,30 @@ def test_imagenet_takes_its_names_from_a_list_and_its_validation_set_to_measure(
     (folder / "classnames.txt").write_text("n01 great white shark\n")
     with pytest.raises(DataError, match="no name for the folder n02"):
         open_dataset(f"imagenet:{tmp_path}")
+
+
+def test_two_classes_of_imagenet_may_have_one_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, names = tmp_path / "imagenet", {"n1": "missile", "n2": "dog", "n3": "missile"}
+    for place in (folder / "images" / part / each for part in ("train", "val") for each in names):
+        place.mkdir(parents=True)
+        (place / "a.JPEG").touch()
+    (folder / "classnames.txt").write_text("".join(f"{each} {name}\n" for each, name in names.items()))
+    found = open_dataset(f"imagenet:{tmp_path}")
+    assert found.classes == ("missile", "dog", "missile (2)")
+    assert [label for _, label in found.test] == [0, 1, 2]
+    assert "missile (2) have names of other classes" in caplog.text
+    # A protocol's run takes them, and its teacher reads one word.
+    task = parse_task(list(found.classes))
+    assert task.names == found.classes
+    assert class_texts(task, ["{class}"]) == [["missile"], ["dog"], ["missile"]]
+
+
+def test_two_folders_may_have_one_name_behind_their_wordnet_ids(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("n03773504_missile", "n04008634_missile", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "1.png").touch()
+    assert open_dataset(tmp_path).classes == ("dog", "missile", "missile (2)")
 
 
 def test_aircraft_comes_with_lists_of_its_own(tmp_path: Path) -> None:

@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip import get_tokenizer
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from authors_fixtures import promptsrc, unit
 from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.prompt_tuning import CHECKPOINT, average_shares, regulated_loss, tune_prompts
+from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import PromptTeacherSettings
 from clipstill.teachers import load_teacher
-from clipstill.teachers.prompted import PromptedTeacher, prompted
+from clipstill.teachers.prompted import PromptedOpenClip, PromptedTeacher, prompted
 from clipstill.workflow.recipes import load_settings
-from openclip_fixtures import architectures, loaded, pictures  # noqa: F401
+from openclip_fixtures import architectures, loaded, pictures, reference  # noqa: F401
 
 NAMES = ["dog", "cat", "sea horse"]
 SETTINGS = PromptTeacherSettings(epochs=3, batch=4, lr=0.05, average_mean=2.0)
@@ -85,6 +89,42 @@ def test_prompts_learn_and_everything_else_keeps_its_bits(tmp_path: Path) -> Non
     assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
     assert all(not torch.equal(value, start[name]) for name, value in teacher.named_parameters())
     assert all(torch.equal(value, frozen[name]) for name, value in teacher.base._model.state_dict().items())
+
+
+def test_five_epochs_give_the_prompts_of_the_papers_equations(tmp_path: Path) -> None:
+    teacher, settings = clip(tmp_path), PromptTeacherSettings(epochs=5, batch=4, average_mean=4.0)
+    assert isinstance(teacher, PromptedOpenClip)
+    assert teacher.visual_prompts is not None
+    base, learned = teacher.base, (teacher.visual_prompts, teacher.text_prompts)
+    start = [tokens.tokens_KPE.detach().clone() for tokens in learned]
+    embedded_MLE, position_M = base.embed_tokens([f"x x x x {name}." for name in NAMES])
+    sentences = [[sentence(name) for sentence in OPENAI_IMAGENET_TEMPLATES] for name in NAMES]
+    model, tokenizer = reference("tiny-vit"), get_tokenizer("tiny-vit")
+    with torch.no_grad():
+        plain_text = unit(torch.stack([model.encode_text(tokenizer(each)).mean(0) for each in sentences]))
+    seen: list[Tensor] = []
+    prompted_image = teacher.prompted_image
+
+    def record(view_B3SS: Tensor, plain_BD: Tensor) -> Tensor:
+        seen.append(base.prepared(view_B3SS))
+        return prompted_image(view_B3SS, plain_BD)
+
+    teacher.prompted_image = record  # type: ignore[method-assign]
+    images, labels = examples()
+    history = tune_prompts(teacher, NAMES, images, labels, settings=settings, folder=tmp_path / "work")
+    steps = [(view, labels[batch_rows(step, 9, 4, (0, "prompts"))]) for step, view in enumerate(seen)]
+    *expected, losses = promptsrc(
+        *start,
+        batches=[steps[first : first + 3] for first in range(0, 15, 3)],
+        embedded=(embedded_MLE, position_M.tolist()),
+        plain_text_CD=plain_text,
+        mean=4.0,
+    )
+    assert [entry["loss"] for entry in history] == pytest.approx(losses, rel=1e-4)
+    for tokens, right, before in zip(learned, expected, start, strict=True):
+        moved = (right - before).abs().max()
+        assert moved > 1e-3
+        assert (tokens.tokens_KPE - right).abs().max() < 1e-3 * moved
 
 
 def watched(teacher: PromptedTeacher, on_step: Callable[[int], None]) -> PromptedTeacher:

@@ -11,18 +11,24 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from authors_fixtures import dassl_file, image_vectors, projected, student_state, teacher_state
 from clipstill.assembly.students import new_student
 from clipstill.core.errors import ConfigError
+from clipstill.core.files import read_json
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
+from clipstill.distillation.losses import distillation_loss
+from clipstill.distillation.optimisation import Optimiser
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
-from clipstill.distillation.training_data import TrainingData
+from clipstill.distillation.training_data import Batch, TrainingData
 from clipstill.students.class_vectors_head import ClassVectorsHead
+from clipstill.students.settings import StudentSettings
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone
+from clipstill.teachers.prompted import load_prompts
 from clipstill.workflow.recipes import load_settings
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
 
@@ -58,6 +64,61 @@ SETTINGS = DistilSettings(
     lr=0.01,
     optimiser="momentum",
 )
+
+
+@pytest.mark.parametrize("named", ["file", "folder"])
+def test_a_student_of_the_authors_code_answers_as_its_equations_say(tmp_path: Path, named: str) -> None:
+    state = student_state()
+    path = dassl_file(tmp_path / "DTD/VLPromptLearner/model-best.pth.tar", state)
+    tower = loaded(tmp_path)[1]
+    section = StudentSettings(name=f"tower:{tower.name}", prompts=2, prompt_depth=2, image_size=32)
+    student = new_student(section, 3, path if named == "file" else tmp_path / "DTD", seed=0)
+    student.use_class_vectors(VECTORS, 1.0)
+    x_N3HW = pictures()
+    unit = normalize(projected(state, image_vectors(state, (x_N3HW - student.mean) / student.std)), dim=-1)
+    expected = state["logit_scale"].double().exp() * unit @ VECTORS.double().T
+    with torch.no_grad():
+        assert torch.allclose(student(x_N3HW).double(), expected, atol=0.02)
+        assert expected.std() > 1
+        # What the file says, and not how a new student begins.
+        started = new_student(section, 3, "pretrained", seed=0)
+        started.use_class_vectors(VECTORS, float(started.logit_scale or 0), layers=2)
+        assert not torch.allclose(started(x_N3HW).double(), expected, atol=1)
+
+
+def test_a_teacher_and_its_student_of_the_authors_code_give_the_golden_values(tmp_path: Path) -> None:
+    golden = read_json(Path(__file__).parents[1] / "golden" / "promptkd.json")
+    tower, x_N3HW = loaded(tmp_path)[1], pictures()
+    teacher = load_prompts(tower, dassl_file(tmp_path / "teacher.pth.tar", teacher_state()))
+    section = StudentSettings(name=f"tower:{tower.name}", prompts=2, prompt_depth=2, image_size=32)
+    student = new_student(section, 3, dassl_file(tmp_path / "student.pth.tar", student_state()), seed=0)
+    settings = load_settings("promptkd").distillation
+    with torch.no_grad():
+        vectors_CD = teacher.class_vectors(["dog", "sea_horse", "grand piano"])
+        student.use_class_vectors(vectors_CD, 1.0)
+        labels = SoftLabels(teacher, vectors_CD)
+        teacher_NC, student_NC = labels.logits(labels.vectors(x_N3HW)), student(x_N3HW)
+        batch = Batch(x_N3HW, teacher_NC, torch.zeros(len(x_N3HW), dtype=torch.long))
+        loss = float(distillation_loss(student_NC, batch, settings).mean())
+    # The golden values are of CLIP's weights in the file, which are in half precision; ours are of the tower's own.
+    assert teacher_NC.tolist() == [pytest.approx(row, abs=0.05) for row in golden["teacher_logits"]]
+    assert student_NC.tolist() == [pytest.approx(row, abs=0.05) for row in golden["student_logits"]]
+    assert loss == pytest.approx(golden["distillation_loss"], rel=5e-3)
+    schedule = Optimiser(student.head, settings, steps=settings.epochs)
+    rates = [settings.head_lr * schedule.rate(step) for step in range(settings.epochs)]
+    assert rates == pytest.approx(golden["rates"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("prompts", "depth"), [(4, 2), (2, 1), (0, 1)])
+def test_a_student_with_other_prompts_is_told_the_settings_of_the_file(
+    tmp_path: Path, prompts: int, depth: int
+) -> None:
+    path = dassl_file(tmp_path / "model-best.pth.tar", student_state())
+    section = StudentSettings(
+        name=f"tower:{loaded(tmp_path)[1].name}", prompts=prompts, prompt_depth=depth, image_size=32
+    )
+    with pytest.raises(ConfigError, match=r"Set student\.prompts=2 and student\.prompt_depth=2\.$"):
+        new_student(section, 3, path, seed=0)
 
 
 def test_published_size_of_the_projector() -> None:

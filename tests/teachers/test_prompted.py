@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from open_clip.transformer import VisionTransformer
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clipstill.core.errors import ArtifactError, ConfigError
+from authors_fixtures import dassl_file, image_vectors, teacher_state, text_vectors
+from clipstill.core.errors import ArtifactError, ConfigError, DataError
 from clipstill.core.protocols import Teacher
 from clipstill.teachers import load_teacher
 from clipstill.teachers.deep_prompts import VisualPrompts
@@ -21,7 +23,6 @@ from clipstill.teachers.prompted import (
     PromptedEmbedded,
     PromptedOpenClip,
     PromptedTeacher,
-    import_prompts,
     load_prompts,
     prompted,
     save_prompts,
@@ -170,35 +171,51 @@ def test_prompts_of_another_teacher_are_refused(tmp_path: Path) -> None:
         load_prompts(small(), tmp_path / "broken.safetensors")
 
 
-def test_a_checkpoint_of_the_authors_code_gives_its_prompts_and_leaves_its_classes(tmp_path: Path) -> None:
-    teacher = clip(tmp_path)
-    draw = torch.Generator().manual_seed(3)
-    visual_KPE, text_KPE = (torch.randn(2, 4, width, generator=draw).half() for width in (32, 16))
-    state = {
-        "prompt_learner.ctx": text_KPE[0],
-        "text_encoder.transformer.resblocks.1.VPT_shallow": text_KPE[1],
-        "image_encoder.VPT": visual_KPE[0],
-        "image_encoder.transformer.resblocks.1.VPT_shallow": visual_KPE[1],
-        # Of its own classes, and CLIP's weights: neither may matter.
-        "prompt_learner.token_prefix": torch.zeros(51, 1, 16),
-        "prompt_learner.token_suffix2": torch.zeros(50, 72, 16),
-        "image_encoder.proj": torch.zeros(32, 24),
-        "logit_scale": torch.zeros(()),
-    }
-    path = tmp_path / "model.pth.tar"
-    torch.save({"state_dict": state, "epoch": 20, "val_result": 98.7}, path)  # noqa: TID251
-    again = import_prompts(teacher.base, path)
-    assert isinstance(again, PromptedOpenClip)
-    assert again.visual_prompts is not None
-    assert torch.equal(again.visual_prompts.tokens_KPE, visual_KPE.float())
-    assert torch.equal(again.text_prompts.tokens_KPE, text_KPE.float())
-    assert again.class_vectors(NAMES).shape == (3, 24)
+@pytest.mark.parametrize("form", ["file", "old file", "folder", "safetensors"])
+def test_a_checkpoint_of_the_authors_code_answers_as_its_equations_say(tmp_path: Path, form: str) -> None:
+    base, state = loaded(tmp_path)[1], teacher_state()
+    path = tmp_path / "teacher_model/DTD/VLPromptLearner/model-best.pth.tar"
+    dassl_file(path, state, old_format=form == "old file")
+    # The error message of a file that is no plain state dict gives this advice.
+    save_file(state, tmp_path / "state.safetensors")
+    teacher = load_prompts(
+        base, {"folder": tmp_path / "teacher_model/DTD", "safetensors": tmp_path / "state.safetensors"}.get(form, path)
+    )
+    assert isinstance(teacher, PromptedOpenClip)
+    assert teacher.visual_prompts is not None
+    assert (teacher.visual_prompts.tokens_KPE.shape, teacher.text_prompts.tokens_KPE.shape) == ((2, 2, 32), (2, 4, 16))
+    embedded_MLE, position_M = base.embed_tokens(["x x x x dog.", "x x x x sea horse.", "x x x x grand piano."])
+    expected = normalize(text_vectors(state, embedded_MLE, position_M.tolist()), dim=-1)
+    # The file's half precision is all that differs.
+    assert torch.allclose(teacher.class_vectors(NAMES).double(), expected, atol=1e-3)
+    x_N3HW = pictures()
+    images = normalize(image_vectors(state, base.prepared(x_N3HW)), dim=-1)
+    assert torch.allclose(teacher.encode_image(x_N3HW).double(), images, atol=1e-3)
+    assert not torch.allclose(base.encode_image(x_N3HW).double(), images, atol=0.05)
+    save_prompts(teacher, tmp_path / "prompts.safetensors")
+    assert load_prompts(base, tmp_path / "prompts.safetensors").weights_sha256 == teacher.weights_sha256
+
+
+def test_a_checkpoint_for_something_else_is_refused(tmp_path: Path) -> None:
+    path = dassl_file(tmp_path / "model.pth.tar-20", teacher_state())
     with pytest.raises(ArtifactError, match="cannot be taken for the prompts of embedded-s"):
-        import_prompts(small(), path)
-    del state["image_encoder.VPT"]
-    torch.save({"state_dict": state}, path)  # noqa: TID251
-    without = import_prompts(teacher.base, path)
-    assert torch.equal(without.encode_image(pictures()), teacher.base.encode_image(pictures()))
+        load_prompts(small(), path)
+    wide = {**teacher_state(), "image_encoder.VPT": torch.zeros(2, 48)}
+    with pytest.raises(DataError, match="not of one shape"):
+        load_prompts(loaded(tmp_path)[1], dassl_file(path, wide))
+    wide["image_encoder.transformer.resblocks.1.VPT_shallow"] = torch.zeros(2, 48)
+    with pytest.raises(ArtifactError, match="Name their teacher"):
+        load_prompts(loaded(tmp_path)[1], dassl_file(path, wide))
+    per_class = {"prompt_learner.ctx": torch.zeros(51, 4, 16)}  # CoOp's contexts of each class
+    with pytest.raises(DataError, match="not of one shape"):
+        load_prompts(loaded(tmp_path)[1], dassl_file(path, per_class))
+
+
+def test_a_checkpoint_may_have_text_prompts_alone(tmp_path: Path) -> None:
+    base = loaded(tmp_path)[1]
+    state = {name: value for name, value in teacher_state().items() if "image_encoder" not in name}
+    without = load_prompts(base, dassl_file(tmp_path / "model.pth.tar-20", state))
+    assert torch.equal(without.encode_image(pictures()), base.encode_image(pictures()))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from clipstill.core.errors import TaskError
 from clipstill.text.task import Task, parse_task, parse_text
+from clipstill.text.templates import class_texts
 
 
 def file(folder: Path, name: str, text: str) -> Path:
@@ -69,7 +70,7 @@ def test_a_second_spelling_is_named() -> None:
 def test_duplicates_in_files_are_named_by_line(tmp_path: Path) -> None:
     text = file(tmp_path, "classes.txt", "dog\n\n# more\nDog\n")
     assert f"class 'dog' appears twice (lines 1 and 4 of {text}" in refused(text)
-    mapping = file(tmp_path, "classes.yaml", "dog: a pet\ncat:\ndog: again\n")
+    mapping = file(tmp_path, "classes.yaml", "dog: a pet\ncat:\ndog: a pet\n")
     assert f"class 'dog' appears twice (lines 1 and 3 of {mapping}" in refused(mapping)
 
 
@@ -92,9 +93,20 @@ def test_a_comma_in_a_description_makes_no_class(tmp_path: Path) -> None:
     assert "is 'grey bird' a class, or does it belong to the description" in refused("crane: a large, grey bird, dog")
 
 
-def test_names_that_are_the_same_words_to_the_teacher_need_descriptions() -> None:
-    assert "are both 'euro' to the teacher" in refused(["01_euro", "02_euro"])
-    assert len(parse_task(["01_euro: silver", "02_euro: gold"]).names) == 2
+def test_one_name_may_stand_for_two_classes_where_descriptions_differ(caplog: pytest.LogCaptureFixture) -> None:
+    task = parse_task(["crane: a bird", "dog", "Crane: a machine", "crane (2)"])
+    assert task.names == ("crane", "dog", "Crane (3)", "crane (2)")
+    assert "they are shown as Crane (3)" in caplog.text
+    assert class_texts(task, ["a photo of a {class}"])[2] == ["a photo of a Crane, a machine"]
+    assert "or describe what differs, as in 'crane: ...'" in refused(["crane: a bird", "Crane: a bird"])
+
+
+def test_what_the_teacher_reads_alike_is_known() -> None:
+    assert parse_task(["01_euro", "dog", "02_euro", "dog (2)"]).read_alike() == [
+        ["01_euro", "02_euro"],
+        ["dog", "dog (2)"],
+    ]
+    assert parse_task(["01_euro: silver", "02_euro: gold"]).read_alike() == []
 
 
 def test_a_text_of_the_page_opens_no_file(tmp_path: Path) -> None:

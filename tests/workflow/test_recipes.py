@@ -1,10 +1,12 @@
 """Shipped recipes can be run, also where their published parts are not at hand."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from clipstill import distil
+from clipstill.cli.protocols import base_to_novel, transfer
 from clipstill.core.errors import ConfigError, UnknownNameError
 from clipstill.core.files import read_json
 from clipstill.datasets.coop import LAYOUTS
@@ -77,6 +79,19 @@ def test_a_published_data_set_has_settings_of_its_own_that_give_way_to_the_users
         assert config.distillation.kd_weight == (200 if few_classes else 1000)
     assert load_settings("promptkd", overrides=["distillation.kd_weight=7"], layout="dtd").distillation.kd_weight == 7
     assert load_settings("default", layout="dtd") == load_settings("default")
+
+
+def test_across_data_sets_the_published_settings_are_the_same_for_every_target() -> None:
+    for layout in LAYOUTS:
+        config = load_settings("promptkd-transfer", layout=layout)
+        assert (config.student.prompt_depth, config.distillation.kd_weight) == (3, 1000)
+        assert config.prompts.templates == layout
+        changed = {"student.prompt_depth": 9, "distillation.kd_weight": 1000}
+        within = load_settings("promptkd", layout=layout)
+        assert config.changed(**changed) == within.changed(**changed)
+    # The command takes it by default.
+    assert inspect.signature(transfer).parameters["recipe"].default == "promptkd-transfer"
+    assert inspect.signature(base_to_novel).parameters["recipe"].default == "promptkd"
 
 
 def test_a_recipe_extends_another() -> None:

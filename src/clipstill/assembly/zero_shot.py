@@ -25,7 +25,7 @@ from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
-from clipstill.workflow.photos import limited, refuse_overlap
+from clipstill.workflow.photos import check_told_apart, limited, refuse_overlap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,6 +109,7 @@ def make_zero_shot(
         shown = limited(labelled(examples), settings.examples.per_class, settings.seed)
         if photos is not None:
             refuse_overlap(shown, photos)
+    check_told_apart(task, shown)
     check_replaceable(out)
     start = time.monotonic()
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))

@@ -64,9 +64,12 @@ def base_to_novel(
 
 def transfer(
     context: typer.Context,
-    source: Annotated[list[str], typer.Option(help=f"{_DATA}; repeated for several domains of the same classes.")],
-    target: Annotated[list[str], typer.Option(help="Likewise; repeated for several, a column each.")],
+    target: Annotated[list[str], typer.Option(help=f"{_DATA}; repeated for several, a column each.")],
     out: Out,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Likewise; repeated for several domains of the same classes. Given prompts need none."),
+    ] = None,
     shots: Shots = 16,
     seeds: Seeds = "1,2,3",
     unlabelled: Annotated[
@@ -74,7 +77,7 @@ def transfer(
         typer.Option("--unlabelled", help="Whose training images the student sees; none for synthetic ones alone."),
     ] = "target",
     baselines: Baselines = True,
-    recipe: options.Recipe = "promptkd",
+    recipe: options.Recipe = "promptkd-transfer",
     teacher: options.Teacher = None,
     student: options.Student = None,
     overrides: options.Overrides = None,
@@ -84,10 +87,13 @@ def transfer(
 ) -> None:
     """Measure on other data sets than the labels are of: across data sets, or across domains of the same classes.
 
-    The teacher may learn from a few labelled images of the source. The student sees the unlabelled training images of
-    each target, which is transductive and is a student a target; or those of the source, which is one student for all.
+    The teacher may learn from a few labelled images of the source, or has learned prompts. The student sees the
+    unlabelled training images of each target, which is transductive and is a student a target; or those of the source,
+    which is one student for all.
 
     clipstill transfer --source imagenet:/data --target dtd:/data --target eurosat:/data --out runs/cross
+
+    clipstill transfer --target dtd:/data --set prompt_teacher.weights=teacher_model/ImageNet-xd --out runs/cross
 
     clipstill transfer --source photo/ --source art/ --target sketch/ --unlabelled source --out runs/domains
     """
@@ -96,11 +102,11 @@ def transfer(
     from clipstill.datasets import joined, open_dataset
 
     request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
-    labelled, targets = joined([open_dataset(each) for each in source]), [open_dataset(each) for each in target]
+    labelled, targets = [open_dataset(each) for each in source or []], [open_dataset(each) for each in target]
     settings_of = partial(_settings_for, context)
-    for dataset in (labelled, *targets):
+    for dataset in (*labelled, *targets):
         settings_of(dataset)  # Find mistakes in the settings before any work.
-    rows = measure(settings_of, labelled, targets, request, unlabelled=unlabelled)
+    rows = measure(settings_of, joined(labelled) if labelled else None, targets, request, unlabelled=unlabelled)
     _print_rows(rows, as_json)
 
 

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from clipstill.commands.protocol import Accuracies, Part, Protocol, ProtocolRequest, with_photos, with_prompts
+from clipstill.commands.protocol import (
+    Accuracies,
+    Part,
+    Protocol,
+    ProtocolRequest,
+    prompts_of,
+    with_photos,
+    with_prompts,
+)
 from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
 from clipstill.datasets.split import HALVES, half_of
@@ -52,6 +60,7 @@ def _rows(
         # Base labels are the first of all labels, so the same numbers name the same classes in the whole.
         few = dataset.half("base").few(shots, settings.seed).folder("train")
         labelled = replace(few, classes=dataset.classes)
+    prompts = prompts_of(settings, shots)
     settings = with_prompts(settings, settings, labelled, request.out)
     parts: dict[str, Part] = {
         which: Part(dataset.half(which).folder("test"), tuple(half_of(len(dataset.classes), which))) for which in HALVES
@@ -59,5 +68,5 @@ def _rows(
     protocol = Protocol(settings, dataset.classes, parts, request.out)
     if request.baselines:
         yield from protocol.baselines(labelled)
-    name, prompts, test_images = f"{shots}-shot-seed-{settings.seed}", f"{shots}-shot prompts", "the base test images"
+    name, test_images = f"{prompts.partition(' ')[0]}-seed-{settings.seed}", "the base test images"
     yield from protocol.trained(photos, name=name, prompts=prompts, chosen_by=["base"], test_images=test_images)

@@ -240,6 +240,12 @@ class Protocol:
         return 100 * evaluate(of_part, part.folder, preprocess, title=name).top1
 
 
+def prompts_of(learner: Settings, shots: int, source: str = "") -> str:
+    """What the prompts are called that the teacher has by the settings of ``learner``, if it learns from ``source``."""
+    learned = f"{shots}-shot prompts{source and f' of {source}'}"
+    return learned if learner.prompt_teacher.weights is None else "imported prompts"
+
+
 def with_prompts(settings: Settings, learner: Settings, labelled: ImageFolder | None, out: Path) -> Settings:
     """The settings with the prompts that the teacher learns by those of ``learner``, once for all students.
 

@@ -1,6 +1,7 @@
 """Labels of one source, measured on other data sets: cross-data-set transfer and domain generalisation.
 
-The teacher learns prompts from a few labelled images of all classes of the source. The student sees the unlabelled
+The teacher learns prompts from a few labelled images of all classes of the source, or has prompts that were learned
+elsewhere, which needs no image of a source. The student sees the unlabelled
 training images of each target, so that it is transductive and there is one a target; or those of the source; or
 synthetic images alone. With the source's images one student serves all targets, whose classes must be among its own.
 
@@ -12,7 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from clipstill.commands.protocol import Accuracies, Part, Protocol, ProtocolRequest, with_photos, with_prompts
+from clipstill.commands.protocol import (
+    Accuracies,
+    Part,
+    Protocol,
+    ProtocolRequest,
+    prompts_of,
+    with_photos,
+    with_prompts,
+)
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import make_folder
 from clipstill.core.images import ImageFolder
@@ -27,7 +36,7 @@ SettingsOf = Callable[[Dataset], Settings]
 
 def transfer(
     settings_of: SettingsOf,
-    source: Dataset,
+    source: Dataset | None,
     targets: Sequence[Dataset],
     request: ProtocolRequest,
     *,
@@ -35,26 +44,29 @@ def transfer(
 ) -> dict[str, Transfer]:
     """Run and measure, a row by name with a column a target; what an equal call measured is not measured again.
 
-    The source's settings say by ``prompt_teacher`` how the teacher learns. The source may be one of the targets. The
-    student sees the training images that ``unlabelled`` says; none for synthetic images alone.
+    The source's settings say by ``prompt_teacher`` how the teacher learns; without a source its prompts are given, or
+    it has none. The source may be one of the targets. The student sees the training images that ``unlabelled`` says;
+    none for synthetic images alone.
 
     Raises:
-        ConfigError: Two targets have one name.
+        ConfigError: Two targets have one name, or a source is needed and there is none.
         DataError: A target has classes that a student of the source does not know.
     """
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
         raise ConfigError(f"two targets are called '{max(names, key=names.count)}'. Give their folders other names.")
+    if source is None:
+        _check_without_source(settings_of(targets[0]), request, unlabelled)
     students = _targets_by_student(source, targets, unlabelled)
     make_folder(request.out)
     found: dict[str, dict[str, list[float]]] = {}
     for seed in request.seeds:
-        labelled = source.few(request.shots, seed).folder("train") if request.shots else None
+        labelled = source.few(request.shots, seed).folder("train") if source is not None and request.shots else None
         for shown, measured in students:
-            say(f"seed {seed}: {source.name} -> {', '.join(target.name for target in measured)}")
-            learner, settings = (settings_of(each).changed(seed=seed) for each in (source, shown))
+            learner, settings = (settings_of(each).changed(seed=seed) for each in (source or shown, shown))
+            prompts = prompts_of(learner, request.shots, source.name if source else "")
+            say(f"seed {seed}: {prompts} -> {', '.join(target.name for target in measured)}")
             settings = with_prompts(settings, learner, labelled, request.out)
-            prompts = f"{request.shots}-shot prompts of {source.name}"
             for name, accuracies in _rows(
                 settings, shown, measured, labelled, request=request, prompts=prompts, has_photos=unlabelled != "none"
             ):
@@ -68,8 +80,19 @@ def transfer(
     }
 
 
+def _check_without_source(settings: Settings, request: ProtocolRequest, unlabelled: Seen) -> None:
+    if unlabelled == "source":
+        raise ConfigError("there is no source whose images the student could see. Name one: --source DATA.")
+    if request.shots and settings.prompt_teacher.weights is None:
+        raise ConfigError(
+            f"there is no source whose {request.shots} images of each class the teacher could learn from. Name one "
+            "(--source DATA), or learned prompts (--set prompt_teacher.weights=FILE), or leave the teacher as it is "
+            "(--shots 0)."
+        )
+
+
 def _targets_by_student(
-    source: Dataset, targets: Sequence[Dataset], unlabelled: Seen
+    source: Dataset | None, targets: Sequence[Dataset], unlabelled: Seen
 ) -> list[tuple[Dataset, Sequence[Dataset]]]:
     """The data set whose classes a student has, and its training images if any, and the targets it is measured on."""
     if unlabelled == "target":
@@ -80,6 +103,7 @@ def _targets_by_student(
         for target in targets:
             by_classes.setdefault(target.classes, []).append(target)
         return [(group[0], group) for group in by_classes.values()]
+    assert source is not None
     for target in targets:
         unknown = [name for name in target.classes if name not in source.classes]
         if unknown:
@@ -109,6 +133,6 @@ def _rows(
     protocol = Protocol(settings, shown.classes, parts, request.out)
     if request.baselines:
         yield from protocol.baselines(labelled)
-    name = f"{shown.name if has_photos else 'synthetic'}-{request.shots}-shot-seed-{settings.seed}"
+    name = f"{shown.name if has_photos else 'synthetic'}-{prompts.partition(' ')[0]}-seed-{settings.seed}"
     chosen_by = tuple(parts)
     yield from protocol.trained(photos, name=name, prompts=prompts, chosen_by=chosen_by, test_images="the test images")

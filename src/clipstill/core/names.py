@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 # Spaces without width, soft hyphens and marks of byte order, which come along with a copied text.
@@ -19,6 +20,8 @@ _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
 # A number before a name counts the classes if it has leading zeros or a dot after it: "01_school_bus", "12.beer-mug".
 # Others are part of the name: "18_wheeler", "20_euro".
 _COUNTER = re.compile(r"^(?:0\d*[_.-]|\d+\.)(?=[^\W\d_])")
+# What tells classes of one name apart.
+_ORDINAL = re.compile(r"(?<=\S) \((?:[2-9]|[1-9]\d)\)$")
 _DOT = re.compile(r"(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})")
 _MERGES = 48_894  # The file has more, which no CLIP was trained with.
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
@@ -28,9 +31,9 @@ def spoken(name: str) -> str:
     """The name as in a sentence: its words with one space between them.
 
     Underscores become spaces. A name without spaces may be an identifier: ``GoldenRetriever``, ``school.bus`` and
-    ``01_school_bus`` are split into words too, and lose a number that counts classes.
+    ``01_school_bus`` are split into words too, and lose a number that counts classes. So does ``missile (2)``.
     """
-    name = _WORDNET_ID.sub("", name.strip())
+    name = _ORDINAL.sub("", _WORDNET_ID.sub("", name.strip()))
     if " " not in name:
         name = _DOT.sub(" ", _COUNTER.sub("", name))
     words = name.replace("_", " ").split()
@@ -67,6 +70,19 @@ def _single_tokens() -> frozenset[str]:
 def class_key(name: str) -> str:
     """The name without case, spaces, underscores, hyphens and what is not seen; equal keys are the same class."""
     return re.sub(rf"[\s_\-{UNSEEN}]+", "", unicodedata.normalize("NFKC", name)).casefold()
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names with " (2)" behind the second of equal ones, " (3)" behind the third; ``spoken`` leaves that out."""
+    taken = {class_key(name) for name in names}
+    found: dict[str, str] = {}
+    for name in names:
+        own = name
+        if class_key(name) in found:
+            numbered = (f"{name} ({number})" for number in itertools.count(2))
+            own = next(each for each in numbered if class_key(each) not in taken | set(found))
+        found[class_key(own)] = own
+    return list(found.values())
 
 
 def plain(text: str | PurePath) -> str:

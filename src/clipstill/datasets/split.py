@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder
-from clipstill.core.names import is_plain, plain
+from clipstill.core.names import is_plain, plain, told_apart
+from clipstill.core.progress import listed, warn
 from clipstill.core.seeds import generator_for
 
 Item = tuple[Path, int]
@@ -100,7 +101,10 @@ def below(place: object, split: Path) -> Path:
 
 
 def in_order(name: str, root: Path, parts: Named) -> Dataset:
-    """A data set of named items; a ``DataError`` if labels are not 0 to C - 1, or names are unusable or not unique."""
+    """A data set of named items; a ``DataError`` if labels are not 0 to C - 1, or names are unusable.
+
+    Labels of one name are classes of their own, told apart by ``told_apart``: ImageNet has "missile" twice.
+    """
     names: dict[int, str] = {}
     for items in parts.values():
         for _, label, class_name in items:
@@ -116,4 +120,9 @@ def in_order(name: str, root: Path, parts: Named) -> Dataset:
             f"be two or more, from 0 on and without a gap. Fix its split file."
         )
     files: dict[str, Any] = {split: tuple((path, label) for path, label, _ in parts[split]) for split in SPLITS}
-    return Dataset(plain(name), root, classes=tuple(names[label] for label in range(len(names))), **files)
+    given = [names[label] for label in range(len(names))]
+    classes = told_apart(given)
+    again = [own for own, name in zip(classes, given, strict=True) if own != name]
+    if again:
+        warn(f"data set {name}: {listed(again)} have names of other classes, and the teacher reads them as those")
+    return Dataset(plain(name), root, classes=tuple(classes), **files)

@@ -140,8 +140,8 @@ class PromptTeacherSettings(Config):
     )
     weights: SettingPath | None = Field(
         default=None,
-        description="Learned prompts to use instead: a run's prompts.safetensors, or a checkpoint of PromptSRC or "
-        "PromptKD.",
+        description="Learned prompts to use instead: a run's prompts.safetensors, or a teacher's checkpoint of "
+        "PromptSRC or PromptKD, or its folder.",
     )
     count: int = Field(default=4, ge=1, description="Prompt tokens per layer of CLIP's towers. 4 is published.")
     visual_depth: int = Field(

@@ -259,7 +259,7 @@ def import_vqgan(
 
 def read_vqgan_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint under the names of a VQGAN's own state dict."""
-    state = {name: value for name, value in read_state(path, skip_trainer=True).items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in read_state(path).items() if isinstance(value, Tensor)}
     if f"{_FIRST_STAGE}decoder.conv_in.weight" not in state:
         return state
     return {name.removeprefix(_FIRST_STAGE): value for name, value in state.items() if name.startswith(_FIRST_STAGE)}

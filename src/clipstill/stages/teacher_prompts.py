@@ -23,14 +23,12 @@ _WORK = "work"
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.assembly.prompt_learning import learn_prompts
-    from clipstill.teachers.prompted import import_prompts, load_prompts, save_prompts
+    from clipstill.teachers.prompted import load_prompts, save_prompts
 
     section, work = run.settings.prompt_teacher, folder / _WORK
     history: dict[str, Any] = {"history": []}
     if section.weights is not None:
-        # Files in other formats are of the code of PromptSRC.
-        load = load_prompts if section.weights.suffix == ".safetensors" else import_prompts
-        teacher = load(run.models.teacher, section.weights)
+        teacher = load_prompts(run.models.teacher, section.weights)
     else:
         assert run.photos.examples is not None
         teacher, history = learn_prompts(

@@ -24,8 +24,8 @@ class StudentSettings(Config):
     )
     init: Annotated[str, AfterValidator(_stored_init)] = Field(
         default="pretrained",
-        description="Initial weights: pretrained, scratch or a checkpoint file. The default's are ImageNet weights "
-        "from a pip package.",
+        description="Initial weights: pretrained, scratch, a checkpoint file, or the folder of a student of PromptKD's "
+        "code. The default's are ImageNet weights from a pip package.",
     )
     head: Literal["linear", "class-vectors"] = Field(
         default="linear",

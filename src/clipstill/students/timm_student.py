@@ -12,16 +12,16 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from clipstill.core.checkpoints import checkpoint_in, read_state
 from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import seed_for
 from clipstill.students.class_vectors_head import projector_shape
+from clipstill.students.promptkd_checkpoint import is_of_promptkd, own_names
 from clipstill.students.student import Backbone, Student
 
 _PACKAGED = {weights.timm_name: size for size, weights in LITE.items()}
@@ -54,7 +54,7 @@ def _build(
     elif init == "scratch":
         provenance = []
     else:
-        digest = sha256_file(_existing(Path(init)))
+        digest = sha256_file(checkpoint_in(_existing(Path(init))))
         provenance = [Provenance(f"{name} weights given by the user", "not stated", str(init), digest)]
     preprocess = _preprocess(metadata, architecture, image_size)
     student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
@@ -117,7 +117,7 @@ def _preprocess(metadata: dict[str, Any], architecture: str, image_size: int | N
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(
             f"student.init is '{path}', which is neither 'pretrained', 'scratch' nor an existing file. Check the path."
         )
@@ -132,16 +132,18 @@ def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[s
 def load_weights(student: Student, path: Path) -> None:
     """Load a file's weights into a student.
 
-    The file is a whole student, whose head is used if the number of classes is the same, or a timm network.
+    The file is a whole student, whose head is used if the number of classes is the same; a timm network; or a student
+    of PromptKD's own code, or its folder.
 
     Raises:
-        ConfigError: There is no such file.
-        ArtifactError: It holds no weights, or those of something else.
+        ConfigError: The student takes other prompts than those in the file.
+        DataError: There is no such file, or it holds no weights.
+        ArtifactError: It holds the weights of something else.
     """
-    try:
-        state = load_file(_existing(path))
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read as safetensors ({error}). Convert the weights first.") from None
+    path = checkpoint_in(_existing(path))
+    state = read_state(path)
+    if is_of_promptkd(state):
+        state = own_names(state, student, path)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     wanted = student.backbone.state_dict()
     backbone = own or _without_classifier(state, student.backbone)

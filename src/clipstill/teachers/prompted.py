@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from clipstill.core.checkpoints import read_own_tensors, read_state
+from clipstill.core.checkpoints import checkpoint_in, deep_prompts, read_own_tensors, read_state
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import atomic_path, sha256_json
 from clipstill.core.names import spoken
+from clipstill.core.progress import say
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
@@ -29,9 +31,13 @@ from clipstill.teachers.deep_prompts import SIGMA, TextPrompts, VisualPrompts
 from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.openclip import OpenClipTeacher
 
-__all__ = ["PromptedTeacher", "import_prompts", "load_prompts", "prompted", "save_prompts"]
+__all__ = ["PromptedTeacher", "load_prompts", "prompted", "save_prompts"]
 
 _FORMAT = "1"
+# Name of the text prompts of the first layer in the authors' checkpoints.
+_FIRST = "prompt_learner.ctx"
+# Names of a CLIP's prompts in its module, and so in files of them.
+_TEXT, _VISUAL = "text_prompts.tokens_KPE", "visual_prompts.tokens_KPE"
 
 
 class _Prompted(nn.Module):
@@ -39,12 +45,12 @@ class _Prompted(nn.Module):
 
     Args:
         base: The unchanged teacher, whose own vectors are the zero-shot ones; not part of the module's parameters.
-        settings: Settings of the prompts, stored with them.
+        settings: Settings of the prompts that their shapes do not tell, stored with them.
     """
 
     learns_after_towers = False
 
-    def __init__(self, base: Teacher, settings: Mapping[str, Any]) -> None:
+    def __init__(self, base: Teacher, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
         self.base = base
         self.settings = dict(settings)
@@ -83,7 +89,7 @@ class PromptedOpenClip(_Prompted):
     def __init__(
         self, base: OpenClipTeacher, *, count: int, visual_depth: int, text_depth: int, words: str, seed: int
     ) -> None:
-        super().__init__(base, {"count": count, "visual_depth": visual_depth, "text_depth": text_depth, "words": words})
+        super().__init__(base)
         # The tokens of a text lie between its start and its end.
         embedded_1LE, position_1 = base.embed_tokens([words])
         first_PE = embedded_1LE[0, 1 : int(position_1[0])]
@@ -91,11 +97,15 @@ class PromptedOpenClip(_Prompted):
             draw = generator_for(seed, "text prompts", 0)
             first_PE = SIGMA * torch.randn(count, embedded_1LE.shape[2], generator=draw).to(embedded_1LE.device)
         self.text_prompts = TextPrompts(base.text_tower, first_PE, text_depth, seed)
-        self.visual_prompts = None
+        self.visual_prompts: VisualPrompts | None = None
         if visual_depth:
-            self.visual_prompts = VisualPrompts(base.image_tower, count, visual_depth, seed).to(embedded_1LE.device)
+            self.add_visual_prompts(count, visual_depth, seed)
         # Words of one token each, which the prompts replace.
         self._placeholders = " ".join(["x"] * count)
+
+    def add_visual_prompts(self, count: int, depth: int, seed: int) -> None:
+        device = self.text_prompts.tokens_KPE.device
+        self.visual_prompts = VisualPrompts(self.base.image_tower, count, depth, seed).to(device)
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         if self.visual_prompts is None:
@@ -205,57 +215,62 @@ def save_prompts(teacher: PromptedTeacher, path: Path) -> None:
 
 
 def load_prompts(base: Teacher, path: Path) -> PromptedTeacher:
-    """A teacher with the prompts that ``save_prompts`` wrote, for any classes.
+    """A teacher with learned prompts, for any classes.
+
+    Args:
+        base: The teacher without prompts.
+        path: What ``save_prompts`` wrote; or a checkpoint of PromptSRC or PromptKD as their code saves it, its folder,
+            or its state dict as safetensors. Depths and numbers of tokens are read from the file.
 
     Raises:
-        ArtifactError: The file is missing, damaged, or of another teacher.
+        DataError: There is no such file or folder, or it is no plain state dict.
+        ArtifactError: The file is damaged, or of another teacher or architecture.
     """
-    tensors, metadata = read_own_tensors(path, "It holds no prompts; train the teacher again.")
-    if metadata.get("format") != _FORMAT or metadata.get("teacher_sha256") != base.weights_sha256:
+    path = checkpoint_in(path)
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        tensors, metadata = read_own_tensors(path, "It holds no prompts; train the teacher again.")
+    if "teacher_sha256" not in metadata:
+        return _imported(base, path)
+    if metadata.get("format") != _FORMAT or metadata["teacher_sha256"] != base.weights_sha256:
         raise ArtifactError(
             f"{path} holds prompts of the teacher {metadata.get('teacher', 'unknown')}, whose weights are not those of "
             f"{base.name}. Name that teacher, or train prompts for this one."
         )
-    numbers = ("count", "visual_depth", "text_depth", "rank")
-    settings = {name: int(metadata[name]) for name in numbers if name in metadata}
-    teacher = prompted(base, words=metadata["words"], **settings)
+    if isinstance(base, OpenClipTeacher):
+        return _with_tokens(base, tensors, path)
+    teacher = prompted(base, words=metadata["words"], rank=int(metadata["rank"]))
     teacher.load_state_dict(tensors)
     return teacher
 
 
-def import_prompts(base: Teacher, path: Path) -> PromptedTeacher:
-    """A teacher with the prompts of a checkpoint of PromptSRC or PromptKD, as their code saves it, for any classes.
-
-    Depths are read from the file. The tokens of its classes and CLIP's own weights, which it also holds, are ignored.
-
-    Raises:
-        DataError: The file is missing or no plain state dict.
-        ArtifactError: It holds no prompts, or those of another architecture.
-    """
+def _imported(base: Teacher, path: Path) -> PromptedTeacher:
+    """Prompts of the authors' code; the tokens of its classes and CLIP's own weights beside them are ignored."""
     state = read_state(path)
-    visual, text = (_layers_of(state, tower) for tower in ("image_encoder", "text_encoder"))
-    if not isinstance(base, OpenClipTeacher) or "prompt_learner.ctx" not in state:
+    text_KPE = deep_prompts(state, _FIRST, "text_encoder")
+    if not isinstance(base, OpenClipTeacher) or text_KPE is None:
         raise ArtifactError(
             f"{path} cannot be taken for the prompts of {base.name}: that needs a checkpoint of PromptSRC (with "
-            f"'prompt_learner.ctx') and a CLIP of open_clip."
+            f"'{_FIRST}') and a CLIP of open_clip."
         )
-    text = [state["prompt_learner.ctx"], *text]
-    visual = [state["image_encoder.VPT"], *visual] if "image_encoder.VPT" in state else []
-    teacher = prompted(base, count=len(text[0]), visual_depth=len(visual), text_depth=len(text), words="")
-    tensors = {"text_prompts.tokens_KPE": torch.stack(text).float()}
-    if visual:
-        tensors["visual_prompts.tokens_KPE"] = torch.stack(visual).float()
+    visual_KPE = deep_prompts(state, "image_encoder.VPT", "image_encoder")
+    tensors = {_TEXT: text_KPE} if visual_KPE is None else {_TEXT: text_KPE, _VISUAL: visual_KPE}
+    counts = [f"{name.partition('_')[0]} {tuple(tokens_KPE.shape)}" for name, tokens_KPE in tensors.items()]
+    say(f"prompts of {path} (layers, tokens, width): {', '.join(counts)}")
+    return _with_tokens(base, tensors, path)
+
+
+def _with_tokens(base: OpenClipTeacher, tensors: Mapping[str, Tensor], path: Path) -> PromptedOpenClip:
+    """A teacher with the given prompts, as many and in as many layers of each tower as there are."""
+    text_KPE, visual_KPE = tensors[_TEXT], tensors.get(_VISUAL)
+    text_depth, count, _ = text_KPE.shape
+    teacher = PromptedOpenClip(base, count=count, visual_depth=0, text_depth=text_depth, words="", seed=0)
+    if visual_KPE is not None:
+        teacher.add_visual_prompts(visual_KPE.shape[1], visual_KPE.shape[0], seed=0)
     wanted = {name: tuple(value.shape) for name, value in teacher.named_parameters()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if wanted != found:
         raise ArtifactError(f"{path} holds prompts of shapes {found}; {base.name} takes {wanted}. Name their teacher.")
     teacher.load_state_dict(tensors)
     return teacher
-
-
-def _layers_of(state: Mapping[str, Tensor], tower: str) -> list[Tensor]:
-    """Prompts of the second layer and of those that follow it without a gap."""
-    found: list[Tensor] = []
-    while (name := f"{tower}.transformer.resblocks.{len(found) + 1}.VPT_shallow") in state:
-        found.append(state[name])
-    return found

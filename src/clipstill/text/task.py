@@ -10,7 +10,8 @@ from typing import Any
 
 from clipstill.core.errors import TaskError
 from clipstill.core.files import user_path
-from clipstill.core.names import class_key, is_plain, spoken
+from clipstill.core.names import class_key, is_plain, spoken, told_apart
+from clipstill.core.progress import listed, warn
 from clipstill.text.class_lists import FILE_SUFFIXES, Entry, entries_of_file, entries_of_text, entry_of
 
 # Longest name and description in characters, far above what a text tower reads (77 tokens for CLIP).
@@ -22,7 +23,8 @@ class Task:
     """Class names in the order of the model's outputs.
 
     Attributes:
-        names: At least two names that differ in more than case, spaces, underscores and hyphens.
+        names: At least two names that differ in more than case, spaces, underscores and hyphens. Classes of one name
+            are ``crane`` and ``crane (2)``; the teacher reads both as ``crane``.
         descriptions: One per name; an empty string if there is none.
     """
 
@@ -32,6 +34,13 @@ class Task:
     def to_json(self) -> dict[str, Any]:
         """A JSON value that ``from_json`` reads."""
         return asdict(self)
+
+    def read_alike(self, *, described: bool = True) -> list[list[str]]:
+        """Groups of classes whose name and, where ``described``, description are the same to the teacher."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for name, description in zip(self.names, self.descriptions, strict=True):
+            groups.setdefault((class_key(spoken(name)), description if described else ""), []).append(name)
+        return [group for group in groups.values() if len(group) > 1]
 
     @classmethod
     def from_json(cls, value: Any) -> Task:
@@ -57,8 +66,9 @@ def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
             the classes are left out. A string that ends in one of these suffixes is a file.
 
     Raises:
-        TaskError: Fewer than two classes; an empty name; two names that differ only in case, spaces, underscores or
-            hyphens; a name or description that is too long or holds control characters; or an unreadable file.
+        TaskError: Fewer than two classes; an empty name; two classes with the same description, or none, whose names
+            differ only in case, spaces, underscores or hyphens; a name or description that is too long or holds control
+            characters; or an unreadable file.
 
     Example:
         >>> parse_task("dog, sea horse").names
@@ -100,29 +110,26 @@ def _check(entries: Sequence[Entry], where: str) -> Task:
         raise TaskError(
             f'no class is named{where and " in" + where.removeprefix(" of")}. Name at least two: "dog,cat".'
         )
-    seen: dict[str, Entry] = {}
-    texts: dict[tuple[str, str], Entry] = {}
+    seen: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         key = class_key(entry.name)
         if not key:
             raise TaskError(f"the class name at {entry.place}{where} is empty. Write a name there or remove the entry.")
         _check_text("name", entry.name, f"{entry.place}{where}")
         _check_text("description", entry.description, f"{entry.place}{where}")
-        if key in seen:
-            raise TaskError(_twice(seen[key], entry, where))
-        seen[key] = entry
-        first = texts.setdefault((class_key(spoken(entry.name)), entry.description), entry)
+        first = seen.setdefault((key, entry.description), entry)
         if first is not entry:
-            raise TaskError(
-                f"'{first.name}' and '{entry.name}'{where} are both '{spoken(entry.name)}' to the teacher, which reads "
-                f'no numbers of lists. Rename one of them, or give it a description: "{entry.name}: ...".'
-            )
+            raise TaskError(_twice(first, entry, where))
     if len(entries) == 1:
         raise TaskError(
             f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
             "add the classes that it must be distinguished from."
         )
-    return Task(tuple(entry.name for entry in entries), tuple(entry.description for entry in entries))
+    names = told_apart([entry.name for entry in entries])
+    renamed = [own for own, entry in zip(names, entries, strict=True) if own != entry.name]
+    if renamed:
+        warn(f"classes{where} have names of others and descriptions of their own; they are shown as {listed(renamed)}")
+    return Task(tuple(names), tuple(entry.description for entry in entries))
 
 
 def _check_text(what: str, text: str, place: str) -> None:
@@ -140,6 +147,7 @@ def _twice(first: Entry, second: Entry, where: str) -> str:
     second_number = second.place.split()[1]
     spelling = "" if first.name == second.name else f", the second time as '{second.name}'"
     return (
-        f"class '{first.name}' appears twice ({kind}s {first_number} and {second_number}{where}{spelling}). Classes "
-        f"must differ in more than case, spaces, underscores and hyphens; rename one of them, e.g. '{first.name} 2'."
+        f"class '{first.name}' appears twice ({kind}s {first_number} and {second_number}{where}{spelling}). Remove one "
+        f"of them or describe what differs, as in '{first.name}: ...'; with example images of each, call one "
+        f"'{first.name} (2)'."
     )

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from clipstill.core.checkpoints import checkpoint_in
 from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import visible
 from clipstill.core.files import sha256_file, sha256_json, user_path
@@ -144,10 +145,16 @@ def _file_content(name: Any) -> str | None:
         ) from None
 
 
+def _checkpoint_content(name: Any) -> str | None:
+    """As ``_file_content``; a folder counts by the checkpoint that is taken from it."""
+    is_folder = isinstance(name, str) and Path(name).is_absolute() and Path(name).is_dir()
+    return _file_content(str(checkpoint_in(Path(name))) if is_folder else name)
+
+
 def _learned_prompts_content(name: Any) -> str | None:
-    if name is not None and not user_path(name).is_file():
-        raise ConfigError(f"there is no file {name} of learned prompts. Check prompt_teacher.weights.")
-    return _file_content(name)
+    if name is not None and not user_path(name).exists():
+        raise ConfigError(f"there is no file or folder {name} of learned prompts. Check prompt_teacher.weights.")
+    return _checkpoint_content(name)
 
 
 def _weights_content(names: Any) -> list[str]:
@@ -180,7 +187,7 @@ _FILES: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "teacher.name": (_weights_content, True),
     "generator.name": (_weights_content, True),
     "student.name": (_weights_content, True),
-    "student.init": (_file_content, True),
+    "student.init": (_checkpoint_content, True),
     "evaluation.small_teacher": (_weights_content, True),
     "prompt_teacher.weights": (_learned_prompts_content, False),
 }

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.copies import equal_files, tell_two_labels
-from clipstill.core.errors import DataError
+from clipstill.core.errors import DataError, TaskError
 from clipstill.core.files import sha256_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.names import spoken
+from clipstill.core.progress import listed, warn
 from clipstill.core.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Photos:
             unlabelled = limited(
                 ImageFolder.without_labels(settings.unlabelled.images), settings.unlabelled.limit, settings.seed
             )
+        check_told_apart(task, examples, has_prompts=settings.has_prompts)
         for folder in (measured, examples):
             if folder is not None:
                 tell_two_labels(folder)
@@ -52,6 +55,25 @@ class Photos:
             if learned is not None and measured is not None:
                 refuse_overlap(learned, measured)
         return cls(measured, examples, unlabelled)
+
+
+def check_told_apart(task: Task, examples: ImageFolder | None, *, has_prompts: bool = False) -> None:
+    """Warn of classes that only their examples tell apart; raise ``TaskError`` where there are none.
+
+    A teacher that ``has_prompts`` reads names without descriptions and stores no examples: nothing but a warning.
+    """
+    for group in task.read_alike(described=not has_prompts):
+        without = [name for name in group if examples is None or name in examples.classes_without_images]
+        alike = f"{listed(group)} are all '{spoken(group[0])}' to the teacher, which reads no numbers of classes"
+        if has_prompts:
+            warn(f"{alike} and, with learned prompts, no descriptions: it cannot tell them apart")
+        elif len(without) > 1:
+            raise TaskError(
+                f'{alike}. Rename one of them, describe what differs ("{without[1]}: ..."), or give examples of each '
+                f"(--examples DIR with a folder '{without[1]}')."
+            )
+        else:
+            warn(f"{alike}: only their examples tell them apart")
 
 
 def refuse_overlap(learned: ImageFolder, measured: ImageFolder) -> None:
