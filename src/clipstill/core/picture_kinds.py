@@ -9,8 +9,16 @@ from typing import BinaryIO
 
 from clipstill.core.files import stand_in
 
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
 # Pillow is built with or without AVIF; HEIC, which phones take, is read by the extra heic.
-_AVIF, _HEIF = (importlib.util.find_spec(name) is not None for name in ("PIL._avif", "pillow_heif"))
+_AVIF, _HEIF = _is_there("PIL._avif"), _is_there("pillow_heif")
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
     | ({".avif"} if _AVIF else set())
