@@ -17,7 +17,7 @@ from clipstill.core.errors import ArtifactError, ConfigError, DataError, Resourc
 from clipstill.core.files import sha256_file
 from clipstill.core.seeds import generator_for
 from clipstill.generators import load_generators
-from clipstill.generators.vqgan import OneSidedClamp, Vqgan, nearest_codes
+from clipstill.generators.vqgan import Vqgan, nearest_codes
 from clipstill.generators.vqgan_checkpoint import (
     build_model,
     checkpoint_shapes,
@@ -121,16 +121,6 @@ def test_quantiser_backward_is_identity() -> None:
     (image * weight).sum().backward()
     # (x + 1) / 2 halves it; nothing else is between image and latent.
     assert torch.equal(z.grad, weight / 2)  # type: ignore[arg-type]
-
-
-def test_clamp_stops_only_gradients_that_push_further_out() -> None:
-    x = torch.tensor([-0.5, -0.5, 0.5, 0.5, 1.5, 1.5], requires_grad=True)
-    clamped = OneSidedClamp.apply(x)
-    assert clamped.tolist() == [0, 0, 0.5, 0.5, 1, 1]
-    clamped.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]))
-    assert x.grad is not None
-    # A step goes against the gradient: at -0.5 only a negative one leads back, at 1.5 only a positive one.
-    assert x.grad.tolist() == [0, -1, 1, -1, 1, 0]
 
 
 def test_gradient_at_the_latent_is_that_of_the_decoder_at_the_codes_by_finite_differences() -> None:

@@ -16,6 +16,7 @@ TIMINGS = Timings(
     photo=0.004,
     training_view=0.011,
     text=0.01,
+    prompt_step=0.0,
     image_bytes=1e6,
     training_bytes=1e6,
     base_bytes=10**8,

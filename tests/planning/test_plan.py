@@ -1,12 +1,15 @@
 """What a plan promises: its form, its cost; and that a run keeps to what it once chose."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 import clipstill
 from clipstill.cli.main import main
@@ -15,13 +18,14 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
-from clipstill.planning.cost import measure
-from clipstill.planning.plan import PLAN_FILE, Plan
+from clipstill.planning.cost import Cost, Timings, _Kept, cost_of, measure
+from clipstill.planning.plan import PLAN_FILE, Plan, _limits
 from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.records import read_events
+from clipstill.workflow.settings import Settings
 from clipstill.workflow.store import LockedStore
 from run_fixtures import run_arguments, stopped_before
 
@@ -60,7 +64,7 @@ def made(models: Models) -> Plan:
 def test_a_plan_has_the_form_that_others_build_on(made: Plan) -> None:
     told = made.to_json()
     assert list(told) == [
-        "classes", "findings", "expected_top1", "expected_per_class", "cost", "settings", "budget_seconds",
+        "classes", "findings", "expected_top1", "expected_per_class", "cost", "limits", "settings", "budget_seconds",
     ]  # fmt: skip
     assert list(told["cost"]) == ["seconds", "stages", "images", "image_steps", "memory_bytes"]
     assert list(told["findings"][0]) == ["level", "kind", "classes", "message", "advice"]
@@ -80,20 +84,73 @@ def test_a_stored_plan_is_found_by_its_key_and_a_damaged_one_is_not(made: Plan, 
     assert planner.stored_plan(tmp_path, "a") is None
 
 
+def probed(config: Settings, models: Models, vectors_CD: Tensor) -> Timings:
+    task = parse_task("crane,heron,stork")
+    return measure(config, task, models, class_vectors_CD=vectors_CD, seconds_per_text=0.1, quick=True)
+
+
 def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
     config = load_settings(overrides=TINY)
     vectors_CD = torch.nn.functional.normalize(
         torch.randn(3, models.teacher.dim, generator=generator_for("plan")), dim=1
     )
-    small = measure(config, models, vectors_CD, seconds_per_text=0.1, quick=True)
+    small = probed(config, models, vectors_CD)
     larger = config.changed(**{"synthesis.image_size": 64})
-    large = measure(larger, models, vectors_CD, seconds_per_text=0.1, quick=True)
+    large = probed(larger, models, vectors_CD)
     assert 3 < large.image_bytes / small.image_bytes < 5
     # A training step also sees each view, and goes back through the student.
     assert large.training_view > large.view > 0
     assert large.training_bytes > 0
     assert large.base_bytes > 10**8
     assert (large.text, large.image_size) == (0.1, 64)
+
+
+def test_the_bytes_of_a_step_are_those_that_its_graph_holds_at_once() -> None:
+    kept = _Kept()
+    x = torch.ones(1000, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+        for _ in range(3):  # One graph after another, not three at once.
+            y = x * 2
+            # Both save the same tensor, of 4,000 bytes; the weight x is not counted.
+            torch.autograd.grad((y * y).sum() + y.square().sum(), x)
+            del y
+    assert kept.most == 4_000
+
+
+TIMINGS = Timings(
+    image=0.0,
+    image_step=1.0,
+    view=0.0,
+    photo=0.0,
+    training_view=0.0,
+    text=0.5,
+    prompt_step=0.25,
+    image_bytes=10**9,
+    training_bytes=10**7,
+    base_bytes=2 * 10**9,
+    image_size=224,
+)
+OVC = load_settings("ovc", overrides=("generator.name=pixels",))
+
+
+def test_soft_tokens_cost_their_own_steps() -> None:
+    told = cost_of(OVC, TIMINGS, classes=10, templates=1)
+    assert told.stages["prompts"] == 640 * (0.5 + 200 * 0.25)
+    fewer = OVC.changed(**{"prompts.strategy": "contrastive", "prompts.pseudo_styles": 32})
+    assert cost_of(fewer, TIMINGS, classes=10, templates=1).stages["prompts"] == 640 * 0.5 + 320 * 200 * 0.25
+
+
+def test_a_run_beyond_an_hour_or_the_memory_says_which_settings_fit() -> None:
+    def cost(changed: Mapping[str, Any]) -> Cost:
+        return cost_of(OVC.changed(**changed), TIMINGS, classes=2, templates=1)
+
+    told = _limits(OVC, cost, {"synthesis.steps": 20}, 12 * 10**9)
+    assert len(told) == 2
+    assert "synthesis.steps=20 would take about" in told[0]
+    assert "needs about 18" in told[1]
+    assert "synthesis.group_size=8 would need 10" in told[1]
+    assert _limits(OVC, cost, {}, 20 * 10**9) == []
+    assert "Smaller images or models would need less." in _limits(OVC, cost, {}, 10**9)[0]
 
 
 SMALL_STUDENT = ("student.name=timm:test_efficientnet", "student.init=scratch", "student.image_size=32")

@@ -15,7 +15,7 @@ from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.generators.pixels import Pixels
 from clipstill.synthesis.engine import GroupSpec, SynthesisedGroup, Synthesiser
-from clipstill.synthesis.inversion import _Adam
+from clipstill.synthesis.inversion import _Adam, learning_rates
 from clipstill.synthesis.settings import SynthesisSettings
 from synthesis_fixtures import TinyTeacher, units
 
@@ -50,7 +50,7 @@ def test_adam_is_that_of_torch_while_no_image_begins_again() -> None:
     ours = [torch.randn(3, 4, generator=draw), torch.randn(3, 2, 2, generator=draw)]
     theirs = [latent.clone().requires_grad_() for latent in ours]
     reference = torch.optim.Adam(theirs, lr=0.05, betas=(0.9, 0.99))
-    adam = _Adam(ours)
+    adam = _Adam(ours, (0.9, 0.99))
     for _ in range(6):
         gradients = [torch.randn(latent.shape, generator=draw) for latent in ours]
         adam.step_(ours, gradients, torch.tensor(0.05))
@@ -65,7 +65,7 @@ def test_an_image_that_begins_again_is_as_if_it_had_begun_alone_with_half_the_st
     draw = generator_for("late")
     gradients = torch.randn(5, 2, 4, generator=draw)
     together, alone = [torch.zeros(2, 4)], [torch.zeros(1, 4)]
-    adam, single = _Adam(together), _Adam(alone)
+    adam, single = _Adam(together, (0.9, 0.99)), _Adam(alone, (0.9, 0.99))
     for step in range(5):
         if step == 2:
             adam.restart(1)
@@ -156,25 +156,51 @@ def test_a_group_without_one_image_says_what_to_do() -> None:
 class Hungry(Pixels):
     """Fits only so many images."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, error: Exception) -> None:
         super().__init__(CPU)
-        self._most = most
+        self._most, self._error = most, error
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         if len(latents[0]) > self._most:
-            raise torch.OutOfMemoryError("too many")
+            raise self._error
         return super().decode(latents)
 
 
-def test_what_does_not_fit_is_made_in_smaller_batches(capsys: pytest.CaptureFixture[str]) -> None:
+def exhausted_cpu() -> RuntimeError:
+    """What torch raises where no memory is left."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too many"), exhausted_cpu(), MemoryError()], ids=type)
+def test_what_does_not_fit_is_made_in_smaller_batches(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     with terminal():
-        assert_same_images(made(Hungry(2)), made())
+        assert_same_images(made(Hungry(2, error)), made())
     assert "continuing with 1" in capsys.readouterr().err
 
 
 def test_a_coupled_group_that_does_not_fit_is_not_split() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        made(Hungry(2), bn_weight=1.0)
+        made(Hungry(2, torch.OutOfMemoryError("too many")), bn_weight=1.0)
+
+
+def test_another_error_is_not_taken_for_exhausted_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        made(Hungry(2, RuntimeError("shapes do not fit")))
+
+
+def test_the_rate_falls_to_a_tenth_along_a_cosine_or_stays() -> None:
+    cosine = learning_rates(SynthesisSettings(steps=100, lr=0.2), 2.0)
+    assert cosine[0] == pytest.approx(0.4)
+    assert cosine[50] == pytest.approx(0.4 * 0.55)
+    assert 0.04 < float(cosine[-1]) < 0.041
+    constant = learning_rates(SynthesisSettings(steps=100, lr=0.2, schedule="constant"), 2.0)
+    assert constant.tolist() == pytest.approx([0.4] * 100)
+
+
+def test_the_decays_of_the_means_reach_the_optimiser() -> None:
+    assert made(betas=(0.9, 0.999)).losses != made().losses
 
 
 def test_half_precision_ends_near_the_full_one() -> None:

@@ -2,10 +2,12 @@
 
 import math
 
+import pytest
 import torch
+from torchvision.transforms.functional import _get_perspective_coeffs
 
 from clipstill.core.seeds import generator_for
-from clipstill.synthesis.views import _maps, _tones
+from clipstill.synthesis.views import _boxes, _maps, _perspectives, _tones
 
 CROP, DEGREES, LIGHT = 0.6, 25.0, 0.3
 
@@ -36,3 +38,21 @@ def test_tones_are_colour_light_and_contrast_one_after_another() -> None:
     changed = (grey_of_x + (x - grey_of_x) * colour) * light
     middle = changed.mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(summed, middle + (changed - middle) * contrast, rtol=0, atol=1e-6)
+
+
+def test_a_perspective_is_torchvisions_of_the_same_corners() -> None:
+    draws = torch.rand(1, 6, 1, 8, generator=generator_for("perspective"))
+    ours = _perspectives(draws, 0.7)[0, :, 0]
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    for back, moves in zip(ours, draws[0, :, 0], strict=True):
+        moved = corners * (1 - 0.7 * moves.view(4, 2))
+        a, b, c, d, e, f, g, h = _get_perspective_coeffs(corners.tolist(), moved.tolist())
+        torch.testing.assert_close(back, torch.tensor([[a, b, c], [d, e, f], [g, h, 1.0]]), rtol=1e-4, atol=1e-4)
+
+
+def test_boxes_have_a_tenth_to_four_tenths_of_the_area_and_lie_in_as_many_views_as_asked() -> None:
+    left, right, top, bottom = _boxes(torch.rand(1, 1, 4000, 5, generator=generator_for("boxes")), 0.7).unbind(-1)
+    area = (right - left) * (bottom - top)
+    assert float((area > 0).float().mean()) == pytest.approx(0.7, abs=0.03)
+    assert 0.08 < float(area[area > 0].min()) < float(area.max()) < 0.4001
+    assert 0 <= float(torch.minimum(left, top).min()) <= float(torch.maximum(right, bottom).max()) <= 1

@@ -1,5 +1,7 @@
 """What the teacher sees of each image depends on that image's seed and on nothing else."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,10 +19,10 @@ def images(count: int, side: int = 24) -> Tensor:
 
 
 def schedule(
-    seeds: list[int], views: int = 2, crop: float = 0.6, degrees: float = 15, light: float = 0.3, noise: float = 0.0
+    seeds: list[int], views: int = 2, crop: float = 0.6, degrees: float = 15, light: float = 0.3, **more: Any
 ) -> ViewSchedule:
     settings = SynthesisSettings(
-        steps=STEPS, views=views, crop_min=crop, degrees=degrees, light=light, noise=noise, image_size=32
+        steps=STEPS, views=views, crop_min=crop, degrees=degrees, light=light, image_size=32, **more
     )
     return ViewSchedule(seeds, settings, torch.device("cpu"))
 
@@ -92,3 +94,28 @@ def test_noise_is_of_each_image_alone_and_differs_between_views() -> None:
     assert len({round(float(strength), 6) for strength in strengths}) == 6
     first, second = (view / view.std() for view in both[:2])
     assert float((first * second).mean().abs()) < 0.1  # the same field, shifted: no view is another's shadow
+
+
+def test_without_flip_no_view_is_a_mirror_image() -> None:
+    x = images(8)
+    seen = schedule(list(range(8)), views=1, crop=1, degrees=0, light=0, flip=False)(x, 0)
+    torch.testing.assert_close(seen, x, rtol=0, atol=1e-4)
+
+
+def test_perspective_and_boxes_are_of_each_image_alone_and_reach_the_pixels() -> None:
+    x = images(3).requires_grad_()
+    both = schedule([11, 12, 13], perspective=0.7, erasing=1.0)(x, 1)
+    alone = schedule([12], perspective=0.7, erasing=1.0)(x[1:2], 1)
+    torch.testing.assert_close(both[2:4], alone, rtol=0, atol=1e-6)
+    assert not torch.allclose(both, schedule([11, 12, 13], erasing=1.0)(x, 1), atol=0.05)
+    black = (both.detach() == 0).all(1).float().mean((1, 2))
+    assert 0.07 < float(black.min()) < float(black.max()) < 0.42
+    assert bool(torch.isfinite(torch.autograd.grad(both.sum(), x)[0]).all())
+
+
+def test_a_saturated_pixel_of_a_view_can_come_back() -> None:
+    x = torch.ones(1, 3, 24, 24, requires_grad=True)
+    # Brighter than white in the views of some steps; a loss that wants them darker must reach the image.
+    views = schedule([3], views=8, crop=1, degrees=0, light=0.5)
+    (gradient,) = torch.autograd.grad(views(x, 0).sum(), x)
+    assert float(gradient.sum()) > 0.99 * float((views(x.detach() * 0.1, 0) * 10).sum())

@@ -38,6 +38,7 @@ PLAN = {
     "expected_top1": 0.63,
     "expected_per_class": {"dog": 0.86, "crane": 0.4},
     "cost": {"seconds": 312.0, "stages": {}, "images": 112, "image_steps": 6720, "memory_bytes": 1},
+    "limits": [],
     "settings": {},
     "budget_seconds": None,
 }

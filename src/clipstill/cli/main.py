@@ -33,7 +33,7 @@ from clipstill.cli.terminal import terminal
 from clipstill.cli.ui import ui
 from clipstill.cli.weights import weights_app
 from clipstill.cli.zero_shot import zero_shot
-from clipstill.core.errors import ClipstillError
+from clipstill.core.errors import ClipstillError, is_out_of_memory
 from clipstill.core.names import plain
 
 INTERRUPTED = 130
@@ -122,7 +122,7 @@ def _user_error(error: Exception) -> str | None:
         # Whatever checks a path first: a name that is too long, a folder in place of a file, no permission.
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
         return f"{name[:_LONGEST_PATH]}: {error.strerror}. Check the path and its permissions."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return (
             "the memory is not enough. Make synthesis.group_size, distillation.batch or the image sizes smaller, "
             "such as --set synthesis.group_size=16."

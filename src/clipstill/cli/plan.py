@@ -88,6 +88,8 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
     rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} image-steps"))
     rows.append(("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"))
     print_table(rows)
+    for limit in plan.limits:
+        print(textwrap.fill(f"  warning: {limit}", _WIDTH, subsequent_indent="    "))
     if plan.budget_seconds is not None:
         print(textwrap.fill(f"\nBudget: {choice_line(plan)}", _WIDTH))
     if out is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -66,12 +67,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_bytes() -> int | None:
-    """Installed memory in bytes; None if unknown."""
+def memory_bytes(device: torch.device | None = None) -> int | None:
+    """Memory of a device, or of this machine or container, in bytes; None if unknown."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+    try:
+        return min(installed, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):  # No container, or one without a limit, which says "max".
+        return installed
 
 
 def versions() -> dict[str, Any]:

@@ -59,6 +59,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory is exhausted. On the CPU torch raises a plain RuntimeError."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    )
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of a library's error, or its class name if it has no text."""
     lines = str(error).strip().splitlines()

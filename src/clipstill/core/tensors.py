@@ -1,10 +1,11 @@
-"""Functions of tensors: class logits, digests, files."""
+"""Functions of tensors: class logits, clamp, digests, files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -32,6 +33,30 @@ def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float | Tensor) -> 
         scale: Logit scale of the teacher, about 100 for CLIP.
     """
     return scale * feat_ND @ class_vectors_CD.T
+
+
+def one_sided_clamp(x: Tensor) -> Tensor:
+    """Clamp to [0, 1]; the gradient stops only where it would push a value further out.
+
+    An ordinary clamp stops all gradients of saturated pixels, which then never come back.
+    """
+    clamped: Tensor = _OneSidedClamp.apply(x)
+    return clamped
+
+
+class _OneSidedClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # A step goes against the gradient: below 0 a positive one pushes out, above 1 a negative one.
+        (x,) = ctx.saved_tensors
+        (gradient,) = gradients
+        outwards = ((x < 0) & (gradient > 0)) | ((x > 1) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

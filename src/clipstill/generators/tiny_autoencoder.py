@@ -32,6 +32,7 @@ from clipstill.core.names import plain
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
+from clipstill.core.tensors import one_sided_clamp
 from clipstill.generators.latent_prior import LatentPrior, NormalLatents, from_frequencies
 from clipstill.generators.model_files import (
     CONFIG_FILE,
@@ -40,7 +41,6 @@ from clipstill.generators.model_files import (
     import_diffusers,
     licence_of,
 )
-from clipstill.generators.vqgan import OneSidedClamp
 
 TAESD = "madebyollin/taesd"
 # Also the name of a user's own statistics, beside the decoder.
@@ -176,8 +176,7 @@ class TinyAutoencoder(NormalLatents):
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Coefficients -> images (N, 3, H, W) in [0, 1]; gradients stop only where they would push further out."""
         # The decoder gives [-1, 1] and a little beyond.
-        clamped: Tensor = OneSidedClamp.apply((self._decoder(self.latent(latents[0])) + 1) / 2)
-        return clamped
+        return one_sided_clamp((self._decoder(self.latent(latents[0])) + 1) / 2)
 
     def latent(self, coefficients: Tensor) -> Tensor:
         """Whitened coefficients -> input of the decoder, both (N, Z, h, h)."""

@@ -31,6 +31,7 @@ from clipstill.core.files import sha256_file, user_path
 from clipstill.core.names import plain
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
+from clipstill.core.tensors import one_sided_clamp
 from clipstill.core.weights_store import (
     CONFIG_FILE,
     UNKNOWN,
@@ -48,27 +49,6 @@ USUAL = "vqgan-f16-16384"
 HUB = "hub:"
 # Distances held at once: 128 MiB of float32, whatever the batch and the codebook.
 _DISTANCES = 2**25
-
-
-class OneSidedClamp(torch.autograd.Function):
-    """Forward: clamp to [0, 1]. Backward: stop only gradients that would push a value further out.
-
-    An ordinary clamp stops all gradients of saturated pixels, which then never come back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Return ``x`` clamped to [0, 1]."""
-        ctx.save_for_backward(x)
-        return x.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """A step goes against the gradient: below 0 a positive one pushes out, above 1 a negative one."""
-        (x,) = ctx.saved_tensors
-        (gradient,) = gradients
-        outwards = ((x < 0) & (gradient > 0)) | ((x > 1) & (gradient < 0))
-        return gradient.masked_fill(outwards, 0)
 
 
 def nearest_codes(z_NEhw: Tensor, codebook_KE: Tensor, square_K: Tensor) -> Tensor:
@@ -151,8 +131,7 @@ class Vqgan:
         x_N3HW = self._decoder(self.embed(self.codes(latents)) + (z_NEhw - z_NEhw.detach()))
         # Half precision, of autocast, becomes float32; double stays.
         x_N3HW = x_N3HW.to(torch.promote_types(x_N3HW.dtype, torch.float32))
-        clamped: Tensor = OneSidedClamp.apply((x_N3HW + 1) / 2)
-        return clamped
+        return one_sided_clamp((x_N3HW + 1) / 2)
 
     def project_(self, latents: Sequence[Tensor]) -> None:
         """Clip each channel to its least and greatest value in the codebook, in place."""

@@ -24,11 +24,13 @@ from clipstill.stages import (
     student,
     teacher_prompts,
 )
+from clipstill.text.templates import DICTIONARY_TEMPLATE
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from clipstill.text.task import Task
     from clipstill.workflow.models import Models
     from clipstill.workflow.settings import Settings
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _START_S, _HEAD_STEP_S, _BUNDLE_S, _REPORT_S = 8.0, 0.0035, 10.0, 1.0
 # Cost of a forward and backward pass, as a multiple of the forward pass.
 _WITH_GRADIENT = 3
+_PROBED_SENTENCES = 32
 # Texts that the teacher encodes to find near misses.
 _NEAR_MISS_TEXTS = 300
 _SECONDS_PER_TIMING, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
@@ -51,6 +54,7 @@ class Timings:
     photo: float  # Seconds for teacher and student to encode one photo, each at its own size.
     training_view: float  # Seconds per view in a training step of all weights.
     text: float  # Seconds for the teacher to encode one text.
+    prompt_step: float  # Seconds of one learning step of a prompt's soft tokens; 0 where none are learned.
     image_bytes: float  # Memory that a synthesis step keeps for the gradient of one image.
     training_bytes: float  # Memory that a training step keeps for the gradient of one view.
     base_bytes: int  # Memory of the process, or of the GPU, with all models loaded.
@@ -102,7 +106,7 @@ def cost_of(
         "start": _START_S,
         teacher_prompts.NAME: examples * _passes_per_example(settings) * timings.photo,
         class_vectors.NAME: classes * templates * timings.text + examples * timings.photo,
-        prompts.NAME: made * _passes_per_prompt(settings) * timings.text,
+        prompts.NAME: made * timings.text + _learned_prompts(settings, classes) * timings.prompt_step,
         images.NAME: made * image_s,
         student.NAME: settings.distillation.minutes * 60 or _training_seconds(settings, timings, learned),
         near_misses.NAME: near * image_s + (_NEAR_MISS_TEXTS * timings.text if near else 0),
@@ -131,11 +135,13 @@ def _passes_per_example(settings: Settings) -> int:
     return _WITH_GRADIENT * section.epochs if section.method != "none" and section.weights is None else 0
 
 
-def _passes_per_prompt(settings: Settings) -> int:
-    """Passes of the text tower over each prompt, those of learning soft tokens included."""
+def _learned_prompts(settings: Settings, classes: int) -> int:
+    """Sets of soft tokens, times the steps that each takes to learn."""
     section = settings.prompts
-    learns = section.strategy in ("sdd", "contrastive")
-    return 1 + (2 * _WITH_GRADIENT * section.steps if learns else 0)
+    per_class = section.images_per_class
+    if section.strategy == "contrastive":
+        per_class = min(section.pseudo_styles, per_class)
+    return classes * per_class * section.steps
 
 
 def _training_seconds(settings: Settings, timings: Timings, images_and_photos: int) -> float:
@@ -147,15 +153,21 @@ def _training_seconds(settings: Settings, timings: Timings, images_and_photos: i
 
 
 def measure(
-    settings: Settings, models: Models, class_vectors_CD: Tensor, *, seconds_per_text: float, quick: bool = False
+    settings: Settings,
+    task: Task,
+    models: Models,
+    *,
+    class_vectors_CD: Tensor,
+    seconds_per_text: float,
+    quick: bool = False,
 ) -> Timings:
     """Time a few real steps of the loaded models.
 
     Args:
-        class_vectors_CD: Unit vectors.
+        class_vectors_CD: Unit vectors of the task's classes.
         quick: Whether to time the smallest batches; otherwise each kind of work takes a second or two.
     """
-    probe = _Probe(settings, models, class_vectors_CD, 0.0 if quick else _SECONDS_PER_TIMING)
+    probe = _Probe(settings, task, models, class_vectors_CD, 0.0 if quick else _SECONDS_PER_TIMING)
     base_bytes = _memory_in_use(models.device)
     # A run that learns from photos alone has no generator.
     images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
@@ -169,6 +181,7 @@ def measure(
         photo=view_s * larger**2,
         training_view=training_s,
         text=seconds_per_text,
+        prompt_step=probe.prompt_step(),
         image_bytes=image_bytes,
         training_bytes=training_bytes,
         base_bytes=base_bytes,
@@ -179,6 +192,7 @@ def measure(
 @dataclass(frozen=True)
 class _Probe:
     settings: Settings
+    task: Task
     models: Models
     class_vectors_CD: Tensor
     seconds: float
@@ -218,7 +232,30 @@ class _Probe:
             return self._time(make, 1), 0.0, 0.0
         images, total_s, kept = self._measure(make, synthesis.group_size)
         step_s = times[-1] - times[-2]
-        return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept / _TIMED_STEPS
+        return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept
+
+    def prompt_step(self) -> float:
+        """Seconds of one learning step of one prompt's soft tokens, and of its view; 0 where none are learned."""
+        import torch
+
+        from clipstill.text.soft_tokens import SoftSentences, class_sentences
+
+        section = self.settings.prompts
+        if section.strategy not in ("sdd", "contrastive") or not section.images_per_class * section.steps:
+            return 0.0
+        sentences = class_sentences(self.task, DICTIONARY_TEMPLATE, styles=section.styles[:1])[:_PROBED_SENTENCES]
+        soft = SoftSentences(self.models.teacher, sentences, section.tokens)
+        tokens_MLE = torch.zeros(
+            len(sentences), section.tokens, soft.embeddings_MTE.shape[2], device=self.models.device
+        )
+
+        def step(times: int) -> None:
+            for _ in range(times):
+                leaf = tokens_MLE.detach().requires_grad_()
+                torch.autograd.grad(soft.encode(leaf).sum(), leaf)
+
+        step(1)  # Warms up.
+        return 2 * self._time(step, _TIMED_STEPS) / _TIMED_STEPS / len(sentences)
 
     def views(self) -> tuple[float, float, float]:
         """Seconds for both models to encode a view, seconds of a view in a training step, and bytes that it keeps."""
@@ -258,21 +295,15 @@ class _Probe:
         """
         import torch
 
-        kept: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            if tensor.grad_fn is not None:  # Not a weight.
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
+        kept = _Kept()
         # The first call warms up caches and is not timed.
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
             work(2)
         items, seconds = 2, self._time(work, 2)  # Two, since batch statistics need more than one item.
         more = min(most, int(self.seconds / (seconds / 2)))
         if more > 2:
             items, seconds = more, self._time(work, more)
-        return items, seconds, sum(kept.values()) / 2
+        return items, seconds, kept.most / 2
 
     def _time(self, work: Callable[[int], None], items: int) -> float:
         self._wait()
@@ -287,6 +318,41 @@ class _Probe:
 
         if self.models.device.type != "cpu":
             torch.accelerator.synchronize(self.models.device)
+
+
+class _Kept:
+    """Counts the bytes that the graph of a backward pass holds, each storage once; ``most`` is their maximum."""
+
+    def __init__(self) -> None:
+        self.most, self._now = 0, 0
+        self._uses: dict[int, int] = {}
+
+    def pack(self, tensor: Tensor) -> _Held:
+        """Count a tensor that is saved for the backward pass until nothing holds the result any more."""
+        return _Held(self, tensor)
+
+    def count(self, tensor: Tensor, change: int) -> None:
+        """Add ``change`` to the uses of a tensor's storage."""
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        before = self._uses.get(place, 0)
+        self._uses[place] = before + change
+        if 0 in (before, before + change):
+            self._now += change * storage.nbytes()
+            self.most = max(self.most, self._now)
+
+
+class _Held:
+    """A saved tensor. One without history is a weight, whose memory is counted elsewhere."""
+
+    def __init__(self, kept: _Kept, tensor: Tensor) -> None:
+        self.tensor, self._kept = tensor, kept if tensor.grad_fn is not None else None
+        if self._kept is not None:
+            self._kept.count(tensor, 1)
+
+    def __del__(self) -> None:
+        if self._kept is not None:
+            self._kept.count(self.tensor, -1)
 
 
 def _memory_in_use(device: torch.device) -> int:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipstill.core.device import memory_bytes
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_json
 from clipstill.core.names import spoken
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 PLAN_FILE = "plan.json"
 _PRINTED_WARNINGS = 6
+# Cost of a run with changed settings, by dotted name.
+CostOf = Callable[[Mapping[str, Any]], Cost]
+_LONG_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Plan:
         expected_top1: Expected accuracy of the teacher on photos by names alone, in [0, 1]; a student is seldom better.
         expected_per_class: The same for each class.
         cost: What the run takes with the changed settings.
+        limits: Warnings of more than an hour or more than the machine's memory, with the nearest settings that fit.
         settings: Settings that the budget changed, by dotted name.
         budget_seconds: Seconds that the run may take; None without a budget.
     """
@@ -56,6 +61,7 @@ class Plan:
     expected_top1: float
     expected_per_class: dict[str, float]
     cost: Cost
+    limits: tuple[str, ...]
     settings: dict[str, Any]
     budget_seconds: float | None
 
@@ -116,7 +122,9 @@ def plan(
     expected = _expected(task, findings, estimate(linter, imagenet_KD))
     if not quick:
         say("plan: timing a few steps on this device")
-    timings = measure(settings, models, vectors_CD, seconds_per_text=seconds_per_text, quick=quick)
+    timings = measure(
+        settings, task, models, class_vectors_CD=vectors_CD, seconds_per_text=seconds_per_text, quick=quick
+    )
 
     def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(
@@ -128,18 +136,66 @@ def plan(
             **photos.counts,
         )
 
-    changed: dict[str, Any] = {}
-    if budget_seconds is not None:
-        changed = choose_settings(settings, budget_seconds, fixed, lambda each: cost(each).seconds)
+    most = _LONG_S if budget_seconds is None else budget_seconds
+    chosen: dict[str, Any] = {}
+    if budget_seconds is not None or cost({}).seconds > most:
+        chosen = choose_settings(settings, most, fixed, lambda each: cost(each).seconds)
+    changed, shorter = ({}, chosen) if budget_seconds is None else (chosen, {})
+    limits = _limits(
+        settings.changed(**changed), lambda more: cost({**changed, **more}), shorter, memory_bytes(models.device)
+    )
     return Plan(
         classes=task.names,
         findings=tuple(findings),
         expected_top1=round(sum(expected.values()) / len(expected), 4),
         expected_per_class=expected,
         cost=cost(changed),
+        limits=tuple(limits),
         settings=changed,
         budget_seconds=budget_seconds,
     )
+
+
+def _limits(settings: Settings, cost: CostOf, shorter: Mapping[str, Any], available: int | None) -> list[str]:
+    """Warnings of a run of more than an hour or more than the memory of its device, with settings that fit."""
+    now, found = cost({}), []
+    if shorter:
+        found.append(
+            f"the run takes about {span(now.seconds)} on this device. {_assignments(shorter)} would take about "
+            f"{span(cost(shorter).seconds)}; --budget TIME chooses such settings."
+        )
+    if available is not None and now.memory_bytes > available:
+        smaller = _smaller(settings, cost, available)
+        advice = f"{_assignments(smaller)} would need {_gigabytes(cost(smaller).memory_bytes)}."
+        if cost(smaller).memory_bytes > available:
+            advice = "Smaller images or models would need less."
+        found.append(
+            f"the run needs about {_gigabytes(now.memory_bytes)} of memory, and there are {_gigabytes(available)}. "
+            f"{advice}"
+        )
+    return found
+
+
+def _smaller(settings: Settings, cost: CostOf, available: int) -> dict[str, Any]:
+    """Halved sizes of the groups and batches that are in memory at once, so that a run fits if they can make it fit."""
+    changed: dict[str, Any] = {}
+    sizes = {"synthesis.group_size": settings.synthesis.group_size, "distillation.batch": settings.distillation.batch}
+    for name, size in sizes.items():
+        halved = changed
+        while cost(halved).memory_bytes > available and size > 3:  # A batch has two images or more.
+            size //= 2
+            halved = {**changed, name: size}
+        if cost(halved).memory_bytes < cost(changed).memory_bytes:
+            changed = halved
+    return changed
+
+
+def _assignments(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _number(folder: ImageFolder | None) -> int:
@@ -222,6 +278,8 @@ def stored_plan(out: Path, key: str) -> Plan | None:
 
 def say_plan(plan: Plan) -> None:
     """Print the warnings and expectations of a run before it starts."""
+    for limit in plan.limits:
+        say(f"warning: {limit}")
     for finding in plan.warnings[:_PRINTED_WARNINGS]:
         say(f"warning: {finding.message} {finding.advice}")
     if len(plan.warnings) > _PRINTED_WARNINGS:
@@ -239,7 +297,7 @@ def choice_line(plan: Plan) -> str:
     """The settings that the budget led to and the time they take, as one line."""
     assert plan.budget_seconds is not None
     budget, needed = span(plan.budget_seconds), span(plan.cost.seconds)
-    changed = ", ".join(f"{name}={value}" for name, value in plan.settings.items()) or "the settings as they are"
+    changed = _assignments(plan.settings) or "the settings as they are"
     if plan.cost.seconds > plan.budget_seconds:
         return (
             f"even the least that makes sense takes about {needed}, more than {budget}: {changed}. Fewer classes, a "

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipstill.core.errors import ConfigError
+from clipstill.core.errors import ConfigError, is_out_of_memory
 from clipstill.core.progress import say
 from clipstill.core.protocols import BatchNormTeacher, Generator, Sampler, Teacher
 from clipstill.core.tensors import logits
@@ -139,7 +139,8 @@ class Synthesiser:
 
         Raises:
             ConfigError: No image of the group could be made.
-            torch.OutOfMemoryError: Not even one image fits, or the group does not fit and its images share statistics.
+            torch.OutOfMemoryError: Not even one image fits, or the group does not fit and its images share statistics;
+                on the CPU a RuntimeError.
         """
         generator = self._generators[group.number % len(self._generators)]
         if isinstance(generator, Sampler):
@@ -147,9 +148,9 @@ class Synthesiser:
         while True:
             try:
                 return self._inverted(generator, group, watch)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
                 too_many = min(self._at_once, len(group.seeds))
-                if not self._can_split or too_many == 1:
+                if not is_out_of_memory(error) or not self._can_split or too_many == 1:
                     raise
                 self._at_once = too_many // 2
             # Free memory outside ``except``: the traceback keeps tensors alive.

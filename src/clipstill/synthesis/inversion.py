@@ -20,8 +20,7 @@ from clipstill.synthesis.settings import SynthesisSettings
 RESTARTS = 2
 # History entries per group: enough for a smooth curve.
 _HISTORY_POINTS = 20
-# The second decay is faster than usual because a run has only about a hundred steps.
-_BETAS, _EPS = (0.9, 0.99), 1e-8
+_EPS = 1e-8
 
 # Called at each step with the images (N, 3, H, W).
 Watch = Callable[[Tensor], None]
@@ -134,9 +133,8 @@ def invert(
             generator.project_(latents)
         else:
             latents = generator.init(seeds, size)
-        adam = _Adam(latents)
-        share_T = torch.arange(settings.steps, device=latents[0].device) / settings.steps
-        lr_T = settings.lr * generator.lr_factor * (0.1 + 0.9 * (1 + torch.cos(math.pi * share_T)) / 2)
+        adam = _Adam(latents, settings.betas)
+        lr_T = learning_rates(settings, generator.lr_factor).to(latents[0].device)
         for step in range(start, stop):
             leaves = [latent.detach().requires_grad_() for latent in latents]
             x_N3HW = decode(leaves)
@@ -167,10 +165,20 @@ def invert(
     return latents, history
 
 
+def learning_rates(settings: SynthesisSettings, factor: float) -> Tensor:
+    """Learning rate of each step (T,), ``factor`` times that of pixels."""
+    lr = settings.lr * factor
+    if settings.schedule == "constant":
+        return torch.full((settings.steps,), lr)
+    share_T = torch.arange(settings.steps) / settings.steps
+    return lr * (0.1 + 0.9 * (1 + torch.cos(math.pi * share_T)) / 2)
+
+
 class _Adam:
     """Adam over stacked latents. Each image has its own age and step size, so that it can restart alone."""
 
-    def __init__(self, latents: Sequence[Tensor]) -> None:
+    def __init__(self, latents: Sequence[Tensor], betas: tuple[float, float]) -> None:
+        self._betas = betas
         self._first = [torch.zeros_like(latent) for latent in latents]
         self._second = [torch.zeros_like(latent) for latent in latents]
         self._age_N = torch.zeros(len(latents[0]), device=latents[0].device)
@@ -178,7 +186,7 @@ class _Adam:
 
     @torch.no_grad()
     def step_(self, latents: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
-        beta1, beta2 = _BETAS
+        beta1, beta2 = self._betas
         self._age_N += 1
         rate_N = self._slowness_N * lr / (1 - beta1**self._age_N)
         correction_N = (1 - beta2**self._age_N).sqrt()

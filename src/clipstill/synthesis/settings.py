@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from clipstill.core.config import MANY, Config
 from clipstill.core.errors import ConfigError
 
 _SMALLEST_SIDE = 32
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SynthesisSettings(Config):
@@ -21,8 +22,17 @@ class SynthesisSettings(Config):
         default=0.1,
         ge=1e-6,
         le=100,
-        description="Learning rate of Adam, which falls to a tenth along a cosine. 0.1 suits pixels; each generator "
-        "multiplies it by a factor of its own, the embedded one by two.",
+        description="Learning rate of Adam. 0.1 suits pixels; each generator multiplies it by a factor of its own, the "
+        "embedded one by two.",
+    )
+    betas: tuple[Decay, Decay] = Field(
+        default=(0.9, 0.99),
+        description="Decays of Adam's two means. VQGAN-CLIP and most other public loops take (0.9, 0.999); the "
+        "shorter memory ends lower after the hundred steps of the default.",
+    )
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine",
+        description="Learning rate schedule: falls to a tenth along a cosine, or stays as it is, as in VQGAN-CLIP.",
     )
     views: int = Field(default=1, ge=1, le=1_000, description="Augmented views per image and step.")
     image_size: int = Field(default=96, ge=_SMALLEST_SIDE, le=1_024, description="Side of an image in pixels.")
@@ -70,6 +80,16 @@ class SynthesisSettings(Config):
         default=0.7, ge=0.01, le=1, description="Least side of a view's crop, as a share of the image's side."
     )
     degrees: float = Field(default=10.0, ge=0, le=180, description="Largest rotation of a view in degrees.")
+    perspective: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="Farthest that each corner of a view moves inwards, as a share of half the side.",
+    )
+    flip: bool = Field(default=True, description="Whether half of the views are mirror images.")
+    erasing: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the views in which a box of a tenth to 0.4 of the area is black."
+    )
     light: float = Field(
         default=0.2,
         ge=0,
