@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -177,6 +178,18 @@ def test_result_does_not_depend_on_the_global_generator(tmp_path: Path) -> None:
     torch.rand(3)
     second, _ = train(tmp_path / "b", MODES["none"])
     assert_same_weights(first, second)
+
+
+def test_layers_that_share_weights_are_trained_and_stored(tmp_path: Path) -> None:
+    student = new_student()
+    network = student.backbone
+    network[4] = network[1] = nn.BatchNorm2d(8)
+    network[3] = nn.Conv2d(8, 8, 3, stride=2, bias=False)
+    shared = Student(Backbone("shared", network, student.preprocess), classes=3).eval()
+    train(tmp_path, MODES["none"].changed(keep="last"), student=shared)
+    stored = load_file(tmp_path / "student.safetensors")
+    assert torch.equal(stored["backbone.1.weight"], stored["backbone.4.weight"])
+    assert not torch.equal(stored["backbone.1.weight"], torch.ones(8))
 
 
 def test_another_seed_gives_another_student(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, name: str) -> dic
 
 def _is_distilled(pipeline: Any, name: str) -> bool:
     """Whether a network was trained to draw in a few steps without guidance."""
-    transformer = getattr(pipeline, "transformer", None)
+    transformer: Any = getattr(pipeline, "transformer", None)
     return (
         type(pipeline.scheduler).__name__ in _DISTILLED_SCHEDULERS
         # Schnell, of Flux's two networks, was distilled without guidance.

@@ -58,7 +58,7 @@ def _build(
             f"timm {timm.__version__} has no architecture '{architecture}'."
             f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
         )
-    metadata = timm.get_pretrained_cfg(architecture, allow_unregistered=True).to_dict()
+    metadata = _metadata(architecture)
     provenance = []
     if from_hub:
         source = f"timm hub model {metadata.get('hf_hub_id') or architecture}"
@@ -108,7 +108,7 @@ vit_tiny = partial(_build, "vit-tiny", "vit_tiny_patch16_224")  # 5.5 million; s
 def _create(architecture: str, seed: int, from_hub: bool, size: int) -> nn.Module:
     """Network without a classifier. timm draws weights from torch's global generator, whose state is restored."""
     # Transformers are built for one size, with a positional embedding for each patch.
-    is_fixed = timm.get_pretrained_cfg(architecture, allow_unregistered=True).fixed_input_size
+    is_fixed = _metadata(architecture).get("fixed_input_size", False)
     sized: dict[str, Any] = {"img_size": size} if is_fixed else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "student", architecture))
@@ -128,14 +128,14 @@ def _takes(architecture: str, size: int) -> bool:
     """Whether the network gives one vector for an image of this side: tried without memory for weights and images."""
     try:
         with torch.device("meta"), torch.no_grad():
-            return _create(architecture, 0, False, size).eval()(torch.zeros(1, 3, size, size)).ndim == 2
+            return bool(_create(architecture, 0, False, size).eval()(torch.zeros(1, 3, size, size)).ndim == 2)
     except Exception:  # Each network raises kinds of its own.
         return False
 
 
 def _unfit(architecture: str, size: int, reason: str) -> str:
     """Why a network cannot be a student at a size, and the nearest size at which it can."""
-    own = int(timm.get_pretrained_cfg(architecture, allow_unregistered=True).input_size[-1])
+    own = int(_metadata(architecture)["input_size"][-1])
     with torch.device("meta"):
         patch = _patch(_create(architecture, 0, False, own))
     step = patch if patch > 8 else 32  # Networks with small patches or none halve the resolution, to a 32nd in all.
@@ -150,6 +150,13 @@ def _unfit(architecture: str, size: int, reason: str) -> str:
         f"timm's '{architecture}' cannot be a student ({reason}). Choose another network: clipstill list students, or "
         f"timm.list_models()."
     )
+
+
+def _metadata(architecture: str) -> dict[str, Any]:
+    """What timm knows of a network: size, mean and spread of its input, and where its weights come from."""
+    found = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    assert found is not None
+    return dict(found.to_dict())  # type: ignore[no-untyped-call]
 
 
 def _preprocess(metadata: dict[str, Any], architecture: str, image_size: int | None) -> Preprocess:
