@@ -51,6 +51,20 @@ def test_unknown_names_suggest_the_closest(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("student", "advice"),
+    [
+        ("timm:vit_small_patch14_dinov2", "set student.image_size to 126"),  # 128 by default.
+        ("timm:resnet188", "Did you mean 'resnet18'?"),
+    ],
+)
+def test_a_network_of_timm_that_cannot_be_built_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], out: Path, student: str, advice: str
+) -> None:
+    assert advice in failed(capsys, "run", *CLASSES, "--out", out, "--student", student)
+    assert not out.exists()
+
+
 def test_missing_photo_folder(capsys: pytest.CaptureFixture[str], out: Path, tmp_path: Path) -> None:
     assert "no image folder" in failed(capsys, "run", *CLASSES, "--out", out, "--images", tmp_path / "gone")
     assert not out.exists()

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -21,7 +22,7 @@ from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.meta import statistics_kept
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
-from clipstill.distillation.trainer import DistilResult, distil
+from clipstill.distillation.trainer import LEAST_TO_CHOOSE, DistilResult, distil
 from clipstill.distillation.training_data import Setup, TrainingData
 from clipstill.students.student import Backbone, Student
 
@@ -85,10 +86,11 @@ def train(
     teacher: ColourTeacher | None = None,
     student: Student | None = None,
     seed: int = 0,
+    images: int = 30,
 ) -> tuple[Student, DistilResult]:
     torch.set_num_threads(1)
     student = student or new_student()
-    labels, data = SoftLabels(teacher or ColourTeacher(), torch.eye(3)), TrainingData(*pictures())
+    labels, data = SoftLabels(teacher or ColourTeacher(), torch.eye(3)), TrainingData(*pictures(images))
     return student, distil(student, labels, data, settings=settings, folder=folder, seed=seed)
 
 
@@ -178,6 +180,18 @@ def test_result_does_not_depend_on_the_global_generator(tmp_path: Path) -> None:
     assert_same_weights(first, second)
 
 
+def test_layers_that_share_weights_are_trained_and_stored(tmp_path: Path) -> None:
+    student = new_student()
+    network = student.backbone
+    network[4] = network[1] = nn.BatchNorm2d(8)
+    network[3] = nn.Conv2d(8, 8, 3, stride=2, bias=False)
+    shared = Student(Backbone("shared", network, student.preprocess), classes=3).eval()
+    train(tmp_path, MODES["none"].changed(keep="last"), student=shared)
+    stored = load_file(tmp_path / "student.safetensors")
+    assert torch.equal(stored["backbone.1.weight"], stored["backbone.4.weight"])
+    assert not torch.equal(stored["backbone.1.weight"], torch.ones(8))
+
+
 def test_another_seed_gives_another_student(tmp_path: Path) -> None:
     first, _ = train(tmp_path / "a", SMALL)
     second, _ = train(tmp_path / "b", SMALL, seed=1)
@@ -209,12 +223,26 @@ def test_what_is_frozen_does_not_move(mode: str, tmp_path: Path) -> None:
 
 
 def test_kept_weights_are_those_of_the_best_validation(tmp_path: Path) -> None:
-    _, result = train(tmp_path, SMALL.changed(steps=24))
+    _, result = train(tmp_path, SMALL.changed(steps=24), images=90)
+    assert result.held_out_count >= LEAST_TO_CHOOSE
     ranked = [(entry["agreement"], -entry["held_out_loss"]) for entry in result.history]
     best = result.history[ranked.index(max(ranked))]
     assert (best["step"], best["agreement"]) == (result.best_step, result.best_agreement)
-    _, last = train(tmp_path / "last", SMALL.changed(steps=24, keep="last"))
+    _, last = train(tmp_path / "last", SMALL.changed(steps=24, keep="last"), images=90)
     assert last.best_step == 24
+
+
+def test_nine_pictures_do_not_choose_the_weights_of_a_diverging_student(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="clipstill")
+    diverging = MODES["none"].changed(lr=3.0, head_lr=3.0, steps=8, head_steps=0, ema=0.0)
+    _, few = train(tmp_path / "few", diverging)
+    agreed = [entry["agreement"] for entry in few.history]
+    assert few.held_out_count == 9
+    assert agreed[0] > agreed[-1]  # The weights before the first step would have been kept.
+    assert (few.best_step, few.best_agreement) == (8, agreed[-1])
+    assert any("9 held-out images are too few" in message for message in caplog.messages)
 
 
 def test_training_without_held_out_pictures_keeps_the_last_step(tmp_path: Path) -> None:
@@ -292,8 +320,8 @@ def test_statistics_do_not_move_at_weights_that_only_a_try_has() -> None:
 
 @pytest.mark.parametrize("loss", ["kd", "ce", "ce+kd"])
 def test_every_loss_teaches_the_classes(loss: Literal["kd", "ce", "ce+kd"], tmp_path: Path) -> None:
-    settings = SMALL.changed(loss=loss, steps=60)
-    _, result = train(tmp_path, settings)
+    settings = SMALL.changed(loss=loss, steps=400, lr=1e-2, head_lr=5e-2, checkpoint_every=100)
+    _, result = train(tmp_path, settings, images=90)
     assert result.best_agreement is not None
     assert result.best_agreement > 0.6
 

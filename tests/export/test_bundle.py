@@ -123,8 +123,22 @@ def test_tampered_graph_is_refused(model: Path, factor: float) -> None:
     weight = max(graph.graph.initializer, key=lambda each: len(each.raw_data))
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
     onnx.save(graph, model)
-    with pytest.raises(ExportError, match=r"is not the student: a logit differs by .* allowed is 0\.001"):
+    with pytest.raises(ExportError, match=r"is not the student: a logit differs by .* allowed is 0\.00481"):
         check_parity(new_student(), model, SIZE)
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e5])
+def test_a_difference_counts_beside_the_size_of_the_logits(tmp_path: Path, size: float) -> None:
+    student, other = new_student(), new_student()
+    with torch.no_grad():
+        for head, factor in ((student.head, size), (other.head, size * 1.01)):
+            head.weight.mul_(factor)
+            head.bias.mul_(factor)
+    export_onnx(student, tmp_path / "model.onnx", SIZE)
+    parity = check_parity(student, tmp_path / "model.onnx", SIZE)
+    assert parity["tolerance"] == pytest.approx(0.00481 * size, rel=0.01)
+    with pytest.raises(ExportError, match="a logit differs by"):
+        check_parity(other, tmp_path / "model.onnx", SIZE)
 
 
 def test_swapped_classes_are_refused_however_lax_the_tolerance(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +25,10 @@ from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import formats, load_format
 from clipstill.export.bundle import BundleContent, add_formats, write_bundle
+from clipstill.export.format import deployed_copy, frozen_copy
 from clipstill.export.measure import FormatFacts, FormatRequest, Photos, Pictures, write_formats
 from clipstill.export.onnx import export_onnx
-from clipstill.export.parity import student_logits
+from clipstill.export.parity import check_parity, student_logits
 from clipstill.export.settings import ExportSettings
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
@@ -128,6 +131,40 @@ def test_format_in_float32_gives_the_students_logits_for_any_number_of_pictures(
     with torch.inference_mode():
         expected = net(torch.from_numpy(image_N3HW)).numpy()
     np.testing.assert_allclose(form.open(made[0] / form.files[0], threads=1)(image_N3HW), expected, atol=1e-4)
+
+
+def branched(name: str) -> nn.Module:
+    """A network whose BatchNorm statistics are not 0 and 1, which any formula would fuse."""
+    generator = generator_for(name)
+    network: nn.Module = timm.create_model(name, num_classes=CLASSES)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(1, 2, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "mobileone_s0", "repghostnet_050", "repvgg_a0", "repvit_m0_9"])
+def test_a_copy_without_branches_answers_as_the_student_does(name: str) -> None:
+    student = branched(name)
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    with torch.inference_mode():
+        x_N3HW = torch.from_numpy(as_input(coloured(4)))
+        expected_NC, fused = frozen_copy(student)(x_N3HW), deployed_copy(student)
+        difference = float((fused(x_N3HW) - expected_NC).abs().max())
+    assert difference < 1e-5 * float(expected_NC.abs().max())
+    assert len(list(fused.modules())) < 0.7 * len(list(student.modules()))
+    assert list(student.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+
+
+@pytest.mark.slow
+def test_branches_are_fused_in_the_exported_file(tmp_path: Path) -> None:
+    student, path = branched("mobileone_s0"), tmp_path / "model.onnx"
+    export_onnx(student, path, SIZE)
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in student.modules())
+    assert sum(node.op_type == "Conv" for node in onnx.load(path).graph.node) < convolutions / 2
+    check_parity(student, path, SIZE)
 
 
 @pytest.mark.parametrize("name", ["onnx-fp16", "onnx-int8"])

@@ -12,14 +12,25 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from clipstill.core.errors import ConfigError, DataError, ResourceError
 from clipstill.core.protocols import Sampler
 from clipstill.core.seeds import generator_for
-from clipstill.generators import generators
-from clipstill.generators.text_to_image import TextToImage, load_text_to_image
+from clipstill.generators import generators, load_generators
+from clipstill.generators.settings import GeneratorSettings
+from clipstill.generators.text_to_image import TextToImage, call_arguments, load_text_to_image, native_side
 
 CPU = torch.device("cpu")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -92,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sampler(folder: Path) -> TextToImage:
-    return TextToImage(folder, CPU, steps=2)
+    return TextToImage(folder, CPU, settings=GeneratorSettings(steps=2))
 
 
 def test_a_name_leads_to_a_sampler(folder: Path) -> None:
@@ -147,6 +158,78 @@ def test_it_draws_at_the_side_that_the_network_was_trained_at(
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", spy)
     sampler.sample(["dog"], [1], 16)
     assert sides == [32]  # 16 cells of 2 pixels
+
+
+def flux(guidance_embeds: bool) -> FluxPipeline:
+    """Flux's classes, without text encoders: schnell has no embedding of the guidance, dev has one."""
+    transformer = FluxTransformer2DModel(
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=1,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=guidance_embeds,
+    )
+    missing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    return FluxPipeline(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), **missing)
+
+
+def test_flux_draws_at_the_side_of_its_pipeline() -> None:
+    assert native_side(flux(guidance_embeds=False), 8) == 1024
+
+
+def test_distilled_models_are_known_by_network_scheduler_pipeline_or_name(folder: Path) -> None:
+    usual = StableDiffusionPipeline.from_pretrained(folder)
+    few = {"num_inference_steps": 4, "guidance_scale": 0.0}
+    assert call_arguments(usual, GeneratorSettings(), "someone/sdxl-base") == {"num_inference_steps": 20}
+    assert call_arguments(usual, GeneratorSettings(), "someone/perturbed") == {"num_inference_steps": 20}
+    assert call_arguments(flux(guidance_embeds=True), GeneratorSettings(), "dev") == {"num_inference_steps": 20}
+    assert call_arguments(flux(guidance_embeds=False), GeneratorSettings(), "mine") == few
+    for name in ("stabilityai/sdxl-turbo", "SDXL-Lightning", "lcm_dreamshaper", "Hyper-SD"):
+        assert call_arguments(usual, GeneratorSettings(), name) == few
+    # The pipeline of consistency models has its own few steps, and a guidance that its network was told.
+    consistent = LatentConsistencyModelPipeline.from_pipe(usual, scheduler=LCMScheduler())
+    assert call_arguments(consistent, GeneratorSettings(), "mine") == {"num_inference_steps": 4}
+    usual.scheduler = LCMScheduler()
+    assert call_arguments(usual, GeneratorSettings(), "mine") == few
+    chosen = GeneratorSettings(steps=1, guidance=1.5)
+    assert call_arguments(usual, chosen, "turbo") == {"num_inference_steps": 1, "guidance_scale": 1.5}
+
+
+def test_settings_change_the_image(folder: Path, sampler: TextToImage) -> None:
+    plain = sampler.sample(["dog"], [1], 32)
+    for changed in (
+        GeneratorSettings(steps=3),
+        GeneratorSettings(steps=2, guidance=1.0),
+        GeneratorSettings(steps=2, negative_prompt="blur"),
+        GeneratorSettings(steps=2, scheduler="LCMScheduler", guidance=7.5),
+        GeneratorSettings(steps=2, side=64),
+    ):
+        [other] = load_generators(f"text-to-image:{folder}", CPU, changed)
+        assert isinstance(other, Sampler)
+        assert float((other.sample(["dog"], [1], 32) - plain).abs().mean()) > 1e-3, changed
+
+
+def test_a_variant_of_the_weight_files_is_read(folder: Path, tmp_path: Path) -> None:
+    StableDiffusionPipeline.from_pretrained(folder).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        TextToImage(tmp_path, CPU)
+    half = TextToImage(tmp_path, CPU, settings=GeneratorSettings(steps=1, variant="fp16"))
+    whole = TextToImage(folder, CPU, settings=GeneratorSettings(steps=1))
+    assert torch.allclose(half.sample(["dog"], [1], 32), whole.sample(["dog"], [1], 32), atol=0.05)
+
+
+def test_settings_that_a_pipeline_does_not_take_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"generator.scheduler is 'Eulr'.*It takes .*DDIMScheduler"):
+        TextToImage(folder, CPU, settings=GeneratorSettings(scheduler="Eulr"))
+    consistent = LatentConsistencyModelPipeline.from_pipe(
+        StableDiffusionPipeline.from_pretrained(folder), scheduler=LCMScheduler()
+    )
+    with pytest.raises(ConfigError, match="generator.negative_prompt is set, and LatentConsistency"):
+        call_arguments(consistent, GeneratorSettings(negative_prompt="blur"), "mine")
 
 
 def test_licence_and_hash_are_those_of_the_folder(folder: Path, sampler: TextToImage, tmp_path: Path) -> None:

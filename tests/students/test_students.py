@@ -166,6 +166,25 @@ def test_students_that_people_deploy_answer_at_every_size(name: str, size: int) 
         assert student(torch.rand(2, 3, size, size)).shape == (2, 3)
 
 
-def test_a_transformer_says_which_sizes_it_takes() -> None:
-    with pytest.raises(ConfigError, match="multiple of 16"):
-        load_student("vit-tiny", classes=3, init="scratch", image_size=72)
+# What each takes follows from its construction: attention windows, patches of 14 pixels, unpadded convolutions.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "size", "nearest"),
+    [
+        ("vit_tiny_patch16_224", 72, 64),
+        ("vit_small_patch14_dinov2", 128, 126),
+        ("efficientformer_l1", 128, 224),
+        ("halonet26t", 128, 256),
+        ("inception_v4", 64, 96),
+    ],
+)
+def test_a_size_that_a_network_does_not_take_is_refused_with_one_that_works(
+    architecture: str, size: int, nearest: int
+) -> None:
+    name = f"timm:{architecture}"
+    with pytest.raises(ConfigError, match=f"takes is {nearest}: set student.image_size to {nearest}") as caught:
+        load_student(name, classes=3, init="scratch", image_size=size)
+    assert "\n" not in str(caught.value)
+    student = load_student(name, classes=3, init="scratch", image_size=nearest)
+    with torch.no_grad():
+        assert student(torch.rand(2, 3, nearest, nearest)).shape == (2, 3)

@@ -222,10 +222,10 @@ def check_names(job: Job) -> None:
 
     Raises:
         UnknownNameError: With the closest name.
-        ConfigError: The device cannot be used.
+        ConfigError: The device cannot be used, or the student takes no images of the size that is set.
         ResourceError: The device, Ray or the storage of a Ray cluster is missing.
     """
-    from clipstill.assembly.students import check_student_name
+    from clipstill.assembly.students import check_student_name, new_student
     from clipstill.core.device import pick_device
     from clipstill.export import load_format
     from clipstill.generators import resolve_generators
@@ -248,6 +248,8 @@ def check_names(job: Job) -> None:
     ray_tasks.check_launcher(settings.launch)
     if isinstance(settings.prompts.templates, str):
         template_set(settings.prompts.templates, "plain")  # Any set: the one that suits the teacher is not known yet.
+    if "student" not in built and settings.student.tower_of is None:
+        new_student(settings.student, 2, "scratch", settings.seed)  # Tells sizes that the network does not take.
 
 
 def _result(run: Run, skipped: list[str]) -> RunResult:

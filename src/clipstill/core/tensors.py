@@ -59,7 +59,12 @@ class _OneSidedClamp(torch.autograd.Function):
         return gradient.masked_fill(outwards, 0)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file atomically."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write one safetensors file atomically, with texts in its header.
+
+    Raises:
+        ResourceError: The disk is full or not writable; an earlier file stays.
+    """
     # Cloned, because safetensors refuses tensors that share memory or lie channels-last.
-    write_bytes(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))
+    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_bytes(path, save(whole, metadata=metadata))

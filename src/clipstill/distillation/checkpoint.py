@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from clipstill.core.checkpoints import read_own_tensors
-from clipstill.core.files import write_bytes
+from clipstill.core.tensors import write_tensors
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
     Raises:
         ResourceError: The disk is full or not writable; the earlier state stays.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(whole, metadata={"facts": json.dumps(dict(facts), sort_keys=True)}))
+    write_tensors(path, tensors, {"facts": json.dumps(dict(facts), sort_keys=True)})
 
 
 def load_state(path: Path, key: str) -> Saved | None:

@@ -105,7 +105,7 @@ class DistilSettings(Config):
     keep: Literal["agreement", "loss", "last"] = Field(
         default="agreement",
         description="Which weights are the result: those that agree most with the teacher on held-out images, those "
-        "with the least loss on them, or the last. No label is used.",
+        "with the least loss on them, or the last, as also where fewer than 20 are held out. No label is used.",
     )
     held_out_styles: int = Field(
         default=2,

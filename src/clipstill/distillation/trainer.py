@@ -2,8 +2,8 @@
 
 Two phases, each optional: the head alone on cached features of a frozen backbone, then all weights on fresh views.
 Teacher and student see the same view, and each normalises by itself. The kept weights are those that agree most with
-the teacher on styles that were not trained on. The state is saved every ``checkpoint_every`` steps; a killed run
-resumes there and, on the CPU, ends with the same bits.
+the teacher on styles that were not trained on, or the last where there are few pictures of those. The state is saved
+every ``checkpoint_every`` steps; a killed run resumes there and, on the CPU, ends with the same bits.
 
 Shapes: N images, C classes.
 """
@@ -24,7 +24,7 @@ from torch import nn
 
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
-from clipstill.core.progress import Progress
+from clipstill.core.progress import Progress, say
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
@@ -52,6 +52,8 @@ WEIGHTS = "student.safetensors"
 # Called with the step, a student for its features, and the head for its logits. The head is not the student's own while
 # the head alone is trained.
 Watch = Callable[[int, "Student", nn.Module], None]
+# Of six pictures, chance alone can put the weights before the first step ahead.
+LEAST_TO_CHOOSE = 20
 # If minutes are given, the time of this many steps decides how many there will be.
 _TIMED_STEPS = 10
 
@@ -122,6 +124,12 @@ def distil(
         raise DataError(f"{len(train)} pictures are left to train on. Make more images a class.")
     if settings.epochs:
         settings = settings.changed(steps=settings.epochs * math.ceil(len(train) / settings.batch))
+    if settings.keep != "last" and 0 < len(held_out) < LEAST_TO_CHOOSE:
+        say(
+            f"student: {len(held_out)} held-out images are too few to choose weights by, so the last are kept; "
+            f"{LEAST_TO_CHOOSE} would do"
+        )
+        settings = settings.changed(keep="last")
     # Faster for convolutions on most processors.
     student.to(memory_format=torch.channels_last)
     setup = Setup(student, labels, train, held_out, settings=settings, folder=folder, seed=seed)

@@ -142,7 +142,8 @@ def _make_group(
         # A task sees only its own GPU.
         device = pick_device("cuda" if work.device.startswith("cuda") else work.device)
         teacher = load_teacher(work.teacher, device, work.precision)
-        _worker = (work.key, Worker(work, teacher, load_generators(work.generator, device), device))
+        generators = load_generators(work.generator.name, device, work.generator)
+        _worker = (work.key, Worker(work, teacher, generators, device))
     made = _worker[1].make(group)
     data = tar_bytes(made.pixels_NHW3, made.records, made.features_ND)
     receipt = receipt_of(work.key, len(made.records), data, made.facts)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clipstill.generators.settings import GeneratorSettings
 from clipstill.surrogate.dataset import ImageRecord
 from clipstill.synthesis.settings import SynthesisSettings
 from clipstill.text.prompts import Prompt
@@ -34,7 +35,7 @@ class SynthesisWork:
     key: str  # Key of the surrogate set.
     teacher: str
     precision: str  # Precision of the teacher's image tower.
-    generator: str  # Name of the generator, or several joined by ``+``.
+    generator: GeneratorSettings
     device: str  # Device as the settings name it.
     settings: SynthesisSettings
     prompts: Sequence[Prompt]  # One per image.
@@ -47,7 +48,7 @@ class SynthesisWork:
         from clipstill.generators import resolve_generators
         from clipstill.synthesis.engine import group_ranges
 
-        return group_ranges(len(self.prompts), self.settings.group_size, len(resolve_generators(self.generator)))
+        return group_ranges(len(self.prompts), self.settings.group_size, len(resolve_generators(self.generator.name)))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,15 @@ from clipstill.core.progress import say
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.onnx import Onnx
-from clipstill.export.parity import as_input, check_difference, logits_of, same_answers, smooth_pictures, student_logits
+from clipstill.export.parity import (
+    allowed_difference,
+    as_input,
+    check_difference,
+    logits_of,
+    same_answers,
+    smooth_pictures,
+    student_logits,
+)
 from clipstill.export.settings import ExportSettings
 
 if TYPE_CHECKING:
@@ -143,7 +151,7 @@ def _write_and_measure(
             )
         form.write(source, folder)
         facts = _compared(facts, form.open(paths[0]), references)
-        warning = _judge(form, facts, limits)
+        warning = _judge(form, facts, limits, allowed_difference([each.logits_NC for each in references.values()]))
     except ExportError as error:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -176,14 +184,14 @@ def _compared(facts: FormatFacts, model: Model, references: Mapping[str, _Refere
     )
 
 
-def _judge(form: Format, facts: FormatFacts, limits: ExportSettings) -> str | None:
+def _judge(form: Format, facts: FormatFacts, limits: ExportSettings, allowed: float) -> str | None:
     """A warning for users of the format, or None; raises ExportError where it changes too many answers."""
     assert facts.max_difference is not None
     assert facts.top1_agreement is not None
     if not np.isfinite(facts.max_difference):
         raise ExportError("a logit is not finite")
     if form.exact:
-        check_difference(facts.max_difference, facts.top1_agreement)
+        check_difference(facts.max_difference, facts.top1_agreement, allowed)
         return None
     changed = 1 - facts.top1_agreement
     kind = min(facts.agreement, key=lambda kind: facts.agreement[kind])

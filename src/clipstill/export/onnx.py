@@ -9,7 +9,7 @@ import numpy as np
 
 from clipstill.core.files import atomic_path
 from clipstill.core.onnx_session import open_session
-from clipstill.export.format import Format, Model, Source, exporting, frozen_copy
+from clipstill.export.format import Format, Model, Source, deployed_copy, exporting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +22,8 @@ OPSET = 18
 def export_onnx(student: nn.Module, path: Path, size: int) -> None:
     """Write the student as an ONNX file: float32 (N, 3, size, size) in [0, 1] -> logits (N, C), any N.
 
-    The student normalises by itself, inside the graph. A copy is exported: device, mode and gradients stay as they are.
-    The file appears whole or not at all.
+    The student normalises by itself, inside the graph. A copy is exported, with its branches fused: device, mode and
+    gradients stay as they are. The file appears whole or not at all.
 
     Raises:
         ExportError: The student uses an operation that ONNX cannot express.
@@ -32,7 +32,7 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
     import onnx
     import torch
 
-    model = frozen_copy(student)
+    model = deployed_copy(student)
     for module in model.modules():
         # In-place activations double the exporter's time.
         if hasattr(module, "inplace"):

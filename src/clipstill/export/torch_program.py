@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipstill.core.device import usable_cores
-from clipstill.export.format import Format, Model, Source, frozen_copy
+from clipstill.export.format import Format, Model, Source, deployed_copy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,13 +50,13 @@ class TorchProgram(Format):
 
 
 def exported_program(student: nn.Module, size: int, any_number: bool) -> ExportedProgram:
-    """Trace a copy of a student for any number of images, or for one."""
+    """Trace a copy of a student, with its branches fused, for any number of images, or for one."""
     import torch
 
     # Two images where the number is free, because a dimension of 1 would become a constant.
     example = torch.zeros(2 if any_number else 1, 3, size, size)
     shapes = ({0: torch.export.Dim("batch")},) if any_number else None
-    program = torch.export.export(frozen_copy(student), (example,), dynamic_shapes=shapes)
+    program = torch.export.export(deployed_copy(student), (example,), dynamic_shapes=shapes)
     # The archive would also hold pickled example pictures, and stack traces with paths of this machine.
     program.example_inputs = None
     for module in program.graph_module.modules():

@@ -1,16 +1,19 @@
 """Generators: frozen differentiable maps from latents to images, found by name.
 
-Every factory has the same call: ``factory(rest, device)``. It returns a ``Generator``, or a ``Sampler`` where a model
-draws from texts by itself. Generators whose names are joined by ``+`` take turns.
+Every factory has the same call: ``factory(rest, device)``; one with a parameter ``settings`` gets ``GeneratorSettings``
+too. It returns a ``Generator``, or a ``Sampler`` where a model draws from texts by itself. Generators whose names are
+joined by ``+`` take turns.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.protocols import Generator, Sampler
 from clipstill.core.registry import Registry
+from clipstill.generators.settings import GeneratorSettings
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +41,16 @@ def resolve_generators(names: str) -> list[tuple[Callable[..., Any], str]]:
     return [generators.resolve(name.strip()) for name in names.split("+")]
 
 
-def load_generators(names: str, device: torch.device) -> list[Generator | Sampler]:
-    """Load generators, frozen, in the order of their names.
+def load_generators(
+    names: str, device: torch.device, settings: GeneratorSettings | None = None
+) -> list[Generator | Sampler]:
+    """Load generators, frozen, in the order of their names; ``settings`` are those of text-to-image models.
 
     Raises:
         UnknownNameError: There is no such generator.
     """
-    return [factory(rest, device) for factory, rest in resolve_generators(names)]
+    found = []
+    for factory, rest in resolve_generators(names):
+        takes_settings = settings is not None and "settings" in inspect.signature(factory).parameters
+        found.append(factory(rest, device, **({"settings": settings} if takes_settings else {})))
+    return found

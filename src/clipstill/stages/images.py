@@ -123,7 +123,7 @@ def new_synthesis_work(
         key=key,
         teacher=settings.teacher.name,
         precision=settings.teacher.precision,
-        generator=settings.generator.name,
+        generator=settings.generator,
         device=settings.device,
         settings=settings.synthesis,
         prompts=found,

@@ -72,6 +72,8 @@ class Student(nn.Module):
         was_training, size = self.backbone.training, self.preprocess.size
         features_NF = self.backbone.eval()(torch.zeros(1, 3, size, size))
         self.backbone.train(was_training)
+        if features_NF.ndim != 2:
+            raise ValueError(f"it gives {tuple(features_NF.shape)} for one image, not one vector of features")
         return int(features_NF.shape[1])
 
     def features(self, x_N3HW: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ model (``timm:ARCHITECTURE``), from timm's hub.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from clipstill.core.checkpoints import checkpoint_in, read_state
-from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError, did_you_mean, reason_of
+from clipstill.core.errors import (
+    ArtifactError,
+    ClipstillError,
+    ConfigError,
+    ResourceError,
+    UnknownNameError,
+    did_you_mean,
+    reason_of,
+)
 from clipstill.core.files import sha256_file
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
@@ -27,6 +37,8 @@ from clipstill.students.student import Backbone, Student
 _PACKAGED = {weights.timm_name: size for size, weights in LITE.items()}
 # Networks halve the resolution five times: smaller images would leave an empty feature map.
 _SMALLEST = 32
+# Larger sizes are not tried where a network refuses one.
+_LARGEST = 640
 
 
 def _build(
@@ -41,24 +53,39 @@ def _build(
             f"no installed package carries pretrained weights of '{name}'. Set student.init to 'scratch' or to a "
             f"safetensors file, choose lite0 or lite2, or name the hub's model: timm:{architecture}."
         )
-    network = _create(architecture, seed, from_hub, image_size)
-    metadata: dict[str, Any] = getattr(network, "pretrained_cfg", {})
+    if not timm.is_model(architecture):
+        raise UnknownNameError(
+            f"timm {timm.__version__} has no architecture '{architecture}'."
+            f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
+        )
+    metadata = _metadata(architecture)
+    provenance = []
     if from_hub:
         source = f"timm hub model {metadata.get('hf_hub_id') or architecture}"
         licence = str(metadata.get("license") or "unknown")
         provenance = [Provenance(f"{architecture}, pretrained weights", licence, source)]
     elif init == "pretrained":
-        size = _PACKAGED[architecture]
-        network.load_state_dict(_without_classifier(lite_state_dict(size), network), strict=True)
-        provenance = [lite_provenance(size)]
-    elif init == "scratch":
-        provenance = []
-    else:
+        provenance = [lite_provenance(_PACKAGED[architecture])]
+    elif init != "scratch":
         digest = sha256_file(checkpoint_in(_existing(Path(init))))
         provenance = [Provenance(f"{name} weights given by the user", "not stated", str(init), digest)]
     preprocess = _preprocess(metadata, architecture, image_size)
-    student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
-    if init not in ("pretrained", "scratch"):
+    try:
+        network = _create(architecture, seed, from_hub, preprocess.size)
+        student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
+    except ClipstillError:
+        raise
+    except Exception as error:  # Each network, and the hub's client, raise many kinds.
+        if from_hub and _takes(architecture, preprocess.size):
+            raise ResourceError(
+                f"the pretrained weights of timm:{architecture} cannot be fetched ({reason_of(error)}). "
+                f"Check the network, or set student.init to 'scratch' or to a safetensors file."
+            ) from None
+        raise ConfigError(_unfit(architecture, preprocess.size, reason_of(error))) from None
+    if init == "pretrained" and not from_hub:
+        state = lite_state_dict(_PACKAGED[architecture])
+        network.load_state_dict(_without_classifier(state, network), strict=True)
+    elif init not in ("pretrained", "scratch"):
         load_weights(student, Path(init))
     return student.eval()
 
@@ -78,32 +105,58 @@ resnet18 = partial(_build, "resnet18", "resnet18")  # 11.2 million; the student 
 vit_tiny = partial(_build, "vit-tiny", "vit_tiny_patch16_224")  # 5.5 million; sides are multiples of 16
 
 
-def _create(architecture: str, seed: int, from_hub: bool, image_size: int | None) -> nn.Module:
+def _create(architecture: str, seed: int, from_hub: bool, size: int) -> nn.Module:
     """Network without a classifier. timm draws weights from torch's global generator, whose state is restored."""
-    if not timm.is_model(architecture):
-        raise UnknownNameError(
-            f"timm {timm.__version__} has no architecture '{architecture}'."
-            f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
-        )
-    metadata = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
     # Transformers are built for one size, with a positional embedding for each patch.
-    has_fixed_size = image_size is not None and getattr(metadata, "fixed_input_size", False)
-    sized: dict[str, Any] = {"img_size": image_size} if has_fixed_size else {}
+    is_fixed = _metadata(architecture).get("fixed_input_size", False)
+    sized: dict[str, Any] = {"img_size": size} if is_fixed else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "student", architecture))
-        try:
-            backbone: nn.Module = timm.create_model(architecture, pretrained=from_hub, num_classes=0, **sized)
-        except Exception as error:  # The hub's client raises many kinds: connection, HTTP status, missing weights.
-            if not from_hub:
-                raise
-            raise ResourceError(
-                f"the pretrained weights of timm:{architecture} cannot be fetched ({reason_of(error)}). "
-                f"Check the network, or set student.init to 'scratch' or to a safetensors file."
-            ) from None
-    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
-    if sized and patch is not None and image_size is not None and image_size % int(patch[0]):
-        raise ConfigError(f"student.image_size is {image_size}; '{architecture}' wants a multiple of {int(patch[0])}.")
-    return backbone
+        network: nn.Module = timm.create_model(architecture, pretrained=from_hub, num_classes=0, **sized)
+    if is_fixed and size % _patch(network):  # timm would cut or pad the last patches.
+        raise ValueError(f"it sees patches of {_patch(network)} pixels a side")
+    return network
+
+
+def _patch(network: nn.Module) -> int:
+    """Side of the patches that a network cuts images into; 1 where it does not."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    return int(patch[0] if isinstance(patch, Sequence) else patch)
+
+
+def _takes(architecture: str, size: int) -> bool:
+    """Whether the network gives one vector for an image of this side: tried without memory for weights and images."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            return bool(_create(architecture, 0, False, size).eval()(torch.zeros(1, 3, size, size)).ndim == 2)
+    except Exception:  # Each network raises kinds of its own.
+        return False
+
+
+def _unfit(architecture: str, size: int, reason: str) -> str:
+    """Why a network cannot be a student at a size, and the nearest size at which it can."""
+    own = int(_metadata(architecture)["input_size"][-1])
+    with torch.device("meta"):
+        patch = _patch(_create(architecture, 0, False, own))
+    step = patch if patch > 8 else 32  # Networks with small patches or none halve the resolution, to a 32nd in all.
+    sizes = {*range(math.ceil(_SMALLEST / step) * step, _LARGEST, step), own} - {size}
+    nearest = next((each for each in sorted(sizes, key=lambda each: abs(each - size)) if _takes(architecture, each)), 0)
+    if nearest and not _takes(architecture, size):
+        return (
+            f"student.image_size is {size}, at which timm's '{architecture}' does not run ({reason}). The nearest size "
+            f"that it takes is {nearest}: set student.image_size to {nearest}."
+        )
+    return (
+        f"timm's '{architecture}' cannot be a student ({reason}). Choose another network: clipstill list students, or "
+        f"timm.list_models()."
+    )
+
+
+def _metadata(architecture: str) -> dict[str, Any]:
+    """What timm knows of a network: size, mean and spread of its input, and where its weights come from."""
+    found = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    assert found is not None
+    return dict(found.to_dict())  # type: ignore[no-untyped-call]
 
 
 def _preprocess(metadata: dict[str, Any], architecture: str, image_size: int | None) -> Preprocess:

@@ -48,7 +48,7 @@ class Models:
             return []
         if "generator" in self.built:
             return [self.built["generator"]]
-        return load_generators(self.settings.generator.name, self.device)
+        return load_generators(self.settings.generator.name, self.device, self.settings.generator)
 
     @cached_property
     def identity(self) -> dict[str, str]:
