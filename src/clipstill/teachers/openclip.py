@@ -21,12 +21,13 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate, normalize, pad
 
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.files import sha256_file, user_path
+from clipstill.core.images import placement
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.deep_prompts import text_vectors
@@ -75,7 +76,7 @@ class OpenClipTeacher:
     ) -> None:
         self.name = name
         self.dim = dim
-        self.image_size = preprocess.size
+        self.image_size = max(preprocess.shape)
         self.preprocess = preprocess
         self.provenance: Sequence[Provenance] = (provenance,)
         self.weights_sha256 = provenance.sha256
@@ -96,7 +97,7 @@ class OpenClipTeacher:
 
     def prepared(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] of any size -> input of the image tower: resized, normalised, in its precision."""
-        x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
+        x_N3HW = (_fit(x_N3HW.to(self._device), self.preprocess) - self._mean_311) / self._std_311
         return x_N3HW.to(self.dtype)
 
     @torch.no_grad()
@@ -274,19 +275,22 @@ def _load_state(model: Any, state: dict[str, Any], architecture: str, path: Path
         ) from None
 
 
-def _fit(x_N3HW: Tensor, size: int) -> Tensor:
-    """Resize the short side and cut the centre square, as the models saw their training images.
+def _fit(x_N3HW: Tensor, preprocess: Preprocess) -> Tensor:
+    """Resize and cut or pad as the model saw its training images.
 
     Without antialias, features of large images move and accuracy drops. No clamp: it would kill the gradient of
     saturated pixels, and bicubic overshoot is small.
     """
     height, width = x_N3HW.shape[-2:]
-    short = min(height, width)
-    if short != size:
-        height, width = round(height * size / short), round(width * size / short)
-        x_N3HW = interpolate(x_N3HW, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    top, left = (height - size) // 2, (width - size) // 2
-    return x_N3HW[..., top : top + size, left : left + size]
+    rows, columns = preprocess.shape
+    (new_width, new_height), (left, top) = placement((width, height), preprocess)
+    if (new_height, new_width) != (height, width):
+        size = (new_height, new_width)
+        x_N3HW = interpolate(x_N3HW, size, mode=preprocess.interpolation, antialias=True, align_corners=False)
+    if preprocess.resize_mode == "longest":
+        margins = (-left, columns - new_width + left, -top, rows - new_height + top)
+        return pad(x_N3HW, margins, value=preprocess.fill / 255)
+    return x_N3HW[..., top : top + rows, left : left + columns]
 
 
 @contextmanager
