@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, DataError
+from clipstill.core.torchscript import is_torchscript, read_torchscript
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class _SkippedMapping(_Skipped):
 
 
 def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
-    """The state dict of a checkpoint in safetensors or written by ``torch.save``.
+    """The state dict of a checkpoint in safetensors, written by ``torch.save``, or of a TorchScript archive.
 
     Args:
         path: An existing file.
@@ -58,7 +59,7 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
         the prefix of data-parallel training. Old archives may hold a few plain values among the tensors.
 
     Raises:
-        DataError: The file is damaged, a TorchScript archive, a pickle that wants to run code, or has no state dict.
+        DataError: The file is damaged, a pickle that wants to run code, or has no state dict.
     """
     import torch
     from safetensors.torch import load_file
@@ -66,6 +67,8 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             raw: Any = load_file(path)
+        elif is_torchscript(path):
+            raw = read_torchscript(path)
         else:
             with torch.serialization.safe_globals(_stand_ins(path) if skip_trainer else []):
                 raw = torch.load(path, map_location="cpu", weights_only=True)
