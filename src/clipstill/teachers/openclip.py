@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, normalize, pad
 
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
-from clipstill.core.errors import ConfigError
+from clipstill.core.errors import ConfigError, DataError, reason_of
 from clipstill.core.files import sha256_file
 from clipstill.core.images import placement
 from clipstill.core.protocols import INTERPOLATIONS, RESIZE_MODES, Preprocess, Provenance
@@ -188,16 +188,16 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
     quick = bool(source.config.get("quick_gelu", False)) or bool(source.facts.get("quick_gelu", False))
     if source.is_local and not quick and _is_quick(state, source.weights):
         raise ConfigError(
-            f"{source.weights} holds weights that were trained with QuickGELU, as OpenAI's were, and {source.model} "
-            f"computes GELU. Name the architecture {source.model}-quickgelu."
+            f"{source.weights} holds weights that were trained with QuickGELU, as OpenAI's were, and {source.name} "
+            f"computes GELU. Name the architecture {source.name}-quickgelu."
         )
     tokenizer, model = load_tokenizer(source), _new_model(source, device, precision, quick)
     # In bf16, a scale of 100 would be 98.9.
     model.logit_scale.data = model.logit_scale.data.float()
-    load_weights(model, state, source.model, source.weights)
+    load_weights(model, state, source.name, source.weights)
     has_batchnorm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.visual.modules())
     teacher = OpenClipResNetTeacher if has_batchnorm else OpenClipTeacher
-    title, digest = f"open_clip {source.model}", sha256_file(source.weights)
+    title, digest = f"open_clip {source.name}", sha256_file(source.weights)
     return teacher(
         model,
         tokenizer,
@@ -223,17 +223,23 @@ def _new_model(source: Source, device: torch.device, precision: str, quick: bool
         text |= {"hf_model_name": str(text_config_folder(source)), "hf_model_pretrained": False}
     # Text towers of transformers and CoCa's have parameters that open_clip leaves in full precision by mistake.
     is_mixed = "hf_model_name" in text or "multimodal_cfg" in source.config
-    with _no_log():
-        model = open_clip.create_model(
-            source.model,
-            precision=precision,
-            device=device,
-            # open_clip only warns where tag and architecture disagree, which costs points of accuracy.
-            force_quick_gelu=quick,
-            pretrained_text=False,
-            load_weights=False,
-            text_cfg=text,
-        )
+    try:
+        with _no_log():
+            model = open_clip.create_model(
+                source.model,
+                precision=precision,
+                device=device,
+                # open_clip only warns where tag and architecture disagree, which costs points of accuracy.
+                force_quick_gelu=quick,
+                pretrained_text=False,
+                load_weights=False,
+                text_cfg=text,
+            )
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, OSError) as error:
+        raise DataError(
+            f"open_clip cannot build the model that {source.name} describes ({reason_of(error)}). Check its "
+            f"configuration."
+        ) from error
     if is_mixed and precision != "fp32":
         model.to(getattr(torch, PRECISIONS[precision]))
         for layer in model.modules():

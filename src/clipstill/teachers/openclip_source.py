@@ -38,6 +38,7 @@ _LICENCES = {
 class Source:
     """A model of open_clip whose weights are on this machine."""
 
+    name: str  # Architecture, repository or folder.
     model: str  # Name of the configuration for open_clip: an architecture, or ``local-dir:FOLDER``.
     config: dict[str, Any]  # The configuration.
     weights: Path
@@ -72,6 +73,7 @@ def find_source(rest: str) -> Source:
     tag, file = _parse(architecture, weights_name)
     published = dict(get_pretrained_cfg(architecture, tag)) if tag else _common_facts(architecture, rest)
     return Source(
+        name=architecture,
         model=architecture,
         config=open_clip.get_model_config(architecture),
         weights=file or _published_weights(architecture, tag, published),
@@ -90,7 +92,8 @@ def _from_folder(folder: Path, weights: Path, origin: str) -> Source:
     config = raw.get("model_cfg") if isinstance(raw, dict) else None
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise DataError(f"{path} holds no model_cfg with embed_dim, vision_cfg and text_cfg. Copy the folder again.")
-    return Source(f"{LOCAL_DIR_PREFIX}{folder}", config, weights, origin, raw.get("preprocess_cfg", {}))
+    facts = raw.get("preprocess_cfg", {})
+    return Source(origin, f"{LOCAL_DIR_PREFIX}{folder}", config, weights, origin, facts)
 
 
 def _parse(architecture: str, weights: str) -> tuple[str, Path | None]:

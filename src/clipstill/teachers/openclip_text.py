@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleToken
 from torch import Tensor
 
 from clipstill.core.errors import DataError, reason_of
+from clipstill.core.files import read_json
 from clipstill.teachers.hub import fetch
 from clipstill.teachers.openclip_source import Source
 
@@ -56,6 +56,6 @@ def text_config_folder(source: Source) -> Path:
         ResourceError: Its repository cannot be reached.
     """
     beside = source.weights.parent / _CONFIG
-    if beside.is_file() and json.loads(beside.read_text(encoding="utf-8")).get("model_type") in arch_dict:
+    if beside.is_file() and read_json(beside).get("model_type") in arch_dict:
         return beside.parent
     return fetch(source.config["text_cfg"]["hf_model_name"], (_CONFIG,))
