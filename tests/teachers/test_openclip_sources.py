@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.openclip_source import find_source
 from clipstill.teachers.prompted import PromptedOpenClip, prompted
+from clipstill.text.soft_tokens import Sentence, SoftSentences
 from openclip_fixtures import CONFIGS, CPU, TEXT, VIT, architectures, pictures, reference, saved  # noqa: F401
 
 NAMES = ["dog", "horse", "elephant"]
@@ -101,7 +103,7 @@ def test_soft_tokens_that_are_words_give_the_text_with_those_words(tmp_path: Pat
     teacher = load_teacher(write_folder(tmp_path, TOKENIZERS[kind][4]), CPU)
     learner = prompted(teacher, count=4, visual_depth=0, text_depth=1, words="a photo of a")
     assert isinstance(learner, PromptedOpenClip)
-    vectors_CD = learner.class_vectors(NAMES)
+    vectors_CD = learner.class_vectors(NAMES).detach()
     sentences = [f"a photo of a {name}." for name in NAMES]
     with torch.no_grad():
         texts = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(sentences)
@@ -111,10 +113,20 @@ def test_soft_tokens_that_are_words_give_the_text_with_those_words(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+def test_sentences_with_soft_tokens_that_are_words_are_those_sentences(tmp_path: Path, kind: str) -> None:
+    write_tokenizer(tmp_path, kind)
+    teacher: Any = load_teacher(write_folder(tmp_path, TOKENIZERS[kind][4]), CPU)
+    soft = SoftSentences(teacher, [Sentence("{tokens} {class}.", name) for name in NAMES], 2)
+    words_MLE = teacher.embed_words("a photo").expand(3, -1, -1)
+    expected_MD = teacher.encode_text([f"a photo {name}." for name in NAMES])
+    assert torch.allclose(soft.encode(words_MLE), expected_MD, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_prompts_of_further_layers_leave_the_class_names_alone(tmp_path: Path, kind: str) -> None:
     write_tokenizer(tmp_path, kind)
     teacher = load_teacher(write_folder(tmp_path, TOKENIZERS[kind][4]), CPU)
-    vectors_CD = prompted(teacher, count=4, visual_depth=0, text_depth=2).class_vectors(NAMES)
+    vectors_CD = prompted(teacher, count=4, visual_depth=0, text_depth=2).class_vectors(NAMES).detach()
     gaps = torch.cdist(vectors_CD, vectors_CD) + torch.eye(3)
     assert float(gaps.min()) > 1e-3
 
@@ -216,6 +228,21 @@ def test_a_torchscript_archive_is_read_without_its_program(tmp_path: Path) -> No
     traced = torch.jit.trace_module(tiny, example, check_trace=False)
     traced.save(str(tmp_path / "archive.pt"))
     assert_same(tmp_path / "archive.pt", "tiny-vit-quickgelu")
+
+
+def test_an_archive_that_wants_to_run_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    trace, path = tmp_path / "it-ran", tmp_path / "archive.pt"
+
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (trace,)
+
+    torch.save(Malicious(), path)  # noqa: TID251
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+    with pytest.raises(DataError, match="code in weight files is never run"):
+        load_teacher(f"openclip:tiny-vit/{path}", CPU)
+    assert not trace.exists()
 
 
 def test_tinyclips_towers_are_found_in_their_modules(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ replaced by empty stand-ins, so that those packages are not needed; every other 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clipstill.core.errors import ArtifactError, DataError
-from clipstill.core.torchscript import is_torchscript, read_torchscript
+from clipstill.core.torchscript import is_torchscript, tensors_of, without_program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,11 +67,15 @@ def read_state(path: Path, *, skip_trainer: bool = False) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             raw: Any = load_file(path)
-        elif is_torchscript(path):
-            raw = read_torchscript(path)
         else:
-            with torch.serialization.safe_globals(_stand_ins(path) if skip_trainer else []):
-                raw = torch.load(path, map_location="cpu", weights_only=True)
+            source: Path | BinaryIO = path
+            is_archive = is_torchscript(path)
+            stand_ins = _stand_ins(path) if skip_trainer and not is_archive else []
+            if is_archive:
+                source, stand_ins = without_program(path)
+            with torch.serialization.safe_globals(stand_ins):
+                raw = torch.load(source, map_location="cpu", weights_only=True)
+            raw = dict(tensors_of(raw)) if is_archive else raw
     except Exception as error:  # the readers raise many kinds
         raise DataError(
             f"{path} is not a plain file of tensors ({type(error).__name__}), and code in weight files is never run. "

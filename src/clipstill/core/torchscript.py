@@ -1,8 +1,8 @@
-"""Reads the tensors of a TorchScript archive, such as OpenAI's CLIP files, without loading its program.
+"""Takes the tensors out of a TorchScript archive, such as OpenAI's CLIP files, without loading its program.
 
 The archive is a zip with pickled objects, whose tensors lie beside them, and with source code. The code is left out,
-and the objects are read by torch's reader for weights, which knows no class but tensors and plain containers; classes
-of the archive become empty ones that hold attributes.
+and ``checkpoints`` reads the objects by torch's reader for weights, which knows no class but tensors and plain
+containers; classes of the archive become empty ones that hold attributes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Namespaces of classes that TorchScript generates.
+# Namespace of the classes that TorchScript generates.
 _GENERATED = "__torch__"
+_OBJECTS = "data.pkl"
 
 
 class _Module:
@@ -33,42 +34,29 @@ def is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Parameters, buffers and other tensors of the archive's modules, by the names of a state dict, on the CPU.
-
-    Raises:
-        Exception: Any kind, where the archive is damaged or refers to other classes.
-    """
-    import torch
-
-    without_code = io.BytesIO()
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(without_code, "w") as copy:
+def without_program(path: Path) -> tuple[io.BytesIO, list[Any]]:
+    """The archive's objects and tensors as a checkpoint; pairs of a stand-in class and the name that it replaces."""
+    copied, pickled = io.BytesIO(), b""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
         for name in archive.namelist():
             inside = name.partition("/")[2]
-            if inside == "data.pkl":
-                pickled = archive.read(name)
-            if inside in ("data.pkl", "version", "byteorder") or inside.startswith("data/"):
+            if inside in (_OBJECTS, "version", "byteorder") or inside.startswith("data/"):
                 copy.writestr(name, archive.read(name))
-    without_code.seek(0)
-    # One class for each name: torch's reader tells classes by their names.
-    stand_ins: list[Any] = [(type("Module", (_Module,), {}), name) for name in _generated_classes(pickled)]
-    with torch.serialization.safe_globals(stand_ins):
-        module = torch.load(without_code, map_location="cpu", weights_only=True)
-    return dict(_tensors(module, ""))
+            if inside == _OBJECTS:
+                pickled = archive.read(name)
+    copied.seek(0)
+    # The names are found without running the pickle. One class for each: torch's reader tells classes by their names.
+    named = {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
+    own = sorted(name.replace(" ", ".") for name in named if name.partition(".")[0] == _GENERATED)
+    return copied, [(type("Module", (_Module,), {}), name) for name in own]
 
 
-def _generated_classes(pickled: bytes) -> set[str]:
-    """Names of the archive's own classes, found without running the pickle."""
-    named = (str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL")
-    return {name.replace(" ", ".") for name in named if name.partition(".")[0] == _GENERATED}
-
-
-def _tensors(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(module: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and other tensors of a module that stands for one of the archive, by their full names."""
     import torch
 
-    values: dict[str, Any] = vars(module)
-    for name, value in values.items():
+    for name, value in vars(module).items():
         if isinstance(value, torch.Tensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, _Module):
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from tensors_of(value, f"{prefix}{name}.")
