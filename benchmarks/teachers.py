@@ -13,8 +13,8 @@ largest absolute differences, and marked (!) where they are above 1e-3:
 - ``bf16``: 1 - cosine of a bf16 model's vectors with those in full precision;
 - ``bundle``: probabilities of a zero-shot bundle, run by onnxruntime, against open_clip's vectors.
 
-``another photo`` is the difference of the unit vectors of two photos, the scale of ``images``. It takes about a quarter
-of an hour on two idle cores, and 4 GB of memory.
+``another photo`` is the difference of the unit vectors of two photos, the scale of ``images``. It takes
+minutes, and 4 GB of memory.
 """
 
 from __future__ import annotations
