@@ -70,7 +70,7 @@ def encoded(teacher: Any, folder: Path, cache: Path | None) -> tuple[list[str], 
     parts, labels = [], []
     fit = teacher.preprocess
     with torch.no_grad():
-        for pixels, of_batch in iterate(ImageFolder.open(folder, names), fit.size, fit.crop_fraction, 32):
+        for pixels, of_batch in iterate(ImageFolder.open(folder, names), fit, 32):
             parts.append(teacher.encode_image(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255))
             labels += of_batch
     vectors_ND, label_N = torch.cat(parts), torch.tensor(labels)

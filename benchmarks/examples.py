@@ -33,8 +33,7 @@ _AT_ONCE = 32
 def encoded(teacher: Teacher, folder: ImageFolder) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, D) and labels (N,) of all pictures."""
     parts, labels = [], []
-    size, crop = teacher.preprocess.size, teacher.preprocess.crop_fraction
-    for images_NHW3, of_batch in iterate(folder, size, crop, _AT_ONCE):
+    for images_NHW3, of_batch in iterate(folder, teacher.preprocess, _AT_ONCE):
         parts.append(teacher.encode_image(torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).float() / 255))
         labels += of_batch
     return torch.cat(parts), torch.tensor(labels)

@@ -23,6 +23,7 @@ from quality import Run
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder
+from clipstill.core.protocols import Preprocess
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
@@ -50,7 +51,7 @@ def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
         settings = load_settings("fine-tune").distillation.changed(**changes)
-        pixels_N3SS, label_N = read_all(chosen, section["image_size"])
+        pixels_N3SS, label_N = read_all(chosen, Preprocess(section["image_size"]))
         data = TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
         labels = SoftLabels(None, torch.zeros(len(run.labels), 1))
         with tempfile.TemporaryDirectory() as work:

@@ -67,7 +67,8 @@ def make(count: int, seed: int, task: Task, args: argparse.Namespace) -> None:
     )
     if count:
         section = run.config["student"]
-        images, _ = read_all(limited(ImageFolder.open(args.train, run.labels), count, seed), section["image_size"])
+        chosen = limited(ImageFolder.open(args.train, run.labels), count, seed)
+        images, _ = read_all(chosen, Preprocess(section["image_size"]))
         outside = torch.full((len(images),), -1)
         student = run.taught_on(
             teacher, images, outside, outside, run.settings, section["name"], section["init"], section["image_size"]

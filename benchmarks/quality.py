@@ -26,8 +26,8 @@ import yaml
 from safetensors.torch import load_file
 
 from clipstill.core.files import sha256_json
-from clipstill.core.images import ImageFolder, fit_square, load_rgb
-from clipstill.core.protocols import Teacher
+from clipstill.core.images import ImageFolder, fit, load_rgb
+from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
@@ -191,7 +191,7 @@ def scratch(
 def _photographs(folder: ImageFolder, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Photos as a set, in mixed order: images, classes, styles."""
     order = torch.randperm(len(folder.items), generator=generator_for(0, "photographs")).tolist()
-    images = np.stack([fit_square(load_rgb(folder.items[i][0]), side) for i in order])
+    images = np.stack([fit(load_rgb(folder.items[i][0]), Preprocess(side)) for i in order])
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     return tensor, *_unknown(len(order))
 

@@ -31,7 +31,7 @@ from quality import Run
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
 from clipstill.core.images import ImageFolder, iterate
-from clipstill.core.protocols import Teacher
+from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state
 from clipstill.distillation.soft_labels import SoftLabels
@@ -150,7 +150,7 @@ def real(folders: list[Path], count: int | None, size: int, seed: int) -> Traini
     parts = []
     for folder in folders:
         share = None if count is None else count // len(folders)
-        parts.append(read_all(limited(ImageFolder.without_labels(folder), share, seed), size)[0])
+        parts.append(read_all(limited(ImageFolder.without_labels(folder), share, seed), Preprocess(size))[0])
     pixels_N3HW = torch.cat(parts)
     none_N = torch.full((len(pixels_N3HW),), -1)
     return TrainingData(pixels_N3HW, none_N, none_N)
@@ -166,7 +166,7 @@ def top1(student: Student, folder: ImageFolder, work: Path) -> float:
         student.eval()
         fit = student.preprocess
         parts, labels = [], []
-        for pixels_NHW3, found in iterate(folder, fit.size, fit.crop_fraction, 32):
+        for pixels_NHW3, found in iterate(folder, fit, 32):
             parts.append(student.features(torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).float() / 255))
             labels += found
         save_state(place, {"features": torch.cat(parts), "labels": torch.tensor(labels)}, {"key": key})

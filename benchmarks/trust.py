@@ -32,7 +32,7 @@ def answers(bundle: Bundle, folder: ImageFolder) -> tuple[NDArray[np.float32], N
     """Logits for all photos, and their classes."""
     logits, labels = [], []
     fit = bundle.preprocess
-    for pixels_NHW3, found in iterate(folder, fit.size, fit.crop_fraction, 32):
+    for pixels_NHW3, found in iterate(folder, fit, 32):
         logits.append(bundle.logits(pixels_NHW3))
         labels += found
     return np.concatenate(logits), np.array(labels)

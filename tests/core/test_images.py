@@ -18,7 +18,8 @@ from torchvision.transforms import functional as reference
 from clipstill.assembly.training import read_all
 from clipstill.core import picture_kinds
 from clipstill.core.errors import DataError, PictureTooLargeError
-from clipstill.core.images import ImageFolder, fit_square, iterate, load_rgb
+from clipstill.core.images import ImageFolder, fit, iterate, load_rgb
+from clipstill.core.protocols import Preprocess
 
 _NOBODY = 65_534
 
@@ -202,23 +203,23 @@ def test_tiles_that_are_larger_than_the_picture_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (20, 31)])
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
-def test_fit_square_is_resize_and_centre_crop(width: int, height: int, crop_fraction: float) -> None:
+def test_fit_is_resize_and_centre_crop(width: int, height: int, crop_fraction: float) -> None:
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
     image = small.resize((width, height), Image.Resampling.BICUBIC)
     resized = reference.resize(image, round(32 / crop_fraction), reference.InterpolationMode.BICUBIC)
     expected = np.asarray(reference.center_crop(resized, [32, 32]))
-    assert np.array_equal(fit_square(image, 32, crop_fraction), expected)
+    assert np.array_equal(fit(image, Preprocess(32, crop_fraction=crop_fraction)), expected)
 
 
 def test_a_picture_of_the_right_size_is_left_alone() -> None:
     image = photo(32, 32)
-    assert np.array_equal(fit_square(image, 32), np.asarray(image))
+    assert np.array_equal(fit(image, Preprocess(32)), np.asarray(image))
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 2), (2, 20_000), (1, 1)])
 def test_extreme_shapes_fit(width: int, height: int) -> None:
-    assert fit_square(Image.new("RGB", (width, height), "red"), 48).tolist() == [[[255, 0, 0]] * 48] * 48
+    assert fit(Image.new("RGB", (width, height), "red"), Preprocess(48)).tolist() == [[[255, 0, 0]] * 48] * 48
 
 
 def test_folder_names_match_without_case_space_underscore_hyphen(tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_bad_files_are_skipped_named_and_never_fatal(tmp_path: Path) -> None:
     save(photo(), tmp_path / "cat" / "last.png")
     skipped: list[tuple[str, str]] = []
     folder = ImageFolder.open(tmp_path, ["dog", "cat"])
-    batches = list(iterate(folder, 32, 1.0, 2, lambda path, reason: skipped.append((path.name, reason))))
+    batches = list(iterate(folder, Preprocess(32), 2, lambda path, reason: skipped.append((path.name, reason))))
     assert [squares.shape for squares, _ in batches] == [(2, 32, 32, 3), (1, 32, 32, 3)]
     assert [label for _, labels in batches for label in labels] == [0, 0, 1]
     assert [name for name, _ in skipped] == ["1.png"]
@@ -372,7 +373,7 @@ def test_files_that_cannot_be_decoded_are_named_unless_asked_otherwise(
 ) -> None:
     caplog.set_level("INFO", "clipstill")
     (folder_of(tmp_path, "cat/1.png") / "cat" / "2.png").write_bytes(b"broken")
-    pixels, _ = read_all(ImageFolder.without_labels(tmp_path), 16)
+    pixels, _ = read_all(ImageFolder.without_labels(tmp_path), Preprocess(16))
     assert len(pixels) == 1
     assert "2.png cannot be read as an image" in caplog.text
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import importlib.resources
+import itertools
 import json
 import re
 import shutil
@@ -22,7 +23,9 @@ import pytest
 from PIL import Image
 
 from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, verify_files, write_json
-from clipstill.core.images import fit_square, load_rgb
+from clipstill.core.images import fit, load_rgb
+from clipstill.core.protocols import INTERPOLATIONS, RESIZE_MODES, Preprocess, ResizeMode
+from clipstill.export.bundle import preprocess_json
 from clipstill.export.page import OWN_FILES, RUNTIME_FILES, RUNTIME_LEDGER
 from clipstill.runtime.bundle import load_bundle
 
@@ -89,19 +92,24 @@ def preprocess_page(browser: Any) -> Iterator[Any]:
     page.close()
 
 
-FIT = """async ([file, size, crop]) => {
+FIT = """async ([file, how]) => {
   const blob = new Blob([Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))]);
-  const { bitmapSource, decode, fitSquare } = clipstillPreprocess;
-  return Array.from(fitSquare(bitmapSource(await decode(blob)), size, crop));
+  const { bitmapSource, decode, fit } = clipstillPreprocess;
+  return Array.from(fit(bitmapSource(await decode(blob)), how));
 }"""
 
 
-def difference(page: Any, path: Path, size: int = 32, crop: float = 0.875) -> int:
+CROPPED = Preprocess(32, crop_fraction=0.875)
+SHAPES = ((45, 45), (32, 45), (45, 32))
+
+
+def difference(page: Any, path: Path, preprocess: Preprocess = CROPPED) -> int:
     """Largest difference of a level between the browser's pixels and Python's."""
-    found = page.evaluate(FIT, [base64.b64encode(path.read_bytes()).decode(), size, crop])
-    expected = fit_square(load_rgb(path), size, crop).astype(int)
-    largest = int(np.abs(np.array(found).reshape(size, size, 3) - expected).max())
-    print(f"{path.suffix} at {size} px, crop {crop:.3f}: largest difference {largest}")
+    how = {name: value for name, value in preprocess_json(preprocess).items() if name != "steps"}
+    found = page.evaluate(FIT, [base64.b64encode(path.read_bytes()).decode(), how])
+    expected = fit(load_rgb(path), preprocess).astype(int)
+    largest = int(np.abs(np.array(found).reshape(expected.shape) - expected).max())
+    print(f"{path.suffix}, {preprocess}: largest difference {largest}")
     return largest
 
 
@@ -114,7 +122,18 @@ def test_pixels_of_a_png_are_those_of_pillow(preprocess_page: Any, tmp_path: Pat
     picture(width, height).save(tmp_path / "photo.png")
     # 0.875 rounds 36.57 to 37, so that corners of crops fall on halves; 32 / 0.9846 is 32.5, which goes to the even 32.
     for size, crop in ((32, 0.875), (32, 1.0), (32, 32 / 32.5), (45, 0.96)):
-        assert difference(preprocess_page, tmp_path / "photo.png", size, crop) == 0
+        assert difference(preprocess_page, tmp_path / "photo.png", Preprocess(size, crop_fraction=crop)) == 0
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+@pytest.mark.parametrize(("width", "height"), [(3, 5), (45, 32), (64, 36), (101, 77), (640, 481), (3000, 7)])
+def test_every_resize_mode_gives_pillows_pixels(
+    preprocess_page: Any, tmp_path: Path, width: int, height: int, mode: ResizeMode
+) -> None:
+    picture(width, height).save(tmp_path / "photo.png")
+    for size, kernel in itertools.product(SHAPES, INTERPOLATIONS):
+        preprocess = Preprocess(size, interpolation=kernel, resize_mode=mode, fill=100)
+        assert difference(preprocess_page, tmp_path / "photo.png", preprocess) == 0
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "I;16"])
@@ -133,7 +152,7 @@ def test_pixels_of_grey_and_palettes_are_those_of_pillow(preprocess_page: Any, t
 def test_transparency_is_white_as_in_python(preprocess_page: Any, tmp_path: Path, mode: str) -> None:
     picture(64, 64, mode).save(tmp_path / "photo.png")
     # Unresized, so that no average hides a level. Another browser may round its blending otherwise.
-    assert difference(preprocess_page, tmp_path / "photo.png", 64, 1.0) <= 1
+    assert difference(preprocess_page, tmp_path / "photo.png", Preprocess(64)) <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

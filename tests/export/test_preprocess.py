@@ -1,19 +1,21 @@
-"""``preprocess.json`` against other ways to the same pixels: torchvision's, and its description written once more."""
+"""``preprocess.json`` against other ways to the same pixels: torchvision's, open_clip's, its own description."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from clipstill.core.images import fit_square, load_rgb
-from clipstill.core.protocols import Preprocess
+from clipstill.core.images import fit, load_rgb
+from clipstill.core.protocols import INTERPOLATIONS, RESIZE_MODES, Interpolation, Preprocess, ResizeMode, Size
 from clipstill.export.bundle import preprocess_json
 
 SHAPES = [
@@ -30,19 +32,19 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def by_torchvision(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
-    side = json.loads(json.dumps(preprocess_json(fit(size, crop_fraction))))["steps"][2]["short_side"]
+    side = json.loads(json.dumps(preprocess_json(Preprocess(size, crop_fraction=crop_fraction))))["steps"][2][
+        "short_side"
+    ]
     return np.asarray(Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(size)])(image))
-
-
-def fit(size: int, crop_fraction: float) -> Preprocess:
-    return Preprocess(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), crop_fraction)
 
 
 @pytest.mark.parametrize(("size", "crop_fraction"), FITS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pixels_are_those_of_torchvision(shape: tuple[int, int], size: int, crop_fraction: float) -> None:
     image = noise(*shape)
-    np.testing.assert_array_equal(fit_square(image, size, crop_fraction), by_torchvision(image, size, crop_fraction))
+    np.testing.assert_array_equal(
+        fit(image, Preprocess(size, crop_fraction=crop_fraction)), by_torchvision(image, size, crop_fraction)
+    )
 
 
 @pytest.mark.parametrize("shape", [(700, 90), (90, 700), (901, 3), (3, 901), (50, 1)])
@@ -51,7 +53,40 @@ def test_pixels_of_a_panorama_are_those_of_torchvision_after_the_cut(shape: tupl
     widest = 4 * min(shape)
     left, top = (max(0, (side - widest) // 2) for side in shape)
     cut = image.crop((left, top, left + min(width, widest), top + min(height, widest)))
-    np.testing.assert_array_equal(fit_square(image, 32, 0.875), by_torchvision(cut, 32, 0.875))
+    np.testing.assert_array_equal(fit(image, Preprocess(32, crop_fraction=0.875)), by_torchvision(cut, 32, 0.875))
+
+
+def by_open_clip(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """open_clip's own preprocessing, up to uint8."""
+    config = PreprocessCfg(
+        size=preprocess.size,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        interpolation=preprocess.interpolation,
+        resize_mode=preprocess.resize_mode,
+        fill_color=preprocess.fill,
+    )
+    x_3HW = image_transform_v2(config, is_train=False)(image)
+    return (x_3HW * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+@pytest.mark.parametrize("size", [45, 224, (32, 48), (48, 32)])
+@pytest.mark.parametrize("shape", [(640, 360), (360, 640), (500, 500), (45, 45), (33, 47), (48, 32), (7, 5), (101, 99)])
+def test_pixels_of_each_resize_mode_are_those_of_open_clip(
+    shape: tuple[int, int], size: Size, mode: ResizeMode
+) -> None:
+    image = noise(*shape)
+    for kernel in INTERPOLATIONS:
+        # open_clip resizes to a shape that is not square by bicubic in any case.
+        if mode == "shortest" and isinstance(size, tuple) and kernel != "bicubic":
+            continue
+        preprocess = Preprocess(size, interpolation=kernel, resize_mode=mode, fill=100)
+        np.testing.assert_array_equal(fit(image, preprocess), by_open_clip(image, preprocess))
+
+
+def test_a_strip_of_one_pixel_is_padded_not_refused() -> None:
+    assert fit(noise(900, 1), Preprocess(32, resize_mode="longest")).shape == (32, 32, 3)
 
 
 def decoded(path: Path) -> Image.Image:
@@ -98,7 +133,7 @@ def _stored(kind: str, path: Path) -> Path:
 )
 def test_pixels_of_odd_files_are_those_of_torchvision(kind: str, tmp_path: Path) -> None:
     path = _stored(kind, tmp_path / "odd.png")
-    found = fit_square(load_rgb(path), 32, 0.875)
+    found = fit(load_rgb(path), Preprocess(32, crop_fraction=0.875))
     np.testing.assert_array_equal(found, by_torchvision(decoded(path), 32, 0.875))
 
 
@@ -107,10 +142,13 @@ def resized_once(pixels_HWC: np.ndarray, new_width: int, kernel: dict[str, Any])
     old_width = pixels_HWC.shape[1]
     if new_width == old_width:
         return pixels_HWC
-    a = kernel["a"]
+    support = kernel["support"]
 
     def weight(t: float) -> float:
         t = abs(t)
+        if kernel["name"] == "bilinear":
+            return max(0.0, 1 - t)
+        a = kernel["a"]
         if t < 1:
             return (a + 2) * t**3 - (a + 3) * t**2 + 1
         return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
@@ -120,8 +158,8 @@ def resized_once(pixels_HWC: np.ndarray, new_width: int, kernel: dict[str, Any])
     columns = []
     for i in range(new_width):
         centre = (i + 0.5) * scale
-        first = max(0, math.floor(centre - 2 * stretch + 0.5))
-        last = min(old_width, math.floor(centre + 2 * stretch + 0.5))
+        first = max(0, math.floor(centre - support * stretch + 0.5))
+        last = min(old_width, math.floor(centre + support * stretch + 0.5))
         weights = [weight((j + 0.5 - centre) / stretch) for j in range(first, last)]
         whole = sum(weights)
         integers = [math.floor(abs(w / whole) * 2**22 + 0.5) * (1 if w >= 0 else -1) for w in weights]
@@ -130,6 +168,22 @@ def resized_once(pixels_HWC: np.ndarray, new_width: int, kernel: dict[str, Any])
         )
         columns.append(np.clip((summed_HC + 2**21) >> 22, 0, 255))
     return np.stack(columns, axis=1).astype(np.uint8)
+
+
+def squashed_by_description(image: Image.Image, told: dict[str, Any]) -> np.ndarray:
+    resize = next(step for step in told["steps"] if step["step"] == "resize")
+    width, height = map(int, re.findall(r"(\d+) by (\d+) pixels", resize["how"])[0])
+    rows_first = resized_once(np.asarray(image), width, resize["kernel"])
+    return resized_once(rows_first.transpose(1, 0, 2), height, resize["kernel"]).transpose(1, 0, 2)
+
+
+@pytest.mark.parametrize("kernel", INTERPOLATIONS)
+def test_description_of_squash_gives_the_same_pixels(kernel: Interpolation) -> None:
+    preprocess = Preprocess((32, 48), interpolation=kernel, resize_mode="squash")
+    told = json.loads(json.dumps(preprocess_json(preprocess)))
+    assert [step["step"] for step in told["steps"]] == ["decode", "resize", "scale"]
+    image = noise(101, 67)
+    np.testing.assert_array_equal(squashed_by_description(image, told), fit(image, preprocess))
 
 
 def by_description(image: Image.Image, told: dict[str, Any]) -> np.ndarray:
@@ -152,5 +206,7 @@ def by_description(image: Image.Image, told: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize(("size", "crop_fraction"), [(32, 0.875), (64, 1.0)])
 def test_description_alone_gives_the_same_pixels(shape: tuple[int, int], size: int, crop_fraction: float) -> None:
     image = noise(*shape, seed=5)
-    told = json.loads(json.dumps(preprocess_json(fit(size, crop_fraction))))
-    np.testing.assert_array_equal(by_description(image, told), fit_square(image, size, crop_fraction))
+    told = json.loads(json.dumps(preprocess_json(Preprocess(size, crop_fraction=crop_fraction))))
+    np.testing.assert_array_equal(
+        by_description(image, told), fit(image, Preprocess(size, crop_fraction=crop_fraction))
+    )

@@ -253,6 +253,10 @@ def test_labels_that_cannot_be_are_refused(
         *({"mean": mean} for mean in ([1, 2], "abc", [float("nan")] * 3)),
         *({"std": std} for std in ([0, 1, 1], [float("inf")] * 3)),
         *({"crop_fraction": share} for share in (0, 1e-9, 2, float("nan"), 10**400)),
+        *({"size": sides} for sides in ([32], [32, "32"], [0, 32], [32, 32, 32])),
+        *({"resize_mode": mode} for mode in ("crop", None, [])),
+        *({"interpolation": kernel} for kernel in ("nearest", 3)),
+        *({"fill": fill} for fill in (-1, 256, 0.5, True)),
     ],
     ids=lambda change: str(change)[:40],
 )

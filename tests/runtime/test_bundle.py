@@ -13,13 +13,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 import clipstill.core
+from clipstill.core.description import Description
 from clipstill.core.errors import ArtifactError, DataError
-from clipstill.core.files import commit_manifest, read_manifest
-from clipstill.core.images import fit_square, load_rgb
+from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_manifest, write_json
+from clipstill.core.images import fit, load_rgb
+from clipstill.core.protocols import RESIZE_MODES, Preprocess, ResizeMode, Size
+from clipstill.export.bundle import BundleContent, write_bundle
 from clipstill.runtime import Prediction, load_bundle
-from export_fixtures import LABELS, PREPROCESS, SIZE, new_student
+from export_fixtures import LABELS, PREPROCESS, SIZE, describe, new_student
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "onnxruntime_only.py"
 
 # Everything outside the standard library that may be imported; the second line is what onnxruntime itself uses.
 ALLOWED = ["clipstill", "numpy", "PIL", "onnxruntime"]
@@ -63,7 +70,7 @@ def copy_with(folder: Path, to: Path, name: str, value: object) -> Path:
 
 def reference(photo: Path) -> np.ndarray:
     """Probabilities by torch and the student itself, pixels by the evaluation's own function."""
-    pixels = fit_square(load_rgb(photo), SIZE, PREPROCESS.crop_fraction)
+    pixels = fit(load_rgb(photo), PREPROCESS)
     with torch.inference_mode():
         logits = new_student().eval()(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
     return logits.softmax(1)[0].numpy()
@@ -99,6 +106,36 @@ def test_runtime_needs_numpy_onnxruntime_and_pillow_only(tiny_bundle: Path, phot
     assert done.returncode == 0, done.stderr
     expected = [[each.label, each.score] for each in load_bundle(tiny_bundle).predict(photo)]
     assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+@pytest.mark.parametrize("size", [SIZE, (24, 40)])
+def test_every_way_to_fit_a_photo_gives_the_same_answer_without_clipstill(
+    mode: ResizeMode, size: Size, photo: Path, tmp_path: Path
+) -> None:
+    class Pooled(nn.Module):
+        def forward(self, x_N3HW: Tensor) -> Tensor:
+            return adaptive_avg_pool2d(x_N3HW, 4).flatten(1)[:, :3] * 9
+
+    preprocess = Preprocess(size, interpolation="bilinear", resize_mode=mode, fill=77)
+    folder = tmp_path / "bundle"
+    write_bundle(folder, BundleContent(Pooled(), torch.eye(3), Description(LABELS, preprocess), page=False), describe)
+    bundle = load_bundle(folder)
+    assert bundle.preprocess == preprocess
+    best = bundle.predict(photo)[0]
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, folder, photo], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == f"{best.label} {best.score:.4f}"
+
+
+def test_bundles_that_do_not_name_a_resize_mode_cut_the_middle(tiny_bundle: Path, photo: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    raw = read_json(folder / "preprocess.json")
+    write_json(folder / "preprocess.json", {name: raw[name] for name in ("size", "mean", "std", "crop_fraction")})
+    commit_manifest(folder, "", [path.name for path in folder.iterdir() if path.name != MANIFEST], {"kind": "bundle"})
+    assert load_bundle(folder).preprocess == PREPROCESS
+    assert load_bundle(folder).predict(photo) == load_bundle(tiny_bundle).predict(photo)
 
 
 def test_run_folder_stands_for_its_bundle(tiny_bundle: Path) -> None:

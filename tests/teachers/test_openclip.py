@@ -191,10 +191,17 @@ def test_openai_weights_get_quickgelu_whatever_the_architecture_is_called(
     with torch.no_grad():
         expected = model.encode_image(normalised(pictures()), normalize=True)
         assert torch.allclose(teacher.encode_image(pictures()), expected, atol=1e-6)
+    assert teacher.provenance[0].licence == "MIT"
+    # A local file keeps what every tag of its architecture has.
+    assert activations(load_teacher(f"openclip:tiny-vit/{path}", CPU)) == 4
+    _PRETRAINED["tiny-vit"]["plain"] = {}
     plain: Any = load_teacher(f"openclip:tiny-vit/{path}", CPU)
     assert activations(plain) == 0
     assert not torch.allclose(plain.encode_image(pictures()), expected, atol=1e-4)
-    assert teacher.provenance[0].licence == "MIT"
+    # The tag before the path tells more.
+    named: Any = load_teacher(f"openclip:tiny-vit/openai/{path}", CPU)
+    assert torch.equal(named.encode_image(pictures()), teacher.encode_image(pictures()))
+    assert named.provenance[0].licence == "MIT"
 
 
 @pytest.mark.parametrize("mark", ["file name", "archive key"])
@@ -228,8 +235,8 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
     def offline(*_: Any, **__: Any) -> str:
         raise OSError("no route to host\nand a long story")
 
-    monkeypatch.setattr("clipstill.teachers.openclip.download_pretrained", offline)
-    with pytest.raises(ResourceError, match="no route to host") as caught:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(ResourceError, match=r"repository nobody/nothing \(no route to host\)") as caught:
         load_teacher("openclip:tiny-vit/openai", CPU)
     assert "\n" not in str(caught.value)
 

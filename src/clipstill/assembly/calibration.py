@@ -73,7 +73,7 @@ class ModelPair:
     @torch.no_grad()
     def _answers(self, pixels_N3HW: Tensor, view: int | None) -> Answers:
         student = self.student.to(self.device)
-        size, seed = student.preprocess.size, self.settings.seed
+        size, seed = student.preprocess.side, self.settings.seed
         views = views_of(self.settings.distillation, size)
         class_vectors_CD, scale = self.class_vectors_CD.to(self.device), float(self.teacher.logit_scale)
         by_student, by_teacher = [], []

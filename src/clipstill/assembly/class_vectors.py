@@ -41,11 +41,9 @@ def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device) -
     """The teacher's vectors of example images (N, D), on the CPU, and their classes; unreadable files are named."""
     import torch
 
-    preprocess = teacher.preprocess
     parts, labels = [], []
     with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
-        size, crop = preprocess.size, preprocess.crop_fraction
-        for pixels_NHW3, batch_labels in iterate(folder, size, crop, BATCH):
+        for pixels_NHW3, batch_labels in iterate(folder, teacher.preprocess, BATCH):
             x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
             parts.append(teacher.encode_image(x_N3HW).cpu())
             labels += batch_labels

@@ -150,7 +150,7 @@ def fine_tune_on(
 
 def _read_examples(folder: ImageFolder, bundle: Bundle) -> TrainingData:
     """The photos, each with its class as a label and no style."""
-    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
+    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.whole)
     missing = [bundle.labels[label] for label in sorted(set(range(len(bundle.labels))) - set(label_N.tolist()))]
     if missing:
         raise DataError(

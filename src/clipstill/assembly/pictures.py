@@ -41,5 +41,5 @@ def split_pictures(pixels_N3HW: Tensor, seed: int, photos: Mapping[str, Photos] 
 def labelled_photos(folder: ImageFolder, preprocess: Preprocess) -> Photos:
     """A folder's photos as the student sees them; of very many photos, equally many of each class."""
     some = limited(folder, max(1, _MOST_PHOTOS // len(folder.classes)), 0)
-    pixels_N3HW, label_N = read_all(some, preprocess.size, preprocess.crop_fraction)
+    pixels_N3HW, label_N = read_all(some, preprocess)
     return Photos(pixels_N3HW.permute(0, 2, 3, 1).contiguous().numpy(), label_N.numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,8 @@ def learn_prompts(
         rank=section.rank,
         seed=seed,
     )
-    pixels_N3HW, label_N = read_all(examples, round(plain.image_size * _ROOM_FOR_CROPS))
+    larger = replace(plain.preprocess.whole, size=round(plain.image_size * _ROOM_FOR_CROPS))
+    pixels_N3HW, label_N = read_all(examples, larger)
     shown = sorted(set(label_N.tolist()))
     names = [examples.classes[label] for label in shown]
     say(f"teacher's prompts: {len(label_N)} examples of {len(names)} of {len(examples.classes)} classes")

@@ -85,7 +85,7 @@ def student_of(models: Models, classes: int, init: str | Path) -> Student:
 def bundled_section(bundle: Bundle, section: StudentSettings) -> StudentSettings:
     """How a bundle's student was built; what the bundle does not tell is taken from ``section``."""
     metadata = {"name": str(bundle.info.get("student", "")), **bundle.info.get("student_tower", {})}
-    return section.model_copy(update={**metadata, "image_size": bundle.preprocess.size})
+    return section.model_copy(update={**metadata, "image_size": max(bundle.preprocess.shape)})
 
 
 def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
@@ -98,10 +98,12 @@ def _tower(section: StudentSettings, classes: int, seed: int) -> TowerStudent:
     network = image_backbone(
         teacher, tokens=section.prompts, depth=section.prompt_depth, image_size=section.image_size, seed=seed
     )
+    size = teacher.preprocess.size if section.image_size == teacher.image_size else section.image_size
     backbone = Backbone(
         name=section.name,
         network=network,
-        preprocess=replace(teacher.preprocess, size=section.image_size),
+        # Embedded towers take any size, those of CLIP their own alone, which need not be square.
+        preprocess=replace(teacher.preprocess, size=size),
         provenance=teacher.provenance,
         logit_scale=float(teacher.logit_scale),
     )

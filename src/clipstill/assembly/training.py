@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.protocols import Preprocess
 from clipstill.distillation.parallel import together
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import DistilResult, distil
@@ -75,11 +76,11 @@ class TrainingSet:
             size = max(size, chosen.pixels_N3HW.shape[-1])
         photos = shown = repeats = 0
         if unlabelled is not None:
-            pixels_M3HW, _ = read_all(unlabelled, size)
+            pixels_M3HW, _ = read_all(unlabelled, Preprocess(size))
             parts.append(_photos(pixels_M3HW))
             photos = len(pixels_M3HW)
         if examples is not None:
-            pixels_M3HW, _ = read_all(examples, size, name_skipped=False)
+            pixels_M3HW, _ = read_all(examples, Preprocess(size), name_skipped=False)
             others, shown = sum(map(len, parts)), len(pixels_M3HW)
             repeats = max(1, round(others * share / (1 - share) / shown))
             parts.append(_photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
@@ -163,10 +164,8 @@ def trains_together(settings: Settings) -> bool:
     return torchrun.world() > 1 and settings.distillation.freeze != "backbone"
 
 
-def read_all(
-    folder: ImageFolder, size: int, crop_fraction: float = 1.0, *, name_skipped: bool = True
-) -> tuple[Tensor, Tensor]:
-    """All readable pictures, uint8 (N, 3, size, size), and their classes (N,).
+def read_all(folder: ImageFolder, preprocess: Preprocess, *, name_skipped: bool = True) -> tuple[Tensor, Tensor]:
+    """All readable pictures, uint8 (N, 3, H, W), and their classes (N,).
 
     The others are named, unless they were where they were read first.
 
@@ -174,7 +173,7 @@ def read_all(
         DataError: None can be read.
     """
     told = {} if name_skipped else {"on_skip": lambda *_: None}
-    parts = list(iterate(folder, size, crop_fraction, _AT_ONCE, **told))
+    parts = list(iterate(folder, preprocess, _AT_ONCE, **told))
     if not parts:
         raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])

@@ -84,7 +84,7 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
     Raises:
         ConfigError: This teacher's tower cannot be taken out of it (of several teachers at once, say).
     """
-    network = image_backbone(teacher, image_size=teacher.preprocess.size)
+    network = image_backbone(teacher, image_size=teacher.image_size)
     name, scale = f"tower:{teacher.name}", float(teacher.logit_scale)
     backbone = Backbone(name, network, teacher.preprocess, provenance=teacher.provenance, logit_scale=scale)
     student = TowerStudent(backbone, len(class_vectors_CD))

@@ -99,7 +99,7 @@ def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess,
     """Unlabelled pictures: those given, else the synthetic images of the run around the bundle; maybe none."""
     if calibration is not None:
         folder = limited(ImageFolder.without_labels(calibration), MOST_PICTURES, seed)
-        return read_all(folder, preprocess.size, preprocess.crop_fraction)[0]
+        return read_all(folder, preprocess)[0]
     # Of every cohort; what its classes are does not matter here.
     drawn = sorted((bundle.parent / STAGES_FOLDER).glob(f"{images_stage.NAME}*/{MANIFEST}"))
     if (bundle.parent / MARKER).is_file() and drawn:
@@ -109,4 +109,4 @@ def _calibration(bundle: Path, calibration: Path | None, preprocess: Preprocess,
         order_N = torch.randperm(len(made), generator=generator_for(seed, "export, whole set"))
         # Only these are decoded: the whole set may take gigabytes.
         return made.keep(order_N < MOST_PICTURES).pixels_N3HW
-    return torch.zeros(0, 3, preprocess.size, preprocess.size, dtype=torch.uint8)
+    return torch.zeros(0, 3, *preprocess.shape, dtype=torch.uint8)

@@ -173,10 +173,9 @@ class Protocol:
         """Features of a part's test images, and their labels within it."""
         import torch
 
-        size, crop = student.preprocess.size, student.preprocess.crop_fraction
         found, labels = [], []
         with torch.no_grad():
-            for pixels_NHW3, batch_labels in iterate(part.folder, size, crop, BATCH, on_skip=lambda *_: None):
+            for pixels_NHW3, batch_labels in iterate(part.folder, student.preprocess, BATCH, on_skip=lambda *_: None):
                 x_N3HW = torch.from_numpy(pixels_NHW3).to(self._device).permute(0, 3, 1, 2).float() / 255
                 found.append(student.features(x_N3HW))
                 labels += batch_labels

@@ -16,6 +16,7 @@ from clipstill.core.archives import opened_zip
 from clipstill.core.errors import ArtifactError, DataError, reason_of
 from clipstill.core.files import check_regular
 from clipstill.core.progress import listed
+from clipstill.core.torchscript import is_torchscript, tensors_of, without_program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ class _SkippedMapping(_Skipped):
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint in safetensors or written by ``torch.save``.
+    """The state dict of a checkpoint in safetensors, written by ``torch.save``, or of a TorchScript archive.
 
     Args:
         path: An existing file.
@@ -69,8 +70,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         the prefix of data-parallel training. Old archives may hold a few plain values among the tensors.
 
     Raises:
-        DataError: The file is damaged, a TorchScript archive, a pickle that wants to run code, has no state dict, or
-            unpacks to more than it is.
+        DataError: The file is damaged, a pickle that wants to run code, has no state dict, or unpacks to more than it
+            is.
     """
     import torch
     from safetensors.torch import load_file
@@ -81,8 +82,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raw: Any = load_file(path)
         else:
             _refuse_compressed(path)
-            with torch.serialization.safe_globals(_stand_ins(path)):
-                raw = torch.load(path, map_location="cpu", weights_only=True)
+            is_archive = is_torchscript(path)
+            source, stand_ins = without_program(path) if is_archive else (path, _stand_ins(path))
+            with torch.serialization.safe_globals(stand_ins):
+                raw = torch.load(source, map_location="cpu", weights_only=True)
+            raw = dict(tensors_of(raw)) if is_archive else raw
     except Exception as error:  # the readers raise many kinds
         if type(error) is not OSError and _is_cut_off(path, error):
             raise DataError(f"{path} is not complete: it ends too early. Get the file again.") from None
@@ -110,7 +114,8 @@ def _refuse_compressed(path: Path) -> None:
         if stream.read(4) != b"PK\x03\x04":
             return
     with opened_zip(path) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
+        # The program of a TorchScript archive is compressed, and not read.
+        unpacked = sum(member.file_size for member in archive.infolist() if "/code/" not in member.filename)
     size = path.stat().st_size
     if unpacked > size:
         raise DataError(f"it is {size:,} bytes and unpacks to {unpacked:,}")

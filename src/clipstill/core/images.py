@@ -1,4 +1,4 @@
-"""Reads image files safely, cuts squares, and lists folders with one sub-folder per class.
+"""Reads image files safely, fits them to a model, and lists folders with one sub-folder per class.
 
 Only Pillow and numpy are used, so that the runtime, which works without torch, reads images by the same code as
 training and evaluation.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -27,6 +27,9 @@ from clipstill.core.files import check_regular, user_path
 from clipstill.core.names import class_key
 from clipstill.core.picture_kinds import FORMATS, IMAGE_SUFFIXES, decoders, why_no_picture
 from clipstill.core.progress import listed, say, warn
+
+if TYPE_CHECKING:
+    from clipstill.core.protocols import Preprocess
 
 _SYSTEMS = "a folder of the system"
 MAX_PIXELS = 64_000_000
@@ -203,26 +206,60 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, width, min(top + rows, height)))
 
 
-def fit_square(image: Image.Image, size: int, crop_fraction: float = 1.0) -> np.ndarray:
-    """Scale the short side of an RGB image to ``round(size / crop_fraction)``, then cut the centre square.
+def fit(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """Resize an RGB image, then cut or pad it, as ``core.protocols.Preprocess`` says, by Pillow's antialiased kernels.
 
-    These are the steps of ``core.protocols.Preprocess`` before the scaling to [0, 1], by Pillow's antialiased bicubic.
-    The result is uint8 (size, size, 3).
+    The result is uint8 (H, W, 3), not yet scaled to [0, 1].
     """
+    height, width = preprocess.shape
+    if preprocess.resize_mode == "shortest":
+        image = _cut_to_widest(image)
+    resized, (left, top) = placement(image.size, preprocess)
+    if resized != image.size:
+        image = image.resize(resized, Image.Resampling[preprocess.interpolation.upper()])
+    if preprocess.resize_mode == "longest":
+        canvas = Image.new("RGB", (width, height), (preprocess.fill,) * 3)
+        canvas.paste(image, (-left, -top))
+        return np.array(canvas)
+    return np.array(image.crop((left, top, left + width, top + height)), dtype=np.uint8)
+
+
+def _cut_to_widest(image: Image.Image) -> Image.Image:
+    """The centre of an image whose sides differ by more than ``WIDEST``, else the image."""
     width, height = image.size
-    short = min(width, height)
-    if max(width, height) > WIDEST * short:
-        keep_w, keep_h = min(width, WIDEST * short), min(height, WIDEST * short)
-        left, top = (width - keep_w) // 2, (height - keep_h) // 2
-        image = image.crop((left, top, left + keep_w, top + keep_h))
-        width, height = image.size
-    side = max(size, round(size / crop_fraction))
-    # As in torchvision, sizes are rounded down and the corner of the crop to the nearest pixel, for equal pixels.
-    new_width, new_height = width * side // short, height * side // short
-    if (new_width, new_height) != (width, height):
-        image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    return np.array(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+    most = WIDEST * min(width, height)
+    if max(width, height) <= most:
+        return image
+    keep_w, keep_h = min(width, most), min(height, most)
+    left, top = (width - keep_w) // 2, (height - keep_h) // 2
+    return image.crop((left, top, left + keep_w, top + keep_h))
+
+
+def placement(size: tuple[int, int], preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of an image after the resize, and left and top of the window that the model sees.
+
+    The corner of the window is negative where the image is padded. Roundings are those of torchvision and open_clip,
+    for equal pixels: for a square the long side is rounded down, else both sides to the nearest pixel.
+
+    Args:
+        size: Width and height of the image.
+    """
+    width, height = size
+    rows, columns = preprocess.shape
+    ratios = (height / rows, width / columns)
+    if preprocess.resize_mode == "squash":
+        return (columns, rows), (0, 0)
+    if preprocess.resize_mode == "longest":
+        # At least a pixel: a strip may be thousands of times longer than wide.
+        new_width, new_height = (max(1, round(side / max(ratios))) for side in size)
+        return (new_width, new_height), (-((columns - new_width) // 2), -((rows - new_height) // 2))
+    if rows == columns:
+        short, side = min(size), max(rows, round(rows / preprocess.crop_fraction))
+        new_width, new_height = width * side // short, height * side // short
+    else:
+        ratio = min(ratios) * preprocess.crop_fraction
+        new_width, new_height = round(width / ratio), round(height / ratio)
+    return (new_width, new_height), (round((new_width - columns) / 2), round((new_height - rows) / 2))
 
 
 @dataclass
@@ -375,25 +412,24 @@ def _say_skipped(path: Path, reason: str) -> None:
 
 def iterate(
     folder: ImageFolder,
-    size: int,
-    crop_fraction: float,
+    preprocess: Preprocess,
     batch: int,
     on_skip: Callable[[Path, str], None] = _say_skipped,
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Read the folder in batches of at most ``batch`` images, cut by ``fit_square``.
+    """Read the folder in batches of at most ``batch`` images, cut by ``fit``.
 
     A file that cannot be read is skipped; ``on_skip`` is called with its path and the reason, and by default says so.
 
     Yields:
-        uint8 (N, size, size, 3), N labels; N >= 1.
+        uint8 (N, H, W, 3), N labels; N >= 1.
     """
     read: list[tuple[np.ndarray, int]] = []
     for place, (path, label) in enumerate(folder.items, 1):
         try:
-            read.append((fit_square(load_rgb(path), size, crop_fraction), label))
+            read.append((fit(load_rgb(path), preprocess), label))
         except DataError as error:
             on_skip(path, str(error))
         if read and (len(read) == batch or place == len(folder.items)):
-            squares, labels = zip(*read, strict=True)
-            yield np.stack(squares), list(labels)
+            pixels, labels = zip(*read, strict=True)
+            yield np.stack(pixels), list(labels)
             read = []

@@ -7,8 +7,10 @@ every model normalises by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+from clipstill.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,18 +26,61 @@ class Provenance:
     sha256: str = ""  # Hash of the weights; empty for parts without weights.
 
 
+Size = int | tuple[int, int]  # Side of a square, or height and width.
+Interpolation = Literal["bicubic", "bilinear"]
+ResizeMode = Literal["shortest", "longest", "squash"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Preprocessing of image files for a model.
 
-    Resize the short side to ``round(size / crop_fraction)`` (bicubic with antialias), cut the ``size`` x ``size``
-    centre, scale to [0, 1], then ``(x - mean) / std`` per channel.
+    Resize with antialias to ``size``, scale to [0, 1], then ``(x - mean) / std`` per channel. Resize modes:
+
+    - ``shortest``: Scale the short side to ``round(size / crop_fraction)`` and cut the centre.
+    - ``longest``: Scale the long side and pad the other with grey of level ``fill``.
+    - ``squash``: Scale both sides, whatever the shape of the photo.
     """
 
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: Size
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     crop_fraction: float = 1.0
+    interpolation: Interpolation = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    fill: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the model's input in pixels."""
+        return height_and_width(self.size)
+
+    @property
+    def whole(self) -> Preprocess:
+        """The same without the crop of ``crop_fraction``."""
+        return replace(self, crop_fraction=1.0)
+
+    @property
+    def side(self) -> int:
+        """Side of a square input in pixels.
+
+        Raises:
+            ConfigError: The input is no square.
+        """
+        height, width = self.shape
+        if height != width:
+            raise ConfigError(
+                f"the image tower takes {height} x {width} pixels, and only square ones can be trained. Use it as a "
+                f"teacher, or ship it as it is: clipstill zero-shot."
+            )
+        return height
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else size
 
 
 @runtime_checkable

@@ -32,6 +32,17 @@ class Registry:
         """All names, families as ``prefix:...``."""
         return sorted(self._table) + sorted(f"{prefix}:..." for prefix in self._prefixes)
 
+    def split(self, names: str) -> list[str]:
+        """Names that are joined by ``+``, which may also stand in the path of a family's name."""
+        parts: list[str] = []
+        for part in names.split("+"):
+            known = part.strip() in self._table or part.strip().partition(":")[0] in self._prefixes
+            if parts and ":" in parts[-1] and not known:
+                parts[-1] += f"+{part}"
+            else:
+                parts.append(part)
+        return [part.strip() for part in parts]
+
     def resolve(self, name: str) -> tuple[Any, str]:
         """Load the object of a name; also returns what follows the prefix of a family, else an empty string.
 

@@ -88,13 +88,13 @@ class FeatureCache:
     def _computed(self, title: str, number: int | None) -> Pass:
         """One pass of random views; without a number, of the images as they are."""
         student, pixels_N3HW = self.setup.student.eval(), self.data.pixels_N3HW
-        views = views_of(self.setup.settings, student.preprocess.size)
+        views = views_of(self.setup.settings, student.preprocess.side)
         student_parts, teacher_parts = [], []
         with Progress(title, total=len(pixels_N3HW), unit="img") as bar:
             for start in range(0, len(pixels_N3HW), CHUNK):
                 x_N3HW = to_unit(pixels_N3HW[start : start + CHUNK], student.mean.device)
                 if number is None:
-                    x_N3HW = plain_view(x_N3HW, student.preprocess.size)
+                    x_N3HW = plain_view(x_N3HW, student.preprocess.side)
                 else:
                     seed_parts = (self.setup.seed, "cache", number, start)
                     x_N3HW = views(x_N3HW, *seed_parts)

@@ -104,7 +104,7 @@ class AllPhase(Phase):
         settings, student = self.settings, setup.student
         student.freeze_backbone(False)
         student.freeze_statistics(settings.freeze == "bn")
-        self._views = views_of(settings, student.preprocess.size)
+        self._views = views_of(settings, student.preprocess.side)
         self._known: LabelCache | None = None
         # Meta distillation never draws the same group again.
         if settings.labels == "cached" and settings.meta == "none":
@@ -135,5 +135,5 @@ class AllPhase(Phase):
             return
         parts = (self.setup.held_out.pixels_N3HW, self._held_out_teacher_ND)
         for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
-            x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.size)
+            x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.side)
             yield x_B3HW.contiguous(memory_format=torch.channels_last), self.setup.labels.logits(teacher_BD)

@@ -155,8 +155,7 @@ def evaluate(
                 say(f"skipped: {reason}")
             bar.advance(1)
 
-        size, crop = preprocess.size, preprocess.crop_fraction
-        for pixels_NHW3, batch_labels in iterate(folder, size, crop, BATCH, on_skip=skip):
+        for pixels_NHW3, batch_labels in iterate(folder, preprocess, BATCH, on_skip=skip):
             logits_parts.append(np.asarray(predict_logits(pixels_NHW3)))
             labels.extend(batch_labels)
             bar.advance(len(batch_labels))

@@ -33,6 +33,7 @@ from clipstill.core.files import (
     writing,
 )
 from clipstill.core.images import WIDEST
+from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
 from clipstill.export.measure import FormatFacts, FormatRequest, write_formats
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.page import software, write_page
@@ -109,7 +110,7 @@ def add_formats(
     with replacing(out) as partial:
         for name in manifest.files:
             shutil.copyfile(bundle / name, partial / name)
-        found = write_formats(partial, student, int(read_json(bundle / "preprocess.json")["size"]), request)
+        found = write_formats(partial, student, read_preprocess(bundle / PREPROCESS_FILE).size, request)
         metrics = read_json(partial / METRICS_FILE)
         known = metrics["export"].get("formats", {}) | {each.format: each.to_json() for each in found}
         metrics["export"]["formats"] = known
@@ -160,17 +161,31 @@ def _write_facts(folder: Path, description: Description, facts: ExportFacts) -> 
         "provenance": [asdict(part) for part in description.provenance],
     }
     write_json(folder / "labels.json", labels)
-    write_json(folder / "preprocess.json", preprocess_json(description.preprocess))
+    write_json(folder / PREPROCESS_FILE, preprocess_json(description.preprocess))
     write_json(folder / PARITY_FILE, {**facts.parity, "formats": _parity_of(facts.formats)})
     write_json(folder / METRICS_FILE, metrics)
 
 
 def preprocess_json(preprocess: Preprocess) -> dict[str, Any]:
     """How a photo becomes the model's input: numbers, and steps in enough detail for any language."""
-    size = preprocess.size
-    side = max(size, round(size / preprocess.crop_fraction))
+    height, width = preprocess.shape
+    side = max(height, round(height / preprocess.crop_fraction))
+    numbers = {"widest": WIDEST, "side": side, "height": height, "width": width, **asdict(preprocess)}
+    numbers["size"] = [height, width] if height != width else height
     text = resources.files("clipstill").joinpath("export", "preprocess.yaml").read_text(encoding="utf-8")
-    return {**asdict(preprocess), **yaml.safe_load(text.format(widest=WIDEST, side=side, size=size))}
+    parts = yaml.safe_load(text.format(**numbers))
+    is_odd = preprocess.resize_mode == "shortest" and height != width
+    fitted = parts["fit"]["shortest, not square" if is_odd else preprocess.resize_mode]
+    resize = {**fitted["resize"], "kernel": {**parts["kernels"][preprocess.interpolation], **parts["resampling"]}}
+    steps = [
+        parts["decode"],
+        *fitted["before"],
+        {**resize, "passes": parts["passes"]},
+        *fitted["after"],
+        parts["scale"],
+    ]
+    told = {name: parts[name] for name in ("channels", "model_input")}
+    return {**asdict(preprocess), **told, "resize": fitted["told"], "steps": steps, "same_by": fitted["same_by"]}
 
 
 def _commit(folder: Path, key: str, info: Mapping[str, Any]) -> None:

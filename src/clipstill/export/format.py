@@ -1,4 +1,4 @@
-"""What an export format is. Shapes: N images, C classes, H = W = ``size``; float32 RGB in [0, 1]."""
+"""What an export format is. Shapes: N images, C classes, H x W pixels; float32 RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from clipstill.core.errors import ClipstillError, ExportError, ResourceError, re
 if TYPE_CHECKING:
     from torch import nn
 
+    from clipstill.core.protocols import Size
+
 # Maps images (N, 3, H, W) to logits (N, C), any N.
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -28,7 +30,7 @@ class Source:
     """What every format is written from."""
 
     student: nn.Module  # Maps images in [0, 1] to logits; normalises by itself.
-    size: int  # Height and width of the input in pixels.
+    size: Size  # Of the input in pixels.
     onnx: Path  # The student as float32 ONNX, after the parity check.
     calibration_N3HW: np.ndarray  # Typical pictures for the ranges of int8; may be empty.
 

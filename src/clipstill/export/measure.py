@@ -1,6 +1,6 @@
 """Writes and measures formats of a student: agreement with the student, size, latency and accuracy.
 
-Shapes: N images, C classes, H = W = the exported size.
+Shapes: N images, C classes, H x W pixels of the model's input.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from clipstill.core.errors import ExportError
 from clipstill.core.progress import say
+from clipstill.core.protocols import Size, height_and_width
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.onnx import Onnx
@@ -96,11 +97,11 @@ class _Reference:
     label_N: np.ndarray | None
 
 
-def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRequest) -> list[FormatFacts]:
+def write_formats(folder: Path, student: nn.Module, size: Size, request: FormatRequest) -> list[FormatFacts]:
     """Write formats of a student into a folder, compare each with the student, and measure it.
 
     A format that is refused leaves no file; the others are written all the same. The folder holds the student as
-    float32 ONNX already, and ``size`` is the side of its input in pixels. The first entry is that of ``onnx``.
+    float32 ONNX already, and ``size`` is that of its input. The first entry is that of ``onnx``.
 
     Raises:
         UnknownNameError: There is no such format.
@@ -126,7 +127,7 @@ def write_formats(folder: Path, student: nn.Module, size: int, request: FormatRe
     return found
 
 
-def _references(student: nn.Module, size: int, pictures: Pictures) -> dict[str, _Reference]:
+def _references(student: nn.Module, size: Size, pictures: Pictures) -> dict[str, _Reference]:
     x_N3HW, kind = as_input(pictures.held_out_NHW3, size), "held out"
     if not len(x_N3HW):
         x_N3HW, kind = smooth_pictures(np.random.default_rng(0), size), "made"
@@ -201,9 +202,9 @@ def _judge(form: Format, facts: FormatFacts, limits: ExportSettings, allowed: fl
     return f"{what}; measure it on photos of your own" if changed > _WARN else None
 
 
-def latency(model: Model, size: int) -> float:
-    """Median milliseconds for one picture of ``size`` pixels a side, over 30 runs or 3 seconds."""
-    x_13HW = np.full((1, 3, size, size), 0.5, dtype=np.float32)
+def latency(model: Model, size: Size) -> float:
+    """Median milliseconds for one picture, over 30 runs or 3 seconds."""
+    x_13HW = np.full((1, 3, *height_and_width(size)), 0.5, dtype=np.float32)
     for _ in range(3):
         model(x_13HW)
     taken: list[float] = []
@@ -214,7 +215,7 @@ def latency(model: Model, size: int) -> float:
     return 1000.0 * median(taken)
 
 
-def gflop(network: nn.Module, size: int) -> float:
+def gflop(network: nn.Module, size: Size) -> float:
     """Billions of multiplications and additions for one picture; a multiply-add counts as two.
 
     Torch counts products and convolutions of tensors; element-wise operations are left out, as usual.
@@ -224,5 +225,5 @@ def gflop(network: nn.Module, size: int) -> float:
 
     device = next(network.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.zeros(1, 3, size, size, device=device))
+        network.eval()(torch.zeros(1, 3, *height_and_width(size), device=device))
     return float(counter.get_total_flops()) / 1e9

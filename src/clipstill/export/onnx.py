@@ -1,4 +1,4 @@
-"""The student as one ONNX file. Shapes: N images (any number), C classes, H = W = ``size`` (fixed for phones)."""
+"""The student as one ONNX file. Shapes: N images (any number), C classes, H x W pixels (fixed for phones)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from clipstill.core.files import atomic_path
 from clipstill.core.onnx_session import open_session
+from clipstill.core.protocols import Size, height_and_width
 from clipstill.export.format import Format, Model, Source, deployed_copy, exporting
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ OUTPUT = "logits"
 OPSET = 18
 
 
-def export_onnx(student: nn.Module, path: Path, size: int) -> None:
-    """Write the student as an ONNX file: float32 (N, 3, size, size) in [0, 1] -> logits (N, C), any N.
+def export_onnx(student: nn.Module, path: Path, size: Size) -> None:
+    """Write the student as an ONNX file: float32 (N, 3, H, W) in [0, 1] -> logits (N, C), any N.
 
     The student normalises by itself, inside the graph. A copy is exported, with its branches fused: device, mode and
     gradients stay as they are. The file appears whole or not at all.
@@ -38,7 +39,8 @@ def export_onnx(student: nn.Module, path: Path, size: int) -> None:
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
     # Two images, not one: the exporter takes a dimension of 1 for a constant and would fix the batch.
-    example = torch.linspace(0.0, 1.0, 2 * 3 * size * size).reshape(2, 3, size, size)
+    height, width = height_and_width(size)
+    example = torch.linspace(0.0, 1.0, 2 * 3 * height * width).reshape(2, 3, height, width)
     with exporting(f"ONNX (opset {OPSET})", "Choose another student: clipstill list students"):
         program = torch.onnx.export(
             model,

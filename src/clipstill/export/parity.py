@@ -1,4 +1,4 @@
-"""Compares a student with its exported files. Shapes: N images, C classes, H = W = the exported size."""
+"""Compares a student with its exported files. Shapes: N images, C classes, H x W pixels of the model's input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipstill.core.errors import ExportError, reason_of
-from clipstill.core.images import fit_square
+from clipstill.core.images import fit
+from clipstill.core.protocols import Preprocess, Size, height_and_width
 from clipstill.export.format import Model, frozen_copy
 from clipstill.export.onnx import Onnx
 
@@ -27,11 +28,11 @@ _BATCH = 32
 
 
 def check_parity(
-    student: nn.Module, onnx_path: Path, size: int, pictures_NHW3: np.ndarray | None = None
+    student: nn.Module, onnx_path: Path, size: Size, pictures_NHW3: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Compare the student with its ONNX file on noise and on pictures.
 
-    The pictures are uint8 of any size, or smooth random ones where None; ``size`` is the side of the model's input.
+    The pictures are uint8 of any size, or smooth random ones where None; ``size`` is that of the model's input.
 
     Returns:
         Facts for ``parity.json``: the largest difference of a logit over both, over the noise and over the pictures;
@@ -42,7 +43,7 @@ def check_parity(
         ExportError: A logit is not finite or differs by more than is allowed, or the answers differ.
     """
     rng = np.random.default_rng(0)
-    noise_N3HW = rng.random((_COUNT, 3, size, size), dtype=np.float32)
+    noise_N3HW = rng.random((_COUNT, 3, *height_and_width(size)), dtype=np.float32)
     given_N3HW = as_input(pictures_NHW3, size)
     inputs = (noise_N3HW, given_N3HW if len(given_N3HW) else smooth_pictures(rng, size))
     expected = [student_logits(student, x_N3HW) for x_N3HW in inputs]
@@ -110,25 +111,27 @@ def logits_of(model: Model, x_N3HW: np.ndarray) -> np.ndarray:
         raise ExportError(f"it does not run ({reason_of(error)})") from error
 
 
-def as_input(pictures_NHW3: np.ndarray | None, size: int) -> np.ndarray:
+def as_input(pictures_NHW3: np.ndarray | None, size: Size) -> np.ndarray:
     """Model input from uint8 (N, h, w, 3), resized as in use; None for no picture."""
     from PIL import Image
 
+    shape = height_and_width(size)
     if pictures_NHW3 is None:
-        return np.zeros((0, 3, size, size), dtype=np.float32)
-    if pictures_NHW3.shape[1:3] != (size, size):
-        fitted = [fit_square(Image.fromarray(picture_HW3), size) for picture_HW3 in pictures_NHW3]
-        pictures_NHW3 = np.array(fitted, dtype=np.uint8).reshape(-1, size, size, 3)
+        return np.zeros((0, 3, *shape), dtype=np.float32)
+    if pictures_NHW3.shape[1:3] != shape:
+        fitted = [fit(Image.fromarray(picture_HW3), Preprocess(size)) for picture_HW3 in pictures_NHW3]
+        pictures_NHW3 = np.array(fitted, dtype=np.uint8).reshape(-1, *shape, 3)
     x_N3HW: np.ndarray = np.ascontiguousarray(pictures_NHW3.transpose(0, 3, 1, 2), dtype=np.float32)
     x_N3HW /= 255
     return x_N3HW
 
 
-def smooth_pictures(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Random pictures with the 1/frequency amplitudes of photos (Field 1987); float32 (16, 3, size, size) in [0, 1]."""
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
-    frequency[0, 0] = 1.0 / size
-    spectrum = np.fft.rfft2(rng.standard_normal((_COUNT, 3, size, size))) / frequency
-    picture = np.fft.irfft2(spectrum, s=(size, size))
+def smooth_pictures(rng: np.random.Generator, size: Size) -> np.ndarray:
+    """Random pictures with the 1/frequency amplitudes of photos (Field 1987); float32 (16, 3, H, W) in [0, 1]."""
+    height, width = height_and_width(size)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = 1.0 / max(height, width)
+    spectrum = np.fft.rfft2(rng.standard_normal((_COUNT, 3, height, width))) / frequency
+    picture = np.fft.irfft2(spectrum, s=(height, width))
     low, high = picture.min(axis=(2, 3), keepdims=True), picture.max(axis=(2, 3), keepdims=True)
     return np.asarray((picture - low) / (high - low), dtype=np.float32)

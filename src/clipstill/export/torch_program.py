@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipstill.core.device import usable_cores
+from clipstill.core.protocols import Size, height_and_width
 from clipstill.export.format import Format, Model, Source, deployed_copy
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class TorchProgram(Format):
         return model
 
 
-def exported_program(student: nn.Module, size: int, any_number: bool) -> ExportedProgram:
+def exported_program(student: nn.Module, size: Size, any_number: bool) -> ExportedProgram:
     """Trace a copy of a student, with its branches fused, for any number of images, or for one."""
     import torch
 
     # Two images where the number is free, because a dimension of 1 would become a constant.
-    example = torch.zeros(2 if any_number else 1, 3, size, size)
+    example = torch.zeros(2 if any_number else 1, 3, *height_and_width(size))
     shapes = ({0: torch.export.Dim("batch")},) if any_number else None
     program = torch.export.export(deployed_copy(student), (example,), dynamic_shapes=shapes)
     # The archive would also hold pickled example pictures, and stack traces with paths of this machine.

@@ -38,7 +38,7 @@ generators = Registry(
 
 def resolve_generators(names: str) -> list[tuple[Callable[..., Any], str]]:
     """Factory of each generator of a name, which may join several by ``+``, and the rest of its name."""
-    return [generators.resolve(name.strip()) for name in names.split("+")]
+    return [generators.resolve(name) for name in generators.split(names)]
 
 
 def load_generators(

@@ -1,6 +1,6 @@
 """A bundle that was opened: its files verified, its model ready.
 
-Shapes: N images, C classes, H = W = ``preprocess.size``.
+Shapes: N images, C classes, H x W pixels of the model's input.
 """
 
 from __future__ import annotations
@@ -22,19 +22,17 @@ from clipstill.core.files import (
     user_path,
     verify_files,
 )
-from clipstill.core.images import Picture, fit_square, load_rgb
+from clipstill.core.images import Picture, fit, load_rgb
 from clipstill.core.names import is_plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
+from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
 from clipstill.core.protocols import Preprocess
 
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LABELS = "labels.json"
-PREPROCESS = "preprocess.json"
-NEEDED = (MODELS["fp32"], LABELS, PREPROCESS)
+NEEDED = (MODELS["fp32"], LABELS, PREPROCESS_FILE)
 BATCH = 32
-# Larger sizes come from damaged files and would take all memory.
-_LARGEST_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Bundle:
     session: Any
 
     def __repr__(self) -> str:
-        return f"Bundle({str(self.folder)!r}, {len(self.labels)} classes, {self.preprocess.size} px)"
+        return f"Bundle({str(self.folder)!r}, {len(self.labels)} classes, {_pixels(self.preprocess.shape)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles hold the folder alone, which is opened again where the pickle is read."""
@@ -102,7 +100,7 @@ class Bundle:
         rows = {
             "Bundle": str(self.folder),
             f"{len(self.labels)} classes": ", ".join(self.labels[:12]) + (" ..." if len(self.labels) > 12 else ""),
-            "Model": f"{self.file}, {size / 1e6:.1f} MB, {self.preprocess.size} px",
+            "Model": f"{self.file}, {size / 1e6:.1f} MB, {_pixels(self.preprocess.shape)}",
             "Top-1": "not measured" if top1 is None else f"{percent(top1)} of {measured['n']} photos",
             "Temperature": f"{self.temperature:.3g}",
             'Says "none of these"': "never" if threshold is None else f"below a score of {threshold:.3g}",
@@ -115,7 +113,7 @@ class Bundle:
         Raises:
             DataError: The photo is missing, damaged, too large or no image; an array is not uint8 (H, W, 3).
         """
-        return fit_square(load_rgb(photo), self.preprocess.size, self.preprocess.crop_fraction)
+        return fit(load_rgb(photo), self.preprocess)
 
     def logits(self, pixels_NHW3: np.ndarray) -> np.ndarray:
         """Logits, float32 (N, C), of pixels that ``pixels`` made, uint8 (N, H, W, 3).
@@ -124,10 +122,10 @@ class Bundle:
             DataError: The pixels have another shape or another type.
             ArtifactError: The model answers with numbers that are not finite.
         """
-        size = self.preprocess.size
-        if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.shape[1:] != (size, size, 3):
+        height, width = self.preprocess.shape
+        if pixels_NHW3.dtype != np.uint8 or pixels_NHW3.shape[1:] != (height, width, 3):
             raise DataError(
-                f"logits takes uint8 pixels of shape (N, {size}, {size}, 3), got {pixels_NHW3.dtype} "
+                f"logits takes uint8 pixels of shape (N, {height}, {width}, 3), got {pixels_NHW3.dtype} "
                 f"{pixels_NHW3.shape}. Use Bundle.pixels to make them from a photo."
             )
         name = self.session.get_inputs()[0].name
@@ -213,9 +211,9 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
     labels, temperature, threshold = _read_labels(folder / LABELS)
-    preprocess = _read_preprocess(folder / PREPROCESS)
+    preprocess = read_preprocess(folder / PREPROCESS_FILE)
     session = open_session(folder / file, threads)
-    _check_shapes(session, folder / file, len(labels), preprocess.size)
+    _check_shapes(session, folder / file, len(labels), preprocess.shape)
     return Bundle(
         folder=folder,
         labels=labels,
@@ -256,30 +254,18 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], float, float | None]:
     return tuple(labels), temperature, threshold
 
 
-def _read_preprocess(path: Path) -> Preprocess:
-    raw = read_json(path)
-    try:
-        size, crop_fraction = raw["size"], float(raw["crop_fraction"])
-        mean, std = (tuple(float(value) for value in raw[name]) for name in ("mean", "std"))
-        usable = type(size) is int and 1 <= size <= _LARGEST_SIZE and len(mean) == len(std) == 3
-        # A smaller fraction would enlarge each photo more than tenfold.
-        usable = usable and all(map(math.isfinite, (*mean, *std))) and min(std) > 0 and 0.1 <= crop_fraction <= 1
-    except (TypeError, KeyError, ValueError, OverflowError):
-        usable = False
-    if not usable:
-        raise ArtifactError(
-            f"{path} does not hold a size (a whole number from 1 to {_LARGEST_SIZE}), mean and std (three finite "
-            f"numbers each, std above 0) and a crop_fraction from 0.1 to 1. Make the bundle again."
-        )
-    return Preprocess(size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), crop_fraction)
-
-
-def _check_shapes(session: Any, path: Path, classes: int, size: int) -> None:
+def _check_shapes(session: Any, path: Path, classes: int, shape: tuple[int, int]) -> None:
     """Check that the model takes preprocessed pixels and answers for each label, any number of pictures at once."""
     found = [(each.type, each.shape[1:]) for each in (*session.get_inputs(), *session.get_outputs())]
-    if found != [("tensor(float)", [3, size, size]), ("tensor(float)", [classes])]:
+    if found != [("tensor(float)", [3, *shape]), ("tensor(float)", [classes])]:
         given = ", ".join(f"{kind} {shape}" for kind, shape in found)
         raise ArtifactError(
-            f"{path} takes and gives {given}, which does not fit {classes} labels and pictures of {size} px. Make the "
-            f"bundle again."
+            f"{path} takes and gives {given}, which does not fit {classes} labels and pictures of "
+            f"{_pixels(shape)}. Make the bundle again."
         )
+
+
+def _pixels(shape: tuple[int, int]) -> str:
+    """Height and width in words, or the side of a square."""
+    height, width = shape
+    return f"{height} px" if height == width else f"{height} x {width} px"

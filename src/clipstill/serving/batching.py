@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from clipstill.core.images import fit_square, load_rgb
+from clipstill.core.images import fit, load_rgb
 from clipstill.serving.uploads import BusyError
 
 if TYPE_CHECKING:
@@ -82,14 +82,13 @@ class Batcher:
         return await future
 
     def _decode(self, photo: BinaryIO, name: str) -> np.ndarray:
-        preprocess = self._bundle.preprocess
         with ExitStack() as held:
 
             def wait(pixels: int) -> None:
                 held.enter_context(self._pixels.take(pixels))
 
             image = load_rgb(photo, name, containers=False, before_decoding=wait)
-            return fit_square(image, preprocess.size, preprocess.crop_fraction)
+            return fit(image, self._bundle.preprocess)
 
     async def _work(self) -> None:
         while True:

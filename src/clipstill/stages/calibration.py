@@ -116,7 +116,7 @@ def _of_examples(run: Run, models: ModelPair) -> tuple[NDArray[np.floating], NDA
     from clipstill.assembly.training import read_all
 
     assert run.photos.examples is not None
-    pixels_N3HW, label_N = read_all(run.photos.examples, models.student.preprocess.size, name_skipped=False)
+    pixels_N3HW, label_N = read_all(run.photos.examples, models.student.preprocess.whole, name_skipped=False)
     predict = student_predictor(models.student, models.device)
     return predict(pixels_N3HW.permute(0, 2, 3, 1).numpy()), label_N.numpy()
 

@@ -69,8 +69,8 @@ class Student(nn.Module):
     @torch.no_grad()
     def _feature_count(self) -> int:
         """Measured: ``num_features`` of timm differs from it where a layer follows the pooling."""
-        was_training, size = self.backbone.training, self.preprocess.size
-        features_NF = self.backbone.eval()(torch.zeros(1, 3, size, size))
+        was_training = self.backbone.training
+        features_NF = self.backbone.eval()(torch.zeros(1, 3, *self.preprocess.shape))
         self.backbone.train(was_training)
         if features_NF.ndim != 2:
             raise ValueError(f"it gives {tuple(features_NF.shape)} for one image, not one vector of features")

@@ -70,18 +70,19 @@ def _build(
         digest = sha256_file(checkpoint_in(_existing(Path(init))))
         provenance = [Provenance(f"{name} weights given by the user", "not stated", str(init), digest)]
     preprocess = _preprocess(metadata, architecture, image_size)
+    side, _ = preprocess.shape
     try:
-        network = _create(architecture, seed, from_hub, preprocess.size)
+        network = _create(architecture, seed, from_hub, side)
         student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
     except ClipstillError:
         raise
     except Exception as error:  # Each network, and the hub's client, raise many kinds.
-        if from_hub and _takes(architecture, preprocess.size):
+        if from_hub and _takes(architecture, side):
             raise ResourceError(
                 f"the pretrained weights of timm:{architecture} cannot be fetched ({reason_of(error)}). "
                 f"Check the network, or set student.init to 'scratch' or to a safetensors file."
             ) from None
-        raise ConfigError(_unfit(architecture, preprocess.size, reason_of(error))) from None
+        raise ConfigError(_unfit(architecture, side, reason_of(error))) from None
     if init == "pretrained" and not from_hub:
         state = lite_state_dict(_PACKAGED[architecture])
         network.load_state_dict(_without_classifier(state, network), strict=True)

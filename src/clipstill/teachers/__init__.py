@@ -32,7 +32,7 @@ teachers = Registry(
 
 def resolve_teachers(names: str) -> list[tuple[Callable[..., Any], str]]:
     """Factory of each teacher of a name, which may join several by ``+``, and the rest of its name."""
-    return [teachers.resolve(name.strip()) for name in names.split("+")]
+    return [teachers.resolve(part) for part in teachers.split(names)]
 
 
 def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Teacher:

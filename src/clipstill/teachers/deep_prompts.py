@@ -1,6 +1,6 @@
 """Learned tokens in the first layers of CLIP's towers, while all of its own weights stay as they are.
 
-The image tower gets them after its patches, the text tower after its start token; each further layer of the first
+The image tower gets them after its patches, the text tower before a text's words; each further layer of the first
 ``depth`` replaces them by prompts of its own.
 
 Source: Li et al., PromptKD, CVPR 2024, section 3 (independent vision-language prompting); Jia et al., Visual Prompt
@@ -70,39 +70,47 @@ class TextPrompts(nn.Module):
     Args:
         tower: Text tower of open_clip, or the CLIP that holds it; it does not become a part of this module.
         first_PE: Token embeddings that the first layer's prompts start as, such as those of "a photo of a".
+        place: Place of a text's first prompt, after its start token if there is one.
         depth: Layers with prompts, counted from the first.
         seed: Seed of the further layers' random prompts, N(0, 0.02).
     """
 
-    def __init__(self, tower: Any, first_PE: Tensor, depth: int, seed: int) -> None:
+    def __init__(self, tower: Any, first_PE: Tensor, place: int, *, depth: int, seed: int) -> None:
         super().__init__()
         _check_depth(depth, tower.transformer, "text")
+        self._place = place
         draw = generator_for(seed, "text prompts")
         further_KPE = SIGMA * torch.randn(depth - 1, *first_PE.shape, generator=draw)
         self.tokens_KPE = nn.Parameter(torch.cat([first_PE.detach().float()[None], further_KPE.to(first_PE.device)]))
 
     def forward(self, tower: Any, embeddings_MLE: Tensor, position_M: Tensor) -> Tensor:
-        """Texts as token embeddings, with placeholders at 1 to P for the prompts -> vectors (M, D), not of unit length.
+        """Texts as token embeddings with P placeholders for the prompts -> vectors (M, D), not of unit length.
 
         Each text's vector is read from its position in ``position_M``.
         """
         tokens_KPE = self.tokens_KPE.to(embeddings_MLE.dtype)
         # The first layer's prompts get positional embeddings, the further layers' do not.
-        return text_vectors(tower, _insert(tokens_KPE[0], embeddings_MLE, 1), position_M, tokens_KPE=tokens_KPE)
+        embeddings_MLE = _insert(tokens_KPE[0], embeddings_MLE, self._place)
+        return text_vectors(tower, embeddings_MLE, position_M, tokens_KPE=tokens_KPE, place=self._place)
 
 
 def text_vectors(
-    tower: Any, embeddings_MLE: Tensor, position_M: Tensor, *, tokens_KPE: Sequence[Tensor] | Tensor = ()
+    tower: Any,
+    embeddings_MLE: Tensor,
+    position_M: Tensor,
+    *,
+    tokens_KPE: Sequence[Tensor] | Tensor = (),
+    place: int = 0,
 ) -> Tensor:
     """Vectors (M, D), not of unit length, of token embeddings in a text tower, read from each text's position.
 
-    The further layers of ``tokens_KPE`` insert their prompts at token 1.
+    The further layers of ``tokens_KPE`` replace the tokens from ``place`` on by their prompts.
     """
     dtype, length = embeddings_MLE.dtype, embeddings_MLE.shape[1]
     x_MLE = embeddings_MLE + tower.positional_embedding[:length].to(dtype)
     # The stored mask is for texts of the most tokens.
     mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
-    x_MLE = tower.ln_final(_through_layers(tower.transformer, x_MLE, tokens_KPE, place=1, mask=mask))
+    x_MLE = tower.ln_final(_through_layers(tower.transformer, x_MLE, tokens_KPE, place=place, mask=mask))
     vectors_MD: Tensor = x_MLE[torch.arange(len(x_MLE), device=x_MLE.device), position_M]
     if isinstance(tower.text_projection, nn.Linear):
         vectors_MD = tower.text_projection(vectors_MD)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
+from clipstill.core.progress import warn
 from clipstill.core.protocols import BatchNormTeacher, Provenance, Teacher
 
 
@@ -45,6 +46,10 @@ class Ensemble:
         self.dim = sum(teacher.dim for teacher in teachers)
         self.logit_scale = sum(teacher.logit_scale for teacher in teachers) / len(teachers)
         self.preprocess = max((teacher.preprocess for teacher in teachers), key=lambda preprocess: preprocess.size)
+        modes = {teacher.name: teacher.preprocess.resize_mode for teacher in teachers}
+        if len(set(modes.values())) > 1:
+            told = ", ".join(f"{name} by '{mode}'" for name, mode in modes.items())
+            warn(f"the teachers fit photos otherwise ({told}); all see them by '{self.preprocess.resize_mode}'.")
         self.templates = teachers[0].templates
         self.image_parameters = sum(teacher.image_parameters for teacher in teachers)
         parts = [part for teacher in teachers for part in teacher.provenance]

@@ -53,7 +53,9 @@ class OpenClipBackbone(nn.Module):
     def forward(self, x_N3SS: Tensor) -> Tensor:
         """Normalised images -> vectors (N, F)."""
         x_N3SS = x_N3SS.to(next(self.visual.parameters()).dtype)
-        vectors_NF: Tensor = self.visual(x_N3SS) if self.prompts is None else self.prompts(self.visual, x_N3SS)
+        vectors = self.visual(x_N3SS) if self.prompts is None else self.prompts(self.visual, x_N3SS)
+        # CoCa's tower gives its tokens too.
+        vectors_NF: Tensor = vectors[0] if isinstance(vectors, tuple) else vectors
         return vectors_NF.float()
 
 

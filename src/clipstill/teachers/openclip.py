@@ -1,7 +1,7 @@
-"""Every built-in model of open_clip as a teacher.
+"""Every model of open_clip as a teacher.
 
-``openclip:ViT-B-32/openai`` names an architecture and a tag, whose weights open_clip fetches or finds in its cache;
-``openclip:ViT-B-32-quickgelu//path/to/file.safetensors`` names a local file, and nothing is fetched.
+``openclip:ViT-B-32/openai`` names an architecture and a tag, whose weights are fetched or found in the hub's cache;
+``openclip:ViT-B-32-quickgelu//path/to/file.safetensors`` names a local file. See ``openclip_source`` for more.
 
 Shapes: N images, M texts, D dimensions, L tokens, E token width, H x W pixels.
 """
@@ -9,44 +9,32 @@ Shapes: N images, M texts, D dimensions, L tokens, E token width, H x W pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.convert import convert_state_dict
-from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-from open_clip.transformer import text_global_pool
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from open_clip.transformer import LayerNormFp32, text_global_pool
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate, normalize, pad
 
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
-from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
-from clipstill.core.files import sha256_file, user_path
-from clipstill.core.protocols import Preprocess, Provenance
+from clipstill.core.errors import ConfigError, DataError, reason_of
+from clipstill.core.files import sha256_file
+from clipstill.core.images import placement
+from clipstill.core.protocols import INTERPOLATIONS, RESIZE_MODES, Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.deep_prompts import text_vectors
+from clipstill.teachers.openclip_source import Source, find_source
+from clipstill.teachers.openclip_text import Tokenizer, load_tokenizer, text_config_folder
+from clipstill.teachers.openclip_weights import OPENAI_MARKS, is_of_transformers, load_weights
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TEXT_BATCH = 256
-# OpenAI's own archives store these three beside the weights; no other trainer does.
-_OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
-# Licences of the weights by the first word of the tag, as their publishers state them. A word that is not here stays
-# unknown, since related names differ: "datacomp" is MIT, "datacompdr" is not.
-_LICENCES = {
-    "openai": "MIT",
-    "laion400m": "MIT",
-    "laion2b": "MIT",
-    "laion5b": "MIT",
-    "datacomp": "MIT",
-    "commonpool": "MIT",
-    "webli": "Apache-2.0",
-    "metaclip": "CC-BY-NC-4.0",
-}
 
 
 class OpenClipTeacher:
@@ -54,7 +42,7 @@ class OpenClipTeacher:
 
     Args:
         model: CLIP or CustomTextCLIP of open_clip, on its device.
-        tokenizer: Texts -> token ids (M, L).
+        tokenizer: Texts, and the number L of tokens if not the usual one -> token ids (M, L).
         dim: Dimensions of the shared space.
         dtype: Precision of the towers' weights.
     """
@@ -65,7 +53,7 @@ class OpenClipTeacher:
     def __init__(
         self,
         model: Any,
-        tokenizer: Callable[[list[str]], Tensor],
+        tokenizer: Tokenizer,
         *,
         name: str,
         dim: int,
@@ -75,7 +63,7 @@ class OpenClipTeacher:
     ) -> None:
         self.name = name
         self.dim = dim
-        self.image_size = preprocess.size
+        self.image_size = max(preprocess.shape)
         self.preprocess = preprocess
         self.provenance: Sequence[Provenance] = (provenance,)
         self.weights_sha256 = provenance.sha256
@@ -92,11 +80,11 @@ class OpenClipTeacher:
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] of any size -> unit vectors (N, D), float32, differentiable to the pixels."""
-        return normalize(self._model.encode_image(self.prepared(x_N3HW)).float(), dim=-1)
+        return normalize(self._model.encode_image(self.prepared(x_N3HW), normalize=False).float(), dim=-1)
 
     def prepared(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] of any size -> input of the image tower: resized, normalised, in its precision."""
-        x_N3HW = (_fit(x_N3HW.to(self._device), self.image_size) - self._mean_311) / self._std_311
+        x_N3HW = (_fit(x_N3HW.to(self._device), self.preprocess) - self._mean_311) / self._std_311
         return x_N3HW.to(self.dtype)
 
     @torch.no_grad()
@@ -110,18 +98,48 @@ class OpenClipTeacher:
         parts = []
         for start in range(0, len(texts), TEXT_BATCH):
             ids_ML = self._tokenizer(list(texts[start : start + TEXT_BATCH])).to(self._device)
-            parts.append(self._model.encode_text(ids_ML).float())
+            parts.append(self._model.encode_text(ids_ML, normalize=False).float())
         return torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self._device)
 
     @torch.no_grad()
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token embeddings (M, L, E), float32, and the position (M,) that the text's vector is read from.
-
-        To insert n soft tokens before that position, add n to it, and cut the padding at the end so that L stays within
-        the model's limit.
-        """
+        """Texts -> token embeddings (M, L, E), float32, and the position (M,) that the text's vector is read from."""
         ids_ML = self._tokenizer(list(texts)).to(self._device)
         return self.text_tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
+
+    @torch.no_grad()
+    def embed_with_room(self, texts: Sequence[str], room: int) -> tuple[Tensor, Tensor]:
+        """As ``embed_tokens`` after ``room`` more tokens were put between each text's start and its first word.
+
+        They are the tokens from ``first_word`` on, zeros here. Long texts are cut to make room for them.
+
+        Raises:
+            ConfigError: So many tokens leave no room for a text.
+        """
+        length, first = self._tokenizer([""]).shape[1], self.first_word
+        if room > length - first - 2:
+            raise ConfigError(f"{room} soft tokens leave no room for a text: {self.name} reads {length} tokens.")
+        ids_ML = self._tokenizer(list(texts), length - room).to(self._device)
+        words_MLE, position_M = self.text_tower.token_embedding(ids_ML).float(), self._read_position(ids_ML)
+        soft_MPE = words_MLE.new_zeros(len(words_MLE), room, words_MLE.shape[2])
+        embeddings_MLE = torch.cat([words_MLE[:, :first], soft_MPE, words_MLE[:, first:]], 1)
+        return embeddings_MLE, torch.where(position_M >= first, position_M + room, position_M)
+
+    @torch.no_grad()
+    def embed_words(self, text: str) -> Tensor:
+        """Embeddings (W, E), float32, of a text's own tokens, without those of its start, its end and padding."""
+        ids_L, empty_L = self._tokenizer([text, ""])
+        start, length = self.first_word, len(ids_L)
+        # After its words, a text goes on as the empty text does after its start.
+        count = next(n for n in range(length) if torch.equal(ids_L[start + n :], empty_L[start : length - n]))
+        words_WE: Tensor = self.text_tower.token_embedding(ids_L[start : start + count].to(self._device)).float()
+        return words_WE
+
+    @cached_property
+    def first_word(self) -> int:
+        """Place of a text's first word: 1 after a start token, 0 for tokenizers that have none, as SigLIP's."""
+        empty_L, word_L = self._tokenizer(["", "x"])
+        return int((empty_L != word_L).int().argmax())
 
     def encode_tokens(self, embeddings_MLE: Tensor, position: Tensor) -> Tensor:
         """Token embeddings, learned ones among them -> unit vectors (M, D), differentiable to the embeddings."""
@@ -164,129 +182,111 @@ class OpenClipResNetTeacher(OpenClipTeacher):
 
 
 def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTeacher:
-    """Load ``ARCHITECTURE/TAG`` or ``ARCHITECTURE/PATH``, with weights in ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
-    architecture, tag, file = _parse(rest)
-    published = get_pretrained_cfg(architecture, tag) if tag else _usual_cfg(architecture)
-    path = file or _fetch(architecture, tag, published)
-    state = read_state(path)
-    config = open_clip.get_model_config(architecture)
-    quick = bool(config.get("quick_gelu", False))
-    is_openai = any(mark in state for mark in _OPENAI_MARKS) or "openai" in path.stem
-    if file is not None and not quick and is_openai:
+    """Load what ``openclip_source.find_source`` finds, with weights in ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
+    source = find_source(rest)
+    state = read_state(source.weights)
+    quick = bool(source.config.get("quick_gelu", False)) or bool(source.facts.get("quick_gelu", False))
+    if source.is_local and not quick and _is_quick(state, source.weights):
         raise ConfigError(
-            f"{path} holds OpenAI's weights, trained with QuickGELU, and {architecture} computes GELU. "
-            f"Name the architecture {architecture}-quickgelu."
+            f"{source.weights} holds weights that were trained with QuickGELU, as OpenAI's were, and {source.name} "
+            f"computes GELU. Name the architecture {source.name}-quickgelu."
         )
-    with _no_log():
-        model = open_clip.create_model(
-            architecture,
-            precision=precision,
-            device=device,
-            # open_clip only warns where tag and architecture disagree, which costs points of accuracy.
-            force_quick_gelu=quick or bool(published.get("quick_gelu", False)),
-            pretrained_text=False,
-            load_weights=False,
-        )
-    _load_state(model, state, architecture, path)
+    tokenizer, model = load_tokenizer(source), _new_model(source, device, precision, quick)
+    # In bf16, a scale of 100 would be 98.9.
+    model.logit_scale.data = model.logit_scale.data.float()
+    load_weights(model, state, source.name, source.weights)
     has_batchnorm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.visual.modules())
     teacher = OpenClipResNetTeacher if has_batchnorm else OpenClipTeacher
-    size = model.visual.image_size
-    licence = _LICENCES.get(tag.partition("_")[0], "unknown")
+    title, digest = f"open_clip {source.name}", sha256_file(source.weights)
     return teacher(
         model,
-        open_clip.get_tokenizer(architecture),
+        tokenizer,
         name=f"openclip:{rest}",
-        dim=int(config["embed_dim"]),
+        dim=int(source.config["embed_dim"]),
         dtype=getattr(torch, PRECISIONS[precision]),
-        preprocess=Preprocess(
-            size=size[0] if isinstance(size, (tuple, list)) else int(size),
-            mean=published.get("mean", open_clip.OPENAI_DATASET_MEAN),
-            std=published.get("std", open_clip.OPENAI_DATASET_STD),
-        ),
-        provenance=Provenance(f"open_clip {architecture}", licence, f"{architecture}/{file or tag}", sha256_file(path)),
+        preprocess=_preprocess(source.facts, model.visual.image_size),
+        provenance=Provenance(title, source.licence, source.origin, digest),
     )
 
 
-def _parse(rest: str) -> tuple[str, str, Path | None]:
-    """Architecture, tag of published weights (empty for a local file), and local file (None for a tag)."""
-    architecture, _, weights = rest.partition("/")
-    known = open_clip.list_models()
-    if architecture not in known:
-        hint = did_you_mean(architecture, known)
-        raise UnknownNameError(
-            f"open_clip has no architecture '{architecture}'.{hint} Write openclip:ARCHITECTURE/TAG, "
-            "e.g. openclip:ViT-B-32/openai, or openclip:ARCHITECTURE/PATH for a local file."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if not weights:
-        raise ConfigError(
-            f"'openclip:{architecture}' names no weights. Add a tag ({', '.join(tags) or 'none is published'}) "
-            f"or a file: openclip:{architecture}/PATH."
-        )
-    if get_pretrained_cfg(architecture, weights):
-        return architecture, weights, None
-    file = user_path(weights)
-    if file.suffix in CHECKPOINT_SUFFIXES:
-        if not file.is_file():
-            raise DataError(f"there is no checkpoint {file}. Check the path; an absolute one begins with two slashes.")
-        return architecture, "", file
-    raise UnknownNameError(
-        f"'{weights}' is neither a tag of {architecture} nor a checkpoint file.{did_you_mean(weights, tags)} "
-        f"Tags: {', '.join(tags) or 'none'}. Files end in {', '.join(CHECKPOINT_SUFFIXES)}."
-    )
+def _is_quick(state: dict[str, Any], path: Path) -> bool:
+    """Whether a file of weights tells that it was trained with QuickGELU."""
+    if is_of_transformers(state) and (path.parent / "config.json").is_file():
+        return '"quick_gelu"' in (path.parent / "config.json").read_text(encoding="utf-8")
+    return any(mark in state for mark in OPENAI_MARKS) or "openai" in path.stem
 
 
-def _usual_cfg(architecture: str) -> dict[str, Any]:
-    """Mean and std of an architecture whose published weights agree on them, for local files."""
-    cfgs = [get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
-    found = {(cfg["mean"], cfg["std"]) for cfg in cfgs}
-    return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
-
-
-def _fetch(architecture: str, tag: str, published: dict[str, Any]) -> Path:
+def _new_model(source: Source, device: torch.device, precision: str, quick: bool) -> Any:
+    """The model with random weights."""
+    text = dict(source.config["text_cfg"])
+    if text.get("hf_model_name"):
+        text |= {"hf_model_name": str(text_config_folder(source)), "hf_model_pretrained": False}
+    # Text towers of transformers and CoCa's have parameters that open_clip leaves in full precision by mistake.
+    is_mixed = "hf_model_name" in text or "multimodal_cfg" in source.config
     try:
-        return Path(download_pretrained(published))
-    except Exception as error:  # any error of the network, the hub's client or the disk
-        raise ResourceError(
-            f"cannot get the weights of openclip:{architecture}/{tag} ({reason_of(error)}). Check the connection, or "
-            f"give a local file: openclip:{architecture}/PATH."
+        with _no_log():
+            model = open_clip.create_model(
+                source.model,
+                precision=precision,
+                device=device,
+                # open_clip only warns where tag and architecture disagree, which costs points of accuracy.
+                force_quick_gelu=quick,
+                pretrained_text=False,
+                load_weights=False,
+                text_cfg=text,
+            )
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, OSError) as error:
+        raise DataError(
+            f"open_clip cannot build the model that {source.name} describes ({reason_of(error)}). Check its "
+            f"configuration."
         ) from error
+    if is_mixed and precision != "fp32":
+        model.to(getattr(torch, PRECISIONS[precision]))
+        for layer in model.modules():
+            if isinstance(layer, LayerNormFp32):
+                layer.float()
+    return model
 
 
-def _load_state(model: Any, state: dict[str, Any], architecture: str, path: Path) -> None:
-    """Load tensors that were read safely, as open_clip's own loader would."""
-    state = {key: value for key, value in state.items() if key not in _OPENAI_MARKS}
-    try:
-        state = convert_state_dict(model, state)
-        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-            state = convert_to_custom_text_state_dict(state)
-        for scalar in ("logit_scale", "logit_bias"):
-            if scalar in state and getattr(model, scalar, None) is not None:
-                state[scalar] = state[scalar].reshape(getattr(model, scalar).shape)
-        resize_pos_embed(state, model)
-        resize_text_pos_embed(state, model)
-        model.load_state_dict(state)
-    except (RuntimeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+def _preprocess(facts: dict[str, Any], size: int | Sequence[int]) -> Preprocess:
+    """What open_clip's ``image_transform_v2`` does for these facts."""
+    config = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), facts))
+    height, width = (size, size) if isinstance(size, int) else size
+    interpolation, mode = config.interpolation, config.resize_mode
+    if interpolation == "random" or (mode == "shortest" and height != width):
+        interpolation = "bicubic"  # As open_clip's own, whatever it is asked for.
+    if interpolation not in INTERPOLATIONS or mode not in RESIZE_MODES:
         raise ConfigError(
-            f"the weights in {path} are not of {architecture} ({reason}). Name the architecture "
-            "that they were trained with; open_clip's names are in open_clip.list_models()."
-        ) from None
+            f"the preprocessing of this model is '{mode}' by '{interpolation}'; known are {', '.join(RESIZE_MODES)} by "
+            f"{', '.join(INTERPOLATIONS)}. Change its preprocess_cfg."
+        )
+    mean, std = ((value,) * 3 if isinstance(value, (int, float)) else value for value in (config.mean, config.std))
+    return Preprocess(
+        size=height if height == width else (height, width),
+        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
+        std=(float(std[0]), float(std[1]), float(std[2])),
+        interpolation=interpolation,
+        resize_mode=mode,
+        fill=int(config.fill_color),
+    )
 
 
-def _fit(x_N3HW: Tensor, size: int) -> Tensor:
-    """Resize the short side and cut the centre square, as the models saw their training images.
+def _fit(x_N3HW: Tensor, preprocess: Preprocess) -> Tensor:
+    """Resize and cut or pad as the model saw its training images.
 
     Without antialias, features of large images move and accuracy drops. No clamp: it would kill the gradient of
     saturated pixels, and bicubic overshoot is small.
     """
     height, width = x_N3HW.shape[-2:]
-    short = min(height, width)
-    if short != size:
-        height, width = round(height * size / short), round(width * size / short)
-        x_N3HW = interpolate(x_N3HW, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    top, left = (height - size) // 2, (width - size) // 2
-    return x_N3HW[..., top : top + size, left : left + size]
+    rows, columns = preprocess.shape
+    (new_width, new_height), (left, top) = placement((width, height), preprocess)
+    if (new_height, new_width) != (height, width):
+        size = (new_height, new_width)
+        x_N3HW = interpolate(x_N3HW, size, mode=preprocess.interpolation, antialias=True, align_corners=False)
+    if preprocess.resize_mode == "longest":
+        margins = (-left, columns - new_width + left, -top, rows - new_height + top)
+        return pad(x_N3HW, margins, value=preprocess.fill / 255)
+    return x_N3HW[..., top : top + rows, left : left + columns]
 
 
 @contextmanager

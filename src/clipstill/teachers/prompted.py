@@ -90,18 +90,15 @@ class PromptedOpenClip(_Prompted):
         self, base: OpenClipTeacher, *, count: int, visual_depth: int, text_depth: int, words: str, seed: int
     ) -> None:
         super().__init__(base)
-        # The tokens of a text lie between its start and its end.
-        embedded_1LE, position_1 = base.embed_tokens([words])
-        first_PE = embedded_1LE[0, 1 : int(position_1[0])]
+        first_PE = base.embed_words(words)
         if len(first_PE) != count:
             draw = generator_for(seed, "text prompts", 0)
-            first_PE = SIGMA * torch.randn(count, embedded_1LE.shape[2], generator=draw).to(embedded_1LE.device)
-        self.text_prompts = TextPrompts(base.text_tower, first_PE, text_depth, seed)
+            first_PE = SIGMA * torch.randn(count, first_PE.shape[1], generator=draw).to(first_PE.device)
+        self.text_prompts = TextPrompts(base.text_tower, first_PE, base.first_word, depth=text_depth, seed=seed)
         self.visual_prompts: VisualPrompts | None = None
         if visual_depth:
             self.add_visual_prompts(count, visual_depth, seed)
-        # Words of one token each, which the prompts replace.
-        self._placeholders = " ".join(["x"] * count)
+        self._count = count
 
     def add_visual_prompts(self, count: int, depth: int, seed: int) -> None:
         device = self.text_prompts.tokens_KPE.device
@@ -116,8 +113,8 @@ class PromptedOpenClip(_Prompted):
         return self.encode_image(x_N3HW)
 
     def class_vectors(self, names: Sequence[str]) -> Tensor:
-        texts = [f"{self._placeholders} {spoken(name)}." for name in names]
-        embeddings_CLE, position_C = self.base.embed_tokens(texts)
+        texts = [f"{spoken(name)}." for name in names]
+        embeddings_CLE, position_C = self.base.embed_with_room(texts, self._count)
         embeddings_CLE = embeddings_CLE.to(self.base.dtype)
         return normalize(self.text_prompts(self.base.text_tower, embeddings_CLE, position_C).float(), dim=-1)
 

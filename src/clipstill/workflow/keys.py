@@ -7,7 +7,7 @@ photos behind these settings. Settings that change only speed or place (device, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from clipstill.core.checkpoints import checkpoint_in
 from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import visible
 from clipstill.core.files import sha256_file, sha256_json, user_path
+from clipstill.core.registry import Registry
 from clipstill.core.weights_store import stored_weights
+from clipstill.generators import generators
+from clipstill.teachers import teachers
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, StudentRecord
 from clipstill.workflow.photos import Photos, digests_by_class, photos_digest
@@ -157,16 +160,22 @@ def _learned_prompts_content(name: Any) -> str | None:
     return _checkpoint_content(name)
 
 
-def _weights_content(names: Any) -> list[str]:
+# Files that count in a folder of weights.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def _weights_content(registry: Registry, names: Any) -> list[str]:
     """Hashes of the weights on this machine behind the names of parts: a file, a folder, or what was imported."""
     digests = [_assets_content()]
-    for name in str(names).split("+"):
-        kind, _, rest = name.strip().partition(":")
+    for name in registry.split(str(names)):
+        kind, _, rest = name.partition(":")
         digests += [stored.facts.sha256 for stored in stored_weights(kind) if rest in ("", stored.name)]
-        # Names of open_clip hold an architecture before the path.
-        for text in (rest, rest.partition("/")[2]):
+        # Names of open_clip hold an architecture before the path, a tag too, or "local-dir".
+        after = rest.partition("/")[2]
+        for text in (rest, after, after.partition("/")[2], rest.partition(":")[2]):
             if text and user_path(text).is_dir():
-                digests += [sha256_file(file) for file in visible(user_path(text).rglob("*.safetensors"))]
+                files = visible(user_path(text).rglob("*"))
+                digests += [sha256_file(file) for file in files if file.suffix in _WEIGHTS]
                 break
             digest = _file_content(text)
             if digest is not None:
@@ -184,10 +193,10 @@ def _assets_content() -> str:
 
 # Settings that may name files: what hashes their content, and whether the name counts too.
 _FILES: dict[str, tuple[Callable[[Any], Any], bool]] = {
-    "teacher.name": (_weights_content, True),
-    "generator.name": (_weights_content, True),
-    "student.name": (_weights_content, True),
+    "teacher.name": (partial(_weights_content, teachers), True),
+    "generator.name": (partial(_weights_content, generators), True),
+    "student.name": (partial(_weights_content, teachers), True),
     "student.init": (_checkpoint_content, True),
-    "evaluation.small_teacher": (_weights_content, True),
+    "evaluation.small_teacher": (partial(_weights_content, teachers), True),
     "prompt_teacher.weights": (_learned_prompts_content, False),
 }

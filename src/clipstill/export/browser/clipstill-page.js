@@ -11,7 +11,7 @@
   const MANIFEST = "MANIFEST.json";
   const MOST_BARS = 12;
   const MOST_CHIPS = 40;
-  const { MAX_PIXELS, bitmapSource, decode, fitSquare, modelInput, softmax } = clipstillPreprocess;
+  const { MAX_PIXELS, bitmapSource, decode, fit, isKnown, modelInput, shapeOf, softmax } = clipstillPreprocess;
 
   const at = (id) => document.getElementById(id);
   const percent = (value) => (100 * value).toFixed(1) + " %";
@@ -121,8 +121,8 @@
     if (!Array.isArray(names) || names.length === 0 || !(labels.temperature > 0)) {
       throw new PageError("labels.json does not hold labels and a temperature. Make the bundle again.");
     }
-    if (!(preprocess.size >= 1) || !(preprocess.crop_fraction > 0)) {
-      throw new PageError("preprocess.json does not hold size and crop_fraction. Make the bundle again.");
+    if (!isKnown(preprocess)) {
+      throw new PageError("preprocess.json does not hold a size and crop_fraction, or a resize that this page knows. Make the bundle again.");
     }
     const total = (metrics.export || {}).onnx_bytes;
     const [model, ort] = await Promise.all([
@@ -143,8 +143,7 @@
       temperature: labels.temperature,
       // Bundles of earlier versions always answer.
       threshold: typeof labels.refusal_threshold === "number" ? labels.refusal_threshold : null,
-      size: preprocess.size,
-      cropFraction: preprocess.crop_fraction,
+      preprocess,
       info: manifest.info || {},
       metrics,
     };
@@ -176,15 +175,15 @@
       throw new PageError(unreadable);
     }
     try {
-      return fitSquare(bitmapSource(bitmap), bundle.size, bundle.cropFraction);
+      return fit(bitmapSource(bitmap), bundle.preprocess);
     } finally {
       bitmap.close();
     }
   }
 
   async function classify(rgb, bundle) {
-    const size = bundle.size;
-    const input = new bundle.ort.Tensor("float32", modelInput(rgb, size), [1, 3, size, size]);
+    const shape = [1, 3, ...shapeOf(bundle.preprocess)];
+    const input = new bundle.ort.Tensor("float32", modelInput(rgb), shape);
     const outputs = await bundle.session.run({ [bundle.session.inputNames[0]]: input });
     const logits = outputs[bundle.session.outputNames[0]].data;
     if (logits.length !== bundle.labels.length) {
@@ -216,7 +215,7 @@
       if (turn !== newest) return;
       showPhoto(url, file.name);
       kept = true;
-      showSeen(rgb, bundle.size, fitted - start, done - fitted);
+      showSeen(rgb, shapeOf(bundle.preprocess), fitted - start, done - fitted);
       showScores(scores, bundle);
     } catch (error) {
       if (turn !== newest) return;
@@ -239,18 +238,19 @@
     at("shown").hidden = false;
   }
 
-  function showSeen(rgb, size, fitMs, modelMs) {
+  function showSeen(rgb, [height, width], fitMs, modelMs) {
     const canvas = at("seen");
-    canvas.width = canvas.height = size;
+    canvas.width = width;
+    canvas.height = height;
     const context = canvas.getContext("2d");
-    const image = context.createImageData(size, size);
-    for (let i = 0; i < size * size; i++) {
+    const image = context.createImageData(width, height);
+    for (let i = 0; i < width * height; i++) {
       for (let channel = 0; channel < 3; channel++) image.data[i * 4 + channel] = rgb[i * 3 + channel];
       image.data[i * 4 + 3] = 255;
     }
     context.putImageData(image, 0, 0);
     at("seen-row").hidden = false;
-    at("timing").textContent = `What the model sees, ${size} x ${size} pixels. Reading and fitting took ${Math.round(fitMs)} ms, the model ${Math.round(modelMs)} ms.`;
+    at("timing").textContent = `What the model sees, ${width} x ${height} pixels. Reading and fitting took ${Math.round(fitMs)} ms, the model ${Math.round(modelMs)} ms.`;
   }
 
   function scoreRow(label, score, threshold, isFirst) {

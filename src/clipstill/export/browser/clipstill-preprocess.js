@@ -1,8 +1,7 @@
 /**
  * What happens to a photo before the model sees it, pixel for pixel as in Python.
  *
- * The same steps as `fit_square` of clipstill/core/images.py, and the arithmetic of Pillow's bicubic `Image.resize` for
- * 8-bit pictures: weights as integers of 22 fractional bits, the horizontal pass first, rounded to whole levels, then the
+ * The same steps as `fit` of clipstill/core/images.py, and the arithmetic of Pillow's `Image.resize` for 8-bit pictures: weights as integers of 22 fractional bits, the horizontal pass first, rounded to whole levels, then the
  * vertical pass. Equal source pixels give equal results; only the decoder of the browser may differ from Pillow's.
  *
  * A classic script without dependencies: in a page it is the global `clipstillPreprocess`, in Node `require` returns it.
@@ -19,7 +18,6 @@
   const FRACTION_BITS = 32 - 8 - 2;
   const HALF = 1 << (FRACTION_BITS - 1);
   const CUBIC = -0.5;
-  const SUPPORT = 2;
   const STRIP_PIXELS = 1 << 20;
 
   /** Python's round(): halves go to the even neighbour. */
@@ -38,15 +36,22 @@
     return 0;
   }
 
+  function bilinear(distance) {
+    return Math.max(0, 1 - Math.abs(distance));
+  }
+
+  const KERNELS = { bicubic: { weight: bicubic, support: 2 }, bilinear: { weight: bilinear, support: 1 } };
+  const RESIZE_MODES = ["shortest", "longest", "squash"];
+
   /**
    * Which source pixels make each of the pixels `from .. from + count` of one axis, and how much of each.
    *
    * Returns `first` and `length` of each run, and `weights`, `stride` apart, as integers of `FRACTION_BITS`.
    */
-  function weightsOf(inSize, outSize, from, count) {
+  function weightsOf(inSize, outSize, from, count, kernel) {
     const scale = inSize / outSize;
     const stretch = Math.max(scale, 1);
-    const support = SUPPORT * stretch;
+    const support = kernel.support * stretch;
     const stride = Math.ceil(support) * 2 + 1;
     const first = new Int32Array(count);
     const length = new Int32Array(count);
@@ -59,7 +64,7 @@
       let sum = 0;
       for (let x = low; x < high; x++) {
         // Times the inverse, as Pillow has it: a division would differ in the last bit.
-        exact[x - low] = bicubic((x - centre + 0.5) * (1 / stretch));
+        exact[x - low] = kernel.weight((x - centre + 0.5) * (1 / stretch));
         sum += exact[x - low];
       }
       for (let x = 0; x < high - low; x++) {
@@ -129,39 +134,103 @@
     return out;
   }
 
-  /**
-   * Scale the short side to round(size / cropFraction), then cut the centre square: RGB bytes (size, size, 3).
-   *
-   * Only what the square shows is computed; as each pixel is computed by itself, that changes none of them.
-   */
-  function fitSquare(source, size, cropFraction) {
-    const window = { left: 0, top: 0, width: source.width, height: source.height };
-    const wholeShort = Math.min(source.width, source.height);
-    if (Math.max(source.width, source.height) > WIDEST * wholeShort) {
-      window.width = Math.min(source.width, WIDEST * wholeShort);
-      window.height = Math.min(source.height, WIDEST * wholeShort);
-      window.left = Math.floor((source.width - window.width) / 2);
-      window.top = Math.floor((source.height - window.height) / 2);
-    }
-    const short = Math.min(window.width, window.height);
-    const side = Math.max(size, roundHalfEven(size / cropFraction));
-    const newWidth = Math.floor((window.width * side) / short);
-    const newHeight = Math.floor((window.height * side) / short);
-    const left = roundHalfEven((newWidth - size) / 2);
-    const top = roundHalfEven((newHeight - size) / 2);
-
-    const across = newWidth === window.width ? null : weightsOf(window.width, newWidth, left, size);
-    if (newHeight === window.height) return horizontalPass(source, window, top, size, across, size, left);
-    const down = weightsOf(window.height, newHeight, top, size);
-    const firstRow = down.first[0];
-    const rows = down.first[size - 1] + down.length[size - 1] - firstRow;
-    const between = horizontalPass(source, window, firstRow, rows, across, size, left);
-    return verticalPass(between, firstRow, down, size, size);
+  /** Height and width of the model's input; `how` is what preprocess.json holds. */
+  function shapeOf(how) {
+    return Array.isArray(how.size) ? how.size : [how.size, how.size];
   }
 
-  /** RGB bytes (size, size, 3) -> what the model takes: float32 (3, size, size) in [0, 1]. */
-  function modelInput(rgb, size) {
-    const plane = size * size;
+  /** Whether this page knows everything that preprocess.json asks for. */
+  function isKnown(how) {
+    return (
+      shapeOf(how).every((side) => side >= 1) &&
+      how.crop_fraction > 0 &&
+      (how.interpolation || "bicubic") in KERNELS &&
+      RESIZE_MODES.includes(how.resize_mode || "shortest")
+    );
+  }
+
+  /** Sides after the resize, and the corner of what the model sees, negative where it is padded. */
+  function placement(width, height, how) {
+    const [rows, columns] = shapeOf(how);
+    const ratios = [height / rows, width / columns];
+    if (how.resize_mode === "squash") return { newWidth: columns, newHeight: rows, left: 0, top: 0 };
+    if (how.resize_mode === "longest") {
+      const ratio = Math.max(...ratios);
+      const [newWidth, newHeight] = [width, height].map((side) => Math.max(1, roundHalfEven(side / ratio)));
+      return {
+        newWidth,
+        newHeight,
+        left: -Math.floor((columns - newWidth) / 2),
+        top: -Math.floor((rows - newHeight) / 2),
+      };
+    }
+    let [newWidth, newHeight] = [0, 0];
+    if (rows === columns) {
+      const short = Math.min(width, height);
+      const side = Math.max(rows, roundHalfEven(rows / how.crop_fraction));
+      [newWidth, newHeight] = [width, height].map((old) => Math.floor((old * side) / short));
+    } else {
+      const ratio = Math.min(...ratios) * how.crop_fraction;
+      [newWidth, newHeight] = [width, height].map((old) => roundHalfEven(old / ratio));
+    }
+    const left = roundHalfEven((newWidth - columns) / 2);
+    const top = roundHalfEven((newHeight - rows) / 2);
+    return { newWidth, newHeight, left, top };
+  }
+
+  /** The centre of a picture whose sides differ by more than `WIDEST`, else all of it. */
+  function widestWindow({ width, height }) {
+    const most = WIDEST * Math.min(width, height);
+    const [keptWidth, keptHeight] = [Math.min(width, most), Math.min(height, most)];
+    return {
+      left: Math.floor((width - keptWidth) / 2),
+      top: Math.floor((height - keptHeight) / 2),
+      width: keptWidth,
+      height: keptHeight,
+    };
+  }
+
+  /**
+   * Resize a source and cut or pad it as preprocess.json says: RGB bytes (height, width, 3).
+   *
+   * Only what the model sees is computed; as each pixel is computed by itself, that changes none of them.
+   */
+  function fit(source, how) {
+    const [rows, columns] = shapeOf(how);
+    const isCut = (how.resize_mode || "shortest") === "shortest";
+    const window = isCut ? widestWindow(source) : { left: 0, top: 0, width: source.width, height: source.height };
+    const { newWidth, newHeight, left, top } = placement(window.width, window.height, how);
+    const part = {
+      left: Math.max(0, left),
+      top: Math.max(0, top),
+      width: Math.min(columns, newWidth),
+      height: Math.min(rows, newHeight),
+    };
+    const resized = resizedPart(source, window, newWidth, newHeight, part, KERNELS[how.interpolation || "bicubic"]);
+    if (part.width === columns && part.height === rows) return resized;
+    const out = new Uint8Array(rows * columns * 3).fill(how.fill || 0);
+    for (let row = 0; row < part.height; row++) {
+      const line = resized.subarray(row * part.width * 3, (row + 1) * part.width * 3);
+      out.set(line, ((row - Math.min(0, top)) * columns - Math.min(0, left)) * 3);
+    }
+    return out;
+  }
+
+  /** A part of the window after it is resized to the new sides: RGB bytes (part.height, part.width, 3). */
+  function resizedPart(source, window, newWidth, newHeight, part, kernel) {
+    const { left, top, width, height } = part;
+    const across = newWidth === window.width ? null : weightsOf(window.width, newWidth, left, width, kernel);
+    if (newHeight === window.height) return horizontalPass(source, window, top, height, across, width, left);
+    const down = weightsOf(window.height, newHeight, top, height, kernel);
+    const firstRow = down.first[0];
+    const rows = down.first[height - 1] + down.length[height - 1] - firstRow;
+    const between = horizontalPass(source, window, firstRow, rows, across, width, left);
+    return verticalPass(between, firstRow, down, height, width);
+  }
+
+  /** RGB bytes (height, width, 3) -> what the model takes: float32 (3, height, width) in [0, 1]. */
+  function modelInput(rgb) {
+    const plane = rgb.length / 3;
     const input = new Float32Array(3 * plane);
     for (let i = 0; i < plane; i++) {
       for (let channel = 0; channel < 3; channel++) input[channel * plane + i] = rgb[i * 3 + channel] / 255;
@@ -213,7 +282,7 @@
     });
   }
 
-  const made = { MAX_PIXELS, bitmapSource, decode, fitSquare, modelInput, roundHalfEven, softmax };
+  const made = { MAX_PIXELS, bitmapSource, decode, fit, isKnown, modelInput, roundHalfEven, shapeOf, softmax };
   if (typeof module !== "undefined") module.exports = made;
   else place.clipstillPreprocess = made;
 })(typeof globalThis !== "undefined" ? globalThis : this);
