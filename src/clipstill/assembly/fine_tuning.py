@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from clipstill.assembly.bundles import measure_student, write_described_bundle
 from clipstill.assembly.pictures import labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
-from clipstill.assembly.training import read_all
+from clipstill.assembly.training import open_photos
 from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
@@ -115,7 +116,7 @@ def fine_tune(
     if photos is not None:
         refuse_overlap(folder, photos)
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
-    data = _read_examples(folder, bundle)
+    data = _open_examples(folder, bundle, settings)
     before = None if photos is None else measure_student(bundle, photos, title="before")
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
@@ -126,7 +127,7 @@ def fine_tune(
             predict, photos, student.preprocess, title="after", name_skipped=False, calibration=calibration
         )
     labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
-    pictures = split_pictures(data.pixels_N3HW, settings.seed, labelled)
+    pictures = split_pictures(_squares(data, bundle.preprocess.size), settings.seed, labelled)
     count = len(data.class_id_N)
     content = BundleContent(
         student=student.cpu(),
@@ -139,16 +140,22 @@ def fine_tune(
     return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
 
 
-def _read_examples(folder: ImageFolder, bundle: Bundle) -> TrainingData:
+def _open_examples(folder: ImageFolder, bundle: Bundle, settings: Settings) -> TrainingData:
     """The photos, each with its class as a label and no style."""
-    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.size)
+    photos = open_photos([folder], settings.reading)
+    label_N = torch.tensor([folder.items[photo][1] for photo in photos.photo_N])
     missing = [bundle.labels[label] for label in sorted(set(range(len(bundle.labels))) - set(label_N.tolist()))]
     if missing:
         raise DataError(
             f"{folder.path} has no photo of {', '.join(missing[:5])} that can be read. A student that is trained on "
             f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
         )
-    return TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
+    return TrainingData.of_no_class().with_photos(photos, label_N)
+
+
+def _squares(data: TrainingData, size: int) -> Tensor:
+    assert data.photos is not None
+    return data.photos.squares(size)
 
 
 def _tuned(bundle: Bundle, settings: Settings, data: TrainingData) -> Student:
@@ -183,7 +190,7 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     for number in range(_FOLDS):
         student, aside_N = _tuned(bundle, settings, data.where(fold_N != number)), fold_N == number
         predict = student_predictor(student, pick_device(settings.device))
-        answers.append(predict(data.pixels_N3HW[aside_N].permute(0, 2, 3, 1).numpy()))
+        answers.append(predict(_squares(data.where(aside_N), student.preprocess.size).permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
     logits_NC = np.concatenate(answers)
     temperature = fit_temperature(logits_NC, np.concatenate(targets))

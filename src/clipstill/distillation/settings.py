@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,6 +12,7 @@ from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
 
 MetaMode = Literal["none", "first_order", "exact", "reptile"]
+Kernel = Literal["bilinear", "bicubic"]
 
 
 class DistilSettings(Config):
@@ -99,7 +101,7 @@ class DistilSettings(Config):
         le=1,
         description="Strength of the changes of brightness, contrast and saturation; hue changes by a fifth of it.",
     )
-    kernel: Literal["bilinear", "bicubic"] = Field(
+    kernel: Kernel = Field(
         default="bilinear", description="Antialiased resize of the views. CLIP was trained with bicubic."
     )
     keep: Literal["agreement", "loss", "last"] = Field(
@@ -177,3 +179,24 @@ class PromptTeacherSettings(Config):
         description="Classes whose texts are in memory at once; 0 for all. 100 helps where a thousand classes do not "
         "fit into memory.",
     )
+
+
+class ReadingSettings(Config):
+    """How photos are read to learn from them. This changes time and memory and no result."""
+
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Processes that read photos ahead (Linux only); 0 reads them where they are needed.",
+    )
+    cache_mb: int = Field(
+        default=1000,
+        ge=0,
+        le=MANY,
+        description="Megabytes of decoded photos that stay in memory, over all these processes.",
+    )
+
+    def workers_for(self, photos: int) -> int:
+        """Processes for a number of photos: fewer for small sets, as a process takes as long to start as 64 photos."""
+        return min(self.workers, photos // 64) if sys.platform == "linux" else 0

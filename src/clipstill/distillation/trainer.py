@@ -157,9 +157,9 @@ def _key(setup: Setup, data: TrainingData) -> str:
     """Hash of everything that the weights depend on."""
     return sha256_json(
         {
-            "format": 5,
+            "format": 6,
             "settings": [setup.settings.identity(), setup.seed],
-            "data": tensor_digest(vars(data)),
+            "data": data.digest,
             "student": tensor_digest(setup.student.state_dict()),
             "teacher": setup.labels.key,
             "class_vectors": tensor_digest({"vectors": setup.labels.class_vectors_CD}),

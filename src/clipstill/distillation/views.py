@@ -5,17 +5,13 @@ Shapes: N images, H x W pixels, S x S pixels of a view. Everything stays in [0, 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from kornia import augmentation
 from torch import Tensor
 from torch.nn import functional
 
 from clipstill.distillation.randomness import borrowed_generator
-from clipstill.distillation.settings import DistilSettings
-
-Kernel = Literal["bilinear", "bicubic"]
+from clipstill.distillation.settings import DistilSettings, Kernel
 
 
 class Views:
@@ -31,7 +27,7 @@ class Views:
     """
 
     def __init__(self, size: int, crop_min: float, jitter: float, kernel: Kernel = "bilinear") -> None:
-        self._size, self._kernel = size, kernel
+        self.size, self.crop_min, self.kernel = size, crop_min, kernel
         self._colour = augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5) if jitter > 0 else None
         self._crop = augmentation.RandomResizedCrop((size, size), scale=(crop_min, 1.0))
         self._flip = augmentation.RandomHorizontalFlip(p=0.5)
@@ -47,8 +43,16 @@ class Views:
             if self._colour is not None:
                 x_N3HW = self._colour(x_N3HW)
             corners_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long()
-            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self._size, kernel=self._kernel)
+            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size, kernel=self.kernel)
             flipped_N3SS: Tensor = self._flip(view_N3SS)
+            return flipped_N3SS.clamp(0.0, 1.0)
+
+    def of_crops(self, crop_N3SS: Tensor, *seed_parts: int | str) -> Tensor:
+        """The same of crops that were cut from photos before: colour change and mirror image."""
+        with torch.no_grad(), borrowed_generator("views of crops", *seed_parts):
+            if self._colour is not None:
+                crop_N3SS = self._colour(crop_N3SS)
+            flipped_N3SS: Tensor = self._flip(crop_N3SS)
             return flipped_N3SS.clamp(0.0, 1.0)
 
 

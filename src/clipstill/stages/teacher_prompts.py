@@ -34,7 +34,12 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     else:
         assert run.photos.examples is not None
         teacher, history = learn_prompts(
-            run.models.teacher, run.photos.examples, section, seed=run.settings.seed, work=work
+            run.models.teacher,
+            run.photos.examples,
+            section,
+            run.settings.reading,
+            seed=run.settings.seed,
+            work=work,
         )
     save_prompts(teacher, folder / PROMPTS_FILE)
     write_json(folder / HISTORY_FILE, history)
