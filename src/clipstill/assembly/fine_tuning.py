@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from clipstill.assembly.bundles import measure_student, write_described_bundle
 from clipstill.assembly.pictures import labelled_photos, split_pictures
@@ -127,7 +126,7 @@ def fine_tune(
             predict, photos, student.preprocess, title="after", name_skipped=False, calibration=calibration
         )
     labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
-    pictures = split_pictures(_squares(data, bundle.preprocess.size), settings.seed, labelled)
+    pictures = split_pictures(data.pixels(bundle.preprocess.size), settings.seed, labelled)
     count = len(data.class_id_N)
     content = BundleContent(
         student=student.cpu(),
@@ -151,11 +150,6 @@ def _open_examples(folder: ImageFolder, bundle: Bundle, settings: Settings) -> T
             f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
         )
     return TrainingData.of_no_class().with_photos(photos, label_N)
-
-
-def _squares(data: TrainingData, size: int) -> Tensor:
-    assert data.photos is not None
-    return data.photos.squares(size)
 
 
 def _tuned(bundle: Bundle, settings: Settings, data: TrainingData) -> Student:
@@ -190,7 +184,7 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     for number in range(_FOLDS):
         student, aside_N = _tuned(bundle, settings, data.where(fold_N != number)), fold_N == number
         predict = student_predictor(student, pick_device(settings.device))
-        answers.append(predict(_squares(data.where(aside_N), student.preprocess.size).permute(0, 2, 3, 1).numpy()))
+        answers.append(predict(data.where(aside_N).pixels(student.preprocess.size).permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
     logits_NC = np.concatenate(answers)
     temperature = fit_temperature(logits_NC, np.concatenate(targets))

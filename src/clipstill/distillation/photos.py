@@ -8,9 +8,11 @@ Shapes: N photos, B photos of a batch, S x S pixels of a view.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -40,6 +42,8 @@ _KERNELS: dict[Kernel, Image.Resampling] = {
 _RATIOS, _TRIES = (3 / 4, 4 / 3), 10
 _REDUCTIONS = (8, 4, 2, 1)
 _AT_ONCE = 64
+# A process starts in the time that a few dozen small photos take; more than eight are for who asks for them.
+_LEAST_PER_WORKER, _MOST_WORKERS = 64, 8
 
 
 class Cut(NamedTuple):
@@ -68,7 +72,7 @@ class PhotoSet:
     @classmethod
     def open(cls, paths: Sequence[Path], reading: ReadingSettings) -> PhotoSet:
         """The photos that can be decoded; the others are told. ``photo_N`` are their places in ``paths``."""
-        workers = reading.workers_for(len(paths))
+        workers = _workers(reading, len(paths))
         sizes_N2, reasons = np.zeros((len(paths), 2), np.int32), []
         with Progress("photos: sizes", total=len(paths), unit="img") as bar:
             chunks = [range(start, min(start + _AT_ONCE, len(paths))) for start in range(0, len(paths), _AT_ONCE)]
@@ -178,13 +182,12 @@ class _Files(Dataset[Pixels | str]):
         left, top, wide, tall = random_crop(width, height, cut.crop_min, *cut.seed, number)
         part = next(each for each in _REDUCTIONS if each == 1 or each * cut.size <= min(wide, tall))
         reduced = self._get((photo, part, False), lambda: _reduced(self.paths[photo], width, height, part))
-        box = (
-            left / part,
-            top / part,
-            min((left + wide) / part, reduced.width),
-            min((top + tall) / part, reduced.height),
-        )
-        return np.asarray(reduced.resize((cut.size, cut.size), _KERNELS[cut.kernel], box=box))
+        # Cut first, since Pillow's resize takes pixels from around its box.
+        across, down = (left / part, (left + wide) / part), (top / part, (top + tall) / part)
+        first = math.floor(across[0]), math.floor(down[0])
+        cropped = reduced.crop((*first, math.ceil(across[1]), math.ceil(down[1])))
+        box = (across[0] - first[0], down[0] - first[1], across[1] - first[0], down[1] - first[1])
+        return np.asarray(cropped.resize((cut.size, cut.size), _KERNELS[cut.kernel], box=box))
 
     def _get(self, key: tuple[int, int, bool], decode: Callable[[], Image.Image]) -> Image.Image:
         image = self._kept.get(key)
@@ -216,19 +219,16 @@ class _Reader:
 
     def __init__(self, files: _Files, workers: int) -> None:
         self.files, self._shares = files, max(1, workers)
-        self._loader = _loader(files, workers, self)
-        self._parts: Iterator[Task] = iter(())
-        self._begun: deque[Task] = deque()
+        self._order = _Order()
+        self._loader = _loader(files, workers, self._order)
+        self._begun: deque[Task] = deque()  # Tasks that the workers have been given, beginning with the next result.
         self._found: Iterator[Pixels | str] = iter(())
-
-    def __iter__(self) -> Iterator[Task]:
-        """What the loader hands to its workers in turn."""
-        return self._parts
 
     def read(self, task: Task, ahead: Iterable[Task]) -> Pixels:
         """Pixels (B, S, S, 3) of a task."""
         if not self._begun or self._begun[0] != task:
-            self._parts, self._begun = self._split(itertools.chain([task], ahead)), deque()
+            self._begun = deque()
+            self._order.parts = _split(itertools.chain([task], ahead), self._shares, self._begun)
             self._found = iter(self._loader)
         result = np.empty((len(task.photos), task.cut.size, task.cut.size, 3), np.uint8)
         for share in range(self._shares):
@@ -245,12 +245,22 @@ class _Reader:
         self._begun.popleft()
         return result
 
-    def _split(self, tasks: Iterable[Task]) -> Iterator[Task]:
-        for task in tasks:
-            self._begun.append(task)
-            for share in range(self._shares):
-                own = _own(task, share, self._shares)
-                yield Task(task.cut, *(tuple(each[place] for place in own) for each in (task.photos, task.numbers)))
+
+class _Order:
+    """What a loader hands to its workers in turn."""
+
+    parts: Iterator[Task] = iter(())
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.parts
+
+
+def _split(tasks: Iterable[Task], shares: int, begun: deque[Task]) -> Iterator[Task]:
+    for task in tasks:
+        begun.append(task)
+        for share in range(shares):
+            own = _own(task, share, shares)
+            yield Task(task.cut, *(tuple(each[place] for place in own) for each in (task.photos, task.numbers)))
 
 
 def _own(task: Task, share: int, shares: int) -> list[int]:
@@ -273,6 +283,12 @@ def _loader(dataset: Dataset[Any], workers: int, order: Iterable[Any]) -> DataLo
     )
 
 
+def _workers(reading: ReadingSettings, photos: int) -> int:
+    """Only Linux starts processes by a fork; others would import the user's script again."""
+    wanted = min(_MOST_WORKERS, torch.get_num_threads() - 1) if reading.workers is None else reading.workers
+    return min(wanted, photos // _LEAST_PER_WORKER) if sys.platform == "linux" else 0
+
+
 def _as_it_is(found: Any) -> Any:
     """Arrays, not tensors, which would take shared memory, of which containers have little."""
     return found
@@ -280,3 +296,4 @@ def _as_it_is(found: Any) -> Any:
 
 def _be_quiet(worker: int) -> None:
     logging.disable()
+    gc.freeze()  # Loaders that are garbage in the parent are not this process's to close.

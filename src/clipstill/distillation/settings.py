@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -184,11 +183,12 @@ class PromptTeacherSettings(Config):
 class ReadingSettings(Config):
     """How photos are read to learn from them. This changes time and memory and no result."""
 
-    workers: int = Field(
-        default=0,
+    workers: int | None = Field(
+        default=None,
         ge=0,
         le=256,
-        description="Processes that read photos ahead (Linux only); 0 reads them where they are needed.",
+        description="Processes that read photos ahead, on Linux; null takes one less than threads, at most 8, and 0 "
+        "reads photos when they are needed.",
     )
     cache_mb: int = Field(
         default=1000,
@@ -196,7 +196,3 @@ class ReadingSettings(Config):
         le=MANY,
         description="Megabytes of decoded photos that stay in memory, over all these processes.",
     )
-
-    def workers_for(self, photos: int) -> int:
-        """Processes for a number of photos: fewer for small sets, as a process takes as long to start as 64 photos."""
-        return min(self.workers, photos // 64) if sys.platform == "linux" else 0

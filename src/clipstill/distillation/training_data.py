@@ -88,6 +88,14 @@ class TrainingData:
             None if photos is None else photos.at(mask_N[pixels:].numpy()),
         )
 
+    def pixels(self, size: int) -> Tensor:
+        """All images as they are, uint8: at the size of those in memory, or else as squares of that size."""
+        if self.photos is None:
+            return self.pixels_M3HW
+        if len(self.pixels_M3HW) == 0:
+            return self.photos.squares(size)
+        return torch.cat([self.pixels_M3HW, self.photos.squares(self.pixels_M3HW.shape[-1])])
+
     def views(
         self,
         rows: Rows,

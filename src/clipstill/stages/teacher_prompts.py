@@ -72,7 +72,7 @@ def _are_learned(settings: Settings, photos: Photos) -> bool:
 
 LEARNED = Stage(
     name=NAME,
-    version=1,
+    version=2,
     title="The teacher learns from the examples",
     make=_make,
     settings=("task", "teacher", "prompt_teacher", "examples.images", "seed"),
