@@ -8,9 +8,10 @@ student have the published prompts.
 
     python benchmarks/prompt_distillation.py --views pacs-photo=pacs/train/photo=pacs/test/photo --out runs/views
 
-compares, with the embedded parts and the recipe promptkd-embedded (a smaller teacher, fewer epochs of its prompts), views that are cut from photos as they lie in their
-files with views of stored squares (of the student's size; an eighth larger than the teacher's for its prompts). All
-photos of the first folder are labelled for the teacher and unlabelled for the student; top-1 is on the second one.
+compares views that are cut from photos as they lie in their files with views of stored squares (of the student's size;
+an eighth larger than the teacher's for its prompts). The recipe is promptkd-embedded, with a smaller teacher and fewer
+epochs of its prompts. All photos of the first folder are labelled for the teacher and unlabelled for the student; top-1
+is measured on the second one.
 
 Rows of the first two commands: ``stored`` takes the class vectors as they lie there; ``recomputed`` asks the
 prompted text tower for them at every step, as the authors' code does (they report that storing makes training about
