@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -107,7 +107,7 @@ class AllPhase(Phase):
         student.freeze_statistics(settings.freeze == "bn")
         self._views = views_of(settings, student.preprocess.size)
         self._known: LabelCache | None = None
-        self._ahead: Iterable[Rows] = ()  # Of the steps to come; meta distillation draws rows of its own.
+        self._next: int | None = None  # Step whose rows come next; meta distillation draws rows of its own.
         # Meta distillation never draws the same group again.
         if settings.labels == "cached" and settings.meta == "none":
             self._known = LabelCache(setup)
@@ -118,7 +118,7 @@ class AllPhase(Phase):
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views, which repeats if labels are cached."""
-        self._ahead = (self._seeded(*self._rows(each)) for each in itertools.count(step + 1))
+        self._next = step + 1
         return self._rows(step)
 
     def _rows(self, step: int) -> tuple[Tensor, Draw]:
@@ -130,9 +130,9 @@ class AllPhase(Phase):
     @torch.no_grad()
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """New views, and the teacher's answers to them."""
-        view_B3SS = self.setup.train.views(
-            self._seeded(rows, draw), self._views, self.device, own=own, ahead=self._ahead
-        )
+        steps = () if self._next is None else itertools.count(self._next)
+        ahead = (self._seeded(*self._rows(step)) for step in steps)
+        view_B3SS = self.setup.train.views(self._seeded(rows, draw), self._views, self.device, own=own, ahead=ahead)
         view_B3SS = view_B3SS.contiguous(memory_format=torch.channels_last)
         ask = partial(self.setup.labels.vectors, view_B3SS)
         teacher_BD = ask() if self._known is None else self._known.answer(draw, ask)

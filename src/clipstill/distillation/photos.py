@@ -74,7 +74,7 @@ class PhotoSet:
         """The photos that can be decoded; the others are told. ``photo_N`` are their places in ``paths``."""
         workers = _workers(reading, len(paths))
         sizes_N2, reasons = np.zeros((len(paths), 2), np.int32), []
-        with Progress("photos: sizes", total=len(paths), unit="img") as bar:
+        with Progress("photos: check", total=len(paths), unit="img") as bar:
             chunks = [range(start, min(start + _AT_ONCE, len(paths))) for start in range(0, len(paths), _AT_ONCE)]
             for chunk, found in zip(chunks, _loader(_Sizes(paths), workers, chunks), strict=True):
                 for place, size in zip(chunk, found, strict=True):
@@ -117,6 +117,10 @@ class PhotoSet:
             ResourceError: A process that reads was ended by the system.
         """
         return torch.from_numpy(self._reader.read(task, ahead)).permute(0, 3, 1, 2)
+
+    def stop(self) -> None:
+        """End the processes that read; a next task starts them anew."""
+        self._reader.stop()
 
     def squares(self, size: int) -> Tensor:
         """The centre squares of all photos, uint8 (N, 3, size, size)."""
@@ -218,9 +222,13 @@ class _Reader:
     """Reads tasks in this process or in ``workers`` others, each of which reads and keeps photos of its own."""
 
     def __init__(self, files: _Files, workers: int) -> None:
-        self.files, self._shares = files, max(1, workers)
+        self.files, self._workers, self._shares = files, workers, max(1, workers)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the other processes; a next task starts them anew."""
         self._order = _Order()
-        self._loader = _loader(files, workers, self._order)
+        self._loader = _loader(self.files, self._workers, self._order)
         self._begun: deque[Task] = deque()  # Tasks that the workers have been given, beginning with the next result.
         self._found: Iterator[Pixels | str] = iter(())
 

@@ -85,6 +85,7 @@ def tune_prompts(
         while len(tuning.history) < settings.epochs:
             tuning.train_epoch(bar)
             save_state(path, tuning.state(), {"key": key, "history": tuning.history})
+    data.stop_reading()
     for name, value in tuning.learned.items():
         value.data.copy_(tuning.average[name])
     return tuning.history

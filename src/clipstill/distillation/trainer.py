@@ -127,6 +127,7 @@ def distil(
     setup = Setup(student, labels, train, held_out, settings=settings, folder=folder, seed=seed)
     trainer = _Trainer(setup, began, _key(setup, data), watch)
     trainer.run()
+    data.stop_reading()
     return DistilResult(
         history=trainer.history,
         best_phase=trainer.best["phase"],

@@ -88,6 +88,11 @@ class TrainingData:
             None if photos is None else photos.at(mask_N[pixels:].numpy()),
         )
 
+    def stop_reading(self) -> None:
+        """End the processes that read photos; they start anew where they are needed."""
+        if self.photos is not None:
+            self.photos.stop()
+
     def pixels(self, size: int) -> Tensor:
         """All images as they are, uint8: at the size of those in memory, or else as squares of that size."""
         if self.photos is None:
@@ -152,9 +157,9 @@ class TrainingData:
         ]
         for number, rows in enumerate(chunks, 1):
             if isinstance(look, int):
-                yield self._plain(rows, look, device, ahead=chunks[number:])
+                yield self._plain(rows, look, device, ahead=itertools.islice(chunks, number, None))
             else:
-                yield self.views(rows, look, device, ahead=chunks[number:])
+                yield self.views(rows, look, device, ahead=itertools.islice(chunks, number, None))
 
     def _plain(self, rows: Rows, size: int, device: torch.device, ahead: Iterable[Rows]) -> Tensor:
         row_B, stored = rows[0], len(self.pixels_M3HW)
