@@ -30,7 +30,7 @@ from clipstill.core.errors import DataError, ResourceError
 from clipstill.core.files import sha256_json
 from clipstill.core.images import fit_square, load_rgb, load_with_size
 from clipstill.core.progress import Progress, listed, say
-from clipstill.core.seeds import generator_for
+from clipstill.core.seeds import generator_for, seed_for
 from clipstill.distillation.settings import Kernel, ReadingSettings
 
 Pixels = NDArray[np.uint8]
@@ -47,7 +47,7 @@ _LEAST_PER_WORKER, _MOST_WORKERS = 64, 8
 
 
 class Cut(NamedTuple):
-    """What is taken of each photo: a random crop, or where ``crop_min`` is None its centre square."""
+    """What is taken of each photo: a random crop, mirrored half the time, or its centre square without ``crop_min``."""
 
     size: int  # Side of the result in pixels, S.
     crop_min: float | None = None  # Least share of the area that a crop keeps.
@@ -142,6 +142,11 @@ def random_crop(width: int, height: int, crop_min: float, *seed_parts: int | str
     return (width - wide) // 2, (height - tall) // 2, wide, tall
 
 
+def is_mirrored(*seed_parts: int | str) -> bool:
+    """Whether a view is a mirror image, which half of them are."""
+    return seed_for(*seed_parts, "mirror") % 2 == 1
+
+
 class _Sizes(Dataset[list[tuple[int, int] | str]]):
     """Width and height of files, or why one cannot be decoded."""
 
@@ -191,7 +196,8 @@ class _Files(Dataset[Pixels | str]):
         first = math.floor(across[0]), math.floor(down[0])
         cropped = reduced.crop((*first, math.ceil(across[1]), math.ceil(down[1])))
         box = (across[0] - first[0], down[0] - first[1], across[1] - first[0], down[1] - first[1])
-        return np.asarray(cropped.resize((cut.size, cut.size), _KERNELS[cut.kernel], box=box))
+        view = np.asarray(cropped.resize((cut.size, cut.size), _KERNELS[cut.kernel], box=box))
+        return view[:, ::-1] if is_mirrored(*cut.seed, number) else view
 
     def _get(self, key: tuple[int, int, bool], decode: Callable[[], Image.Image]) -> Image.Image:
         image = self._kept.get(key)

@@ -127,15 +127,18 @@ class TrainingData:
         stored = len(self.pixels_M3HW)
         if self.photos is None:
             return draw(to_unit(self.pixels_M3HW[row_B], device), *seed)[own]
+        read = self.photos.read(self._crops(rows, draw, own), (self._crops(each, draw, own) for each in ahead))
+        crop_K3SS = to_unit(read, device)
+        if len(crop_K3SS) == len(row_B):
+            return draw.recoloured(crop_K3SS, *seed)
         photo_B, own_B = row_B >= stored, torch.zeros(len(row_B), dtype=torch.bool)
         own_B[own] = True
         view_B3SS = torch.zeros((len(row_B), 3, draw.size, draw.size), device=device)
         if not bool(photo_B.all()):
             view_B3SS[~photo_B] = draw(to_unit(self.pixels_M3HW[row_B[~photo_B]], device), *seed)
-        read = self.photos.read(self._crops(rows, draw, own), (self._crops(each, draw, own) for each in ahead))
-        view_B3SS[photo_B & own_B] = to_unit(read, device)
+        view_B3SS[photo_B & own_B] = crop_K3SS
         # All of them, so that no draw depends on the share.
-        view_B3SS[photo_B] = draw.of_crops(view_B3SS[photo_B], *seed)
+        view_B3SS[photo_B] = draw.recoloured(view_B3SS[photo_B], *seed)
         return view_B3SS[own]
 
     def _crops(self, rows: Rows, draw: Views, own: slice) -> Task:

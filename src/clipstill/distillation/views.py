@@ -47,13 +47,13 @@ class Views:
             flipped_N3SS: Tensor = self._flip(view_N3SS)
             return flipped_N3SS.clamp(0.0, 1.0)
 
-    def of_crops(self, crop_N3SS: Tensor, *seed_parts: int | str) -> Tensor:
-        """The same of crops that were cut from photos before: colour change and mirror image."""
+    def recoloured(self, crop_N3SS: Tensor, *seed_parts: int | str) -> Tensor:
+        """Change the colours of crops that were cut, resized and mirrored before."""
+        if self._colour is None:
+            return crop_N3SS
         with torch.no_grad(), borrowed_generator("views of crops", *seed_parts):
-            if self._colour is not None:
-                crop_N3SS = self._colour(crop_N3SS)
-            flipped_N3SS: Tensor = self._flip(crop_N3SS)
-            return flipped_N3SS.clamp(0.0, 1.0)
+            changed_N3SS: Tensor = self._colour(crop_N3SS)
+            return changed_N3SS.clamp(0.0, 1.0)
 
 
 def views_of(settings: DistilSettings, size: int) -> Views:
