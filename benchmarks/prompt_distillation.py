@@ -4,7 +4,20 @@
     python benchmarks/prompt_distillation.py --device cuda --classes 1000 --steps 30        # as published
 
 Both CLIPs are of the published architectures with random weights: time and memory do not depend on them. Teacher and
-student have the published prompts. Rows: ``stored`` takes the class vectors as they lie there; ``recomputed`` asks the
+student have the published prompts.
+
+    python benchmarks/prompt_distillation.py --views pacs-photo=pacs/train/photo=pacs/test/photo --out runs/views
+
+compares views that are cut from photos as they lie in their files with views of stored squares (of the student's size;
+an eighth larger than the teacher's for its prompts). The recipe is promptkd-embedded, with a smaller teacher and fewer
+epochs of its prompts. All photos of the first folder are labelled for the teacher and unlabelled for the student; top-1
+is measured on the second one.
+
+    python benchmarks/prompt_distillation.py --read photos/
+
+measures how quickly views of photos are made, in which memory, from files and from stored squares.
+
+Rows of the first two commands: ``stored`` takes the class vectors as they lie there; ``recomputed`` asks the
 prompted text tower for them at every step, as the authors' code does (they report that storing makes training about
 five times as fast). Frozen weights are compared bit by bit afterwards.
 """
@@ -13,25 +26,40 @@ from __future__ import annotations
 
 import argparse
 import resource
+import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from cells import results_of
 from torch import Tensor
 
+from clipstill.assembly.students import new_student
+from clipstill.assembly.training import open_photos, read_all
 from clipstill.core.files import write_json
+from clipstill.core.images import ImageFolder
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.losses import kd_loss
+from clipstill.distillation.prompt_tuning import tune_prompts
+from clipstill.distillation.settings import ReadingSettings
+from clipstill.distillation.soft_labels import SoftLabels
+from clipstill.distillation.trainer import distil
+from clipstill.distillation.training_data import TrainingData
+from clipstill.distillation.views import Views
+from clipstill.evaluation.evaluate import evaluate, student_predictor, teacher_predictor
 from clipstill.students.student import Backbone, TowerStudent
+from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.teachers.openclip import OpenClipTeacher
 from clipstill.teachers.prompted import prompted
+from clipstill.workflow.recipes import load_settings
 
 PROMPTS, DEPTH = 4, 9
+CUT_FROM = ("squares", "files")
 
 
 def random_clip(architecture: str, layers: int | None, device: torch.device) -> OpenClipTeacher:
@@ -112,6 +140,98 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def taught(row: tuple[str, str, str, str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Top-1 in percent of a teacher and its student whose views are cut from squares or from files."""
+    name, train, test, source = row
+    epochs = {"prompt_teacher.epochs": args.epochs, "prompt_teacher.average_mean": 0.75 * args.epochs}
+    config = load_settings("promptkd-embedded").changed(**{"teacher.name": "embedded-s", **epochs})
+    names = tuple(sorted(path.name for path in Path(train).iterdir()))[: args.classes]
+    shown, measured = ImageFolder.open(train, names), ImageFolder.open(test, names)
+    work = args.out / "work" / f"{name}-{source}-{seed}"
+
+    def photos(size: int) -> TrainingData:
+        if source == "squares":
+            pixels_N3SS, label_N = read_all(shown, size)
+            return TrainingData(pixels_N3SS, label_N, torch.full_like(label_N, -1))
+        opened = open_photos([shown], config.reading)
+        label_N = torch.tensor([shown.items[place][1] for place in opened.photo_N])
+        return TrainingData.of_no_class().with_photos(opened, label_N)
+
+    torch.set_num_threads(1)
+    plain, section = load_teacher(config.teacher.name, torch.device("cpu")), config.prompt_teacher
+    teacher = prompted(plain, words="a", rank=section.rank, seed=seed)
+    data = photos(round(plain.image_size * 8 / 7))
+    tune_prompts(
+        teacher, [shown.classes[label] for label in range(len(names))], data, settings=section, folder=work, seed=seed
+    )
+    vectors_CD = teacher.class_vectors(names).detach()
+    student = new_student(config.student.changed(name=args.light), len(names), "pretrained", seed)
+    student.use_class_vectors(vectors_CD, float(teacher.logit_scale), seed=seed, layers=2, width=512)
+    data = photos(student.preprocess.size)
+    unlabelled = TrainingData(data.pixels_M3HW, torch.full((len(data),), -1), data.style_id_N, data.photos)
+    start = time.monotonic()
+    labels = SoftLabels(teacher, vectors_CD)
+    distil(student, labels, unlabelled, settings=config.distillation, folder=work, seed=seed)
+    by_teacher = evaluate(teacher_predictor(teacher, vectors_CD), measured, teacher.preprocess)
+    by_student = evaluate(student_predictor(student), measured, student.preprocess)
+    seconds = time.monotonic() - start
+    return {"row": row, "teacher": 100 * by_teacher.top1, "student": 100 * by_student.top1, "seconds": seconds}
+
+
+def compared(args: argparse.Namespace) -> None:
+    """Print the means over the seeds, and how much files give over squares, seed by seed."""
+    rows = [(*text.split("="), source) for text in args.views for source in CUT_FROM]
+
+    def place(row: tuple[str, str, str, str], seed: int) -> Path:
+        return Path(args.out) / f"{row[0]}-{row[3]}-{seed}.json"
+
+    def make(row: tuple[str, str, str, str], seed: int) -> None:
+        write_json(place(row, seed), taught(row, seed, args))
+
+    found = results_of([(row, seed) for seed in args.seeds for row in rows], place, make)
+    print("| | views of | teacher | student | files - squares: teacher | student |\n|---|---|---:|---:|---:|---:|")
+    for name in dict.fromkeys(row[0] for row in rows):
+        of = {source: [one for one in found if (one["row"][0], one["row"][3]) == (name, source)] for source in CUT_FROM}
+        for source in CUT_FROM:
+            gains = [
+                told([b[who] - a[who] for a, b in zip(of["squares"], of["files"], strict=False)])
+                if source == "files"
+                else ""
+                for who in ("teacher", "student")
+            ]
+            means = [told([one[who] for one in of[source]]) for who in ("teacher", "student")]
+            print(f"| {name} | {source} | {' | '.join([*means, *gains])} |")
+
+
+def read_speed(args: argparse.Namespace) -> None:
+    """Print for the first two epochs the views a second and the milliseconds of this process, and the peak memory."""
+    torch.set_num_threads(1)
+    draw, cpu = Views(args.size, 0.08, 0.0, "bicubic"), torch.device("cpu")
+    draw(torch.rand(64, 3, args.size, args.size), "first")
+    before, start = _peak_mb(), time.monotonic()
+    folder, reading = ImageFolder.without_labels(args.read), ReadingSettings(workers=args.workers, cache_mb=args.cache)
+    if args.squares:
+        data = TrainingData.of_no_class(read_all(folder, args.size)[0])
+    else:
+        data = TrainingData.of_no_class().with_photos(open_photos([folder], reading))
+    rows = [f"opened in {time.monotonic() - start:.1f} s"]
+    for epoch in range(2):
+        start, cpu_start = time.monotonic(), time.process_time()
+        for _ in data.in_order(64, draw, cpu, ("epoch", epoch)):
+            pass
+        seconds, own = time.monotonic() - start, time.process_time() - cpu_start
+        rows.append(f"{len(data) / seconds:.0f} views/s, {1000 * own / len(data):.2f} ms")
+    print("; ".join([*rows, f"{_peak_mb() - before} MB more"]))
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def told(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else str(values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="ViT-L-14")
@@ -122,7 +242,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--views", nargs="+", default=[], metavar="NAME=TRAIN=TEST")
+    parser.add_argument("--light", default="lite0", help="student of --views")
+    parser.add_argument("--epochs", type=int, default=5, help="of the prompts of --views")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of --views")
+    parser.add_argument("--out", type=Path, default=Path("runs/views"), help="of --views")
+    parser.add_argument("--read", type=Path)
+    parser.add_argument("--size", type=int, default=224, help="of the views of --read")
+    parser.add_argument("--workers", type=int, default=0, help="of --read")
+    parser.add_argument("--cache", type=int, default=1000, help="megabytes, of --read")
+    parser.add_argument("--squares", action="store_true", help="store squares, for --read")
     args = parser.parse_args()
+    if args.views:
+        compared(args)
+        return
+    if args.read:
+        read_speed(args)
+        return
     found = measured(args)
     print(f"| | {args.teacher} -> {args.student}, batch {args.batch}, {args.classes} classes |\n|---|---:|")
     for name, value in found.items():

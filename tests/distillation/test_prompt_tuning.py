@@ -21,6 +21,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.distillation.prompt_tuning import CHECKPOINT, average_shares, regulated_loss, tune_prompts
 from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import PromptTeacherSettings
+from clipstill.distillation.training_data import TrainingData
 from clipstill.teachers import load_teacher
 from clipstill.teachers.prompted import PromptedOpenClip, PromptedTeacher, prompted
 from clipstill.workflow.recipes import load_settings
@@ -38,13 +39,13 @@ def clip(tmp_path: Path) -> PromptedTeacher:
     return prompted(loaded(tmp_path)[1], visual_depth=2, text_depth=2)
 
 
-def examples() -> tuple[Tensor, Tensor]:
+def examples() -> TrainingData:
     """Three classes that differ by colour."""
     images = torch.randint(0, 60, (9, 3, 40, 40), generator=generator_for("examples"), dtype=torch.uint8)
     labels = torch.arange(9) % 3
     for image, label in zip(images, labels, strict=True):
         image[label] += 150
-    return images, labels
+    return TrainingData(images, labels, torch.full_like(labels, -1))
 
 
 def test_each_term_is_its_closed_form() -> None:
@@ -85,7 +86,7 @@ def test_prompts_learn_and_everything_else_keeps_its_bits(tmp_path: Path) -> Non
     frozen = {name: value.clone() for name, value in teacher.base._model.state_dict().items()}
     start = {name: value.detach().clone() for name, value in teacher.named_parameters()}
     settings = SETTINGS.changed(epochs=25, average_mean=23.0)
-    history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path / "work")
+    history = tune_prompts(teacher, NAMES, examples(), settings=settings, folder=tmp_path / "work")
     assert history[-1]["cross_entropy"] < 0.5 * history[0]["cross_entropy"]
     assert all(not torch.equal(value, start[name]) for name, value in teacher.named_parameters())
     assert all(torch.equal(value, frozen[name]) for name, value in teacher.base._model.state_dict().items())
@@ -147,7 +148,7 @@ def test_the_result_is_the_average_of_what_the_epochs_ended_with(tmp_path: Path)
         if step in (3, 6):  # The first steps of the second and third epoch: nine images are three steps.
             seen.append({name: value.detach().clone() for name, value in plain.named_parameters()})
 
-    tune_prompts(watched(plain, keep), NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "work")
+    tune_prompts(watched(plain, keep), NAMES, examples(), settings=SETTINGS, folder=tmp_path / "work")
     last = load_file(tmp_path / "work" / CHECKPOINT)
     seen.append({name.removeprefix("learned."): value for name, value in last.items() if name.startswith("learned.")})
     shares = average_shares(SETTINGS)
@@ -158,17 +159,17 @@ def test_the_result_is_the_average_of_what_the_epochs_ended_with(tmp_path: Path)
 
 def test_a_killed_tuning_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = clip(tmp_path)
-    tune_prompts(whole, NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "whole")
+    tune_prompts(whole, NAMES, examples(), settings=SETTINGS, folder=tmp_path / "whole")
 
     def die(step: int) -> None:
         if step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune_prompts(watched(clip(tmp_path), die), NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "killed")
+        tune_prompts(watched(clip(tmp_path), die), NAMES, examples(), settings=SETTINGS, folder=tmp_path / "killed")
     again, steps = clip(tmp_path), []
     history = tune_prompts(
-        watched(again, steps.append), NAMES, *examples(), settings=SETTINGS, folder=tmp_path / "killed"
+        watched(again, steps.append), NAMES, examples(), settings=SETTINGS, folder=tmp_path / "killed"
     )
     assert len(steps) == 6
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
@@ -184,7 +185,7 @@ def test_classes_in_chunks_learn_the_same(tmp_path: Path, kind: str) -> None:
         plain = teacher.class_vectors
         teacher.class_vectors = lambda names, plain=plain: calls.append(len(names)) or plain(names)  # type: ignore
         settings = SETTINGS.changed(epochs=1, lr=0.005, text_chunk=chunk)
-        tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path / str(chunk))
+        tune_prompts(teacher, NAMES, examples(), settings=settings, folder=tmp_path / str(chunk))
         learned.append(torch.cat([value.flatten() for value in teacher.parameters()]))
     assert torch.allclose(*learned, atol=1e-6)
     # Three classes at once in each of the three steps; then two and one of them, and once more on the way back.
@@ -202,7 +203,7 @@ def test_an_embedded_teacher_is_shown_each_view_once(tmp_path: Path) -> None:
 
     teacher.plain_image = counted  # type: ignore[method-assign]
     settings = SETTINGS.changed(views=2, epochs=4, average_mean=4.0)
-    history = tune_prompts(teacher, NAMES, *examples(), settings=settings, folder=tmp_path)
+    history = tune_prompts(teacher, NAMES, examples(), settings=settings, folder=tmp_path)
     assert sum(asked) == 2 * 9
     assert history[-1]["loss"] < history[1]["loss"]
 

@@ -19,6 +19,7 @@ TIMINGS = Timings(
     prompt_step=0.0,
     image_bytes=1e6,
     training_bytes=1e6,
+    feature_bytes=10_000,
     base_bytes=10**8,
     image_size=96,
 )
@@ -53,6 +54,17 @@ def test_cost_is_the_sum_of_its_stages_and_grows_with_images_and_steps() -> None
     assert cost({"synthesis.image_size": 192}).stages["surrogate"] == 4 * base.stages["surrogate"]
     assert cost({"distillation.minutes": 3}).stages["student"] == 180
     assert cost({"synthesis.group_size": 14}).memory_bytes < base.memory_bytes
+
+
+def test_photos_take_no_more_memory_than_their_cache_and_features() -> None:
+    streamed = {"distillation.freeze": "bn", "reading.cache_mb": 500}
+    bare = cost(streamed).memory_bytes
+    few, many = (cost(streamed, unlabelled=count).memory_bytes - bare for count in (300, 1_000_000))
+    assert 0 < few < many == 500_000_000
+    # A head alone learns from features, which are kept of every view.
+    cached = {"reading.cache_mb": 0, "distillation.views": 3}
+    views = 3 * 1_000_000
+    assert cost(cached, unlabelled=1_000_000).memory_bytes - cost(cached).memory_bytes == views * 10_000
 
 
 def test_a_larger_budget_never_chooses_less() -> None:

@@ -72,7 +72,8 @@ def test_examples_are_repeated_to_their_share_and_count_as_no_synthetic_image(tm
     examples = ImageFolder.open(noise_photos(tmp_path / "examples", CLASSES, 2), CLASSES)
     found = training_set(tmp_path / "images", 28, examples)
     assert (found.examples, found.repeats) == (4, 3)
-    assert found.data.pixels_N3HW.shape == (28 + 12, 3, 48, 48)
+    assert found.data.photos is not None
+    assert (len(found.data.pixels_M3HW), len(found.data.photos), len(found.data)) == (28, 12, 40)
     assert (found.data.class_id_N[28:] == -1).all()
     assert (found.data.class_id_N[:28] >= 0).all()
 
@@ -82,4 +83,4 @@ def test_examples_of_some_classes_only_are_not_trained_on(tmp_path: Path) -> Non
     examples = ImageFolder.open(noise_photos(tmp_path / "examples", CLASSES[:1], 2), CLASSES)
     found = training_set(tmp_path / "images", 10, examples)
     assert found.examples == 0
-    assert len(found.data.pixels_N3HW) == 10
+    assert len(found.data) == len(found.data.pixels_M3HW) == 10

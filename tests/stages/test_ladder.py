@@ -175,7 +175,7 @@ def test_a_small_teacher_that_cannot_be_exported_is_a_row_and_no_end(
 
 def test_pictures_of_noise_are_noise_and_have_no_class() -> None:
     data = pictures_of_nothing(Noise(), 40, 32, 0)
-    pixels = data.pixels_N3HW.double() / 255
+    pixels = data.pixels_M3HW.double() / 255
     assert pixels.mean().item() == pytest.approx(0.5, abs=0.005)
     assert pixels.var().item() == pytest.approx(1 / 12, rel=0.02)
     neighbours = torch.corrcoef(torch.stack([pixels[..., :-1].flatten(), pixels[..., 1:].flatten()]))[0, 1]
@@ -201,7 +201,7 @@ def test_the_noise_rung_sees_as_many_pictures_as_the_student(measured_run: Path)
     rungs = read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
     titles = {rung["name"]: rung["title"] for rung in rungs}
     assert titles["noise"] == f"lite0 trained on {kept} pictures of noise"
-    pixels_N3HW = pictures_of_nothing(Noise(), kept, 64, 3).pixels_N3HW
+    pixels_N3HW = pictures_of_nothing(Noise(), kept, 64, 3).pixels_M3HW
     assert torch.equal(pixels_N3HW, pictures(Noise(), kept, 64, 3))
 
 

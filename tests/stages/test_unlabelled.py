@@ -13,7 +13,17 @@ from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.runtime import load_bundle
 from clipstill.teachers import load_teacher
 from clipstill.teachers.prompted import load_prompts
-from run_fixtures import CLASSES, PROMPTKD, QUICK, noise_photos, run_arguments, steps_done, stopped_before
+from run_fixtures import (
+    CLASSES,
+    PROMPTKD,
+    QUICK,
+    kill_before_file,
+    noise_photos,
+    run_arguments,
+    steps_done,
+    stopped_before,
+    student_of,
+)
 
 
 def photo_folder(folder: Path, count: int) -> Path:
@@ -73,6 +83,25 @@ def test_a_tower_learns_from_photos_alone_by_the_stored_vectors_of_a_teacher_tha
         assert main(run_arguments(out, (*QUICK, *settings, "distillation.steps=4"), *given)) == 130
     assert "student" in steps_done(out)
     assert not {"teacher_prompts", "class_vectors"} & set(steps_done(out))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_torch_settings")
+def test_a_run_with_photos_goes_on_after_a_kill_to_the_same_student(tmp_path: Path) -> None:
+    """It is killed between two validations of an epoch, and goes on with another number of processes that read."""
+    photos = photo_folder(tmp_path / "photos", 130)
+    learning = ("distillation.freeze=none", "distillation.steps=9", "distillation.checkpoint_every=3")
+    settings = (*QUICK, "prompts.images_per_class=0", "refusal.near_misses=0", *learning)
+
+    def arguments(out: Path, workers: int) -> list[str]:
+        return run_arguments(out, (*settings, f"reading.workers={workers}"), "--unlabelled", str(photos))
+
+    for out, workers in ((tmp_path / "straight", 0), (tmp_path / "killed", 1)):
+        if workers:
+            kill_before_file("*/checkpoint.safetensors", arguments(out, 2), at=2)
+        with stopped_before("calibration"):
+            assert main(arguments(out, workers)) == 130
+    assert student_of(tmp_path / "killed") == student_of(tmp_path / "straight")
 
 
 @pytest.mark.parametrize(

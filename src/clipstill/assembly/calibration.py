@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from clipstill.core.tensors import logits
-from clipstill.distillation.views import plain_view, to_unit, views_of
+from clipstill.distillation.views import views_of
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.metrics import softmax
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipstill.core.protocols import Teacher
+    from clipstill.distillation.training_data import TrainingData
     from clipstill.students.student import Student
     from clipstill.workflow.settings import Settings
 
@@ -62,35 +63,30 @@ class ModelPair:
     settings: Settings  # Settings of the run, for the views.
     device: torch.device  # Device of both models.
 
-    def plain(self, pixels_N3HW: Tensor) -> Answers:
+    def plain(self, data: TrainingData) -> Answers:
         """Answers to the pictures as they are."""
-        return self._answers(pixels_N3HW, None)
+        return self._answers(data, None)
 
-    def views(self, pixels_N3HW: Tensor) -> Answers:
+    def views(self, data: TrainingData) -> Answers:
         """Answers to random views of each picture."""
-        return Answers.joined(*(self._answers(pixels_N3HW, number) for number in range(VIEWS)))
+        return Answers.joined(*(self._answers(data, number) for number in range(VIEWS)))
 
     @torch.no_grad()
-    def _answers(self, pixels_N3HW: Tensor, view: int | None) -> Answers:
+    def _answers(self, data: TrainingData, view: int | None) -> Answers:
         student = self.student.to(self.device)
-        size, seed = student.preprocess.side, self.settings.seed
-        views = views_of(self.settings.distillation, size)
+        size = student.preprocess.side
+        look = size if view is None else views_of(self.settings.distillation, size)
+        seed = (self.settings.seed, "calibration", view or 0)
         class_vectors_CD, scale = self.class_vectors_CD.to(self.device), float(self.teacher.logit_scale)
         by_student, by_teacher = [], []
-        for start in range(0, len(pixels_N3HW), _AT_ONCE):
-            x_N3HW = to_unit(pixels_N3HW[start : start + _AT_ONCE], self.device)
-            if view is None:
-                x_N3HW = plain_view(x_N3HW, size)
-            else:
-                seed_parts = (seed, "calibration", view, start)
-                x_N3HW = views(x_N3HW, *seed_parts)
+        for x_N3HW in data.in_order(_AT_ONCE, look, self.device, seed):
             by_student.append(student(x_N3HW).float().cpu().numpy())
             teacher_NC = logits(self.teacher.encode_image(x_N3HW), class_vectors_CD, scale)
             by_teacher.append(teacher_NC.float().cpu().numpy())
         return Answers(np.concatenate(by_student), np.concatenate(by_teacher))
 
-    def temperature(self, pixels_N3HW: Tensor) -> float:
+    def temperature(self, data: TrainingData) -> float:
         """The temperature by which the student is as sure as its teacher, found without a label."""
-        pixels_N3HW = pixels_N3HW[:MOST_PICTURES]
-        every = Answers.joined(self.plain(pixels_N3HW), self.views(pixels_N3HW))
+        data = data.where(torch.arange(len(data)) < MOST_PICTURES)
+        every = Answers.joined(self.plain(data), self.views(data))
         return fit_temperature(every.student_NC, softmax(every.teacher_NC))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from clipstill.assembly.bundles import measure_student, write_described_bundle
 from clipstill.assembly.pictures import labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
-from clipstill.assembly.training import read_all
+from clipstill.assembly.training import open_photos
 from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
@@ -124,7 +124,7 @@ def fine_tune_on(
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
-    data = _read_examples(folder, bundle)
+    data = _open_examples(folder, bundle, settings)
     before = None if photos is None else measure_student(bundle, photos, title="before")
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
@@ -135,7 +135,7 @@ def fine_tune_on(
             predict, photos, student.preprocess, title="after", name_skipped=False, calibration=calibration
         )
     labelled = {} if photos is None else {"photos": labelled_photos(photos, bundle.preprocess)}
-    pictures = split_pictures(data.pixels_N3HW, settings.seed, labelled)
+    pictures = split_pictures(data.pixels(bundle.preprocess.side), settings.seed, labelled)
     count = len(data.class_id_N)
     content = BundleContent(
         student=student.cpu(),
@@ -148,16 +148,17 @@ def fine_tune_on(
     return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
 
 
-def _read_examples(folder: ImageFolder, bundle: Bundle) -> TrainingData:
+def _open_examples(folder: ImageFolder, bundle: Bundle, settings: Settings) -> TrainingData:
     """The photos, each with its class as a label and no style."""
-    pixels_N3SS, label_N = read_all(folder, bundle.preprocess.whole)
+    photos = open_photos([folder], settings.reading)
+    label_N = torch.tensor([folder.items[photo][1] for photo in photos.photo_N])
     missing = [bundle.labels[label] for label in sorted(set(range(len(bundle.labels))) - set(label_N.tolist()))]
     if missing:
         raise DataError(
             f"{folder.path} has no photo of {', '.join(missing[:5])} that can be read. A student that is trained on "
             f"some of its classes forgets the others: add photos, or give these to clipstill run --examples."
         )
-    return TrainingData(pixels_N3SS, label_N, torch.zeros_like(label_N))
+    return TrainingData.of_no_class().with_photos(photos, label_N)
 
 
 def _tuned(bundle: Bundle, settings: Settings, data: TrainingData) -> Student:
@@ -192,7 +193,7 @@ def _calibrated(bundle: Bundle, settings: Settings, data: TrainingData) -> Calib
     for number in range(_FOLDS):
         student, aside_N = _tuned(bundle, settings, data.where(fold_N != number)), fold_N == number
         predict = student_predictor(student, pick_device(settings.device))
-        answers.append(predict(data.pixels_N3HW[aside_N].permute(0, 2, 3, 1).numpy()))
+        answers.append(predict(data.where(aside_N).pixels(student.preprocess.side).permute(0, 2, 3, 1).numpy()))
         targets.append(np.eye(student.head.out_features)[label_N[aside_N].numpy()])
     logits_NC = np.concatenate(answers)
     temperature = fit_temperature(logits_NC, np.concatenate(targets))

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.assembly.training import read_all
+import torch
+
+from clipstill.assembly.training import open_photos
 from clipstill.core.progress import say
 from clipstill.distillation.prompt_tuning import tune_prompts
+from clipstill.distillation.training_data import TrainingData
 from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.prompted import PromptedTeacher, prompted
 
 if TYPE_CHECKING:
     from clipstill.core.images import ImageFolder
     from clipstill.core.protocols import Teacher
-    from clipstill.distillation.settings import PromptTeacherSettings
-
-# Examples are stored larger than the teacher sees them, for the crops to cut from.
-_ROOM_FOR_CROPS = 8 / 7
+    from clipstill.distillation.settings import PromptTeacherSettings, ReadingSettings
 
 
 def learn_prompts(
-    plain: Teacher, examples: ImageFolder, section: PromptTeacherSettings, *, seed: int, work: Path
+    plain: Teacher,
+    examples: ImageFolder,
+    section: PromptTeacherSettings,
+    reading: ReadingSettings,
+    *,
+    seed: int,
+    work: Path,
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
@@ -40,12 +45,12 @@ def learn_prompts(
         rank=section.rank,
         seed=seed,
     )
-    larger = replace(plain.preprocess.whole, size=round(plain.image_size * _ROOM_FOR_CROPS))
-    pixels_N3HW, label_N = read_all(examples, larger)
-    shown = sorted(set(label_N.tolist()))
+    photos = open_photos([examples], reading)
+    labels = [examples.items[photo][1] for photo in photos.photo_N]
+    shown = sorted(set(labels))
     names = [examples.classes[label] for label in shown]
-    say(f"teacher's prompts: {len(label_N)} examples of {len(names)} of {len(examples.classes)} classes")
+    say(f"teacher's prompts: {len(labels)} examples of {len(names)} of {len(examples.classes)} classes")
     place = {label: at for at, label in enumerate(shown)}
-    own_N = label_N.clone().apply_(place.__getitem__)
-    history = tune_prompts(teacher, names, pixels_N3HW, own_N, settings=section, folder=work, seed=seed)
-    return teacher, {"history": history, "classes": names, "examples": len(label_N)}
+    data = TrainingData.of_no_class().with_photos(photos, torch.tensor([place[label] for label in labels]))
+    history = tune_prompts(teacher, names, data, settings=section, folder=work, seed=seed)
+    return teacher, {"history": history, "classes": names, "examples": len(labels)}

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.images import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess
 from clipstill.distillation.parallel import together
+from clipstill.distillation.photos import PhotoSet
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import DistilResult, distil
 from clipstill.distillation.training_data import TrainingData
@@ -29,6 +29,7 @@ from clipstill.surrogate.dataset import SurrogateSet
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Teacher
+    from clipstill.distillation.settings import ReadingSettings
     from clipstill.generators.procedural import DeadLeaves, Noise
     from clipstill.students.student import Student
     from clipstill.workflow.models import Models
@@ -66,26 +67,31 @@ class TrainingSet:
         share = settings.examples.teach_share
         if examples is not None and (share == 0 or examples.classes_without_images):
             examples = None
-        parts: list[TrainingData] = []
         curation = None
-        size = settings.student.image_size  # Photos are not stored below the student's input.
+        data = TrainingData.of_no_class()
         if images is not None:
             curation = curate(images, settings.curation.min_score, settings.curation.duplicate_cosine)
             chosen = images.keep(curation.keep_N)
-            parts.append(TrainingData(chosen.pixels_N3HW, chosen.class_id_N, chosen.style_id_N))
-            size = max(size, chosen.pixels_N3HW.shape[-1])
-        photos = shown = repeats = 0
-        if unlabelled is not None:
-            pixels_M3HW, _ = read_all(unlabelled, Preprocess(size))
-            parts.append(_photos(pixels_M3HW))
-            photos = len(pixels_M3HW)
-        if examples is not None:
-            pixels_M3HW, _ = read_all(examples, Preprocess(size), name_skipped=False)
-            others, shown = sum(map(len, parts)), len(pixels_M3HW)
+            data = TrainingData(chosen.pixels_N3HW, chosen.class_id_N, chosen.style_id_N)
+        folders = [folder for folder in (unlabelled, examples) if folder is not None]
+        if not folders:
+            return cls(data, images, curation)
+        photos = open_photos(folders, settings.reading)
+        is_example_N = photos.photo_N >= (0 if unlabelled is None else len(unlabelled.items))
+        shown = int(is_example_N.sum())
+        others, repeats = len(data) + len(photos) - shown, 0
+        order_N = np.arange(len(photos))
+        if shown:
             repeats = max(1, round(others * share / (1 - share) / shown))
-            parts.append(_photos(pixels_M3HW.repeat(repeats, 1, 1, 1)))
-        data = parts[0] if len(parts) == 1 else _joined(parts, size)
-        return cls(data, images, curation, examples=shown, repeats=repeats, unlabelled=photos)
+            order_N = np.concatenate([order_N[~is_example_N], np.tile(order_N[is_example_N], repeats)])
+        return cls(
+            data.with_photos(photos.at(order_N)),
+            images,
+            curation,
+            examples=shown,
+            repeats=repeats,
+            unlabelled=len(photos) - shown,
+        )
 
     def summary(self) -> str:
         """What is trained on, in a line."""
@@ -103,10 +109,23 @@ class TrainingSet:
         return f"training on {' and '.join(parts)}"
 
 
-def _photos(pixels_N3HW: Tensor) -> TrainingData:
-    """Pictures of no class that they were made for, and of no style."""
-    none_N = torch.full((len(pixels_N3HW),), -1)
-    return TrainingData(pixels_N3HW, none_N, none_N)
+def open_photos(folders: Sequence[ImageFolder], reading: ReadingSettings) -> PhotoSet:
+    """The photos of some folders, one folder after the other; those that cannot be read are told.
+
+    Raises:
+        DataError: No photo of a folder can be read.
+    """
+    photos, first = PhotoSet.open([path for folder in folders for path, _ in folder.items], reading), 0
+    for folder in folders:
+        behind = first + len(folder.items)
+        if not ((photos.photo_N >= first) & (photos.photo_N < behind)).any():
+            raise _none_of(folder)
+        first = behind
+    return photos
+
+
+def _none_of(folder: ImageFolder) -> DataError:
+    return DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
 
 
 def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed: int) -> TrainingData:
@@ -115,14 +134,6 @@ def pictures_of_nothing(sampler: DeadLeaves | Noise, count: int, size: int, seed
 
     pixels_N3HW = pictures(sampler, count, size, seed)
     return TrainingData(pixels_N3HW, torch.full((count,), -1), torch.arange(count) % _GROUPS)
-
-
-def _joined(parts: Sequence[TrainingData], size: int) -> TrainingData:
-    return TrainingData(
-        torch.cat([_resized(part.pixels_N3HW, size) for part in parts]),
-        torch.cat([part.class_id_N for part in parts]),
-        torch.cat([part.style_id_N for part in parts]),
-    )
 
 
 def train_student(
@@ -164,28 +175,15 @@ def trains_together(settings: Settings) -> bool:
     return torchrun.world() > 1 and settings.distillation.freeze != "backbone"
 
 
-def read_all(folder: ImageFolder, preprocess: Preprocess, *, name_skipped: bool = True) -> tuple[Tensor, Tensor]:
-    """All readable pictures, uint8 (N, 3, H, W), and their classes (N,).
-
-    The others are named, unless they were where they were read first.
+def read_all(folder: ImageFolder, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    """All readable pictures, uint8 (N, 3, H, W), and their classes (N,); the others are named.
 
     Raises:
         DataError: None can be read.
     """
-    told = {} if name_skipped else {"on_skip": lambda *_: None}
-    parts = list(iterate(folder, preprocess, _AT_ONCE, **told))
+    parts = list(iterate(folder, preprocess, _AT_ONCE))
     if not parts:
-        raise DataError(f"none of the {len(folder.items)} pictures in {folder.path} could be read. Check the files.")
+        raise _none_of(folder)
     pixels_NHW3 = np.concatenate([pixels for pixels, _ in parts])
     labels_N = torch.tensor([label for _, labels in parts for label in labels])
     return torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2).contiguous(), labels_N
-
-
-def _resized(pixels_N3HW: Tensor, size: int) -> Tensor:
-    if pixels_N3HW.shape[-1] == size:
-        return pixels_N3HW
-    parts = [
-        interpolate(part.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
-        for part in torch.split(pixels_N3HW, _AT_ONCE)
-    ]
-    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])

@@ -16,6 +16,7 @@ from clipstill.core.progress import warn
 # percent have at least 0.97.
 _ALIKE = 0.97
 _SIDE = 16
+_AT_ONCE = 1024
 _FLAT = 2.0  # Standard deviation, of 255, below which a picture looks like any other plain one.
 
 
@@ -50,16 +51,17 @@ def tell_two_labels(folder: ImageFolder) -> None:
 
 def near_copies(learned: Sequence[Path], measured: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pairs of pictures, one of each list, that look the same at 16 x 16 pixels; at most one for each measured one."""
-    to_learn, looks_MK = _looks(learned)
-    if not to_learn:
-        return []
-    pairs = []
-    for path, look_K in zip(*_looks(measured), strict=True):
-        alike_M = looks_MK @ look_K
-        best = int(alike_M.argmax())
-        if alike_M[best] >= _ALIKE:
-            pairs.append((to_learn[best], path))
-    return pairs
+    to_measure, looks_ND = _looks(measured)
+    # Just below, so that the limit itself is above.
+    best_N = np.full(len(to_measure), np.nextafter(np.float32(_ALIKE), np.float32(0)))
+    like: dict[int, Path] = {}
+    # In parts, because the looks of a million photos take gigabytes.
+    for start in range(0, len(learned) if to_measure else 0, _AT_ONCE):
+        to_learn, looks_MD = _looks(learned[start : start + _AT_ONCE])
+        for place, alike_M in enumerate(looks_ND @ looks_MD.T if to_learn else ()):
+            if alike_M.max() > best_N[place]:
+                best_N[place], like[place] = alike_M.max(), to_learn[int(alike_M.argmax())]
+    return [(like[place], to_measure[place]) for place in sorted(like)]
 
 
 def _looks(paths: Sequence[Path]) -> tuple[list[Path], np.ndarray]:

@@ -7,6 +7,7 @@ training and evaluation.
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import os
 import re
@@ -47,6 +48,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 # Largest ratio of the sides when an image is resized; a strip of 60,000 x 1 pixels would need gigabytes.
 WIDEST = 4
 
@@ -77,6 +79,18 @@ def load_rgb(
         DataError: Missing, truncated, not an image, of another kind than those that are read, or larger than
             ``MAX_PIXELS``; an array of another shape or type.
     """
+    return load_with_size(source, name, smallest, containers=containers, before_decoding=before_decoding)[0]
+
+
+def load_with_size(
+    source: Picture,
+    name: str | None = None,
+    smallest: int | None = None,
+    *,
+    containers: bool = True,
+    before_decoding: Callable[[int], object] = lambda pixels: None,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture of ``load_rgb``, and the width and height that it has upright and undiminished."""
     source = user_path(source) if isinstance(source, str | Path) else source
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
@@ -93,11 +107,12 @@ def load_rgb(
                 image.draft("RGB", (smallest, smallest))
             before_decoding(width * height)
             image.load()
-            decoded = _to_rgb(_upright(image, shown))
+            turn = _turn(image, shown)
+            decoded = _to_rgb(image if turn is None else image.transpose(turn))
             if decoded is source:
                 decoded = decoded.copy()
             decoded.info = {}  # Without the EXIF block, which would turn the picture again.
-            return decoded
+            return decoded, (height, width) if turn in _SIDEWAYS else (width, height)
     except DataError:
         raise
     except FileNotFoundError:
@@ -138,7 +153,8 @@ def _tile(image: Image.Image) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _upright(image: Image.Image, name: str) -> Image.Image:
+def _turn(image: Image.Image, name: str) -> Image.Transpose | None:
+    """What turns the picture upright; None where it is."""
     orientation: Any = None
     with _OPENING, warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
@@ -147,9 +163,14 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         except Exception as error:  # As many kinds of errors as there are ways to damage it.
             warnings.warn(reason_of(error), stacklevel=1)
     if damage:
-        say(f"{name}: its EXIF block is damaged and ignored ({str(damage[0].message).strip()})")
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+        _say_once(f"{name}: its EXIF block is damaged and ignored ({str(damage[0].message).strip()})")
+    return _TURNS.get(orientation)
+
+
+@functools.lru_cache(maxsize=1024)
+def _say_once(message: str) -> None:
+    """Photos that teach are read in each epoch."""
+    say(message)
 
 
 def _reason(error: Exception, source: object) -> str:

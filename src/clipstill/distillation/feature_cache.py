@@ -21,7 +21,7 @@ from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import load_state, save_state
-from clipstill.distillation.views import plain_view, to_unit, views_of
+from clipstill.distillation.views import views_of
 
 if TYPE_CHECKING:
     from clipstill.distillation.training_data import Setup, TrainingData
@@ -54,8 +54,8 @@ class FeatureCache:
         fit = student.preprocess
         return sha256_json(
             {
-                "format": 4,
-                "images": tensor_digest({"images": self.data.pixels_N3HW}),
+                "format": 5,
+                "images": self.data.digest,
                 "backbone": tensor_digest(student.backbone.state_dict()),
                 "normalisation": [fit.mean, fit.std, fit.size],
                 "teacher": self.setup.labels.key,
@@ -87,17 +87,13 @@ class FeatureCache:
     @torch.no_grad()
     def _computed(self, title: str, number: int | None) -> Pass:
         """One pass of random views; without a number, of the images as they are."""
-        student, pixels_N3HW = self.setup.student.eval(), self.data.pixels_N3HW
-        views = views_of(self.setup.settings, student.preprocess.side)
+        student = self.setup.student.eval()
+        size = student.preprocess.side
+        look = size if number is None else views_of(self.setup.settings, size)
+        seed = (self.setup.seed, "cache", number or 0)
         student_parts, teacher_parts = [], []
-        with Progress(title, total=len(pixels_N3HW), unit="img") as bar:
-            for start in range(0, len(pixels_N3HW), CHUNK):
-                x_N3HW = to_unit(pixels_N3HW[start : start + CHUNK], student.mean.device)
-                if number is None:
-                    x_N3HW = plain_view(x_N3HW, student.preprocess.side)
-                else:
-                    seed_parts = (self.setup.seed, "cache", number, start)
-                    x_N3HW = views(x_N3HW, *seed_parts)
+        with Progress(title, total=len(self.data), unit="img") as bar:
+            for x_N3HW in self.data.in_order(CHUNK, look, student.mean.device, seed):
                 x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
                 student_parts.append(student.features(x_N3HW).float().cpu())
                 teacher_parts.append(self.setup.labels.vectors(x_N3HW).float().cpu())

@@ -5,6 +5,7 @@ Shapes: N images, B images of a batch, M rows to draw from, C classes, D teacher
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import partial
@@ -19,8 +20,8 @@ from clipstill.distillation.losses import distillation_loss
 from clipstill.distillation.optimisation import Loss, Weights
 from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.soft_labels import Draw, LabelCache
-from clipstill.distillation.training_data import Batch, Setup
-from clipstill.distillation.views import plain_view, to_unit, views_of
+from clipstill.distillation.training_data import Batch, Rows, Setup
+from clipstill.distillation.views import views_of
 
 HEAD, ALL = "head", "all"
 
@@ -106,6 +107,7 @@ class AllPhase(Phase):
         student.freeze_statistics(settings.freeze == "bn")
         self._views = views_of(settings, student.preprocess.side)
         self._known: LabelCache | None = None
+        self._next: int | None = None  # Step whose rows come next; meta distillation draws rows of its own.
         # Meta distillation never draws the same group again.
         if settings.labels == "cached" and settings.meta == "none":
             self._known = LabelCache(setup)
@@ -116,13 +118,21 @@ class AllPhase(Phase):
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views, which repeats if labels are cached."""
+        self._next = step + 1
+        return self._rows(step)
+
+    def _rows(self, step: int) -> tuple[Tensor, Draw]:
         return super().rows(step) if self._known is None else self._known.rows(step)
+
+    def _seeded(self, rows: Tensor, draw: Draw) -> Rows:
+        return rows, (self.setup.seed, ALL, *draw)
 
     @torch.no_grad()
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """New views, and the teacher's answers to them."""
-        x_B3HW = to_unit(self.setup.train.pixels_N3HW[rows], self.device)
-        view_B3SS = self._views(x_B3HW, self.setup.seed, ALL, *draw)[own]
+        steps = () if self._next is None else itertools.count(self._next)
+        ahead = (self._seeded(*self._rows(step)) for step in steps)
+        view_B3SS = self.setup.train.views(self._seeded(rows, draw), self._views, self.device, own=own, ahead=ahead)
         view_B3SS = view_B3SS.contiguous(memory_format=torch.channels_last)
         ask = partial(self.setup.labels.vectors, view_B3SS)
         teacher_BD = ask() if self._known is None else self._known.answer(draw, ask)
@@ -133,7 +143,7 @@ class AllPhase(Phase):
         """The held-out images and the teacher's logits, in batches."""
         if len(self.setup.held_out) == 0:
             return
-        parts = (self.setup.held_out.pixels_N3HW, self._held_out_teacher_ND)
-        for pixels_B3HW, teacher_BD in zip(*(torch.split(part, self.settings.batch) for part in parts), strict=True):
-            x_B3HW = plain_view(to_unit(pixels_B3HW, self.device), self.setup.student.preprocess.side)
+        size, at_once = self.setup.student.preprocess.side, self.settings.batch
+        images = self.setup.held_out.in_order(at_once, size, self.device)
+        for x_B3HW, teacher_BD in zip(images, torch.split(self._held_out_teacher_ND, at_once), strict=True):
             yield x_B3HW.contiguous(memory_format=torch.channels_last), self.setup.labels.logits(teacher_BD)

@@ -21,12 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
-from clipstill.core.tensors import logits, tensor_digest
+from clipstill.core.tensors import logits
 from clipstill.distillation.checkpoint import Saved, load_state, save_state, with_prefix
 from clipstill.distillation.optimisation import epoch_rate
 from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import PromptTeacherSettings
-from clipstill.distillation.views import Views, to_unit
+from clipstill.distillation.training_data import Rows, TrainingData
+from clipstill.distillation.views import Views
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import PromptedTeacher
@@ -42,8 +43,7 @@ _WEIGHTS = {"text": 25.0, "image": 10.0, "logits": 1.0}
 def tune_prompts(
     teacher: PromptedTeacher,
     names: Sequence[str],
-    pixels_N3HW: Tensor,
-    label_N: Tensor,
+    data: TrainingData,
     *,
     settings: PromptTeacherSettings,
     folder: Path,
@@ -54,8 +54,7 @@ def tune_prompts(
     Args:
         teacher: Teacher with new prompts.
         names: Names of the classes.
-        pixels_N3HW: Images, uint8; as crops cut parts away, they should be larger than the teacher's input.
-        label_N: Position of each image's class in ``names``.
+        data: Images; the class of each is a position in ``names``.
         settings: Settings of the tuning.
         folder: Folder for the checkpoint, which is written after every epoch.
         seed: Seed of order and views.
@@ -70,15 +69,15 @@ def tune_prompts(
     device = next(value for _, value in teacher.named_parameters()).device
     key = sha256_json(
         {
-            "format": 2,
+            "format": 3,
             "settings": [settings.identity(), seed],
             "names": list(names),
-            "images": tensor_digest({"pixels": pixels_N3HW, "labels": label_N}),
+            "images": data.digest,
             "teacher": teacher.weights_sha256,
             "device": device.type,
         }
     )
-    tuning = _Tuning(teacher, names, pixels_N3HW, label_N.to(device), settings=settings, seed=seed)
+    tuning = _Tuning(teacher, names, data, device, settings=settings, seed=seed)
     path = folder / CHECKPOINT
     tuning.restore(load_state(path, key))
     total, done = settings.epochs * tuning.steps, len(tuning.history) * tuning.steps
@@ -86,6 +85,7 @@ def tune_prompts(
         while len(tuning.history) < settings.epochs:
             tuning.train_epoch(bar)
             save_state(path, tuning.state(), {"key": key, "history": tuning.history})
+    data.stop_reading()
     for name, value in tuning.learned.items():
         value.data.copy_(tuning.average[name])
     return tuning.history
@@ -98,14 +98,15 @@ class _Tuning:
         self,
         teacher: PromptedTeacher,
         names: Sequence[str],
-        pixels_N3HW: Tensor,
-        label_N: Tensor,
+        data: TrainingData,
+        device: torch.device,
+        *,
         settings: PromptTeacherSettings,
         seed: int,
     ) -> None:
         self.teacher, self.names, self.settings, self.seed = teacher, names, settings, seed
-        self.pixels_N3HW, self.label_N, self.device = pixels_N3HW, label_N, label_N.device
-        self.steps = math.ceil(len(pixels_N3HW) / settings.batch)
+        self.data, self.label_N, self.device = data, data.class_id_N.to(device), device
+        self.steps = math.ceil(len(data) / settings.batch)
         self.learned: dict[str, Tensor] = dict(teacher.named_parameters())
         self.average = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in self.learned.items()}
         self.history: list[dict[str, Any]] = []
@@ -150,23 +151,21 @@ class _Tuning:
         """The plain teacher's vectors (N, D) of some passes of crops."""
         passes = []
         count = min(self.settings.views, self.settings.epochs)
-        with Progress("teacher's view of the examples", total=count * len(self.pixels_N3HW), unit="image") as bar:
+        with Progress("teacher's view of the examples", total=count * len(self.data), unit="image") as bar:
             for number in range(count):
-                parts = []
-                for start in range(0, len(self.pixels_N3HW), _AT_ONCE):
-                    x_N3HW = to_unit(self.pixels_N3HW[start : start + _AT_ONCE], self.device)
-                    seed_parts = (self.seed, "prompts", "pass", number, start)
-                    parts.append(self.teacher.plain_image(self._views(x_N3HW, *seed_parts)))
-                    bar.advance(len(x_N3HW))
+                parts, seed = [], (self.seed, "prompts", "pass", number)
+                for view_N3SS in self.data.in_order(_AT_ONCE, self._views, self.device, seed):
+                    parts.append(self.teacher.plain_image(view_N3SS))
+                    bar.advance(len(view_N3SS))
                 passes.append(torch.cat(parts))
         return passes
 
     def _step(self, step: int, epoch: int) -> dict[str, float]:
-        rows = batch_rows(step, len(self.pixels_N3HW), self.settings.batch, (self.seed, "prompts"))
+        rows, seed = self._rows(step)
         label_B = self.label_N[rows.to(self.device)]
         if self._kept is None:
-            x_B3HW = to_unit(self.pixels_N3HW[rows], self.device)
-            view_B3SS = self._views(x_B3HW, self.seed, "prompts", step)
+            ahead = (self._rows(each) for each in range(step + 1, self.settings.epochs * self.steps))
+            view_B3SS = self.data.views((rows, seed), self._views, self.device, ahead=ahead)
             plain_BD = self.teacher.plain_image(view_B3SS)
         else:
             view_B3SS = plain_BD = self._kept[epoch % len(self._kept)][rows.to(self.device)]
@@ -189,6 +188,10 @@ class _Tuning:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in terms.items()}
+
+    def _rows(self, step: int) -> Rows:
+        rows = batch_rows(step, len(self.data), self.settings.batch, (self.seed, "prompts"))
+        return rows, (self.seed, "prompts", step)
 
     def _class_vectors(self) -> Tensor:
         """The class vectors, chunk by chunk; the backward pass recomputes a chunk's activations to save memory."""

@@ -11,6 +11,7 @@ from clipstill.core.duration import minutes_of
 from clipstill.core.errors import ConfigError
 
 MetaMode = Literal["none", "first_order", "exact", "reptile"]
+Kernel = Literal["bilinear", "bicubic"]
 
 
 class DistilSettings(Config):
@@ -99,7 +100,7 @@ class DistilSettings(Config):
         le=1,
         description="Strength of the changes of brightness, contrast and saturation; hue changes by a fifth of it.",
     )
-    kernel: Literal["bilinear", "bicubic"] = Field(
+    kernel: Kernel = Field(
         default="bilinear", description="Antialiased resize of the views. CLIP was trained with bicubic."
     )
     keep: Literal["agreement", "loss", "last"] = Field(
@@ -176,4 +177,22 @@ class PromptTeacherSettings(Config):
         ge=0,
         description="Classes whose texts are in memory at once; 0 for all. 100 helps where a thousand classes do not "
         "fit into memory.",
+    )
+
+
+class ReadingSettings(Config):
+    """How photos are read to learn from them. This changes time and memory and no result."""
+
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        le=256,
+        description="Processes that read photos ahead, on Linux; null takes one less than threads, at most 8, and 0 "
+        "reads photos when they are needed.",
+    )
+    cache_mb: int = Field(
+        default=1000,
+        ge=0,
+        le=MANY,
+        description="Megabytes of decoded photos that stay in memory, over all these processes.",
     )

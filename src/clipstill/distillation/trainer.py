@@ -135,6 +135,7 @@ def distil(
     setup = Setup(student, labels, train, held_out, settings=settings, folder=folder, seed=seed)
     trainer = _Trainer(setup, began, _key(setup, data), watch)
     trainer.run()
+    data.stop_reading()
     return DistilResult(
         history=trainer.history,
         best_phase=trainer.best["phase"],
@@ -165,9 +166,9 @@ def _key(setup: Setup, data: TrainingData) -> str:
     """Hash of everything that the weights depend on."""
     return sha256_json(
         {
-            "format": 5,
+            "format": 6,
             "settings": [setup.settings.identity(), setup.seed],
-            "data": tensor_digest(vars(data)),
+            "data": data.digest,
             "student": tensor_digest(setup.student.state_dict()),
             "teacher": setup.labels.key,
             "class_vectors": tensor_digest({"vectors": setup.labels.class_vectors_CD}),

@@ -5,17 +5,13 @@ Shapes: N images, H x W pixels, S x S pixels of a view. Everything stays in [0, 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from kornia import augmentation
 from torch import Tensor
 from torch.nn import functional
 
 from clipstill.distillation.randomness import borrowed_generator
-from clipstill.distillation.settings import DistilSettings
-
-Kernel = Literal["bilinear", "bicubic"]
+from clipstill.distillation.settings import DistilSettings, Kernel
 
 
 class Views:
@@ -31,7 +27,7 @@ class Views:
     """
 
     def __init__(self, size: int, crop_min: float, jitter: float, kernel: Kernel = "bilinear") -> None:
-        self._size, self._kernel = size, kernel
+        self.size, self.crop_min, self.kernel = size, crop_min, kernel
         self._colour = augmentation.ColorJitter(jitter, jitter, jitter, jitter / 5) if jitter > 0 else None
         self._crop = augmentation.RandomResizedCrop((size, size), scale=(crop_min, 1.0))
         self._flip = augmentation.RandomHorizontalFlip(p=0.5)
@@ -47,9 +43,17 @@ class Views:
             if self._colour is not None:
                 x_N3HW = self._colour(x_N3HW)
             corners_N42 = self._crop.forward_parameters(x_N3HW.shape)["src"].long()
-            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self._size, kernel=self._kernel)
+            view_N3SS = crops(x_N3HW, corners_N42[:, 0], corners_N42[:, 2] + 1, self.size, kernel=self.kernel)
             flipped_N3SS: Tensor = self._flip(view_N3SS)
             return flipped_N3SS.clamp(0.0, 1.0)
+
+    def recoloured(self, crop_N3SS: Tensor, *seed_parts: int | str) -> Tensor:
+        """Change the colours of crops that were cut, resized and mirrored before."""
+        if self._colour is None:
+            return crop_N3SS
+        with torch.no_grad(), borrowed_generator("views of crops", *seed_parts):
+            changed_N3SS: Tensor = self._colour(crop_N3SS)
+            return changed_N3SS.clamp(0.0, 1.0)
 
 
 def views_of(settings: DistilSettings, size: int) -> Views:

@@ -57,6 +57,7 @@ class Timings:
     prompt_step: float  # Seconds of one learning step of a prompt's soft tokens; 0 where none are learned.
     image_bytes: float  # Memory that a synthesis step keeps for the gradient of one image.
     training_bytes: float  # Memory that a training step keeps for the gradient of one view.
+    feature_bytes: float  # Memory of one cached view: the student's features and the teacher's vector, and a copy.
     base_bytes: int  # Memory of the process, or of the GPU, with all models loaded.
     image_size: int  # Side of the timed images in pixels.
 
@@ -119,7 +120,8 @@ def cost_of(
     kept = pixels * timings.image_bytes * min(settings.synthesis.group_size, max(1, made))
     if settings.distillation.freeze != "backbone":
         kept = max(kept, timings.training_bytes * settings.distillation.batch)
-    stored = learned * 3 * max(settings.synthesis.image_size, settings.student.image_size) ** 2
+    stored = made * 3 * settings.synthesis.image_size**2 + _photo_bytes(settings, examples + unlabelled)
+    stored += int(_cached_views(settings, learned) * timings.feature_bytes)
     return Cost(
         seconds=round(sum(stages.values()), 1),
         stages=stages,
@@ -127,6 +129,17 @@ def cost_of(
         image_steps=(made + near) * settings.synthesis.steps,
         memory_bytes=timings.base_bytes + int(kept) + stored,
     )
+
+
+def _photo_bytes(settings: Settings, photos: int) -> int:
+    """Decoded photos that stay in memory: at about twice the student's size, 3:2, in four bytes a pixel."""
+    return min(photos * 24 * settings.student.image_size**2, settings.reading.cache_mb * 1_000_000)
+
+
+def _cached_views(settings: Settings, images_and_photos: int) -> int:
+    """Views whose features are kept to train a head on."""
+    section = settings.distillation
+    return images_and_photos * section.views if section.freeze == "backbone" or section.head_steps else 0
 
 
 def _passes_per_example(settings: Settings) -> int:
@@ -148,8 +161,11 @@ def _training_seconds(settings: Settings, timings: Timings, images_and_photos: i
     section = settings.distillation
     steps = section.epochs * math.ceil(images_and_photos / section.batch) or section.steps
     head_steps, all_steps = (steps, 0) if section.freeze == "backbone" else (section.head_steps, steps)
-    views = images_and_photos * section.views if head_steps else 0
-    return views * timings.view + head_steps * _HEAD_STEP_S + all_steps * section.batch * timings.training_view
+    return (
+        _cached_views(settings, images_and_photos) * timings.view
+        + head_steps * _HEAD_STEP_S
+        + all_steps * section.batch * timings.training_view
+    )
 
 
 def measure(
@@ -172,7 +188,7 @@ def measure(
     # A run that learns from photos alone has no generator.
     images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
     image_s, step_s, image_bytes = (sum(values) / len(images) for values in zip(*images, strict=True))
-    view_s, training_s, training_bytes = probe.views()
+    view_s, training_s, training_bytes, feature_bytes = probe.views()
     larger = max(1.0, models.teacher.image_size / settings.student.image_size)
     return Timings(
         image=image_s,
@@ -184,6 +200,7 @@ def measure(
         prompt_step=probe.prompt_step(),
         image_bytes=image_bytes,
         training_bytes=training_bytes,
+        feature_bytes=feature_bytes,
         base_bytes=base_bytes,
         image_size=settings.synthesis.image_size,
     )
@@ -257,8 +274,13 @@ class _Probe:
         step(1)  # Warms up.
         return 2 * self._time(step, _TIMED_STEPS) / _TIMED_STEPS / len(sentences)
 
-    def views(self) -> tuple[float, float, float]:
-        """Seconds for both models to encode a view, seconds of a view in a training step, and bytes that it keeps."""
+    def views(self) -> tuple[float, float, float, float]:
+        """Costs of a view.
+
+        Returns:
+            Seconds for both models to encode it, seconds of a training step, bytes that the step keeps, and bytes of
+            its cached features.
+        """
         import torch
 
         from clipstill.assembly.students import student_of
@@ -285,7 +307,8 @@ class _Probe:
 
         seen, seen_s, _ = self._measure(see, _LARGEST_BATCH)
         trained, trained_s, kept = self._measure(train, self.settings.distillation.batch)
-        return seen_s / seen, trained_s / trained, kept
+        numbers = student.head.in_features + self.models.teacher.dim
+        return seen_s / seen, trained_s / trained, kept, 2 * 4 * numbers
 
     def _measure(self, work: Callable[[int], None], most: int) -> tuple[int, float, float]:
         """Do work on two items, then on as many as the time allows.

@@ -38,7 +38,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     # The pictures that trained the student without a label, and the run's photos.
     data = student.collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
     measured = {} if photos.measured is None else {"photos": labelled_photos(photos.measured, trained.preprocess)}
-    pictures = split_pictures(data.pixels_N3HW, run.settings.seed, measured)
+    pictures = split_pictures(data.pixels(trained.preprocess.side), run.settings.seed, measured)
     content = BundleContent(
         student=trained,
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,

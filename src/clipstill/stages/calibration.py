@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.files import write_json
+from clipstill.core.images import iterate
 from clipstill.core.progress import say
 from clipstill.core.records import read_record
 from clipstill.evaluation.calibration import (
@@ -21,7 +22,7 @@ from clipstill.evaluation.calibration import (
     fit_temperature,
     refusal_threshold,
 )
-from clipstill.evaluation.evaluate import student_predictor
+from clipstill.evaluation.evaluate import BATCH, student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.stages import class_vectors, images, near_misses, student, teacher_prompts
 from clipstill.stages.student import collect_training_set
@@ -44,7 +45,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
     settings, models = run.settings, model_pair(run)
     data = collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
-    plain, views = models.plain(data.pixels_N3HW), models.views(data.pixels_N3HW)
+    plain, views = models.plain(data), models.views(data)
     every = Answers.joined(plain, views)
     held_out_styles = settings.distillation.held_out_styles
     held_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed).numpy()
@@ -94,12 +95,14 @@ def _pictures(run: Run) -> str:
 def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -> dict[str, Any] | None:
     """The threshold between images of the classes and those of near misses; None where none of these is left."""
     from clipstill.assembly.calibration import Answers
+    from clipstill.distillation.training_data import TrainingData
 
     names, found = near_misses.read_near_misses(run)
     if found is None:
         say("calibration: all near misses resemble the classes too much, so 'none of these' is never answered")
         return None
-    outside = Answers.joined(models.plain(found.pixels_N3HW), models.views(found.pixels_N3HW))
+    pictures = TrainingData.of_no_class(found.pixels_N3HW)
+    outside = Answers.joined(models.plain(pictures), models.views(pictures))
     inside_N, outside_N = (softmax(each.student_NC / temperature).max(axis=1) for each in (inside, outside))
     threshold = refusal_threshold(inside_N, outside_N, MOST_REFUSED)
     return {
@@ -113,12 +116,11 @@ def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -
 
 def _of_examples(run: Run, models: ModelPair) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """The student's logits for the examples, and their classes."""
-    from clipstill.assembly.training import read_all
-
     assert run.photos.examples is not None
-    pixels_N3HW, label_N = read_all(run.photos.examples, models.student.preprocess.whole, name_skipped=False)
     predict = student_predictor(models.student, models.device)
-    return predict(pixels_N3HW.permute(0, 2, 3, 1).numpy()), label_N.numpy()
+    batches = iterate(run.photos.examples, models.student.preprocess.whole, BATCH, on_skip=lambda *_: None)
+    answers, labels = zip(*((predict(pixels_NHW3), label_N) for pixels_NHW3, label_N in batches), strict=True)
+    return np.concatenate(answers), np.concatenate(labels)
 
 
 def read_calibration(run: Run) -> dict[str, Any]:

@@ -247,7 +247,7 @@ class RungMaker:
             trained, _ = train_student(
                 run.models, pictures, teacher=models.teacher, class_vectors_CD=models.class_vectors_CD, work=work
             )
-            temperature = replace(models, student=trained).temperature(pictures.pixels_N3HW)
+            temperature = replace(models, student=trained).temperature(pictures)
             write_tensors(folder / student.STUDENT_FILE, trained.state_dict())
             minutes = (time.monotonic() - start) / 60
             write_json(folder / FACTS_FILE, {"temperature": temperature, "minutes": minutes})

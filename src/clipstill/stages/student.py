@@ -139,7 +139,7 @@ def read_kept(run: Run) -> list[dict[str, int]]:
 
 STAGE = Stage(
     name=NAME,
-    version=5,
+    version=6,
     title="Train the student",
     make=_make,
     settings=(

@@ -32,7 +32,12 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     else:
         assert run.photos.examples is not None
         teacher, history = learn_prompts(
-            run.models.teacher, run.photos.examples, section, seed=run.settings.seed, work=work
+            run.models.teacher,
+            run.photos.examples,
+            section,
+            run.settings.reading,
+            seed=run.settings.seed,
+            work=work,
         )
     save_prompts(teacher, folder / PROMPTS_FILE)
     write_json(folder / HISTORY_FILE, history)
@@ -65,7 +70,7 @@ def _are_learned(settings: Settings, photos: Photos) -> bool:
 
 LEARNED = Stage(
     name=NAME,
-    version=1,
+    version=2,
     title="The teacher learns from the examples",
     make=_make,
     settings=("task", "teacher", "prompt_teacher", "examples.images", "seed"),

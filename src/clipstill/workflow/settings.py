@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clipstill.core.config import SPEED_ONLY, Config, SettingPath
 from clipstill.core.errors import ConfigError
-from clipstill.distillation.settings import DistilSettings, PromptTeacherSettings
+from clipstill.distillation.settings import DistilSettings, PromptTeacherSettings, ReadingSettings
 from clipstill.distributed.settings import LaunchSettings
 from clipstill.evaluation.settings import EvaluationSettings, RefusalSettings
 from clipstill.export.settings import ExportSettings
@@ -85,6 +85,7 @@ class Settings(Config):
     generator: GeneratorSettings = GeneratorSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
     launch: LaunchSettings = Field(default=LaunchSettings(), json_schema_extra=SPEED_ONLY)
+    reading: ReadingSettings = Field(default=ReadingSettings(), json_schema_extra=SPEED_ONLY)
     curation: CurationSettings = CurationSettings()
     refusal: RefusalSettings = RefusalSettings()
     student: StudentSettings = StudentSettings()
