@@ -26,7 +26,7 @@ from torch import Tensor
 
 import clipstill
 from clipstill.core.files import read_json, sha256_json
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import spoken
 from clipstill.planning.plan import vocabulary
 from clipstill.teachers import load_teacher

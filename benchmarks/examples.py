@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.teachers import class_vectors, load_teacher

@@ -22,7 +22,7 @@ from quality import Run
 
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil

@@ -28,7 +28,7 @@ from quality import Run
 import clipstill
 from clipstill.assembly.training import read_all
 from clipstill.core.files import write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation.evaluate import PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.text.task import Task, parse_task

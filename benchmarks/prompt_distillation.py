@@ -39,7 +39,7 @@ from torch import Tensor
 from clipstill.assembly.students import new_student
 from clipstill.assembly.training import open_photos, read_all
 from clipstill.core.files import write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import tensor_digest

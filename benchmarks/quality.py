@@ -26,7 +26,8 @@ import yaml
 from safetensors.torch import load_file
 
 from clipstill.core.files import sha256_json
-from clipstill.core.images import ImageFolder, fit, load_rgb
+from clipstill.core.image_folder import ImageFolder
+from clipstill.core.images import fit, load_rgb
 from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.settings import DistilSettings

@@ -30,7 +30,7 @@ from quality import Run
 
 from clipstill.assembly.training import read_all
 from clipstill.core.files import read_json, write_json
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation.checkpoint import load_state, save_state

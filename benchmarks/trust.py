@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.files import read_json
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.evaluation.calibration import auroc, fit_temperature
 from clipstill.evaluation.metrics import ece, softmax
 from clipstill.runtime import Bundle, load_bundle

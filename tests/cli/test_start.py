@@ -79,7 +79,8 @@ def test_package_offers_its_names_lazily() -> None:
 def test_sample_photos_come_from_installed_packages(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
-    from clipstill.core.images import ImageFolder, load_rgb
+    from clipstill.core.image_folder import ImageFolder
+    from clipstill.core.images import load_rgb
     from clipstill.evaluation.sample_photos import sample_photos
 
     names = sample_photos(tmp_path)

@@ -232,10 +232,19 @@ def test_code_in_a_file_is_not_run(capsys: pytest.CaptureFixture[str], tmp_path:
     assert not store.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half an archive"])
-def test_what_is_no_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is not complete"),
+        (b"not a checkpoint", "not a plain file of tensors"),
+        (b"PK\x03\x04 half an archive", "is not complete"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, says: str
+) -> None:
     (tmp_path / "noise.ckpt").write_bytes(content)
-    assert "not a plain file of tensors" in failed(capsys, "import", tmp_path / "noise.ckpt")
+    assert says in failed(capsys, "import", tmp_path / "noise.ckpt")
     assert "there is no file" in failed(capsys, "import", tmp_path / "gone.ckpt")
     assert "there is no file" in failed(capsys, "import", tmp_path)
 

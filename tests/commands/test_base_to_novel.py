@@ -8,7 +8,7 @@ import torch
 
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from run_fixtures import PROMPTKD, QUICK, noise_photos
 
 NAMES = ("anchor", "dog", "guitar")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from clipstill.core.copies import equal_files, near_copies, tell_two_labels
 from clipstill.core.errors import DataError
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.workflow.photos import refuse_overlap
 
 

@@ -18,7 +18,8 @@ from torchvision.transforms import functional as reference
 from clipstill.assembly.training import read_all
 from clipstill.core import picture_kinds
 from clipstill.core.errors import DataError, PictureTooLargeError
-from clipstill.core.images import ImageFolder, fit, iterate, load_rgb
+from clipstill.core.image_folder import ImageFolder, iterate
+from clipstill.core.images import fit, load_rgb
 from clipstill.core.protocols import Preprocess
 
 _NOBODY = 65_534

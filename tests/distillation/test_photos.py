@@ -236,7 +236,7 @@ PASS = """
 import resource, sys
 from pathlib import Path
 import torch
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.distillation.photos import PhotoSet
 from clipstill.distillation.settings import ReadingSettings
 from clipstill.distillation.training_data import TrainingData

@@ -111,9 +111,9 @@ def test_five_epochs_give_the_prompts_of_the_papers_equations(tmp_path: Path) ->
         return prompted_image(view_B3SS, plain_BD)
 
     teacher.prompted_image = record  # type: ignore[method-assign]
-    images, labels = examples()
-    history = tune_prompts(teacher, NAMES, images, labels, settings=settings, folder=tmp_path / "work")
-    steps = [(view, labels[batch_rows(step, 9, 4, (0, "prompts"))]) for step, view in enumerate(seen)]
+    data = examples()
+    history = tune_prompts(teacher, NAMES, data, settings=settings, folder=tmp_path / "work")
+    steps = [(view, data.class_id_N[batch_rows(step, 9, 4, (0, "prompts"))]) for step, view in enumerate(seen)]
     *expected, losses = promptsrc(
         *start,
         batches=[steps[first : first + 3] for first in range(0, 15, 3)],

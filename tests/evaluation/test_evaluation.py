@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipstill.core.errors import DataError
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation import metrics
 from clipstill.evaluation.evaluate import Evaluation, evaluate, student_predictor, teacher_predictor

@@ -15,7 +15,7 @@ import clipstill
 from clipstill.cli.main import main
 from clipstill.core.errors import ConfigError, TaskError, UnknownNameError
 from clipstill.core.files import read_json, write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
 from clipstill.planning.cost import Cost, Timings, _Kept, cost_of, measure
@@ -127,6 +127,7 @@ TIMINGS = Timings(
     prompt_step=0.25,
     image_bytes=10**9,
     training_bytes=10**7,
+    feature_bytes=0,
     base_bytes=2 * 10**9,
     image_size=224,
 )

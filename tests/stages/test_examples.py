@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from clipstill.assembly.training import TrainingSet
 from clipstill.cli.main import main
 from clipstill.core.files import read_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.workflow.photos import limited

@@ -242,7 +242,7 @@ def test_zero_shot_bundle_gives_the_teachers_own_answers(
 
 def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photos: Path) -> None:
     from clipstill.assembly.class_vectors import encode_folder, vectors_with_examples
-    from clipstill.core.images import ImageFolder
+    from clipstill.core.image_folder import ImageFolder
     from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
     from clipstill.text.task import parse_task
     from clipstill.workflow.recipes import load_settings

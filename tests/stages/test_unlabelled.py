@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipstill.cli.main import main
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.runtime import load_bundle
 from clipstill.teachers import load_teacher

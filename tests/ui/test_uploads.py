@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from clipstill.core.errors import ClipstillError, DataError
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.ui import uploads
 from clipstill.ui.uploads import take_in
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.stages import STAGES
 from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse, FolderHistory, cohorts_in_use

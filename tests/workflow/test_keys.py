@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.stages import STAGES
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.cohorts import FolderHistory, cohorts_in_use

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from clipstill.core.file_names import visible
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.teachers import class_vectors
 from clipstill.teachers.embedded import EmbeddedTeacher

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clipstill.core.description import ExportFacts
-    from clipstill.core.images import ImageFolder
+    from clipstill.core.image_folder import ImageFolder
     from clipstill.runtime import Bundle
 
 

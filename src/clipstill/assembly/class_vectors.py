@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import DataError
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.progress import Progress
 from clipstill.evaluation.evaluate import BATCH
 

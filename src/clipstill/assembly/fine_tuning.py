@@ -23,7 +23,7 @@ from clipstill.core.description import Description
 from clipstill.core.device import make_deterministic, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import say

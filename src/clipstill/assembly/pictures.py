@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clipstill.assembly.training import read_all
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.export.measure import Photos, Pictures
 from clipstill.workflow.photos import limited

@@ -15,7 +15,7 @@ from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.teachers.prompted import PromptedTeacher, prompted
 
 if TYPE_CHECKING:
-    from clipstill.core.images import ImageFolder
+    from clipstill.core.image_folder import ImageFolder
     from clipstill.core.protocols import Teacher
     from clipstill.distillation.settings import PromptTeacherSettings, ReadingSettings
 

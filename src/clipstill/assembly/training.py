@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess
 from clipstill.distillation.parallel import together
 from clipstill.distillation.photos import PhotoSet

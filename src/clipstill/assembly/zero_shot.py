@@ -17,7 +17,7 @@ import clipstill
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import vectors_with_examples
 from clipstill.core.description import Description
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor

@@ -62,7 +62,7 @@ def predict(
 
 def _photos_of(path: Path) -> list[Path]:
     """The photo; of a folder all photos in it and below, in order."""
-    from clipstill.core.images import ImageFolder
+    from clipstill.core.image_folder import ImageFolder
 
     return [photo for photo, _ in ImageFolder.without_labels(path).items] if path.is_dir() else [path]
 

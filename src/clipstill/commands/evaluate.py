@@ -13,7 +13,7 @@ from clipstill.core.copies import tell_two_labels
 from clipstill.core.device import pick_device
 from clipstill.core.errors import ClipstillError
 from clipstill.core.file_names import VECTORS_FILE, VECTORS_NAME
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.progress import say
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, teacher_predictor
 from clipstill.runtime import Bundle, load_bundle

@@ -15,7 +15,7 @@ from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import say

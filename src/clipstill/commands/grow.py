@@ -13,7 +13,7 @@ from clipstill.commands.results import RunResult
 from clipstill.commands.run import Job, is_done, run
 from clipstill.core.errors import ConfigError, TaskError, did_you_mean
 from clipstill.core.files import read_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import class_key
 from clipstill.core.progress import say
 from clipstill.distributed.torchrun import rank

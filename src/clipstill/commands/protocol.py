@@ -22,7 +22,7 @@ from clipstill.commands.run import Job, run_until_student
 from clipstill.core.device import pick_device
 from clipstill.core.file_names import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import read_manifest, sha256_json, write_json
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.core.records import read_record
 from clipstill.datasets import Dataset, without_labels

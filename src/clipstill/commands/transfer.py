@@ -24,7 +24,7 @@ from clipstill.commands.protocol import (
 )
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import make_folder
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset
 from clipstill.evaluation.protocols import Seen, Transfer

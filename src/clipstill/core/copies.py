@@ -9,7 +9,8 @@ import numpy as np
 
 from clipstill.core.errors import DataError
 from clipstill.core.files import sha256_file
-from clipstill.core.images import ImageFolder, load_rgb
+from clipstill.core.image_folder import ImageFolder
+from clipstill.core.images import load_rgb
 from clipstill.core.progress import warn
 
 # Of the photos of PACS, the most alike of two different ones have 0.92, and copies at half the size or a quality of 30

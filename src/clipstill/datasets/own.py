@@ -9,7 +9,7 @@ from pathlib import Path
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import visible
 from clipstill.core.files import read_text
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import spoken
 from clipstill.core.progress import listed
 from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clipstill.core.errors import DataError
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import is_plain, plain, told_apart
 from clipstill.core.progress import listed, warn
 from clipstill.core.seeds import generator_for

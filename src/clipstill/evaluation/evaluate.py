@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.errors import DataError
-from clipstill.core.images import ImageFolder, iterate
+from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import Progress, say

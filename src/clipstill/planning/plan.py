@@ -31,7 +31,7 @@ from clipstill.workflow.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clipstill.core.images import ImageFolder
+    from clipstill.core.image_folder import ImageFolder
     from clipstill.core.protocols import Teacher
     from clipstill.workflow.models import Models
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.files import write_json
-from clipstill.core.images import iterate
+from clipstill.core.image_folder import iterate
 from clipstill.core.progress import say
 from clipstill.core.records import read_record
 from clipstill.evaluation.calibration import (

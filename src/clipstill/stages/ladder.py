@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, sweep_below, write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
 from clipstill.stages import bundle

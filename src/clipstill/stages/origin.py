@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipstill.core.files import MANIFEST, read_manifest, sha256_file, sha256_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.stages import class_vectors, prompts
 from clipstill.workflow.run import Run
 

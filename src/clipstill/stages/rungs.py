@@ -19,7 +19,7 @@ import torch
 
 from clipstill.core.errors import ConfigError, DataError, ExportError
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors

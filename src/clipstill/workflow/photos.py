@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clipstill.core.copies import equal_files, tell_two_labels
 from clipstill.core.errors import DataError, TaskError
 from clipstill.core.files import sha256_json
-from clipstill.core.images import ImageFolder
+from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import spoken
 from clipstill.core.progress import listed, warn
 from clipstill.core.seeds import seed_for
