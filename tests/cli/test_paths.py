@@ -18,8 +18,8 @@ import clipstill
 from clipstill.cli.main import app, main
 from clipstill.cli.weights import weights_app
 from clipstill.core.config_fields import declared
-from clipstill.core.files import user_path
 from clipstill.core.names import is_plain, plain
+from clipstill.core.paths import user_path
 from clipstill.export.bundle import check_replaceable
 from clipstill.runtime import load_bundle
 from clipstill.workflow.recipes import load_settings

@@ -6,10 +6,8 @@ training and evaluation.
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,16 +20,17 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
-from clipstill.core.file_names import SYSTEM, is_of_the_system, visible
-from clipstill.core.files import check_regular, user_path
-from clipstill.core.names import class_key
-from clipstill.core.picture_kinds import FORMATS, IMAGE_SUFFIXES, decoders, why_no_picture
+from clipstill.core.file_names import SYSTEM, is_of_the_system
+from clipstill.core.files import check_regular
+from clipstill.core.names import by_position, class_key, class_meant, folder_keys
+from clipstill.core.paths import user_path
+from clipstill.core.picture_kinds import IMAGE_SUFFIXES, decoders, why_no_picture
 from clipstill.core.progress import listed, say, warn
 
 _SYSTEMS = "a folder of the system"
 MAX_PIXELS = 64_000_000
 _STRIP_PIXELS = 1 << 18  # Converted at once. Each is copied several times on its way to RGB.
-_BYTES = (bytes, bytearray, memoryview)
+BYTES = bytes | bytearray | memoryview
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -74,7 +73,7 @@ def load_rgb(
         DataError: Missing, truncated, not an image, of another kind than those that are read, or larger than
             ``MAX_PIXELS``; an array of another shape or type.
     """
-    source = user_path(source) if isinstance(source, str | Path) else source
+    source = user_path(source) if isinstance(source, str | os.PathLike) else source
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
         with _open(source, containers) as image:
@@ -119,13 +118,16 @@ def _open(
         if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
             raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
         return nullcontext(Image.fromarray(source))
-    if not isinstance(source, (Path, *_BYTES)) and not hasattr(source, "read"):
-        raise DataError(f"a picture is a path, bytes, an open file, an image or an array, got {type(source).__name__}.")
-    stream = io.BytesIO(source) if isinstance(source, _BYTES) else source
+    if not isinstance(source, Path | BYTES) and not hasattr(source, "read"):
+        raise DataError(
+            f"a picture is a path, bytes, an open file, an image or an array, got {type(source).__name__}. Give "
+            f"several as a list."
+        )
+    stream = io.BytesIO(source) if isinstance(source, BYTES) else source
     # One thread at a time, since warning filters are global. The size of large images is checked later.
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Also what Pillow says of damaged metadata, with places in its own code.
-        return Image.open(stream, formats=decoders(stream) if containers else FORMATS)
+        return Image.open(stream, formats=decoders(stream, containers))
 
 
 def _tile(image: Image.Image) -> tuple[int, int]:
@@ -169,7 +171,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _by_strips(image, lambda values_HW: (_finite(values_HW) * scale).round())
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
-        shift = 8 if any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image)) else 0
+        bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in TIFFs of some cameras.
+        is_deep = any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image))
+        shift = min(bits - 8, 8) if is_deep else 0
         return _by_strips(image, lambda values_HW: values_HW >> shift)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         whole = Image.new("RGB", image.size)
@@ -251,13 +255,14 @@ class ImageFolder:
                 images beside a folder whose name nearly is its name, unless ``allow_unmatched``.
         """
         path = user_path(path)
-        by_key = {class_key(name): label for label, name in enumerate(classes)}
-        entries = _entries(path)
+        by_key = folder_keys(classes)
+        # A class may be called ".NET".
+        entries = [each for each in _entries(path) if not is_of_the_system(each.name) or class_key(each.name) in by_key]
         names = [entry.name for entry in entries if entry.is_dir()]
         matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
-        meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
+        meant = {name: class_meant(name, classes) for name in names if class_key(name) not in by_key}
         if not matched:
-            hints = _by_position(names, classes) or [f"'{n}' may be '{close}'" for n, close in meant.items() if close]
+            hints = by_position(names, classes) or [f"'{n}' may be '{close}'" for n, close in meant.items() if close]
             raise DataError(
                 f"no sub-folder of {path} is named after a class. Expected: {listed(classes)}; found: "
                 f"{listed(names) or 'no sub-folders'}.{f' Rename them: {listed(hints)}.' if hints else ''}"
@@ -337,7 +342,7 @@ def _entries(path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
-        return visible(path.iterdir())
+        return sorted(path.iterdir())
     except OSError as error:
         raise DataError(
             f"the image folder {path} cannot be listed ({error.strerror}). Check its permissions."
@@ -347,26 +352,6 @@ def _entries(path: Path) -> list[Path]:
 def _known(folder: ImageFolder) -> str:
     suffixes = f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
     return f"{suffixes} Not used: {folder.not_used}." if folder.skipped else suffixes
-
-
-def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Which class each folder ``0``, ``1``, ... would be if they count the classes; none for other folders."""
-    numbers = {int(name): name for name in folders if name.isdecimal()}
-    if not numbers or len(numbers) < len(folders):
-        return []
-    first = min(numbers)
-    if first > 1 or max(numbers) - first >= len(classes):
-        return []
-    hints = [f"'{name}' would be class {n - first + 1}, '{classes[n - first]}'" for n, name in sorted(numbers.items())]
-    return [f"numbers are not matched by position; counted in the order of the classes, {hints[0]}", *hints[1:]]
-
-
-def _class_meant(folder: str, classes: Sequence[str]) -> str | None:
-    """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
-    keys = {class_key(name): name for name in classes}
-    original = re.sub(r"\s*\(\d+\)$|\s-\s.*$", "", folder)  # Of "dog (1)" or "dog - Copy".
-    close = difflib.get_close_matches(class_key(original), list(keys), n=1, cutoff=0.75)
-    return keys[close[0]] if close else None
 
 
 def _say_skipped(path: Path, reason: str) -> None:

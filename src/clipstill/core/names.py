@@ -1,14 +1,18 @@
-"""Forms of class names, and names of files as text."""
+"""Forms of class names, folders that are named after classes, and names of files as text."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import gzip
 import importlib.util
 import itertools
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
 # Spaces without width, soft hyphens and marks of byte order, which come along with a copied text.
 UNSEEN = "\u00ad\u200b\u2060\ufeff"
@@ -19,6 +23,8 @@ _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
 # A number before a name counts the classes if it has leading zeros or a dot after it: "01_school_bus", "12.beer-mug".
 # Others are part of the name: "18_wheeler", "20_euro".
 _COUNTER = re.compile(r"^(?:0\d*[_.-]|\d+\.)(?=[^\W\d_])")
+# Characters that the name of no folder holds on some system; programs write an underscore instead, or leave them out.
+_NO_FOLDER = re.compile(r'[/\\:*?"<>|]')
 _DOT = re.compile(r"(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})")
 _MERGES = 48_894  # The file has more, which no CLIP was trained with.
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
@@ -67,6 +73,39 @@ def _single_tokens() -> frozenset[str]:
 def class_key(name: str) -> str:
     """The name without case, spaces, underscores, hyphens and what is not seen; equal keys are the same class."""
     return re.sub(rf"[\s_\-{UNSEEN}]+", "", unicodedata.normalize("NFKC", name)).casefold()
+
+
+def folder_keys(classes: Sequence[str]) -> dict[str, int]:
+    """Keys of folders' names -> position of the class: ``class_key`` of its name, with and without ``/:?*`` and such.
+
+    The second holds for classes that it tells apart.
+    """
+    keys = [class_key(_NO_FOLDER.sub("_", name)) for name in classes]
+    times = Counter(keys)
+    safe = {key: place for place, key in enumerate(keys) if key and times[key] == 1}
+    return safe | {class_key(name): place for place, name in enumerate(classes)}
+
+
+def by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Which class each folder ``0``, ``1``, ... would be if they count the classes; none for other folders."""
+    numbers = {int(name): name for name in folders if name.isdecimal()}
+    if not numbers or len(numbers) < len(folders):
+        return []
+    first = min(numbers)
+    if first > 1 or max(numbers) - first >= len(classes):
+        return []
+    hints = [f"'{name}' would be class {n - first + 1}, '{classes[n - first]}'" for n, name in sorted(numbers.items())]
+    return [f"numbers are not matched by position; counted in the order of the classes, {hints[0]}", *hints[1:]]
+
+
+def class_meant(folder: str, classes: Sequence[str]) -> str | None:
+    """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
+    keys = {class_key(name): name for name in classes}
+    original = re.sub(r"\s*\(\d+\)$|\s-\s.*$", "", folder)  # Of "dog (1)" or "dog - Copy".
+    # As text of UTF-8 that was read by a code page of Windows, and as a part of an address.
+    forms = (original, original.encode("cp1252", "replace").decode(errors="replace"), unquote(original))
+    close = [each for form in forms for each in difflib.get_close_matches(class_key(form), keys, n=1, cutoff=0.75)]
+    return keys[close[0]] if close else None
 
 
 def plain(text: str | PurePath) -> str:

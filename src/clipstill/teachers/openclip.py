@@ -26,7 +26,8 @@ from torch.nn.functional import interpolate, normalize
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import read_state
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
-from clipstill.core.files import sha256_file, user_path
+from clipstill.core.files import sha256_file
+from clipstill.core.paths import user_path
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.deep_prompts import text_vectors

@@ -14,7 +14,8 @@ from typing import Any
 
 from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import visible
-from clipstill.core.files import sha256_file, sha256_json, user_path
+from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.paths import user_path
 from clipstill.core.weights_store import stored_weights
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import Cohort, CohortsInUse, Evidence, StudentRecord
