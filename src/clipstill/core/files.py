@@ -149,7 +149,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    folder = folder.resolve()  # A link keeps pointing to the folder, and ``.`` gets a name.
+    folder = Path(os.path.realpath(folder))  # A link keeps pointing to it, and ``.`` gets a name.
     partial, previous = _beside(folder)
     with writing(folder):
         put_back(folder)
@@ -192,7 +192,7 @@ def put_back(folder: Path) -> None:
     """Give the old folder its name back if a kill ended its replacement between the two renames."""
     if folder.exists():
         return
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     partial, previous = _beside(folder)
     # After both renames there is no partial folder, and the previous one may be deleted in part.
     if previous.exists() and partial.exists() and not folder.exists():

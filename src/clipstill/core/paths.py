@@ -33,9 +33,14 @@ def user_path(path: str | PathLike[str]) -> Path:
     if len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_NAME:
         raise DataError(f"{text[:300]} is too long for a path. Check it.")
     try:
-        return Path(text).expanduser()
+        place = Path(text).expanduser()
     except RuntimeError:
         raise DataError(f"there is no home folder for {text}. Write the path out.") from None
+    try:
+        place.resolve()
+    except (OSError, RuntimeError):
+        raise DataError(f"{text} leads in a circle: a link there points to itself. Replace the link.") from None
+    return place
 
 
 def refuse_unmeant(target: Path) -> None:

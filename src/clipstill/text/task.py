@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ def parse_class(text: str) -> tuple[str, str]:
     entry = entry_of(text, "")
     if not class_key(entry.name):
         raise TaskError(f"'{text}' has no class name. Write it first: \"crane: a large wading bird\".")
+    if re.search("[,;]", entry.name) or entry.name.lower().endswith(FILE_SUFFIXES):
+        raise TaskError(f"'{entry.name}' is a list or a file of classes. Give each class by itself: cow 'sea horse'.")
     return entry.name, entry.description
 
 
