@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
 from clipstill.core.file_names import SYSTEM, is_of_the_system
 from clipstill.core.files import check_regular
-from clipstill.core.names import by_position, class_key, class_meant, folder_keys
+from clipstill.core.names import by_position, class_key, class_meant, labels_of_folders
 from clipstill.core.paths import user_path
 from clipstill.core.picture_kinds import IMAGE_SUFFIXES, decoders, why_no_picture
 from clipstill.core.progress import listed, say, warn
@@ -255,12 +255,13 @@ class ImageFolder:
                 images beside a folder whose name nearly is its name, unless ``allow_unmatched``.
         """
         path = user_path(path)
-        by_key = folder_keys(classes)
+        entries = _entries(path)
+        labels = labels_of_folders([entry.name for entry in entries if entry.is_dir()], classes)
         # A class may be called ".NET".
-        entries = [each for each in _entries(path) if not is_of_the_system(each.name) or class_key(each.name) in by_key]
+        entries = [entry for entry in entries if entry.name in labels or not is_of_the_system(entry.name)]
         names = [entry.name for entry in entries if entry.is_dir()]
-        matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
-        meant = {name: class_meant(name, classes) for name in names if class_key(name) not in by_key}
+        matched = sorted((label, name) for name, label in labels.items())
+        meant = {name: class_meant(name, classes) for name in names if name not in labels}
         if not matched:
             hints = by_position(names, classes) or [f"'{n}' may be '{close}'" for n, close in meant.items() if close]
             raise DataError(

@@ -10,13 +10,13 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from urllib.parse import unquote
 
-# Spaces without width, soft hyphens and marks of byte order, which come along with a copied text.
-UNSEEN = "\u00ad\u200b\u2060\ufeff"
-_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Spaces without width, soft hyphens, marks of byte order and of direction, which come along with a copied text.
+UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u2060\ufeff"
+_HIDDEN = frozenset(UNSEEN + "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
@@ -75,15 +75,18 @@ def class_key(name: str) -> str:
     return re.sub(rf"[\s_\-{UNSEEN}]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
-def folder_keys(classes: Sequence[str]) -> dict[str, int]:
-    """Keys of folders' names -> position of the class: ``class_key`` of its name, with and without ``/:?*`` and such.
+def labels_of_folders(folders: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """Folder -> position of the class that it is named after, for those that are.
 
-    The second holds for classes that it tells apart.
+    Their keys are equal, with or without ``/``, ``:``, ``?`` and other signs that not every folder may have; without
+    them, only where that leaves the keys of the classes distinct.
     """
+    exact = {class_key(name): place for place, name in enumerate(classes)}
     keys = [class_key(_NO_FOLDER.sub("_", name)) for name in classes]
     times = Counter(keys)
     safe = {key: place for place, key in enumerate(keys) if key and times[key] == 1}
-    return safe | {class_key(name): place for place, name in enumerate(classes)}
+    found = {name: exact.get(class_key(name), safe.get(class_key(_NO_FOLDER.sub("_", name)))) for name in folders}
+    return {name: place for name, place in found.items() if place is not None}
 
 
 def by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -114,8 +117,8 @@ def plain(text: str | PurePath) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text has no control characters, halves of surrogate pairs, line separators or marks of direction.
+    """Whether a text has no control characters, halves of surrogate pairs, line separators or what is not seen.
 
     Those would change how a terminal or a page shows the text around them. Joiners of scripts and emoji are plain.
     """
-    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNS for letter in text)
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _HIDDEN for letter in text)

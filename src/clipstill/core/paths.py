@@ -39,7 +39,7 @@ def user_path(path: str | PathLike[str]) -> Path:
     try:
         place.resolve()
     except (OSError, RuntimeError):
-        raise DataError(f"{text} leads in a circle: a link there points to itself. Replace the link.") from None
+        raise DataError(f"{text} leads in a circle of symbolic links. Replace them.") from None
     return place
 
 
