@@ -155,7 +155,6 @@ ADDRESSES: dict[str, tuple[tuple[str, str, dict[str, str]], int]] = {
     "an escaped verb": (("GET", "/%70redict", {}), 405),
     "options": (("OPTIONS", "/predict", {}), 405),
     "a trace": (("TRACE", "/", {}), 405),
-    "a page of elsewhere asks first": (("OPTIONS", "/predict", {"origin": "http://example.org"}), 403),
     "a change to another protocol": (("GET", "/health", {"upgrade": "h2c", "connection": "Upgrade"}), 200),
     "the wrong method": (("GET", "/predict", {}), 405),
     "another wrong method": (("PUT", "/predict", {}), 405),

@@ -146,9 +146,11 @@ class Bundle:
     @overload
     def predict(self, photo: Picture, top: int | None = None) -> list[Prediction]: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, photo: Sequence[Picture], top: int | None = None) -> list[list[Prediction]]: ...
     def predict(
-        self, photo: Picture | Sequence[Picture], top: int | None = None
+        self, photo: Sequence[Picture] | Iterator[Picture], top: int | None = None
+    ) -> list[list[Prediction]]: ...
+    def predict(
+        self, photo: Picture | Sequence[Picture] | Iterator[Picture], top: int | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
         """Name what is in a photo, best class first.
 
@@ -163,9 +165,10 @@ class Bundle:
         Raises:
             DataError: A photo cannot be read; the message names it.
         """
+        # Texts and bytes are sequences, and open files are iterators.
         if isinstance(photo, Sequence | Iterator) and not isinstance(photo, str | BYTES) and not hasattr(photo, "read"):
             return [each.predictions for each in self.answer(list(photo), top)]
-        return self.answer([photo], top)[0].predictions
+        return self.answer([photo], top)[0].predictions  # type: ignore[list-item]
 
     def answer(self, photos: Sequence[Picture], top: int | None = None) -> list[Answer]:
         """As ``predict`` for several photos, with whether each shows any of the classes at all."""
