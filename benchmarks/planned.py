@@ -22,30 +22,27 @@ from clipstill.core.files import read_json, write_json
 
 _SMALL = ("evaluation.ladder=false", "export.formats=[onnx]", "export.page=false", "threads=1")
 _CLASSES = "dog,elephant,giraffe,guitar,horse,house,person"
-# Row -> its command after ``clipstill run --classes ... --out ...``; images and steps are fewer than the recipes'.
-ROWS: dict[str, list[str]] = {
-    "default": [],
-    "embedded-m": ["--teacher", "embedded-m", "--set", "prompts.images_per_class=4"],
-    "soft tokens": ["--set", "prompts.strategy=sdd", "prompts.images_per_class=4", "synthesis.steps=20"],
-    "all weights": [
-        "--set",
-        "prompts.images_per_class=4",
-        "synthesis.steps=20",
-        "distillation.freeze=bn",
-        "distillation.steps=60",
-    ],
-    "ovc at full size": [
-        "--recipe",
-        "ovc",
-        "--set",
-        "prompts.images_per_class=2",
-        "prompts.steps=5",
-        "synthesis.steps=3",
-        "student.init=scratch",
-        "distillation.steps=4",
-        "distillation.head_steps=4",
-        "distillation.warmup_steps=1",
-    ],
+# Row -> options, and settings, beside the recipe's; images and steps are fewer than the recipes'.
+ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "embedded-m": (("--teacher", "embedded-m"), ("prompts.images_per_class=4",)),
+    "soft tokens": ((), ("prompts.strategy=sdd", "prompts.images_per_class=4", "synthesis.steps=20")),
+    "all weights": (
+        (),
+        ("prompts.images_per_class=4", "synthesis.steps=20", "distillation.freeze=bn", "distillation.steps=60"),
+    ),
+    "ovc at full size": (
+        ("--recipe", "ovc"),
+        (
+            "prompts.images_per_class=2",
+            "prompts.steps=5",
+            "synthesis.steps=3",
+            "student.init=scratch",
+            "distillation.steps=4",
+            "distillation.head_steps=4",
+            "distillation.warmup_steps=1",
+        ),
+    ),
 }
 
 
@@ -72,10 +69,10 @@ def main() -> None:
     for row in options.rows:
         place = options.out / f"{row.replace(' ', '-')}.json"
         if not place.exists():
-            asked = ["--classes", _CLASSES, *ROWS[row]]
-            if row == "ovc at full size":
-                asked += ["--teacher", options.teacher] if options.teacher else []
-            asked += [part for value in _SMALL for part in ("--set", value)]
+            named, settings = ROWS[row]
+            asked = ["--classes", _CLASSES, *named, *(f"--set={value}" for value in (*settings, *_SMALL))]
+            if row == "ovc at full size" and options.teacher:
+                asked += ["--teacher", options.teacher]
             plan, _, _ = _process(["plan", *asked, "--json"])
             _, seconds, memory = _process(["run", *asked, "--out", str(place.with_suffix(""))])
             write_json(place, {"planned": json.loads(plan)["cost"], "seconds": seconds, "memory_bytes": memory})

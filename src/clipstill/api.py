@@ -24,7 +24,8 @@ from clipstill.core.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from clipstill.core.files import sha256_json, user_path
+from clipstill.core.files import sha256_json
+from clipstill.core.paths import user_path
 from clipstill.core.progress import ProgressEvent, listening
 from clipstill.evaluation.ladder import Ladder, LadderOptions
 from clipstill.runtime import Bundle, Prediction, load_bundle

@@ -18,8 +18,8 @@ import clipstill
 from clipstill.cli.main import app, main
 from clipstill.cli.weights import weights_app
 from clipstill.core.config_fields import declared
-from clipstill.core.files import user_path
 from clipstill.core.names import is_plain, plain
+from clipstill.core.paths import user_path
 from clipstill.export.bundle import check_replaceable
 from clipstill.runtime import load_bundle
 from clipstill.workflow.recipes import load_settings
@@ -160,6 +160,55 @@ def test_options_know_the_home_folder(
 ) -> None:
     assert message.format(home=home) in failed(capsys, *arguments)
     assert list(Path().rglob("~")) == []
+
+
+UNMEANT = (
+    "C:\\zoo",
+    "\\\\nas\\zoo",
+    "$HOME/zoo",
+    "${HOME}/zoo",
+    "%TEMP%\\zoo",
+    "'zoo'",
+    '"zoo"',
+    "zoo ",
+    "zoo\n",
+    "me@nas:/zoo",
+)
+
+
+@pytest.mark.parametrize("out", UNMEANT)
+@pytest.mark.parametrize("verb", ["run", "zero-shot"])
+def test_a_folder_that_nobody_meant_is_not_made(
+    out: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = (verb, "--classes=dog,cat", "--teacher=embedded-s", "--out", out)
+    assert "would be in a new folder named" in failed(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+LOOPS: dict[str, tuple[str, ...]] = {
+    "predict": ("predict", "loop", "a.png"),
+    "predict, a photo": ("predict", "bundle", "loop"),
+    "evaluate": ("evaluate", "bundle", "--images", "loop"),
+    "export": ("export", "bundle", "--format", "onnx-fp16", "--out", "loop"),
+    "run": ("run", "--classes", "dog,cat", "--out", "loop"),
+    "run, below": ("run", "--classes", "dog,cat", "--out", "loop/below"),
+    "fine-tune": ("fine-tune", "bundle", "--examples", "loop", "--out", "out"),
+    "add-class": ("add-class", "loop", "cow"),
+    "ladder": ("ladder", "loop", "--images", "photos"),
+    "settings": ("settings", "--set", "evaluation.images=loop"),
+    "settings, a file": ("settings", "--config", "loop"),
+}
+
+
+@pytest.mark.parametrize("verb", LOOPS)
+def test_a_link_to_itself_is_told_by_every_verb(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    assert "leads in a circle of symbolic links" in failed(capsys, *LOOPS[verb])
 
 
 def test_predict_takes_a_folder_and_answers_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

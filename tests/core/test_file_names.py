@@ -10,9 +10,10 @@ import pytest
 from clipstill.core.config import load_yaml
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError
 from clipstill.core.file_names import visible
-from clipstill.core.files import make_folder, read_json, user_path, write_json, write_text
+from clipstill.core.files import make_folder, read_json, write_json, write_text
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
+from clipstill.core.paths import user_path
 from clipstill.core.progress import say, warn
 from clipstill.core.seeds import seed_for
 

@@ -435,3 +435,36 @@ def test_names_of_files_that_are_no_utf8_are_hashed_and_written(tmp_path: Path) 
     write_json(tmp_path / "names.json", [name])
     assert read_json(tmp_path / "names.json") == [name]
     assert sha256_json([name]) != sha256_json([os.fsdecode(b"photo\xfe.png")])
+
+
+@pytest.mark.parametrize("name", ["a%20b#c?d", "x\u202ey", "two\nlines", "a space behind ", "\U0001f4f7", "-rf"])
+def test_a_bundle_answers_under_any_name(name: str, copy: Path, words: dict[str, str]) -> None:
+    renamed = copy.rename(copy.with_name(name))
+    assert load_bundle(renamed).predict(words["photo"])[0].label in LABELS
+
+
+def test_files_beside_those_of_a_bundle_and_another_end_of_lines_do_not_matter(
+    copy: Path, words: dict[str, str]
+) -> None:
+    for name in ("labels (conflicted copy 2026-01-01).json", "model (1).onnx", "desktop.ini", ".dropbox.attr"):
+        (copy / name).write_text("x")
+    (copy / MANIFEST).write_bytes(b"\xef\xbb\xbf" + (copy / MANIFEST).read_bytes().replace(b"\n", b"\r\n"))
+    for path in copy.iterdir():
+        os.utime(path, (4e9, 4e9))
+    assert load_bundle(copy).predict(words["photo"])[0].label in LABELS
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "model.onnx was altered"),
+        (lambda path: path.rename(path.with_name("model.onnx.icloud")), "model.onnx is missing"),
+        (lambda path: path.rename(path.with_name("MODEL.ONNX")), "model.onnx is missing"),
+    ],
+    ids=["zeros", "in the cloud", "in capitals"],
+)
+def test_a_bundle_that_was_half_copied_is_told(
+    change: Callable[[Path], object], says: str, copy: Path, words: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(copy / "model.onnx")
+    assert says in failed(capsys, "predict", copy, words["photo"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from clipstill.cli.main import main
+from clipstill.core.errors import DataError
+from clipstill.core.image_folder import ImageFolder
 from export_fixtures import LABELS
 from input_tables import refused, table, unchanged
 
@@ -35,6 +38,10 @@ def moved(name: str, to: str) -> Make:
 
 def link(name: str, to: str) -> Make:
     return lambda folder: (folder / name).symlink_to(to)
+
+
+def hard_link(name: str, to: str) -> Make:
+    return lambda folder: (folder / to).hardlink_to(folder / name)
 
 
 def both(*makes: Make) -> Make:
@@ -68,6 +75,17 @@ FOLDERS: dict[str, tuple[Make, tuple[int, str] | str]] = {
     "a zip of a Mac": (photo("dog/__MACOSX/2.png"), (3, "a folder of the system")),
     "a network drive": (photo("dog/@eaDir/2.png"), (3, "a folder of the system")),
     "a network drive, in capitals": (photo("dog/@EADIR/2.png"), (3, "a folder of the system")),
+    "a waste bin of another network drive": (photo("dog/@Recycle/2.png"), (3, "a folder of the system")),
+    "small copies of a network drive": (photo("dog/@__thumb/2.png"), (3, "a folder of the system")),
+    "an older state of a network drive": (photo("dog/#snapshot/2.png"), (3, "a folder of the system")),
+    "a waste bin of a Mac's drive": (photo("dog/Network Trash Folder/2.png"), (3, "a folder of the system")),
+    "previews of an archive of photos": (photo("dog/2026 Previews.lrdata/2.png"), (3, "a folder of the system")),
+    "states of a program that copies": (photo("dog/_gsdata_/2.png"), (3, "a folder of the system")),
+    "parts that a check of Windows found": (photo("dog/FOUND.000/2.png"), (3, "a folder of the system")),
+    "a photo whose name begins with @": (photo("dog/@2x.png"), (4, "")),
+    "a copy of a photo, as a link": (hard_link("dog/a.png", "dog/b.png"), (4, "")),
+    "a photo of the future": (lambda folder: os.utime(folder / "dog" / "a.png", (4e9, 4e9)), (3, "")),
+    "a photo of 1938": (lambda folder: os.utime(folder / "dog" / "a.png", (-1e9, -1e9)), (3, "")),
     "a waste bin": (photo("#recycle/dog/2.png"), (3, "")),
     "a waste bin of Windows": (photo("$RECYCLE.BIN/2.png"), (3, "")),
     "a waste bin of Linux": (photo("dog/.Trash-1000/2.png"), (3, "")),
@@ -86,6 +104,22 @@ FOLDERS: dict[str, tuple[Make, tuple[int, str] | str]] = {
     "a zip in place of a class": (without_dog(text("dog.zip")), (2, "not an image file type (.zip)")),
     "a photo beside the folders": (photo("stray.png"), (3, "beside the class folders")),
     "a table beside the folders": (text("labels.csv"), (3, "not an image file type (.csv)")),
+    "an icon of a Mac's folder": (text("dog/Icon\r"), (3, "no suffix")),
+    "a stream of Windows": (text("dog/a.png:Zone.Identifier"), (3, "(.Identifier)")),
+    "a film beside the photo": (text("dog/a.MOV"), (3, "(.MOV)")),
+    "edits beside the photo": (text("dog/a.AAE"), (3, "(.AAE)")),
+    "words beside the photo": (text("dog/a.png.json"), (3, "(.json)")),
+    "a photo of a phone without its reader": (text("dog/2.jxl"), (3, "convert it to JPEG")),
+    "a photo that is in the cloud": (text("dog/2.jpg.icloud"), (3, "(.icloud)")),
+    "a question behind the suffix": (text("dog/2.jpg?width=30"), (3, "(.jpg?width=30)")),
+    "a space behind the suffix": (text("dog/2.jpg "), (3, "(.jpg )")),
+    "splits beside the classes": (photo("train/dog/2.png"), (3, "no class is called 'train'")),
+    "splits inside the classes": (both(photo("dog/train/2.png"), photo("dog/val/3.png", "grey")), (5, "")),
+    "a folder of two classes": (photo("dog, elephant/2.png"), (3, "no class is called 'dog, elephant'")),
+    "a name that turns the line": (photo("\u202egod/2.png"), (3, r"no class is called '\u202egod'")),
+    "a letter of another script": (photo("d\u043eg/2.png"), (3, "no class is called 'd\u043eg'")),
+    "a tab behind the name": (moved("dog", "dog\t"), (3, "")),
+    "a mark of direction": (moved("dog", "dog\u200f"), (3, "")),
     "a photo without a suffix": (photo("dog/2"), (3, "no suffix")),
     "a download cut short": (text("dog/2.jpg.crdownload"), (3, "(.crdownload)")),
     "a raw photo": (text("dog/2.CR2"), (3, "convert it to JPEG")),
@@ -106,6 +140,19 @@ FOLDERS: dict[str, tuple[Make, tuple[int, str] | str]] = {
     "counted": (moved("dog", "01_dog"), "Rename it to 'dog'"),
     "unpacked twice": (moved("dog", "dog (1)"), "whose folder 'dog (1)' is of no class"),
     "copied alone": (moved("dog", "dog - Copy"), "whose folder 'dog - Copy' is of no class"),
+    "counted, all": (
+        both(*(moved(each, f"{number}_{each}") for number, each in enumerate(LABELS))),
+        "'0_dog' may be 'dog'",
+    ),
+    "counted, of Caltech": (both(*(moved(each, f"064.{each}") for each in LABELS)), "'064.elephant' may be 'elephant'"),
+    "ids of WordNet": (
+        both(*(moved(each, f"n0{number}084071") for number, each in enumerate(LABELS))),
+        "found: n00084071",
+    ),
+    "photos without folders": (
+        both(*(both(moved(f"{each}/a.png", f"{each}.1.png"), moved(each, f".{each}")) for each in LABELS)),
+        "found: no sub-folders",
+    ),
     "plurals alone": (both(*(moved(each, f"{each}s") for each in LABELS)), "'dogs' may be 'dog'"),
     "numbers": (
         both(*(moved(each, str(number)) for number, each in enumerate(LABELS))),
@@ -146,3 +193,41 @@ def test_a_folder_of_photos(
     assert bool(reasons) == bool(expected[1])
     assert captured.err.replace("\n", "").isprintable()
     assert expected[1] in captured.err  # People are told too.
+
+
+# Names of classes, and their folders as systems and programs write them; how many photos are measured, or words of
+# the one line.
+SPELLINGS: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], int | str]] = {
+    "a dot first": (((".NET", "Java"), (".NET", "Java")), 2),
+    "signs that Windows forbids": ((("16:9", "what?", "a*b"), ("16_9", "what_", "a_b")), 3),
+    "a slash": ((("AC/DC", "cat"), ("AC_DC", "cat")), 2),
+    "a slash on a Mac": ((("AC/DC", "cat"), ("AC:DC", "cat")), 2),
+    "signs that tell classes apart": ((("what?", "what*", "cat"), ("what_", "cat")), "Rename it to 'what"),
+    "composed and decomposed": ((("caf\xe9", "\xc5ngstr\xf6m"), ("cafe\u0301", "A\u030angstro\u0308m")), 2),
+    "words and numbers of YAML": ((("True", "None", "1"), ("true", "none", "1")), 3),
+    "an emoji without its joiner": (
+        (("\U0001f469\u200d\U0001f692", "dog"), ("\U0001f469\U0001f692", "dog")),
+        "Rename it",
+    ),
+    "a zip of DOS": ((("caf\xe9", "dog"), ("caf\u201a", "dog")), "Rename it to 'caf\xe9'"),
+    "UTF-8 that was read as Latin": ((("caf\xe9", "dog"), ("caf\xc3\xa9", "dog")), "Rename it to 'caf\xe9'"),
+    "a part of an address": ((("caf\xe9", "dog"), ("caf%C3%A9", "dog")), "Rename it to 'caf\xe9'"),
+    "a space as in an address": ((("sea lion", "dog"), ("sea%20lion", "dog")), "Rename it to 'sea lion'"),
+}
+
+
+@table(SPELLINGS)
+def test_a_folder_of_a_class(
+    given: tuple[tuple[str, ...], tuple[str, ...]], expected: int | str, tmp_path: Path
+) -> None:
+    classes, folders = given
+    for folder in folders:
+        photo(f"{folder}/a.png")(tmp_path)
+    with unchanged(tmp_path):
+        if isinstance(expected, int):
+            found = ImageFolder.open(tmp_path, classes)
+            assert [label for _, label in found.items] == list(range(expected))
+            assert found.skipped == []
+        else:
+            with pytest.raises(DataError, match=re.escape(expected)):
+                ImageFolder.open(tmp_path, classes)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import clipstill
@@ -13,6 +15,15 @@ from clipstill.text.task import parse_task
 from input_tables import refused, table, unchanged
 
 BOTH = ("dog", "cat")
+
+
+class Pets(str, Enum):  # noqa: UP042 - its members print otherwise
+    """Class names as code holds them."""
+
+    DOG = "dog"
+    CAT = "cat"
+
+
 YAML_BOMB = "a: &a [x, x]\nb: &b [*a, *a]\n"
 PAGE = "<!DOCTYPE html>\n<html><body>404</body></html>\n"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
@@ -71,6 +82,17 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "a generator": (iter(["dog", "cat"]), BOTH),
     "numbers of digits": (range(3), ("0", "1", "2")),
     "a mapping to descriptions": ({"dog": "a pet", "cat": ""}, BOTH),
+    "a mapping from names to numbers": ({"cat": 1, "dog": 0}, BOTH),
+    "a mapping from numbers to names": ({1: "cat", 0: "dog"}, BOTH),
+    "a mapping to nothing": ({"dog": None, "cat": None}, BOTH),
+    "a mapping to mappings": ({"dog": {"a": 1}, "cat": {}}, "is no class with its description"),
+    "an array": (np.array(["dog", "cat"]), BOTH),
+    "an array of pairs": (np.array([["dog", "a"], ["cat", "b"]]), "got ndarray"),
+    "words of an enum": (Pets, BOTH),
+    "members of an enum": (Enum("Numbers", ["dog", "cat"]), "which is no text"),
+    "pairs": ([("dog", "a pet"), ("cat", "a pet")], "position 1 is ('dog', 'a pet')"),
+    "folders": ([Path("train/dog"), Path("train/cat")], "which is no text"),
+    "words of truth": ([True, False], "position 1 is True"),
     "a set, which has no order": ({"dog", "cat"}, "got set"),
     "bytes": (b"dog,cat", "got bytes"),
     "None": (None, "got NoneType"),
@@ -115,6 +137,14 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
         ("classes.txt", "<script>alert(1)</script>\nمی\u200cخواهم\n👩\u200d🚒\nnaïve café\nO'Brien & Söhne"),
         ("<script>alert(1)</script>", "می\u200cخواهم", "👩\u200d🚒", "naïve café", "O'Brien & Söhne"),
     ),
+    "arrows": (("classes.txt", "0 -> dog\n1 -> cat\n"), BOTH),
+    "signs of equality": (("classes.txt", "dog=0\ncat=1\n"), BOTH),
+    "bars": (("classes.txt", "0|dog\n1|cat\n"), BOTH),
+    "digits of Arabic": (("classes.txt", "\u0661. dog\n\u0662. cat\n"), BOTH),
+    "pages": (("classes.txt", "dog\x0ccat\x0c"), BOTH),
+    "sizes of screws": (("classes.txt", "screw #8\nnail  # of steel\n"), ("screw #8", "nail")),
+    "quotes of a word processor": (("classes.txt", "\u201cdog\u201d\n\u201ccat\u201d\n"), "line 1 of"),
+    "comments of C": (("classes.txt", "// pets\ndog\ncat\n"), "line 1 of"),
     "comments alone": (("classes.txt", "# all\n# comments\n"), "no class is named in"),
     "twice in a file": (("classes.txt", "dog\n# pets\ncat\nDOG\n"), "lines 1 and 4 of"),
     "numbers with a gap": (("classes.txt", "0: dog\n2: cat\n"), "numbered 0, 2, ..."),
@@ -140,6 +170,15 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "a table of Excel": (("classes.csv", "Class Name;Index\ndog;0\ncat;1\n"), BOTH),
     "a table with tabs": (("classes.tsv", "name\tdescription\ndog\ta\ncat\tb\n"), BOTH),
     "blank lines in a table": (("classes.csv", "\ufeffname\r\n\r\ndog\r\ncat\r\n"), BOTH),
+    "two lines in a cell": (
+        ("classes.csv", 'name,description\n"sea\nlion","big\nand wet"\ncat,\n'),
+        ("sea lion", "cat"),
+    ),
+    "numbers in another order": (("classes.csv", "id,name\n1,cat\n0,dog\n"), BOTH),
+    "numbers with gaps in a table": (("classes.csv", "id,name\n17,dog\n90,cat\n"), BOTH),
+    "empty rows of a spreadsheet": (("classes.csv", "name;description\r\ndog;a\r\ncat;\r\n;\r\n;\r\n"), BOTH),
+    "a column of colours": (("classes.csv", "name,color\ndog,red\ncat,blue\n"), "(not known: 'color')"),
+    "a separator of Excel": (("classes.csv", "sep=;\nname;description\ndog;a\ncat;b\n"), "no header"),
     "a quoted comma": (("classes.csv", 'name\n"dog, big"\ncat\n'), ("dog, big", "cat")),
     "a formula": (("classes.csv", "name\n=cmd|'/c calc'!A0\ncat\n"), ("=cmd|'/c calc'!A0", "cat")),
     "no header": (("classes.csv", "dog\ncat\n"), "no header with a column 'name'"),
@@ -175,6 +214,11 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "objects of JSON": (("classes.json", '[{"id": 0, "name": "dog"}]'), "nested"),
     "objects of one field": (("classes.json", '[{"name": "dog"}, {"name": "cat"}]'), "nested"),
     "an index of ImageNet": (("classes.json", '{"0": ["n02084071", "dog"]}'), "nested"),
+    "comments of JSON": (("classes.json", '["dog", // a pet\n"cat"]'), "line 1"),
+    "lines of JSON": (("classes.json", '{"name": "dog"}\n{"name": "cat"}\n'), "line 2"),
+    "UTF-16 of JSON": (("classes.json", '["dog", "cat"]'.encode("utf-16")), "not UTF-8"),
+    "categories of COCO": (("classes.json", '{"categories": [{"id": 0, "name": "dog"}]}'), "nested"),
+    "two documents of YAML": (("classes.yaml", "- dog\n- cat\n---\n- cow\n"), "(line 3)"),
     "JSON cut short": (("classes.json", '["dog"'), "line 1"),
     "a null byte of JSON": (("classes.json", '["dog\\u0000", "cat"]'), "control character"),
 }

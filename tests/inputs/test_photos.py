@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ def stored(kind: str, mode: str = "RGB", colour: Any = RED, size: tuple[int, int
     return stream.getvalue()
 
 
-def turned(orientation: Any) -> bytes:
+def turned(orientation: Any, kind: str = "PNG") -> bytes:
     """A picture, green on the left and red on the right, with this orientation in its EXIF block."""
     exif, image, stream = Image.Exif(), Image.new("RGB", (64, 64), RED), io.BytesIO()
     exif[0x0112] = orientation
     image.paste((0, 128, 0), (0, 0, 32, 64))
-    image.save(stream, "PNG", exif=exif)
+    image.save(stream, kind, exif=exif)
     return stream.getvalue()
 
 
@@ -80,6 +81,30 @@ def ppm(head: bytes, *values: float, kind: str = "B") -> bytes:
     return head + b"\n" + struct.pack(f">{len(values)}{kind}", *values)
 
 
+def twelve_bits() -> bytes:
+    """A TIFF of 12 bits of grey, two pixels in three bytes, as scientific cameras write."""
+    rows, tags = bytes((0x80, 0x08, 0x00)) * 4 * 8, []
+    for tag, value in ((256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8), (279, 96)):
+        tags.append(struct.pack("<HHII", tag, 4, 1, value))
+    return b"II*\0" + struct.pack("<I", 8 + len(rows)) + rows + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+
+
+def with_gap(kind: str) -> bytes:
+    """A picture whose second half was never copied into its place."""
+    stream = io.BytesIO()
+    Image.effect_noise((300, 300), 60).convert("RGB").save(stream, kind)
+    whole = stream.getvalue()
+    return whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+
+
+def by_parts(values: bytes) -> io.BufferedReader:
+    """A stream that cannot go back, as those of the web and of pipes."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as stream:
+        stream.write(values)
+    return os.fdopen(reading, "rb")
+
+
 UNKNOWN = "no picture of a kind that is known"
 # Bytes of a file, or a value of Python; the colour at the centre, or words of the message.
 PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
@@ -93,6 +118,17 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "TIFF of several pages": (stored("TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]), RED),
     "TIFF, packed": (stored("TIFF", compression="tiff_lzw"), RED),
     "TIFF of a fax": (stored("TIFF", "1", 1, compression="group4"), (255,) * 3),
+    "BigTIFF": (stored("TIFF", big_tiff=True), RED),
+    "TIFF of ink": (stored("TIFF", "CMYK", (0, 255, 255, 0)), (255, 0, 0)),
+    "TIFF of CIE Lab": (stored("TIFF", "LAB", (136, 208, 195)), (250, 3, 11)),
+    "TIFF of 12 bits": (twelve_bits(), (128,) * 3),
+    "two eyes of a camera": (
+        stored("MPO", "L", 100, save_all=True, append_images=[Image.new("L", (40, 30))]),
+        (100,) * 3,
+    ),
+    "animation of PNG": (stored("PNG", save_all=True, append_images=[Image.new("RGB", (40, 30))]), RED),
+    "a panorama": (stored("PNG", size=(20_000, 50)), RED),
+    "PFM of grey": (ppm(b"Pf 2 2 1.0", *[0.5] * 4, kind="f"), (128,) * 3),
     "animation": (stored("GIF", save_all=True, append_images=[Image.new("RGB", (40, 30))]), RED),
     "black and white": (stored("PNG", "1", 1), (255,) * 3),
     "16 bits of grey": (sixteen_bits(0), (156,) * 3),
@@ -102,6 +138,8 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "32 bits beyond 16": (Image.new("I", (8, 8), 70_000), (255,) * 3),
     "32 bits below nothing": (Image.new("I", (8, 8), -5), (0,) * 3),
     "see-through": (stored("PNG", "RGBA", HALF_RED), (227, 142, 142)),
+    "see-through, multiplied already": (Image.new("RGBA", (8, 8), HALF_RED).convert("RGBa"), (227, 142, 142)),
+    "a profile that is none": (stored("PNG", icc_profile=b"none" * 9), RED),
     "invisible": (stored("PNG", "RGBA", (200, 30, 30, 0)), (255,) * 3),
     "invisible grey": (stored("PNG", "LA", (9, 0)), (255,) * 3),
     "one colour made invisible": (with_chunk(b"tRNS", b"\0\xc8\0\x1e\0\x1e"), (255,) * 3),
@@ -118,6 +156,7 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "turned by 0, which is none": (turned(0), RED),
     "mirrored": (turned(2), (0, 128, 0)),
     "turned by 180 degrees": (turned(3), (0, 128, 0)),
+    "turned, in TIFF": (turned(3, "TIFF"), (0, 128, 0)),
     "turned by 9, which is none": (turned(9), RED),
     "turned by two numbers": (turned((2, 2)), (0, 128, 0)),
     "a broken EXIF block": (with_chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xffjunk"), RED),
@@ -125,6 +164,7 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "a script behind the end": (stored("PNG") + b"<script>alert(1)</script>", RED),
     "no end": (stored("PNG")[:-12], RED),
     "two JPEGs": (stored("JPEG", "L", 100) * 2, (100,) * 3),
+    "zeros behind the end of a JPEG": (stored("JPEG", "L", 100) + bytes(9_000), (100,) * 3),
     "PPM of 16 bits": (ppm(b"P6 2 2 65535", *[40_000] * 12, kind="H"), (156,) * 3),
     "PGM of two bits": (ppm(b"P5 2 2 3", *[3] * 4), (255,) * 3),
     "one pixel": (stored("PNG", size=(1, 1)), RED),
@@ -150,6 +190,13 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "a TIFF of no tags": (b"II*\0" + b"\xff" * 100, UNKNOWN),
     "half a JPEG": (stored("JPEG", size=(300, 300))[:700], "truncated"),
     "half a WebP": (stored("WEBP")[:-10], "cannot be read as an image"),
+    "a copy of a JPEG that stopped": (with_gap("JPEG"), "it ends in zeros"),
+    "a copy of a WebP that stopped": (with_gap("WEBP"), "it ends in zeros"),
+    "a stream that cannot go back": (by_parts(stored("PNG")), "give the bytes that it holds"),
+    "a film": (b"\0\0\0\x18ftypmp42" + bytes(100), UNKNOWN),
+    "a film behind the suffix of a photo": (b"\x1aE\xdf\xa3" + bytes(100), UNKNOWN),
+    "an answer of a cloud": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', UNKNOWN),
+    "letters of base 64": (b"data:image/png;base64,iVBORw0KGgo=", UNKNOWN),
     "half a GIF": (stored("GIF", size=(300, 300))[:-90], "truncated"),
     "text without end": (with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000))), "too large"),
     "a profile without end": (with_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(3_000_000))), "too large"),
@@ -169,6 +216,9 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "an array of floating point": (np.zeros((4, 4, 3)), "uint8 (H, W, 3), got float64"),
     "an array with channels first": (np.zeros((3, 4, 4), np.uint8), "uint8 (H, W, 3), got uint8 (3, 4, 4)"),
     "an array of four channels": (np.zeros((4, 4, 4), np.uint8), "uint8 (H, W, 3), got uint8 (4, 4, 4)"),
+    "an array of truth": (np.zeros((4, 4, 3), bool), "uint8 (H, W, 3), got bool"),
+    "paths in an array": (np.array(["a.png", "b.png"]), "uint8 (H, W, 3), got <U5 (2,)"),
+    "a set of photos": ({"a.png"}, "got set. Give several as a list"),
     "an array of grey": (np.zeros((4, 4), np.uint8), "uint8 (H, W, 3), got uint8 (4, 4)"),
     "an array of nothing": (np.zeros((0, 4, 3), np.uint8), "uint8 (H, W, 3), got uint8 (0, 4, 3)"),
     "an array of a batch": (np.zeros((1, 4, 4, 3), np.uint8), "got uint8 (1, 4, 4, 3)"),
@@ -259,3 +309,61 @@ def test_a_place_that_is_no_photo(
     assert expected in refused(capsys, tmp_path, "predict", bundle.folder, path)
     with unchanged(tmp_path), pytest.raises(clipstill.ClipstillError):
         clipstill.evaluate(run=bundle.folder, images=path)
+
+
+class Place:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+# How one photo is given from Python, or several: then the answer is a list of answers.
+GIVEN: dict[str, tuple[Callable[[Path], Any], bool]] = {
+    "a path of another library": (Place, False),
+    "a pure path": (PurePath, False),
+    "a text of numpy": (np.str_, False),
+    "an entry of a folder": (lambda path: next(os.scandir(path.parent)), False),
+    "a mutable buffer": (lambda path: bytearray(path.read_bytes()), False),
+    "a view of memory": (lambda path: memoryview(path.read_bytes()), False),
+    "a stream at its end": (lambda path: at_its_end(path), False),
+    "a pattern of pathlib": (lambda path: path.parent.glob("*.png"), True),
+    "a generator": (lambda path: (each for each in [path]), True),
+    "a map": (lambda path: map(str, [path]), True),
+    "a tuple": (lambda path: (path,), True),
+}
+
+
+def at_its_end(path: Path) -> io.BytesIO:
+    stream = io.BytesIO()
+    stream.write(path.read_bytes())
+    return stream
+
+
+@table(GIVEN)
+def test_a_photo_from_python(given: Callable[[Path], Any], expected: bool, bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(stored("PNG"))
+    answer = bundle.predict(path)
+    assert bundle.predict(given(path)) == ([answer] if expected else answer)
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.0, 2.7, "2", math.inf, math.nan])
+def test_a_number_of_classes_that_is_none(top: Any, bundle: Bundle) -> None:
+    with pytest.raises(clipstill.DataError, match="Ask for at least one class"):
+        bundle.predict(stored("PNG"), top=top)
+
+
+@pytest.mark.parametrize("given", [None, 3, b"bundle", ["bundle"]])
+def test_a_path_that_is_no_text(given: Any) -> None:
+    with pytest.raises(clipstill.DataError, match="a path is a text or a pathlib.Path, got"):
+        load_bundle(given)
+
+
+@pytest.mark.parametrize("threads", [-1, 10**9, "1", 1.0, None])
+def test_a_number_of_threads_that_is_none(threads: Any, bundle: Bundle) -> None:
+    with pytest.raises(clipstill.ArtifactError, match="a whole number from 0 to 1024"):
+        load_bundle(bundle.folder, threads=threads)

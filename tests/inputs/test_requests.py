@@ -15,7 +15,7 @@ from clipstill.serving.app import create_app
 from clipstill.serving.uploads import Limits
 from clipstill.ui.access import Guard
 from input_tables import copied, table
-from tests.inputs.test_photos import claiming, stored
+from tests.inputs.test_photos import claiming, stored, with_gap
 from tests.ui.test_access import HOST, NAME, PORT, TOKEN, app, ask, cookie_of
 
 PNG = stored("PNG")
@@ -68,6 +68,12 @@ NO_PICTURE = "cannot be read as an image"
 # What is sent to /predict; the status, and words of the answer.
 PREDICTIONS: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
     "a picture": (sent(PNG), (200, "label")),
+    "a picture of any kind": (sent(PNG, "image/*"), (200, "label")),
+    "a top that is escaped": (sent(PNG, params="top=%31"), (200, "label")),
+    "a top of a fraction": (with_top("1.0"), (400, "whole number")),
+    "a drawing": (sent(b"<svg/>", "image/svg+xml"), (422, f"the body {NO_PICTURE}")),
+    "letters of base 64": (sent(b"data:image/png;base64,iVBORw0KGgo="), (422, f"the body {NO_PICTURE}")),
+    "a copy that stopped": (sent(with_gap("JPEG")), (422, "it ends in zeros")),
     "another kind of picture": (sent(PNG, "IMAGE/WHATEVER; charset=utf-8"), (200, "label")),
     "its own encoding": (encoded_as("Identity"), (200, "label")),
     "more behind the picture": (sent(PNG + b"x" * 1000), (200, "label")),
@@ -144,6 +150,12 @@ ADDRESSES: dict[str, tuple[tuple[str, str, dict[str, str]], int]] = {
     "thousands of parts": (("GET", LABELS, {"range": "bytes=" + "0-0," * 2000 + "0-"}), 200),
     "a header without end": (("GET", "/labels", {"x": "y" * 100_000}), 200),
     "escaped letters": (("GET", "/%6cabels", {}), 200),
+    "a head alone": (("HEAD", LABELS, {}), 200),
+    "thousands of headers": (("GET", "/health", {f"x{number}": "y" for number in range(3_000)}), 200),
+    "an escaped verb": (("GET", "/%70redict", {}), 405),
+    "options": (("OPTIONS", "/predict", {}), 405),
+    "a trace": (("TRACE", "/", {}), 405),
+    "a change to another protocol": (("GET", "/health", {"upgrade": "h2c", "connection": "Upgrade"}), 200),
     "the wrong method": (("GET", "/predict", {}), 405),
     "another wrong method": (("PUT", "/predict", {}), 405),
     "a method of nobody": (("FOO", "/labels", {}), 405),

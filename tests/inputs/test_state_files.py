@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,13 @@ FILES: dict[str, tuple[tuple[str, object], str]] = {
     "a stage's record that is a pipe": (("stages/surrogate/stage.json", PIPE), UNHARMED),
     "a stage's manifest that is a list": (("stages/student/MANIFEST.json", "[]"), UNHARMED),
     "a file of the system": ((".DS_Store", "x"), UNHARMED),
+    "a copy of a marker by a cloud": (("run (conflicted copy).json", "{"), UNHARMED),
+    "a copy of settings by an editor": (("config.yaml~", "seed: ["), UNHARMED),
+    "a lock of another machine": ((".lock", "999999 elsewhere"), UNHARMED),
+    "a marker of zeros": (("run.json", bytes(100)), f"run.json {NO_JSON}"),
+    "classes in UTF-16": (("task.json", '{"names": []}'.encode("utf-16")), "not UTF-8"),
+    "events of UTF-16": (("events.jsonl", '{"event": "start"}\n'.encode("utf-16")), UNHARMED),
+    "events of numbers that are none": (("events.jsonl", '{"time": NaN, "event": "start", "keys": {}}\n'), UNHARMED),
 }
 
 
@@ -97,3 +105,38 @@ def test_a_deleted_list_of_events_is_begun_anew(quick_copy: Path, capsys: pytest
     assert main(run_arguments(quick_copy, QUICK, "--quiet")) == 0
     assert "guitar" in capsys.readouterr().out
     assert (quick_copy / "events.jsonl").is_file()
+
+
+def with_lines_of_windows(data: bytes) -> bytes:
+    return data.replace(b"\n", b"\r\n")
+
+
+def with_mark_of_byte_order(data: bytes) -> bytes:
+    return b"\xef\xbb\xbf" + data
+
+
+@pytest.mark.parametrize("change", [with_lines_of_windows, with_mark_of_byte_order])
+def test_a_run_that_another_system_rewrote_is_still_done(
+    change: Callable[[bytes], bytes], quick_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("run.json", "task.json", "config.yaml", "events.jsonl"):
+        (quick_copy / name).write_bytes(change((quick_copy / name).read_bytes()))
+    before = (quick_copy / "bundle" / "model.onnx").stat().st_mtime_ns
+    assert main(run_arguments(quick_copy, QUICK, "--quiet")) == 0
+    assert "guitar" in capsys.readouterr().out
+    assert (quick_copy / "bundle" / "model.onnx").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["two words", "a space behind ", "x\u202ey", "two\nlines", "\U0001f4f7"])
+def test_a_run_that_was_renamed_is_still_done(name: str, quick_copy: Path) -> None:
+    renamed = quick_copy.rename(quick_copy.with_name(name))
+    for path in renamed.rglob("*"):
+        os.utime(path, (4e9, 4e9))  # By a clock that is years ahead.
+    before = (renamed / "bundle" / "model.onnx").stat().st_mtime_ns
+    assert main(run_arguments(renamed, QUICK, "--quiet")) == 0
+    assert (renamed / "bundle" / "model.onnx").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("text", ["cow.txt", "cow,pig", "cow; pig", "classes.CSV"])
+def test_one_class_is_no_list(text: str, quick_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Give each class by itself" in refused(capsys, quick_copy, "add-class", quick_copy, text)

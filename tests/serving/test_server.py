@@ -105,6 +105,38 @@ def test_request_that_is_no_http_ends_the_connection_alone(service: Service) -> 
     assert service.predict(png())["label"]
 
 
+PNG = png()
+CHUNKS = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PNG[:7], PNG[7:])) + b"0\r\n\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(PNG)
+# Version, headers and body of a request; its status.
+REQUESTS: dict[str, tuple[tuple[bytes, bytes, bytes], int]] = {
+    "HTTP of 1996": ((b"1.0", LENGTH, PNG), 200),
+    "HTTP of 1996 without a length": ((b"1.0", b"", PNG), 400),
+    "chunks": ((b"1.1", b"Transfer-Encoding: chunked\r\n", CHUNKS), 200),
+    "chunks of no size": ((b"1.1", b"Transfer-Encoding: chunked\r\n", b"zz\r\n"), 400),
+    "chunks of less than nothing": ((b"1.1", b"Transfer-Encoding: chunked\r\n", b"-5\r\n"), 400),
+    "packed chunks": ((b"1.1", b"Transfer-Encoding: gzip, chunked\r\n", CHUNKS), 400),
+    "a client that asks first": ((b"1.1", LENGTH + b"Expect: 100-continue\r\n", PNG), 100),
+    "a client that expects more": ((b"1.1", LENGTH + b"Expect: 200-ok\r\n", PNG), 200),
+    "two lengths": ((b"1.1", LENGTH + b"Content-Length: 5\r\n", PNG), 400),
+    "a length of less than nothing": ((b"1.1", b"Content-Length: -5\r\n", PNG), 400),
+    "a length with a plus": ((b"1.1", LENGTH.replace(b": ", b": +"), PNG), 400),
+    "a length of 6,000 digits": ((b"1.1", b"Content-Length: " + b"9" * 6000 + b"\r\n", PNG), 400),
+    "10,000 headers": ((b"1.1", LENGTH + b"X: y\r\n" * 10_000, PNG), 200),
+    "a header with a null byte": ((b"1.1", LENGTH + b"X: a\0b\r\n", PNG), 400),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_request_in_bytes(name: str, service: Service) -> None:
+    (version, headers, body), status = REQUESTS[name]
+    head = b"POST /predict HTTP/" + version + b"\r\nHost: localhost\r\nContent-Type: image/png\r\n" + headers + b"\r\n"
+    with service.connect() as connection:
+        connection.sendall(head + body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 %d " % status)
+    assert service.predict(PNG)["label"]
+
+
 def test_client_that_never_ends_its_head_is_dropped(service: Service) -> None:
     with service.connect() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\n")

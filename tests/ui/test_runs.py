@@ -179,6 +179,17 @@ def test_a_damaged_run_is_one_line_and_the_others_are_shown(
         assert all(re.search(says, line) for line in lines)
 
 
+def test_a_run_whose_lock_is_a_pipe_and_whose_bundle_leads_in_a_circle_is_shown(tmp_path: Path) -> None:
+    with made_run(tmp_path) as run:
+        pass
+    (run.path / ".lock").unlink()
+    os.mkfifo(run.path / ".lock")
+    (run.path / "bundle").symlink_to("bundle")
+    shown = open_run(tmp_path, "zoo")
+    assert not shown.is_running
+    assert not shown.has_bundle
+
+
 def test_a_long_list_of_events_is_read_from_its_end(tmp_path: Path) -> None:
     with made_run(tmp_path) as run:
         pass

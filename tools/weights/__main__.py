@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clipstill.core.files import user_path
+from clipstill.core.paths import user_path
 
 app = typer.Typer(
     help="Make the weights that clipstill ships.\n\nFrom openly licensed pictures and words.",

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from clipstill.core.files import atomic_path, sha256_file, user_path, write_json, write_text
+from clipstill.core.files import atomic_path, sha256_file, write_json, write_text
 from clipstill.core.packaged_weights import lite_provenance
+from clipstill.core.paths import user_path
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.teachers.embedded import Alignment, Words

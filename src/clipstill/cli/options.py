@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from clipstill.core.errors import ResourceError
-from clipstill.core.files import user_path
+from clipstill.core.paths import user_path
 from clipstill.core.progress import warnings_only
 
 

@@ -12,8 +12,8 @@ import typer
 from clipstill.cli import options
 from clipstill.cli.printing import print_json
 from clipstill.core.errors import ClipstillError, DataError
-from clipstill.core.files import user_path
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 
 if TYPE_CHECKING:
     from clipstill.runtime import Answer

@@ -11,7 +11,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result
-from clipstill.core.files import user_path
+from clipstill.core.paths import user_path
 
 if TYPE_CHECKING:
     from clipstill.commands.results import RunResult

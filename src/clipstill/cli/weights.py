@@ -10,8 +10,8 @@ import typer
 
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_result, print_table
-from clipstill.core.files import user_path
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 
 weights_app = typer.Typer(
     help="Import weights of VQGANs, and list them.\n\nThey lie in the folder that CLIPSTILL_WEIGHTS names, or in the "

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ConfigError, did_you_mean
-from clipstill.core.files import make_folder, user_path
+from clipstill.core.files import make_folder
 from clipstill.core.image_folder import ImageFolder
+from clipstill.core.paths import user_path
 from clipstill.evaluation.ladder import RUNGS, Ladder, LadderOptions
 from clipstill.stages import STAGES
 from clipstill.stages.ladder import LadderInputs, measure_rungs

@@ -12,7 +12,8 @@ import yaml
 
 from clipstill.core.config_fields import is_section_type, misfit, range_text, shown_value
 from clipstill.core.errors import ConfigError, did_you_mean
-from clipstill.core.files import read_text, user_path
+from clipstill.core.files import read_text
+from clipstill.core.paths import user_path
 
 MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
 _MOST_BYTES = 1 << 20  # A second of reading; settings take a few kilobytes.
@@ -271,6 +272,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             value = _parsed(raw)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set '{shown}': the value is not valid YAML: {_yaml_problem(error)}.") from None
+        if isinstance(value, str) and re.search(r"\s#", raw) and _parsed(raw.replace("#", "_")) != value:
+            raise ConfigError(f"--set '{shown}': ' #' begins a comment. Put quotes around a value that holds it.")
         # "{class}" is a template, but YAML reads it as a mapping from "class" to null.
         is_template = isinstance(value, dict) and value and all(each is None for each in value.values())
         value = raw.strip() if is_template else value

@@ -16,7 +16,10 @@ METRICS_FILE = "metrics.json"
 PARITY_FILE = "parity.json"
 # What file managers and network drives leave behind, beside names that begin with a dot.
 SYSTEM = re.compile(
-    r"(__MACOSX|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information|lost\+found|Thumbs\.db|desktop\.ini)$", re.I
+    r"(__MACOSX|@(eaDir|Recycle|Recently-Snapshot|__thumb|tmp|Syno\w+)|[#~]snapshot|#recycle|\$RECYCLE\.BIN|RECYCLER"
+    r"|System Volume Information|Network Trash Folder|Temporary Items|iPod Photo Cache|.+\.lrdata|_gsdata_|DfsrPrivate"
+    r"|FOUND\.\d{3}|lost\+found|(eh)?Thumbs\.db|desktop\.ini)$",
+    re.I,
 )
 
 

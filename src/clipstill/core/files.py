@@ -17,11 +17,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from clipstill.core.errors import ArtifactError, DataError, ResourceError
+from clipstill.core.errors import ArtifactError, ResourceError
+from clipstill.core.paths import refuse_other_than_utf8, refuse_unmeant
 
 MANIFEST = "MANIFEST.json"
 TEMPORARY = ".tmp-"  # How names begin that a killed process leaves behind.
@@ -29,9 +29,6 @@ _PARTIAL, _PREVIOUS = ".clipstill-partial", ".clipstill-previous"
 _MOST_BYTES = 64 << 20
 _MOST_LEVELS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LONGEST_PATH, _LONGEST_NAME = 4000, 255  # Bytes that systems take.
-# Addresses of the web, and characters that no name holds; those between are bytes that are not UTF-8.
-_NO_PATH = re.compile(r"\w[\w+.-]+://|.*[\0\ud800-\udc7f\udd00-\udfff]", re.S)
 # Start of a file that stands in place of the one that was meant -> what it is.
 STAND_INS = {
     b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS",
@@ -42,26 +39,6 @@ STAND_INS = {
 }
 # Folders that this process works in -> device and inode of each.
 _held: dict[Path, tuple[int, int]] = {}
-
-
-def user_path(path: str | PathLike[str]) -> Path:
-    """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder.
-
-    Raises:
-        DataError: It is empty, as an unset variable of a shell is, too long, or no path of this machine.
-    """
-    text = os.fspath(path)
-    if not text:
-        raise DataError("a path is empty. Write it out; a variable of the shell may be unset.")
-    if _NO_PATH.match(text):
-        raise DataError(f"{text} is no path of this machine. Give a file or folder here, downloaded if need be.")
-    name = os.fsencode(text)
-    if len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_NAME:
-        raise DataError(f"{text[:300]} is too long for a path. Check it.")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise DataError(f"there is no home folder for {path}. Write the path out.") from None
 
 
 @contextmanager
@@ -91,8 +68,7 @@ def atomic_path(target: Path, mode: int = 0o644) -> Iterator[Path]:
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Raise a ``ResourceError`` for the user where the block cannot write ``target``, a file or a folder."""
-    if any(place.name == "~" and not place.exists() for place in (target, *target.parents)):
-        raise ResourceError(f"{target} would be in a new folder named '~'. Write out the path of your home folder.")
+    refuse_unmeant(target)
     refuse_other_than_utf8(target)
     try:
         yield
@@ -105,16 +81,6 @@ def writing(target: Path) -> Iterator[None]:
         raise ResourceError(
             f"cannot write {target}: {error.strerror or error}. Check the path and its permissions."
         ) from error
-
-
-def refuse_other_than_utf8(path: Path) -> None:
-    """Raise a ``ResourceError`` for a place of tensors or models that their libraries could not open."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ResourceError(
-            f"{path} has a name that is not UTF-8, which libraries of tensors and models cannot open. Rename it."
-        ) from None
 
 
 def make_folder(path: Path) -> None:
@@ -183,7 +149,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    folder = folder.resolve()  # A link keeps pointing to the folder, and ``.`` gets a name.
+    folder = Path(os.path.realpath(folder))  # A link keeps pointing to it, and ``.`` gets a name.
     partial, previous = _beside(folder)
     with writing(folder):
         put_back(folder)
@@ -226,7 +192,7 @@ def put_back(folder: Path) -> None:
     """Give the old folder its name back if a kill ended its replacement between the two renames."""
     if folder.exists():
         return
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     partial, previous = _beside(folder)
     # After both renames there is no partial folder, and the previous one may be deleted in part.
     if previous.exists() and partial.exists() and not folder.exists():

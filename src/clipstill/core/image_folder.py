@@ -7,9 +7,7 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipstill.core.errors import DataError
-from clipstill.core.file_names import SYSTEM, is_of_the_system, visible
-from clipstill.core.files import user_path
+from clipstill.core.file_names import SYSTEM, is_of_the_system
 from clipstill.core.images import fit, load_rgb
-from clipstill.core.names import class_key
+from clipstill.core.names import by_position, class_key, class_meant, labels_of_folders
+from clipstill.core.paths import user_path
 from clipstill.core.picture_kinds import IMAGE_SUFFIXES, why_no_picture
 from clipstill.core.progress import listed, say, warn
 
@@ -57,13 +55,15 @@ class ImageFolder:
                 images beside a folder whose name nearly is its name, unless ``allow_unmatched``.
         """
         path = user_path(path)
-        by_key = {class_key(name): label for label, name in enumerate(classes)}
         entries = _entries(path)
+        labels = labels_of_folders([entry.name for entry in entries if entry.is_dir()], classes)
+        # A class may be called ".NET".
+        entries = [entry for entry in entries if entry.name in labels or not is_of_the_system(entry.name)]
         names = [entry.name for entry in entries if entry.is_dir()]
-        matched = sorted((by_key[class_key(name)], name) for name in names if class_key(name) in by_key)
-        meant = {name: _class_meant(name, classes) for name in names if class_key(name) not in by_key}
+        matched = sorted((label, name) for name, label in labels.items())
+        meant = {name: class_meant(name, classes) for name in names if name not in labels}
         if not matched:
-            hints = _by_position(names, classes) or [f"'{n}' may be '{close}'" for n, close in meant.items() if close]
+            hints = by_position(names, classes) or [f"'{n}' may be '{close}'" for n, close in meant.items() if close]
             raise DataError(
                 f"no sub-folder of {path} is named after a class. Expected: {listed(classes)}; found: "
                 f"{listed(names) or 'no sub-folders'}.{f' Rename them: {listed(hints)}.' if hints else ''}"
@@ -143,7 +143,7 @@ def _entries(path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             raise DataError(f"there is no image folder {path}. Give a folder that holds one sub-folder per class.")
-        return visible(path.iterdir())
+        return sorted(path.iterdir())
     except OSError as error:
         raise DataError(
             f"the image folder {path} cannot be listed ({error.strerror}). Check its permissions."
@@ -153,26 +153,6 @@ def _entries(path: Path) -> list[Path]:
 def _known(folder: ImageFolder) -> str:
     suffixes = f"Known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}."
     return f"{suffixes} Not used: {folder.not_used}." if folder.skipped else suffixes
-
-
-def _by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Which class each folder ``0``, ``1``, ... would be if they count the classes; none for other folders."""
-    numbers = {int(name): name for name in folders if name.isdecimal()}
-    if not numbers or len(numbers) < len(folders):
-        return []
-    first = min(numbers)
-    if first > 1 or max(numbers) - first >= len(classes):
-        return []
-    hints = [f"'{name}' would be class {n - first + 1}, '{classes[n - first]}'" for n, name in sorted(numbers.items())]
-    return [f"numbers are not matched by position; counted in the order of the classes, {hints[0]}", *hints[1:]]
-
-
-def _class_meant(folder: str, classes: Sequence[str]) -> str | None:
-    """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
-    keys = {class_key(name): name for name in classes}
-    original = re.sub(r"\s*\(\d+\)$|\s-\s.*$", "", folder)  # Of "dog (1)" or "dog - Copy".
-    close = difflib.get_close_matches(class_key(original), list(keys), n=1, cutoff=0.75)
-    return keys[close[0]] if close else None
 
 
 def _say_skipped(path: Path, reason: str) -> None:

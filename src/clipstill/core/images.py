@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipstill.core.errors import DataError, PictureTooLargeError, reason_of
-from clipstill.core.files import check_regular, user_path
-from clipstill.core.picture_kinds import FORMATS, decoders
+from clipstill.core.files import check_regular
+from clipstill.core.paths import user_path
+from clipstill.core.picture_kinds import decoders
 from clipstill.core.progress import say
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000
 _STRIP_PIXELS = 1 << 18  # Converted at once. Each is copied several times on its way to RGB.
-_BYTES = (bytes, bytearray, memoryview)
+BYTES = bytes | bytearray | memoryview
 _OPENING = threading.Lock()
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
@@ -84,7 +86,7 @@ def load_with_size(
     before_decoding: Callable[[int], object] = lambda pixels: None,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The picture of ``load_rgb``, and the width and height that it has upright and undiminished."""
-    source = user_path(source) if isinstance(source, str | Path) else source
+    source = user_path(source) if isinstance(source, str | os.PathLike) else source
     shown = name or (str(source) if isinstance(source, Path) else "the picture")
     try:
         with _open(source, containers) as image:
@@ -130,13 +132,16 @@ def _open(
         if source.dtype != np.uint8 or source.shape[2:] != (3,) or 0 in source.shape:
             raise DataError(f"an array of a picture is uint8 (H, W, 3), got {source.dtype} {source.shape}. Convert it.")
         return nullcontext(Image.fromarray(source))
-    if not isinstance(source, (Path, *_BYTES)) and not hasattr(source, "read"):
-        raise DataError(f"a picture is a path, bytes, an open file, an image or an array, got {type(source).__name__}.")
-    stream = io.BytesIO(source) if isinstance(source, _BYTES) else source
+    if not isinstance(source, Path | BYTES) and not hasattr(source, "read"):
+        raise DataError(
+            f"a picture is a path, bytes, an open file, an image or an array, got {type(source).__name__}. Give "
+            f"several as a list."
+        )
+    stream = io.BytesIO(source) if isinstance(source, BYTES) else source
     # One thread at a time, since warning filters are global. The size of large images is checked later.
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Also what Pillow says of damaged metadata, with places in its own code.
-        return Image.open(stream, formats=decoders(stream) if containers else FORMATS)
+        return Image.open(stream, formats=decoders(stream, containers))
 
 
 def _tile(image: Image.Image) -> tuple[int, int]:
@@ -186,7 +191,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _by_strips(image, lambda values_HW: (_finite(values_HW) * scale).round())
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
-        shift = 8 if any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image)) else 0
+        bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]  # 12 in TIFFs of some cameras.
+        is_deep = any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image))
+        shift = min(bits - 8, 8) if is_deep else 0
         return _by_strips(image, lambda values_HW: values_HW >> shift)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         whole = Image.new("RGB", image.size)

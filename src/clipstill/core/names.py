@@ -1,19 +1,22 @@
-"""Forms of class names, and names of files as text."""
+"""Forms of class names, folders that are named after classes, and names of files as text."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import gzip
 import importlib.util
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
-# Spaces without width, soft hyphens and marks of byte order, which come along with a copied text.
-UNSEEN = "\u00ad\u200b\u2060\ufeff"
-_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Spaces without width, soft hyphens, marks of byte order and of direction, which come along with a copied text.
+UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u2060\ufeff"
+_HIDDEN = frozenset(UNSEEN + "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
@@ -22,6 +25,8 @@ _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
 _COUNTER = re.compile(r"^(?:0\d*[_.-]|\d+\.)(?=[^\W\d_])")
 # What tells classes of one name apart.
 _ORDINAL = re.compile(r"(?<=\S) \((?:[2-9]|[1-9]\d)\)$")
+# Characters that the name of no folder holds on some system; programs write an underscore instead, or leave them out.
+_NO_FOLDER = re.compile(r'[/\\:*?"<>|]')
 _DOT = re.compile(r"(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})")
 _MERGES = 48_894  # The file has more, which no CLIP was trained with.
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
@@ -85,14 +90,50 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
+def labels_of_folders(folders: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """Folder -> position of the class that it is named after, for those that are.
+
+    Their keys are equal, with or without ``/``, ``:``, ``?`` and other signs that not every folder may have; without
+    them, only where that leaves the keys of the classes distinct.
+    """
+    exact = {class_key(name): place for place, name in enumerate(classes)}
+    keys = [class_key(_NO_FOLDER.sub("_", name)) for name in classes]
+    times = Counter(keys)
+    safe = {key: place for place, key in enumerate(keys) if key and times[key] == 1}
+    found = {name: exact.get(class_key(name), safe.get(class_key(_NO_FOLDER.sub("_", name)))) for name in folders}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Which class each folder ``0``, ``1``, ... would be if they count the classes; none for other folders."""
+    numbers = {int(name): name for name in folders if name.isdecimal()}
+    if not numbers or len(numbers) < len(folders):
+        return []
+    first = min(numbers)
+    if first > 1 or max(numbers) - first >= len(classes):
+        return []
+    hints = [f"'{name}' would be class {n - first + 1}, '{classes[n - first]}'" for n, name in sorted(numbers.items())]
+    return [f"numbers are not matched by position; counted in the order of the classes, {hints[0]}", *hints[1:]]
+
+
+def class_meant(folder: str, classes: Sequence[str]) -> str | None:
+    """The class that a folder without one is probably for: a plural, a singular, or another spelling."""
+    keys = {class_key(name): name for name in classes}
+    original = re.sub(r"\s*\(\d+\)$|\s-\s.*$", "", folder)  # Of "dog (1)" or "dog - Copy".
+    # As text of UTF-8 that was read by a code page of Windows, and as a part of an address.
+    forms = (original, original.encode("cp1252", "replace").decode(errors="replace"), unquote(original))
+    close = [each for form in forms for each in difflib.get_close_matches(class_key(form), keys, n=1, cutoff=0.75)]
+    return keys[close[0]] if close else None
+
+
 def plain(text: str | PurePath) -> str:
     """A text or a path as it is printed and stored: characters that are not plain are escaped, so that it is UTF-8."""
     return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in str(text))
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text has no control characters, halves of surrogate pairs, line separators or marks of direction.
+    """Whether a text has no control characters, halves of surrogate pairs, line separators or what is not seen.
 
     Those would change how a terminal or a page shows the text around them. Joiners of scripts and emoji are plain.
     """
-    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNS for letter in text)
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _HIDDEN for letter in text)

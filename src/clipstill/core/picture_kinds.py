@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -30,26 +31,49 @@ _NO_IMAGES = dict.fromkeys((".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".a
 _NO_IMAGES |= {".heic": _HEIC, ".heif": _HEIC}
 _NO_IMAGES |= {".dvc": "a pointer of DVC in place of the picture; fetch it"}
 _LONGEST_POINTER = 1_024
+_GAP = 4_096  # Zeros at the end of a file from which on it is looked at.
 # Pillow has forty more, some of which start other programs (EPS runs Ghostscript), a risk with unknown images.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def _start(source: Path | BinaryIO) -> bytes:
+    """The first bytes of a file, whose end is there too.
+
+    Raises:
+        OSError: The file cannot be opened, its end was not copied, or it is a stream that cannot go back.
+    """
     if isinstance(source, Path):
         with source.open("rb") as stream:
-            return stream.read(12)
-    source.seek(0)  # As Pillow does.
-    return source.read(12)
+            return _start(stream)
+    try:
+        source.seek(-min(_GAP, source.seek(0, os.SEEK_END)), os.SEEK_END)
+        is_suspect = not any(source.read())
+        source.seek(0)  # As Pillow does.
+        start = source.read(12)
+    except (AttributeError, io.UnsupportedOperation):
+        raise OSError("it is a stream that cannot go back; give the bytes that it holds") from None
+    if is_suspect and start:
+        source.seek(0)
+        whole = source.read()
+        content = whole.rstrip(b"\0")
+        # Some cameras write zeros behind the end. Without the end, decoders show grey for what is not there.
+        is_cut = start[:2] == b"\xff\xd8" and not content.endswith(b"\xff\xd9")
+        is_cut |= start[8:] == b"WEBP" and int.from_bytes(start[4:8], "little") - len(content) > _GAP // 2
+        if is_cut and len(whole) - len(content) >= _GAP:
+            raise OSError("it ends in zeros, as after a download or copy that was cut short")
+    return start
 
 
-def decoders(source: Path | BinaryIO) -> tuple[str, ...]:
+def decoders(source: Path | BinaryIO, containers: bool) -> tuple[str, ...]:
     """Decoders that are tried for a file, by Pillow's names; those of containers are loaded for their files only.
 
     Raises:
-        OSError: The file cannot be opened, or needs the extra ``heic``.
+        OSError: As ``_start``, or the file needs the extra ``heic``.
     """
     start = _start(source)
+    if not containers:
+        return FORMATS
     brand = start[8:12] if start[4:8] == b"ftyp" else b""
     if _AVIF and brand in (b"avif", b"avis"):
         from PIL import AvifImagePlugin  # noqa: F401 - registers itself

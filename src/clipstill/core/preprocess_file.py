@@ -42,7 +42,13 @@ def read_preprocess(path: Path) -> Preprocess:
         )
     assert size is not None
     return Preprocess(
-        size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), crop_fraction, interpolation, resize_mode, fill
+        size,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        crop_fraction=crop_fraction,
+        interpolation=interpolation,
+        resize_mode=resize_mode,
+        fill=fill,
     )
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ArtifactError, ConfigError
-from clipstill.core.files import atomic_path, sha256_file, sweep, user_path, write_json
+from clipstill.core.files import atomic_path, sha256_file, sweep, write_json
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 from clipstill.core.records import read_record
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipstill.core.errors import DataError, UnknownNameError, did_you_mean
-from clipstill.core.files import user_path
+from clipstill.core.paths import user_path
 from clipstill.datasets.coop import LAYOUTS, open_layout
 from clipstill.datasets.own import open_csv, open_folders
 from clipstill.datasets.split import Dataset, Item, joined, without_labels

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from clipstill.core.errors import ConfigError, DataError, did_you_mean, reason_of
 from clipstill.core.file_names import visible
-from clipstill.core.files import read_json, sha256_file, sha256_json, user_path
+from clipstill.core.files import read_json, sha256_file, sha256_json
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import visible
-from clipstill.core.files import read_json, sha256_file, user_path
+from clipstill.core.files import read_json, sha256_file
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
-from clipstill.core.files import sha256_file, user_path
+from clipstill.core.files import sha256_file
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import one_sided_clamp

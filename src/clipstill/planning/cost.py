@@ -183,7 +183,8 @@ def measure(
         class_vectors_CD: Unit vectors of the task's classes.
         quick: Whether to time the smallest batches; otherwise each kind of work takes a second or two.
     """
-    probe = _Probe(settings, task, models, class_vectors_CD, 0.0 if quick else _SECONDS_PER_TIMING)
+    seconds = 0.0 if quick else _SECONDS_PER_TIMING
+    probe = _Probe(settings, task, models, class_vectors_CD=class_vectors_CD, seconds=seconds)
     base_bytes = _memory_in_use(models.device)
     # A run that learns from photos alone has no generator.
     images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]

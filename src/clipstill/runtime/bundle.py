@@ -6,7 +6,7 @@ Shapes: N images, C classes, H x W pixels of the model's input.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -14,18 +14,12 @@ from typing import Any, overload
 import numpy as np
 
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
-from clipstill.core.files import (
-    Manifest,
-    read_json,
-    read_manifest,
-    refuse_other_than_utf8,
-    user_path,
-    verify_files,
-)
-from clipstill.core.images import Picture, fit, load_rgb
+from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
+from clipstill.core.images import BYTES, Picture, fit, load_rgb
 from clipstill.core.names import is_plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
+from clipstill.core.paths import refuse_other_than_utf8, user_path
 from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
 from clipstill.core.protocols import Preprocess
 
@@ -33,6 +27,7 @@ MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.o
 LABELS = "labels.json"
 NEEDED = (MODELS["fp32"], LABELS, PREPROCESS_FILE)
 BATCH = 32
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -149,15 +144,17 @@ class Bundle:
     @overload
     def predict(self, photo: Picture, top: int | None = None) -> list[Prediction]: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, photo: Sequence[Picture], top: int | None = None) -> list[list[Prediction]]: ...
     def predict(
-        self, photo: Picture | Sequence[Picture], top: int | None = None
+        self, photo: Sequence[Picture] | Iterator[Picture], top: int | None = None
+    ) -> list[list[Prediction]]: ...
+    def predict(
+        self, photo: Picture | Sequence[Picture] | Iterator[Picture], top: int | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
         """Name what is in a photo, best class first.
 
         Args:
             photo: A path, a PIL image, an array of uint8 (H, W, 3), the bytes of a file or an open binary file; or a
-                sequence of such photos.
+                sequence or an iterator of such photos.
             top: Number of classes; None for all.
 
         Returns:
@@ -166,14 +163,15 @@ class Bundle:
         Raises:
             DataError: A photo cannot be read; the message names it.
         """
-        if isinstance(photo, Sequence) and not isinstance(photo, str | bytes):
-            return [each.predictions for each in self.answer(photo, top)]
-        return self.answer([photo], top)[0].predictions
+        # Texts and bytes are sequences, and open files are iterators.
+        if isinstance(photo, Sequence | Iterator) and not isinstance(photo, str | BYTES) and not hasattr(photo, "read"):
+            return [each.predictions for each in self.answer(list(photo), top)]
+        return self.answer([photo], top)[0].predictions  # type: ignore[list-item]
 
     def answer(self, photos: Sequence[Picture], top: int | None = None) -> list[Answer]:
         """As ``predict`` for several photos, with whether each shows any of the classes at all."""
-        if top is not None and top < 1:
-            raise DataError(f"top is {top}. Ask for at least one class.")
+        if top is not None and not (isinstance(top, int | np.integer) and top >= 1):
+            raise DataError(f"top is {top!r}. Ask for at least one class, by a whole number.")
         found: list[Answer] = []
         for start in range(0, len(photos), BATCH):
             found += self.answer_pixels(np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]]), top)
@@ -203,6 +201,8 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     """
     folder = user_path(folder)
     refuse_other_than_utf8(folder)
+    if not isinstance(threads, int) or not 0 <= threads <= _MOST_THREADS:
+        raise ArtifactError(f"threads is {threads!r}. Give a whole number from 0 to {_MOST_THREADS}.")
     if not (folder / LABELS).is_file() and read_manifest(folder / "bundle") is not None:
         folder = folder / "bundle"
     manifest = read_manifest(folder)

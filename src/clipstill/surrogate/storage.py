@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from clipstill.core.errors import ArtifactError, ResourceError
-from clipstill.core.files import user_path
+from clipstill.core.paths import user_path
 from clipstill.surrogate.shards import ShardWriter, shard_name
 
 

@@ -13,7 +13,8 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
-from clipstill.core.files import read_json, user_path
+from clipstill.core.files import read_json
+from clipstill.core.paths import user_path
 from clipstill.core.progress import say, warn
 from clipstill.teachers.hub import fetch, fetch_first
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipstill.core.errors import TaskError
-from clipstill.core.files import read_text
+from clipstill.core.files import parse_json, read_text
 from clipstill.core.names import UNSEEN, class_key
-from clipstill.core.progress import say
+from clipstill.core.progress import listed, say
 
 FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".yaml", ".yml", ".json")
 _YAML_FORM = "Write one '- name' per line, or 'name: description' lines."
@@ -19,19 +19,25 @@ _YAML_FORM = "Write one '- name' per line, or 'name: description' lines."
 _LISTS = ("names", "classes", "class_names", "labels")
 # Columns of a table, best first; the others are of no use here, but tell a header from a class.
 _NAMES = ("class_name", "classname", "name", "class", "label", "category")
-_COLUMNS = {*_NAMES, "description", "id", "index", "idx", "no", "number", "class_id", "label_id", "wnid", "synset"}
+_NUMBERS = ("id", "index", "idx", "no", "number", "class_id", "label_id")
+_COLUMNS = {*_NAMES, *_NUMBERS, "description", "wnid", "synset"}
 _BRACKETS = ("[]", "{}", "()")
 _WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
 _BULLET = re.compile(r"[-*•]\s+(?=\S)")
-# "1. dog", "0: dog", "0 dog" and "dog: 0", "dog,0": number, separator and name. "16:9 photo" is no such line.
+# "1. dog", "0: dog", "0 -> dog", "0 dog" and "dog: 0", "dog=0": number, mark and name. "16:9 photo" is no such line.
 _NUMBER_FIRST = re.compile(
-    r"(?P<number>\d{1,6})(?P<mark>\.\s+|\s*[):,]\s*|\s+[-\u2013]\s+|\t\s*|\s+)(?P<name>(?:\d+\.)?[^\W\d].*|[^\w\s].*)"
+    r"(?P<number>\d{1,6})(?P<mark>\.\s+|\s*(?:[):,|=]|[-=]>)\s*|\s+[-\u2013]\s+|\t\s*|\s+)"
+    r"(?P<name>(?:\d+\.)?[^\W\d].*|[^\w\s].*)"
 )
-_NUMBER_LAST = re.compile(r"(?!\d+\s*[:,])(?P<name>.*[^\s:,])(?P<mark>\s*[:,]\s*|\s*\t|\s+)(?P<number>\d{1,6})")
+_NUMBER_LAST = re.compile(
+    r"(?!\d+\s*[:,])(?P<name>.*[^\s:,|=>-])(?P<mark>\s*(?:[:,|=]|[-=]>)\s*|\s*\t|\s+)(?P<number>\d{1,6})"
+)
 # Numbers with only a space beside them count the classes in so many lines; in fewer, if they begin with 0.
 _SURELY_COUNTED = 5
 # Code, JSON or a table in which lines of classes are expected.
-_NO_NAME = re.compile(r"""[\[{].*|[\]})]*[,;]?|[-*•]\s.*|.*(?:[,;\[{]|[=:]\s*[\[{(].*)|(["']).*\1""")
+_NO_NAME = re.compile(
+    r"""[\[{].*|[\]})]*[,;]?|[-*•]\s.*|.*(?:[,;\[{]|[=:]\s*[\[{(].*)|(["']).*\1|[“‘„«].*[”’“»]|//.*"""
+)
 
 
 class Entry(NamedTuple):
@@ -85,6 +91,11 @@ def entries_of_file(path: Path) -> list[Entry]:
         ) from None
     except OSError as error:
         raise TaskError(f"the file of class names {path} cannot be read ({error}). Save it as UTF-8 text.") from None
+    if suffix == ".json":
+        try:
+            parse_json(text)  # Most of it is YAML too, also where it is broken.
+        except ValueError as error:
+            raise TaskError(f'{path} is not valid JSON ({error}). Write a list: ["dog", "cat"].') from None
     if suffix in (".yaml", ".yml", ".json"):
         return _entries_of_yaml(text, where)
     if suffix in (".csv", ".tsv"):
@@ -125,7 +136,7 @@ def _entries_of_lines(text: str, where: str) -> list[Entry]:
     lines = [
         (stripped, f"line {number}")
         for number, line in enumerate(text.splitlines(), 1)
-        if (stripped := re.sub(r"(^|\s)#.*$", "", line).strip())
+        if (stripped := re.sub(r"^\s*#.*|\s#(?!\d).*", "", line).strip())
     ]
     if not lines:
         return []
@@ -191,21 +202,26 @@ def _source(where: str) -> str:
     return where.removeprefix(" of ") or "the list of class names"
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip(" \"'").lower().replace(" ", "_") for cell in re.split(r"[,;\t]", line.rstrip("\r\n"))]
+
+
 def _header(line: str, least: int) -> list[str]:
     """The columns of a table by its first line; none if it is no header."""
-    cells = [cell.strip(" \"'").lower().replace(" ", "_") for cell in re.split(r"[,;\t]", line)]
+    cells = _cells(line)
     enough = len(cells) >= least or cells[0] in _NAMES[:4]  # "label" may be a thing, "name" is none.
     return cells if enough and {*cells} <= _COLUMNS and {*cells} & {*_NAMES} else []
 
 
 def _entries_of_table(text: str, where: str) -> list[Entry]:
-    lines = text.strip().splitlines()
+    lines = text.strip().splitlines(keepends=True)  # Cells in quotes may hold several.
     columns = _header(lines[0], least=1) if lines else ["name"]
     name = next((name for name in _NAMES if name in columns), None)
     if name is None:
+        strange = listed([f"'{cell}'" for cell in _cells(lines[0]) if cell not in _COLUMNS])
         raise TaskError(
-            f"the first line{where} is no header with a column 'name'. Write 'name,description' there, and one class "
-            "in each line below; or give a .txt with one name per line."
+            f"the first line{where} is no header with a column 'name'{strange and f' (not known: {strange})'}. "
+            "Write 'name,description' there, and one class in each line below; or give a .txt with one name per line."
         )
     separator = re.search(r"[,;\t]", lines[0]) if lines else None
     reader = csv.DictReader(
@@ -218,7 +234,7 @@ def _entries_of_table(text: str, where: str) -> list[Entry]:
     )
     entries = []
     try:
-        rows = [(reader.line_num + 1, row) for row in reader]
+        rows = [(reader.line_num + 1, row) for row in reader if any(row.values())]  # Spreadsheets add empty ones.
     except csv.Error as error:
         raise TaskError(f"the table{where} cannot be read ({error}). Check its quotes.") from None
     for line, row in rows:
@@ -226,6 +242,11 @@ def _entries_of_table(text: str, where: str) -> list[Entry]:
         if "" in row:
             raise TaskError(f"{place}{where} has more cells than the header. Put quotes around a text with commas.")
         entries.append(Entry(_squeeze(row[name]), _squeeze(row.get("description", "")), place))
+    numbers = [row[column] for column in columns if column in _NUMBERS for _, row in rows]
+    if len(numbers) == len(entries) and all(re.fullmatch(r"\d{1,6}", number) for number in numbers):
+        pairs = list(zip(map(int, numbers), entries, strict=True))
+        if _counts([number for number, _ in pairs]):
+            return _in_order(pairs, where) or entries
     return entries
 
 
@@ -249,7 +270,22 @@ def _entries_of_yaml(text: str, where: str) -> list[Entry]:
         root = inner[0] if inner else root
     if root is not None and not isinstance(root, yaml.CollectionNode):
         raise TaskError(f"{source} holds neither a list nor a mapping. {_YAML_FORM}")
-    entries = list(_entries_of_node(root, where)) if root is not None else []
+    return _ordered(list(_entries_of_node(root, where)) if root is not None else [], where)
+
+
+def entries_of_mapping(classes: Mapping[Any, Any]) -> list[Entry]:
+    """Classes of a mapping from name to description, from name to number or from number to name."""
+    entries = []
+    for number, (name, value) in enumerate(classes.items(), 1):
+        text = "" if value is None else value
+        if any(isinstance(each, bool) or not isinstance(each, str | int) for each in (name, text)):
+            raise TaskError(f"{{{name!r}: {text!r}}} is no class with its description. Give texts: {{'dog': 'a pet'}}.")
+        entries.append(Entry(_squeeze(str(name)), _squeeze(str(text)), f"position {number}"))
+    return _ordered(entries, "")
+
+
+def _ordered(entries: list[Entry], where: str) -> list[Entry]:
+    """Classes in the order of the numbers that are their names or descriptions; as they are where those are texts."""
     if len(entries) > 1 and all(re.fullmatch(r"\d{1,6}", entry.name) and entry.description for entry in entries):
         pairs = [(int(entry.name), entry_of(entry.description, entry.place)) for entry in entries]
         return _in_order(pairs, where) or entries

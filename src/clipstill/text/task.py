@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import TaskError
-from clipstill.core.files import user_path
 from clipstill.core.names import class_key, is_plain, spoken, told_apart
+from clipstill.core.paths import user_path
 from clipstill.core.progress import listed, warn
-from clipstill.text.class_lists import FILE_SUFFIXES, Entry, entries_of_file, entries_of_text, entry_of
+from clipstill.text.class_lists import (
+    FILE_SUFFIXES,
+    Entry,
+    entries_of_file,
+    entries_of_mapping,
+    entries_of_text,
+    entry_of,
+)
 
 # Longest name and description in characters, far above what a text tower reads (77 tokens for CLIP).
 _LONGEST = {"name": 200, "description": 2000}
@@ -60,10 +68,11 @@ def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
     """Read class names from a string, a sequence or a file.
 
     Args:
-        classes: Names with commas or semicolons between them; a sequence of names; a mapping from name to description;
-            or a file: ``.txt`` with one ``name`` or ``name: description`` per line (``#`` starts a comment), ``.yaml``
-            or ``.json`` with a list of names or such a mapping, ``.csv`` with a column ``name``. Numbers that count
-            the classes are left out. A string that ends in one of these suffixes is a file.
+        classes: Names with commas or semicolons between them; a sequence of names; a mapping from name to description,
+            or between names and their numbers; or a file: ``.txt`` with one ``name`` or ``name: description`` per line
+            (``#`` starts a comment), ``.yaml`` or ``.json`` with a list of names or such a mapping, ``.csv`` with a
+            column ``name``. Numbers that count the classes are left out. A string that ends in one of these suffixes
+            is a file.
 
     Raises:
         TaskError: Fewer than two classes; an empty name; two classes with the same description, or none, whose names
@@ -83,13 +92,16 @@ def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
         classes = user_path(classes)
         return _check(entries_of_file(classes), f" of {classes}")
     if isinstance(classes, Mapping):
-        classes = [f"{name}: {text}" if text else name for name, text in classes.items()]
-    if isinstance(classes, bytes | set | frozenset) or not isinstance(classes, Iterable):
+        return _check(entries_of_mapping(classes), "")
+    # A table would be read as the names of its columns.
+    is_table = getattr(classes, "ndim", 1) != 1
+    if isinstance(classes, bytes | set | frozenset) or not isinstance(classes, Iterable) or is_table:
         raise TaskError(f'classes are a text, a list or a file, got {type(classes).__name__}. Such as ["dog", "cat"].')
     for number, item in enumerate(classes := list(classes), 1):
         if not isinstance(item, str | int) or isinstance(item, bool):
             raise TaskError(f"the class at position {number} is {item!r}, which is no text. Put quotes around it.")
-    return _check([entry_of(str(item), f"position {number}") for number, item in enumerate(classes, 1)], "")
+    texts = [str.__str__(item) if isinstance(item, str) else str(item) for item in classes]  # Enums print otherwise.
+    return _check([entry_of(text, f"position {number}") for number, text in enumerate(texts, 1)], "")
 
 
 def parse_text(text: str) -> Task:
@@ -102,6 +114,8 @@ def parse_class(text: str) -> tuple[str, str]:
     entry = entry_of(text, "")
     if not class_key(entry.name):
         raise TaskError(f"'{text}' has no class name. Write it first: \"crane: a large wading bird\".")
+    if re.search("[,;]", entry.name) or entry.name.lower().endswith(FILE_SUFFIXES):
+        raise TaskError(f"'{entry.name}' is a list or a file of classes. Give each class by itself: cow 'sea horse'.")
     return entry.name, entry.description
 
 

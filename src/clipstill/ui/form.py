@@ -9,9 +9,9 @@ from pathlib import Path
 from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import DataError
-from clipstill.core.files import user_path
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
+from clipstill.core.paths import user_path
 from clipstill.core.progress import listed
 from clipstill.text.task import Task, parse_text
 from clipstill.ui.jobs import Jobs

@@ -167,6 +167,8 @@ def _stages(path: Path) -> tuple[tuple[StageState, ...], bool]:
 
 def is_held(lock: Path) -> bool:
     """Whether a process holds a file. It is taken for a moment and given back at once."""
+    if not lock.is_file():  # Opening a pipe may never end.
+        return False
     try:
         with lock.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

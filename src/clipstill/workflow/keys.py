@@ -15,7 +15,8 @@ from typing import Any
 from clipstill.core.checkpoints import checkpoint_in
 from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import visible
-from clipstill.core.files import sha256_file, sha256_json, user_path
+from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.paths import user_path
 from clipstill.core.registry import Registry
 from clipstill.core.weights_store import stored_weights
 from clipstill.generators import generators

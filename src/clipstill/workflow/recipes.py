@@ -10,7 +10,7 @@ from typing import Any
 
 from clipstill.core.config import apply_overrides, dotted, load_yaml, merge, validate
 from clipstill.core.errors import ConfigError, UnknownNameError, did_you_mean
-from clipstill.core.files import user_path
+from clipstill.core.paths import user_path
 from clipstill.workflow.settings import Settings
 
 _FOLDER = Path(str(resources.files("clipstill.recipes")))
