@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.losses import kd_loss
 from clipstill.distillation.meta import alignment, meta_gradient, split_styles
 from clipstill.distillation.optimisation import Loss, detached, loss_and_gradient
 from clipstill.distillation.randomness import borrowed_generator
+from clipstill.distillation.settings import MetaMode
+from golden import golden
 
 ALPHA = 0.3
 Two = tuple[nn.Module, dict[str, Tensor], list[Loss]]
@@ -109,6 +114,28 @@ def test_first_order_is_exact_without_the_hessian(two: Two) -> None:
         torch.testing.assert_close(found[name], tr[name] + te[name])
     exact = meta_gradient("exact", weights, losses, ALPHA).values
     assert any(not torch.allclose(exact[name], found[name], rtol=1e-3) for name in weights)
+
+
+@pytest.mark.parametrize("mode", ["exact", "first_order"])
+def test_the_gradient_is_that_of_the_code_of_mldgs_authors(mode: MetaMode) -> None:
+    """Both are float64, so only the ten digits of the file separate them."""
+
+    def draw(name: str, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator_for("golden mldg", name), dtype=torch.float64)
+
+    def loss_on(part: str) -> Loss:
+        x_N4, label_N = draw(part, 6, 4), torch.arange(6) % 3
+        return lambda at: cross_entropy(functional_call(module, at, x_N4), label_N)
+
+    layers = [("fc1", nn.Linear(4, 5)), ("relu", nn.ReLU()), ("fc2", nn.Linear(5, 3))]
+    module = nn.Sequential(OrderedDict(layers)).double()
+    weights = {name: draw(name, *value.shape) for name, value in module.named_parameters()}
+    expected = golden("mldg")[mode]
+    found = meta_gradient(mode, weights, [loss_on("train"), loss_on("test")], ALPHA)
+    assert 2 * found.loss == pytest.approx(sum(expected["losses"]), rel=1e-9)
+    norms = {name: float(value.norm()) for name, value in found.values.items()}
+    assert norms == pytest.approx(expected["gradient_norms"], rel=1e-8)
+    assert found.values["fc2.bias"].tolist() == pytest.approx(expected["gradient_of_last_bias"], rel=1e-8)
 
 
 def test_reptile_sums_what_its_steps_went() -> None:

@@ -57,9 +57,11 @@ def dassl_file(path: Path, state: Mapping[str, Tensor], *, old_format: bool = Fa
     return path
 
 
-def prompted_state(visual_KPE: Sequence[Tensor] | Tensor, text_KPE: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
+def prompted_state(
+    visual_KPE: Sequence[Tensor] | Tensor, text_KPE: Sequence[Tensor] | Tensor, architecture: str = ARCHITECTURE
+) -> dict[str, Tensor]:
     """State dict of the tiny CLIP with prompts in two layers, by the names of PromptSRC."""
-    own = reference(ARCHITECTURE).state_dict()
+    own = reference(architecture).state_dict()
     text = ("transformer.", "positional_embedding", "ln_final.", "text_projection")
     return {
         "prompt_learner.ctx": text_KPE[0],
@@ -75,34 +77,38 @@ def prompted_state(visual_KPE: Sequence[Tensor] | Tensor, text_KPE: Sequence[Ten
     }
 
 
-def teacher_state() -> dict[str, Tensor]:
-    """State dict of a teacher in the authors' half precision, with two visual tokens a layer and four of text."""
+def teacher_state(architecture: str = ARCHITECTURE, dtype: torch.dtype = torch.half) -> dict[str, Tensor]:
+    """State dict of a teacher, in the authors' half precision, with two visual tokens a layer and four of text."""
     draw = generator_for("authors")
     visual, text = (0.3 * torch.randn(2, *shape, generator=draw) for shape in ((2, 32), (4, 16)))
-    return {name: value.half() for name, value in prompted_state(visual, text).items()}
+    return {name: value.to(dtype) for name, value in prompted_state(visual, text, architecture).items()}
 
 
-def student_state(dims: int = 24) -> dict[str, Tensor]:
+def student_state(
+    dims: int = 24, architecture: str = ARCHITECTURE, dtype: torch.dtype = torch.half
+) -> dict[str, Tensor]:
     """State dict of PromptKD's student: a tiny CLIP's image tower, its prompts, and a projector with used BatchNorm."""
     draw = generator_for("authors' student")
 
     def random(*shape: int) -> Tensor:
         return 0.3 * torch.randn(*shape, generator=draw)
 
-    own = {name: value for name, value in teacher_state().items() if name.startswith("image_encoder.")}
+    own = {
+        name: value for name, value in teacher_state(architecture, dtype).items() if name.startswith("image_encoder.")
+    }
     projector = {
-        "0.weight": random(dims, 24, 1, 1).half(),
-        "0.bias": random(dims).half(),
+        "0.weight": random(dims, 24, 1, 1).to(dtype),
+        "0.bias": random(dims).to(dtype),
         "1.weight": 1 + random(dims),
         "1.bias": random(dims),
         "1.running_mean": random(dims),
         "1.running_var": 1 + random(dims).abs(),
         "1.num_batches_tracked": torch.tensor(40),
-        "3.weight": random(dims, dims, 1, 1).half(),
-        "3.bias": random(dims).half(),
+        "3.weight": random(dims, dims, 1, 1).to(dtype),
+        "3.bias": random(dims).to(dtype),
     }
     named = {f"VPT_image_trans.conv1.{name}": value for name, value in projector.items()}
-    return {**own, **named, "logit_scale": reference(ARCHITECTURE).state_dict()["logit_scale"]}
+    return {**own, **named, "logit_scale": reference(architecture).state_dict()["logit_scale"]}
 
 
 def image_vectors(state: Mapping[str, Tensor], normalised_N3HW: Tensor, heads: int = 2) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from clipstill.core.seeds import generator_for
 from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
+from golden import golden
 
 
 def at_angle(radians: float) -> Tensor:
@@ -43,6 +44,27 @@ def test_distance_is_the_mean_over_views_and_knows_no_neighbour() -> None:
     for n in range(3):
         alone = [float(torch.arccos(feat_NVD[n, v] @ target_ND[n])) ** 2 / 2 for v in range(4)]
         assert float(together[n]) == pytest.approx(sum(alone) / 4, rel=1e-4)
+
+
+def test_distance_and_its_gradient_are_those_of_vqgan_clip() -> None:
+    expected = golden("vqgan_clip")["spherical"]
+    view_NVD = torch.randn(3, 4, 16, generator=generator_for("golden views"))
+    target_ND = torch.randn(3, 16, generator=generator_for("golden targets"))
+    target_ND[1:] = 0.3 * target_ND[1:] + torch.stack([view_NVD[1, 0], -view_NVD[2, 0]])
+    view_NVD.requires_grad_()
+    loss_N = spherical_distance(F.normalize(view_NVD, dim=-1), F.normalize(target_ND, dim=-1))
+    loss_N.sum().backward()
+    assert view_NVD.grad is not None
+    # Both are float32; arcsin loses digits near opposite vectors.
+    assert loss_N.tolist() == pytest.approx(expected["losses"], rel=1e-5)
+    norms = view_NVD.grad.norm(dim=2).tolist()
+    assert norms == [pytest.approx(row, rel=1e-4) for row in expected["gradient_norms"]]
+
+
+def test_distance_of_opposite_vectors_is_by_design_below_that_of_vqgan_clip() -> None:
+    """There the gradient is not a number; here it is finite, at the price of this difference."""
+    found = float(spherical_distance(-at_angle(0)[None, None], at_angle(0)[None]))
+    assert golden("vqgan_clip")["opposite"] - found == pytest.approx(0.00307, abs=5e-5)
 
 
 def test_class_consistency_is_the_cross_entropy_of_scaled_cosines() -> None:

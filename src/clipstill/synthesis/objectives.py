@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clipstill.core.tensors import logits
 
-# The slope of arcsin is infinite at a half chord of 1. Here it is finite, and the loss is off by less than 1e-3.
+# The slope of arcsin is infinite at a half chord of 1. Here it is finite, and the loss is 0.0031 too low.
 _FARTHEST = 1 - 1e-7
 # The slope of a square root is infinite at 0.
 _NEAREST = 1e-12
