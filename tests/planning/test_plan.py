@@ -145,13 +145,13 @@ def test_a_run_beyond_an_hour_or_the_memory_says_which_settings_fit() -> None:
     def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(OVC.changed(**changed), TIMINGS, classes=2, templates=1)
 
-    told = _limits(OVC, cost, {"synthesis.steps": 20}, 12 * 10**9)
+    told = _limits(OVC, {}, cost, shorter={"synthesis.steps": 20}, available=12 * 10**9)
     assert len(told) == 2
     assert "synthesis.steps=20 would take about" in told[0]
     assert "needs about 18" in told[1]
     assert "synthesis.group_size=8 would need 10" in told[1]
-    assert _limits(OVC, cost, {}, 20 * 10**9) == []
-    assert "Smaller images or models would need less." in _limits(OVC, cost, {}, 10**9)[0]
+    assert _limits(OVC, {}, cost, shorter={}, available=20 * 10**9) == ()
+    assert "Smaller images or models would need less." in _limits(OVC, {}, cost, shorter={}, available=10**9)[0]
 
 
 SMALL_STUDENT = ("student.name=timm:test_efficientnet", "student.init=scratch", "student.image_size=32")

@@ -52,9 +52,8 @@ def serve(
 
     secret = _secret(token, token_file)
     classifier = load_bundle(bundle, threads, model)
-    body_bytes = round(1e6 * max_megabytes)
     limits = Limits(
-        body_bytes=body_bytes,
+        body_bytes=(body_bytes := round(1e6 * max_megabytes)),
         held_bytes=max(Limits.held_bytes, 2 * body_bytes),
         files=min(max_files, queue),
         waiting=queue,
@@ -67,12 +66,8 @@ def serve(
     if secret is None and not is_local(host):
         say("warning: without --token-file, anyone who can reach this machine can send requests.")
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-    run(
-        app,
-        listener,
-        patience=timeout,
-        on_ready=lambda: say(f"{len(classifier.labels)} classes at {address} - stop with Ctrl-C"),
-    )
+    ready = f"{len(classifier.labels)} classes at {address} - stop with Ctrl-C"
+    run(app, listener, patience=timeout, on_ready=lambda: say(ready))
     say("stopped")
 
 

@@ -125,13 +125,10 @@ def distil(
     if settings.epochs:
         settings = settings.changed(steps=settings.epochs * math.ceil(len(train) / settings.batch))
     if settings.keep != "last" and 0 < len(held_out) < LEAST_TO_CHOOSE:
-        say(
-            f"student: {len(held_out)} held-out images are too few to choose weights by, so the last are kept; "
-            f"{LEAST_TO_CHOOSE} would do"
-        )
+        few = f"{len(held_out)} held-out images are too few to choose weights by"
+        say(f"student: {few}, so the last are kept; {LEAST_TO_CHOOSE} would do")
         settings = settings.changed(keep="last")
-    # Faster for convolutions on most processors.
-    student.to(memory_format=torch.channels_last)
+    student.to(memory_format=torch.channels_last)  # Faster for convolutions on most processors.
     setup = Setup(student, labels, train, held_out, settings=settings, folder=folder, seed=seed)
     trainer = _Trainer(setup, began, _key(setup, data), watch)
     trainer.run()

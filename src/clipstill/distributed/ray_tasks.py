@@ -100,10 +100,9 @@ def make_groups(
             if not done:
                 size.check(ray, time.monotonic() - last)
                 continue
-            last = time.monotonic()
             with _readable_errors(ray):
                 data, receipt, loss = ray.get(done[0])
-            group = running.pop(done[0])
+            last, group = time.monotonic(), running.pop(done[0])
             if storage is not None:
                 wait_until_visible(
                     functools.partial(storage.gather, shards, [group]),

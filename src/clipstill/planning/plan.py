@@ -136,44 +136,44 @@ def plan(
             **photos.counts,
         )
 
-    most = _LONG_S if budget_seconds is None else budget_seconds
-    chosen: dict[str, Any] = {}
-    if budget_seconds is not None or cost({}).seconds > most:
-        chosen = choose_settings(settings, most, fixed, lambda each: cost(each).seconds)
-    changed, shorter = ({}, chosen) if budget_seconds is None else (chosen, {})
-    limits = _limits(
-        settings.changed(**changed), lambda more: cost({**changed, **more}), shorter, memory_bytes(models.device)
-    )
+    def fitting(seconds: float) -> dict[str, Any]:
+        return choose_settings(settings, seconds, fixed, lambda each: cost(each).seconds)
+
+    changed = {} if budget_seconds is None else fitting(budget_seconds)
+    shorter = fitting(_LONG_S) if budget_seconds is None and cost({}).seconds > _LONG_S else {}
     return Plan(
         classes=task.names,
         findings=tuple(findings),
         expected_top1=round(sum(expected.values()) / len(expected), 4),
         expected_per_class=expected,
         cost=cost(changed),
-        limits=tuple(limits),
+        limits=_limits(settings, changed, cost, shorter=shorter, available=memory_bytes(models.device)),
         settings=changed,
         budget_seconds=budget_seconds,
     )
 
 
-def _limits(settings: Settings, cost: CostOf, shorter: Mapping[str, Any], available: int | None) -> list[str]:
+def _limits(
+    settings: Settings, changed: Mapping[str, Any], cost: CostOf, *, shorter: Mapping[str, Any], available: int | None
+) -> tuple[str, ...]:
     """Warnings of a run of more than an hour or more than the memory of its device, with settings that fit."""
-    now, found = cost({}), []
+    now, found = cost(changed), []
     if shorter:
         found.append(
             f"the run takes about {span(now.seconds)} on this device. {_assignments(shorter)} would take about "
             f"{span(cost(shorter).seconds)}; --budget TIME chooses such settings."
         )
     if available is not None and now.memory_bytes > available:
-        smaller = _smaller(settings, cost, available)
-        advice = f"{_assignments(smaller)} would need {_gigabytes(cost(smaller).memory_bytes)}."
-        if cost(smaller).memory_bytes > available:
+        smaller = _smaller(settings.changed(**changed), lambda more: cost({**changed, **more}), available)
+        needed = cost({**changed, **smaller}).memory_bytes
+        advice = f"{_assignments(smaller)} would need {_gigabytes(needed)}."
+        if needed > available:
             advice = "Smaller images or models would need less."
         found.append(
             f"the run needs about {_gigabytes(now.memory_bytes)} of memory, and there are {_gigabytes(available)}. "
             f"{advice}"
         )
-    return found
+    return tuple(found)
 
 
 def _smaller(settings: Settings, cost: CostOf, available: int) -> dict[str, Any]:

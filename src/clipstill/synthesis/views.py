@@ -57,7 +57,7 @@ class ViewSchedule:
         x_M3HW = x_N3HW if views == 1 else x_N3HW.repeat_interleave(views, dim=0)
         grid_MHW2 = _grid(self._maps_TNVR3[step].flatten(0, 1), *x_N3HW.shape[-2:])
         x_M3HW = grid_sample(x_M3HW, grid_MHW2, padding_mode="reflection", align_corners=False)
-        own, grey, mean = self._tones_TNV3[step].view(-1, 3, 1, 1, 1).unbind(1)
+        own, grey, mean = self._tones_TNV3[step].flatten(0, 1)[..., None, None, None].unbind(1)
         grey_M1HW = x_M3HW.mean(1, keepdim=True)
         rest_M1HW = grey * grey_M1HW + mean * grey_M1HW.mean((2, 3), keepdim=True)
         x_M3HW = one_sided_clamp(torch.addcmul(rest_M1HW, own, x_M3HW))

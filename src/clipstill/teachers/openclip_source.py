@@ -93,8 +93,8 @@ def _from_folder(folder: Path, weights: Path, origin: str) -> Source:
     config = raw.get("model_cfg") if isinstance(raw, dict) else None
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise DataError(f"{path} holds no model_cfg with embed_dim, vision_cfg and text_cfg. Copy the folder again.")
-    facts = raw.get("preprocess_cfg", {})
-    return Source(origin, f"{LOCAL_DIR_PREFIX}{folder}", config, weights, origin, facts)
+    model, facts = f"{LOCAL_DIR_PREFIX}{folder}", raw.get("preprocess_cfg", {})
+    return Source(name=origin, model=model, config=config, weights=weights, origin=origin, facts=facts)
 
 
 def _parse(architecture: str, weights: str) -> tuple[str, Path | None]:
