@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from open_clip import get_tokenizer
-from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from authors_fixtures import promptsrc, unit
 from clipstill.core.errors import ConfigError
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.prompt_tuning import CHECKPOINT, average_shares, regulated_loss, tune_prompts
@@ -27,7 +24,7 @@ from clipstill.teachers import load_teacher
 from clipstill.teachers.prompted import PromptedOpenClip, PromptedTeacher, prompted
 from clipstill.workflow.recipes import load_settings
 from golden import golden
-from openclip_fixtures import architectures, loaded, pictures, reference  # noqa: F401
+from openclip_fixtures import architectures, loaded, pictures  # noqa: F401
 
 NAMES = ["dog", "cat", "sea horse"]
 SETTINGS = PromptTeacherSettings(epochs=3, batch=4, lr=0.05, average_mean=2.0)
@@ -94,42 +91,6 @@ def test_prompts_learn_and_everything_else_keeps_its_bits(tmp_path: Path) -> Non
     assert all(torch.equal(value, frozen[name]) for name, value in teacher.base._model.state_dict().items())
 
 
-def test_five_epochs_give_the_prompts_of_the_papers_equations(tmp_path: Path) -> None:
-    teacher, settings = clip(tmp_path), PromptTeacherSettings(epochs=5, batch=4, average_mean=4.0)
-    assert isinstance(teacher, PromptedOpenClip)
-    assert teacher.visual_prompts is not None
-    base, learned = teacher.base, (teacher.visual_prompts, teacher.text_prompts)
-    start = [tokens.tokens_KPE.detach().clone() for tokens in learned]
-    embedded_MLE, position_M = base.embed_tokens([f"x x x x {name}." for name in NAMES])
-    sentences = [[sentence(name) for sentence in OPENAI_IMAGENET_TEMPLATES] for name in NAMES]
-    model, tokenizer = reference("tiny-vit"), get_tokenizer("tiny-vit")
-    with torch.no_grad():
-        plain_text = unit(torch.stack([model.encode_text(tokenizer(each)).mean(0) for each in sentences]))
-    seen: list[Tensor] = []
-    prompted_image = teacher.prompted_image
-
-    def record(view_B3SS: Tensor, plain_BD: Tensor) -> Tensor:
-        seen.append(base.prepared(view_B3SS))
-        return prompted_image(view_B3SS, plain_BD)
-
-    teacher.prompted_image = record  # type: ignore[method-assign]
-    data = examples()
-    history = tune_prompts(teacher, NAMES, data, settings=settings, folder=tmp_path / "work")
-    steps = [(view, data.class_id_N[batch_rows(step, 9, 4, (0, "prompts"))]) for step, view in enumerate(seen)]
-    *expected, losses = promptsrc(
-        *start,
-        batches=[steps[first : first + 3] for first in range(0, 15, 3)],
-        embedded=(embedded_MLE, position_M.tolist()),
-        plain_text_CD=plain_text,
-        mean=4.0,
-    )
-    assert [entry["loss"] for entry in history] == pytest.approx(losses, rel=1e-4)
-    for tokens, right, before in zip(learned, expected, start, strict=True):
-        moved = (right - before).abs().max()
-        assert moved > 1e-3
-        assert (tokens.tokens_KPE - right).abs().max() < 1e-3 * moved
-
-
 def watched(teacher: PromptedTeacher, on_step: Callable[[int], None]) -> PromptedTeacher:
     """The teacher, with a call before each step, which counts from 0."""
     vectors, steps = teacher.class_vectors, count()
@@ -188,14 +149,14 @@ def test_each_term_and_its_gradient_are_those_of_the_code_of_promptsrc(tmp_path:
     found: dict[str, Any] = {name: weight * terms[name] for name, weight in weights.items()}
     found["loss"] = sum(found.values())
     assert {name: float(value.detach()) for name, value in found.items()} == pytest.approx(
-        expected["first_batch"], rel=1e-4
+        expected["first_batch"], rel=1e-5
     )
     assert teacher.visual_prompts is not None
     learned = [teacher.visual_prompts.tokens_KPE, teacher.text_prompts.tokens_KPE]
     for name, value in found.items():
         gradients = torch.autograd.grad(value, learned, retain_graph=True, allow_unused=True)
         norms = [0.0 if both is None else float(both[layer].norm()) for both in gradients for layer in (0, 1)]
-        assert norms == pytest.approx(expected["gradient_norms"][name], rel=1e-3, abs=1e-5), name
+        assert norms == pytest.approx(expected["gradient_norms"][name], rel=1e-4, abs=1e-6), name
 
 
 def test_eighty_sentences_by_design_raise_promptsrcs_loss_by_a_third_of_a_percent() -> None:
@@ -225,13 +186,11 @@ def test_five_epochs_give_the_prompts_of_the_code_of_promptsrc(tmp_path: Path) -
     assert rows == [batch_rows(number, 12, 4, (0, "prompts")).tolist() for number in range(15)]
     history = tune_prompts(teacher, NAMES, PICTURES, settings=settings, folder=tmp_path / "work")
     assert next(step) == 15
-    assert [entry["loss"] for entry in history] == pytest.approx(expected["losses"], rel=1e-4)
+    assert [entry["loss"] for entry in history] == pytest.approx(expected["losses"], rel=1e-5)
     for name, value in learned.items():
         right = torch.tensor(expected["prompts"][name])
-        moved = (right - start[name]).abs().amax((1, 2))
-        assert (moved > 0.05).all()
-        # Fifteen steps of float32 with gradients of absolute differences.
-        assert ((value - right).abs().amax((1, 2)) < 1e-3 * moved).all()
+        assert ((right - start[name]).abs().amax((1, 2)) > 0.1).all()
+        torch.testing.assert_close(value.detach(), right, atol=1e-5, rtol=0)
 
 
 def test_a_killed_tuning_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from authors_fixtures import dassl_file, image_vectors, projected, student_state, teacher_state
@@ -18,16 +20,17 @@ from clipstill.core.protocols import Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.distillation.losses import distillation_loss
 from clipstill.distillation.optimisation import Optimiser
+from clipstill.distillation.randomness import batch_rows
 from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import Batch, TrainingData
 from clipstill.students.class_vectors_head import ClassVectorsHead
 from clipstill.students.settings import StudentSettings
-from clipstill.students.student import Backbone, TowerStudent
+from clipstill.students.student import Backbone, Student, TowerStudent
 from clipstill.teachers import load_teacher
 from clipstill.teachers.image_backbones import image_backbone
-from clipstill.teachers.prompted import load_prompts
+from clipstill.teachers.prompted import PromptedTeacher, load_prompts
 from clipstill.workflow.recipes import load_settings
 from golden import golden
 from openclip_fixtures import CPU, architectures, loaded, pictures  # noqa: F401
@@ -86,10 +89,9 @@ def test_a_student_of_the_authors_code_answers_as_its_equations_say(tmp_path: Pa
         assert not torch.allclose(started(x_N3HW).double(), expected, atol=1)
 
 
-def test_a_teacher_and_its_student_are_those_of_the_code_of_promptkd(tmp_path: Path) -> None:
-    """Logits of checkpoints in the authors' layout, and the loss, gradient and statistics of a step, all float32."""
-    expected, settings = golden("promptkd"), load_settings("promptkd").distillation
-    tower, x_N3HW = loaded(tmp_path, "tiny-vit-quickgelu")[1], pictures()
+def authors_pair(tmp_path: Path) -> tuple[PromptedTeacher, Student, Tensor]:
+    """Teacher and student of checkpoints in the authors' layout, in float32, and the teacher's class vectors."""
+    tower = loaded(tmp_path, "tiny-vit-quickgelu")[1]
     of_teacher, of_student = (
         dassl_file(tmp_path / f"{make.__name__}.pth.tar", make(architecture="tiny-vit-quickgelu", dtype=torch.float32))
         for make in (teacher_state, student_state)
@@ -97,10 +99,17 @@ def test_a_teacher_and_its_student_are_those_of_the_code_of_promptkd(tmp_path: P
     teacher = load_prompts(tower, of_teacher)
     section = StudentSettings(name=f"tower:{tower.name}", prompts=2, prompt_depth=2, image_size=32)
     student = new_student(section, 3, of_student, seed=0)
+    vectors_CD = teacher.class_vectors(["dog", "sea_horse", "grand piano"]).detach()
+    student.use_class_vectors(vectors_CD, 1.0)
+    return teacher, student, vectors_CD
+
+
+def test_a_teacher_and_its_student_are_those_of_the_code_of_promptkd(tmp_path: Path) -> None:
+    """Logits of checkpoints in the authors' layout, and the loss, gradient and statistics of a step, all float32."""
+    expected, settings, x_N3HW = golden("promptkd"), load_settings("promptkd").distillation, pictures()
+    teacher, student, vectors_CD = authors_pair(tmp_path)
+    labels = SoftLabels(teacher, vectors_CD)
     with torch.no_grad():
-        vectors_CD = teacher.class_vectors(["dog", "sea_horse", "grand piano"])
-        student.use_class_vectors(vectors_CD, 1.0)
-        labels = SoftLabels(teacher, vectors_CD)
         teacher_NC = labels.logits(labels.vectors(x_N3HW))
     batch = Batch(x_N3HW, teacher_NC, torch.zeros(len(x_N3HW), dtype=torch.long))
     student_NC = student(x_N3HW)
@@ -123,6 +132,29 @@ def test_a_teacher_and_its_student_are_those_of_the_code_of_promptkd(tmp_path: P
     for name in ("running_mean", "running_var"):
         found = statistics[f"head.projector.1.{name}"][:4].tolist()
         assert found == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_five_epochs_end_with_the_prompts_and_logits_of_the_code_of_promptkd(tmp_path: Path) -> None:
+    """On pictures of one colour, whose views are all alike. By design vectors do not decay: see the last line."""
+    expected = golden("promptkd")["five_epochs"]
+    settings = load_settings("promptkd").distillation.changed(epochs=5, batch=4, kd_weight=10.0)
+    teacher, student, vectors_CD = authors_pair(tmp_path)
+    colours = torch.randint(0, 256, (8, 3, 1, 1), generator=generator_for("golden colours"), dtype=torch.uint8)
+    x_N3HW = colours.expand(-1, -1, 32, 32).contiguous()
+    assert expected["rows"] == [batch_rows(step, 8, 4, (0, "all")).tolist() for step in range(10)]
+    data = TrainingData.of_no_class(x_N3HW)
+    result = distil(student, SoftLabels(teacher, vectors_CD), data, settings=settings, folder=tmp_path / "work")
+    assert result.history[-1]["loss"] == pytest.approx(fmean(expected["losses"]), rel=1e-5)
+    learned = student.state_dict()
+    torch.testing.assert_close(
+        learned["backbone.prompts.tokens_KPE"], torch.tensor(expected["prompts"]), atol=1e-5, rtol=0
+    )
+    with torch.no_grad():
+        logits_NC = student(x_N3HW / 255)
+    torch.testing.assert_close(logits_NC, torch.tensor(expected["student_logits"]), atol=1e-3, rtol=0)
+    # Ten steps of the authors' decay of BatchNorm's weights, which are about one.
+    apart = learned["head.projector.1.weight"] - torch.tensor(expected["batchnorm_weight"])
+    assert 1e-5 < apart.abs().max() < 1e-4
 
 
 def test_the_rates_of_each_epoch_are_those_of_dassl() -> None:

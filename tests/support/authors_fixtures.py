@@ -93,9 +93,8 @@ def student_state(
     def random(*shape: int) -> Tensor:
         return 0.3 * torch.randn(*shape, generator=draw)
 
-    own = {
-        name: value for name, value in teacher_state(architecture, dtype).items() if name.startswith("image_encoder.")
-    }
+    whole = teacher_state(architecture, dtype)
+    own = {name: value for name, value in whole.items() if name.startswith("image_encoder.")}
     projector = {
         "0.weight": random(dims, 24, 1, 1).to(dtype),
         "0.bias": random(dims).to(dtype),
@@ -185,61 +184,3 @@ def _norm(x: Tensor, of: Mapping[str, Tensor], name: str) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     return scaled * of[f"{name}.weight"] + of[f"{name}.bias"]
-
-
-def promptsrc(
-    visual_KPE: Tensor,
-    text_KPE: Tensor,
-    *,
-    batches: Sequence[Sequence[tuple[Tensor, Tensor]]],
-    embedded: tuple[Tensor, Sequence[int]],
-    plain_text_CD: Tensor,
-    mean: float,
-) -> tuple[Tensor, Tensor, list[float]]:
-    """Prompts of both towers after PromptSRC's training, and each epoch's mean loss; in float64.
-
-    ``CE + 25 L1(text) + 10 L1(image) + KL(plain || prompted) / (B C)``; SGD with momentum 0.9 and decay 5e-4; an epoch
-    at 1e-5, then torch's cosine; an average of the epochs with the weights of a Gaussian of deviation 1.
-
-    Args:
-        visual_KPE: Prompts at the start, as ``text_KPE``.
-        batches: Of each epoch, pairs of normalised images (N, 3, H, W) and classes (N,).
-        embedded: Token embeddings of the classes with placeholders, and the positions that they are read from.
-        plain_text_CD: Unit vectors of the classes without prompts.
-        mean: Epoch, from 1, around which weights are averaged.
-    """
-    learned = [tokens.detach().double().clone().requires_grad_() for tokens in (visual_KPE, text_KPE)]
-    plain_model = reference(ARCHITECTURE)
-    scale = float(plain_model.logit_scale.detach().exp())
-    optimiser = torch.optim.SGD(learned, lr=0.005, momentum=0.9, weight_decay=5e-4)
-    cosine = CosineAnnealingLR(optimiser, len(batches))
-    heights = torch.tensor([-0.5 * (epoch - mean) ** 2 for epoch in range(1, len(batches) + 1)]).double().softmax(0)
-    average, losses = [torch.zeros_like(tokens) for tokens in learned], []
-    for epoch, steps in enumerate(batches):
-        if epoch > 1:
-            cosine.step()
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-5 if epoch == 0 else cosine.get_last_lr()[0]
-        of_epoch = []
-        for images, label in steps:
-            state = prompted_state(learned[0], learned[1])
-            image, text = unit(image_vectors(state, images)), unit(text_vectors(state, *embedded))
-            with torch.no_grad():
-                plain = unit(plain_model.encode_image(images).double())
-            prompted, zero_shot = scale * image @ text.T, scale * plain @ plain_text_CD.double().T
-            p, q = zero_shot.softmax(1), prompted.softmax(1)
-            entropy = -q[torch.arange(len(label)), label].log().mean()
-            divergence = (p * (p.log() - q.log())).sum() / p.numel()
-            near = 25 * (text - plain_text_CD.double()).abs().mean() + 10 * (image - plain).abs().mean()
-            loss = entropy + near + divergence
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            of_epoch.append(float(loss.detach()))
-        losses.append(sum(of_epoch) / len(of_epoch))
-        average = [sums + heights[epoch] * now.detach() for sums, now in zip(average, learned, strict=True)]
-    return average[0], average[1], losses
-
-
-def unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.square().sum(-1, keepdim=True).sqrt()
