@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipstill.core.errors import DataError, reason_of
 
-# Damaged, cut short, an unknown way of packing, locked with a password, or a name that is not UTF-8.
+# Damaged, cut short, an unknown way of packing, or a name that is not UTF-8.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -20,10 +20,12 @@ def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """A zip to read from.
 
     Raises:
-        DataError: It cannot be opened, or the block cannot read it.
+        DataError: It cannot be opened, it is locked, or the block cannot read it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.flag_bits & 1 for entry in archive.infolist()):
+                raise DataError(f"{path.name} is locked with a password. Make the zip again without one.")
             yield archive
     except _DAMAGE as error:
         raise DataError(f"{path.name} cannot be unpacked ({reason_of(error)}). Make the zip again.") from None

@@ -111,7 +111,7 @@ for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("int", r"[-+]?(?:0|[1-9]\d{0,99})", "-+0123456789"),
-    ("float", r"[-+]?(?:(?:0|[1-9]\d{0,99})\.\d*|\.\d+)(?:[eE][-+]?\d{1,3})?", "-+.0123456789"),
+    ("float", r"[-+]?(?:(?:0|[1-9]\d{0,99})\.\d*|\.\d+)(?:[eE][-+]?\d{1,2})?", "-+.0123456789"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$", re.A), list(_first))
 
@@ -188,6 +188,8 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
         raise ConfigError(f"{place}: {name} is {shown}. It must lie {limits}.") from None
     is_section = first["type"] == "model_type"
     message = "it is a section, give its settings one by one" if is_section else str(first["msg"])
+    if first["type"] == "too_short":
+        message = f"it must hold at least {first['ctx']['min_length']}"
     raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
 
 

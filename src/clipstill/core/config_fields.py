@@ -18,7 +18,8 @@ from clipstill.core.names import is_plain
 _TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", NoneType: "null"}
 
 _MOST_BITS = 332  # A hundred digits. Python does not even write numbers of thousands of digits.
-_EXPONENT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d{1,3}", re.A)
+# With three digits it could be beyond what a number of the machine holds, which would make 0 of 1e-400.
+_EXPONENT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d{1,2}", re.A)
 
 
 @dataclass(frozen=True)

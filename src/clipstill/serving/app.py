@@ -109,7 +109,7 @@ class _Service:
 
     async def predict(self, request: Request) -> Response:
         start = time.perf_counter()
-        top = _number(request, "top", _TOP)
+        top = _top(request)
         seconds = self._seconds
         async with AsyncExitStack() as stack:
             with self.batcher.room(1):
@@ -177,10 +177,15 @@ def answer_json(answer: Answer, top: int) -> dict[str, Any]:
     return {"label": None if answer.refused else best.label, "score": best.score, **shown}
 
 
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
+def _top(request: Request) -> int:
+    given = request.query_params.multi_items()
+    if odd := next((name for name, _ in given if name != "top"), None):
+        raise HTTPException(400, f"there is no parameter {odd[:40]!r}. Known: top, such as /predict?top=3.")
+    if len(given) > 1:
+        raise HTTPException(400, "top is given more than once. Give one, such as /predict?top=3.")
+    text = given[0][1] if given else str(_TOP)
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise HTTPException(400, f"{name} is {text[:40]!r}. Give a whole number from 1 on, such as /predict?{name}=3.")
+        raise HTTPException(400, f"top is {text[:40]!r}. Give a whole number from 1 on, such as /predict?top=3.")
     return int(text)
 
 
@@ -191,6 +196,8 @@ async def _refusal(request: Request, error: Exception) -> Response:
         if status == 405:
             allowed = (headers or {}).get("Allow", "GET")
             message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
+            if request.method == "POST":
+                message += " Pictures go to /predict, without a slash behind it."
     elif isinstance(error, PictureTooLargeError):
         status = 413
     elif isinstance(error, BusyError):

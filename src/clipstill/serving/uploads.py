@@ -144,6 +144,10 @@ async def _uploads(request: Request, limits: Limits) -> AsyncIterator[list[Uploa
     if kind == "multipart/form-data":
         async with request.form(max_files=limits.files, max_fields=16) as form:
             files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+            texts = [name for name, value in form.multi_items() if isinstance(value, str)]
+            if files and texts:
+                field = f"the field {texts[0][:40]!r} of the form is not read"
+                raise HTTPException(400, f"{field}. Send files alone; top belongs to the address: /predict?top=3.")
             if not files:
                 raise HTTPException(400, f"the form holds no file. {_HOW}")
             yield [

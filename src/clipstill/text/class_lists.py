@@ -22,8 +22,20 @@ _NAMES = ("class_name", "classname", "name", "class", "label", "category")
 _NUMBERS = ("id", "index", "idx", "no", "number", "class_id", "label_id")
 _COLUMNS = {*_NAMES, *_NUMBERS, "description", "wnid", "synset"}
 _BRACKETS = ("[]", "{}", "()")
-_WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
-_BULLET = re.compile(r"[-*•]\s+(?=\S)")
+_BULLETS = "-*+•‣◦▪●○·–—"
+# What stands around all names of a copied list, but is no part of them; a mark around some of them is.
+_AROUND = tuple(
+    (re.compile(pattern), what)
+    for pattern, what in (
+        (r"^n\d{8}\s+(?=\S)", "the WordNet ids before the names"),
+        (rf"^[{_BULLETS}]\s+(?=\S)|^[-–](?=[^\W\d])", "the bullets of the lines"),
+        (r"^\(?[A-Za-z]\)\s+(?=\S)|^[①-⓿❶-➓]\s*(?=\S)", "the letters or numbers that count the lines"),
+        (r"(?<=\S)\s+\(\d{1,3}(?:[.,]\d{3})*\)$", "the numbers in brackets behind the names"),
+        (r"(?<=[^\W\dA-Z_]{3})\.$|(?<=\S)/$", "the signs at the ends of the names"),
+    )
+)
+# A comma of a decimal number or of thousands, such as "0,5 l bottle".
+_COMMA_OF_NUMBER = re.compile(r"(?:^|,)\s*(\d+,\d+\s*[^\W\d][^,]*)")
 # "1. dog", "0: dog", "0 -> dog", "0 dog" and "dog: 0", "dog=0": number, mark and name. "16:9 photo" is no such line.
 _NUMBER_FIRST = re.compile(
     r"(?P<number>\d{1,6})(?P<mark>\.\s+|\s*(?:[):,|=]|[-=]>)\s*|\s+[-\u2013]\s+|\t\s*|\s+)"
@@ -36,7 +48,9 @@ _NUMBER_LAST = re.compile(
 _SURELY_COUNTED = 5
 # Code, JSON or a table in which lines of classes are expected.
 _NO_NAME = re.compile(
-    r"""[\[{].*|[\]})]*[,;]?|[-*•]\s.*|.*(?:[,;\[{]|[=:]\s*[\[{(].*)|(["']).*\1|[“‘„«].*[”’“»]|//.*"""
+    r"""[\[{|].*|[\]})]*[,;]?|[-*•‣◦▪●–—]\s.*|.*(?:[,;\[{]|[=:]\s*[\[{(].*)|(["']).*\1|[“‘„«].*[”’“»]|//.*"""
+    # A mark of a footnote, a letter as a web page writes it, half a bracket.
+    r"""|.*\w\[\d{1,3}\]|.*&#?\w{2,8};.*|[^():]*\w\s*\([^():]*\w[^():]*"""
 )
 
 
@@ -68,7 +82,7 @@ def entries_of_text(text: str, where: str = "") -> list[Entry]:
         return _entries_of_lines(text, where)
     if re.match(r"[\[{]|\w+ *= *[\[{(]", text):
         _check_name(text, f"the text{where}")
-    pieces = [(piece, f"position {place}") for place, piece in enumerate(_pieces(text), 1)]
+    pieces = [(piece, f"position {place}") for place, piece in enumerate(_pieces(_without_and(text, where)), 1)]
     for piece, place in pieces:
         if piece.strip():
             _check_name(piece.strip(), f"{place}{where}")
@@ -107,10 +121,21 @@ def _squeeze(text: str) -> str:
     return " ".join(re.sub(f"[{UNSEEN}]", "", text).split())
 
 
+def _without_and(text: str, where: str) -> str:
+    """``dog, cat, horse`` of the sentence ``dog, cat, and horse``."""
+    without = re.sub(r"([,;]\s*)(?:and|or)\s+(?=[^,;]+$)", r"\1", text)
+    if without == text or ": " in text:
+        return text
+    say(f"{_source(where)}: the 'and' or 'or' before the last name is left out")
+    return without
+
+
 def _pieces(text: str) -> list[str]:
     """The classes of ``dog, crane: a large, grey wading bird,cat``, where commas may be part of descriptions."""
     if ";" in text:
         return text.split(";")
+    if number := _COMMA_OF_NUMBER.search(text):
+        raise TaskError(f"'{number[1]}' is one class or two. Separate classes by semicolons, or write one per line.")
     pieces: list[str] = []
     # Where some commas have no space behind them, those separate classes.
     tight = re.search(r",\S", text) is not None
@@ -144,10 +169,12 @@ def _entries_of_lines(text: str, where: str) -> list[Entry]:
         return entries_of_text(lines[0][0], where)
     if _header(lines[0][0], least=2):
         return _entries_of_table(text, where)
-    for prefix, what in ((_WORDNET, "the WordNet ids before the names"), (_BULLET, "the bullets of the lines")):
-        if all(prefix.match(line) for line, _ in lines):
+    for mark, what in _AROUND:
+        without = [(mark.sub("", line, count=1), place) for line, place in lines]
+        changed = all(new != old for new, old in zip(without, lines, strict=True))
+        if changed and len({class_key(line) for line, _ in without}) == len(lines):
             say(f"{_source(where)}: {what} are left out")
-            lines = [(prefix.sub("", line, count=1), place) for line, place in lines]
+            lines = without
     for line, place in lines:
         _check_name(line, f"{place}{where}")
     return _unnumbered(lines, where)
@@ -157,7 +184,7 @@ def _check_name(line: str, place: str) -> None:
     if _NO_NAME.fullmatch(line):
         raise TaskError(
             f"{place} is not one class: {line[:60]}. Write one 'name' or 'name: description' per line, without quotes, "
-            'brackets and commas around it; or a list: ["dog", "cat"].'
+            'brackets, commas and other marks around it; or a list: ["dog", "cat"].'
         )
 
 

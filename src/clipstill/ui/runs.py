@@ -11,6 +11,7 @@ from typing import Any
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, put_back, read_manifest
+from clipstill.core.names import is_plain
 from clipstill.core.records import checked, read_record
 from clipstill.runtime.bundle import LABELS
 from clipstill.stages import bundle, calibration, images, prompts, report
@@ -97,6 +98,11 @@ def checked_name(name: str) -> str:
     return name
 
 
+def _may_be_shown(name: str) -> bool:
+    """Whether a name is that of a folder right inside the workspace, which a user may have renamed at will."""
+    return is_plain(name) and re.fullmatch(r"[^./\\-][^/\\]{0,254}", name) is not None
+
+
 def runs_in(workspace: Path) -> list[str]:
     """Names of the run folders right inside a workspace, the one with the latest event first."""
 
@@ -110,7 +116,7 @@ def runs_in(workspace: Path) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     """Whether a folder is a run, be it a damaged one."""
-    if _NAME.fullmatch(path.name) is None:
+    if not _may_be_shown(path.name):
         return False
     try:
         return bool(read_run_marker(path))
@@ -120,7 +126,7 @@ def _is_run(path: Path) -> bool:
 
 def open_run(workspace: Path, name: str) -> Run:
     """One run of the workspace; an error where there is none of that name."""
-    path = workspace / checked_name(name)
+    path = workspace / (name if _may_be_shown(name) else checked_name(name))
     read_run_marker(path)
     stages, ended = _stages(path)
     put_back(path / bundle.NAME)

@@ -10,14 +10,14 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clipstill.core.archives import opened_zip
 from clipstill.core.errors import DataError
-from clipstill.core.file_names import is_of_the_system
+from clipstill.core.file_names import SYSTEM, is_of_the_system, visible
 from clipstill.core.files import TEMPORARY, sha256_file, sweep, writing
 from clipstill.core.picture_kinds import IMAGE_SUFFIXES, why_no_picture_name
 from clipstill.core.progress import listed
@@ -54,7 +54,8 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
     digests = "".join(sha256_file(file) for file in files)
     target = place / hashlib.sha256(digests.encode()).hexdigest()[:16]
     with writing(target), opened_zip(zips[0]) if zips else nullcontext() as archive:
-        names = [str(file) for file in files] if archive is None else _names_in(archive)
+        entries = {} if archive is None else _entries_in(archive, labelled)
+        names = [str(file) for file in files] if archive is None else list(entries)
         reasons = {name: why_no_picture_name(PurePosixPath(name)) for name in names}
         pictures = [name for name in names if reasons[name] is None]
         left_out = tuple(f"{_shown(name, archive)} ({reason})" for name, reason in reasons.items() if reason)
@@ -66,7 +67,7 @@ def take_in(files: Sequence[Path], place: Path, labelled: bool) -> Taken:
             place.mkdir(parents=True, exist_ok=True)
             sweep(place, _UNPACKED_SECONDS)
             with tempfile.TemporaryDirectory(dir=place, prefix=TEMPORARY) as temporary:
-                _fill(Path(temporary) / "photos", pictures, archive).rename(target)
+                _fill(Path(temporary) / "photos", pictures, archive, entries).rename(target)
     photos = sum(1 for file in target.rglob("*") if file.is_file())
     return Taken(_without_outer(target) if labelled else target, photos, left_out)
 
@@ -75,28 +76,43 @@ def _shown(name: str, archive: zipfile.ZipFile | None) -> str:
     return name if archive is not None else Path(name).name
 
 
-def _names_in(archive: zipfile.ZipFile) -> list[str]:
-    """Names of the files in a zip, without those that file managers put beside the photos."""
-    paths = [(entry.filename, PurePosixPath(entry.filename)) for entry in archive.infolist() if not entry.is_dir()]
-    return [name for name, path in paths if not any(map(is_of_the_system, path.parts))]
+def _entries_in(archive: zipfile.ZipFile, labelled: bool) -> dict[str, zipfile.ZipInfo]:
+    """The files in a zip by their names, without those that file managers put beside the photos."""
+    found = {}
+    for entry in archive.infolist():
+        if not entry.flag_bits & 0x800:  # Macs write UTF-8 without saying so.
+            with suppress(UnicodeError):
+                entry.filename = entry.filename.encode("cp437").decode()
+        entry.filename = entry.filename.replace("\\", "/")  # As older programs of Windows write it.
+        *folders, file = PurePosixPath(entry.filename).parts
+        # A class may be called ".NET"; other folders whose names begin with a dot are left out once it is unpacked.
+        is_other = SYSTEM.match if labelled else is_of_the_system
+        if not (entry.is_dir() or is_of_the_system(file) or any(map(is_other, folders))):
+            found[entry.filename] = entry
+    return found
 
 
-def _fill(folder: Path, pictures: Sequence[str], archive: zipfile.ZipFile | None) -> Path:
+def _fill(
+    folder: Path,
+    pictures: Sequence[str],
+    archive: zipfile.ZipFile | None,
+    entries: Mapping[str, zipfile.ZipInfo],
+) -> Path:
     """Make a folder of pictures: those of a zip by their names there, or files by their paths."""
     folder.mkdir()
     if archive is None:
         for number, path in enumerate(pictures):
             shutil.copyfile(path, folder / f"{number:05d}{Path(path).suffix.lower()}")
         return folder
-    size = sum(archive.getinfo(name).file_size for name in pictures)
+    size = sum(entries[name].file_size for name in pictures)
     if len(pictures) > MOST_FILES or size > MOST_BYTES:
         raise DataError(f"the zip holds more than {MOST_FILES:,} photos or {MOST_BYTES >> 30} GB. Give fewer photos.")
-    archive.extractall(folder, pictures)
+    archive.extractall(folder, [entries[name] for name in pictures])  # type: ignore[list-item]
     return folder
 
 
 def _without_outer(folder: Path) -> Path:
     """The only folder inside, if it holds nothing but folders; else the folder itself."""
-    inside = list(folder.iterdir())
+    inside = visible(folder.iterdir())
     has_outer = len(inside) == 1 and inside[0].is_dir() and all(entry.is_dir() for entry in inside[0].iterdir())
     return inside[0] if has_outer else folder
