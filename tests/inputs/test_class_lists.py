@@ -168,7 +168,7 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "footnotes": (("classes.txt", "dog[1]\ncat\n"), "line 1 of"),
     "letters of a web page": (("classes.txt", "salt &amp; pepper\ndog\n"), "line 1 of"),
     "a table of Markdown": (("classes.txt", "| id | name |\n|----|------|\n| 0 | dog |\n"), "line 1 of"),
-    "a list to tick off": (("classes.txt", "- [ ] dog\n- [x] cat\n"), "line 1 of"),
+    "a list to tick off": (("classes.txt", "- [ ] dog\n- [x] cat\n"), BOTH),
     "arrows": (("classes.txt", "0 -> dog\n1 -> cat\n"), BOTH),
     "signs of equality": (("classes.txt", "dog=0\ncat=1\n"), BOTH),
     "bars": (("classes.txt", "0|dog\n1|cat\n"), BOTH),

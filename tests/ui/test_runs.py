@@ -208,6 +208,12 @@ def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, name: str) 
         open_run(tmp_path, name)
 
 
+@pytest.mark.parametrize("name", ["a b", "_old", "zoo (1)"])
+def test_a_new_run_gets_a_name_without_other_signs(name: str) -> None:
+    with pytest.raises(DataError, match="cannot name a run"):
+        checked_name(name)
+
+
 def test_lines_of_progress_are_understood() -> None:
     event = ProgressEvent("synthesis", done=28, total=112, unit="img", per_second=1.2, facts={"loss": 0.31})
     amount = panels.latest_amount([event.line(), "a note"])

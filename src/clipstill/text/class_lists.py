@@ -28,7 +28,7 @@ _AROUND = tuple(
     (re.compile(pattern), what)
     for pattern, what in (
         (r"^n\d{8}\s+(?=\S)", "the WordNet ids before the names"),
-        (rf"^[{_BULLETS}]\s+(?=\S)|^[-–](?=[^\W\d])", "the bullets of the lines"),
+        (rf"^[{_BULLETS}]\s+(?:\[[ xX]?\]\s+)?(?=\S)|^[-–](?=[^\W\d])", "the bullets of the lines"),
         (r"^\(?[A-Za-z]\)\s+(?=\S)|^[①-⓿❶-➓]\s*(?=\S)", "the letters or numbers that count the lines"),
         (r"(?<=\S)\s+\(\d{1,3}(?:[.,]\d{3})*\)$", "the numbers in brackets behind the names"),
         (r"(?<=[^\W\dA-Z_]{3})\.$|(?<=\S)/$", "the signs at the ends of the names"),
