@@ -189,7 +189,7 @@ def validate(model: type[ConfigType], data: Mapping[str, Any], where: str | Path
     is_section = first["type"] == "model_type"
     message = "it is a section, give its settings one by one" if is_section else str(first["msg"])
     if first["type"] == "too_short":
-        message = f"it must hold at least {first['ctx']['min_length']}"
+        message = f"it must hold at least {first['ctx']['min_length']} item"
     raise ConfigError(f"{place}: {name or 'the settings'} = {shown} cannot be used: {message}.") from None
 
 
