@@ -107,7 +107,7 @@ def _fill(
     size = sum(entries[name].file_size for name in pictures)
     if len(pictures) > MOST_FILES or size > MOST_BYTES:
         raise DataError(f"the zip holds more than {MOST_FILES:,} photos or {MOST_BYTES >> 30} GB. Give fewer photos.")
-    archive.extractall(folder, [entries[name] for name in pictures])  # type: ignore[list-item]
+    archive.extractall(folder, [entries[name] for name in pictures])
     return folder
 
 
