@@ -34,9 +34,10 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ovc at full size": (
         ("--recipe", "ovc"),
         (
-            "prompts.images_per_class=2",
+            "prompts.images_per_class=1",
             "prompts.steps=5",
-            "synthesis.steps=3",
+            "synthesis.steps=2",
+            "refusal.near_misses=0",
             "student.init=scratch",
             "distillation.steps=4",
             "distillation.head_steps=4",
