@@ -68,6 +68,10 @@ TAKES_A_DATASET: dict[str, tuple[str, ...]] = {
 # Ways to name what there is not; each must name what was meant or what there is.
 WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
     (("predictt", "x"), "predict"),
+    (("evaluate", "{bundle}", "--images", "{photos}", "--images", "{photos}"), "--images is given twice"),
+    (("run", "--classes", "dog,cat", "--classes", "horse,cow", "--out", "{out}"), "--classes is given twice"),
+    (("evaluate", "{bundle}", "--images", "{photos}", "{photos}"), "give one folder"),
+    (("run", "--classes", "dog,cat", "--set", "synthesis.steps", "=", "40"), "An option takes one value"),
     (("weights", "imprt"), "import"),
     (("list", "teacher"), "teachers"),
     (("serve", "x", "--prt", "1"), "--port"),

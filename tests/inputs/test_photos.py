@@ -89,6 +89,14 @@ def twelve_bits() -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(rows)) + rows + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
 
 
+def fourth_byte() -> bytes:
+    """A BMP whose header calls the fourth byte of a pixel its opacity, and which has zeros there."""
+    pixels = bytes((*reversed(RED), 0)) * 64
+    head = struct.pack("<IiiHHIIiiII", 108, 8, 8, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    head += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(pixels), 0, 0, 14 + len(head)) + head + pixels
+
+
 def with_gap(kind: str) -> bytes:
     """A picture whose second half was never copied into its place."""
     stream = io.BytesIO()
@@ -141,6 +149,7 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "see-through, multiplied already": (Image.new("RGBA", (8, 8), HALF_RED).convert("RGBa"), (227, 142, 142)),
     "a profile that is none": (stored("PNG", icc_profile=b"none" * 9), RED),
     "invisible": (stored("PNG", "RGBA", (200, 30, 30, 0)), (255,) * 3),
+    "a fourth byte of Windows": (fourth_byte(), RED),
     "invisible grey": (stored("PNG", "LA", (9, 0)), (255,) * 3),
     "one colour made invisible": (with_chunk(b"tRNS", b"\0\xc8\0\x1e\0\x1e"), (255,) * 3),
     "invisible in a palette": (stored("GIF", "P", 3, transparency=3), (255,) * 3),
@@ -181,6 +190,8 @@ PHOTOS: dict[str, tuple[Any, tuple[int, int, int] | str]] = {
     "a drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', UNKNOWN),
     "PostScript": (stored("EPS"), UNKNOWN),
     "a PDF": (stored("PDF"), UNKNOWN),
+    "a zip of photos": (b"PK\3\4" + bytes(26), "unpack it"),
+    "a preview of a raw photo": (stored("TIFF", tiffinfo={254: 1}), "is a raw photo"),
     "an icon": (stored("ICO"), UNKNOWN),
     "JPEG 2000": (stored("JPEG2000"), UNKNOWN),
     "lines ends of a text": (stored("PNG").replace(b"\r\n", b"\n"), UNKNOWN),

@@ -162,6 +162,7 @@ ADDRESSES: dict[str, tuple[tuple[str, str, dict[str, str]], int]] = {
     "the wrong method": (("GET", "/predict", {}), 405),
     "a slash too much behind predict": (("POST", "/predict/", {}), 405),
     "another wrong method": (("PUT", "/predict", {}), 405),
+    "a file that is put": (("PUT", "/predict/photo.png", {}), 405),
     "a method of nobody": (("FOO", "/labels", {}), 405),
     "a file deleted": (("DELETE", LABELS, {}), 405),
     "a method at labels": (("POST", "/labels", {}), 405),

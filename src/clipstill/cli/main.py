@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 import clipstill
 from clipstill.cli.doctor import doctor
@@ -39,6 +40,22 @@ from clipstill.core.names import plain
 INTERRUPTED = 130
 _LONGEST_PATH = 300
 
+
+class _Verb(TyperCommand):
+    """A command that refuses an option given twice, of which click would drop the first."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        order = self.make_parser(ctx).parse_args(list(args))[2]
+        for option in order:
+            if (
+                option.param_type_name == "option"
+                and not (option.multiple or option.is_flag)
+                and order.count(option) > 1
+            ):
+                ctx.fail(f"{option.opts[0]} is given twice. Give it once.")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="clipstill",
     help="Name your classes. Get a small, fast, exportable image classifier from CLIP, with no training data.",
@@ -51,8 +68,8 @@ for _verb in (
     *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve),
     *(base_to_novel, transfer, settings, doctor, demo, ui),
 ):
-    app.command()(_verb)  # Named as the function, with hyphens.
-app.command("list")(list_parts)
+    app.command(cls=_Verb)(_verb)  # Named as the function, with hyphens.
+app.command("list", cls=_Verb)(list_parts)
 app.add_typer(weights_app, name="weights")
 
 
@@ -112,6 +129,8 @@ def _user_error(error: Exception) -> str | None:
     """One line for an error that is no bug of clipstill; None for other errors."""
     text = str(error)
     shown = getattr(error, "format_message", None)
+    if shown is not None and "unexpected extra argument" in text:
+        return f"{shown()}. An option takes one value: quote one with spaces, and give one folder, not all in it."
     if shown is not None:  # click's usage errors
         return str(shown()) or "a command is missing. All of them: clipstill --help"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -98,6 +98,10 @@ def load_with_size(
             tile_width, tile_height = _tile(image)
             if tile_width * tile_height > MAX_PIXELS:
                 raise PictureTooLargeError(_too_large(shown, f"tiles of {tile_width} x {tile_height} pixels"))
+            if _is_raw(image):
+                raise DataError(
+                    f"{shown} is a raw photo, of which only a small preview can be read. Convert it to JPEG."
+                )
             if smallest is not None:
                 image.draft("RGB", (smallest, smallest))
             before_decoding(width * height)
@@ -151,6 +155,11 @@ def _tile(image: Image.Image) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _is_raw(image: Image.Image) -> bool:
+    """Whether the first picture of a TIFF is marked as a small copy, as in DNG and NEF."""
+    return bool(getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType, 0) & 1)
+
+
 def _turn(image: Image.Image, name: str) -> Image.Transpose | None:
     """What turns the picture upright; None where it is."""
     orientation: Any = None
@@ -195,6 +204,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         is_deep = any(np.asarray(strip).max(initial=0) > 255 for _, strip in _strips(image))
         shift = min(bits - 8, 8) if is_deep else 0
         return _by_strips(image, lambda values_HW: values_HW >> shift)
+    if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox():
+        return image.convert("RGB")  # Programs of Windows leave the fourth byte at zero.
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         whole = Image.new("RGB", image.size)
         for top, strip in _strips(image):

@@ -69,9 +69,11 @@ def decoders(source: Path | BinaryIO, containers: bool) -> tuple[str, ...]:
     """Decoders that are tried for a file, by Pillow's names; those of containers are loaded for their files only.
 
     Raises:
-        OSError: As ``_start``, or the file needs the extra ``heic``.
+        OSError: As ``_start``, the file is a zip, or it needs the extra ``heic``.
     """
     start = _start(source)
+    if start[:4] == b"PK\3\4":
+        raise OSError("it is a zip, not a photo; unpack it and give its folder")
     if not containers:
         return FORMATS
     brand = start[8:12] if start[4:8] == b"ftyp" else b""

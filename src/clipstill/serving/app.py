@@ -196,8 +196,8 @@ async def _refusal(request: Request, error: Exception) -> Response:
         if status == 405:
             allowed = (headers or {}).get("Allow", "GET")
             message = f"{request.method[:20]} is no method of this address. Ask with {allowed}."
-            if request.method == "POST":
-                message += " Pictures go to /predict, without a slash behind it."
+            if request.method in ("POST", "PUT"):
+                message += " POST pictures to /predict, without a slash behind it."
     elif isinstance(error, PictureTooLargeError):
         status = 413
     elif isinstance(error, BusyError):

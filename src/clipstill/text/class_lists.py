@@ -51,6 +51,8 @@ _NO_NAME = re.compile(
     r"""[\[{|].*|[\]})]*[,;]?|[-*•‣◦▪●–—]\s.*|.*(?:[,;\[{]|[=:]\s*[\[{(].*)|(["']).*\1|[“‘„«].*[”’“»]|//.*"""
     # A mark of a footnote, a letter as a web page writes it, half a bracket.
     r"""|.*\w\[\d{1,3}\]|.*&#?\w{2,8};.*|[^():]*\w\s*\([^():]*\w[^():]*"""
+    # A heading and its rule, the end of a list that goes on, two names, marks of Markdown, lines of `tree` and `ls -l`.
+    r"""|[^:]+:|[=~*_.…]{2,}|…|etc\.?|[^:]*[^\W\d],[^\W\d].*|\*\*.*|`.*`|[├└│].*|[dl-](?:[r-][w-][xsStT-]){3}\S*\s.*"""
 )
 
 

@@ -137,7 +137,7 @@ def _check(entries: Sequence[Entry], where: str) -> Task:
     if len(entries) == 1:
         raise TaskError(
             f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
-            "add the classes that it must be distinguished from."
+            "add the classes that it must be distinguished from, with commas between them."
         )
     names = told_apart([entry.name for entry in entries])
     renamed = [own for own, entry in zip(names, entries, strict=True) if own != entry.name]
