@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -44,8 +44,8 @@ _LONGEST_PATH = 300
 class _Verb(TyperCommand):
     """A command that refuses an option given twice, of which click would drop the first."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        order = self.make_parser(ctx).parse_args(list(args))[2]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        order: list[Any] = self.make_parser(ctx).parse_args(list(args))[2]
         for option in order:
             if (
                 option.param_type_name == "option"
