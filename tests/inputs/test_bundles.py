@@ -357,6 +357,13 @@ def test_every_verb_that_takes_labelled_photos_can_be_asked_to_go_on_without_a_f
     assert {name for name, names in options.items() if "allow_unmatched" in names} == labelled | {"remove-class"}
 
 
+def test_a_bundle_is_not_tuned_into_itself(capsys: pytest.CaptureFixture[str], words: dict[str, str]) -> None:
+    before = read_manifest(Path(words["bundle"]))
+    line = failed(capsys, "fine-tune", words["bundle"], "--examples", words["photos"], "--out", words["bundle"])
+    assert "is the bundle that is tuned, and would be lost" in line
+    assert read_manifest(Path(words["bundle"])) == before
+
+
 @pytest.mark.parametrize("verb", WRITES)
 @pytest.mark.parametrize("place", ["file", "file/below", "foreign"])
 def test_results_never_replace_what_is_not_ours(

@@ -117,6 +117,8 @@ def fine_tune_on(
     folder: ImageFolder, bundle: Bundle, out: Path, *, settings: Settings, photos: ImageFolder | None = None
 ) -> FineTuned:
     """The same for photos that are listed already."""
+    if out.resolve() == bundle.folder.resolve():
+        raise ConfigError(f"{out} is the bundle that is tuned, and would be lost. Choose another folder: --out FOLDER.")
     check_replaceable(out)  # Before the work, which would be lost.
     if bundle.info.get("zero_shot"):
         raise ConfigError(
