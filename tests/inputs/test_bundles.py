@@ -68,8 +68,6 @@ TAKES_A_DATASET: dict[str, tuple[str, ...]] = {
 # Ways to name what there is not; each must name what was meant or what there is.
 WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
     (("predictt", "x"), "predict"),
-    (("evaluate", "{bundle}", "--images", "{photos}", "--images", "{photos}"), "--images is given twice"),
-    (("run", "--classes", "dog,cat", "--classes", "horse,cow", "--out", "{out}"), "--classes is given twice"),
     (("evaluate", "{bundle}", "--images", "{photos}", "{photos}"), "give one folder"),
     (("run", "--classes", "dog,cat", "--set", "synthesis.steps", "=", "40"), "An option takes one value"),
     (("weights", "imprt"), "import"),
@@ -355,6 +353,14 @@ def test_every_verb_that_takes_labelled_photos_can_be_asked_to_go_on_without_a_f
     assert len(labelled) >= 8
     # Taking a class out opens the photos of the run again.
     assert {name for name, names in options.items() if "allow_unmatched" in names} == labelled | {"remove-class"}
+
+
+def test_an_option_that_is_given_twice_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings", "synthesis", "--json", "--recipe", "ovc", "--recipe", "default"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("warning: --recipe is given twice; the last one counts") == 1
+    assert main(["settings", "synthesis", "--json", "--recipe", "default"]) == 0
+    assert capsys.readouterr().out == captured.out
 
 
 def test_a_bundle_is_not_tuned_into_itself(capsys: pytest.CaptureFixture[str], words: dict[str, str]) -> None:

@@ -36,23 +36,21 @@ from clipstill.cli.weights import weights_app
 from clipstill.cli.zero_shot import zero_shot
 from clipstill.core.errors import ClipstillError, is_out_of_memory
 from clipstill.core.names import plain
+from clipstill.core.progress import warn
 
 INTERRUPTED = 130
 _LONGEST_PATH = 300
 
 
 class _Verb(TyperCommand):
-    """A command that refuses an option given twice, of which click would drop the first."""
+    """A command that tells of an option given twice, of which click drops the first."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         order: list[Any] = self.make_parser(ctx).parse_args(list(args))[2]
-        for option in order:
-            if (
-                option.param_type_name == "option"
-                and not (option.multiple or option.is_flag)
-                and order.count(option) > 1
-            ):
-                ctx.fail(f"{option.opts[0]} is given twice. Give it once.")
+        for option in dict.fromkeys(order):
+            is_single = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            if is_single and order.count(option) > 1:
+                warn(f"{option.opts[0]} is given twice; the last one counts")
         return super().parse_args(ctx, args)
 
 
