@@ -11,8 +11,8 @@ from pathlib import Path
 
 from clipstill.core.errors import DataError, reason_of
 
-# Damaged, cut short, an unknown way of packing, or a name that is not UTF-8.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+# Damaged or cut short; RuntimeError includes an unknown way of packing, ValueError a name that is not UTF-8.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
 @contextmanager

@@ -12,12 +12,12 @@ import yaml
 
 from clipstill.core.config_fields import is_section_type, misfit, range_text, shown_value
 from clipstill.core.errors import ConfigError, did_you_mean
+from clipstill.core.file_names import CHECKPOINT_SUFFIXES
 from clipstill.core.files import read_text
 from clipstill.core.paths import user_path
 
 MANY = 10_000_000  # Upper bound of counts and weights, beyond every sensible value.
 _MOST_BYTES = 1 << 20  # A second of reading; settings take a few kilobytes.
-_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _DEEPEST = 10  # Keys of a dotted name; no setting has as many.
 _RANGE_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 SPEED_ONLY: dict[str, Any] = {"result": False}  # Marks a field that does not change results, only where or how fast.
@@ -65,7 +65,7 @@ def _absolute_part(name: str) -> str:
     if before.endswith("openclip"):
         architecture, slash, path = path.partition("/")
         colon += architecture + slash
-    if not path or not ("/" in path or path.startswith("~") or Path(path).suffix in _CHECKPOINTS):
+    if not path or not ("/" in path or path.startswith("~") or Path(path).suffix in CHECKPOINT_SUFFIXES):
         return name
     found = user_path(path.strip()).resolve()
     # A plus would end the name.

@@ -14,6 +14,8 @@ VECTORS_FILE = "class_vectors.safetensors"
 VECTORS_NAME = "class_vectors"
 METRICS_FILE = "metrics.json"
 PARITY_FILE = "parity.json"
+# Of files of weights that the user may name.
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # What file managers and network drives leave behind, beside names that begin with a dot.
 SYSTEM = re.compile(
     r"(__MACOSX|@(eaDir|Recycle|Recently-Snapshot|__thumb|tmp|Syno\w+)|[#~]snapshot|#recycle|\$RECYCLE\.BIN|RECYCLER"

@@ -41,9 +41,10 @@ def without_program(path: Path) -> tuple[io.BytesIO, list[Any]]:
         for name in archive.namelist():
             inside = name.partition("/")[2]
             if inside in (_OBJECTS, "version", "byteorder") or inside.startswith("data/"):
-                copy.writestr(name, archive.read(name))
-            if inside == _OBJECTS:
-                pickled = archive.read(name)
+                content = archive.read(name)
+                copy.writestr(name, content)
+                if inside == _OBJECTS:
+                    pickled = content
     copied.seek(0)
     # The names are found without running the pickle. One class for each: torch's reader tells classes by their names.
     named = {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
