@@ -75,13 +75,20 @@ NAMES_WITH_PATHS = [
     ("vqgan:hub:w/", "vqgan:hub:{here}/w"),
     ("text-to-image:./w", "text-to-image:{here}/w"),
     ("pixels+tiny-autoencoder:w/file.pt", "pixels+tiny-autoencoder:{here}/w/file.pt"),
+    ("openclip:ViT-B-32/openai/w/file.pt", "openclip:ViT-B-32/openai/{here}/w/file.pt"),
+    (
+        "openclip:ViT-B-32/file.pt+openclip:ViT-B-32/w/file.pt+lite0",
+        "openclip:ViT-B-32/{here}/file.pt+openclip:ViT-B-32/{here}/w/file.pt+lite0",
+    ),
+    ("vqgan:a+b/", "vqgan:{here}/a+b"),
+    ("pixels+vqgan:a+b/+dead-leaves", "pixels+vqgan:{here}/a+b+dead-leaves"),
 ]
-# Names of parts, tags, imported weights and hub models; a path with a plus would be two names.
+# Names of parts, tags, imported weights and hub models.
 NAMES_WITHOUT_PATHS = [
     *("embedded-m", "embedded+pixels", "lite0", "openclip:ViT-B-32/openai", "openclip:ViT-B-32/laion2b_s34b_b79k"),
     *("vqgan:photos", "vqgan", "timm:resnet18", "tiny-autoencoder:madebyollin/taesd", "text-to-image:owner/model"),
     *("vqgan:hub:owner/model", "vqgan:gone/", "openclip:ViT-B-32/gone.pt", "tower:embedded-s", "w/", "file.pt", "auto"),
-    "vqgan:a+b/",
+    "vqgan:a+c/",
 ]
 NAMED = ("teacher.name", "generator.name", "student.name", "evaluation.small_teacher")
 

@@ -54,22 +54,34 @@ def absolute(path: Any) -> Any:
 def absolute_parts(names: str) -> str:
     """Names of parts joined by ``+``, with the paths of files and folders in them made absolute.
 
-    ``vqgan:weights/`` and ``openclip:ARCHITECTURE/weights.pt`` name paths; ``vqgan:NAME`` and
-    ``openclip:ARCHITECTURE/TAG`` do not, whatever lies in the working folder.
+    ``vqgan:weights/``, ``openclip:ARCHITECTURE/weights.pt`` and ``openclip:ARCHITECTURE/TAG/weights.pt`` name paths, in
+    which a ``+`` may stand; ``vqgan:NAME`` and ``openclip:ARCHITECTURE/TAG`` do not, whatever the working folder holds.
     """
-    return "+".join(map(_absolute_part, names.split("+")))
+    parts = names.split("+")
+    # The colon of another part ends a path.
+    most = next((place for place, part in enumerate(parts) if place and ":" in part), len(parts))
+    for count in range(most, 0, -1):
+        name = "+".join(parts[:count])
+        found = _absolute_part(name)
+        if found != name or count == 1:
+            break
+    rest = "+".join(parts[count:])
+    return f"{found}+{absolute_parts(rest)}" if rest else found
 
 
 def _absolute_part(name: str) -> str:
     before, colon, path = name.rpartition(":")
+    places = [(before + colon, path.strip())] if colon else []
     if before.endswith("openclip"):
-        architecture, slash, path = path.partition("/")
-        colon += architecture + slash
-    if not path or not ("/" in path or path.startswith("~") or Path(path).suffix in CHECKPOINT_SUFFIXES):
-        return name
-    found = user_path(path.strip()).resolve()
-    # A plus would end the name.
-    return f"{before}{colon}{found}" if colon and found.exists() and "+" not in str(found) else name
+        architecture, _, path = path.partition("/")
+        tag, _, file = path.partition("/")
+        places = [(f"{before}:{architecture}/", path), (f"{before}:{architecture}/{tag}/", file)]
+    for start, path in places:
+        if "/" in path or path.startswith("~") or Path(path).suffix in CHECKPOINT_SUFFIXES:
+            found = user_path(path).resolve()
+            if found.exists():
+                return f"{start}{found}"
+    return name
 
 
 # Read before pydantic's own check, which refuses names that are not UTF-8.
