@@ -377,3 +377,39 @@ def test_the_teacher_is_asked_once_about_a_view_that_comes_again(tmp_path: Path)
         train(tmp_path / "cut", settings, ColourTeacher(teacher.done - 1))
     student, _ = train(tmp_path / "cut", settings)
     assert_same_weights(student, expected)
+
+
+def test_a_start_is_kept_by_a_large_pull_left_by_a_small_one_and_a_candidate(tmp_path: Path) -> None:
+    first = (torch.randn(3, 16, generator=generator_for("start")), torch.zeros(3))
+    moved = []
+    for pull in (1e7, 1000.0, 0.0):
+        student = new_student()
+        student.begin_with(first)
+        settings = SMALL.changed(pull=pull, steps=60)
+        result = distil(
+            student,
+            SoftLabels(ColourTeacher(), torch.eye(3)),
+            TrainingData(*pictures()),
+            settings=settings,
+            folder=tmp_path / str(pull),
+        )
+        assert result.history[0]["step"] == 0
+        moved.append(float((student.head.weight - first[0]).norm()))
+    assert moved[0] < 0.02 * moved[2]
+    assert moved[0] < moved[1] < moved[2]
+
+
+def test_a_head_without_a_start_is_not_held(tmp_path: Path) -> None:
+    heads = []
+    for pull in (0.0, 1e7):
+        student = new_student()
+        settings = SMALL.changed(pull=pull)
+        distil(
+            student,
+            SoftLabels(ColourTeacher(), torch.eye(3)),
+            TrainingData(*pictures()),
+            settings=settings,
+            folder=tmp_path / str(pull),
+        )
+        heads.append(student.head.weight)
+    assert torch.equal(*heads)

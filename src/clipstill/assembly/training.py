@@ -17,7 +17,7 @@ from torch import Tensor
 from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.image_folder import ImageFolder, iterate
-from clipstill.core.protocols import Preprocess
+from clipstill.core.protocols import HeadTeacher, Preprocess
 from clipstill.distillation.parallel import together
 from clipstill.distillation.photos import PhotoSet
 from clipstill.distillation.soft_labels import SoftLabels
@@ -157,6 +157,8 @@ def train_student(
         scale = float(student.logit_scale or teacher.logit_scale)
         layers, width = section.projector_layers, section.projector_width
         student.use_class_vectors(class_vectors_CD, scale, seed=settings.seed, layers=layers, width=width)
+    elif section.start == "teacher" and section.init == "pretrained" and isinstance(teacher, HeadTeacher):
+        student.begin_with(teacher.linear_head(student.name, class_vectors_CD))
     with together(trains_together(settings)):
         result = distil(
             student.to(device),

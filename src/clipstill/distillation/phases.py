@@ -82,6 +82,15 @@ class HeadPhase(Phase):
             teacher_BC=setup.labels.logits(teacher_MD),
             class_B=setup.train.class_id_N.repeat(len(passes)).to(self.device),
         )
+        self._std_F = self._whole.inputs.std(0)
+
+    def _loss(self, batch: Batch, count: int, weights: Weights) -> Tensor:
+        """As for every phase, with the squared change of the logits from the start, as of independent features."""
+        loss, first_CF = super()._loss(batch, count, weights), self.setup.student.first_CF
+        if first_CF is None:
+            return loss
+        change = ((weights["weight"] - first_CF.to(self.device)) * self._std_F).square().sum()
+        return loss + self.settings.pull / len(self.setup.train) * change / parallel.share()[1]
 
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """This process's share of some cached views."""

@@ -38,6 +38,13 @@ class DistilSettings(Config):
     weight_decay: float = Field(
         default=1e-4, ge=0, le=1, description="Decoupled weight decay. Biases and BatchNorm have none."
     )
+    pull: float = Field(
+        default=1000.0,
+        ge=0,
+        le=MANY,
+        description="How many training pictures the start of a head counts for (student.start): the squared change of "
+        "its logits has this weight divided by the number of pictures. Not used without a start.",
+    )
     optimiser: Literal["adamw", "sgd", "momentum"] = Field(
         default="adamw",
         description="Optimiser. sgd has momentum 0.9 and Nesterov's step, momentum has no such step.",
@@ -104,7 +111,7 @@ class DistilSettings(Config):
         default="bilinear", description="Antialiased resize of the views. CLIP was trained with bicubic."
     )
     keep: Literal["agreement", "loss", "last"] = Field(
-        default="agreement",
+        default="loss",
         description="Which weights are the result: those that agree most with the teacher on held-out images, those "
         "with the least loss on them, or the last, as also where fewer than 20 are held out. No label is used.",
     )

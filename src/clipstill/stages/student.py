@@ -139,7 +139,7 @@ def read_kept(run: Run) -> list[dict[str, int]]:
 
 STAGE = Stage(
     name=NAME,
-    version=6,
+    version=7,
     title="Train the student",
     make=_make,
     settings=(

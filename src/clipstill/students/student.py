@@ -59,6 +59,7 @@ class Student(nn.Module):
         self.head: nn.Linear | ClassVectorsHead = head
         self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocess.std).view(1, 3, 1, 1), persistent=False)
+        self.first_CF: Tensor | None = None  # Weights of a head that knows the classes before it is trained.
         self._backbone_frozen = False
         self._statistics_frozen = False
         with torch.no_grad():
@@ -85,6 +86,14 @@ class Student(nn.Module):
         """Images in [0, 1], sides of 32 pixels or more -> logits (N, C)."""
         logits_NC: Tensor = self.head(self.features(x_N3HW))
         return logits_NC
+
+    @torch.no_grad()
+    def begin_with(self, head: tuple[Tensor, Tensor] | None) -> None:
+        """Give a linear head weights (C, F) and biases (C,), to which training then holds it; None changes nothing."""
+        if head is not None and isinstance(self.head, nn.Linear):
+            self.head.weight.copy_(head[0])
+            self.head.bias.copy_(head[1])
+            self.first_CF = head[0]
 
     def use_class_vectors(
         self, class_vectors_CD: Tensor, scale: float, *, seed: int = 0, layers: int = 1, width: int = 0

@@ -17,7 +17,12 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class SynthesisSettings(Config):
     """How synthetic images are made."""
 
-    steps: int = Field(default=60, ge=1, le=MANY, description="Optimiser steps per image.")
+    steps: int = Field(
+        default=20,
+        ge=1,
+        le=MANY,
+        description="Optimiser steps per image. Long optimisation drives an image into the teacher's blind spots.",
+    )
     lr: float = Field(
         default=0.1,
         ge=1e-6,

@@ -28,9 +28,12 @@ from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_prov
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.ensemble import join
+from clipstill.teachers.linear_head import linear_head
 from clipstill.teachers.minilm import DIM, MiniLM
 
 ASSETS = Path(__file__).parents[1] / "assets"
+# Features of drawings in both towers, in 256 levels a channel.
+DRAWINGS_FILE = "embedded-drawings.safetensors"
 FEATURES = 1280
 IMAGENET_CLASSES = 1000
 # ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours count too.
@@ -152,6 +155,7 @@ class _Tower:
         self.alignment = Alignment(words, classifier_KF, *widths)
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
+        self.dim = DIM + FEATURES + widths[0]
         parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
         self.parameters = sum(tensor.numel() for part in parts for tensor in part.parameters())
         self.sha256 = sha256_file(path)
@@ -199,9 +203,10 @@ class EmbeddedTeacher:
         self._shares = [1 / len(sizes)] * len(sizes)
         self._mean = torch.tensor(LITE_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(LITE_STD, device=device).view(1, 3, 1, 1)
+        self._assets = assets
         alignments = [tower.alignment for tower in self.towers]
         self.image_size = self.towers[0].image_size
-        self.dim = sum(DIM + FEATURES + len(one.from_text.weight) for one in alignments)
+        self.dim = sum(tower.dim for tower in self.towers)
         self.logit_scale = sum(float(one.logit_scale) for one in alignments) / len(alignments)
         self.preprocess = Preprocess(self.image_size, LITE_MEAN, LITE_STD)
         self.image_parameters = sum(tower.parameters for tower in self.towers)
@@ -236,6 +241,24 @@ class EmbeddedTeacher:
         """Texts -> unit vectors (M, D), float32."""
         with torch.no_grad():
             return self._from_text(self._text.encode([text.lower() for text in texts]))
+
+    def linear_head(self, network: str, class_vectors_CD: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Weights (C, F) and biases (C,), on the CPU, of a head on the features of ``network``.
+
+        It answers nearly as that tower and its alignment do, whatever the other tower says. None where ``network`` is
+        not one of the towers.
+        """
+        if network not in self.statistics_networks:
+            return None
+        place = self.statistics_networks.index(network)
+        tower = self.towers[place]
+        vectors_CD = torch.split(class_vectors_CD, [each.dim for each in self.towers], dim=1)[place]
+        vectors_CD = (vectors_CD / self._shares[place] ** 0.5).to(self._device)
+        stored, _ = read_weights(self._assets / DRAWINGS_FILE)
+        feat_BF = (stored[f"{network}_levels"] * stored[f"{network}_step"]).to(self._device)
+        imagenet_BK = tower.network.classifier(feat_BF.to(tower.dtype)).float()
+        weight_CF, bias_C = linear_head(tower.alignment, feat_BF, imagenet_BK, vectors_CD)
+        return weight_CF.cpu(), bias_C.cpu()
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> word-piece embeddings (M, L, E), and the attention mask (M, L)."""

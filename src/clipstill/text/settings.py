@@ -32,10 +32,10 @@ class PromptSettings(Config):
         "for embedded teachers and eight plain ImageNet sentences for CLIP.",
     )
     images_per_class: int = Field(
-        default=16,
+        default=24,
         ge=0,
-        description="Synthetic images per class; 0 where unlabelled photos replace them. 16 is one per style and takes "
-        "minutes on a laptop; Wei et al. make 64 on a GPU.",
+        description="Synthetic images per class; 0 where unlabelled photos replace them. Many images of few steps "
+        "teach more than few of many; Wei et al. make 64 on a GPU.",
     )
     template: str = Field(
         default=DEFAULT,

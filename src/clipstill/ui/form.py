@@ -23,12 +23,12 @@ from clipstill.workflow.recipes import load_settings
 EFFORTS: dict[str, tuple[str, ...]] = {
     "Quick try": (
         "prompts.images_per_class=8",
-        "synthesis.steps=30",
+        "synthesis.steps=10",
         "distillation.steps=300",
         "refusal.near_misses=0",
     ),
     "Default": (),
-    "Thorough": ("prompts.images_per_class=32", "synthesis.steps=120", "distillation.steps=2000"),
+    "Thorough": ("prompts.images_per_class=48", "synthesis.steps=40", "distillation.steps=2000"),
 }
 
 
