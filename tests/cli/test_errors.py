@@ -54,7 +54,7 @@ def test_unknown_names_suggest_the_closest(
 @pytest.mark.parametrize(
     ("student", "advice"),
     [
-        ("timm:vit_small_patch14_dinov2", "set student.image_size to 126"),  # 128 by default.
+        ("timm:vit_small_patch14_dinov2", "set student.image_size to 154"),  # 160 by default.
         ("timm:resnet188", "Did you mean 'resnet18'?"),
     ],
 )

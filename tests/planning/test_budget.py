@@ -36,10 +36,10 @@ def choose(budget: float, *fixed: str) -> dict[str, Any]:
 
 def test_work_is_counted_from_the_settings() -> None:
     base = cost({}, 7, photos=280)
-    assert (base.images, base.image_steps) == (112, 126 * 60)
-    assert base.stages["near_misses"] == pytest.approx(14 * 60 * 0.02 + 300 * 0.01)
+    assert (base.images, base.image_steps) == (168, (168 + 14) * 20)
+    assert base.stages["near_misses"] == pytest.approx(14 * 20 * 0.02 + 300 * 0.01)
     assert base.stages["evaluation"] == pytest.approx(280 * 0.004)
-    views = 112 * DEFAULT.distillation.views
+    views = 168 * DEFAULT.distillation.views
     assert base.stages["student"] == pytest.approx(views * 0.003 + 1000 * 0.0035, abs=0.01)
     freed = cost({"distillation.freeze": "bn", "distillation.head_steps": 300}, 7)
     all_weights = 1000 * DEFAULT.distillation.batch * 0.011
@@ -49,8 +49,8 @@ def test_work_is_counted_from_the_settings() -> None:
 def test_cost_is_the_sum_of_its_stages_and_grows_with_images_and_steps() -> None:
     base = cost({})
     assert base.seconds == pytest.approx(sum(base.stages.values()), abs=0.1)
-    assert base.stages["surrogate"] == pytest.approx(5 * 16 * 60 * 0.02)
-    assert cost({"prompts.images_per_class": 32}).stages["surrogate"] == 2 * base.stages["surrogate"]
+    assert base.stages["surrogate"] == pytest.approx(5 * 24 * 20 * 0.02)
+    assert cost({"prompts.images_per_class": 48}).stages["surrogate"] == 2 * base.stages["surrogate"]
     assert cost({"synthesis.image_size": 192}).stages["surrogate"] == 4 * base.stages["surrogate"]
     assert cost({"distillation.minutes": 3}).stages["student"] == 180
     assert cost({"synthesis.group_size": 14}).memory_bytes < base.memory_bytes

@@ -37,7 +37,7 @@ _LEVELS = (
     _Level(images=8, steps=1, side=1, training=1, all_steps=640),
 )
 _HEAD_STEPS = 300
-_SIDE_UNIT, _SMALLEST_SIDE, _FEWEST_IMAGES, _FEWEST_STEPS, _FEWEST_TRAINING_STEPS = 32, 64, 2, 15, 100
+_SIDE_UNIT, _SMALLEST_SIDE, _FEWEST_IMAGES, _FEWEST_STEPS, _FEWEST_TRAINING_STEPS = 32, 64, 2, 5, 100
 
 
 def choose_settings(
