@@ -173,7 +173,7 @@ def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_takes_the_settings_that_its_budget_chose(budgeted: Path) -> None:
     told = read_json(budgeted / "plan.json")
     assert told["budget_seconds"] == 1
-    assert told["settings"]["prompts.images_per_class"] == 2
+    assert told["settings"]["prompts.images_per_class"] == 3
     settings = yaml.safe_load((budgeted / "config.yaml").read_text())
     assert settings["prompts"]["images_per_class"] == 2
     assert settings["synthesis"]["steps"] == told["settings"]["synthesis.steps"]
