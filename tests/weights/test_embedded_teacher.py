@@ -100,33 +100,36 @@ def test_a_person_has_the_classes_of_clothes_too() -> None:
     assert [noun.members for noun in with_dressed_people(nouns)] == [(2, 5, 7), (2, 7), (1,)]
 
 
-def _drawings(seed: int = 0) -> Drawings:
+def _drawings(seed: int = 0, lines: float = 0.3) -> Drawings:
     rng = np.random.default_rng(0)
     rgba = rng.integers(0, 256, (40, 24, 24, 4), dtype=np.uint8)
     photos = torch.from_numpy(rng.integers(0, 256, (2, 3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH), dtype=np.uint8))
-    return Drawings(rgba, photos, 32, seed)
+    return Drawings(rgba, photos, 32, lines, seed)
 
 
-def test_drawings_are_shown_each_once_a_pass_and_in_range() -> None:
-    batches = list(_drawings().batches(2, batch=16))
-    for number in (0, 1):
-        shown = np.concatenate([indices for passed, indices, _ in batches if passed == number])
-        assert sorted(shown) == list(range(40))
-    for _, indices, x_N3HW in batches:
+def test_drawings_are_shown_once_each_and_in_range() -> None:
+    batches = list(_drawings().batches(batch=16))
+    assert sorted(np.concatenate([indices for indices, _ in batches])) == list(range(40))
+    for indices, x_N3HW in batches:
         assert x_N3HW.shape == (len(indices), 3, 32, 32)
         assert float(x_N3HW.min()) >= 0
         assert float(x_N3HW.max()) <= 1
 
 
+def test_line_drawings_are_grey() -> None:
+    coloured = [torch.cat([x for _, x in _drawings(lines=lines).batches()]).std(1).mean() for lines in (0.0, 1.0)]
+    assert float(coloured[1]) < 0.2 * float(coloured[0])  # some grain has colours
+
+
 def test_drawings_are_the_same_for_the_same_seed_only() -> None:
-    first, again, other = (torch.cat([x for _, _, x in _drawings(seed).batches(1)]) for seed in (0, 0, 1))
+    first, again, other = (torch.cat([x for _, x in _drawings(seed).batches()]) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
 
 def test_drawings_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    next(_drawings().batches(1))
+    next(_drawings().batches())
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -27,8 +27,8 @@ from tools.weights.pictures import Picture, captioned_pictures, decode_all
 from tools.weights.tower_features import Classifier, drawing_features, natural_mean
 from tools.weights.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
 
-# Tower -> side of photos in pixels; smaller than in its training (224 and 260), for speed.
-IMAGE_SIZES = {"lite0": 160, "lite2": 208}
+# Tower -> side of photos in pixels; smaller than in its training (224 and 260), for speed, and here as right.
+IMAGE_SIZES = {"lite0": 160, "lite2": 160}
 WORDS_FILE = "embedded-words.safetensors"
 LEDGER_FILE = "LICENCES-embedded.md"
 MEASURED_FILE = "embedded-measured.json"
@@ -53,7 +53,7 @@ def build_teachers(out: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     pictures, rgba = decode_all(captioned_pictures(cache), cache / "pictures.npy")
     say(f"{len(pictures)} captioned pictures")
-    features = drawing_features(pictures, rgba, tuple(IMAGE_SIZES), cache)
+    shown, features = drawing_features(pictures, rgba, tuple(IMAGE_SIZES), cache)
     nouns, classes = imagenet_nouns(cache)
     settings = AlignmentSettings()
     texts = {text for picture in pictures for text in (picture.name, picture.caption)}
@@ -63,10 +63,10 @@ def build_teachers(out: Path, cache: Path) -> None:
         save_file(words_tensors(nouns, classes, vectors), temporary)
     # Read back, to train with the rounded words that a teacher will use.
     words = Words(out / WORDS_FILE)
-    learned = training_texts(pictures, nouns, classes, vectors, widest=settings.widest_noun)
+    learned = training_texts(shown, nouns, classes, vectors, widest=settings.widest_noun)
     for size, image_size in IMAGE_SIZES.items():
         classifier = Classifier.of(size)
-        feat_NF = torch.from_numpy(features[size].astype(np.float32)).flatten(0, 1)
+        feat_NF = torch.from_numpy(features[size].astype(np.float32))
         alignment = train_alignment(
             words,
             classifier,

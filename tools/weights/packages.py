@@ -64,6 +64,7 @@ fluentui-emoji 1.3.0 MIT ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcd
 @iconify-json/hugeicons 1.2.35 MIT cca09de913319938961fa0613a8eb42952f76c3ee13a7c68ef411091590c5d8b
 @iconify-json/icon-park-outline 1.2.4 Apache-2.0 e4c29776086e46ed7d113b7d44798a36ca74df6dcfb949da142db34714ab7c8a
 @iconify-json/lucide-lab 1.2.3 ISC ea0a3dc587d60e65b4e710f2239a54a6609fcd19b214f9eb0df66874f920df08
+@fontsource/noto-emoji 5.3.2 OFL-1.1 1fe49bb2cf7c2d78f93c0a69b6a431dcfd0d585b7831eba87fae6888ccf8d373
 onnxruntime-web 1.30.0 MIT d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71
 """,
     "pip": """

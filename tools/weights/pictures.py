@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,7 +57,7 @@ class Picture:
 
 def captioned_pictures(cache: Path) -> list[Picture]:
     """All captioned pictures of the packages, in a fixed order."""
-    readers: tuple[Callable[[Path], Iterator[Picture]], ...] = (_clip_art, _emoji_sets, _fluent, _iconify)
+    readers: tuple[Callable[[Path], Iterator[Picture]], ...] = (_clip_art, _emoji_sets, _outlines, _fluent, _iconify)
     return [picture for reader in readers for picture in reader(cache)]
 
 
@@ -193,6 +193,38 @@ def _emoji_sets(cache: Path) -> Iterator[Picture]:
         path = three_d / f"{emoji['unified'].lower()}.webp"
         if path.exists():
             yield Picture(path, simplest, caption, "fluent-3d")
+
+
+def _outlines(cache: Path) -> Iterator[Picture]:
+    """Emoji as a font of outlines draws them; drawn once, into the cache."""
+    package = fetch("@fontsource/noto-emoji", cache) / "package"
+    drawn = cache / "outlines"
+    drawn.mkdir(exist_ok=True)
+    # The font comes in files of a few hundred characters each.
+    pattern = r"noto-emoji-\[(\d+)\].*?unicode-range: ([^;]+);"
+    fonts = {
+        code: package / "files" / f"noto-emoji-{number}-400-normal.woff2"
+        for number, ranges in re.findall(pattern, (package / "400.css").read_text(encoding="utf-8"), re.S)
+        for code in _codes(ranges)
+    }
+    for emoji, simplest, caption in _emoji_names(cache):
+        code = emoji["unified"].removesuffix("-FE0F")
+        path = drawn / f"{code}.png"
+        if "-" in code or int(code, 16) not in fonts:
+            continue  # joined from several characters
+        if not path.exists():
+            font = ImageFont.truetype(fonts[int(code, 16)], SIZE)
+            image = Image.new("RGBA", (2 * SIZE, 2 * SIZE))
+            ImageDraw.Draw(image).text((SIZE, SIZE), chr(int(code, 16)), fill=(0, 0, 0, 255), font=font, anchor="mm")
+            image.save(path)
+        yield Picture(path, simplest, caption, "outlines")
+
+
+def _codes(ranges: str) -> Iterator[int]:
+    """Characters of a ``unicode-range`` such as ``U+200d,U+1f1e6-1f1ff``."""
+    for part in ranges.split(","):
+        first, _, last = part.strip().removeprefix("U+").partition("-")
+        yield from range(int(first, 16), int(last or first, 16) + 1)
 
 
 def _fluent(cache: Path) -> Iterator[Picture]:

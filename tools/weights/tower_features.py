@@ -1,12 +1,12 @@
 """Features of the drawings in the frozen image towers, kept in the cache: the one long step of the recipe.
 
-Shapes: P passes, N pictures, F = 1280 features, K = 1000 ImageNet classes.
+Shapes: N pictures, M shown images, F = 1280 features, K = 1000 ImageNet classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from tools.weights.pictures import Picture
 
 # Below the towers' own size: twice as fast, and drawings have few small parts.
 SIZE = 144
-PASSES = 2
+# Passes over the pictures: share of line drawings, and the sources that are shown. Drawn as lines, an emoji of many
+# colours looks like a sketch.
+_EMOJI = ("google", "twitter", "outlines", "fluent-flat", "emojione", "streamline-emojis")
+PASSES: tuple[tuple[float, Container[str] | None], ...] = ((0.17, None), (0.5, _EMOJI))
 FEATURES = 1280
 # Beyond this many standard deviations the float32 normal density and distribution are 0 and 1 exactly.
 _FAR = 40.0
@@ -103,47 +106,48 @@ def clipped_normal_mean(mean_F: Tensor, std_F: Tensor, high: float) -> Tensor:
 @torch.no_grad()
 def drawing_features(
     pictures: Sequence[Picture], rgba: NDArray[np.uint8], sizes: Sequence[str], cache: Path
-) -> dict[str, NDArray[np.float16]]:
-    """Features of all towers for the same shown images, kept for each source of pictures.
+) -> tuple[list[Picture], dict[str, NDArray[np.float16]]]:
+    """Features of all towers for the same shown images, kept for each pass over each source of pictures.
 
     Args:
-        pictures: Content of ``rgba``, in its order; the pictures of a source follow each other.
+        pictures: Content of ``rgba``, in its order.
         rgba: Pictures, uint8 (N, H, W, 4).
         sizes: Towers, such as ``("lite0", "lite2")``.
         cache: Folder of ``features-*.npy`` and their ``.json``.
 
     Returns:
-        Tower -> float16 (P, N, F).
+        The picture of each row, and tower -> float16 (M, F).
     """
-    # A frozen trace joins each convolution with its BatchNorm, which saves a quarter of the time.
-    example = torch.rand(1, 3, SIZE, SIZE)
-    towers = {size: torch.jit.freeze(torch.jit.trace(_Tower(size), example)) for size in sizes}
+    towers = {size: _Tower(size) for size in sizes}
+    shown: list[Picture] = []
     found: dict[str, list[NDArray[np.float16]]] = {size: [] for size in sizes}
-    for source in dict.fromkeys(picture.source for picture in pictures):
-        rows = np.array([row for row, picture in enumerate(pictures) if picture.source == source])
-        key = sha256_json([_VERSION, SIZE, PASSES, [pictures[row].name for row in rows]])
-        stamp = cache / f"features-{source}.json"
-        paths = {size: cache / f"features-{source}-{size}.npy" for size in sizes}
-        fresh = stamp.exists() and read_json(stamp) == {"key": key} and all(path.exists() for path in paths.values())
-        if not fresh:
-            stamp.unlink(missing_ok=True)
-            made = _shown_features(Drawings(rgba[rows], load_backgrounds(cache), SIZE), towers, source)
+    for number, (lines, chosen) in enumerate(PASSES):
+        for source in dict.fromkeys(picture.source for picture in pictures):
+            if chosen is not None and source not in chosen:
+                continue
+            rows = np.array([row for row, picture in enumerate(pictures) if picture.source == source])
+            shown += [pictures[row] for row in rows]
+            stamp = cache / f"features-{source}-{number}.json"
+            paths = {size: cache / f"features-{source}-{number}-{size}.npy" for size in sizes}
+            key = {"key": sha256_json([_VERSION, SIZE, lines, [pictures[row].name for row in rows]])}
+            if not (stamp.exists() and read_json(stamp) == key and all(path.exists() for path in paths.values())):
+                stamp.unlink(missing_ok=True)
+                drawings = Drawings(rgba[rows], load_backgrounds(cache), SIZE, lines, seed=number)
+                for size, feat_NF in _shown_features(drawings, towers, f"features of {source}").items():
+                    with atomic_path(paths[size]) as temporary:
+                        np.save(temporary, feat_NF)
+                write_json(stamp, key)
             for size, path in paths.items():
-                with atomic_path(path) as temporary:
-                    np.save(temporary, made[size])
-            write_json(stamp, {"key": key})
-        for size, path in paths.items():
-            found[size].append(np.load(path, mmap_mode="r"))
-    return {size: np.concatenate(parts, axis=1) for size, parts in found.items()}
+                found[size].append(np.load(path))
+    return shown, {size: np.concatenate(parts) for size, parts in found.items()}
 
 
-def _shown_features(drawings: Drawings, towers: Mapping[str, Any], source: str) -> dict[str, NDArray[np.float16]]:
-    """Features (P, N, F) of all towers for the pictures of one source."""
-    count = len(drawings.rgba)
-    found = {size: np.zeros((PASSES, count, FEATURES), np.float16) for size in towers}
-    with Progress(f"features of {source}", total=PASSES * count, unit="img") as bar:
-        for number, indices, x_N3HW in drawings.batches(PASSES):
+def _shown_features(drawings: Drawings, towers: Mapping[str, Any], title: str) -> dict[str, NDArray[np.float16]]:
+    """Features (N, F) of all towers for the pictures of one source."""
+    found = {size: np.zeros((len(drawings.rgba), FEATURES), np.float16) for size in towers}
+    with Progress(title, total=len(drawings.rgba), unit="img") as bar:
+        for indices, x_N3HW in drawings.batches():
             for size, tower in towers.items():
-                found[size][number, indices] = tower(x_N3HW).numpy()
+                found[size][indices] = tower(x_N3HW).numpy()
             bar.advance(len(indices))
     return found
