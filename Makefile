@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## seven everyday classes, from names to a measured ONNX model, into runs/demo
+demo: $(READY) ## everyday classes, from names to a measured ONNX model, into runs/demo
 	$(BIN)/clipstill demo --out runs/demo
 
 test: $(READY) lint types contracts ## lint, types, import contracts and tests

@@ -234,7 +234,7 @@ def test_statistics_beside_a_decoder_are_used(
     latent = torch.randn(2, 4, 3, 3, generator=generator_for("probe"))
     photos = torch.randint(0, 256, (3, 3, 100, 130), generator=generator_for("photos")).to(torch.uint8)
     prior = measured(encoded(network.encoder, photos, 40))
-    save_prior(tmp_path / PRIOR_FILE, prior, Probe.take(network.decoder, latent), "CC0-1.0")
+    save_prior(tmp_path / PRIOR_FILE, prior, Probe.take(network.decoder, latent), {"licence": "CC0-1.0"})
     [made] = load_generators(f"tiny-autoencoder:{tmp_path}", CPU)
     assert "no statistics" not in caplog.text
     assert made.provenance[1].licence == "CC0-1.0"
@@ -249,7 +249,8 @@ def test_stored_statistics_fall_with_frequency_and_tell_their_licence() -> None:
     power = prior.roots_KZZ.square().sum((1, 2))
     assert bool((power[:4].diff() < 0).all())
     assert float(power[0]) > 5 * float(power[-1])
-    assert "CC-BY-SA" in prior.provenance[0].licence
+    assert prior.provenance[0].licence == "Apache-2.0 AND CC-BY-4.0"
+    assert "Aitzol Berasategi" in prior.provenance[0].source
 
 
 def test_crops_do_not_depend_on_how_many_are_made(network: AutoencoderTiny) -> None:

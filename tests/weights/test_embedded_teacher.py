@@ -26,10 +26,11 @@ from tools.weights.alignment import (
     train_alignment,
 )
 from tools.weights.drawings import BACKGROUND_HEIGHT, BACKGROUND_WIDTH, Drawings, blur
-from tools.weights.embedded_teacher import licence, training_texts, write_alignment
-from tools.weights.packages import PACKAGES
-from tools.weights.pictures import Picture
+from tools.weights.embedded_teacher import training_texts, write_alignment
+from tools.weights.packages import AUTHORS, TRAINING, training_facts
+from tools.weights.pictures import Picture, icon_pictures
 from tools.weights.tower_features import FEATURES, Classifier, clipped_normal_mean
+from tools.weights.wordnet import physical_things
 from tools.weights.words import (
     CLOTHING,
     PERSON,
@@ -99,33 +100,36 @@ def test_a_person_has_the_classes_of_clothes_too() -> None:
     assert [noun.members for noun in with_dressed_people(nouns)] == [(2, 5, 7), (2, 7), (1,)]
 
 
-def _drawings(seed: int = 0) -> Drawings:
+def _drawings(seed: int = 0, lines: float = 0.3) -> Drawings:
     rng = np.random.default_rng(0)
     rgba = rng.integers(0, 256, (40, 24, 24, 4), dtype=np.uint8)
     photos = torch.from_numpy(rng.integers(0, 256, (2, 3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH), dtype=np.uint8))
-    return Drawings(rgba, photos, 32, seed)
+    return Drawings(rgba, photos, 32, lines, seed)
 
 
-def test_drawings_are_shown_each_once_a_pass_and_in_range() -> None:
-    batches = list(_drawings().batches(2, batch=16))
-    for number in (0, 1):
-        shown = np.concatenate([indices for passed, indices, _ in batches if passed == number])
-        assert sorted(shown) == list(range(40))
-    for _, indices, x_N3HW in batches:
+def test_drawings_are_shown_once_each_and_in_range() -> None:
+    batches = list(_drawings().batches(batch=16))
+    assert sorted(np.concatenate([indices for indices, _ in batches])) == list(range(40))
+    for indices, x_N3HW in batches:
         assert x_N3HW.shape == (len(indices), 3, 32, 32)
         assert float(x_N3HW.min()) >= 0
         assert float(x_N3HW.max()) <= 1
 
 
+def test_line_drawings_are_grey() -> None:
+    coloured = [torch.cat([x for _, x in _drawings(lines=lines).batches()]).std(1).mean() for lines in (0.0, 1.0)]
+    assert float(coloured[1]) < 0.2 * float(coloured[0])  # some grain has colours
+
+
 def test_drawings_are_the_same_for_the_same_seed_only() -> None:
-    first, again, other = (torch.cat([x for _, _, x in _drawings(seed).batches(1)]) for seed in (0, 0, 1))
+    first, again, other = (torch.cat([x for _, x in _drawings(seed).batches()]) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
 
 def test_drawings_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    next(_drawings().batches(1))
+    next(_drawings().batches())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -233,7 +237,7 @@ def test_stored_words_are_unit_vectors_and_shares_of_classes(tmp_path: Path) -> 
 
 def test_training_texts_leave_out_nouns_that_tell_nothing(tmp_path: Path) -> None:
     _, nouns, classes, vectors = _words(tmp_path)
-    pictures = [Picture(Path("fox.png"), "Fox", "A red fox", 0)]
+    pictures = [Picture(Path("fox.png"), "Fox", "A red fox", "icons")]
     texts = training_texts(pictures, nouns, classes, vectors, widest=80)
     assert vectors.texts[int(texts.name_N[0])] == "fox"
     assert vectors.texts[int(texts.caption_N[0])] == "a red fox"
@@ -254,7 +258,10 @@ def train_tiny(words: Words, classifier: Classifier, feat_NF: torch.Tensor, text
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Words, Classifier, torch.Tensor, TrainingTexts, Alignment]:
     words, nouns, classes, vectors = _words(tmp_path)
-    pictures = [Picture(Path("fox.png"), "Fox", "A red fox", 0), Picture(Path("b.png"), "beast", "beast", 0)]
+    pictures = [
+        Picture(Path("fox.png"), "Fox", "A red fox", "icons"),
+        Picture(Path("b.png"), "beast", "beast", "icons"),
+    ]
     texts = training_texts(pictures, nouns, classes, vectors, widest=80)
     generator = torch.Generator().manual_seed(2)
     classifier = _classifier(generator, FEATURES, IMAGENET_CLASSES)
@@ -296,7 +303,7 @@ def test_an_alignment_read_back_gives_the_same_cosines(
     path = tmp_path / "embedded-tiny.safetensors"
     write_alignment(alignment, path, "lite0", 160)
     weights, facts = read_weights(path)
-    assert facts == {"tower": "lite0", "image_size": "160", "licence": licence()}
+    assert facts == {"tower": "lite0", "image_size": "160", **training_facts(TRAINING)}
     again = Alignment(words, classifier.weight_KF, len(weights["from_text.weight"]), len(weights["hidden.weight"]))
     again.load_state_dict(weights)
     again.eval()
@@ -307,9 +314,35 @@ def test_an_alignment_read_back_gives_the_same_cosines(
     assert float(again.logit_scale) == pytest.approx(float(alignment.logit_scale), rel=1e-3)
 
 
-def test_the_recorded_licence_names_every_source_and_reads_as_share_alike() -> None:
-    assert {package.licence for package in PACKAGES.values()} <= set(licence().split(" AND "))
-    assert family_of(licence()) is Family.SHARE_ALIKE
+def test_the_recorded_licence_names_every_source_and_reads_as_permissive_with_attribution() -> None:
+    facts = training_facts(TRAINING)
+    assert {package.licence for package in TRAINING} <= set(facts["licence"].split(" AND "))
+    assert family_of(facts["licence"]) is Family.PERMISSIVE
+    # CC-BY asks for the names of the authors.
+    assert {package.name for package in TRAINING if package.licence.startswith("CC-BY")} == set(AUTHORS)
+    assert all(authors in facts["authors"] for authors in AUTHORS.values())
+
+
+def test_icons_are_taken_by_names_of_emoji_and_of_things() -> None:
+    bodies = {name: {"body": f'<path d="{name}"/>'} for name in ("dog-face", "cat-2", "friday", "arrow-up")}
+    icons = {"icons": bodies, "width": 24, "height": 32}
+    dog, cat = icon_pictures(icons, "a set", {"dogface": ("dog", "dog face, dog")}, {"cat", "dog"})
+    assert (dog.name, dog.caption, cat.name, cat.caption) == ("dog", "dog face, dog", "cat", "cat")
+    assert isinstance(dog.content, str)
+    assert 'viewBox="0 0 24 32"' in dog.content
+    assert '<path d="dog-face"/>' in dog.content
+
+
+def test_things_are_nouns_that_are_physical_in_their_first_sense(tmp_path: Path) -> None:
+    package = tmp_path / "wordnet-base"
+    folder = package / "usr" / "share" / "wordnet"
+    folder.mkdir(parents=True)
+    (package / ".complete").touch()
+    nouns = NOUN_FILE.replace("00000002", "00001930") + "00000007 03 n 01 friday 0 001 @ 00000001 n 0000 | a day\n"
+    (folder / "data.noun").write_text(nouns, encoding="utf-8")
+    index = "  1 licence\ncat n 2 1 @ 2 0 00000005 00000007\nfriday n 2 1 @ 2 0 00000007 00000005\n"
+    (folder / "index.noun").write_text(index, encoding="utf-8")
+    assert physical_things(tmp_path) == {"cat"}
 
 
 def test_the_mean_of_a_clipped_normal_variable_agrees_with_monte_carlo() -> None:

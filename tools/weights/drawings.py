@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.files import atomic_path
-from clipstill.core.progress import say
 from tools.weights.pictures import photographs, random_square
 
 BACKGROUND_WIDTH, BACKGROUND_HEIGHT = 480, 320
 # Shares of white and of plain backgrounds; the others are photographs.
 _WHITE, _PLAIN = 0.4, 0.25
-# Shares of line drawings and of grey pictures.
-_LINES, _GREY = 0.17, 0.08
+# Share of grey pictures.
+_GREY = 0.08
 
 
 class _Dice:
@@ -54,60 +53,48 @@ class Drawings:
     rgba: NDArray[np.uint8]  # Pictures, uint8 (N, H, W, 4).
     backgrounds: Tensor  # Photographs, uint8 (B, 3, 320, 480).
     size: int  # Side of the shown images.
+    lines: float  # Share that is shown as line drawings.
     seed: int = 0  # Seed of all draws.
 
-    def batches(self, passes: int, batch: int = 32) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
-        """Each picture once per pass, in random order: (number of the pass, ascending indices, images_N3HW)."""
+    def batches(self, batch: int = 32) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Each picture once, in random order: (ascending indices, images_N3HW)."""
         generator = torch.Generator().manual_seed(self.seed)
-        order = np.random.RandomState(self.seed).permutation(len(self.rgba))
-        for number in range(passes):
-            for start in range(0, len(order), batch):
-                indices = np.sort(order[start : start + batch])
-                rgba_N4HW = torch.from_numpy(np.ascontiguousarray(self.rgba[indices])).permute(0, 3, 1, 2).float() / 255
-                yield number, indices, augment(rgba_N4HW, self.backgrounds, self.size, generator)
+        order = torch.randperm(len(self.rgba), generator=generator).numpy()
+        for start in range(0, len(order), batch):
+            indices = np.sort(order[start : start + batch])
+            rgba_N4HW = torch.from_numpy(np.ascontiguousarray(self.rgba[indices])).permute(0, 3, 1, 2).float() / 255
+            yield indices, self._show(rgba_N4HW, generator)
 
-
-def augment(rgba_N4HW: Tensor, backgrounds_B3HW: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Show each picture in a random way.
-
-    Args:
-        rgba_N4HW: Pictures in [0, 1].
-        backgrounds_B3HW: Photographs, uint8 (B, 3, 320, 480).
-        size: Side of the result.
-        generator: Source of all draws.
-
-    Returns:
-        images_N3HW in [0, 1].
-    """
-    dice = _Dice(generator)
-    moved_N4HW = _move(rgba_N4HW, size, dice)
-    rgb, alpha = moved_N4HW[:, :3], moved_N4HW[:, 3:].clamp(0, 1)
-    x_N3HW = rgb + (1 - alpha) * _backgrounds(len(rgb), backgrounds_B3HW, size, dice)
-    kind_N = dice.share(len(rgb))
-    lines_N = kind_N < _LINES
-    grey_N = ~lines_N & (kind_N < _LINES + _GREY)
-    x_N3HW = torch.where(_wide(grey_N), _luminance(x_N3HW), x_N3HW)
-    if lines_N.any():
-        x_N3HW[lines_N] = _line_drawing(rgb[lines_N], alpha[lines_N], dice)
-    jittered_N3HW = _jitter(x_N3HW, dice)
-    x_N3HW = torch.where(_wide(~lines_N & (dice.share(len(rgb)) < 0.6)), jittered_N3HW, x_N3HW)
-    return _roughen(x_N3HW, dice).clamp(0, 1)
+    def _show(self, rgba_N4HW: Tensor, generator: torch.Generator) -> Tensor:
+        """Pictures in [0, 1], each shown in a random way: images_N3HW in [0, 1]."""
+        dice = _Dice(generator)
+        moved_N4HW = _move(rgba_N4HW, self.size, dice)
+        rgb, alpha = moved_N4HW[:, :3], moved_N4HW[:, 3:].clamp(0, 1)
+        x_N3HW = rgb + (1 - alpha) * _backgrounds(len(rgb), self.backgrounds, self.size, dice)
+        kind_N = dice.share(len(rgb))
+        lines_N = kind_N < self.lines
+        grey_N = ~lines_N & (kind_N < self.lines + _GREY)
+        x_N3HW = torch.where(_wide(grey_N), _luminance(x_N3HW), x_N3HW)
+        if lines_N.any():
+            x_N3HW[lines_N] = _line_drawing(rgb[lines_N], alpha[lines_N], dice)
+        jittered_N3HW = _jitter(x_N3HW, dice)
+        x_N3HW = torch.where(_wide(~lines_N & (dice.share(len(rgb)) < 0.6)), jittered_N3HW, x_N3HW)
+        return _roughen(x_N3HW, dice).clamp(0, 1)
 
 
 def load_backgrounds(cache: Path) -> Tensor:
-    """The photographs of the packages, uint8 (B, 3, 320, 480); decoded once and kept in the cache."""
+    """The photographs and their quarters, uint8 (B, 3, 320, 480); decoded once and kept in the cache."""
     path = cache / "backgrounds.npy"
     if not path.exists():
         photos = []
         for photo in photographs(cache):
-            try:
-                with Image.open(photo) as opened:
-                    image = opened.convert("RGB")
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                say(f"left out: {photo.name} ({error})")
-                continue
-            image.thumbnail((640, 640))
-            photos.append(np.asarray(image.resize((BACKGROUND_WIDTH, BACKGROUND_HEIGHT))))
+            with Image.open(photo) as opened:
+                image = opened.convert("RGB")
+            x, y = image.width // 2, image.height // 2
+            whole = (0, 0, *image.size)
+            for box in (whole, (0, 0, x, y), (x, 0, 2 * x, y), (0, y, x, 2 * y), (x, y, 2 * x, 2 * y)):
+                size = (BACKGROUND_WIDTH, BACKGROUND_HEIGHT)
+                photos.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS, box)))
         with atomic_path(path) as temporary:
             np.save(temporary, np.stack(photos))
     return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,8 +20,9 @@ from torchvision.transforms.functional import adjust_hue
 from clipstill.core.files import atomic_path, write_text
 from clipstill.core.progress import Progress, say
 from clipstill.generators.embedded import LATENT_CHANNELS, REDUCTION, WEIGHTS, Decoder
-from tools.weights.packages import PACKAGES, package_table, trained_licence
-from tools.weights.pictures import captioned_pictures, decode_all, photographs, random_square
+from tools.weights.drawings import load_backgrounds
+from tools.weights.packages import TRAINING, package_table, training_facts
+from tools.weights.pictures import captioned_pictures, decode_all, random_square
 
 STEPS = 1500
 BATCH = 32
@@ -34,9 +34,7 @@ CODE_NOISE = 0.25
 PHOTO_SHARE = 0.7
 # Share of pictures with a random hue; otherwise the decoder knows blue skies and orange evenings only.
 HUE_SHARE = 0.4
-_PHOTO_SIDE = 400
-_PICTURES = [package for package in PACKAGES.values() if package.name != "wordnet-base"]
-LICENCE = trained_licence(_PICTURES)
+_PICTURES = [package for package in TRAINING if package.name != "wordnet-base"]
 
 
 class Encoder(nn.Module):
@@ -120,7 +118,7 @@ def build_generator(out: Path, cache: Path, steps: int = STEPS) -> Path:
     """
     torch.manual_seed(0)  # noqa: TID251  (layers draw their first weights from the global generator)
     _, drawings = decode_all(captioned_pictures(cache), cache / "pictures.npy")
-    crops = Crops(_photographs(cache), drawings, seed=0)
+    crops = Crops(load_backgrounds(cache), drawings, seed=0)
     encoder, decoder = Encoder().train(), Decoder().train()
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-4)
@@ -143,19 +141,9 @@ def build_generator(out: Path, cache: Path, steps: int = STEPS) -> Path:
     tensors = {name: value.half().contiguous() for name, value in decoder.state_dict().items()}
     target = out / WEIGHTS.name
     with atomic_path(target) as temporary:
-        save_file({**tensors, "smoothing": torch.tensor(smoothing)}, temporary, metadata={"licence": LICENCE})
+        save_file({**tensors, "smoothing": torch.tensor(smoothing)}, temporary, metadata=training_facts(_PICTURES))
     write_text(out / "LICENCES-generator.md", _ledger())
     return target
-
-
-def _photographs(cache: Path) -> Tensor:
-    """All wallpapers at one size, uint8 (N, 3, H, W)."""
-    images = []
-    for path in photographs(cache):
-        with Image.open(path) as image:
-            small = image.convert("RGB").resize((_PHOTO_SIDE, _PHOTO_SIDE * 2 // 3), Image.Resampling.LANCZOS)
-        images.append(torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1))
-    return torch.stack(images)
 
 
 @torch.no_grad()

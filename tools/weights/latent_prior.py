@@ -24,7 +24,7 @@ from clipstill.generators.tiny_autoencoder import (
     load_part,
 )
 from tools.weights.drawings import load_backgrounds
-from tools.weights.packages import PACKAGES, PHOTOGRAPHS, Package, package_table, trained_licence
+from tools.weights.packages import PACKAGES, PHOTOGRAPHS, Package, package_table, training_facts
 from tools.weights.pictures import random_square
 
 CROPS = 1000
@@ -66,9 +66,9 @@ def build_latent_prior(out: Path, cache: Path, autoencoder: str, crops: int = CR
     probe_latent = torch.randn(
         _PROBES, len(prior.mean_Z), _PROBE_SIDE, _PROBE_SIDE, generator=generator_for("latent prior", "probe")
     )
-    packages = [PACKAGES[name] for name in PHOTOGRAPHS]
+    packages = [PACKAGES[PHOTOGRAPHS]]
     target = out / PRIOR_FILE
-    save_prior(target, prior, Probe.take(decoder, probe_latent), trained_licence(packages))
+    save_prior(target, prior, Probe.take(decoder, probe_latent), training_facts(packages))
     write_text(out / LEDGER_FILE, _ledger(packages, files, crops))
     return target
 
@@ -97,12 +97,12 @@ def measured(z_NZhh: Tensor) -> LatentPrior:
     return LatentPrior(mean_Z, level_ZZ, frequencies_K, torch.stack([_root(power / len(z_NZhh)) for power in powers]))
 
 
-def save_prior(path: Path, prior: LatentPrior, probe: Probe, licence: str) -> None:
-    """Write the statistics, and the probe of their decoder."""
+def save_prior(path: Path, prior: LatentPrior, probe: Probe, facts: dict[str, str]) -> None:
+    """Write the statistics, the probe of their decoder, and facts about their licence."""
     own = (prior.mean_Z, prior.level_ZZ, prior.frequencies_K, prior.roots_KZZ, probe.latent, probe.image)
     stored = {name: tensor.contiguous() for name, tensor in zip(STORED_NAMES, own, strict=True)}
     with atomic_path(path) as temporary:
-        save_file(stored, temporary, metadata={"licence": licence})
+        save_file(stored, temporary, metadata=facts)
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ SETS = {
     "PACS cartoon": "pacs/test/cartoon",
     "PACS sketch": "pacs/test/sketch",
     "Caltech-101": "caltech101/test",
+    "Flowers": "flowers/test",
+    "Tiny ImageNet": "tinyimagenet/test",
 }
 
 

@@ -10,29 +10,38 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.errors import ResourceError
+from clipstill.core.files import read_json, sha256_json, write_json
 from clipstill.core.progress import Progress
-from tools.weights.packages import PHOTOGRAPHS, fetch
+from tools.weights.packages import PHOTOGRAPH_FILES, PHOTOGRAPHS, fetch
+from tools.weights.wordnet import physical_things
 
 SIZE = 160
-# Styles of pictures; the last ones are flat and solid emoji of Fluent.
-_CLIP_ART, _STAMP, _GOOGLE, _TWITTER, _OPENMOJI, _LINES, _FLUENT, _SOLID = range(8)
+# Emoji that say nothing about things, or repeat one with another skin.
+_NO_THINGS = ("Flags", "Symbols", "Component")
+# Packages of emoji and of icons in the form of Iconify.
+_EMOJI = ("noto-v1", "fxemoji", "emojione", "emojione-monotone", "streamline-emojis")
+_ICONS = ("game-icons", "hugeicons", "icon-park-outline", "lucide-lab")
+# Ends of names that count or describe variants of one picture.
+_VARIANT = re.compile(r"-(\d+|one|two|three|four|five)$")
 # File names hold numbers and the names of their authors, which are no words of the picture.
 _NO_WORDS = re.compile(
     r"\b\d+\w*\b|\b(ganson|jarno|vasamaa|andrea|bianchi|architetto|francesco|rollandin|gerald|mark|01|benji|park)\b",
     re.I,
 )
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 
@@ -40,23 +49,26 @@ _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 class Picture:
     """One picture before it is decoded."""
 
-    path: Path  # File (png, webp or svg).
+    content: Path | str  # File (png, webp or svg), or the text of an SVG.
     name: str  # Shortest name of the content, such as ``"giraffe"``.
     caption: str  # A sentence or keywords; may equal the name.
-    style: int  # Number of the style.
+    source: str  # Name of the collection, one style each.
 
 
 def captioned_pictures(cache: Path) -> list[Picture]:
     """All captioned pictures of the packages, in a fixed order."""
-    readers: tuple[Callable[[Path], Iterator[Picture]], ...] = (_clip_art, _stamps, _emoji_sets, _openmoji, _fluent)
+    readers: tuple[Callable[[Path], Iterator[Picture]], ...] = (_clip_art, _emoji_sets, _outlines, _fluent, _iconify)
     return [picture for reader in readers for picture in reader(cache)]
 
 
 def decode(picture: Picture) -> np.ndarray:
     """A picture as uint8 RGBA (SIZE, SIZE, 4), in its aspect ratio on a transparent square."""
-    data = picture.path.read_bytes()
-    if picture.path.suffix == ".svg":
-        data = _render_svg(data.decode("utf-8", "replace"))
+    if isinstance(picture.content, str):
+        data = _render_svg(picture.content)
+    elif picture.content.suffix == ".svg":
+        data = _render_svg(picture.content.read_text(encoding="utf-8", errors="replace"))
+    else:
+        data = picture.content.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         rgba = image.convert("RGBA")
     box = rgba.getchannel("A").getbbox()
@@ -79,9 +91,11 @@ def decode_all(pictures: list[Picture], target: Path) -> tuple[list[Picture], np
         The pictures that could be read, and uint8 (N, SIZE, SIZE, 4).
     """
     kept_file = target.with_suffix(".json")
-    if kept_file.exists():
-        kept = [pictures[i] for i in json.loads(kept_file.read_text())]
-        return kept, np.load(target, mmap_mode="r")
+    key = sha256_json([SIZE, [[picture.name, picture.source] for picture in pictures]])
+    stored = read_json(kept_file) if kept_file.exists() else {}
+    if stored.get("key") == key:
+        return [pictures[i] for i in stored["kept"]], np.load(target, mmap_mode="r")
+    kept_file.unlink(missing_ok=True)
     images, indices = [], []
     with Progress("decoding pictures", total=len(pictures), unit="img") as bar:
         for index, picture in enumerate(pictures):
@@ -91,7 +105,7 @@ def decode_all(pictures: list[Picture], target: Path) -> tuple[list[Picture], np
                 indices.append(index)
             bar.advance(1)
     np.save(target, np.stack(images))
-    kept_file.write_text(json.dumps(indices))
+    write_json(kept_file, {"key": key, "kept": indices})
     return [pictures[i] for i in indices], np.load(target, mmap_mode="r")
 
 
@@ -116,8 +130,7 @@ def random_square(picture_3HW: Tensor, size: int, generator: torch.Generator) ->
 
 def photographs(cache: Path) -> list[Path]:
     """Wallpapers: backgrounds for the drawings, and photographs for the generator."""
-    found = [p for name in PHOTOGRAPHS for p in fetch(name, cache).rglob("*") if p.suffix in (".jpg", ".png", ".webp")]
-    return sorted(p for p in found if p.stat().st_size > 150_000 and "screenshot" not in p.name)
+    return sorted(path for path in fetch(PHOTOGRAPHS, cache).rglob("*.jpg") if PHOTOGRAPH_FILES.fullmatch(path.name))
 
 
 def _render_svg(text: str) -> bytes:
@@ -142,7 +155,7 @@ def _clip_art(cache: Path) -> Iterator[Picture]:
         extra = [subject for subject in subjects if subject != "unsorted"] + [_words(f) for f in folders[-1:]]
         if not name or "flag" in name or "geography" in folders or "signs_and_symbols" in folders:
             continue  # hundreds of flags, maps and road signs teach nothing about things
-        yield Picture(path, name, ", ".join(dict.fromkeys([name, *extra])), _CLIP_ART)
+        yield Picture(path, name, ", ".join(dict.fromkeys([name, *extra])), "openclipart")
 
 
 def _svg_metadata(path: Path) -> tuple[str, list[str]]:
@@ -157,54 +170,101 @@ def _svg_metadata(path: Path) -> tuple[str, list[str]]:
     return title.strip(), subjects
 
 
-def _stamps(cache: Path) -> Iterator[Picture]:
-    root = fetch("tuxpaint-stamps-default", cache)
-    for text in sorted(root.rglob("*.txt")):
-        sentence = text.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip()
-        path = next((p for p in (text.with_suffix(".png"), text.with_suffix(".svg")) if p.exists()), None)
-        if path is not None and sentence:
-            photo = path.suffix == ".png"
-            yield Picture(path, _words(text.stem), sentence.rstrip(".").lower(), _STAMP if photo else _CLIP_ART)
+def _emoji_names(cache: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Each emoji of things, with its simplest name and its caption of all names."""
+    root = fetch("emoji-datasource-google", cache) / "package"
+    for emoji in json.loads((root / "emoji.json").read_text(encoding="utf-8")):
+        if emoji["category"] not in _NO_THINGS:
+            name = emoji["name"].lower() if emoji["name"] else emoji["short_name"].replace("_", " ")
+            shorter = [s.replace("_", " ").replace("-", " ") for s in emoji["short_names"]]
+            yield emoji, min([name, *shorter], key=len), ", ".join(dict.fromkeys([name, *shorter]))
 
 
 def _emoji_sets(cache: Path) -> Iterator[Picture]:
     three_d = fetch("@lobehub/fluent-emoji-3d", cache) / "package" / "assets"
-    for vendor, style in (("google", _GOOGLE), ("twitter", _TWITTER)):
-        root = fetch(f"emoji-datasource-{vendor}", cache) / "package"
-        for emoji in json.loads((root / "emoji.json").read_text(encoding="utf-8")):
-            if emoji["category"] in ("Flags", "Symbols", "Component"):
-                continue
-            name = emoji["name"].lower() if emoji["name"] else emoji["short_name"].replace("_", " ")
-            shorter = [s.replace("_", " ").replace("-", " ") for s in emoji["short_names"]]
-            caption = ", ".join(dict.fromkeys([name, *shorter]))
-            simplest = min([name, *shorter], key=len)
-            path = root / "img" / vendor / "64" / emoji["image"]
-            if path.exists():
-                yield Picture(path, simplest, caption, style)
-            solid = three_d / f"{emoji['unified'].lower()}.webp"
-            if vendor == "google" and solid.exists():
-                yield Picture(solid, simplest, caption, _SOLID)
+    for vendor in ("google", "twitter"):
+        folder = fetch(f"emoji-datasource-{vendor}", cache) / "package" / "img" / vendor / "64"
+        yield from (
+            Picture(folder / emoji["image"], simplest, caption, vendor)
+            for emoji, simplest, caption in _emoji_names(cache)
+            if (folder / emoji["image"]).exists()
+        )
+    for emoji, simplest, caption in _emoji_names(cache):
+        path = three_d / f"{emoji['unified'].lower()}.webp"
+        if path.exists():
+            yield Picture(path, simplest, caption, "fluent-3d")
 
 
-def _openmoji(cache: Path) -> Iterator[Picture]:
-    root = fetch("openmoji", cache) / "package"
-    for emoji in json.loads((root / "data" / "openmoji.json").read_text(encoding="utf-8")):
-        if emoji["skintone"] or emoji["group"] in ("flags", "symbols", "extras-openmoji", "component"):
-            continue
-        name = emoji["annotation"].lower()
-        tags = [tag.strip() for tag in emoji["tags"].split(",") if tag.strip()][:4]
-        caption = ", ".join(dict.fromkeys([name, *tags]))
-        for folder, style in (("color", _OPENMOJI), ("black", _LINES)):
-            path = root / folder / "svg" / f"{emoji['hexcode']}.svg"
-            if path.exists():
-                yield Picture(path, name, caption, style)
+def _outlines(cache: Path) -> Iterator[Picture]:
+    """Emoji as a font of outlines draws them; drawn once, into the cache."""
+    package = fetch("@fontsource/noto-emoji", cache) / "package"
+    drawn = cache / "outlines"
+    drawn.mkdir(exist_ok=True)
+    # The font comes in files of a few hundred characters each.
+    pattern = r"noto-emoji-\[(\d+)\].*?unicode-range: ([^;]+);"
+    fonts = {
+        code: package / "files" / f"noto-emoji-{number}-400-normal.woff2"
+        for number, ranges in re.findall(pattern, (package / "400.css").read_text(encoding="utf-8"), re.S)
+        for code in _codes(ranges)
+    }
+    for emoji, simplest, caption in _emoji_names(cache):
+        code = emoji["unified"].removesuffix("-FE0F")
+        path = drawn / f"{code}.png"
+        if "-" in code or int(code, 16) not in fonts:
+            continue  # joined from several characters
+        if not path.exists():
+            font = ImageFont.truetype(fonts[int(code, 16)], SIZE)
+            image = Image.new("RGBA", (2 * SIZE, 2 * SIZE))
+            ImageDraw.Draw(image).text((SIZE, SIZE), chr(int(code, 16)), fill=(0, 0, 0, 255), font=font, anchor="mm")
+            image.save(path)
+        yield Picture(path, simplest, caption, "outlines")
+
+
+def _codes(ranges: str) -> Iterator[int]:
+    """Characters of a ``unicode-range`` such as ``U+200d,U+1f1e6-1f1ff``."""
+    for part in ranges.split(","):
+        first, _, last = part.strip().removeprefix("U+").partition("-")
+        yield from range(int(first, 16), int(last or first, 16) + 1)
 
 
 def _fluent(cache: Path) -> Iterator[Picture]:
     icons = fetch("fluentui-emoji", cache) / "package" / "icons"
     tones = re.compile(r"-(dark|light|medium)(-(dark|light))?$|^flag-|-(button|sign|symbol|hand)$|^keycap")
-    for folder, style in (("flat", _FLUENT), ("high-contrast", _LINES)):
+    for folder in ("flat", "high-contrast"):
         for path in sorted((icons / folder).glob("*.svg")):
             if not tones.search(path.stem):
                 name = path.stem.removesuffix("-default").replace("-", " ").lower()
-                yield Picture(path, name, name, style)
+                yield Picture(path, name, name, f"fluent-{folder}")
+
+
+def _iconify(cache: Path) -> Iterator[Picture]:
+    known = {_letters(one): (name, caption) for _, name, caption in _emoji_names(cache) for one in caption.split(", ")}
+    things = physical_things(cache)
+    for source in (*_EMOJI, *_ICONS):
+        text = (fetch(f"@iconify-json/{source}", cache) / "package" / "icons.json").read_text(encoding="utf-8")
+        yield from icon_pictures(json.loads(text), source, known if source in _EMOJI else {}, things)
+
+
+def icon_pictures(
+    icons: dict[str, Any], source: str, known: Mapping[str, tuple[str, str]], things: Container[str]
+) -> Iterator[Picture]:
+    """Pictures of a set in the form of Iconify, as far as their names say what they show.
+
+    Args:
+        icons: Content of ``icons.json``.
+        source: Name of the set.
+        known: Letters of a name -> name and caption of that emoji.
+        things: Other names that are taken as they are.
+    """
+    for stem, icon in icons["icons"].items():
+        own = _VARIANT.sub("", stem).replace("-", " ")
+        names = known.get(_letters(own), (own, own) if own in things else None)
+        if names is not None:
+            width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+            box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+            svg = f'<svg xmlns="{_SVG}" xmlns:xlink="{_XLINK}" viewBox="{box}">{icon["body"]}</svg>'
+            yield Picture(svg, *names, source)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

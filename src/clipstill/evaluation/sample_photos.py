@@ -1,6 +1,6 @@
-"""Free sample photos inside the wheels of scikit-image and scikit-learn, for users without photos.
+"""Free sample photos inside the wheels of scikit-image, scikit-learn and gradio, for users without photos.
 
-They show that an exported model works, but are far too few to measure with.
+They show that an exported model works, but are too few to measure with.
 """
 
 from __future__ import annotations
@@ -12,31 +12,42 @@ from pathlib import Path
 from clipstill.core.errors import ResourceError
 from clipstill.core.files import atomic_path
 
-# Class name, package, file inside it; none of them needs a download.
+# Class name, package, file inside it, and licence as the package states it; none of them needs a download.
 SAMPLES = (
-    ("cat", "skimage", "data/chelsea.png"),
-    ("cup of coffee", "skimage", "data/coffee.png"),
-    ("person", "skimage", "data/astronaut.png"),
-    ("person", "skimage", "data/camera.png"),
-    ("rocket", "skimage", "data/rocket.jpg"),
-    ("motorcycle", "skimage", "data/motorcycle_left.png"),
-    ("temple", "sklearn", "datasets/images/china.jpg"),
-    ("flower", "sklearn", "datasets/images/flower.jpg"),
+    ("cat", "skimage", "data/chelsea.png", "CC0-1.0"),
+    ("cup of coffee", "skimage", "data/coffee.png", "CC0-1.0"),
+    ("person", "skimage", "data/astronaut.png", "public domain"),
+    ("person", "skimage", "data/camera.png", "CC0-1.0"),
+    ("rocket", "skimage", "data/rocket.jpg", "public domain"),
+    ("motorcycle", "skimage", "data/motorcycle_left.png", "BSD-3-Clause"),
+    ("motorcycle", "skimage", "data/motorcycle_right.png", "BSD-3-Clause"),
+    ("temple", "sklearn", "datasets/images/china.jpg", "CC-BY-2.0"),
+    ("flower", "sklearn", "datasets/images/flower.jpg", "CC-BY-2.0"),
+    ("cheetah", "gradio", "media_assets/images/cheetah.jpg", "Apache-2.0"),
+    ("cheetah", "gradio", "media_assets/images/cheetah1.jpg", "Apache-2.0"),
+    ("cheetah", "gradio", "test_data/cheetah2.jpg", "Apache-2.0"),
+    ("lion", "gradio", "media_assets/images/lion.jpg", "Apache-2.0"),
+    ("tower", "gradio", "media_assets/images/tower.jpg", "Apache-2.0"),
 )
+# Comes with clipstill[ui] alone: without it, its photos and their classes are left out.
+_OPTIONAL = "gradio"
 
 
-def sample_photos(folder: Path) -> tuple[str, ...]:
-    """Copy the sample photos into one sub-folder per class, keeping existing files, and return the class names.
+def sample_photos(folder: Path) -> dict[str, list[str]]:
+    """Copy the sample photos into one sub-folder per class, keeping existing files.
+
+    Returns:
+        Class -> origin and licence of each of its photos.
 
     Raises:
         ResourceError: A package is not installed, no longer carries its photos, or the folder cannot be written.
     """
-    for name, package, file in SAMPLES:
-        target = folder / name / Path(file).name
-        if target.exists():
-            continue
+    found: dict[str, list[str]] = {}
+    for name, package, file, licence in SAMPLES:
         spec = find_spec(package)
         if spec is None or spec.origin is None:
+            if package == _OPTIONAL:
+                continue
             raise ResourceError(
                 f"the sample photos come with {package}, which is not installed. Run: "
                 f"pip install scikit-image scikit-learn"
@@ -46,6 +57,9 @@ def sample_photos(folder: Path) -> tuple[str, ...]:
             raise ResourceError(
                 f"the installed {package} does not carry {file}. Give photos of your own with --images."
             )
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-    return tuple(dict.fromkeys(name for name, _, _ in SAMPLES))
+        target = folder / name / source.name
+        if not target.exists():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
+        found.setdefault(name, []).append(f"{package} ({licence})")
+    return found

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipstill.core.checkpoints import read_own_tensors
-from clipstill.core.files import sha256_file
-from clipstill.core.protocols import Provenance
+from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.seeds import generator_for
 from clipstill.generators.latent_prior import NormalLatents
 
@@ -87,8 +85,7 @@ class EmbeddedGenerator(NormalLatents):
         self._decoder.eval().requires_grad_(False).to(device)
         # The narrow convolutions take two thirds of the time in this layout.
         self._decoder.to(memory_format=torch.channels_last)
-        licence, source = metadata.get("licence", "unknown"), f"clipstill assets/{weights.name}"
-        self.provenance = (Provenance("embedded generator", licence, source, sha256_file(weights)),)
+        self.provenance = (own_provenance("embedded generator", weights, metadata),)
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
         """Standard normal latents (N, Z, size / 8, size / 8), smooth like codes of real pictures."""

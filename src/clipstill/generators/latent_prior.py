@@ -23,10 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipstill.core.checkpoints import read_own_tensors
+from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.errors import ArtifactError
-from clipstill.core.files import sha256_file
-from clipstill.core.names import plain
 from clipstill.core.protocols import Provenance
 
 # Tensors of a stored file, in the order of the fields of ``LatentPrior`` and ``Probe``.
@@ -128,8 +126,7 @@ class LatentPrior:
         if missing := [name for name in STORED_NAMES if name not in tensors]:
             raise ArtifactError(f"{path} lacks the tensor '{missing[0]}'. {remedy}")
         mean_Z, level_ZZ, frequencies_K, roots_KZZ, latent, image = (tensors[name] for name in STORED_NAMES)
-        source = f"clipstill assets/{path.name}" if path.parent.name == "assets" else plain(path)
-        provenance = Provenance("latent statistics", metadata.get("licence", "unknown"), source, sha256_file(path))
+        provenance = own_provenance("latent statistics", path, metadata)
         return cls(mean_Z, level_ZZ, frequencies_K, roots_KZZ, provenance=(provenance,)), Probe(latent, image)
 
 

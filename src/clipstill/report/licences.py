@@ -20,7 +20,7 @@ class Family(IntEnum):
 
     PERMISSIVE = (
         0,
-        "permissive",
+        "permissive, with attribution",
         "Any use, commercial use among them. Keep the licence text and the names of the authors.",
     )
     SHARE_ALIKE = (

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipstill.core.batchnorm import statistics_gaps
-from clipstill.core.checkpoints import read_own_tensors
+from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
@@ -158,9 +158,8 @@ class _Tower:
         self.dim = DIM + FEATURES + widths[0]
         parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
         self.parameters = sum(tensor.numel() for part in parts for tensor in part.parameters())
-        self.sha256 = sha256_file(path)
-        source = f"clipstill assets/{path.name}"
-        alignment = Provenance(f"{size} alignment", metadata["licence"], source, self.sha256)
+        alignment = own_provenance(f"{size} alignment", path, metadata)
+        self.sha256 = alignment.sha256
         self.provenance = (lite_provenance(size), alignment)
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
