@@ -6,11 +6,12 @@ From an empty cache it takes about an hour on two slow cores, most of it for the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from clipstill.core.files import atomic_path, sha256_file, write_json, write_text
@@ -18,7 +19,7 @@ from clipstill.core.packaged_weights import lite_provenance
 from clipstill.core.paths import user_path
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
-from clipstill.teachers.embedded import Alignment, Words
+from clipstill.teachers.embedded import DRAWINGS_FILE, Alignment, Words
 from clipstill.teachers.minilm import MiniLM
 from tools.weights.alignment import AlignmentSettings, Choices, TrainingTexts, train_alignment
 from tools.weights.measure_teachers import as_table, measure_teachers
@@ -32,6 +33,8 @@ IMAGE_SIZES = {"lite0": 160, "lite2": 160}
 WORDS_FILE = "embedded-words.safetensors"
 LEDGER_FILE = "LICENCES-embedded.md"
 MEASURED_FILE = "embedded-measured.json"
+# Drawings whose features are kept for the heads that students begin with: 4 MB for both towers.
+DRAWINGS = 1600
 DATA_VARIABLE = "CLIPSTILL_DATA"
 # Nouns above the ImageNet classes of people and clothes.
 _PEOPLE = ("person", "man", "woman")
@@ -54,6 +57,7 @@ def build_teachers(out: Path, cache: Path) -> None:
     pictures, rgba = decode_all(captioned_pictures(cache), cache / "pictures.npy")
     say(f"{len(pictures)} captioned pictures")
     shown, features = drawing_features(pictures, rgba, tuple(IMAGE_SIZES), cache)
+    write_drawings(features, out / DRAWINGS_FILE)
     nouns, classes = imagenet_nouns(cache)
     settings = AlignmentSettings()
     texts = {text for picture in pictures for text in (picture.name, picture.caption)}
@@ -123,6 +127,18 @@ def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int
         save_file(weights, temporary, metadata=facts)
 
 
+def write_drawings(features: Mapping[str, NDArray[np.float16]], path: Path) -> None:
+    """Write the features (M, F) of every so many drawings in all towers, in 256 levels a channel."""
+    tensors = {}
+    for size, feat_MF in features.items():
+        rows = np.linspace(0, len(feat_MF) - 1, min(DRAWINGS, len(feat_MF))).astype(int)
+        chosen_BF = torch.from_numpy(feat_MF[rows].astype(np.float32))
+        step_F = chosen_BF.amax(0).clamp_min(1e-6) / 255
+        tensors |= {f"{size}_levels": (chosen_BF / step_F).round().byte(), f"{size}_step": step_F}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=training_facts(TRAINING))
+
+
 def licence() -> str:
     """The licence expression of the trained weights."""
     return trained_licence(TRAINING)
@@ -130,10 +146,11 @@ def licence() -> str:
 
 def ledger(out: Path) -> str:
     """The text of ``LICENCES-embedded.md``."""
-    words, towers = out / WORDS_FILE, [out / f"embedded-{size}.safetensors" for size in IMAGE_SIZES]
+    words, learned = out / WORDS_FILE, [out / f"embedded-{size}.safetensors" for size in IMAGE_SIZES]
+    learned.append(out / DRAWINGS_FILE)
     stored = [
         Provenance(words.name, f"Apache-2.0 AND {PACKAGES['wordnet-base'].licence}", "this recipe", sha256_file(words)),
-        *(Provenance(path.name, licence(), "this recipe", sha256_file(path)) for path in towers),
+        *(Provenance(path.name, licence(), "this recipe", sha256_file(path)) for path in learned),
     ]
     frozen = [MiniLM.provenance, *(lite_provenance(size) for size in IMAGE_SIZES)]
     return "\n".join(
