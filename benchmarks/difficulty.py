@@ -34,7 +34,7 @@ from clipstill.text.difficulty import estimate
 from clipstill.text.linter import WARNING, Linter
 from clipstill.text.task import Task
 from clipstill.text.templates import fill
-from clipstill.workflow.store import read_events
+from clipstill.workflow.records import read_events
 
 _CPU = torch.device("cpu")
 

@@ -106,14 +106,14 @@ def plan(
         fixed: Dotted names of settings that the budget leaves as they are.
         quick: Whether to time the smallest batches only, which is less exact.
     """
-    from clipstill.assembly.class_vectors import templates_of
-    from clipstill.teachers import class_vectors
+    from clipstill.assembly.class_vectors import refuse_equal, templates_of, text_vectors
     from clipstill.text.difficulty import estimate
-    from clipstill.text.templates import class_texts
 
     teacher = models.teacher
     templates = templates_of(settings, teacher)
-    vectors_CD = class_vectors(teacher, class_texts(task, templates)).cpu()
+    vectors_CD = text_vectors(teacher, task, settings)
+    if not settings.has_prompts:  # Learned prompts read names alone, and examples teach them.
+        refuse_equal(task, vectors_CD, photos.examples)
     known, imagenet_KD, seconds_per_text = vocabulary(teacher, templates[0])
     linter = Linter(task, vectors_CD, known, functools.partial(_encode, teacher, templates[0]))
     with_examples = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
