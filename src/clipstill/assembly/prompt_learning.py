@@ -33,8 +33,8 @@ def learn_prompts(
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
-    ``names`` are the classes as the teacher reads them. Returns the teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``. A
-    call that was killed resumes from ``work``.
+    ``names`` are the classes as the teacher reads them. Returns the teacher with its prompts, and JSON
+    values: ``history``, ``classes`` that had examples, ``examples``. A call that was killed resumes from ``work``.
     """
     # "a photo of a" is published for CLIP; embedded teachers know bare names best.
     words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"

@@ -78,6 +78,17 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
     return scaled_CD
 
 
+def right_without_themselves(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor, text_count: float) -> int:
+    """How many of at least two examples the teacher names right by the class vectors of all the others."""
+    right = 0
+    for place, label in enumerate(class_ids):
+        others = [*class_ids[:place], *class_ids[place + 1 :]]
+        others_ND = torch.cat([feat_ND[:place], feat_ND[place + 1 :]])
+        vectors_CD = class_vectors_with_examples(text_CD, prototypes(others_ND, others, text_CD), text_count)
+        right += int((vectors_CD @ feat_ND[place]).argmax()) == label
+    return right
+
+
 def targets_with_examples(
     target_ND: Tensor, class_ids: Sequence[int], *, text_CD: Tensor, examples: ExampleVectors, style_share: float
 ) -> Tensor:
