@@ -54,7 +54,7 @@ def refuse_equal(task: Task, class_vectors_CD: Tensor, examples: ImageFolder | N
         first, second = (task.names[hidden[place]] for place in pairs.nonzero()[0].tolist())
         raise TaskError(
             f"the teacher reads '{first}' and '{second}' as the same (equal class vectors). Say in English what each "
-            f'is ("{second}: a green tree frog"; the label stays), or give examples of both (--examples DIR).'
+            f"is, as in '{second}: dog' (the label stays), or give examples of both (--examples DIR)."
         )
 
 
