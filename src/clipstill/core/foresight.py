@@ -76,7 +76,7 @@ class Foresight:
     def text(self) -> str:
         """One phrase with numbers and basis, or why there is no number and what to do."""
         if self.photos is None:
-            return f"cannot tell: {self.reason}. {MEASURED_FROM} labelled photos in all measure it (--examples DIR)"
+            return f"cannot tell: {self.reason}. {MEASURED_FROM} labelled photos in all measure it"
         drawings = f"; of drawings {self.drawings.text()}" if self.drawings else ""
         return f"{self.photos.text()}{drawings}, by {self.basis}"
 
