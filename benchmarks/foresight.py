@@ -1,15 +1,18 @@
 """What is foretold of a task against what real photos say; and which names a teacher reads.
 
     python benchmarks/foresight.py --data DIR --cache FOLDER [--teacher embedded-m] [--fit] [--seed 0]
+    python benchmarks/foresight.py --data DIR --cache FOLDER --student embedded-s
     python benchmarks/foresight.py --data DIR --cache FOLDER --languages
     python benchmarks/foresight.py --runs RUN...
 
 DIR has the sets ``pacs``, ``caltech101``, ``flowers``, ``tinyimagenet`` and ``textile``, with ``train`` and ``test``.
 Each whole set and five random tasks of each, of 2 to 20 classes, are foretold by names alone, by the train photos
-without their labels, and by 10 or 40 labelled train photos; the test photos tell what is true. ``--fit`` prints the
-constants of ``core.foresight`` by 100 other tasks each of PACS and Caltech-101. ``--languages`` measures names in other
-languages and of no words on PACS photos, and which names of known data sets are called unreadable. ``--runs`` compares
-the student's accuracy and the seconds that were foretold with those of finished runs.
+without their labels, by 10 or 40 labelled train photos, and by 2 or 5 examples a class, each classified without itself;
+the test photos tell what is true. ``--student`` foretells the answers of another model, by the teacher's probability of
+them on the photos without labels. ``--fit`` prints the constants of ``core.foresight`` by 100 other tasks of each set
+of PACS and of Caltech-101. ``--languages`` measures names in other languages and of no words on PACS photos, and tells
+which names of known data sets are called unreadable. ``--runs`` compares the student's accuracy and the seconds that
+were foretold with those of finished runs.
 """
 
 from __future__ import annotations
@@ -32,11 +35,12 @@ import clipstill
 from clipstill.assembly.class_vectors import encode_folder
 from clipstill.assembly.foresight import MOST_PHOTOS, foresee_by_names, vocabulary
 from clipstill.core.files import read_json, sha256_json
-from clipstill.core.foresight import Estimate, Foresight, by_confidence, measured
+from clipstill.core.foresight import MEASURED_FROM, Estimate, Foresight, by_confidence, measured
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import spoken
 from clipstill.core.seeds import generator_for
 from clipstill.teachers import load_teacher
+from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, right_without_themselves
 from clipstill.text.difficulty import estimate
 from clipstill.text.linter import Linter
 from clipstill.text.reading import is_english
@@ -147,7 +151,7 @@ class Row:
     classes: int
     true: float
     photos: int
-    told: dict[str, Estimate | None]  # By what it is told.
+    told: dict[str, tuple[Estimate | None, float]]  # By what it is told, and what is true of it.
     known: dict[str, float]  # What the constants are fitted to.
 
 
@@ -158,18 +162,57 @@ def row_of(asked: Asked, title: str, photos: Photos, chosen: list[int], seed: in
     true = float(((feat_ND @ text_CD.T).argmax(1) == label_N).float().mean())
     by_name, _ = foresee_by_names(linter, linter.findings(), asked.teacher, Settings())
     confidence = float((scale * seen_ND @ text_CD.T).softmax(1).amax(1).mean())
+    by_photos = by_name.photos and by_confidence(confidence, min(len(seen_ND), MOST_PHOTOS)).photos
     told = {
-        "names": by_name.drawings if title in DRAWINGS else by_name.photos,
-        "unlabelled": by_name.photos and by_confidence(confidence, min(len(seen_ND), MOST_PHOTOS)).photos,
+        "names": (by_name.drawings if title in DRAWINGS else by_name.photos, true),
+        "unlabelled": (by_photos, true),
     }
     order = torch.randperm(len(seen_ND), generator=generator_for("examples", seed, title, len(chosen)))
     for count in (10, 40):
         some = order[:count]
-        # By names alone, as the truth is: text_count without bound.
-        right = int(((seen_ND[some] @ text_CD.T).argmax(1) == shown_N[some]).sum())
-        told[f"{count} labelled"] = measured(right / len(some), len(some), "").photos
+        share = float(((seen_ND[some] @ text_CD.T).argmax(1) == shown_N[some]).float().mean())
+        told[f"{count} labelled"] = measured(share, len(some), "").photos, true
+    for count in (2, 5):
+        some = [place for label in range(len(chosen)) for place in order[shown_N[order] == label][:count].tolist()]
+        if len(some) >= MEASURED_FROM:
+            told[f"{count} examples a class"] = by_examples(seen_ND[some], shown_N[some], text_CD, (feat_ND, label_N))
     known = {"names": statistics.fmean(estimate(linter, asked.imagenet_KD)), "unlabelled": confidence}
     return Row(title, len(chosen), true, len(label_N), told, known)
+
+
+def by_examples(
+    some_ND: Tensor, labels: Tensor, text_CD: Tensor, test: tuple[Tensor, Tensor]
+) -> tuple[Estimate | None, float]:
+    """As ``assembly.foresight.sharpened`` tells it, and the accuracy by the class vectors of names and examples."""
+    count, (feat_ND, label_N) = Settings().examples.text_count, test
+    right = right_without_themselves(some_ND, labels.tolist(), text_CD, count)
+    vectors_CD = class_vectors_with_examples(text_CD, prototypes(some_ND, labels.tolist(), text_CD), count)
+    true = float(((feat_ND @ vectors_CD.T).argmax(1) == label_N).float().mean())
+    return measured(right / len(labels), len(labels) // 2, "").photos, true
+
+
+def on_student(args: argparse.Namespace) -> None:
+    """What is told of another model's answers, and what is true of them."""
+    teacher, student = (Asked(load_teacher(name, torch.device("cpu"))) for name in (args.teacher, args.student))
+    sets, seen = (
+        {title: photos_of(each.teacher, args.data, form, args.cache) for title, form in SETS.items()}
+        for each in (teacher, student)
+    )
+    rows = []
+    for title, chosen in draws(args.tasks, sets, str(args.seed)):
+        names = [sets[title].names[place] for place in chosen]
+        linter, own_CD = teacher.linter(names), student.encode(names)
+        by_name, _ = foresee_by_names(linter, linter.findings(), teacher.teacher, Settings())
+        answer_N = (seen[title].of("train", chosen)[0] @ own_CD.T).argmax(1)
+        logits_NC = float(teacher.teacher.logit_scale) * sets[title].of("train", chosen)[0] @ teacher.encode(names).T
+        share = float(logits_NC.softmax(1).gather(1, answer_N[:, None]).mean())
+        feat_ND, label_N = seen[title].of("test", chosen)
+        true = float(((feat_ND @ own_CD.T).argmax(1) == label_N).float().mean())
+        told = by_name.photos and by_confidence(share, min(len(answer_N), MOST_PHOTOS)).photos
+        rows.append(Row(title, len(chosen), true, len(label_N), {"answers": (told, true)}, {}))
+    print(f"{args.student}, by {args.teacher}'s probability of its answers: {summary(rows, 'answers')}")
+    for title in SETS:
+        print(f"  {title}: {summary([row for row in rows if row.title == title], 'answers')}")
 
 
 def logit(share: float) -> float:
@@ -178,7 +221,7 @@ def logit(share: float) -> float:
 
 
 def summary(rows: Sequence[Row], basis: str) -> str:
-    found = [(row.true, told) for row in rows if (told := row.told[basis]) is not None]
+    found = [(pair[1], pair[0]) for row in rows if (pair := row.told.get(basis)) and pair[0] is not None]
     if not found:
         return "cannot tell"
     error = statistics.fmean(abs(told.share - true) for true, told in found)
@@ -198,7 +241,7 @@ def on_photos(args: argparse.Namespace) -> None:
     whole = [row_of(asked, title, each, list(range(len(each.names))), args.seed) for title, each in sets.items()]
     print("| set | classes | measured | names | photos without labels | 10 labelled |\n|---|---:|---:|---:|---:|---:|")
     for row in whole:
-        cells = [text_of(row.told[basis]) for basis in ("names", "unlabelled", "10 labelled")]
+        cells = [text_of(row.told[basis][0]) for basis in ("names", "unlabelled", "10 labelled")]
         print(f"| {row.title} | {row.classes} | {100 * row.true:.0f} | {' | '.join(cells)} |")
     tasks = [
         row_of(asked, title, sets[title], chosen, args.seed)
@@ -206,7 +249,7 @@ def on_photos(args: argparse.Namespace) -> None:
     ]
     for name, rows in (("whole sets and random tasks", [*whole, *tasks]), ("random tasks", tasks)):
         print(f"\n{name}: {len(rows)}")
-        for basis in rows[0].told:
+        for basis in dict.fromkeys(basis for row in rows for basis in row.told):
             print(f"  by {basis}: {summary(rows, basis)}")
             for title in SETS:
                 print(f"    {title}: {summary([row for row in rows if row.title == title], basis)}")
@@ -224,7 +267,7 @@ def fit(rows: Sequence[Row]) -> None:
         "BY_CONFIDENCE": ("unlabelled", lambda row: True),
     }
     for name, (basis, belongs) in kinds.items():
-        chosen = [row for row in rows if row.told[basis] is not None and belongs(row)]
+        chosen = [row for row in rows if row.told[basis][0] is not None and belongs(row)]
         per_set = {title: sum(row.title == title for row in chosen) for title in SETS}
         weight_N = torch.tensor([1 / per_set[row.title] for row in chosen]).double()
         x_N = torch.tensor([logit(row.known[basis]) for row in chosen]).double()
@@ -284,6 +327,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=Path("/tmp/clipstill-foresight"))
     parser.add_argument("--teacher", default="embedded-m")
+    parser.add_argument("--student")
     parser.add_argument("--tasks", type=int, default=5, help="Random tasks of each set.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fit", action="store_true")
@@ -292,6 +336,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.runs:
         on_runs(args)
+    elif args.student:
+        on_student(args)
     elif args.languages:
         on_languages(args)
     else:
