@@ -2,9 +2,10 @@
 
     python benchmarks/trust.py RUN... --photos DIR [--others DIR...] [--examples DIR --per-class 5]
 
-RUNs are folders that ``clipstill run`` made. Of ``--photos``, the sub-folders of a run's classes measure top-1 and
-calibration; all others are things that were left out, and so are all of ``--others``. With ``--examples``, a
-temperature that is fitted on so many labelled photos a class is measured beside the one without photos.
+RUNs are folders that ``clipstill run`` made, or bundles, which foretell nothing. Of ``--photos``, the sub-folders of a
+run's classes measure top-1 and calibration; all others are things that were left out, and so are all of ``--others``.
+With ``--examples``, a temperature that is fitted on so many labelled photos a class is measured beside the one without
+photos.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.files import read_json
+from clipstill.core.foresight import Foresight
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.evaluation.calibration import auroc, fit_temperature
 from clipstill.evaluation.metrics import ece, softmax
@@ -54,13 +56,14 @@ def trust(run: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Of one run; shares in percent, AUROC and calibration errors in [0, 100] too."""
     bundle = load_bundle(run)
     logits_NC, label_N = answers(bundle, ImageFolder.open(args.photos, bundle.labels))
-    told = read_json(run / "stages" / "calibration" / "calibration.json")
+    told = run / "stages" / "calibration" / "calibration.json"
+    foretold = Foresight.from_json(read_json(told)["foresight"]).photos if told.exists() else None
     top1 = float((logits_NC.argmax(axis=1) == label_N).mean())
     found: dict[str, Any] = {
         "run": run.name,
         "top1": top1,
-        "expected": told["expected_top1"],
-        "off by": told["expected_top1"] - top1,
+        "foretold": foretold and foretold.share,
+        "inside": foretold and foretold.low <= top1 <= foretold.high,
         "ECE raw": ece(logits_NC, label_N),
         "ECE": ece(logits_NC / bundle.temperature, label_N),
         "ECE by chance": by_chance(logits_NC / bundle.temperature),
@@ -105,8 +108,8 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row), file=sys.stderr)
     for name in rows[0]:
-        if name != "run":
-            values = [row[name] for row in rows]
+        values = [row[name] for row in rows if isinstance(row[name], int | float)]
+        if values:
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             print(f"| {name} | {statistics.mean(values):.1f}{spread} |")
 

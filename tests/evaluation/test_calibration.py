@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipstill.evaluation.calibration import auroc, expected_accuracy, fit_temperature, refusal_threshold
+from clipstill.evaluation.calibration import auroc, fit_temperature, refusal_threshold
 from clipstill.evaluation.metrics import ece, softmax
 
 LOGITS = np.random.default_rng(0).normal(size=(4000, 5)) * 4
@@ -39,20 +39,6 @@ def test_auroc_is_the_chance_of_the_right_order() -> None:
     expected = np.mean([(a > b) + 0.5 * (a == b) for a in inside for b in outside])
     assert auroc(inside, outside) == pytest.approx(expected)
     assert auroc(outside, inside) == pytest.approx(1 - expected)
-
-
-def test_the_expected_accuracy_is_what_the_teacher_believes_of_the_students_answers() -> None:
-    teacher = np.array([[0.9, 0.1], [0.4, 0.6]])
-    assert expected_accuracy(np.array([[5.0, 1.0], [1.0, 2.0]]), teacher) == pytest.approx((0.9 + 0.6) / 2)
-    assert expected_accuracy(np.array([[1.0, 5.0], [1.0, 2.0]]), teacher) == pytest.approx((0.1 + 0.6) / 2)
-
-
-def test_a_calibrated_teacher_that_is_copied_is_expected_as_good_as_it_is() -> None:
-    probability = softmax(LOGITS / 3)
-    draw = np.random.default_rng(3).random((len(LOGITS), 1))
-    labels = (probability.cumsum(axis=1) < draw).sum(axis=1)
-    measured = (LOGITS.argmax(axis=1) == labels).mean()
-    assert expected_accuracy(LOGITS, probability) == pytest.approx(measured, abs=0.03)
 
 
 def test_the_threshold_lies_between_what_can_be_told_apart() -> None:

@@ -242,6 +242,18 @@ def test_refusal_is_shown(browser_page: Any, origin: str, bundle: Path) -> None:
     assert page.inner_text("#spoken").startswith("None of these.")
 
 
+def test_a_slider_shows_the_answer_under_another_threshold(browser_page: Any, origin: str, bundle: Path) -> None:
+    relabel(bundle, temperature=5.0, refusal_threshold=0.999)
+    page = opened(browser_page, origin)
+    page.set_input_files("#file", photo("rocket.jpg"))
+    wait_for_answer(page, "rocket.jpg")
+    page.fill("#threshold", "0.01")
+    assert page.inner_text("#verdict") == load_bundle(bundle).predict(photo("rocket.jpg"), top=1)[0].label
+    assert "1.0 % (the bundle: 99.9 %)" in page.inner_text("#threshold-row")
+    page.fill("#threshold", "1")
+    assert page.inner_text("#verdict") == "None of these"
+
+
 def test_bad_files_are_told_in_one_line_and_the_page_lives_on(browser_page: Any, origin: str, tmp_path: Path) -> None:
     good = photo("chelsea.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])

@@ -64,12 +64,12 @@ def made(models: Models) -> Plan:
 def test_a_plan_has_the_form_that_others_build_on(made: Plan) -> None:
     told = made.to_json()
     assert list(told) == [
-        "classes", "findings", "expected_top1", "expected_per_class", "cost", "limits", "settings", "budget_seconds",
+        "classes", "findings", "foresight", "expected_per_class", "cost", "limits", "settings", "budget_seconds",
     ]  # fmt: skip
     assert list(told["cost"]) == ["seconds", "stages", "images", "image_steps", "memory_bytes"]
     assert list(told["findings"][0]) == ["level", "kind", "classes", "message", "advice"]
     assert list(told["expected_per_class"]) == ["crane", "heron", "stork"]
-    assert 0 < told["expected_top1"] <= 1
+    assert 0 < told["foresight"]["photos"]["low"] < told["foresight"]["photos"]["high"] < 1
     assert told["budget_seconds"] == 120
     assert told["cost"]["stages"]["surrogate"] > 0
 
@@ -206,7 +206,7 @@ def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(tmp_path: Path, capsy
         assert main(command) == 130
     told = capsys.readouterr().err
     assert "warning: 'sofa' and 'couch' are two names of one thing" in told
-    assert "an estimate" in told
+    assert "80 % interval" in told
     plan = read_json(tmp_path / "run" / "plan.json")
     assert (plan["settings"], plan["budget_seconds"]) == ({}, None)
     assert plan["cost"]["images"] == 6
@@ -222,7 +222,7 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     out = tmp_path / "plan.yaml"
     assert main(["plan", "--classes", "crane,heron,stork", "--strict", "--out", str(out)]) == 2
     told = capsys.readouterr().out
-    for text in ("warning: 'crane' can be", "an estimate", "top-1", "whole run", "Budget:"):
+    for text in ("warning: 'crane' can be", "80 % interval", "an estimate", "whole run", "Budget:"):
         assert text in told
     assert load_settings(file=out) == load_settings().changed(**made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0
@@ -276,3 +276,33 @@ def test_who_has_examples_of_a_class_hears_nothing_of_its_name(models: Models, t
     plan = planner.plan(config, task, Photos(examples=examples), models=models, quick=True)
     assert plan.findings == ()
     assert plan.cost.stages.keys() >= {"class_vectors", "surrogate", "student", "bundle"}
+
+
+def test_names_that_cannot_be_read_are_told_without_a_number(models: Models) -> None:
+    config = load_settings(overrides=TINY)
+    told = planner.plan(config, parse_task("собака,слон,dog"), Photos(), models=models, quick=True)
+    assert told.foresight.photos is None
+    assert told.expected_per_class == {}
+    assert [one.kind for one in told.warnings] == ["unreadable"]
+    helped = planner.plan(config, parse_task("собака: dog,слон: elephant,horse"), Photos(), models=models, quick=True)
+    assert helped.warnings == []
+    assert helped.foresight.photos is not None
+
+
+def test_equal_class_vectors_are_an_error_that_names_both(models: Models) -> None:
+    with pytest.raises(TaskError, match=r"'🐶' and '🐘' as the same"):
+        planner.plan(load_settings(overrides=TINY), parse_task("dog,🐶,🐘"), Photos(), models=models, quick=True)
+
+
+def test_photos_without_labels_and_examples_sharpen_what_is_foretold(models: Models, tmp_path: Path) -> None:
+    config, task = load_settings(overrides=TINY), parse_task("dog,elephant")
+    for name in task.names:
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            picture = Image.effect_noise((40, 40), 20.0 + number).convert("RGB")
+            picture.save(tmp_path / name / f"{number}.png")
+    unlabelled, examples = ImageFolder.without_labels(tmp_path), ImageFolder.open(tmp_path, task.names)
+    seen = planner.plan(config, task, Photos(None, None, unlabelled), models=models, quick=True)
+    assert seen.foresight.basis == "12 photos without labels"
+    shown = planner.plan(config, task, Photos(None, examples, None), models=models, quick=True)
+    assert shown.foresight.basis == "12 examples, each classified without itself"

@@ -20,6 +20,7 @@ class TinyTeacher:
     logit_scale = 10.0
     preprocess = Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     templates = "name"
+    multilingual = False
     statistics_networks: tuple[str, ...] = ()
     provenance: Sequence[Provenance] = ()
     weights_sha256 = ""

@@ -30,6 +30,7 @@ class WordTeacher:
 
     name = "words"
     templates = "plain"
+    multilingual = False
     limit = 24
 
     def __init__(self, width: int = 12, dim: int = 16, sigma: float = 0.5, weights: str = "one") -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipstill.core.seeds import generator_for
 from clipstill.teachers import load_teacher
-from clipstill.text.difficulty import estimate, simulated_accuracy
+from clipstill.text.difficulty import estimate, is_familiar, simulated_accuracy
 from clipstill.text.linter import NOTE, WARNING, Finding, Known, Linter
 from clipstill.text.near_misses import WORDS
 from clipstill.text.senses import choose_senses
@@ -185,6 +185,33 @@ def test_more_classes_and_strange_names_are_expected_to_be_harder() -> None:
     few = estimate(real_linter("goldfish,ketch"), imagenet_KD)
     many = estimate(real_linter("goldfish,ketch,schooner,yawl,sloop,tench,eel,stingray,hen"), imagenet_KD)
     assert 0 <= mean(many) < mean(few) <= 1
-    by_text = estimate(real_linter("goldfish,ketch,schooner,yawl,sloop"), None)
-    assert 0 < mean(by_text) < 1
     assert many[0] > many[1]
+
+
+def test_what_imagenet_shows_is_familiar_and_what_it_does_not_is_strange() -> None:
+    for names, familiar in (
+        ("dog,elephant,giraffe,guitar,horse", True),
+        ("rose,tulip,camellia,foxglove", False),
+        ("flawless fabric,fabric with a local defect", False),
+    ):
+        assert is_familiar(real_linter(names)) is familiar
+
+
+def test_names_in_another_language_are_told_at_once_with_the_way_out() -> None:
+    (found,) = lint(["собака", "dog", "слон: elephant"])
+    assert (found.level, found.kind, found.classes) == (WARNING, "unreadable", ("собака",))
+    assert "собака: dog" in found.advice
+
+
+def test_a_class_with_examples_or_a_teacher_of_many_languages_is_not_told_of() -> None:
+    encode, task = space(), parse_task(["собака", "слон"])
+    known, vectors_CD = Known(COMMON, encode(COMMON)), encode(task.names)
+    shown = Linter(task, vectors_CD, known, encode, with_examples=["собака"])
+    assert [one.classes for one in shown.findings()] == [("слон",)]
+    assert "unreadable" not in [
+        one.kind for one in Linter(task, vectors_CD, known, encode, multilingual=True).findings()
+    ]
+
+
+def test_the_english_behind_the_colon_is_checked_and_the_label_is_named() -> None:
+    assert kinds(lint(["диван: sofa", "couch", "dog"])) == [("synonym", ("диван", "couch"))]

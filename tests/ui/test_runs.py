@@ -15,6 +15,7 @@ from PIL import Image
 
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, TaskError
 from clipstill.core.files import commit_manifest, write_json
+from clipstill.core.foresight import Estimate, Foresight
 from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
 from clipstill.ui import panels
@@ -35,7 +36,7 @@ PLAN = {
             "advice": "Say which: 'crane: a large wading bird'.",
         }
     ],
-    "expected_top1": 0.63,
+    "foresight": Foresight("names alone", Estimate(0.63, 0.4, 0.8)).to_json(),
     "expected_per_class": {"dog": 0.86, "crane": 0.4},
     "cost": {"seconds": 312.0, "stages": {}, "images": 112, "image_steps": 6720, "memory_bytes": 1},
     "limits": [],
@@ -44,7 +45,8 @@ PLAN = {
 }
 
 
-CALIBRATION = {"expected_top1": 0.7, "temperature": 1.2, "refusal": None}
+FORETOLD = Foresight("names alone", Estimate(0.7, 0.5, 0.85))
+CALIBRATION = {"foresight": FORETOLD.to_json(), "temperature": 1.2, "refusal": None}
 METRICS = {
     "evaluation": {"n": 8, "student_top1": 0.5, "teacher_top1": 0.6},
     "export": {"onnx_bytes": 1000, "parameters": 10, "latency_ms": 1.5},
@@ -145,7 +147,7 @@ def finished_run(workspace: Path, name: str) -> Path:
         ("task.json", '{"names": 7, "descriptions": {}}', ""),
         (STYLES, "7", ""),
         ("stages/surrogate/stage.json", DEEP, ""),
-        ("stages/calibration/calibration.json", '{"expected_top1": "high"}', r"calibration\.json is damaged"),
+        ("stages/calibration/calibration.json", '{"foresight": "high"}', r"calibration\.json is damaged"),
         ("bundle/metrics.json", LONG, r"metrics\.json cannot be read"),
         ("bundle/metrics.json", '{"export": null}', r"metrics\.json is damaged"),
         ("bundle/labels.json", '{"labels": 7}', r"labels\.json is damaged"),
@@ -468,7 +470,7 @@ def test_comparing_different_questions_is_warned_of() -> None:
         "labels": ["dog", "cat"],
         "models": {"student": "lite0", "teacher": "embedded-m"},
         "evaluation": {"n": 40, "student_top1": 0.8, "teacher_top1": 0.9},
-        "expected_top1": 0.7,
+        "foresight": FORETOLD,
         "export": export,
         "refusal_threshold": 0.3,
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipstill.core.errors import DataError
+from clipstill.core.errors import DataError, TaskError
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.progress import Progress
 from clipstill.evaluation.evaluate import BATCH
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from clipstill.text.task import Task
     from clipstill.workflow.settings import Settings
 
+# Cosine from which on two class vectors are equal.
+_EQUAL = 1 - 1e-4
+
 
 def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:
     """The sentences whose mean is a class vector."""
@@ -30,11 +33,29 @@ def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:
 
 
 def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
-    """One unit vector a class (C, D) from its texts, on the CPU."""
+    """One unit vector a class (C, D) from its texts, as the teacher reads them, on the CPU."""
     from clipstill.teachers import class_vectors
+    from clipstill.text.reading import as_read
     from clipstill.text.templates import class_texts
 
-    return class_vectors(teacher, class_texts(task, templates_of(settings, teacher))).cpu()
+    texts = class_texts(as_read(task, teacher.multilingual), templates_of(settings, teacher))
+    return class_vectors(teacher, texts).cpu()
+
+
+def refuse_equal(task: Task, class_vectors_CD: Tensor, examples: ImageFolder | None) -> None:
+    """Raise ``TaskError`` for two classes of one text vector and no examples: the teacher takes them for one."""
+    from torch.nn.functional import normalize
+
+    shown = set() if examples is None else set(task.names) - set(examples.classes_without_images)
+    hidden = [place for place, name in enumerate(task.names) if name not in shown]
+    unit_CD = normalize(class_vectors_CD[hidden], dim=-1)
+    pairs = (unit_CD @ unit_CD.T).triu(1) > _EQUAL
+    if pairs.any():
+        first, second = (task.names[hidden[place]] for place in pairs.nonzero()[0].tolist())
+        raise TaskError(
+            f"the teacher reads '{first}' and '{second}' as the same (equal class vectors). Say in English what each "
+            f"is, as in '{second}: dog' (the label stays), or give examples of both (--examples DIR)."
+        )
 
 
 def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device) -> tuple[Tensor, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ def learn_prompts(
     section: PromptTeacherSettings,
     reading: ReadingSettings,
     *,
+    names: Sequence[str],
     seed: int,
     work: Path,
 ) -> tuple[PromptedTeacher, dict[str, Any]]:
     """Learn prompts; only classes with examples compete, and the prompts then serve all classes.
 
-    Returns the teacher with its prompts, and JSON values: ``history``, ``classes`` that had examples, ``examples``. A
-    call that was killed resumes from ``work``.
+    ``names`` are the classes as the teacher reads them. Returns the teacher with its prompts, and JSON
+    values: ``history``, ``classes`` that had examples, ``examples``. A call that was killed resumes from ``work``.
     """
     # "a photo of a" is published for CLIP; embedded teachers know bare names best.
     words = "a" if isinstance(plain, EmbeddedTeacher) else "a photo of a"
@@ -48,7 +50,7 @@ def learn_prompts(
     photos = open_photos([examples], reading)
     labels = [examples.items[photo][1] for photo in photos.photo_N]
     shown = sorted(set(labels))
-    names = [examples.classes[label] for label in shown]
+    names = [names[label] for label in shown]
     say(f"teacher's prompts: {len(labels)} examples of {len(names)} of {len(examples.classes)} classes")
     place = {label: at for at, label in enumerate(shown)}
     data = TrainingData.of_no_class().with_photos(photos, torch.tensor([place[label] for label in labels]))

@@ -15,16 +15,18 @@ import torch
 
 import clipstill
 from clipstill.assembly.bundles import write_described_bundle
-from clipstill.assembly.class_vectors import vectors_with_examples
+from clipstill.assembly.class_vectors import refuse_equal, vectors_with_examples
 from clipstill.core.description import Description
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
+from clipstill.core.progress import listed, warn
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
+from clipstill.text.reading import unread
 from clipstill.workflow.photos import check_told_apart, limited, refuse_overlap
 
 if TYPE_CHECKING:
@@ -114,6 +116,10 @@ def make_zero_shot(
     start = time.monotonic()
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
     vectors_CD = vectors_with_examples(teacher, task, settings, shown)
+    refuse_equal(task, vectors_CD, shown)
+    foreign = [] if shown else [task.names[place] for place in unread(task, teacher.multilingual)]
+    if foreign:
+        warn(f"the teacher knows no word of {listed(foreign)}. Say in English what each is: '{foreign[0]}: dog'")
     student = zero_shot_student(teacher, vectors_CD)
     count, found = 0 if shown is None else len(shown.items), None
     if photos is not None:

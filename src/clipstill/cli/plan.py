@@ -66,19 +66,18 @@ def plan(
 def _print_plan(plan: Plan, out: Path | None) -> None:
     from clipstill.core.progress import span
     from clipstill.planning.plan import choice_line
-    from clipstill.text.difficulty import ERROR
 
     print("Class names" if plan.findings else f"Class names: nothing to say about {len(plan.classes)} of them")
     for finding in plan.findings:
         line = f"{finding.level}: {finding.message}"
         print(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    "))
         print(f"    {finding.advice}")
-    print("\nExpected from the names alone")
+    print("\nPhotos that the teacher is expected to name right")
     hardest_first = sorted(plan.expected_per_class.items(), key=lambda item: item[1])
     rows = [(name, percent(expected)) for name, expected in hardest_first[:_SHOWN]]
     if len(hardest_first) > _SHOWN:
         rows.append(("...", f"and {len(hardest_first) - _SHOWN} easier ones"))
-    rows.append(("top-1", f"{percent(plan.expected_top1)} of the teacher by names alone, {ERROR}"))
+    rows.append(("all", plan.foresight.text()))
     rows.append(("", "a student made from names alone stays below it; example images lift it"))
     print_table(rows)
     cost = plan.cost

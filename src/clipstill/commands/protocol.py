@@ -268,7 +268,9 @@ def _learned_once(settings: Settings, section: PromptTeacherSettings, labelled: 
     if not path.is_file():
         plain = load_teacher(settings.teacher.name, pick_device(settings.device), settings.teacher.precision)
         work = folder.with_name("work") / name
-        teacher, history = learn_prompts(plain, labelled, section, settings.reading, seed=settings.seed, work=work)
+        teacher, history = learn_prompts(
+            plain, labelled, section, settings.reading, names=labelled.classes, seed=settings.seed, work=work
+        )
         write_json(path.with_suffix(".json"), history)
         save_prompts(teacher, path)
     return path

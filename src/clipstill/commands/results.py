@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from clipstill.core.foresight import Foresight, known_best
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
@@ -18,15 +19,15 @@ from clipstill.runtime import Bundle, load_bundle
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the student's scores are worth, found without a photo.
+    """What the student's scores are worth, found without a test set.
 
     Attributes:
-        expected_top1: Expected share of right answers on photos of the classes, in [0, 1].
+        foresight: Expected share of right answers on photos of the classes, with its 80 % interval.
         temperature: Divisor of the logits.
         refusal_threshold: Score below which "none of these" is said; None where the student always answers.
     """
 
-    expected_top1: float
+    foresight: Foresight
     temperature: float
     refusal_threshold: float | None
     details: Mapping[str, object]
@@ -36,12 +37,12 @@ class Calibration:
         """The calibration that a run stored."""
         refusal = value["refusal"]
         threshold = None if refusal is None else float(refusal["threshold"])
-        return cls(float(value["expected_top1"]), float(value["temperature"]), threshold, dict(value))
+        return cls(Foresight.from_json(value["foresight"]), float(value["temperature"]), threshold, dict(value))
 
     def _repr_html_(self) -> str:
         return html_table(
             {
-                "expected top-1": percent(self.expected_top1),
+                "expected top-1": self.foresight.text(),
                 "temperature": f"{self.temperature:.3g}",
                 'says "none of these"': f"below {self.refusal_threshold:.3g}" if self.refusal_threshold else "never",
             }
@@ -104,17 +105,18 @@ class RunResult:
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it is not known."""
-        names, expected = ", ".join(self.classes), percent(self.calibration.expected_top1)
+        names, foretold = ", ".join(self.classes), self.calibration.foresight
         quality: dict[str, str | None]
         if self.evaluation is None:
-            quality = {"quality": f"about {expected} top-1 expected; measure it: give real photos with --images DIR"}
+            quality = {"quality": f"not measured (--images DIR); expected to be right: {foretold.text()}"}
         else:
             student, teacher = self.evaluation.student, self.evaluation.teacher
             photos = f"on {student.n} real photos" if student.n != 1 else "on one real photo"
             chance = percent(self.evaluation.chance)
             quality = {
                 "teacher top-1": f"{percent(None if teacher is None else teacher.top1)} {photos}",
-                "student top-1": f"{percent(student.top1)} (chance {chance}; expected without photos {expected})",
+                "student top-1": f"{percent(student.top1)} (chance {chance})",
+                "of such photos": known_best(foretold.to_json(), self.evaluation.to_json()).text(),
                 "advice": None if self.ladder is None else self.ladder.recommendation.text,
             }
         licences = self.bundle_folder / "LICENCES.md"

@@ -51,14 +51,14 @@ def _humps(word: str) -> str:
     first, last = parts[0], parts[-1]
     # Short parts are parts of brands and surnames more often than words.
     is_name = len(first) < 3 and not (first.isupper() and len(first) == 2)
-    if len(parts) == 1 or is_name or first.casefold() == "mac" or len(last) < 3 or word.lower() in _single_tokens():
+    if len(parts) == 1 or is_name or first.casefold() == "mac" or len(last) < 3 or word.lower() in single_tokens():
         return word
     # "schoolBus" writes its second word large only to mark where it begins.
     return " ".join(parts if first[0].isupper() else (part if part.isupper() else part.lower() for part in parts))
 
 
 @functools.cache
-def _single_tokens() -> frozenset[str]:
+def single_tokens() -> frozenset[str]:
     """Words that CLIP's tokenizer has in one piece; none without open_clip, which prediction does without.
 
     Most are written in one word by people too: brands (``youtube``, ``playstation``), ``icecream``, ``hotdog``. A brand

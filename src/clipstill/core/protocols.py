@@ -93,6 +93,7 @@ class Teacher(Protocol):
     logit_scale: float  # Factor of cosines before a softmax.
     preprocess: Preprocess  # Preprocessing of image files.
     templates: str  # Set of templates in ``clipstill.text.templates`` that suits the text tower.
+    multilingual: bool  # Whether the text tower reads other languages than English.
     image_parameters: int  # Number of parameters of the image tower.
     provenance: Sequence[Provenance]  # Source of all weights.
 

@@ -1,4 +1,4 @@
-"""Calibrated probabilities: the temperature of the logits, expected accuracy, and the threshold of refusal.
+"""Calibrated probabilities: the temperature of the logits, and the threshold of refusal.
 
 Shapes: N images, M images of something else, C classes; N and M are at least 1.
 """
@@ -44,20 +44,6 @@ def fit_temperature(logits_NC: Floats, target_NC: Floats) -> float:
         else:
             low = first
     return math.exp(-(low + high) / 2)
-
-
-def expected_accuracy(student_NC: Floats, teacher_probability_NC: Floats) -> float:
-    """A student's accuracy, in [0, 1], estimated without labels.
-
-    It is the mean of the teacher's probability for the class that the student names.
-
-    Args:
-        student_NC: The student's logits.
-        teacher_probability_NC: The teacher's probabilities for the same images.
-
-    Source: ours, after Hendrycks and Gimpel, ICLR 2017: mean confidence estimates accuracy.
-    """
-    return float(teacher_probability_NC[np.arange(len(student_NC)), student_NC.argmax(axis=1)].mean())
 
 
 def refusal_threshold(score_inside_N: Floats, score_outside_M: Floats, most_refused: float = 1.0) -> float:

@@ -1,13 +1,11 @@
 """What is known before a run: doubtful class names, expected accuracy, time and memory.
 
-Shapes: C classes, K ImageNet classes, D teacher dimensions.
+Shapes: C classes, D teacher dimensions.
 """
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,28 +13,26 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.device import memory_bytes
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_json
-from clipstill.core.names import spoken
-from clipstill.core.notebook import html_table, percent
+from clipstill.core.foresight import Foresight
+from clipstill.core.notebook import html_table
 from clipstill.core.progress import say, span
 from clipstill.core.records import read_record
 from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of, measure
-from clipstill.text.difficulty import ERROR
-from clipstill.text.linter import WARNING, Finding, Known, Linter
+from clipstill.text.linter import WARNING, Finding
 from clipstill.text.task import Task
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.records import read_events
 from clipstill.workflow.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from clipstill.core.image_folder import ImageFolder
-    from clipstill.core.protocols import Teacher
     from clipstill.workflow.models import Models
 
 PLAN_FILE = "plan.json"
 _PRINTED_WARNINGS = 6
+# Photos that the plan of a run shows the teacher: a few seconds of work.
+_QUICK_PHOTOS = 60
 # Cost of a run with changed settings, by dotted name.
 CostOf = Callable[[Mapping[str, Any]], Cost]
 _LONG_S = 3600.0
@@ -48,8 +44,8 @@ class Plan:
 
     Attributes:
         findings: Findings about the class names, warnings first.
-        expected_top1: Expected accuracy of the teacher on photos by names alone, in [0, 1]; a student is seldom better.
-        expected_per_class: The same for each class.
+        foresight: What share of its photos the teacher is expected to name right; a student is seldom better.
+        expected_per_class: The same for each class, by its name alone; empty if it cannot be told.
         cost: What the run takes with the changed settings.
         limits: Warnings of more than an hour or more than the machine's memory, with the nearest settings that fit.
         settings: Settings that the budget changed, by dotted name.
@@ -58,7 +54,7 @@ class Plan:
 
     classes: tuple[str, ...]
     findings: tuple[Finding, ...]
-    expected_top1: float
+    foresight: Foresight
     expected_per_class: dict[str, float]
     cost: Cost
     limits: tuple[str, ...]
@@ -80,7 +76,7 @@ class Plan:
         findings = {", ".join(one.classes): f"{one.message} {one.advice}" for one in self.findings}
         return html_table(
             {
-                "expected top-1": percent(self.expected_top1),
+                "expected top-1": self.foresight.text(),
                 "time": span(self.cost.seconds),
                 "images": self.cost.images,
                 **findings,
@@ -106,20 +102,28 @@ def plan(
         fixed: Dotted names of settings that the budget leaves as they are.
         quick: Whether to time the smallest batches only, which is less exact.
     """
-    from clipstill.assembly.class_vectors import templates_of
-    from clipstill.teachers import class_vectors
-    from clipstill.text.difficulty import estimate
-    from clipstill.text.templates import class_texts
+    from clipstill.assembly.class_vectors import refuse_equal, templates_of, text_vectors
+    from clipstill.assembly.foresight import MOST_PHOTOS, foresee_by_names, linter_of, sharpened, vocabulary
 
     teacher = models.teacher
     templates = templates_of(settings, teacher)
-    vectors_CD = class_vectors(teacher, class_texts(task, templates)).cpu()
-    known, imagenet_KD, seconds_per_text = vocabulary(teacher, templates[0])
-    linter = Linter(task, vectors_CD, known, functools.partial(_encode, teacher, templates[0]))
+    vectors_CD = text_vectors(teacher, task, settings)
+    if not settings.has_prompts:  # Learned prompts read names alone, and examples teach them.
+        refuse_equal(task, vectors_CD, photos.examples)
+    _, _, seconds_per_text = vocabulary(teacher, templates[0])
     with_examples = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
-    # A class with examples needs no better name.
-    findings = [finding for finding in linter.findings() if not with_examples.issuperset(finding.classes)]
-    expected = _expected(task, findings, estimate(linter, imagenet_KD))
+    linter = linter_of(teacher, task, vectors_CD, settings, with_examples)
+    findings = linter.findings()
+    foresight, expected = foresee_by_names(linter, findings, teacher, settings)
+    foresight = sharpened(
+        foresight,
+        teacher,
+        vectors_CD,
+        photos=photos,
+        settings=settings,
+        device=models.device,
+        most=_QUICK_PHOTOS if quick else MOST_PHOTOS,
+    )
     if not quick:
         say("plan: timing a few steps on this device")
     timings = measure(
@@ -144,7 +148,7 @@ def plan(
     return Plan(
         classes=task.names,
         findings=tuple(findings),
-        expected_top1=round(sum(expected.values()) / len(expected), 4),
+        foresight=foresight,
         expected_per_class=expected,
         cost=cost(changed),
         limits=_limits(settings, changed, cost, shorter=shorter, available=memory_bytes(models.device)),
@@ -202,56 +206,6 @@ def _number(folder: ImageFolder | None) -> int:
     return 0 if folder is None else len(folder.items)
 
 
-def _expected(task: Task, findings: Sequence[Finding], shares: Sequence[float]) -> dict[str, float]:
-    """Expected accuracy by class.
-
-    It is halved for two names of one thing, since the teacher can only guess between them, and that of a guess for a
-    name that says what is not there.
-    """
-    of_kind = {
-        each.kind: {name for one in findings if one.kind == each.kind for name in one.classes} for each in findings
-    }
-    doubled = of_kind.get("synonym", set()) | of_kind.get("plural", set())
-    negated, chance = of_kind.get("negation", set()), 1 / len(task.names)
-    by_class = zip(task.names, shares, strict=True)
-    return {
-        name: round(chance if name in negated else share / 2 if name in doubled else share, 4)
-        for name, share in by_class
-    }
-
-
-def _encode(teacher: Teacher, template: str, texts: Sequence[str]) -> Tensor:
-    """Unit vectors of words, each read as a class name."""
-    return teacher.encode_text([template.replace("{class}", spoken(text)) for text in texts]).float().cpu()
-
-
-# By weights and template, for further runs of this process.
-_VOCABULARIES: dict[tuple[str, str], tuple[Known, Tensor | None, float]] = {}
-
-
-def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, float]:
-    """Encode common words, and ImageNet's class names for a teacher whose image tower learned from ImageNet.
-
-    Returns:
-        The words; unit vectors of the class names, None for other teachers; and seconds per text.
-    """
-    from clipstill.core.protocols import BatchNormTeacher
-    from clipstill.text.near_misses import WORDS
-    from clipstill.text.wordnet import wordnet
-
-    key = (teacher.weights_sha256, template)
-    if key not in _VOCABULARIES:
-        encode = functools.partial(_encode, teacher, template)
-        encode(WORDS[:2])  # Loads the tower.
-        start = time.monotonic()
-        known = Known(WORDS, encode(WORDS))
-        seconds = (time.monotonic() - start) / len(WORDS)
-        of_imagenet = isinstance(teacher, BatchNormTeacher) and bool(teacher.statistics_networks)
-        imagenet_KD = encode(wordnet().imagenet_words()) if of_imagenet else None
-        _VOCABULARIES[key] = (known, imagenet_KD, seconds)
-    return _VOCABULARIES[key]
-
-
 def plan_key(settings: Settings, task: Task, photos: Photos, budget_seconds: float | None) -> str:
     """Hash of what a plan depends on; a stored plan with an equal key is used again."""
     examples = photos.examples
@@ -285,10 +239,9 @@ def say_plan(plan: Plan) -> None:
     if len(plan.warnings) > _PRINTED_WARNINGS:
         say(f"warning: and {len(plan.warnings) - _PRINTED_WARNINGS} more; all of them: clipstill plan")
     hardest = sorted(plan.expected_per_class, key=lambda name: plan.expected_per_class[name])[:3]
-    say(
-        f"plan: by names alone the teacher is expected to be right on about {100 * plan.expected_top1:.0f} % of photos"
-        f" ({ERROR}; hardest: {', '.join(hardest)}); about {span(plan.cost.seconds)} of work"
-    )
+    by_class = f"; hardest: {', '.join(hardest)}" if hardest else ""
+    say(f"plan: photos that the teacher is expected to name right: {plan.foresight.text()}{by_class}")
+    say(f"plan: about {span(plan.cost.seconds)} of work")
     if plan.budget_seconds is not None:
         say(f"plan: {choice_line(plan)}")
 

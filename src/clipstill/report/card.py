@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
+from clipstill.core.foresight import known_best
 from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, verdict, warning
 from clipstill.report.templates import environment
 
@@ -33,6 +34,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
         front_matter=matter.strip(),
         given=f"{len(model.labels)} class names and {' and '.join(counts) or 'no labelled photo'}",
         found=found,
+        foresight=model.calibration and known_best(model.calibration["foresight"], model.evaluation),
         measured=found
         and [
             ("top-1", found["student_top1"], found.get("teacher_top1"), ".1%", f"{found['chance']:.1%}"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipstill.core.config import dotted
+from clipstill.core.foresight import known_best
 from clipstill.report.card import per_class
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData
@@ -41,6 +42,7 @@ def render(data: ReportData) -> str:
             data=data,
             summary=summary(data),
             found=data.evaluation,
+            foresight=data.calibration and known_best(data.calibration["foresight"], data.evaluation),
             grid=picture_grid(data.pictures, data.labels),
             curated=sorted(data.curation, key=lambda each: float(each["effective_number"])),
             bars=class_bars(data),
@@ -67,7 +69,7 @@ def summary(data: ReportData) -> str:
     if not found:
         text = "The classifier is ready. How good it is on real photos was not measured: none were given."
         if data.calibration:
-            text += f" About {100 * data.calibration['expected_top1']:.0f}% of its answers are expected to be right."
+            text += f" Expected to be right: {known_best(data.calibration['foresight'], None).text()}."
         return text
     text = (
         f"On {found['n']:,} real photos the student names {100 * found['student_top1']:.1f}% right, "

@@ -1,4 +1,4 @@
-"""What a student's scores are worth, found without a photo: temperature, threshold of refusal, expected accuracy.
+"""What a student's scores are worth, found without a test set: temperature, threshold of refusal, expected accuracy.
 
 Shapes: N pictures, C classes.
 """
@@ -18,7 +18,6 @@ from clipstill.core.records import read_record
 from clipstill.evaluation.calibration import (
     MOST_REFUSED,
     auroc,
-    expected_accuracy,
     fit_temperature,
     refusal_threshold,
 )
@@ -32,6 +31,7 @@ from clipstill.workflow.stage import Stage, Step
 
 if TYPE_CHECKING:
     from clipstill.assembly.calibration import Answers, ModelPair
+    from clipstill.core.foresight import Foresight
 
 NAME = "calibration"
 CALIBRATION_FILE = "calibration.json"
@@ -59,16 +59,14 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         "asked_about": _pictures(run),
         "temperature": temperature,
         "temperature_fitted_on": fitted_on,
-        # By views: the images themselves were optimised until the teacher was sure of them.
-        "expected_top1": expected_accuracy(views.student_NC, softmax(views.teacher_NC)),
+        "foresight": (foresight := _foresight(run, models)).to_json(),
         "agreement": {
             "held_out_styles": Answers(plain.student_NC[held_N], plain.teacher_NC[held_N]).agreement(),
             "views": views.agreement(),
         },
         "refusal": _refusal(run, models, every, temperature) if run.has(near_misses.NAME) else None,
     }
-    expected = 100 * calibration["expected_top1"]
-    say(f"calibration: top-1 on photos of the classes is expected to be about {expected:.0f} %")
+    say(f"calibration: photos that the student is expected to name right: {foresight.text()}")
     write_json(folder / CALIBRATION_FILE, calibration)
     return [CALIBRATION_FILE]
 
@@ -83,6 +81,24 @@ def model_pair(run: Run) -> ModelPair:
         class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
         settings=run.settings,
         device=run.models.device,
+    )
+
+
+def _foresight(run: Run, models: ModelPair) -> Foresight:
+    """What the student is expected to name right. Images that were made for the teacher say nothing about it."""
+    from clipstill.assembly.foresight import foresee_by_names, linter_of, sharpened
+
+    teacher, text_CD = run.models.teacher, class_vectors.read_class_vectors(run).text_CD
+    linter = linter_of(teacher, run.task, text_CD, run.settings)
+    by_names, _ = foresee_by_names(linter, linter.findings(), teacher, run.settings)
+    return sharpened(
+        by_names,
+        teacher,
+        text_CD,
+        photos=run.photos,
+        settings=run.settings,
+        device=run.models.device,
+        student=models.student,
     )
 
 
@@ -135,7 +151,7 @@ def threshold_of(calibration: dict[str, Any]) -> float | None:
 
 STAGE = Stage(
     name=NAME,
-    version=2,
+    version=3,
     title="Estimate how sure the student may be",
     make=_make,
     inputs=(student.NAME, near_misses.NAME),

@@ -15,6 +15,7 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import listed, say
 from clipstill.core.protocols import PromptedTeacher
 from clipstill.stages import teacher_prompts
+from clipstill.text.reading import as_read
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
@@ -37,7 +38,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     counts: dict[str, Any] = {}
     if isinstance(teacher, PromptedTeacher):
         # After its prompts are loaded, once: the student is trained with these vectors and ships with them.
-        tensors[VECTORS_NAME] = teacher.class_vectors(run.task.names).detach().cpu()
+        tensors[VECTORS_NAME] = teacher.class_vectors(as_read(run.task, teacher.multilingual).names).detach().cpu()
     elif run.photos.examples is not None:
         from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
 
@@ -117,7 +118,7 @@ def read_teacher_metadata(run: Run) -> dict[str, Any]:
 
 STAGE = Stage(
     name=NAME,
-    version=3,
+    version=4,
     title="The teacher reads the class names",
     make=_make,
     settings=("task", "teacher", "prompts.templates", "examples.images", "examples.text_count"),

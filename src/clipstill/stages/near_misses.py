@@ -23,6 +23,7 @@ from clipstill.stages import class_vectors, images
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.prompts import PromptRequest, styled_prompts
+from clipstill.text.reading import as_read
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
@@ -130,7 +131,11 @@ def _word_shares(run: Run) -> tuple[Tensor, set[str]]:
     key = (teacher.weights_sha256, settings.teacher.precision, str(run.models.device), templates)
     if key not in _WORD_VECTORS:
         _WORD_VECTORS[key] = (_vectors(run, WORDS), _vectors(run, KINDS))
-    return word_shares(run.task.names, class_vectors.read_class_vectors(run).text_CD, *_WORD_VECTORS[key])
+    return word_shares(
+        as_read(run.task, teacher.multilingual).names,
+        class_vectors.read_class_vectors(run).text_CD,
+        *_WORD_VECTORS[key],
+    )
 
 
 def _vectors(run: Run, names: Sequence[str]) -> Tensor:

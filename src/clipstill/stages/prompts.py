@@ -15,6 +15,7 @@ from clipstill.core.progress import say
 from clipstill.stages import class_vectors
 from clipstill.text import prompt_strategies
 from clipstill.text.prompts import Prompt, PromptRequest
+from clipstill.text.reading import as_read
 from clipstill.text.task import Task
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -44,7 +45,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         task = Task(cohort.drawn, tuple(cohort.task.descriptions[place] for place in ids))
         text_CD = text_CD[[*ids, *(place for place in range(len(text_CD)) if place not in ids)]]
     request = PromptRequest(
-        task=task,
+        task=as_read(task, run.models.teacher.multilingual),
         per_class=section.images_per_class,
         seed=run.settings.seed,
         teacher=run.models.teacher,

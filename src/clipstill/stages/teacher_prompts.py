@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.files import read_json, write_json
+from clipstill.text.reading import as_read
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.run import Run
 from clipstill.workflow.settings import Settings
@@ -36,6 +37,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
             run.photos.examples,
             section,
             run.settings.reading,
+            names=as_read(run.task, run.models.teacher.multilingual).names,
             seed=run.settings.seed,
             work=work,
         )

@@ -188,6 +188,7 @@ class EmbeddedTeacher:
     # The text tower knows words and sentences alike, but "a photo of" moves every class towards photography: 92
     # against 84 in a hundred on the photos of PACS.
     templates = "name"
+    multilingual = False
 
     def __init__(
         self, name: str, sizes: Sequence[str], device: torch.device, *, precision: str = "fp32", assets: Path = ASSETS

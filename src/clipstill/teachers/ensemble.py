@@ -51,6 +51,7 @@ class Ensemble:
             told = ", ".join(f"{name} by '{mode}'" for name, mode in modes.items())
             warn(f"the teachers fit photos otherwise ({told}); all see them by '{self.preprocess.resize_mode}'.")
         self.templates = teachers[0].templates
+        self.multilingual = all(teacher.multilingual for teacher in teachers)
         self.image_parameters = sum(teacher.image_parameters for teacher in teachers)
         parts = [part for teacher in teachers for part in teacher.provenance]
         self.provenance: Sequence[Provenance] = list(dict.fromkeys(parts))

@@ -31,7 +31,7 @@ from clipstill.core.protocols import INTERPOLATIONS, RESIZE_MODES, Preprocess, P
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.deep_prompts import text_vectors
 from clipstill.teachers.openclip_source import Source, find_source
-from clipstill.teachers.openclip_text import Tokenizer, load_tokenizer, text_config_folder
+from clipstill.teachers.openclip_text import Tokenizer, is_multilingual, load_tokenizer, text_config_folder
 from clipstill.teachers.openclip_weights import OPENAI_MARKS, is_of_transformers, load_weights
 
 TEXT_BATCH = 256
@@ -44,6 +44,7 @@ class OpenClipTeacher:
         model: CLIP or CustomTextCLIP of open_clip, on its device.
         tokenizer: Texts, and the number L of tokens if not the usual one -> token ids (M, L).
         dim: Dimensions of the shared space.
+        multilingual: Whether the text tower reads other languages than English.
         dtype: Precision of the towers' weights.
     """
 
@@ -57,12 +58,14 @@ class OpenClipTeacher:
         *,
         name: str,
         dim: int,
+        multilingual: bool = False,
         dtype: torch.dtype,
         preprocess: Preprocess,
         provenance: Provenance,
     ) -> None:
         self.name = name
         self.dim = dim
+        self.multilingual = multilingual
         self.image_size = max(preprocess.shape)
         self.preprocess = preprocess
         self.provenance: Sequence[Provenance] = (provenance,)
@@ -203,6 +206,7 @@ def load_openclip(rest: str, device: torch.device, precision: str) -> OpenClipTe
         tokenizer,
         name=f"openclip:{rest}",
         dim=int(source.config["embed_dim"]),
+        multilingual=is_multilingual(source),
         dtype=getattr(torch, PRECISIONS[precision]),
         preprocess=_preprocess(source.facts, model.visual.image_size),
         provenance=Provenance(title, source.licence, source.origin, digest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def load_tokenizer(source: Source) -> Tokenizer:
             f"again."
         ) from error
     return tokenizer
+
+
+def is_multilingual(source: Source) -> bool:
+    """Whether the tokenizer is one of many languages: of XLM-RoBERTa, mT5, NLLB, SigLIP 2 or SigLIP's i18n model."""
+    name = source.config["text_cfg"].get("hf_tokenizer_name") or ""
+    return re.search("xlm|mt5|nllb|i18n|siglip2|multilingual", name.lower()) is not None
 
 
 def text_config_folder(source: Source) -> Path:

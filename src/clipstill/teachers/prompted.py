@@ -60,6 +60,7 @@ class _Prompted(nn.Module):
         self.logit_scale = base.logit_scale
         self.preprocess = base.preprocess
         self.templates = base.templates
+        self.multilingual = base.multilingual
         self.image_parameters = base.image_parameters
         self.provenance = base.provenance
         # Texts take no learned prompts but in ``class_vectors``.

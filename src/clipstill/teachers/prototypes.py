@@ -78,6 +78,25 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
     return scaled_CD
 
 
+def right_without_themselves(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor, text_count: float) -> int:
+    """How many examples the teacher names right by the class vectors of the others.
+
+    One example of every class is left out at a time: left out alone, an example of two is at a disadvantage to the
+    classes that keep theirs.
+    """
+    right, fold_N = 0, [list(class_ids[:place]).count(label) for place, label in enumerate(class_ids)]
+    for fold in set(fold_N):
+        out = [place for place, own in enumerate(fold_N) if own == fold]
+        rest = [place for place, own in enumerate(fold_N) if own != fold]
+        vectors_CD = text_CD
+        if rest:
+            found = prototypes(feat_ND[rest], [class_ids[place] for place in rest], text_CD)
+            vectors_CD = class_vectors_with_examples(text_CD, found, text_count)
+        answers = (feat_ND[out] @ vectors_CD.T).argmax(1).tolist()
+        right += sum(answer == class_ids[place] for place, answer in zip(out, answers, strict=True))
+    return right
+
+
 def targets_with_examples(
     target_ND: Tensor, class_ids: Sequence[int], *, text_CD: Tensor, examples: ExampleVectors, style_share: float
 ) -> Tensor:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from clipstill.core.names import spoken
+from clipstill.core.progress import listed
+from clipstill.text.reading import as_read, unread
 from clipstill.text.senses import Meaning, are_related, choose_senses, is_unseen, kind_of, look_different, texts_about
 from clipstill.text.task import Task
 from clipstill.text.wordnet import Sense, singulars, wordnet
@@ -61,8 +63,8 @@ class Finding:
     """One problem of class names."""
 
     level: str  # ``"warning"`` if the problem probably costs accuracy, ``"note"`` if it may.
-    # ``negation``, ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``, ``unknown``,
-    # ``unseen`` or ``constraint``.
+    # ``unreadable``, ``negation``, ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``,
+    # ``unknown``, ``unseen`` or ``constraint``.
     kind: str
     classes: tuple[str, ...]  # Names of the classes.
     message: str  # The problem.
@@ -89,23 +91,41 @@ class Known:
 
 
 class Linter:
-    """Checks one task for one teacher; ``encode`` is its text tower, and a class with a description counts as clear."""
+    """Checks one task for one teacher. A class with a description counts as clear, and so does one with examples.
 
-    def __init__(self, task: Task, class_vectors_CD: Tensor, known: Known, encode: Encode) -> None:
+    Args:
+        encode: The teacher's text tower.
+        multilingual: Whether it reads other languages than English.
+        with_examples: Names of the classes with example images.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        class_vectors_CD: Tensor,
+        known: Known,
+        encode: Encode,
+        *,
+        multilingual: bool = False,
+        with_examples: Collection[str] = (),
+    ) -> None:
         self.task, self.vectors_CD, self.known, self.encode = task, class_vectors_CD.float(), known, encode
-        self.nouns = wordnet()
-        self.meanings = choose_senses(task.names, self.nouns)
+        self.nouns, self.with_examples = wordnet(), frozenset(with_examples)
+        self.read = as_read(task, multilingual)
+        # Positions of the classes that the teacher knows nothing of.
+        self.unread = {place for place in unread(task, multilingual) if task.names[place] not in self.with_examples}
+        self.meanings = choose_senses(self.read.names, self.nouns)
         self._share_CC: list[list[float]] = known.share(self.vectors_CD @ self.vectors_CD.T).tolist()
         # Shares of each name without a description: of its meanings, and of known words.
         self._about: dict[int, list[float]] = {}
         self._near: dict[int, dict[str, float]] = {}
-        unclear = [place for place, description in enumerate(task.descriptions) if not description]
+        unclear = [place for place, description in enumerate(self.read.descriptions) if not description]
         if unclear:
             self._encode_names(unclear)
 
     def _encode_names(self, unclear: Sequence[int]) -> None:
         """Compare names with their meanings and with known words. One call of the text tower is fastest."""
-        names = [self.task.names[place] for place in unclear]
+        names = [self.read.names[place] for place in unclear]
         about = [
             [texts_about(each.sense, name, self.nouns) for each in self.meanings[place]]
             for place, name in zip(unclear, names, strict=True)
@@ -126,7 +146,8 @@ class Linter:
 
     def findings(self) -> list[Finding]:
         """All findings, warnings first, each in the order of the classes."""
-        found = [*self._negations(), *self._misspelled(), *self._pairs(), *self._doubtful()]
+        found = [*self._unreadable(), *self._negations(), *self._misspelled(), *self._pairs(), *self._doubtful()]
+        found = [each for each in found if not self.with_examples.issuperset(each.classes)]
         negated = {each.classes for each in found if each.kind == "negation"}
         found = [each for each in found if each.kind == "negation" or each.classes not in negated]
         found += self._common_kind(found)
@@ -143,10 +164,32 @@ class Linter:
         others = [share for share, _ in self._other_meanings(place)]
         return max([*strangers, *others], default=0.0) - self._about[place][0]
 
+    def _unreadable(self) -> Iterator[Finding]:
+        """Names in another language or of no words at all, which the teacher takes for anything."""
+        names = [self.task.names[place] for place in sorted(self.unread) if not self._likely(place)]
+        if names:
+            quoted = [f"'{name}'" for name in names]
+            message = (
+                f"the teacher reads English and knows no word of {listed(quoted, most=4)}, so that it would name them "
+                "at random, and no accuracy can be foretold."
+            )
+            advice = (
+                f"Say in English behind a colon what it is: {names[0]}: dog. The label stays; the teacher reads the "
+                f"English alone; {_EXAMPLES_ADVICE.format(folder=names[0])}."
+            )
+            yield Finding(WARNING, "unreadable", tuple(names), message=message, advice=advice)
+
+    def _likely(self, place: int) -> str | None:
+        """The word that a name is a typing mistake away from; None for a word, or without one."""
+        word = spoken(self.read.names[place]).lower()
+        if self.meanings[place] or self.read.descriptions[place] or not word.isascii():
+            return None
+        return self.nouns.spelled_like(word)
+
     def _negations(self) -> Iterator[Finding]:
         """Names that say what a photo does not show: no text tower has a vector for that."""
-        words = [spoken(name).lower() for name in self.task.names]
-        for name, word, description in zip(self.task.names, words, self.task.descriptions, strict=True):
+        words = [spoken(name).lower() for name in self.read.names]
+        for name, word, description in zip(self.task.names, words, self.read.descriptions, strict=True):
             refused = _NOT.fullmatch(word)
             if description or not (_REST.fullmatch(word) or (refused and refused[1] in words)):
                 continue
@@ -160,12 +203,9 @@ class Linter:
 
     def _misspelled(self) -> Iterator[Finding]:
         for place, name in enumerate(self.task.names):
-            word = spoken(name).lower()
-            if self.meanings[place] or self.task.descriptions[place] or not word.isascii():
-                continue
-            likely = self.nouns.spelled_like(word)
+            likely = self._likely(place)
             if likely is not None:
-                message = f"'{name}' is no word that WordNet knows; '{likely}' is."
+                message = f"'{self.read.names[place]}' is no word that WordNet knows; '{likely}' is."
                 advice = f"If that is meant, write: {likely}"
                 yield Finding(WARNING, "spelling", (name,), message=message, advice=advice)
 
@@ -173,7 +213,7 @@ class Linter:
 
     def _pairs(self) -> Iterator[Finding]:
         """Two names of one thing, a kind of another class, and names that the teacher cannot tell apart."""
-        for first, second in combinations(range(len(self.task.names)), 2):
+        for first, second in combinations(sorted({*range(len(self.task.names))} - self.unread), 2):
             found = self._plural(first, second)
             if found is None and self.meanings[first] and self.meanings[second]:
                 found = self._synonym(first, second) or self._hypernym(first, second) or self._hypernym(second, first)
@@ -183,7 +223,7 @@ class Linter:
 
     def _plural(self, first: int, second: int) -> Finding | None:
         a, b = self.task.names[first], self.task.names[second]
-        one, many = spoken(a).lower(), spoken(b).lower()
+        one, many = (spoken(self.read.names[place]).lower() for place in (first, second))
         if many in singulars(one):
             one, many = many, one
         # Glasses are not the plural of glass: WordNet has both.
@@ -208,7 +248,7 @@ class Linter:
         sense, kind = self.meanings[low][0].sense, self.meanings[high][0].sense
         a, b = self.task.names[low], self.task.names[high]
         # Only for a common sense: an old sense of bus is a kind of car.
-        usual = next((each for each in self.nouns.senses(a) if each.is_visible), sense)
+        usual = next((each for each in self.nouns.senses(self.read.names[low]) if each.is_visible), sense)
         is_usual = sense.number == usual.number or sense.count > 0
         if kind.number not in self.nouns.distances_up(sense.number) or not is_usual:
             return None
@@ -228,7 +268,7 @@ class Linter:
     # --- one class ---
 
     def _doubtful(self) -> Iterator[Finding]:
-        for place in self._about:
+        for place in (each for each in self._about if each not in self.unread):
             found = self._unseen(place) or self._ambiguous(place) or self._unknown(place) or self._unheard_of(place)
             if found is not None:
                 yield found
@@ -295,10 +335,10 @@ class Linter:
                 yield share, word
 
     def _unheard_of(self, place: int) -> Finding | None:
-        name, parts = self.task.names[place], _tokens(self.task.names[place])
+        name, parts = self.task.names[place], _tokens(self.read.names[place])
         if self.meanings[place] or any(self.nouns.senses(part) for part in parts):
             return None
-        if self.nouns.spelled_like(spoken(name).lower()):
+        if self._likely(place):
             return None
         nearest = sorted(self.known.words, key=lambda word: -self._near[place][word])[:3]
         message = f"WordNet does not know '{name}'; the teacher puts it near {', '.join(nearest)}."

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import jinja2
 
+from clipstill.core.foresight import Foresight
 from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 from clipstill.report.templates import environment
@@ -36,6 +37,7 @@ def _macros() -> Any:
         "span": span,
         "amount": latest_amount,
         "python": repr,
+        "foresight": Foresight.from_json,
         "title_of": lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
         "address": lambda run: f"{FILES}/{quote(run.name)}",
         # Changes with the file, so that a browser asks for it again.

@@ -11,6 +11,7 @@ from typing import Any
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, put_back, read_manifest
+from clipstill.core.foresight import known_best
 from clipstill.core.names import is_plain
 from clipstill.core.records import checked, read_record
 from clipstill.runtime.bundle import LABELS
@@ -78,13 +79,15 @@ class Run:
             ArtifactError: A file of them is missing or damaged.
         """
         estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
-        expected = read_record(estimates, StoredCalibration)["expected_top1"] if estimates.is_file() else None
+        foretold = read_record(estimates, StoredCalibration)["foresight"] if estimates.is_file() else None
         manifest = read_manifest(self.bundle)
+        metrics = read_record(self.bundle / METRICS_FILE, StoredMetrics)
+        measured: Any = metrics["evaluation"]
         return {
-            **read_record(self.bundle / METRICS_FILE, StoredMetrics),
+            **metrics,
             **read_record(self.bundle / LABELS, StoredLabels),
             "models": checked(manifest and manifest.info, BundleInfo, self.bundle / MANIFEST),
-            "expected_top1": expected,
+            "foresight": foretold and known_best(foretold, measured),
         }
 
 

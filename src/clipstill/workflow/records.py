@@ -127,11 +127,28 @@ class StoredRefusal(TypedDict):
     threshold: Share
 
 
+class StoredEstimate(TypedDict):
+    """An ``Estimate``."""
+
+    share: Share
+    low: Share
+    high: Share
+
+
+class StoredForesight(TypedDict):
+    """A ``Foresight``."""
+
+    basis: str
+    photos: StoredEstimate | None
+    drawings: StoredEstimate | None
+    reason: str
+
+
 @_OPEN
 class StoredCalibration(TypedDict):
     """``calibration.json``."""
 
-    expected_top1: Share
+    foresight: StoredForesight
     temperature: Annotated[Number, Field(gt=0)]
     refusal: StoredRefusal | None
 

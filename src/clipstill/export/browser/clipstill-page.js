@@ -143,6 +143,7 @@
       temperature: labels.temperature,
       // Bundles of earlier versions always answer.
       threshold: typeof labels.refusal_threshold === "number" ? labels.refusal_threshold : null,
+      ownThreshold: labels.refusal_threshold,
       preprocess,
       info: manifest.info || {},
       metrics,
@@ -289,10 +290,21 @@
     at("answer").classList.toggle("none", refused);
     at("refused").hidden = !refused;
     at("verdict").textContent = refused ? "None of these" : labels[best];
+    if (threshold !== null) showThreshold(scores, bundle);
     at("explanation").textContent = explanation(labels[best], scores[best], threshold, refused);
     at("spoken").textContent = refused
       ? `None of these. It resembles ${labels[best]} most, ${percent(scores[best])}.`
       : `${labels[best]}, ${percent(scores[best])}.`;
+  }
+
+  /** A slider that shows this photo's answer under another threshold; the bundle keeps its own. */
+  function showThreshold(scores, bundle) {
+    const slider = at("threshold");
+    const own = bundle.ownThreshold;
+    slider.value = bundle.threshold;
+    slider.oninput = () => showScores(scores, Object.assign(bundle, { threshold: Number(slider.value) }));
+    at("threshold-shown").textContent = percent(bundle.threshold) + (bundle.threshold === own ? "" : ` (the bundle: ${percent(own)})`);
+    at("threshold-row").hidden = false;
   }
 
   function explanation(label, score, threshold, refused) {

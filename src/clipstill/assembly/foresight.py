@@ -1,0 +1,190 @@
+"""What a teacher is expected to know of a task: by its names, its photos without labels, or its examples.
+
+Shapes: K ImageNet classes, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipstill.assembly.class_vectors import encode_folder, templates_of
+from clipstill.core.foresight import (
+    CONFIDENT_FROM,
+    MEASURED_FROM,
+    Foresight,
+    by_confidence,
+    by_names,
+    measured,
+    of_student,
+)
+from clipstill.core.image_folder import ImageFolder, iterate
+from clipstill.core.names import spoken
+from clipstill.evaluation.evaluate import BATCH, student_predictor
+from clipstill.text.difficulty import estimate, is_familiar
+from clipstill.text.linter import Finding, Known, Linter
+from clipstill.workflow.photos import Photos, limited
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clipstill.core.protocols import Teacher
+    from clipstill.students.student import Student
+    from clipstill.text.task import Task
+    from clipstill.workflow.settings import Settings
+
+# More unread names than this share, and the list is in another language: some of its words only look English.
+_MOST_UNREAD = 0.25
+_UNREAD = "the teacher cannot read these names"
+_STRANGE = "most of these classes are outside what the teacher was trained on"
+_NO_TEACHER = "no teacher of this kind was measured"
+_PROMPTED = "no teacher with learned prompts was measured"
+_SCRATCH = "no student that learns from scratch was measured"
+_HARD_KINDS = ("negation", "synonym", "plural")
+# Photos that the teacher is asked about: 250 have an error of 3 points by chance.
+MOST_PHOTOS = 250
+# Images a class from which on a student is as near to its teacher as ``core.foresight.OF_STUDENT`` says: with two a
+# class it had 49 % where its teacher had 88.
+LEAST_IMAGES = 16
+
+
+def linter_of(
+    teacher: Teacher, task: Task, class_vectors_CD: Tensor, settings: Settings, with_examples: Collection[str] = ()
+) -> Linter:
+    """The linter of a task in the space of its teacher."""
+    template = templates_of(settings, teacher)[0]
+    known, _, _ = vocabulary(teacher, template)
+    return Linter(
+        task,
+        class_vectors_CD,
+        known,
+        functools.partial(_encode, teacher, template),
+        multilingual=teacher.multilingual,
+        with_examples=with_examples,
+    )
+
+
+def foresee_by_names(
+    linter: Linter, findings: Sequence[Finding], teacher: Teacher, settings: Settings
+) -> tuple[Foresight, dict[str, float]]:
+    """What the names alone tell, of all classes and of each that the teacher can read; nothing if it cannot be told."""
+    _, imagenet_KD, _ = vocabulary(teacher, templates_of(settings, teacher)[0])
+    names, reason = linter.task.names, ""
+    if settings.has_prompts:
+        reason = _PROMPTED
+    elif imagenet_KD is None:
+        reason = _NO_TEACHER
+    elif len(linter.unread) > _MOST_UNREAD * len(names):
+        reason = _UNREAD
+    elif not is_familiar(linter):
+        reason = _STRANGE
+    if imagenet_KD is None or reason:
+        return Foresight("names alone", reason=reason), {}
+    of_kind = {kind: {name for one in findings if one.kind == kind for name in one.classes} for kind in _HARD_KINDS}
+    doubled = of_kind["synonym"] | of_kind["plural"]
+    shares = dict(zip(names, estimate(linter, imagenet_KD), strict=True))
+    # Between two names of one thing, the teacher can only guess.
+    shares = {name: round(share / 2 if name in doubled else share, 4) for name, share in shares.items()}
+    guessed = {names[place] for place in linter.unread} | of_kind["negation"]
+    total = sum(1 / len(names) if name in guessed else share for name, share in shares.items())
+    return by_names(total / len(names)), {name: share for name, share in shares.items() if name not in guessed}
+
+
+def sharpened(
+    by_names: Foresight,
+    teacher: Teacher,
+    text_CD: Tensor,
+    *,
+    photos: Photos,
+    settings: Settings,
+    device: torch.device,
+    student: Student | None = None,
+    most: int = MOST_PHOTOS,
+) -> Foresight:
+    """The same with the examples, each classified without itself, or the teacher's confidence on other photos.
+
+    Args:
+        text_CD: Class vectors by the names alone.
+        student: Whose answers are foretold; None for the teacher's own.
+        most: Most photos that are looked at.
+    """
+    if settings.has_prompts:
+        return by_names
+    shown = _limited(photos.examples, most // len(text_CD), settings.seed)
+    unlike = "" if student is None else _unlike_measured(settings)
+    if shown is not None and len(shown.items) >= MEASURED_FROM and not unlike:
+        from clipstill.teachers.prototypes import right_without_themselves
+
+        feat_ND, labels = encode_folder(teacher, shown, device)
+        right = right_without_themselves(feat_ND, labels, text_CD, settings.examples.text_count)
+        # They share class vectors, and count for half as many.
+        count, basis = max(1, len(labels) // 2), f"{len(labels)} examples, each classified without itself"
+        found = measured(right / len(labels), count, basis)
+        return found if student is None else of_student(found)
+    # A student that learned from the examples knows them by heart.
+    looked_at = _limited(photos.unlabelled, most, settings.seed) or (shown if student is None else None)
+    if by_names.photos is not None and looked_at is not None and len(looked_at.items) >= CONFIDENT_FROM:
+        feat_ND, _ = encode_folder(teacher, looked_at, device)
+        teacher_NC = (float(teacher.logit_scale) * feat_ND @ text_CD.T).softmax(1)
+        answer_N = teacher_NC.argmax(1) if student is None else _answers(student, looked_at, device)
+        return by_confidence(float(teacher_NC.gather(1, answer_N[:, None]).mean()), len(feat_ND))
+    if student is None or by_names.photos is None:
+        return by_names
+    return Foresight(by_names.basis, reason=unlike) if unlike else of_student(by_names)
+
+
+def _unlike_measured(settings: Settings) -> str:
+    """Why what is known of students does not hold for this one; empty if it does."""
+    if settings.student.init == "scratch":
+        return _SCRATCH
+    few = settings.prompts.images_per_class < LEAST_IMAGES
+    return f"no student of fewer than {LEAST_IMAGES} images a class was measured" if few else ""
+
+
+def _answers(student: Student, folder: ImageFolder, device: torch.device) -> Tensor:
+    import torch
+
+    predict = student_predictor(student, device)
+    batches = iterate(folder, student.preprocess.whole, BATCH, on_skip=lambda *_: None)
+    return torch.from_numpy(np.concatenate([predict(pixels_NHW3).argmax(axis=1) for pixels_NHW3, _ in batches]))
+
+
+def _limited(folder: ImageFolder | None, per_class: int, seed: int) -> ImageFolder | None:
+    return None if folder is None else limited(folder, max(1, per_class), seed)
+
+
+def _encode(teacher: Teacher, template: str, texts: Sequence[str]) -> Tensor:
+    """Unit vectors of words, each read as a class name."""
+    return teacher.encode_text([template.replace("{class}", spoken(text)) for text in texts]).float().cpu()
+
+
+# By weights and template, for further runs of this process.
+_VOCABULARIES: dict[tuple[str, str], tuple[Known, Tensor | None, float]] = {}
+
+
+def vocabulary(teacher: Teacher, template: str) -> tuple[Known, Tensor | None, float]:
+    """Encode common words, and ImageNet's class names for a teacher whose image tower learned from ImageNet.
+
+    Returns:
+        The words; unit vectors of the class names, None for other teachers; and seconds per text.
+    """
+    from clipstill.core.protocols import BatchNormTeacher
+    from clipstill.text.near_misses import WORDS
+    from clipstill.text.wordnet import wordnet
+
+    key = (teacher.weights_sha256, template)
+    if key not in _VOCABULARIES:
+        encode = functools.partial(_encode, teacher, template)
+        encode(WORDS[:2])  # Loads the tower.
+        start = time.monotonic()
+        known = Known(WORDS, encode(WORDS))
+        seconds = (time.monotonic() - start) / len(WORDS)
+        of_imagenet = isinstance(teacher, BatchNormTeacher) and bool(teacher.statistics_networks)
+        imagenet_KD = encode(wordnet().imagenet_words()) if of_imagenet else None
+        _VOCABULARIES[key] = (known, imagenet_KD, seconds)
+    return _VOCABULARIES[key]
