@@ -160,7 +160,8 @@ def _description(
         preprocess=teacher.preprocess,
         provenance=teacher.provenance,
         evaluation=None if found is None else Evaluation(found).to_json(),
-        **photos.counts,
+        examples=photos.counts["examples"],
+        unlabelled=photos.counts["unlabelled"],
         info={
             "clipstill": clipstill.__version__,
             "teacher": teacher.name,

@@ -2,7 +2,7 @@
 
 The photos get soft labels by the class vectors, each vector moves by the mean of its photos, and again. Means are
 relative to the mean of all photos, so what all of them share (the domain, and the gap between images and texts) moves
-no class against another, and a class that no photo shows keeps its text. The fewer classes the photos seem to show, and
+no class against another, and a class that no photo shows stays near its text. The fewer classes the photos seem to show, and
 the more of them show other things, the less any vector moves: photos of a third of the classes would otherwise draw
 those of all others to them.
 
@@ -49,8 +49,8 @@ class Adapted:
 
     @property
     def is_seen_C(self) -> Tensor:
-        """Whether at least one photo surely shows each class."""
-        return self.count_C >= 1 - _SURE
+        """Whether about one photo or more surely shows each class."""
+        return self.count_C >= 1
 
 
 def share_of_classes(feat_ND: Tensor, text_CD: Tensor, other_WD: Tensor, scale: float) -> Tensor:
@@ -111,7 +111,7 @@ def adapted_class_vectors(
 
 def _copies(feat_ND: Tensor) -> Tensor:
     """How often each photo is there (N,), itself included."""
-    parts = [(rows_MD @ feat_ND.T > _COPY_COSINE).sum(1) for rows_MD in feat_ND.split(_ROWS)]
+    parts = [(rows_MD @ feat_ND.T > _COPY_COSINE).sum(1) for rows_MD in torch.split(feat_ND, _ROWS)]
     return torch.cat(parts).clamp_min(1).to(feat_ND.dtype)
 
 
