@@ -30,7 +30,7 @@ _HALF_COUNT = 0.5
 # A photo counts for its class from about this probability on.
 _SURE, _SURE_WIDTH = 0.5, 0.1
 # How steeply a vector's move falls with the share of the classes and photos that fit.
-_CAUTION = 1.5
+_CAUTION = 1.75
 # A photo whose best class is this many logits below the best other word counts half.
 _OTHER_LOGITS = 2.0
 # Photos with a larger cosine are copies, which count as one photo.
