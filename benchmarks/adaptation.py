@@ -63,19 +63,14 @@ def show(teacher: str, features: dict[str, Features], results: Results) -> None:
     """A table: points gained, as mean and standard deviation over the draws."""
     print(f"\n{teacher}\n\n| set | by names | {' | '.join(POOLS)} |\n|---|---:|{'---:|' * len(POOLS)}")
     for name, of in features.items():
-        cells = [
-            f"{statistics.mean(of_cell):+.1f} ± {statistics.pstdev(of_cell):.1f}" for of_cell in _row(name, results)
-        ]
+        row = [results[name, kind] for kind in POOLS]
+        cells = [f"{statistics.mean(cell):+.1f} ± {statistics.pstdev(cell):.1f}" for cell in row]
         print(f"| {name} | {of.top1(of.text_CD):.1f} | {' | '.join(cells)} |")
     means = [[statistics.mean(results[name, kind]) for name in features] for kind in POOLS]
     print(f"| mean of the sets | | {' | '.join(f'{statistics.mean(one):+.1f}' for one in means)} |")
     print(f"| worst set | | {' | '.join(f'{min(one):+.1f}' for one in means)} |")
     worst = [min(min(results[name, kind]) for name in features) for kind in POOLS]
     print(f"| worst draw | | {' | '.join(f'{one:+.1f}' for one in worst)} |")
-
-
-def _row(name: str, results: Results) -> list[list[float]]:
-    return [results[name, kind] for kind in POOLS]
 
 
 def main() -> None:

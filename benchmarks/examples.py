@@ -2,11 +2,11 @@
 
     python benchmarks/examples.py --data ../shared/data --cache runs/features --counts 1 2 4 8 16
 
-``prototype`` is the mean of the examples, as published for image mode; ``with text`` counts the name as two examples;
-``ours`` whitens that (``examples.whitening``); ``GDA`` is the Gaussian classifier with its bias (Wang et al., ICLR 2024),
-which class vectors cannot hold; ``chosen`` takes ``with text`` or ``ours`` by leaving out one example of each class in
-turns. ``ours, photos`` adapts to the photos that are left, without their labels, too. A count that a class cannot fill
-takes what is there. Features are kept in ``--cache``.
+``prototype`` is the mean of the examples, as published for image mode; ``with text`` counts the name as two examples,
+or as less where names are seldom right; ``ours`` whitens that (``examples.whitening``); ``GDA`` is the Gaussian
+classifier with its bias (Wang et al., ICLR 2024), which class vectors cannot hold; ``chosen`` takes ``with text`` or
+``ours`` by leaving out one example of each class in turns. ``ours, photos`` adapts to the photos that are left, without
+their labels, too. A count that a class cannot fill takes what is there. Features are kept in ``--cache``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def scores(of: Features, count: int, draw: int) -> dict[str, float]:
             rest_ND,
             share_of_classes(rest_ND, of.text_CD, of.other_WD, of.scale),
             scale=of.scale,
-            text_share_C=by["ours"].text_share_C(settings.text_count),
+            text_share_C=by["ours"].text_share_C,
         )
         found["ours, photos"] = of.top1(adapted.vectors_CD)
     return found

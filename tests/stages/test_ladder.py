@@ -243,7 +243,7 @@ def test_zero_shot_bundle_gives_the_teachers_own_answers(
 def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photos: Path) -> None:
     from clipstill.assembly.class_vectors import encode_folder, task_vectors
     from clipstill.core.image_folder import ImageFolder
-    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, whitened
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, text_trust, whitened
     from clipstill.text.task import parse_task
     from clipstill.workflow.recipes import load_settings
 
@@ -253,7 +253,8 @@ def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photo
     text_CD = task_vectors(teacher, task, config, None).class_CD
     assert torch.equal(text_CD, class_vectors(teacher, [[name] for name in CLASSES]))
     feat_ND, labels = encode_folder(teacher, folder, cpu)
-    expected = class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), config.examples.text_count)
+    text_count = config.examples.text_count * text_trust(feat_ND, labels, text_CD)
+    expected = class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), text_count)
     expected = whitened(expected, feat_ND, labels, config.examples.whitening)
     torch.testing.assert_close(task_vectors(teacher, task, config, folder).class_CD, expected)
 

@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipstill.core.seeds import generator_for
-from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, targets_with_examples, whitened
+from clipstill.teachers.prototypes import (
+    class_vectors_with_examples,
+    prototypes,
+    targets_with_examples,
+    text_trust,
+    whitened,
+)
 
 DIM = 12
 
@@ -116,3 +122,27 @@ def test_whitening_ignores_what_varies_within_classes() -> None:
     plain, white = ((feat @ made.T).argmax(1) for made in (vectors, whitened(vectors, feat, labels, 3.0)))
     right = torch.tensor(labels)
     assert (white == right).float().mean() > (plain == right).float().mean() + 0.1
+
+
+def test_texts_are_trusted_until_examples_surely_contradict_them() -> None:
+    labels = [0, 1, 2, 3] * 10
+    assert text_trust(TEXT[labels], labels, TEXT) == 1.0
+    wrong = [(label + 1) % 4 for label in labels]
+    assert text_trust(TEXT[labels], wrong, TEXT) == 0.0
+    # Three of four wrong answers may be chance; thirty of forty are worth what guesses are.
+    some = [0, 2, 3, 1] * 10
+    assert text_trust(TEXT[some[:4]], labels[:4], TEXT) == 1.0
+    assert text_trust(TEXT[some], labels, TEXT) < 0.3
+
+
+def test_texts_that_are_wrong_do_not_draw_prototypes_away() -> None:
+    from clipstill.assembly.class_vectors import with_examples
+    from clipstill.workflow.settings import ExamplesSettings
+
+    labels = [0, 1, 2, 3] * 10
+    images = normalize(units(4, "centres")[labels] + 0.5 * units(40, "spread"), dim=-1)
+    readable = with_examples(units(4, "centres"), images, labels, ExamplesSettings())
+    unreadable = with_examples(units(4, "centres")[[1, 2, 3, 0]], images, labels, ExamplesSettings())
+    assert readable.text_count == 2.0
+    assert unreadable.text_count == 0.0
+    assert unreadable.text_share_C.tolist() == [0.0] * 4

@@ -40,7 +40,7 @@ def adapt(teacher: Teacher, task: Task, settings: Settings, vectors: TaskVectors
         feat_ND,
         share_of_classes(feat_ND, vectors.text_CD, other_WD, scale),
         scale=scale,
-        text_share_C=vectors.text_share_C(settings.examples.text_count),
+        text_share_C=vectors.text_share_C,
     )
 
 

@@ -66,15 +66,17 @@ class TaskVectors:
     class_CD: Tensor  # From texts and examples.
     text_CD: Tensor  # Unit vectors from texts alone.
     examples: ExampleVectors | None = None
+    text_count: float = 1.0  # Number of examples that a text counts for.
 
-    def text_share_C(self, text_count: float) -> Tensor:
+    @property
+    def text_share_C(self) -> Tensor:
         """Share of the text in each class vector, in [0, 1]."""
         import torch
 
         if self.examples is None:
             return torch.ones(len(self.text_CD))
         count_C = self.examples.count_C.float()
-        return torch.where(count_C > 0, text_count / (text_count + count_C).clamp_min(1e-6), 1.0)
+        return torch.where(count_C > 0, self.text_count / (self.text_count + count_C).clamp_min(1e-6), 1.0)
 
 
 def task_vectors(
@@ -91,13 +93,16 @@ def task_vectors(
 
 def with_examples(text_CD: Tensor, feat_ND: Tensor, labels: Sequence[int], settings: ExamplesSettings) -> TaskVectors:
     """Class vectors from those of texts and the unit vectors of examples (N, D)."""
-    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, whitened
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, text_trust, whitened
 
-    found = prototypes(feat_ND, labels, text_CD)
-    vectors_CD = class_vectors_with_examples(text_CD, found, settings.text_count)
-    if bool(found.has_C.all()):
+    found, text_count = prototypes(feat_ND, labels, text_CD), settings.text_count
+    if not bool(found.has_C.all()):
+        vectors_CD = class_vectors_with_examples(text_CD, found, text_count)
+    else:
+        text_count *= text_trust(feat_ND, labels, text_CD)
+        vectors_CD = class_vectors_with_examples(text_CD, found, text_count)
         vectors_CD = whitened(vectors_CD, feat_ND, labels, settings.whitening)
-    return TaskVectors(vectors_CD, text_CD, found)
+    return TaskVectors(vectors_CD, text_CD, found, text_count)
 
 
 # Vectors of ``WORDS`` and ``KINDS`` by teacher and sentences, for further steps and runs of this process.

@@ -29,6 +29,8 @@ TEACHER_FILE = "teacher.json"
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
+    import torch
+
     from clipstill.core.tensors import write_tensors
 
     teacher = teacher_prompts.teacher_of(run)
@@ -44,6 +46,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     elif found.examples is not None:
         shown = found.examples
         tensors |= {"prototypes": shown.prototypes_CD, "counts": shown.count_C, "shift": shown.shift_D}
+        tensors["text_count"] = torch.tensor(found.text_count)
         examples = dict(zip(run.task.names, shown.count_C.tolist(), strict=True))
         without = [name for name, number in examples.items() if number == 0]
         by_text = f"; from text alone: {listed(without)}" if without else ""
@@ -106,10 +109,10 @@ class ClassVectors:
         """The vectors as they were made."""
         from clipstill.teachers.prototypes import ExampleVectors
 
-        found = None
-        if "prototypes" in self.tensors:
-            found = ExampleVectors(*(self.tensors[name] for name in ("prototypes", "counts", "shift")))
-        return TaskVectors(self.class_CD, self.text_CD, found)
+        if "prototypes" not in self.tensors:
+            return TaskVectors(self.class_CD, self.text_CD)
+        found = ExampleVectors(*(self.tensors[name] for name in ("prototypes", "counts", "shift")))
+        return TaskVectors(self.class_CD, self.text_CD, found, float(self.tensors["text_count"]))
 
 
 def read_class_vectors(run: Run) -> ClassVectors:

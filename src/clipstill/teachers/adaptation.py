@@ -2,9 +2,9 @@
 
 The photos get soft labels by the class vectors, each vector moves by the mean of its photos, and again. Means are
 relative to the mean of all photos, so what all of them share (the domain, and the gap between images and texts) moves
-no class against another, and a class that no photo shows stays near its text. The fewer classes the photos seem to show, and
-the more of them show other things, the less any vector moves: photos of a third of the classes would otherwise draw
-those of all others to them.
+no class against another, and a class that no photo shows stays near its text. The fewer classes the photos seem to
+show, and the more of them show other things, the less any vector moves: photos of a third of the classes would
+otherwise draw those of all others to them.
 
 The constants were chosen on PACS and Caltech-101 (docs/measured.md).
 

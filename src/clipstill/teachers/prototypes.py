@@ -78,6 +78,18 @@ def class_vectors_with_examples(text_CD: Tensor, examples: ExampleVectors, text_
     return scaled_CD
 
 
+def text_trust(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> float:
+    """How far the texts can be trusted, in [0, 1]: 1 unless they surely name less than half of the examples right.
+
+    Names that the teacher cannot read would draw the prototypes of one or two examples to places that mean nothing.
+    """
+    class_N = torch.tensor(class_ids, device=feat_ND.device)
+    right, chance = int(((feat_ND @ text_CD.T).argmax(1) == class_N).sum()), 1 / len(text_CD)
+    # About one standard error above the share that was right: a few wrong answers say little.
+    likely = (right + right**0.5 + 1) / len(class_ids)
+    return min(1.0, max(0.0, 2 * (likely - chance) / (1 - chance)))
+
+
 def whitened(vectors_CD: Tensor, feat_ND: Tensor, class_ids: Sequence[int], strength: float) -> Tensor:
     """Class vectors with less weight on the directions in which examples of one class differ from each other.
 
