@@ -29,8 +29,10 @@ _STEPS = 6
 _HALF_COUNT = 0.5
 # A photo counts for its class from about this probability on.
 _SURE, _SURE_WIDTH = 0.5, 0.1
-# How steeply a vector's move falls with the share of the classes and photos that fit.
+# How steeply the vectors' move falls with the share of the classes that seem to be there.
 _CAUTION = 1.75
+# Vectors move where more than about this share of the photos shows something like the classes.
+_FIT, _FIT_WIDTH = 0.4, 0.06
 # A photo whose best class is this many logits below the best other word counts half.
 _OTHER_LOGITS = 2.0
 # Photos with a larger cosine are copies, which count as one photo.
@@ -83,7 +85,8 @@ def adapted_class_vectors(
     """
     classes = len(class_vectors_CD)
     weight_N = 1 / _copies(feat_ND)
-    fit = float((weight_N * share_N).sum() / weight_N.sum())
+    fit = (weight_N * share_N).sum() / weight_N.sum()
+    fit_strength = float(fit * torch.sigmoid((fit - _FIT) / _FIT_WIDTH))
     weight_N1 = (weight_N * share_N)[:, None]
     centred_ND = feat_ND - (weight_N1 * feat_ND).sum(0) / weight_N1.sum().clamp_min(1e-9)
     vectors_CD, label_NC = class_vectors_CD, logits(feat_ND, class_vectors_CD, scale).softmax(1)
@@ -94,7 +97,7 @@ def adapted_class_vectors(
         member_NC = weight_N1 * sure_N1 * label_NC
         count_C = member_NC.sum(0)
         trust_C = count_C / (count_C + _HALF_COUNT)
-        strength = (fit * float(trust_C.mean()) * _effective_share(count_C)) ** _CAUTION
+        strength = fit_strength * (float(trust_C.mean()) * _effective_share(count_C)) ** _CAUTION
         mean_CD = member_NC.T @ centred_ND / count_C[:, None].clamp_min(1e-9)
         vectors_CD = class_vectors_CD + (strength * text_share_C * trust_C)[:, None] * mean_CD
         logit_NC = logits(feat_ND, vectors_CD, scale)
