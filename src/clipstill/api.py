@@ -221,6 +221,7 @@ def zero_shot(
     out: AnyPath,
     teacher: str | None = None,
     examples: AnyPath | None = None,
+    unlabelled: AnyPath | None = None,
     images: AnyPath | None = None,
     recipe: str = "default",
     settings: Overrides = (),
@@ -232,6 +233,7 @@ def zero_shot(
         out: The bundle.
         teacher: Name of the teacher; that of the settings where None.
         examples: Labelled photos of some or all classes, which move the class vectors.
+        unlabelled: Photos without labels, which move them too.
         images: Other labelled photos to measure on.
         recipe: Shipped recipe or YAML file, such as ``config.yaml`` of a run.
         settings: Nested settings or texts such as ``"examples.per_class=5"``.
@@ -239,7 +241,8 @@ def zero_shot(
     from clipstill.assembly.zero_shot import make_zero_shot
 
     loaded = _load(recipe, None, settings, {"teacher.name": teacher}).settings
-    return make_zero_shot(_task(classes), loaded, user_path(out), examples=_path(examples), images=_path(images))
+    folders = {"examples": _path(examples), "unlabelled": _path(unlabelled), "images": _path(images)}
+    return make_zero_shot(_task(classes), loaded, user_path(out), **folders)
 
 
 def export_formats(

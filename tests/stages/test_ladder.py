@@ -241,20 +241,22 @@ def test_zero_shot_bundle_gives_the_teachers_own_answers(
 
 
 def test_stored_vectors_with_examples_are_those_of_the_run(tmp_path: Path, photos: Path) -> None:
-    from clipstill.assembly.class_vectors import encode_folder, vectors_with_examples
+    from clipstill.assembly.class_vectors import encode_folder, task_vectors
     from clipstill.core.image_folder import ImageFolder
-    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, text_trust, whitened
     from clipstill.text.task import parse_task
     from clipstill.workflow.recipes import load_settings
 
     cpu, config = torch.device("cpu"), load_settings()
     teacher, folder = load_teacher("embedded-s", cpu), ImageFolder.open(photos, CLASSES)
     task = parse_task(list(CLASSES))
-    text_CD = vectors_with_examples(teacher, task, config, None)
+    text_CD = task_vectors(teacher, task, config, None).class_CD
     assert torch.equal(text_CD, class_vectors(teacher, [[name] for name in CLASSES]))
     feat_ND, labels = encode_folder(teacher, folder, cpu)
-    expected = class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), config.examples.text_count)
-    torch.testing.assert_close(vectors_with_examples(teacher, task, config, folder), expected)
+    text_count = config.examples.text_count * text_trust(feat_ND, labels, text_CD)
+    expected = class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), text_count)
+    expected = whitened(expected, feat_ND, labels, config.examples.whitening)
+    torch.testing.assert_close(task_vectors(teacher, task, config, folder).class_CD, expected)
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -104,6 +104,33 @@ def test_a_run_with_photos_goes_on_after_a_kill_to_the_same_student(tmp_path: Pa
     assert student_of(tmp_path / "killed") == student_of(tmp_path / "straight")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_torch_settings")
+def test_a_student_is_taught_and_ships_with_vectors_adapted_to_its_photos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, photos = tmp_path / "run", photo_folder(tmp_path / "photos", 12)
+    settings = ("prompts.images_per_class=0", "refusal.near_misses=0", "student.head=class-vectors")
+    assert run(out, "--unlabelled", str(photos), settings=settings) == 0
+    stages = out / "stages"
+    stored = load_file(stages / "class_vectors" / "class_vectors.safetensors")["class_vectors"]
+    adapted = load_file(stages / "adapted_vectors" / "class_vectors.safetensors")["class_vectors"]
+    for file, name in (("stages/student/student", "head.class_vectors"), ("bundle/class_vectors", "class_vectors")):
+        assert torch.equal(load_file(out / f"{file}.safetensors")[name], adapted)
+    assert "class vectors adapted to 12 unlabelled photos" in (out / "report.html").read_text()
+    # The same vectors without a run: photos of noise show neither class, and hardly move them.
+    zoo = tmp_path / "zoo"
+    command = ("zero-shot", "--classes", ",".join(CLASSES), "--teacher", "embedded-s", "--out", str(zoo))
+    capsys.readouterr()
+    assert main([*command, "--unlabelled", str(photos), "--seed", "3", "--json", "--quiet"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["unlabelled"] == 12
+    assert "of which about" in told["adaptation"]
+    shipped = load_file(zoo / "class_vectors.safetensors")["class_vectors"]
+    torch.testing.assert_close(shipped, adapted, atol=2e-3, rtol=0)  # The run keeps its photos' vectors as float16.
+    torch.testing.assert_close(adapted, stored, atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "more", "message"),
     [

@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipstill.core.seeds import generator_for
-from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, targets_with_examples
+from clipstill.teachers.prototypes import (
+    class_vectors_with_examples,
+    prototypes,
+    targets_with_examples,
+    text_trust,
+    whitened,
+)
 
 DIM = 12
 
@@ -89,3 +95,54 @@ def test_a_gap_between_images_and_texts_does_not_decide_between_classes() -> Non
     assert (images @ mixed.T).argmax(1).tolist() == [0, 1, 2, 3]
     unmoved = torch.cat([images[:2], text[2:]])
     assert (images @ unmoved.T).argmax(1).tolist() != [0, 1, 2, 3]  # what the shift is for
+
+
+def test_whitened_vectors_are_those_of_the_covariance_in_full() -> None:
+    classes = [0, 0, 1, 2, 3]
+    beyond = FEATURES.clone()
+    beyond[:2] -= FEATURES[:2].mean(0)
+    beyond[2:] = 0
+    covariance = (beyond.T @ beyond / len(FEATURES)).double()
+    eigenvalues = torch.linalg.eigvalsh(covariance)
+    mean = (eigenvalues**2).sum() / eigenvalues.sum()
+    expected = normalize(torch.linalg.solve(torch.eye(DIM) + 3 * covariance / mean, TEXT.double().T).T, dim=-1)
+    torch.testing.assert_close(whitened(TEXT, FEATURES, classes, 3.0), expected.float())
+    assert torch.equal(whitened(TEXT, FEATURES, classes, 0.0), TEXT)
+
+
+def test_one_example_a_class_whitens_nothing() -> None:
+    assert torch.equal(whitened(TEXT, FEATURES[:4], [0, 1, 2, 3], 3.0), TEXT)
+
+
+def test_whitening_ignores_what_varies_within_classes() -> None:
+    """All classes vary much along one direction, along which their vectors differ by chance."""
+    along, labels = units(1, "along"), [0, 1, 2, 3] * 6
+    feat = normalize(TEXT[labels] + 2 * torch.linspace(-1, 1, 24)[:, None] * along, dim=-1)
+    vectors = normalize(TEXT + torch.tensor([[0.8], [-0.5], [0.3], [-0.9]]) * along, dim=-1)
+    plain, white = ((feat @ made.T).argmax(1) for made in (vectors, whitened(vectors, feat, labels, 3.0)))
+    right = torch.tensor(labels)
+    assert (white == right).float().mean() > (plain == right).float().mean() + 0.1
+
+
+def test_texts_are_trusted_until_examples_surely_contradict_them() -> None:
+    labels = [0, 1, 2, 3] * 10
+    assert text_trust(TEXT[labels], labels, TEXT) == 1.0
+    wrong = [(label + 1) % 4 for label in labels]
+    assert text_trust(TEXT[labels], wrong, TEXT) == 0.0
+    # Three of four wrong answers may be chance; thirty of forty are worth what guesses are.
+    some = [0, 2, 3, 1] * 10
+    assert text_trust(TEXT[some[:4]], labels[:4], TEXT) == 1.0
+    assert text_trust(TEXT[some], labels, TEXT) < 0.3
+
+
+def test_texts_that_are_wrong_do_not_draw_prototypes_away() -> None:
+    from clipstill.assembly.class_vectors import with_examples
+    from clipstill.workflow.settings import ExamplesSettings
+
+    labels = [0, 1, 2, 3] * 10
+    images = normalize(units(4, "centres")[labels] + 0.5 * units(40, "spread"), dim=-1)
+    readable = with_examples(units(4, "centres"), images, labels, ExamplesSettings())
+    unreadable = with_examples(units(4, "centres")[[1, 2, 3, 0]], images, labels, ExamplesSettings())
+    assert readable.text_count == 2.0
+    assert unreadable.text_count == 0.0
+    assert unreadable.text_share_C.tolist() == [0.0] * 4

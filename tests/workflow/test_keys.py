@@ -91,6 +91,35 @@ def test_without_photos_there_is_no_evaluation_and_no_ladder(tmp_path: Path) -> 
     assert {"evaluation", "ladder"} <= set(stage_keys(measured=photo_folder(tmp_path)))
 
 
+def unlabelled(path: Path) -> ImageFolder:
+    photo_folder(path)
+    return ImageFolder.without_labels(path)
+
+
+def test_other_unlabelled_photos_adapt_and_train_anew_and_make_no_image(tmp_path: Path) -> None:
+    before = stage_keys(unlabelled=unlabelled(tmp_path))
+    Image.new("RGB", (9, 9), "blue").save(tmp_path / "dog" / "b.png")
+    after = stage_keys(unlabelled=unlabelled(tmp_path))
+    assert differing(before, after) == [
+        *("photo_features", "adapted_vectors", "student", "calibration", "bundle", "report")
+    ]
+
+
+def test_another_class_needs_no_second_sight_of_the_unlabelled_photos(tmp_path: Path) -> None:
+    photos = unlabelled(tmp_path)
+    before, after = stage_keys(unlabelled=photos), stage_keys(unlabelled=photos, task=parse_task("dog,cat,cow"))
+    same = [stage for stage in before if before[stage] == after.get(stage)]
+    assert same == ["photo_features"]
+
+
+def test_vectors_are_adapted_where_there_are_photos_and_no_learned_prompts(tmp_path: Path) -> None:
+    adapting = {"photo_features", "adapted_vectors"}
+    photos = unlabelled(tmp_path)
+    assert adapting <= set(stage_keys(unlabelled=photos))
+    assert not adapting & {*stage_keys(), *stage_keys("unlabelled.adapt=false", unlabelled=photos)}
+    assert not adapting & set(stage_keys("prompt_teacher.weights=" + str(tmp_path / "dog/a.png"), unlabelled=photos))
+
+
 def test_keys_of_other_stages_do_not_know_the_ladder(tmp_path: Path) -> None:
     photos = photo_folder(tmp_path)
     with_it, without = stage_keys(measured=photos), stage_keys("evaluation.ladder=false", measured=photos)

@@ -5,7 +5,8 @@ Shapes: N images, C classes, D teacher dimensions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from clipstill.core.errors import DataError, TaskError
 from clipstill.core.image_folder import ImageFolder, iterate
@@ -13,12 +14,15 @@ from clipstill.core.progress import Progress
 from clipstill.evaluation.evaluate import BATCH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
 
     from clipstill.core.protocols import Teacher
+    from clipstill.teachers.prototypes import ExampleVectors
     from clipstill.text.task import Task
-    from clipstill.workflow.settings import Settings
+    from clipstill.workflow.settings import ExamplesSettings, Settings
 
 # Cosine from which on two class vectors are equal.
 _EQUAL = 1 - 1e-4
@@ -58,30 +62,104 @@ def refuse_equal(task: Task, class_vectors_CD: Tensor, examples: ImageFolder | N
         )
 
 
-def encode_folder(teacher: Teacher, folder: ImageFolder, device: torch.device) -> tuple[Tensor, list[int]]:
-    """The teacher's vectors of example images (N, D), on the CPU, and their classes; unreadable files are named."""
+def encode_folder(
+    teacher: Teacher, folder: ImageFolder, device: torch.device, title: str = "examples"
+) -> tuple[Tensor, list[int]]:
+    """The teacher's vectors of photos (N, D), on the CPU, and their labels; unreadable files are named."""
     import torch
 
     parts, labels = [], []
-    with Progress("examples", total=len(folder.items), unit="img") as bar, torch.no_grad():
+    with Progress(title, total=len(folder.items), unit="img") as bar, torch.no_grad():
         for pixels_NHW3, batch_labels in iterate(folder, teacher.preprocess, BATCH):
             x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float() / 255
             parts.append(teacher.encode_image(x_N3HW).cpu())
             labels += batch_labels
             bar.advance(len(batch_labels))
     if not labels:
-        raise DataError(f"none of the {len(folder.items)} examples in {folder.path} could be read. Check the files.")
+        raise DataError(f"none of the {len(folder.items)} {title} in {folder.path} could be read. Check the files.")
     return torch.cat(parts), labels
 
 
-def vectors_with_examples(teacher: Teacher, task: Task, settings: Settings, examples: ImageFolder | None) -> Tensor:
-    """One unit vector a class (C, D), on the CPU, from its texts and its examples; the teacher is on the CPU."""
-    import torch
+@dataclass(frozen=True)
+class TaskVectors:
+    """Vectors of a task's classes, on the CPU."""
 
-    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
+    class_CD: Tensor  # From texts and examples.
+    text_CD: Tensor  # Unit vectors from texts alone.
+    examples: ExampleVectors | None = None
+    text_count: float = 1.0  # Number of examples that a text counts for.
+
+    @property
+    def text_share_C(self) -> Tensor:
+        """Share of the text in each class vector, in [0, 1]."""
+        import torch
+
+        if self.examples is None:
+            return torch.ones(len(self.text_CD))
+        count_C = self.examples.count_C.float()
+        return torch.where(count_C > 0, self.text_count / (self.text_count + count_C).clamp_min(1e-6), 1.0)
+
+
+def task_vectors(
+    teacher: Teacher, task: Task, settings: Settings, examples: ImageFolder | None, device: torch.device | None = None
+) -> TaskVectors:
+    """Class vectors from texts and examples; ``device`` is the teacher's, the CPU by default."""
+    import torch
 
     text_CD = text_vectors(teacher, task, settings)
     if examples is None:
-        return text_CD
-    feat_ND, labels = encode_folder(teacher, examples, torch.device("cpu"))
-    return class_vectors_with_examples(text_CD, prototypes(feat_ND, labels, text_CD), settings.examples.text_count)
+        return TaskVectors(text_CD, text_CD)
+    return with_examples(text_CD, *encode_folder(teacher, examples, device or torch.device("cpu")), settings.examples)
+
+
+def with_examples(text_CD: Tensor, feat_ND: Tensor, labels: Sequence[int], settings: ExamplesSettings) -> TaskVectors:
+    """Class vectors from those of texts and the unit vectors of examples (N, D)."""
+    from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, text_trust, whitened
+
+    found, text_count = prototypes(feat_ND, labels, text_CD), settings.text_count
+    if not bool(found.has_C.all()):
+        vectors_CD = class_vectors_with_examples(text_CD, found, text_count)
+    else:
+        text_count *= text_trust(feat_ND, labels, text_CD)
+        vectors_CD = class_vectors_with_examples(text_CD, found, text_count)
+        vectors_CD = whitened(vectors_CD, feat_ND, labels, settings.whitening)
+    return TaskVectors(vectors_CD, text_CD, found, text_count)
+
+
+# Vectors of ``WORDS`` and ``KINDS`` by teacher and sentences, for further steps and runs of this process.
+_WORD_VECTORS: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+
+
+def other_words(teacher: Teacher, task: Task, settings: Settings, text_CD: Tensor) -> OtherWords:
+    """Plain words for things, made like the classes of a task, by a teacher without learned prompts."""
+    from clipstill.text.near_misses import KINDS, WORDS, word_shares
+    from clipstill.text.reading import as_read
+
+    key = (teacher.weights_sha256, settings.teacher.precision, settings.device, templates_of(settings, teacher))
+    if key not in _WORD_VECTORS:
+        words_WD, kinds_KD = (text_vectors(teacher, task_of(names), settings) for names in (WORDS, KINDS))
+        _WORD_VECTORS[key] = words_WD, kinds_KD
+    words_WD, kinds_KD = _WORD_VECTORS[key]
+    return OtherWords(words_WD, *word_shares(as_read(task, teacher.multilingual).names, text_CD, words_WD, kinds_KD))
+
+
+class OtherWords(NamedTuple):
+    """``WORDS`` beside the classes of a task."""
+
+    vectors_WD: Tensor
+    share_CW: Tensor  # How near each word lies to each class.
+    free: set[str]  # Words that mean something else than all classes.
+
+    @property
+    def free_WD(self) -> Tensor:
+        """Vectors of the free words."""
+        from clipstill.text.near_misses import WORDS
+
+        return self.vectors_WD[[place for place, word in enumerate(WORDS) if word in self.free]]
+
+
+def task_of(names: Sequence[str]) -> Task:
+    """Names without descriptions."""
+    from clipstill.text.task import Task
+
+    return Task(tuple(names), ("",) * len(names))

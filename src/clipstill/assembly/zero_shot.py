@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import clipstill
+from clipstill.assembly.adaptation import adapt, adaptation_facts, adaptation_line, encode_unlabelled
 from clipstill.assembly.bundles import write_described_bundle
-from clipstill.assembly.class_vectors import refuse_equal, vectors_with_examples
+from clipstill.assembly.class_vectors import refuse_equal, task_vectors
 from clipstill.core.description import Description
-from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
-from clipstill.core.progress import listed, warn
+from clipstill.core.progress import listed, say, warn
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.text.reading import unread
-from clipstill.workflow.photos import check_told_apart, limited, refuse_overlap
+from clipstill.workflow.photos import Photos
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +44,8 @@ class ZeroShot:
     classes: tuple[str, ...]
     teacher: str  # Name of the teacher whose tower it is.
     examples: int  # Number of labelled photos that moved the class vectors.
+    unlabelled: int  # Number of unlabelled photos given.
+    adaptation: str | None  # What was adapted to how many of them; None where nothing was.
     seconds: float
     parameters: int
     onnx_bytes: int
@@ -53,7 +54,7 @@ class ZeroShot:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        names = ("teacher", "examples", "seconds", "parameters", "onnx_bytes", "latency_ms")
+        names = ("teacher", "examples", "unlabelled", "adaptation", "seconds", "parameters", "onnx_bytes", "latency_ms")
         return {
             **{name: getattr(self, name) for name in names},
             "out": plain(self.out),
@@ -68,6 +69,7 @@ class ZeroShot:
             "classes": str(len(self.classes)),
             "teacher": self.teacher,
             "examples": str(self.examples) if self.examples else None,
+            "unlabelled photos": self.adaptation,
             "top-1": None if found is None else f"{percent(found.top1)} on {found.n} real photos",
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
@@ -95,40 +97,49 @@ def zero_shot_student(teacher: Teacher, class_vectors_CD: Tensor) -> TowerStuden
 
 
 def make_zero_shot(
-    task: Task, settings: Settings, out: Path, *, examples: Path | None = None, images: Path | None = None
+    task: Task,
+    settings: Settings,
+    out: Path,
+    *,
+    examples: Path | None = None,
+    unlabelled: Path | None = None,
+    images: Path | None = None,
 ) -> ZeroShot:
     """Export a teacher's tower with stored class vectors as a bundle; arguments as for ``clipstill.zero_shot``.
 
-    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples`` and ``export.page`` count.
+    Of ``settings``, ``teacher``, ``prompts.templates``, ``examples``, ``unlabelled`` and ``export.page`` count.
 
     Raises:
         ClipstillError: The teacher, a folder of photos or ``out`` cannot be used, or the export fails its check.
     """
     resolve_teachers(settings.teacher.name)
-    labelled = partial(ImageFolder.open, classes=task.names, allow_unmatched=settings.allow_unmatched)
-    shown, photos = None, None if images is None else labelled(images)
-    if examples is not None:
-        shown = limited(labelled(examples), settings.examples.per_class, settings.seed)
-        if photos is not None:
-            refuse_overlap(shown, photos)
-    check_told_apart(task, shown)
+    given = {"examples.images": examples, "unlabelled.images": unlabelled, "evaluation.images": images}
+    without_prompts = {"prompt_teacher.method": "none", "prompt_teacher.weights": None}
+    photos = Photos.of(settings.changed(**given, **without_prompts), task)
     check_replaceable(out)
     start = time.monotonic()
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
-    vectors_CD = vectors_with_examples(teacher, task, settings, shown)
-    refuse_equal(task, vectors_CD, shown)
-    foreign = [] if shown else [task.names[place] for place in unread(task, teacher.multilingual)]
+    foreign = [] if photos.examples else [task.names[place] for place in unread(task, teacher.multilingual)]
     if foreign:
         warn(f"the teacher knows no word of {listed(foreign)}. Say in English what each is: '{foreign[0]}: dog'")
+    vectors = task_vectors(teacher, task, settings, photos.examples)
+    vectors_CD, adaptation = vectors.class_CD, None
+    refuse_equal(task, vectors_CD, photos.examples)
+    if photos.unlabelled is not None and settings.unlabelled.adapt:
+        feat_ND = encode_unlabelled(teacher, photos.unlabelled, torch.device("cpu"), settings.seed)
+        adapted = adapt(teacher, task, settings, vectors, feat_ND)
+        vectors_CD = adapted.vectors_CD
+        adaptation = adaptation_line(adaptation_facts(adapted, task, len(feat_ND)))
+        say(adaptation)
     student = zero_shot_student(teacher, vectors_CD)
-    count, found = 0 if shown is None else len(shown.items), None
-    if photos is not None:
+    found = None
+    if photos.measured is not None:
         # Before the export, whose parity check makes sure that the file gives the same answers.
-        found = evaluate(student_predictor(student), photos, student.preprocess)
+        found = evaluate(student_predictor(student), photos.measured, student.preprocess)
     content = BundleContent(
         student=student,
         class_vectors_CD=vectors_CD,
-        description=_description(task, settings, teacher, examples=count, found=found),
+        description=_description(task, settings, teacher, photos=photos, found=found),
         page=settings.export.page,
     )
     facts = write_described_bundle(out, content)
@@ -136,7 +147,8 @@ def make_zero_shot(
         out=out,
         classes=task.names,
         teacher=teacher.name,
-        examples=count,
+        **photos.counts,
+        adaptation=adaptation,
         seconds=round(time.monotonic() - start, 3),
         parameters=facts.parameters,
         onnx_bytes=facts.onnx_bytes,
@@ -146,14 +158,15 @@ def make_zero_shot(
 
 
 def _description(
-    task: Task, settings: Settings, teacher: Teacher, *, examples: int, found: EvaluationResult | None
+    task: Task, settings: Settings, teacher: Teacher, *, photos: Photos, found: EvaluationResult | None
 ) -> Description:
     return Description(
         labels=task.names,
         preprocess=teacher.preprocess,
         provenance=teacher.provenance,
         evaluation=None if found is None else Evaluation(found).to_json(),
-        examples=examples,
+        examples=photos.counts["examples"],
+        unlabelled=photos.counts["unlabelled"],
         info={
             "clipstill": clipstill.__version__,
             "teacher": teacher.name,

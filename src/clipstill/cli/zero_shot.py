@@ -20,6 +20,7 @@ def zero_shot(
     teacher: Annotated[str, typer.Option(help="See: clipstill list teachers.")] = "embedded-s",
     examples: options.Examples = None,
     per_class: options.PerClass = None,
+    unlabelled: options.Unlabelled = None,
     images: options.Images = None,
     allow_unmatched: options.AllowUnmatched = None,
     recipe: options.Recipe = "default",
@@ -31,7 +32,7 @@ def zero_shot(
     """Make a classifier without training.
 
     A teacher's image tower and one stored vector a class, as a bundle like that of a run; it takes seconds. Examples
-    move the vectors. Whether a distilled student is better: clipstill ladder.
+    and unlabelled photos move the vectors. Whether a distilled student is better: clipstill ladder.
 
     clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
     """
@@ -45,6 +46,7 @@ def zero_shot(
         out=out,
         teacher=teacher,
         examples=examples,
+        unlabelled=unlabelled,
         images=images,
         recipe=recipe if run is None else str(run / CONFIG_FILE),
         settings=options.with_flags(overrides, flags),

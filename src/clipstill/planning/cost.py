@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clipstill.assembly.adaptation import MOST_PHOTOS
 from clipstill.stages import (
+    adaptation,
     bundle,
     calibration,
     class_vectors,
@@ -108,6 +110,7 @@ def cost_of(
         "start": _START_S,
         teacher_prompts.NAME: examples * _passes_per_example(settings) * timings.photo,
         class_vectors.NAME: classes * templates * timings.text + examples * timings.photo,
+        **_adaptation_seconds(settings, timings, unlabelled),
         prompts.NAME: made * timings.text + _learned_prompts(settings, classes) * timings.prompt_step,
         images.NAME: made * image_s,
         student.NAME: settings.distillation.minutes * 60 or _training_seconds(settings, timings, learned),
@@ -130,6 +133,16 @@ def cost_of(
         image_steps=(made + near) * settings.synthesis.steps,
         memory_bytes=timings.base_bytes + int(kept) + stored,
     )
+
+
+def _adaptation_seconds(settings: Settings, timings: Timings, unlabelled: int) -> dict[str, float]:
+    """Seconds of the stages that adapt class vectors; the vectors themselves take one or two."""
+    if not unlabelled or not settings.unlabelled.adapt or settings.has_prompts:
+        return {}
+    return {
+        adaptation.FEATURES_NAME: min(unlabelled, MOST_PHOTOS) * timings.photo,
+        adaptation.NAME: _NEAR_MISS_TEXTS * timings.text,
+    }
 
 
 def _photo_bytes(settings: Settings, photos: int) -> int:

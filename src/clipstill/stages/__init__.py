@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipstill.stages import (
+    adaptation,
     bundle,
     calibration,
     class_vectors,
@@ -21,6 +22,8 @@ STAGES: tuple[Stage, ...] = (
     teacher_prompts.LEARNED,
     teacher_prompts.GIVEN,
     class_vectors.STAGE,
+    adaptation.FEATURES,
+    adaptation.STAGE,
     prompts.STAGE,
     images.STAGE,
     student.STAGE,

@@ -10,7 +10,7 @@ from clipstill.core.files import read_manifest
 from clipstill.core.protocols import Provenance
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
-from clipstill.stages import calibration, class_vectors, evaluation, images, student, teacher_prompts
+from clipstill.stages import adaptation, calibration, class_vectors, evaluation, images, student, teacher_prompts
 from clipstill.stages.origin import origin_of
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -41,7 +41,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     pictures = split_pictures(data.pixels(trained.preprocess.side), run.settings.seed, measured)
     content = BundleContent(
         student=trained,
-        class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
+        class_vectors_CD=adaptation.read_taught_vectors(run),
         description=description,
         formats=FormatRequest(export.formats, pictures, export),
         teacher_prompts=teacher_prompts.prompts_file(run),

@@ -23,7 +23,7 @@ from clipstill.evaluation.calibration import (
 )
 from clipstill.evaluation.evaluate import BATCH, student_predictor
 from clipstill.evaluation.metrics import softmax
-from clipstill.stages import class_vectors, images, near_misses, student, teacher_prompts
+from clipstill.stages import adaptation, class_vectors, images, near_misses, student, teacher_prompts
 from clipstill.stages.student import collect_training_set
 from clipstill.workflow.records import StoredCalibration
 from clipstill.workflow.run import Run
@@ -78,7 +78,7 @@ def model_pair(run: Run) -> ModelPair:
     return ModelPair(
         student=student.read_student(run),
         teacher=teacher_prompts.teacher_of(run),
-        class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
+        class_vectors_CD=adaptation.read_taught_vectors(run),
         settings=run.settings,
         device=run.models.device,
     )

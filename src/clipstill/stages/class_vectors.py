@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipstill.assembly.class_vectors import encode_folder, templates_of, text_vectors
+from clipstill.assembly.class_vectors import TaskVectors, task_vectors, templates_of
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import listed, say
 from clipstill.core.protocols import PromptedTeacher
@@ -30,22 +30,25 @@ TEACHER_FILE = "teacher.json"
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
+    import torch
+
     from clipstill.core.tensors import write_tensors
 
     teacher = teacher_prompts.teacher_of(run)
-    text_CD = text_vectors(teacher, run.task, run.settings)
-    tensors = {VECTORS_NAME: text_CD, TEXT_VECTORS_NAME: text_CD}
+    is_prompted = isinstance(teacher, PromptedTeacher)
+    found = task_vectors(
+        teacher, run.task, run.settings, None if is_prompted else run.photos.examples, run.models.device
+    )
+    tensors = {VECTORS_NAME: found.class_CD, TEXT_VECTORS_NAME: found.text_CD}
     counts: dict[str, Any] = {}
     if isinstance(teacher, PromptedTeacher):
         # After its prompts are loaded, once: the student is trained with these vectors and ships with them.
         tensors[VECTORS_NAME] = teacher.class_vectors(as_read(run.task, teacher.multilingual).names).detach().cpu()
-    elif run.photos.examples is not None:
-        from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes
-
-        found = prototypes(*encode_folder(teacher, run.photos.examples, run.models.device), text_CD)
-        tensors[VECTORS_NAME] = class_vectors_with_examples(text_CD, found, run.settings.examples.text_count)
-        tensors |= {"prototypes": found.prototypes_CD, "counts": found.count_C, "shift": found.shift_D}
-        examples = dict(zip(run.task.names, found.count_C.tolist(), strict=True))
+    elif found.examples is not None:
+        shown = found.examples
+        tensors |= {"prototypes": shown.prototypes_CD, "counts": shown.count_C, "shift": shown.shift_D}
+        tensors["text_count"] = torch.tensor(found.text_count)
+        examples = dict(zip(run.task.names, shown.count_C.tolist(), strict=True))
         without = [name for name, number in examples.items() if number == 0]
         by_text = f"; from text alone: {listed(without)}" if without else ""
         total, classes = sum(examples.values()), len(examples) - len(without)
@@ -93,14 +96,24 @@ class ClassVectors:
 
     def targets(self, text_target_ND: Tensor, class_ids: Sequence[int]) -> Tensor:
         """Unit vectors of texts -> those that images are drawn towards, moved to where the examples lie."""
-        from clipstill.teachers.prototypes import ExampleVectors, targets_with_examples
+        from clipstill.teachers.prototypes import targets_with_examples
 
-        if self.has_prompts or "prototypes" not in self.tensors:
+        found = self.of_task.examples
+        if self.has_prompts or found is None:
             return text_target_ND
-        found = ExampleVectors(*(self.tensors[name] for name in ("prototypes", "counts", "shift")))
         return targets_with_examples(
             text_target_ND, class_ids, text_CD=self.text_CD, examples=found, style_share=self.style_share
         )
+
+    @property
+    def of_task(self) -> TaskVectors:
+        """The vectors as they were made."""
+        from clipstill.teachers.prototypes import ExampleVectors
+
+        if "prototypes" not in self.tensors:
+            return TaskVectors(self.class_CD, self.text_CD)
+        found = ExampleVectors(*(self.tensors[name] for name in ("prototypes", "counts", "shift")))
+        return TaskVectors(self.class_CD, self.text_CD, found, float(self.tensors["text_count"]))
 
 
 def read_class_vectors(run: Run) -> ClassVectors:
@@ -121,6 +134,6 @@ STAGE = Stage(
     version=4,
     title="The teacher reads the class names",
     make=_make,
-    settings=("task", "teacher", "prompts.templates", "examples.images", "examples.text_count"),
+    settings=("task", "teacher", "prompts.templates", "examples.images", "examples.text_count", "examples.whitening"),
     inputs=(teacher_prompts.NAME,),
 )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.assembly.class_vectors import templates_of, text_vectors
+from clipstill.assembly.class_vectors import other_words, task_of, text_vectors
 from clipstill.core.errors import ConfigError
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import listed, say
@@ -23,7 +23,6 @@ from clipstill.stages import class_vectors, images
 from clipstill.surrogate.dataset import SurrogateSet
 from clipstill.surrogate.shards import ShardWriter
 from clipstill.text.prompts import PromptRequest, styled_prompts
-from clipstill.text.reading import as_read
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.run import Run
@@ -51,7 +50,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     vectors_MD = _vectors(run, names)
     say(f"near misses: {listed(names)}")
     request = PromptRequest(
-        task=_task(names),
+        task=task_of(names),
         per_class=settings.refusal.images,
         seed=settings.seed,
         teacher=run.models.teacher,
@@ -119,28 +118,15 @@ def check_near_misses(settings: Settings, task: Task) -> None:
         parse_task([*task.names, *given])
 
 
-# Vectors of ``WORDS`` and ``KINDS`` by teacher and sentences, for further steps and runs of this process.
-_WORD_VECTORS: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
-
-
 def _word_shares(run: Run) -> tuple[Tensor, set[str]]:
-    from clipstill.text.near_misses import KINDS, WORDS, word_shares
-
-    teacher, settings = run.models.teacher, run.settings
-    templates = templates_of(settings, teacher)
-    key = (teacher.weights_sha256, settings.teacher.precision, str(run.models.device), templates)
-    if key not in _WORD_VECTORS:
-        _WORD_VECTORS[key] = (_vectors(run, WORDS), _vectors(run, KINDS))
-    return word_shares(
-        as_read(run.task, teacher.multilingual).names,
-        class_vectors.read_class_vectors(run).text_CD,
-        *_WORD_VECTORS[key],
-    )
+    text_CD = class_vectors.read_class_vectors(run).text_CD
+    found = other_words(run.models.teacher, run.task, run.settings, text_CD)
+    return found.share_CW, found.free
 
 
 def _vectors(run: Run, names: Sequence[str]) -> Tensor:
     """Vectors of words as those of classes are made, of the teacher without prompts."""
-    return text_vectors(run.models.teacher, _task(names), run.settings)
+    return text_vectors(run.models.teacher, task_of(names), run.settings)
 
 
 def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
@@ -163,10 +149,6 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
             "refusal.near_misses, such as --set 'refusal.near_misses=[tree, car]', or set it to 0."
         )
     return tuple(chosen)
-
-
-def _task(names: Sequence[str]) -> Task:
-    return Task(tuple(names), ("",) * len(names))
 
 
 # What images depend on beside their prompts.

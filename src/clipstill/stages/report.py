@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import clipstill
+from clipstill.assembly.adaptation import adaptation_line
 from clipstill.core.device import describe
 from clipstill.core.files import read_json, write_text
 from clipstill.core.progress import listed
 from clipstill.report.data import Chart, Picture, ReportData, Series, picture_uri
 from clipstill.report.data import Stage as StageRow
 from clipstill.stages import (
+    adaptation,
     bundle,
     calibration,
     class_vectors,
@@ -49,7 +51,9 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     training = student.read_student_metadata(run)
     measured, settings = evaluation.read_evaluation(run), run.settings
     tower = int(class_vectors.read_teacher_metadata(run)["image_parameters"])
+    adapted = adaptation.read_adaptation(run)
     details = {
+        adaptation.NAME: "" if adapted is None else adaptation_line(adapted),
         **_image_details(run, training),
         teacher_prompts.NAME: "learned from examples",
         student.NAME: f"best at step {training['best_step']} ({training['best_phase']})",

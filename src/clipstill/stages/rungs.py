@@ -31,7 +31,17 @@ from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.parity import check_parity
 from clipstill.generators.procedural import DeadLeaves, Noise
 from clipstill.runtime import load_bundle
-from clipstill.stages import bundle, calibration, class_vectors, images, near_misses, prompts, student, teacher_prompts
+from clipstill.stages import (
+    adaptation,
+    bundle,
+    calibration,
+    class_vectors,
+    images,
+    near_misses,
+    prompts,
+    student,
+    teacher_prompts,
+)
 from clipstill.stages.ladder import FACTS_FILE, LadderInputs
 from clipstill.workflow.photos import Photos, photos_digest
 from clipstill.workflow.recipes import load_settings
@@ -45,8 +55,8 @@ if TYPE_CHECKING:
     from clipstill.evaluation.evaluate import PredictLogits
 
 _MODEL = "model.onnx"
-_OTHER_STAGES = (teacher_prompts, class_vectors, prompts, images, near_misses, calibration)
-_BESIDE_THE_STUDENT = tuple(stage.NAME for stage in _OTHER_STAGES)
+_VECTORS = (teacher_prompts.NAME, class_vectors.NAME, adaptation.FEATURES_NAME, adaptation.NAME)
+_BESIDE_THE_STUDENT = (*_VECTORS, *(stage.NAME for stage in (prompts, images, near_misses, calibration)))
 
 
 @dataclass(frozen=True)
@@ -90,17 +100,20 @@ class RungMaker:
         run, labels = self._run, self._trained_on["labels"]
         name, learned = run.settings.teacher.name, run.has(teacher_prompts.NAME)
         how = "prompts learned from examples" if learned else "names and examples" if labels else "names"
+        photos = self._trained_on["unlabelled"] if run.has(adaptation.NAME) else 0
+        if photos:
+            how += f", adapted to {photos} unlabelled photos"
         note = command = ""
         try:
             if learned:
                 raise ConfigError("A teacher with learned prompts is not exported.")
-            vectors_CD = class_vectors.read_class_vectors(run).class_CD
+            vectors_CD = adaptation.read_taught_vectors(run)
             classifier = self._exported(rungs.TEACHER, name, vectors_CD=vectors_CD)
             section = run.settings.examples
-            command = self._zero_shot_command(name, section.images, section.per_class)
+            command = self._zero_shot_command(name, section.images, section.per_class, adapted=photos > 0)
         except (ConfigError, ExportError) as error:
             classifier, note = self._teacher_as_it_is(), str(error)
-        measured = self._measured(rungs.TEACHER, classifier.costing(labels=labels))
+        measured = self._measured(rungs.TEACHER, classifier.costing(labels=labels, photos=photos))
         return Rung(rungs.TEACHER, f"{name}, the teacher, by {how}", measured, note=note, command=command)
 
     def _small_teacher(self, rung: str) -> Rung:
@@ -130,14 +143,14 @@ class RungMaker:
 
         The class vectors are those given, else those of the names and examples.
         """
-        from clipstill.assembly.class_vectors import vectors_with_examples
+        from clipstill.assembly.class_vectors import task_vectors
         from clipstill.assembly.zero_shot import zero_shot_student
         from clipstill.teachers import load_teacher
 
         run, device, start = self._run, self._run.models.device, time.monotonic()
         model, teacher = self._place / rung / _MODEL, load_teacher(name, torch.device("cpu"))
         if vectors_CD is None:
-            vectors_CD = vectors_with_examples(teacher, run.task, run.settings, examples)
+            vectors_CD = task_vectors(teacher, run.task, run.settings, examples).class_CD
         tower = zero_shot_student(teacher, vectors_CD)
         size = tower.preprocess.size
         export_onnx(tower, model, size)
@@ -156,8 +169,8 @@ class RungMaker:
     def _teacher_as_it_is(self) -> _Classifier:
         """The run's teacher where its tower cannot be exported alone."""
         run, teacher = self._run, teacher_prompts.teacher_of(self._run)
-        predict = teacher_predictor(teacher, class_vectors.read_class_vectors(run).class_CD, run.models.device)
-        minutes = self._minutes((teacher_prompts.NAME, class_vectors.NAME))
+        predict = teacher_predictor(teacher, adaptation.read_taught_vectors(run), run.models.device)
+        minutes = self._minutes(_VECTORS)
         cost = Cost(onnx_bytes=None, parameters=teacher.image_parameters, gflop=None, latency_ms=None, minutes=minutes)
         return _Classifier(predict, teacher.preprocess, 1.0, cost)
 
@@ -201,7 +214,7 @@ class RungMaker:
             name,
             identity=[count, size],
             data=lambda: pictures_of_nothing(sampler, count, size, settings.seed),
-            before=(class_vectors.NAME,),
+            before=_VECTORS,
         )
         return Rung(name, title, self._measured(name, classifier))
 
@@ -332,8 +345,13 @@ class RungMaker:
     def _not_given(self, name: str, title: str, option: str) -> Rung:
         return Rung(name, title, missing=f"give {option}: clipstill ladder {self._path} --images DIR {option}")
 
-    def _zero_shot_command(self, teacher: str, examples: Path | None, shots: int | None) -> str:
+    def _zero_shot_command(
+        self, teacher: str, examples: Path | None, shots: int | None, *, adapted: bool = False
+    ) -> str:
         options = "" if examples is None else f" --examples {_quoted(examples)}{_limit(shots)}"
+        unlabelled = self._run.settings.unlabelled.images
+        if adapted and unlabelled is not None:
+            options += f" --unlabelled {_quoted(unlabelled)}"
         return f"clipstill zero-shot --run {self._path} --teacher {teacher}{options} --out DIR"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.files import read_json, write_json
 from clipstill.core.progress import listed, say
 from clipstill.distributed import torchrun
-from clipstill.stages import class_vectors, images, teacher_prompts
+from clipstill.stages import adaptation, class_vectors, images, teacher_prompts
 from clipstill.stages.curation import kept_facts
 from clipstill.workflow.cohorts import StudentRecord
 from clipstill.workflow.photos import limited
@@ -76,7 +76,7 @@ def _train(run: Run, training_set: TrainingSet, folder: Path) -> tuple[Student, 
         run.models,
         training_set.data,
         teacher=teacher_prompts.teacher_of(run),
-        class_vectors_CD=class_vectors.read_class_vectors(run).class_CD,
+        class_vectors_CD=adaptation.read_taught_vectors(run),
         work=folder / _WORK,
         watch=run.watch,
     )
@@ -107,7 +107,7 @@ def _with_present_vectors(run: Run, folder: Path, record: StudentRecord) -> list
     say(f"student: the present classes get their vectors, and nothing is trained{news}")
     student = student_of(run.models, len(before), source / STUDENT_FILE).eval()
     student.use_class_vectors(
-        class_vectors.read_class_vectors(run).class_CD, class_vectors.read_teacher_metadata(run)["logit_scale"]
+        adaptation.read_taught_vectors(run), class_vectors.read_teacher_metadata(run)["logit_scale"]
     )
     write_tensors(folder / STUDENT_FILE, student.state_dict())
     write_json(folder / HISTORY_FILE, {**read_json(source / HISTORY_FILE), "by_vector": added})
@@ -139,7 +139,7 @@ def read_kept(run: Run) -> list[dict[str, int]]:
 
 STAGE = Stage(
     name=NAME,
-    version=7,
+    version=8,
     title="Train the student",
     make=_make,
     settings=(
@@ -151,5 +151,5 @@ STAGE = Stage(
         "unlabelled.images",
         "seed",
     ),
-    inputs=(class_vectors.NAME, images.NAME),
+    inputs=(class_vectors.NAME, adaptation.NAME, images.NAME),
 )

@@ -97,6 +97,52 @@ def right_without_themselves(feat_ND: Tensor, class_ids: Sequence[int], text_CD:
     return right
 
 
+def text_trust(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> float:
+    """How far the texts can be trusted, in [0, 1]: 1 unless they surely name less than half of the examples right.
+
+    Names that the teacher cannot read would draw the prototypes of one or two examples to places that mean nothing.
+    """
+    class_N = torch.tensor(class_ids, device=feat_ND.device)
+    right, chance = int(((feat_ND @ text_CD.T).argmax(1) == class_N).sum()), 1 / len(text_CD)
+    # About one standard error above the share that was right: a few wrong answers say little.
+    likely: float = (right + right**0.5 + 1) / len(class_ids)
+    return min(1.0, max(0.0, 2 * (likely - chance) / (1 - chance)))
+
+
+def whitened(vectors_CD: Tensor, feat_ND: Tensor, class_ids: Sequence[int], strength: float) -> Tensor:
+    """Class vectors with less weight on the directions in which examples of one class differ from each other.
+
+    The vectors of a Gaussian classifier: ``(I + strength * covariance / e)^-1 v``, where ``covariance`` is that of the
+    examples around their class's mean and ``e`` its mean eigenvalue, each weighted by itself. Every class needs
+    examples; one a class tells nothing of how they differ, and the vectors stay the same.
+
+    Args:
+        vectors_CD: Unit vectors of texts and examples.
+        feat_ND: Unit vectors of the examples.
+        class_ids: Class of each example.
+        strength: 0 changes nothing. It takes the place of the shrinkage of the covariance, which would depend on D.
+
+    Returns:
+        Unit vectors (C, D).
+
+    Source: Wang et al., "A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation", ICLR 2024, without its bias,
+    which class vectors have no place for; the scale of the shrinkage is ours.
+    """
+    class_N = torch.tensor(class_ids, device=feat_ND.device)
+    sums_CD = torch.zeros_like(vectors_CD).index_add_(0, class_N, feat_ND)
+    count_C = torch.bincount(class_N, minlength=len(vectors_CD))
+    beyond_ND = feat_ND - (sums_CD / count_C[:, None].clamp_min(1))[class_N]
+    # By the small matrix of products (Woodbury's identity): D may be 4,096, and there are few examples.
+    products_NN = beyond_ND @ beyond_ND.T
+    trace = products_NN.trace()
+    if strength == 0 or float(trace) < 1e-6:
+        return vectors_CD
+    factor = strength * trace / products_NN.square().sum()
+    inner_NN = torch.eye(len(feat_ND), device=feat_ND.device) + factor * products_NN
+    along_NC = torch.linalg.solve(inner_NN, beyond_ND @ vectors_CD.T)
+    return normalize(vectors_CD - factor * (along_NC.T @ beyond_ND), dim=-1)
+
+
 def targets_with_examples(
     target_ND: Tensor, class_ids: Sequence[int], *, text_CD: Tensor, examples: ExampleVectors, style_share: float
 ) -> Tensor:

@@ -29,7 +29,7 @@ from clipstill.workflow.stage import Stage, Step
 
 TASK = "task"
 # Stages that cohorts are about; their names in the list of stages.
-TEACHER_PROMPTS, CLASS_VECTORS, IMAGES, STUDENT = "teacher_prompts", "class_vectors", "surrogate", "student"
+TEACHER_PROMPTS, IMAGES, STUDENT = "teacher_prompts", "surrogate", "student"
 
 
 class Keys:
@@ -59,20 +59,23 @@ class Keys:
         """Key of one stage for a cohort; stages behind the images need the cohorts ``in_use`` too."""
         stage = self.stages[name]
         if name == STUDENT and in_use is not None and in_use.student is not None:
-            return self._key(
-                stage, {"student": in_use.student.cohort.key, "class_vectors": self.of(CLASS_VECTORS, cohort)}
-            )
+            return self._key(stage, {"student": in_use.student.cohort.key, **self._vectors(cohort)})
         inputs = {each: self._input(each, cohort, in_use) for each in stage.inputs if each in self.stages}
         return self._key(stage, self._content(stage, cohort, inputs))
 
     def of_student(self, record: StudentRecord) -> str:
         """Key that the present settings give to a student of an earlier call."""
         cohort = record.cohort
-        inputs = {CLASS_VECTORS: self.of(CLASS_VECTORS, cohort)}
+        inputs = self._vectors(cohort)
         if IMAGES in self.stages:
             inputs[IMAGES] = record.images
         stage = self.stages[STUDENT]
         return self._key(stage, self._content(stage, cohort, inputs))
+
+    def _vectors(self, cohort: Cohort) -> dict[str, Any]:
+        """Keys of the class vectors that a student is taught by: its inputs beside the images."""
+        inputs = (each for each in self.stages[STUDENT].inputs if each in self.stages and each != IMAGES)
+        return {each: self.of(each, cohort) for each in inputs}
 
     def of_cohorts(self, name: str, task: Task, cohorts: Sequence[Cohort]) -> Any:
         """What later stages take of a stage's cohorts: None without any, one key where it is all of a single one."""

@@ -31,7 +31,15 @@ class ExamplesSettings(Config):
         default=2.0,
         ge=0,
         description="Number of examples that a class's text counts for in its class vector; 0 is the prototype alone. "
-        "Of 0 to 8, two is best for PACS and Caltech-101 together.",
+        "Of 0 to 8, two is best for PACS and Caltech-101 together. It counts less where every class has examples and "
+        "the texts name less than half of them right.",
+    )
+    whitening: float = Field(
+        default=3.0,
+        ge=0,
+        le=1000,
+        description="How little directions count in which examples of one class differ; 0 is plain means. Used where "
+        "every class has examples and some have two.",
     )
     style_share: float = Field(
         default=0.5,
@@ -52,6 +60,11 @@ class UnlabelledSettings(Config):
     )
     limit: int | None = Field(
         default=None, ge=1, description="Most photos that are used, drawn by the seed; null for all."
+    )
+    adapt: bool = Field(
+        default=True,
+        description="Move the class vectors towards what the photos show of each class before they teach. Photos that "
+        "show few of the classes, or other things, move them little.",
     )
 
 
