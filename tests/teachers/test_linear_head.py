@@ -45,7 +45,7 @@ def test_it_answers_about_drawings_as_the_alignment_of_its_tower(large: Embedded
     again = large.linear_head(network, vectors_CD[order])
     assert again is not None
     same_BC = (feat_BF @ again[0].T + again[1]).softmax(1)
-    torch.testing.assert_close(same_BC, answers_BC[:, order].softmax(1), rtol=0, atol=0.1)
+    assert (same_BC - answers_BC[:, order].softmax(1)).abs().mean() < 0.01
 
 
 def test_both_teachers_begin_the_same_student_alike(large: EmbeddedTeacher) -> None:
@@ -56,7 +56,7 @@ def test_both_teachers_begin_the_same_student_alike(large: EmbeddedTeacher) -> N
     assert heads[1] is not None
     feat_BF = drawings("lite0")
     logits = [feat_BF @ weight_CF.T + bias_C for weight_CF, bias_C in heads if weight_CF is not None]
-    torch.testing.assert_close(logits[0].softmax(1), logits[1].softmax(1), rtol=0, atol=0.1)
+    assert (logits[0].softmax(1) - logits[1].softmax(1)).abs().mean() < 0.01
 
 
 def test_a_network_that_is_no_tower_has_no_head(large: EmbeddedTeacher) -> None:
