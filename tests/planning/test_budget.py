@@ -44,6 +44,8 @@ def test_work_is_counted_from_the_settings() -> None:
     freed = cost({"distillation.freeze": "bn", "distillation.head_steps": 300}, 7)
     all_weights = 1000 * DEFAULT.distillation.batch * 0.011
     assert freed.stages["student"] == pytest.approx(views * 0.003 + 300 * 0.0035 + all_weights, abs=0.01)
+    meta = cost({"distillation.freeze": "none", "distillation.meta": "exact"}, 7)
+    assert meta.stages["student"] == pytest.approx(3.3 * all_weights, abs=0.01)
 
 
 def test_cost_is_the_sum_of_its_stages_and_grows_with_images_and_steps() -> None:
