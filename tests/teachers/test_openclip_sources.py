@@ -19,14 +19,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, XLMRobertaConfig
 
+from clipstill.assembly.students import new_student
 from clipstill.assembly.zero_shot import zero_shot_student
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError
 from clipstill.core.images import fit
 from clipstill.core.protocols import RESIZE_MODES, Preprocess, ResizeMode, Size
 from clipstill.core.seeds import generator_for
+from clipstill.students.settings import StudentSettings
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.openclip_source import find_source
 from clipstill.teachers.prompted import PromptedOpenClip, prompted
@@ -351,6 +354,12 @@ def test_cocas_tower_is_a_student_in_either_precision(tmp_path: Path) -> None:
     with torch.no_grad():
         expected_NC = full.logit_scale * full.encode_image(x_N3HW)[:, :3]
         assert torch.allclose(student(x_N3HW), expected_NC, atol=1e-4)
+    section = StudentSettings(name=f"tower:{name}", image_size=full.image_size, tower="trained")
+    trained = new_student(section, 3, "pretrained", seed=0)
+    trained.freeze_backbone(False)
+    functional.cross_entropy(trained(x_N3HW), torch.zeros(len(x_N3HW), dtype=torch.long)).backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in trained.head.parameters())
+    assert sum(value.grad is not None for value in trained.backbone.parameters()) > 5
     for one, other in ((half.encode_image(x_N3HW), full.encode_image(x_N3HW)),
                        (half.encode_text(NAMES), full.encode_text(NAMES))):  # fmt: skip
         assert float((one * other).sum(-1).min().detach()) > 0.999
