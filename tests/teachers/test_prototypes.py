@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipstill.core.seeds import generator_for
-from clipstill.teachers.prototypes import class_vectors_with_examples, prototypes, targets_with_examples
+from clipstill.teachers.prototypes import (
+    class_vectors_with_examples,
+    prototypes,
+    right_without_themselves,
+    targets_with_examples,
+)
 
 DIM = 12
 
@@ -89,3 +94,19 @@ def test_a_gap_between_images_and_texts_does_not_decide_between_classes() -> Non
     assert (images @ mixed.T).argmax(1).tolist() == [0, 1, 2, 3]
     unmoved = torch.cat([images[:2], text[2:]])
     assert (images @ unmoved.T).argmax(1).tolist() != [0, 1, 2, 3]  # what the shift is for
+
+
+def test_an_example_is_not_recognised_by_itself() -> None:
+    # Alone in their classes and far from any text, only their own vectors would name them.
+    alone, places = units(4, "alone"), list(range(4))
+    assert right_without_themselves(alone, places, TEXT, 0.0) == int(
+        ((alone @ TEXT.T).argmax(1) == torch.arange(4)).sum()
+    )
+    vectors_CD = class_vectors_with_examples(TEXT, prototypes(alone, places, TEXT), 0.0)
+    assert ((alone @ vectors_CD.T).argmax(1) == torch.arange(4)).all()
+
+
+def test_examples_that_resemble_each_other_are_recognised_by_the_others() -> None:
+    middles, labels = units(4, "middles"), [place for place in range(4) for _ in range(3)]
+    near = normalize(middles[labels] + 0.05 * units(12, "noise"), dim=-1)
+    assert right_without_themselves(near, labels, TEXT, 0.0) == 12
