@@ -115,6 +115,13 @@ def test_soft_tokens_that_are_words_give_the_text_with_those_words(tmp_path: Pat
     assert float((vectors_CD[0] - vectors_CD[1]).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize(("kind", "reads_all"), [("siglip", False), ("clipa", False), ("metaclip2", True)])
+def test_towers_of_many_languages_are_known_by_their_tokenizer(tmp_path: Path, kind: str, reads_all: bool) -> None:
+    write_tokenizer(tmp_path, kind)
+    teacher = load_teacher(write_folder(tmp_path, TOKENIZERS[kind][4]), CPU)
+    assert teacher.multilingual is reads_all
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_sentences_with_soft_tokens_that_are_words_are_those_sentences(tmp_path: Path, kind: str) -> None:
     write_tokenizer(tmp_path, kind)

@@ -11,6 +11,7 @@ from clipstill.core.seeds import generator_for
 from clipstill.teachers.prototypes import (
     class_vectors_with_examples,
     prototypes,
+    right_without_themselves,
     targets_with_examples,
     text_trust,
     whitened,
@@ -146,3 +147,19 @@ def test_texts_that_are_wrong_do_not_draw_prototypes_away() -> None:
     assert readable.text_count == 2.0
     assert unreadable.text_count == 0.0
     assert unreadable.text_share_C.tolist() == [0.0] * 4
+
+
+def test_an_example_is_not_recognised_by_itself() -> None:
+    # Alone in their classes and far from any text, only their own vectors would name them.
+    alone, places = units(4, "alone"), list(range(4))
+    assert right_without_themselves(alone, places, TEXT, 0.0) == int(
+        ((alone @ TEXT.T).argmax(1) == torch.arange(4)).sum()
+    )
+    vectors_CD = class_vectors_with_examples(TEXT, prototypes(alone, places, TEXT), 0.0)
+    assert ((alone @ vectors_CD.T).argmax(1) == torch.arange(4)).all()
+
+
+def test_examples_that_resemble_each_other_are_recognised_by_the_others() -> None:
+    middles, labels = units(4, "middles"), [place for place in range(4) for _ in range(3)]
+    near = normalize(middles[labels] + 0.05 * units(12, "noise"), dim=-1)
+    assert right_without_themselves(near, labels, TEXT, 0.0) == 12

@@ -116,7 +116,7 @@ class RunResult:
             quality = {
                 "teacher top-1": f"{percent(None if teacher is None else teacher.top1)} {photos}",
                 "student top-1": f"{percent(student.top1)} (chance {chance})",
-                "of such photos": known_best(foretold.to_json(), self.evaluation.to_json()).text(),
+                "expected in use": known_best(foretold.to_json(), self.evaluation.to_json()).text(),
                 "advice": None if self.ladder is None else self.ladder.recommendation.text,
             }
         licences = self.bundle_folder / "LICENCES.md"
