@@ -3,9 +3,10 @@
     python benchmarks/adaptation.py --data ../shared/data --cache runs/features
 
 Pools are drawn from the photos to learn from, without their labels; all is measured on the test photos of all classes.
-``balanced`` has four fifths of each class, ``third`` a third of the classes, ``tail`` numbers that fall 10:1, ``ten``
-ten photos, ``one`` one class, ``copies`` half of its photos the same one, ``foreign`` photos of another set alone, and
-``mixed`` as many of these as of the own. Features are kept in ``--cache``.
+``balanced`` has four fifths of each class, ``missing`` all photos but those of one class, ``third`` a third of the
+classes, ``tail`` numbers that fall 10:1, ``ten`` ten photos, ``one`` one class, ``copies`` half of its photos the same
+one, ``foreign`` photos of another set alone, and ``mixed`` as many of these as of the own. Features are kept in
+``--cache``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from clipstill.teachers.adaptation import adapted_class_vectors, share_of_classes
 
-POOLS = ("balanced", "third", "tail", "ten", "one", "copies", "foreign", "mixed")
+POOLS = ("balanced", "missing", "third", "tail", "ten", "one", "copies", "foreign", "mixed")
 Results = dict[tuple[str, str], list[float]]
 
 
@@ -38,6 +39,7 @@ def pool(kind: str, of: Features, foreign_ND: Tensor, seed: int) -> Tensor:
     tail = [places[c][: max(1, round(len(places[c]) * 10 ** (-rank / (classes - 1))))] for rank, c in enumerate(order)]
     chosen = {
         "balanced": [place for of_class in places for place in of_class[: max(1, len(of_class) * 4 // 5)]],
+        "missing": [place for c in order[1:] for place in places[c]],
         "third": [place for c in order[: math.ceil(classes / 3)] for place in places[c]],
         "tail": [place for of_class in tail for place in of_class],
         "ten": every[:10],

@@ -27,6 +27,7 @@ from clipstill.workflow.settings import ExamplesSettings
 
 # Shrinkage of the covariance of GDA towards the identity; 0.1 to 0.9 gave equal results.
 _SHRINKAGE = 0.5
+METHODS = ("names", "prototype", "with text", "GDA", "ours", "chosen", "ours, photos")
 
 
 def gda(of: Features, feat_ND: Tensor, label_N: Tensor) -> float:
@@ -96,18 +97,25 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--draws", type=int, default=5)
     args = parser.parse_args()
-    methods = ("names", "prototype", "with text", "GDA", "ours", "chosen", "ours, photos")
-    print(f"| set | examples a class | {' | '.join(methods)} |\n|---|---:|{'---:|' * len(methods)}")
+    print(f"| set | examples a class | {' | '.join(METHODS)} |\n|---|---:|{'---:|' * len(METHODS)}")
+    of_count: dict[int, list[dict[str, float]]] = {count: [] for count in args.counts}
     for name, of in features_of(args.teacher, args.sets, args.data, args.cache).items():
-        most = int(of.train_N.bincount().max())
-        for count in (each for each in args.counts if each <= most):
+        for count in (each for each in args.counts if each <= int(of.train_N.bincount().max())):
             draws = [scores(of, count, draw) for draw in range(args.draws)]
-            cells = []
-            for method in methods:
-                values = [each[method] for each in draws if method in each]
-                spread = f" ± {statistics.stdev(values):.1f}" if len(set(values)) > 1 else ""
-                cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
-            print(f"| {name} | {count} | {' | '.join(cells)} |", flush=True)
+            of_count[count].append({method: statistics.mean(each[method] for each in draws) for method in draws[0]})
+            print(f"| {name} | {count} | {row(draws)} |", flush=True)
+    for count, of_sets in of_count.items():
+        print(f"| mean of {len(of_sets)} sets | {count} | {row(of_sets, spread=False)} |")
+
+
+def row(found: list[dict[str, float]], *, spread: bool = True) -> str:
+    """Mean of each method, with the standard deviation."""
+    cells = []
+    for method in METHODS:
+        values = [each[method] for each in found if method in each]
+        deviation = f" ± {statistics.stdev(values):.1f}" if spread and len(set(values)) > 1 else ""
+        cells.append(f"{statistics.mean(values):.1f}{deviation}" if values else "")
+    return " | ".join(cells)
 
 
 if __name__ == "__main__":

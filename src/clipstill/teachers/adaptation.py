@@ -30,7 +30,7 @@ _HALF_COUNT = 0.5
 # A photo counts for its class from about this probability on.
 _SURE, _SURE_WIDTH = 0.5, 0.1
 # How steeply the vectors' move falls with the share of the classes that seem to be there.
-_CAUTION = 1.75
+_CAUTION = 2.0
 # Vectors move where more than about this share of the photos shows something like the classes.
 _FIT, _FIT_WIDTH = 0.4, 0.06
 # A photo whose best class is this many logits below the best other word counts half.

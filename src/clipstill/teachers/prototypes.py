@@ -9,6 +9,7 @@ Shapes: N images, C classes, D teacher dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,7 +106,7 @@ def text_trust(feat_ND: Tensor, class_ids: Sequence[int], text_CD: Tensor) -> fl
     class_N = torch.tensor(class_ids, device=feat_ND.device)
     right, chance = int(((feat_ND @ text_CD.T).argmax(1) == class_N).sum()), 1 / len(text_CD)
     # About one standard error above the share that was right: a few wrong answers say little.
-    likely: float = (right + right**0.5 + 1) / len(class_ids)
+    likely = (right + math.sqrt(right) + 1) / len(class_ids)
     return min(1.0, max(0.0, 2 * (likely - chance) / (1 - chance)))
 
 
