@@ -155,7 +155,7 @@ def test_what_a_student_is_shown_follows_the_settings(tmp_path: Path) -> None:
     few = load_settings("promptkd", overrides=["unlabelled.limit=4"])
     assert len(with_photos(few, photo)[1].items) == 4  # type: ignore[union-attr]
     told, shown = with_photos(config, None)
-    assert (config.prompts.images_per_class, told.prompts.images_per_class, shown) == (0, 16, None)
+    assert (config.prompts.images_per_class, told.prompts.images_per_class, shown) == (0, 24, None)
     told.check_together()
 
 

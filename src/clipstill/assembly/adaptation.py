@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.assembly.class_vectors import TaskVectors, encode_folder, other_words
 from clipstill.core.progress import listed
-from clipstill.teachers.adaptation import Adapted, adapted_class_vectors, share_of_classes
 from clipstill.workflow.photos import limited
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from clipstill.core.image_folder import ImageFolder
     from clipstill.core.protocols import Teacher
+    from clipstill.teachers.adaptation import Adapted
     from clipstill.text.task import Task
     from clipstill.workflow.settings import Settings
 
@@ -33,6 +33,8 @@ def encode_unlabelled(teacher: Teacher, folder: ImageFolder, device: torch.devic
 
 def adapt(teacher: Teacher, task: Task, settings: Settings, vectors: TaskVectors, feat_ND: Tensor) -> Adapted:
     """Adapt a task's class vectors to the teacher's vectors of unlabelled photos (N, D)."""
+    from clipstill.teachers.adaptation import adapted_class_vectors, share_of_classes
+
     scale = float(teacher.logit_scale)
     other_WD = other_words(teacher, task, settings, vectors.text_CD).free_WD
     return adapted_class_vectors(
