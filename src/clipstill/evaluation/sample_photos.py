@@ -13,7 +13,7 @@ from clipstill.core.errors import ResourceError
 from clipstill.core.files import atomic_path
 
 # Class name, package, file inside it, and licence as the package states it; none of them needs a download. Left out are
-# drawings, cut-outs, the second of the stereo pair, and a tower, since the photo of the rocket shows towers too.
+# drawings, cut-outs, the second picture of a stereo pair, and a tower, since the photo of the rocket shows towers too.
 SAMPLES = (
     ("cat", "skimage", "data/chelsea.png", "CC0-1.0"),
     ("cup of coffee", "skimage", "data/coffee.png", "CC0-1.0"),
