@@ -7,6 +7,7 @@ run that is done is not made again; several processes may share the work. Rows:
 
 - ``default``: nothing is set.
 - ``inversion alone``: the head begins with nothing (``student.start=none``), as for students that no teacher shares.
+- ``few long images``: as the last, with 16 images of 60 steps a class and a student that sees 128 pixels.
 - ``no images``: two images of two steps a class, held by a pull that lets nothing move: the start itself.
 """
 
@@ -42,6 +43,10 @@ TASKS = {
 ROWS: dict[str, tuple[str, ...]] = {
     "default": (),
     "inversion alone": ("student.start=none",),
+    "few long images": (
+        *("student.start=none", "student.image_size=128", "distillation.keep=agreement"),
+        *("prompts.images_per_class=16", "synthesis.steps=60"),
+    ),
     "no images": ("prompts.images_per_class=2", "synthesis.steps=2", "distillation.pull=1e9", "distillation.keep=last"),
 }
 SETTINGS = ("evaluation.ladder=false", "export.formats=[onnx]", "export.page=false", "refusal.near_misses=0")
