@@ -149,7 +149,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["error"] or row["refused"]:
             reason = row["refused"] or row["error"].strip().splitlines()[-1]
-            lines.append(f"| {row['architecture']} | {row['size']} | {reason} | | | | |")
+            lines.append(f"| {row['architecture']} | {row['size']} | `{reason}` | | | | |")
         else:
             lines.append(
                 f"| {row['architecture']} | {row['size']} | {row['parameters'] / 1e6:.1f} | {row['bytes'] / 1e6:.1f} | "

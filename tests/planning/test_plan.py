@@ -175,7 +175,7 @@ def test_a_run_takes_the_settings_that_its_budget_chose(budgeted: Path) -> None:
     assert told["budget_seconds"] == 1
     assert told["settings"]["prompts.images_per_class"] == 3
     settings = yaml.safe_load((budgeted / "config.yaml").read_text())
-    assert settings["prompts"]["images_per_class"] == 2
+    assert settings["prompts"]["images_per_class"] == 3
     assert settings["synthesis"]["steps"] == told["settings"]["synthesis.steps"]
 
 
