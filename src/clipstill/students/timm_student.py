@@ -161,12 +161,14 @@ def _metadata(architecture: str) -> dict[str, Any]:
 
 
 def _preprocess(metadata: dict[str, Any], architecture: str, image_size: int | None) -> Preprocess:
-    mean, std = (LITE_MEAN, LITE_STD) if architecture in _PACKAGED else (metadata["mean"], metadata["std"])
+    packaged = architecture in _PACKAGED
+    mean, std = (LITE_MEAN, LITE_STD) if packaged else (metadata["mean"], metadata["std"])
     return Preprocess(
         size=image_size or int(metadata["input_size"][-1]),
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
-        crop_fraction=float(metadata.get("crop_pct", 1.0)),
+        # What embedded teachers see of a photo: all of it. Cut to the usual 0.875, heads lost a point.
+        crop_fraction=1.0 if packaged else float(metadata.get("crop_pct", 1.0)),
     )
 
 
