@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from clipstill.planning.budget import choose_settings
-from clipstill.planning.cost import Cost, Timings, cost_of
+from clipstill.planning.cost import Cost, cost_of
+from clipstill.planning.timings import Timings
 from clipstill.workflow.recipes import load_settings
 
 TIMINGS = Timings(

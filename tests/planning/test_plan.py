@@ -18,8 +18,9 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
-from clipstill.planning.cost import Cost, Timings, _Kept, cost_of, measure
+from clipstill.planning.cost import Cost, cost_of
 from clipstill.planning.plan import PLAN_FILE, Plan, _limits
+from clipstill.planning.timings import Timings, _Kept, measure
 from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos

@@ -31,7 +31,7 @@ def encode_unlabelled(teacher: Teacher, folder: ImageFolder, device: torch.devic
     return encode_folder(teacher, limited(folder, MOST_PHOTOS, seed), device, "unlabelled photos")[0]
 
 
-def adapt(teacher: Teacher, task: Task, settings: Settings, vectors: TaskVectors, feat_ND: Tensor) -> Adapted:
+def adapt(teacher: Teacher, task: Task, settings: Settings, vectors: TaskVectors, *, feat_ND: Tensor) -> Adapted:
     """Adapt a task's class vectors to the teacher's vectors of unlabelled photos (N, D)."""
     from clipstill.teachers.adaptation import adapted_class_vectors, share_of_classes
 

@@ -54,7 +54,7 @@ LEAST_IMAGES = 16
 
 
 def linter_of(
-    teacher: Teacher, task: Task, class_vectors_CD: Tensor, settings: Settings, with_examples: Collection[str] = ()
+    teacher: Teacher, task: Task, class_vectors_CD: Tensor, settings: Settings, *, with_examples: Collection[str] = ()
 ) -> Linter:
     """The linter of a task in the space of its teacher."""
     template = templates_of(settings, teacher)[0]

@@ -127,7 +127,7 @@ def make_zero_shot(
     refuse_equal(task, vectors_CD, photos.examples)
     if photos.unlabelled is not None and settings.unlabelled.adapt:
         feat_ND = encode_unlabelled(teacher, photos.unlabelled, torch.device("cpu"), settings.seed)
-        adapted = adapt(teacher, task, settings, vectors, feat_ND)
+        adapted = adapt(teacher, task, settings, vectors, feat_ND=feat_ND)
         vectors_CD = adapted.vectors_CD
         adaptation = adaptation_line(adaptation_facts(adapted, task, len(feat_ND)))
         say(adaptation)

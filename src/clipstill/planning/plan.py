@@ -18,7 +18,8 @@ from clipstill.core.notebook import html_table
 from clipstill.core.progress import say, span
 from clipstill.core.records import read_record
 from clipstill.planning.budget import choose_settings
-from clipstill.planning.cost import Cost, cost_of, measure
+from clipstill.planning.cost import Cost, cost_of
+from clipstill.planning.timings import measure
 from clipstill.text.linter import WARNING, Finding
 from clipstill.text.task import Task
 from clipstill.workflow.photos import Photos
@@ -112,7 +113,7 @@ def plan(
         refuse_equal(task, vectors_CD, photos.examples)
     _, _, seconds_per_text = vocabulary(teacher, templates[0])
     with_examples = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
-    linter = linter_of(teacher, task, vectors_CD, settings, with_examples)
+    linter = linter_of(teacher, task, vectors_CD, settings, with_examples=with_examples)
     findings = linter.findings()
     foresight, expected = foresee_by_names(linter, findings, teacher, settings)
     foresight = sharpened(

@@ -46,7 +46,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
     feat_ND = load_file(run.folder(FEATURES_NAME) / _FEATURES_FILE)[_FEATURES].float()
     vectors = class_vectors.read_class_vectors(run).of_task
-    found = adapt(run.models.teacher, run.task, run.settings, vectors, feat_ND)
+    found = adapt(run.models.teacher, run.task, run.settings, vectors, feat_ND=feat_ND)
     facts = adaptation_facts(found, run.task, len(feat_ND))
     say(adaptation_line(facts))
     write_tensors(folder / class_vectors.VECTORS_FILE, {class_vectors.VECTORS_NAME: found.vectors_CD})

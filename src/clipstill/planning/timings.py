@@ -1,0 +1,267 @@
+"""Seconds and bytes of a few real steps on this device, which a plan multiplies.
+
+Shapes: N images, C classes, D teacher dimensions.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clipstill.text.templates import DICTIONARY_TEMPLATE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from clipstill.text.task import Task
+    from clipstill.workflow.models import Models
+    from clipstill.workflow.settings import Settings
+
+_PROBED_SENTENCES = 32
+_SECONDS_PER_TIMING, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds and bytes of one unit of each kind of work on this device."""
+
+    image: float  # Seconds per image outside its synthesis steps; a mean over the generators, as the next.
+    image_step: float  # Seconds per synthesis step of an image.
+    view: float  # Seconds for teacher and student to encode one view.
+    photo: float  # Seconds for teacher and student to encode one photo, each at its own size.
+    training_view: float  # Seconds per view in a training step of all weights.
+    text: float  # Seconds for the teacher to encode one text.
+    prompt_step: float  # Seconds of one learning step of a prompt's soft tokens; 0 where none are learned.
+    image_bytes: float  # Memory that a synthesis step keeps for the gradient of one image.
+    training_bytes: float  # Memory that a training step keeps for the gradient of one view.
+    feature_bytes: float  # Memory of one cached view: the student's features and the teacher's vector, and a copy.
+    base_bytes: int  # Memory of the process, or of the GPU, with all models loaded.
+    image_size: int  # Side of the timed images in pixels.
+
+
+def measure(
+    settings: Settings,
+    task: Task,
+    models: Models,
+    *,
+    class_vectors_CD: Tensor,
+    seconds_per_text: float,
+    quick: bool = False,
+) -> Timings:
+    """Time a few real steps of the loaded models.
+
+    Args:
+        class_vectors_CD: Unit vectors of the task's classes.
+        quick: Whether to time the smallest batches; otherwise each kind of work takes a second or two.
+    """
+    seconds = 0.0 if quick else _SECONDS_PER_TIMING
+    probe = _Probe(settings, task, models, class_vectors_CD=class_vectors_CD, seconds=seconds)
+    base_bytes = _memory_in_use(models.device)
+    # A run that learns from photos alone has no generator.
+    images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
+    image_s, step_s, image_bytes = (sum(values) / len(images) for values in zip(*images, strict=True))
+    view_s, training_s, training_bytes, feature_bytes = probe.views()
+    larger = max(1.0, models.teacher.image_size / settings.student.image_size)
+    return Timings(
+        image=image_s,
+        image_step=step_s,
+        view=view_s,
+        photo=view_s * larger**2,
+        training_view=training_s,
+        text=seconds_per_text,
+        prompt_step=probe.prompt_step(),
+        image_bytes=image_bytes,
+        training_bytes=training_bytes,
+        feature_bytes=feature_bytes,
+        base_bytes=base_bytes,
+        image_size=settings.synthesis.image_size,
+    )
+
+
+@dataclass(frozen=True)
+class _Probe:
+    settings: Settings
+    task: Task
+    models: Models
+    class_vectors_CD: Tensor
+    seconds: float
+
+    def image(self, number: int) -> tuple[float, float, float]:
+        """Time one generator: seconds per image outside its steps, seconds per step, and bytes that a step keeps."""
+        from clipstill.core.protocols import Sampler
+        from clipstill.synthesis.engine import GroupSpec, Synthesiser
+
+        synthesis = self.settings.synthesis.model_copy(update={"steps": _TIMED_STEPS, "coarse_share": 0.0})
+        synthesiser = Synthesiser(
+            self.models.teacher,
+            self.models.generators,
+            class_vectors_CD=self.class_vectors_CD,
+            settings=synthesis,
+            device=self.models.device,
+        )
+        times: list[float] = []
+
+        def watch(x_N3HW: Tensor) -> None:
+            self._wait()
+            times.append(time.monotonic())
+
+        def make(images: int) -> None:
+            times.clear()
+            class_ids = [image % len(self.class_vectors_CD) for image in range(images)]
+            spec = GroupSpec(
+                number=number,
+                seeds=list(range(images)),
+                class_ids=class_ids,
+                targets_ND=self.class_vectors_CD[class_ids].cpu(),
+                texts=["a thing"] * images,
+            )
+            synthesiser.group(spec, watch)
+
+        if isinstance(self.models.generators[number], Sampler):
+            return self._time(make, 1), 0.0, 0.0
+        images, total_s, kept = self._measure(make, synthesis.group_size)
+        step_s = times[-1] - times[-2]
+        return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept
+
+    def prompt_step(self) -> float:
+        """Seconds of one learning step of one prompt's soft tokens, and of its view; 0 where none are learned."""
+        import torch
+
+        from clipstill.text.soft_tokens import SoftSentences, class_sentences
+
+        section = self.settings.prompts
+        if section.strategy not in ("sdd", "contrastive") or not section.images_per_class * section.steps:
+            return 0.0
+        sentences = class_sentences(self.task, DICTIONARY_TEMPLATE, styles=section.styles[:1])[:_PROBED_SENTENCES]
+        soft = SoftSentences(self.models.teacher, sentences, section.tokens)
+        tokens_MLE = torch.zeros(
+            len(sentences), section.tokens, soft.embeddings_MTE.shape[2], device=self.models.device
+        )
+
+        def step(times: int) -> None:
+            for _ in range(times):
+                leaf = tokens_MLE.detach().requires_grad_()
+                torch.autograd.grad(soft.encode(leaf).sum(), leaf)
+
+        step(1)  # Warms up.
+        return 2 * self._time(step, _TIMED_STEPS) / _TIMED_STEPS / len(sentences)
+
+    def views(self) -> tuple[float, float, float, float]:
+        """Costs of a view.
+
+        Returns:
+            Seconds for both models to encode it, seconds of a training step, bytes that the step keeps, and bytes of
+            its cached features.
+        """
+        import torch
+
+        from clipstill.assembly.students import student_of
+        from clipstill.distillation.views import to_unit, views_of
+
+        section, device = self.settings.student, self.models.device
+        student = student_of(self.models, len(self.class_vectors_CD), section.init).to(device).eval()
+        draw = views_of(self.settings.distillation, section.image_size)
+        weights = [weight for weight in student.parameters() if weight.requires_grad]
+
+        @torch.no_grad()
+        def views(count: int) -> Tensor:
+            pixels_N3HW = torch.randint(0, 256, (count, 3, section.image_size, section.image_size), dtype=torch.uint8)
+            x_N3HW = draw(to_unit(pixels_N3HW, device), self.settings.seed, "probe")
+            self.models.teacher.encode_image(x_N3HW)
+            return x_N3HW
+
+        @torch.no_grad()
+        def see(count: int) -> None:
+            student.features(views(count))
+
+        def train(count: int) -> None:
+            torch.autograd.grad(student(views(count)).sum(), weights, allow_unused=True)
+
+        seen, seen_s, _ = self._measure(see, _LARGEST_BATCH)
+        trained, trained_s, kept = self._measure(train, self.settings.distillation.batch)
+        numbers = student.head.in_features + self.models.teacher.dim
+        return seen_s / seen, trained_s / trained, kept, 2 * 4 * numbers
+
+    def _measure(self, work: Callable[[int], None], most: int) -> tuple[int, float, float]:
+        """Do work on two items, then on as many as the time allows.
+
+        Returns:
+            Number of items last worked on, seconds they took, and bytes that one keeps for its gradient.
+        """
+        import torch
+
+        kept = _Kept()
+        # The first call warms up caches and is not timed.
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+            work(2)
+        items, seconds = 2, self._time(work, 2)  # Two, since batch statistics need more than one item.
+        more = min(most, int(self.seconds / (seconds / 2)))
+        if more > 2:
+            items, seconds = more, self._time(work, more)
+        return items, seconds, kept.most / 2
+
+    def _time(self, work: Callable[[int], None], items: int) -> float:
+        self._wait()
+        start = time.monotonic()
+        work(items)
+        self._wait()
+        return time.monotonic() - start
+
+    def _wait(self) -> None:
+        """Wait until the device has finished its queue."""
+        import torch
+
+        if self.models.device.type != "cpu":
+            torch.accelerator.synchronize(self.models.device)
+
+
+class _Kept:
+    """Counts the bytes that the graph of a backward pass holds, each storage once; ``most`` is their maximum."""
+
+    def __init__(self) -> None:
+        self.most, self._now = 0, 0
+        self._uses: dict[int, int] = {}
+
+    def pack(self, tensor: Tensor) -> _Held:
+        """Count a tensor that is saved for the backward pass until nothing holds the result any more."""
+        return _Held(self, tensor)
+
+    def count(self, tensor: Tensor, change: int) -> None:
+        """Add ``change`` to the uses of a tensor's storage."""
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        before = self._uses.get(place, 0)
+        self._uses[place] = before + change
+        if 0 in (before, before + change):
+            self._now += change * storage.nbytes()
+            self.most = max(self.most, self._now)
+
+
+class _Held:
+    """A saved tensor. One without history is a weight, whose memory is counted elsewhere."""
+
+    def __init__(self, kept: _Kept, tensor: Tensor) -> None:
+        self.tensor, self._kept = tensor, kept if tensor.grad_fn is not None else None
+        if self._kept is not None:
+            self._kept.count(tensor, 1)
+
+    def __del__(self) -> None:
+        if self._kept is not None:
+            self._kept.count(self.tensor, -1)
+
+
+def _memory_in_use(device: torch.device) -> int:
+    """Bytes on the GPU, or the most that this process has used so far."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows.
+        return 600_000_000  # A typical process with its libraries.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
