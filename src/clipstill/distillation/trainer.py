@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -251,7 +251,8 @@ class _Trainer:
         self.optimiser.step(gradient.values, self.step)
         self.average.update(self.phase.learner, self.step)
         self.step += 1
-        return gradient
+        # Kept until the next validation, so without the values: a hundred steps of them are a hundred students.
+        return replace(gradient, values={})
 
     @torch.no_grad()
     def _validate(self, gradients: list[Gradient]) -> None:
