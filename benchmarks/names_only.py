@@ -47,7 +47,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         *("student.start=none", "student.image_size=128", "distillation.keep=agreement"),
         *("prompts.images_per_class=16", "synthesis.steps=60"),
     ),
-    "no images": ("prompts.images_per_class=2", "synthesis.steps=2", "distillation.pull=1e9", "distillation.keep=last"),
+    "no images": ("prompts.images_per_class=2", "synthesis.steps=2", "distillation.pull=1e7", "distillation.keep=last"),
 }
 SETTINGS = ("evaluation.ladder=false", "export.formats=[onnx]", "export.page=false", "refusal.near_misses=0")
 RESULT = "names_only.json"
