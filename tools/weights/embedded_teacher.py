@@ -129,7 +129,7 @@ def write_alignment(alignment: Alignment, path: Path, size: str, image_size: int
 
 def write_drawings(features: Mapping[str, NDArray[np.float16]], path: Path) -> None:
     """Write the features (M, F) of every so many drawings in all towers, in 256 levels a channel."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for size, feat_MF in features.items():
         rows = np.linspace(0, len(feat_MF) - 1, min(DRAWINGS, len(feat_MF))).astype(int)
         chosen_BF = torch.from_numpy(feat_MF[rows].astype(np.float32))

@@ -36,9 +36,8 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
     teacher = teacher_prompts.teacher_of(run)
     is_prompted = isinstance(teacher, PromptedTeacher)
-    found = task_vectors(
-        teacher, run.task, run.settings, None if is_prompted else run.photos.examples, run.models.device
-    )
+    given = None if is_prompted else run.photos.examples
+    found = task_vectors(teacher, run.task, run.settings, given, device=run.models.device)
     tensors = {VECTORS_NAME: found.class_CD, TEXT_VECTORS_NAME: found.text_CD}
     counts: dict[str, Any] = {}
     if isinstance(teacher, PromptedTeacher):
