@@ -33,7 +33,7 @@ from torch import Tensor
 
 import clipstill
 from clipstill.assembly.class_vectors import encode_folder
-from clipstill.assembly.foresight import MOST_PHOTOS, foresee_by_names, vocabulary
+from clipstill.assembly.foresight import MOST_LOOKED_AT, foresee_by_names, vocabulary
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.foresight import MEASURED_FROM, Estimate, Foresight, by_confidence, measured
 from clipstill.core.image_folder import ImageFolder
@@ -162,7 +162,7 @@ def row_of(asked: Asked, title: str, photos: Photos, chosen: list[int], seed: in
     true = float(((feat_ND @ text_CD.T).argmax(1) == label_N).float().mean())
     by_name, _ = foresee_by_names(linter, linter.findings(), asked.teacher, Settings())
     confidence = float((scale * seen_ND @ text_CD.T).softmax(1).amax(1).mean())
-    by_photos = by_name.photos and by_confidence(confidence, min(len(seen_ND), MOST_PHOTOS)).photos
+    by_photos = by_name.photos and by_confidence(confidence, min(len(seen_ND), MOST_LOOKED_AT)).photos
     told = {
         "names": (by_name.drawings if title in DRAWINGS else by_name.photos, true),
         "unlabelled": (by_photos, true),
@@ -208,7 +208,7 @@ def on_student(args: argparse.Namespace) -> None:
         share = float(logits_NC.softmax(1).gather(1, answer_N[:, None]).mean())
         feat_ND, label_N = seen[title].of("test", chosen)
         true = float(((feat_ND @ own_CD.T).argmax(1) == label_N).float().mean())
-        told = by_name.photos and by_confidence(share, min(len(answer_N), MOST_PHOTOS)).photos
+        told = by_name.photos and by_confidence(share, min(len(answer_N), MOST_LOOKED_AT)).photos
         rows.append(Row(title, len(chosen), true, len(label_N), {"answers": (told, true)}, {}))
     print(f"{args.student}, by {args.teacher}'s probability of its answers: {summary(rows, 'answers')}")
     for title in SETS:

@@ -25,11 +25,11 @@ from cells import results_of
 from quality import Run, score
 
 import clipstill
+from clipstill.assembly.class_vectors import task_of
 from clipstill.core.files import write_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.teachers import class_vectors, load_teacher
-from clipstill.text.task import Task
 from clipstill.text.templates import NAME_TEMPLATES, class_texts
 
 PACS = {"photo": "pacs/test/photo", "art": "pacs/test/art_painting", "cartoon": "pacs/test/cartoon"}
@@ -64,8 +64,7 @@ def make(cell: tuple[str, str], seed: int, args: argparse.Namespace) -> None:
     """One run, and what teacher, ``embedded-s`` and student name rightly."""
     (task, row), start = cell, time.monotonic()
     names, folder = names_of(args.data, task), folder_of(args.out, cell, seed)
-    classes = Task(names, ("",) * len(names))
-    clipstill.distil(classes=classes, out=folder, settings=[*SETTINGS, *ROWS[row], *args.set], seed=seed)
+    clipstill.distil(classes=task_of(names), out=folder, settings=[*SETTINGS, *ROWS[row], *args.set], seed=seed)
     seconds, run = time.monotonic() - start, Run(folder)
     photos = {name: args.data / path for name, path in TASKS[task].items()}
     found = score(run, run.teacher(), run.student(), photos)
@@ -77,7 +76,7 @@ def make(cell: tuple[str, str], seed: int, args: argparse.Namespace) -> None:
 @cache
 def _small_top1(names: tuple[str, ...], path: Path) -> float:
     teacher = load_teacher("embedded-s", torch.device("cpu"))
-    vectors_CD = class_vectors(teacher, class_texts(Task(names, ("",) * len(names)), NAME_TEMPLATES))
+    vectors_CD = class_vectors(teacher, class_texts(task_of(names), NAME_TEMPLATES))
     found = evaluate(teacher_predictor(teacher, vectors_CD), ImageFolder.open(path, names), teacher.preprocess)
     return round(100 * found.top1, 1)
 

@@ -47,7 +47,7 @@ _PROMPTED = "no teacher with learned prompts was measured"
 _SCRATCH = "no student that learns from scratch was measured"
 _HARD_KINDS = ("negation", "synonym", "plural")
 # Photos that the teacher is asked about: 250 have an error of 3 points by chance.
-MOST_PHOTOS = 250
+MOST_LOOKED_AT = 250
 # Images a class from which on a student is as near to its teacher as ``core.foresight.OF_STUDENT`` says: with two a
 # class it had 49 % where its teacher had 88.
 LEAST_IMAGES = 16
@@ -104,7 +104,7 @@ def sharpened(
     settings: Settings,
     device: torch.device,
     student: Student | None = None,
-    most: int = MOST_PHOTOS,
+    most: int = MOST_LOOKED_AT,
 ) -> Foresight:
     """The same with the examples, each classified without itself, or the teacher's confidence on other photos.
 

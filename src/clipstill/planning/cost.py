@@ -69,7 +69,7 @@ def cost_of(
         unlabelled: Photos without labels to learn from.
     """
     from clipstill.assembly.calibration import MOST_PICTURES, VIEWS
-    from clipstill.assembly.foresight import MOST_PHOTOS
+    from clipstill.assembly.foresight import MOST_LOOKED_AT
 
     made = classes * settings.prompts.images_per_class
     near = near_misses.wanted_number(settings, classes) * settings.refusal.images
@@ -89,7 +89,7 @@ def cost_of(
         images.NAME: made * image_s,
         student.NAME: settings.distillation.minutes * 60 or _training_seconds(settings, timings, learned),
         near_misses.NAME: near * image_s + (_NEAR_MISS_TEXTS * timings.text if near else 0),
-        calibration.NAME: calibration_views * timings.view + min(examples + unlabelled, MOST_PHOTOS) * timings.photo,
+        calibration.NAME: calibration_views * timings.view + min(examples + unlabelled, MOST_LOOKED_AT) * timings.photo,
         evaluation.NAME: photos * timings.photo,
         bundle.NAME: _BUNDLE_S,
         report.NAME: _REPORT_S,

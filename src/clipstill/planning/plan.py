@@ -104,7 +104,7 @@ def plan(
         quick: Whether to time the smallest batches only, which is less exact.
     """
     from clipstill.assembly.class_vectors import refuse_equal, templates_of, text_vectors
-    from clipstill.assembly.foresight import MOST_PHOTOS, foresee_by_names, linter_of, sharpened, vocabulary
+    from clipstill.assembly.foresight import MOST_LOOKED_AT, foresee_by_names, linter_of, sharpened, vocabulary
 
     teacher = models.teacher
     templates = templates_of(settings, teacher)
@@ -123,7 +123,7 @@ def plan(
         photos=photos,
         settings=settings,
         device=models.device,
-        most=_QUICK_PHOTOS if quick else MOST_PHOTOS,
+        most=_QUICK_PHOTOS if quick else MOST_LOOKED_AT,
     )
     if not quick:
         say("plan: timing a few steps on this device")
