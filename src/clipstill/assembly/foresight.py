@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipstill.assembly.class_vectors import encode_folder, templates_of
 from clipstill.core.foresight import (
@@ -131,7 +132,9 @@ def sharpened(
     if by_names.photos is not None and looked_at is not None and len(looked_at.items) >= CONFIDENT_FROM:
         feat_ND, _ = encode_folder(teacher, looked_at, device)
         teacher_NC = (float(teacher.logit_scale) * feat_ND @ text_CD.T).softmax(1)
-        answer_N = teacher_NC.argmax(1) if student is None else _answers(student, looked_at, device)
+        answer_N = teacher_NC.argmax(1)
+        if student is not None:
+            answer_N = answer_N.new_tensor(student_answers(student, looked_at, device)[0].argmax(axis=1))
         return by_confidence(float(teacher_NC.gather(1, answer_N[:, None]).mean()), len(feat_ND))
     if student is None or by_names.photos is None:
         return by_names
@@ -146,12 +149,14 @@ def _unlike_measured(settings: Settings) -> str:
     return f"no student of fewer than {LEAST_IMAGES} images a class was measured" if few else ""
 
 
-def _answers(student: Student, folder: ImageFolder, device: torch.device) -> Tensor:
-    import torch
-
+def student_answers(
+    student: Student, folder: ImageFolder, device: torch.device
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """The student's logits (N, C) for whole photos, and their labels (N,); unreadable files were named before."""
     predict = student_predictor(student, device)
     batches = iterate(folder, student.preprocess.whole, BATCH, on_skip=lambda *_: None)
-    return torch.from_numpy(np.concatenate([predict(pixels_NHW3).argmax(axis=1) for pixels_NHW3, _ in batches]))
+    answers, labels = zip(*((predict(pixels_NHW3), label_N) for pixels_NHW3, label_N in batches), strict=True)
+    return np.concatenate(answers), np.concatenate(labels)
 
 
 def _limited(folder: ImageFolder | None, per_class: int, seed: int) -> ImageFolder | None:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipstill.core.files import write_json
-from clipstill.core.image_folder import iterate
 from clipstill.core.progress import say
 from clipstill.core.records import read_record
 from clipstill.evaluation.calibration import (
@@ -21,7 +19,6 @@ from clipstill.evaluation.calibration import (
     fit_temperature,
     refusal_threshold,
 )
-from clipstill.evaluation.evaluate import BATCH, student_predictor
 from clipstill.evaluation.metrics import softmax
 from clipstill.stages import adaptation, class_vectors, images, near_misses, student, teacher_prompts
 from clipstill.stages.student import collect_training_set
@@ -41,6 +38,7 @@ _LEAST_EXAMPLES = 100
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.assembly.calibration import MOST_PICTURES, Answers
+    from clipstill.assembly.foresight import student_answers
     from clipstill.distillation.training_data import held_out_mask
 
     settings, models = run.settings, model_pair(run)
@@ -51,7 +49,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     held_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed).numpy()
     temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), _pictures(run)
     if run.photos.examples is not None:
-        logits_NC, label_N = _of_examples(run, models)
+        logits_NC, label_N = student_answers(models.student, run.photos.examples, models.device)
         if len(label_N) >= _LEAST_EXAMPLES:
             temperature = fit_temperature(logits_NC, np.eye(len(run.task.names))[label_N])
             fitted_on = f"{len(label_N)} examples"
@@ -128,15 +126,6 @@ def _refusal(run: Run, models: ModelPair, inside: Answers, temperature: float) -
         "synthetic_accepted": float((inside_N >= threshold).mean()),
         "synthetic_refused": float((outside_N < threshold).mean()),
     }
-
-
-def _of_examples(run: Run, models: ModelPair) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """The student's logits for the examples, and their classes."""
-    assert run.photos.examples is not None
-    predict = student_predictor(models.student, models.device)
-    batches = iterate(run.photos.examples, models.student.preprocess.whole, BATCH, on_skip=lambda *_: None)
-    answers, labels = zip(*((predict(pixels_NHW3), label_N) for pixels_NHW3, label_N in batches), strict=True)
-    return np.concatenate(answers), np.concatenate(labels)
 
 
 def read_calibration(run: Run) -> dict[str, Any]:
