@@ -28,7 +28,7 @@ from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_prov
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.ensemble import join
-from clipstill.teachers.linear_head import linear_head
+from clipstill.teachers.linear_head import linear_head, mixtures
 from clipstill.teachers.minilm import DIM, MiniLM
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -255,7 +255,7 @@ class EmbeddedTeacher:
         vectors_CD = torch.split(class_vectors_CD, [each.dim for each in self.towers], dim=1)[place]
         vectors_CD = (vectors_CD / self._shares[place] ** 0.5).to(self._device)
         stored, _ = read_weights(self._assets / DRAWINGS_FILE)
-        feat_BF = (stored[f"{network}_levels"] * stored[f"{network}_step"]).to(self._device)
+        feat_BF = mixtures((stored[f"{network}_levels"] * stored[f"{network}_step"]).to(self._device))
         imagenet_BK = tower.network.classifier(feat_BF.to(tower.dtype)).float()
         weight_CF, bias_C = linear_head(tower.alignment, feat_BF, imagenet_BK, vectors_CD)
         return weight_CF.cpu(), bias_C.cpu()
