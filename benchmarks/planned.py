@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ovc at full size": (
         ("--recipe", "ovc"),
         (
-            "prompts.images_per_class=1",
+            "prompts.images_per_class=2",
             "prompts.steps=5",
             "synthesis.steps=2",
             "refusal.near_misses=0",
