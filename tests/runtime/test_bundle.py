@@ -241,3 +241,9 @@ def test_notebook_shows_a_small_table(tiny_bundle: Path, tmp_path: Path) -> None
     assert "&lt;b&gt;dog&lt;/b&gt;, elephant, guitar" in shown
     for part in ("<th>3 classes</th>", "model.onnx", "32 px", "not measured", "<td>1.5</td>", "below a score of 0.4"):
         assert part in shown
+
+
+def test_waiting_threads_of_a_bundle_sleep(tiny_bundle: Path) -> None:
+    options = load_bundle(tiny_bundle, threads=2).session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.intra_op_num_threads == 2
