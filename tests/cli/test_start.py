@@ -32,6 +32,19 @@ def test_wrong_class_names_are_told_before_torch_is_loaded() -> None:
     assert "torch" not in loaded_after("from clipstill.cli.main import main\nmain(['run', '--classes', 'dog'])")
 
 
+def test_a_plan_says_something_before_torch_is_loaded() -> None:
+    code = """
+import clipstill.core.progress
+def stop(message):
+    print(message)
+    raise KeyboardInterrupt
+clipstill.core.progress.say = stop
+from clipstill.cli.main import main
+assert main(['plan', '--classes', 'dog,cat']) == 130
+"""
+    assert "torch" not in loaded_after(code)
+
+
 def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("run", "evaluate", "predict", "list", "doctor", "demo"):
         assert main([verb, "--help"]) == 0

@@ -7,6 +7,7 @@ output, everything else to standard error.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -92,6 +93,8 @@ COMMAND = typer.main.get_command(app)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of this process, and return its exit code."""
+    # Imports make many objects and no garbage: looking for it at each 700 of them takes a second.
+    gc.set_threshold(20_000)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
