@@ -134,6 +134,8 @@ def _user_error(error: Exception) -> str | None:
         return f"{shown()}. An option takes one value: quote one with spaces, and give one folder, not all in it."
     if shown is not None:  # click's usage errors
         return str(shown()) or "a command is missing. All of them: clipstill --help"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("clipstill"):
+        return f"the package {error.name} is not installed, which predict and serve do without. pip install clipstill"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     # Libraries that write in compiled code wrap the system's message in errors of their own.
     if full or "No space left on device" in text:

@@ -133,9 +133,11 @@ class _Probe:
         """Seconds for the teacher to encode one text."""
         from clipstill.text.near_misses import WORDS
 
-        encode = self.models.teacher.encode_text
-        encode(WORDS[:1])  # Loads the tower.
-        return self._time(lambda texts: encode(WORDS[:texts]), _PROBED_SENTENCES) / _PROBED_SENTENCES
+        def encode(texts: int) -> None:
+            self.models.teacher.encode_text(WORDS[:texts])
+
+        encode(1)  # Loads the tower.
+        return self._time(encode, _PROBED_SENTENCES) / _PROBED_SENTENCES
 
     def prompt_step(self) -> float:
         """Seconds of one learning step of one prompt's soft tokens, and of its view; 0 where none are learned."""

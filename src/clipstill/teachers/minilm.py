@@ -85,8 +85,8 @@ class MiniLM:
 
     def _layer(self, name: str, hidden_MLE: Tensor, seen_M11L: Tensor | None) -> Tensor:
         parts = (self._linear(f"{name}.attention.self.{part}", hidden_MLE) for part in ("query", "key", "value"))
-        heads = [part.unflatten(-1, (_HEADS, -1)).transpose(1, 2) for part in parts]
-        mixed_MHLe = F.scaled_dot_product_attention(*heads, attn_mask=seen_M11L)
+        query, key, value = (part.view(*part.shape[:2], _HEADS, -1).transpose(1, 2) for part in parts)
+        mixed_MHLe = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_M11L)
         mixed_MLE = self._linear(f"{name}.attention.output.dense", mixed_MHLe.transpose(1, 2).flatten(2))
         mixed_MLE = self._norm(f"{name}.attention.output", mixed_MLE + hidden_MLE)
         wide = F.gelu(self._linear(f"{name}.intermediate.dense", mixed_MLE))
