@@ -25,7 +25,7 @@ _PROBED_SENTENCES = 32
 _LARGEST_BATCH, _TIMED_STEPS = 64, 2
 # Images and views of one timing, for each core of a processor: fewer cost up to twice as much each. A GPU is only busy
 # with as many as a run has at once.
-_IMAGES_PER_CORE, _VIEWS_PER_CORE = 6, 12
+_IMAGES_PER_CORE, _VIEWS_PER_CORE = 4, 16
 
 
 @dataclass(frozen=True)

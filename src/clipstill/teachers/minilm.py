@@ -9,7 +9,6 @@ Shapes: M texts, L tokens, H heads, E = 384 dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from safetensors.torch import load_file
@@ -18,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipstill.core.packaged_weights import PackagedWeights
-from clipstill.core.progress import Progress
 from clipstill.core.protocols import Provenance
 
 _WEIGHTS = PackagedWeights(
@@ -29,7 +27,6 @@ _WEIGHTS = PackagedWeights(
 )
 _MOST_TOKENS = 64
 _BATCH = 128
-_LONG = 1000  # Texts beyond which progress is shown.
 DIM = 384
 _LAYERS, _HEADS, _EPS = 6, 12, 1e-12
 
@@ -55,12 +52,9 @@ class MiniLM:
         # Texts of similar length share a batch, which keeps padding short.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = torch.empty(len(texts), DIM, device=self._device)
-        with Progress("texts", total=len(texts), unit="text") if len(texts) > _LONG else nullcontext() as bar:
-            for start in range(0, len(order), _BATCH):
-                chosen = order[start : start + _BATCH]
-                vectors[chosen] = self.encode_embeddings(*self.embed([texts[i] for i in chosen]))
-                if bar is not None:
-                    bar.advance(len(chosen))
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            vectors[chosen] = self.encode_embeddings(*self.embed([texts[i] for i in chosen]))
         return vectors
 
     def embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from clipstill.core.names import spoken
-from clipstill.core.progress import listed
+from clipstill.core.progress import Progress, listed
 from clipstill.text.reading import as_read, unread
 from clipstill.text.senses import Meaning, are_related, choose_senses, is_unseen, kind_of, look_different, texts_about
 from clipstill.text.task import Task
@@ -55,6 +55,7 @@ _REST = re.compile(
     r"|none of .*|(any|some|every)thing( else)?|(all |any )?others? .*|not .*)"
 )
 _NOT = re.compile(r"(?:without an|without a|without|no|non)[ -](.+)")
+_BATCH = 32
 _EXAMPLES_ADVICE = "or give a few example images of just this class (--examples DIR/{folder})"
 
 
@@ -124,7 +125,7 @@ class Linter:
             self._encode_names(unclear)
 
     def _encode_names(self, unclear: Sequence[int]) -> None:
-        """Compare names with their meanings and with known words. One call of the text tower is fastest."""
+        """Compare names with their meanings and with known words."""
         names = [self.read.names[place] for place in unclear]
         about = [
             [texts_about(each.sense, name, self.nouns) for each in self.meanings[place]]
@@ -135,13 +136,17 @@ class Linter:
         texts_of = [
             [*(text for group in groups for text in group), *own] for groups, own in zip(about, parts, strict=True)
         ]
-        unique = list(dict.fromkeys([*bare, *(text for texts in texts_of for text in texts)]))
-        vectors_MD = self.encode(unique)
-        row = {text: number for number, text in enumerate(unique)}
+        # Texts of similar length share a batch, which keeps padding short.
+        unique = sorted({*bare, *(text for texts in texts_of for text in texts)}, key=lambda text: (len(text), text))
+        vectors: dict[str, Tensor] = {}
+        with Progress("texts about the names", total=len(unique), unit="text") as bar:
+            for start in range(0, len(unique), _BATCH):
+                batch = unique[start : start + _BATCH]
+                vectors |= zip(batch, self.encode(batch), strict=True)
+                bar.advance(len(batch))
         for number, place in enumerate(unclear):
-            bare_D = vectors_MD[row[bare[number]]]
-            share_T = self.known.share(vectors_MD[[row[text] for text in texts_of[number]]] @ bare_D)
-            share = dict(zip(texts_of[number], share_T.tolist(), strict=True))
+            bare_D = vectors[bare[number]]
+            share = {text: float(self.known.share(vectors[text] @ bare_D)) for text in texts_of[number]}
             self._about[place] = [max(share[text] for text in group) for group in about[number]]
             near = self.known.share(self.known.vectors_WD @ bare_D).tolist()
             self._near[place] = dict(zip(self.known.words, near, strict=True))
