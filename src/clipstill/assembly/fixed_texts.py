@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipstill.core.errors import ClipstillError
-from clipstill.core.files import sha256_json
+from clipstill.core.files import sha256_json, sweep
 from clipstill.core.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipstill.workflow.settings import Settings
 
 _ENCODED: dict[str, Tensor] = {}
-_NAME = "vectors"
+_NAME, _HOUR_S = "vectors", 3600.0
 
 
 def encode_once(teacher: Teacher, texts: Sequence[str], settings: Settings) -> Tensor:
@@ -47,6 +47,7 @@ def encode_once(teacher: Teacher, texts: Sequence[str], settings: Settings) -> T
             tensors = {_NAME: _ENCODED[key]}
             # A cache that cannot be written is no reason to stop.
             with suppress(ClipstillError, ValueError):
+                sweep(path.parent, _HOUR_S)  # What killed processes left.
                 write_tensors(path, tensors, {"key": key, "digest": tensor_digest(tensors)})
     return _ENCODED[key]
 
