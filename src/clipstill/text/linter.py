@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from clipstill.core.names import spoken
-from clipstill.core.progress import listed
+from clipstill.core.progress import Progress, listed
 from clipstill.text.reading import as_read, unread
 from clipstill.text.senses import Meaning, are_related, choose_senses, is_unseen, kind_of, look_different, texts_about
 from clipstill.text.task import Task
@@ -55,6 +55,7 @@ _REST = re.compile(
     r"|none of .*|(any|some|every)thing( else)?|(all |any )?others? .*|not .*)"
 )
 _NOT = re.compile(r"(?:without an|without a|without|no|non)[ -](.+)")
+_BATCH = 32
 _EXAMPLES_ADVICE = "or give a few example images of just this class (--examples DIR/{folder})"
 
 
@@ -124,7 +125,7 @@ class Linter:
             self._encode_names(unclear)
 
     def _encode_names(self, unclear: Sequence[int]) -> None:
-        """Compare names with their meanings and with known words. One call of the text tower is fastest."""
+        """Compare names with their meanings and with known words."""
         names = [self.read.names[place] for place in unclear]
         about = [
             [texts_about(each.sense, name, self.nouns) for each in self.meanings[place]]
@@ -132,17 +133,24 @@ class Linter:
         ]
         parts = [tokens if len(tokens := _tokens(name)) > 1 else [] for name in names]
         bare = [spoken(name) for name in names]
-        texts = [text for groups in about for group in groups for text in group]
-        unique = list(dict.fromkeys([*bare, *texts, *(part for each in parts for part in each)]))
-        vectors_MD = self.encode(unique)
-        row = {text: number for number, text in enumerate(unique)}
+        texts_of = [
+            [*(text for group in groups for text in group), *own] for groups, own in zip(about, parts, strict=True)
+        ]
+        # Texts of similar length share a batch, which keeps padding short.
+        unique = sorted({*bare, *(text for texts in texts_of for text in texts)}, key=lambda text: (len(text), text))
+        vectors: dict[str, Tensor] = {}
+        with Progress("texts about the names", total=len(unique), unit="text") as bar:
+            for start in range(0, len(unique), _BATCH):
+                batch = unique[start : start + _BATCH]
+                vectors |= zip(batch, self.encode(batch), strict=True)
+                bar.advance(len(batch))
         for number, place in enumerate(unclear):
-            bare_D = vectors_MD[row[bare[number]]]
-            shares = self.known.share(vectors_MD @ bare_D)
-            self._about[place] = [float(shares[[row[text] for text in group]].max()) for group in about[number]]
+            bare_D = vectors[bare[number]]
+            share = {text: float(self.known.share(vectors[text] @ bare_D)) for text in texts_of[number]}
+            self._about[place] = [max(share[text] for text in group) for group in about[number]]
             near = self.known.share(self.known.vectors_WD @ bare_D).tolist()
             self._near[place] = dict(zip(self.known.words, near, strict=True))
-            self._near[place] |= {part: float(shares[row[part]]) for part in parts[number]}
+            self._near[place] |= {part: share[part] for part in parts[number]}
 
     def findings(self) -> list[Finding]:
         """All findings, warnings first, each in the order of the classes."""
@@ -213,13 +221,28 @@ class Linter:
 
     def _pairs(self) -> Iterator[Finding]:
         """Two names of one thing, a kind of another class, and names that the teacher cannot tell apart."""
-        for first, second in combinations(sorted({*range(len(self.task.names))} - self.unread), 2):
+        for first, second in self._near_pairs():
             found = self._plural(first, second)
             if found is None and self.meanings[first] and self.meanings[second]:
                 found = self._synonym(first, second) or self._hypernym(first, second) or self._hypernym(second, first)
             found = found or self._similar(first, second)
             if found is not None:
                 yield found
+
+    def _near_pairs(self) -> list[tuple[int, int]]:
+        """The pairs, in order, that may be one thing, one a kind of the other, or one a plural: few of all pairs."""
+        places = sorted({*range(len(self.task.names))} - self.unread)
+        pairs = {pair for pair in combinations(places, 2) if self._share_CC[pair[0]][pair[1]] >= _SAME / 2}
+        known_by: dict[int | str, list[int]] = {}
+        senses = {place: self.meanings[place][0].sense.number for place in places if self.meanings[place]}
+        words = {place: spoken(self.read.names[place]).lower() for place in places}
+        for place, key in (*senses.items(), *words.items()):
+            known_by.setdefault(key, []).append(place)
+        for place in places:
+            above = self.nouns.distances_up(senses[place]) if place in senses else ()
+            others = {other for key in (*above, *singulars(words[place])) for other in known_by.get(key, ())}
+            pairs |= {(min(place, other), max(place, other)) for other in others - {place}}
+        return sorted(pairs)
 
     def _plural(self, first: int, second: int) -> Finding | None:
         a, b = self.task.names[first], self.task.names[second]
