@@ -241,3 +241,12 @@ def test_notebook_shows_a_small_table(tiny_bundle: Path, tmp_path: Path) -> None
     assert "&lt;b&gt;dog&lt;/b&gt;, elephant, guitar" in shown
     for part in ("<th>3 classes</th>", "model.onnx", "32 px", "not measured", "<td>1.5</td>", "below a score of 0.4"):
         assert part in shown
+
+
+def test_a_refused_photo_is_told_before_the_classes(tiny_bundle: Path, photo: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    plain = bundle.predict(photo)
+    bundle.refusal_threshold = 1.0  # Above any score but certainty.
+    assert plain[0].score < 1.0
+    assert bundle.predict(photo) == [Prediction("none of these", 1 - plain[0].score), *plain]
+    assert bundle.predict([photo, photo], top=1) == [[Prediction("none of these", 1 - plain[0].score)]] * 2
