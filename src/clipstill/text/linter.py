@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 from clipstill.core.names import spoken
 from clipstill.core.progress import listed
 from clipstill.text.reading import as_read, unread
-from clipstill.text.senses import Meaning, are_related, choose_senses, is_unseen, kind_of, look_different, texts_about
+from clipstill.text.senses import (
+    Meaning,
+    are_related,
+    choose_senses,
+    is_unseen,
+    kind_of,
+    look_different,
+    share_kind,
+    texts_about,
+)
 from clipstill.text.task import Task
 from clipstill.text.wordnet import Sense, singulars, wordnet
 
@@ -36,8 +45,11 @@ _SAME = 0.8
 # The teacher takes a bare name for another meaning if that is nearer than the wanted one by this share. Chosen from 0.1
 # to 0.3 on the Caltech-101 names.
 _LEANS = 0.15
+# From this share on, two definitions are of things that look alike, such as two kinds of bracelet (0.45); a bird and a
+# machine lie at 0.03.
+_ALIKE = 0.35
 # The same for a word of another kind, which must also have at least the second share.
-_STRANGE, _STRANGE_NEAR = 0.2, 0.35
+_STRANGE, _STRANGE_NEAR = 0.25, 0.35
 _STRANGENESS_UNKNOWN = -0.3
 # The other classes decide for a meaning if they support it by this many more steps of WordNet's tree.
 _DECIDED = 1.0
@@ -118,6 +130,8 @@ class Linter:
         self._share_CC: list[list[float]] = known.share(self.vectors_CD @ self.vectors_CD.T).tolist()
         # Shares of each name without a description: of its meanings, and of known words.
         self._about: dict[int, list[float]] = {}
+        # How near the definition of each meaning lies to that of the wanted one.
+        self._alike: dict[int, list[float]] = {}
         self._near: dict[int, dict[str, float]] = {}
         unclear = [place for place, description in enumerate(self.read.descriptions) if not description]
         if unclear:
@@ -132,7 +146,9 @@ class Linter:
         ]
         parts = [tokens if len(tokens := _tokens(name)) > 1 else [] for name in names]
         bare = [spoken(name) for name in names]
+        glosses = [[each.sense.gloss for each in self.meanings[place]] for place in unclear]
         texts = [text for groups in about for group in groups for text in group]
+        texts += [gloss for of_name in glosses for gloss in of_name]
         unique = list(dict.fromkeys([*bare, *texts, *(part for each in parts for part in each)]))
         vectors_MD = self.encode(unique)
         row = {text: number for number, text in enumerate(unique)}
@@ -140,6 +156,8 @@ class Linter:
             bare_D = vectors_MD[row[bare[number]]]
             shares = self.known.share(vectors_MD @ bare_D)
             self._about[place] = [float(shares[[row[text] for text in group]].max()) for group in about[number]]
+            gloss_SD = vectors_MD[[row[gloss] for gloss in glosses[number]]]
+            self._alike[place] = self.known.share(gloss_SD @ gloss_SD[:1].T).flatten().tolist()
             near = self.known.share(self.known.vectors_WD @ bare_D).tolist()
             self._near[place] = dict(zip(self.known.words, near, strict=True))
             self._near[place] |= {part: float(shares[row[part]]) for part in parts[number]}
@@ -296,7 +314,9 @@ class Linter:
         is_rare = wanted.count > 5 * (other.count + 1)
         either = f"'{name}' can be {kind_of(wanted, self.nouns)} or {kind_of(other, self.nouns)}"
         lines = f"{name}: {wanted.gloss} | {name}: {other.gloss}"
-        if nearest - self._about[place][0] >= _LEANS and not (is_rare and is_decided):
+        # A rare meaning counts where another class is of its kind, as the keyboard is beside a mouse.
+        is_settled = is_rare and is_decided and not self._is_among(place, other)
+        if nearest - self._about[place][0] >= _LEANS and not is_settled:
             wants = "the other classes suggest the first" if is_decided else "the other classes do not say which"
             message = f"{either}; {wants}, and the teacher seems to take the bare name for the second."
             return Finding(WARNING, "ambiguous", (name,), message=message, advice=f"Say which: {lines}")
@@ -305,13 +325,20 @@ class Linter:
         message = f"{either}; the teacher seems to take it for the first."
         return Finding(NOTE, "ambiguous", (name,), message=message, advice=f"If that is wrong, say which: {lines}")
 
+    def _is_among(self, place: int, meaning: Sense) -> bool:
+        """Whether another class is of the same kind as this meaning of a name."""
+        chosen = [of_name[0].sense for of_name in (*self.meanings[:place], *self.meanings[place + 1 :]) if of_name]
+        return any(share_kind(meaning, each, self.nouns) for each in chosen)
+
     def _other_meanings(self, place: int) -> list[tuple[float, Meaning]]:
         """Meanings that look different from the wanted one in photos, with the name's share of each."""
-        others = list(zip(self._about[place], self.meanings[place], strict=True))[1:]
+        others = list(zip(self._about[place], self._alike[place], self.meanings[place], strict=True))[1:]
         return [
             (share, each)
-            for share, each in others
-            if each.sense.is_visible and look_different(self.meanings[place][0].sense, each.sense, self.nouns)
+            for share, alike, each in others
+            if each.sense.is_visible
+            and alike < _ALIKE
+            and look_different(self.meanings[place][0].sense, each.sense, self.nouns)
         ]
 
     def _unknown(self, place: int) -> Finding | None:

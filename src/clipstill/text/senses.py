@@ -17,6 +17,8 @@ _UNSEEN = frozenset(("state", "feeling", "quality", "trait", "right"))
 _COLOURS = frozenset(("color", "weather", "shape", "pattern", "texture"))
 # Weights of a sense's frequency and visibility; the context of the other names has weight 1.
 _FREQUENT, _VISIBLE = 3.0, 1.5
+# One other name is little context: beside a guitar alone, a dog would be the catch of a ratchet.
+_LEAST_OTHERS = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
     for place, of_name in enumerate(senses):
         meanings = []
         for sense, above, frequency in zip(of_name, ups[place], frequencies[place], strict=True):
-            context = sum(total[one] - support[one][place] for one in above) / max(1, len(names) - 1)
+            context = sum(total[one] - support[one][place] for one in above) / max(_LEAST_OTHERS, len(names) - 1)
             visible = _VISIBLE * (sense.is_visible - (sense.file == PERSON))
             meanings.append(Meaning(sense, context, context + _FREQUENT * frequency + visible))
         chosen.append(sorted(meanings, key=lambda one: -one.score))
@@ -83,12 +85,16 @@ def look_different(one: Sense, other: Sense, nouns: Wordnet) -> bool:
     return max(nouns.depth(number) for number in up.keys() & other_up.keys()) <= _DEPTH_OF_ARTEFACT
 
 
+def share_kind(one: Sense, other: Sense, nouns: Wordnet) -> bool:
+    """Whether two senses have a kind in common that is not too general."""
+    common = nouns.distances_up(one.number).keys() & nouns.distances_up(other.number).keys()
+    return any(nouns.depth(number) >= _DEPTH_OF_KIND for number in common)
+
+
 def are_related(word: str, sense: Sense, nouns: Wordnet) -> bool:
-    """Whether a meaning of the word and the sense have a kind in common that is not too general, or it is unknown."""
+    """Whether a meaning of the word and the sense share a kind, or the word is unknown."""
     senses = nouns.senses(word)
-    up = nouns.distances_up(sense.number).keys()
-    common = [number for each in senses for number in nouns.distances_up(each.number).keys() & up]
-    return not senses or any(nouns.depth(number) >= _DEPTH_OF_KIND for number in common)
+    return not senses or any(share_kind(each, sense, nouns) for each in senses)
 
 
 def is_unseen(sense: Sense, nouns: Wordnet) -> bool:
