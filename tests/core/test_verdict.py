@@ -10,7 +10,7 @@ from clipstill.core.verdict import Advice, advise, verdict
     ("share", "photos", "classes", "word", "begins"),
     [
         (0.9, 280, 7, "good", "Good: right and answered 90 %"),
-        (0.9, 49, 7, "good", "Good so far: right and answered 90 %"),
+        (0.9, 49, 7, "good so far", "Good so far: right and answered 90 %"),
         (0.7, 280, 7, "weak", "Weak: right and answered 70 %"),
         (0.4, 280, 7, "do not use", "Do not use: right and answered 40 %"),
         (0.55, 60, 2, "do not use", "Do not use: "),  # Its interval holds a coin's share.
@@ -25,7 +25,7 @@ def test_the_verdict_of_a_measured_share(share: float, photos: int, classes: int
 
 def test_what_is_foretold_is_told_so_and_what_is_not_known_too() -> None:
     assert verdict(Foresight("names alone", Estimate(0.14, 0.1, 0.3)), 0, 7) == (
-        "do not use",
+        "do not use, foretold",
         "Do not use, by what can be foretold: right 14 % (80 % interval 10 to 30), by names alone.",
     )
     word, text = verdict(Foresight("names alone", reason="strange words"), 0, 7)

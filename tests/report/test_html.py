@@ -183,9 +183,12 @@ def test_the_page_says_what_next_and_what_could_be_had_without_training() -> Non
     assert "Without training: embedded-s, 27.9 MB" in text
 
 
-@pytest.mark.parametrize(("verdict", "kind"), [("good", "good"), ("weak", "weak"), ("do not use", "wrong")])
+@pytest.mark.parametrize(
+    ("verdict", "kind"),
+    [("good", " good"), ("good so far", ""), ("weak", " weak"), ("weak so far", " weak"), ("do not use", " wrong")],
+)
 def test_only_a_good_verdict_is_green(verdict: str, kind: str) -> None:
-    assert f'<div class="tile {kind}"><div class="name">Right and answered' in render(
+    assert f'<div class="tile{kind}"><div class="name">Right and answered' in render(
         sample(advice=Advice(verdict, "So.", ()))
     )
 

@@ -26,7 +26,9 @@ _LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
 class Advice:
     """The verdict on a run's student, and what to do next."""
 
-    verdict: str  # ``"good"``, ``"weak"``, ``"do not use"`` or ``"not known"``.
+    # ``"good"``, ``"weak"`` or ``"do not use"``, with ``" so far"`` by few photos and ``", foretold"`` by none; or
+    # ``"not known"``.
+    verdict: str
     text: str  # The same as a sentence, with the number, its interval, and what it follows from.
     steps: tuple[str, ...]  # At most three, the most useful first; each with a command where there is one.
 
@@ -46,9 +48,12 @@ def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
     if share < _WEAK or known.photos.low <= 1 / classes:
         word = "do not use"
     if photos < MEASURED_FROM:
-        return word, f"{word.capitalize()}, by what can be foretold: right {known.text()}."
-    sure = "" if photos >= ENOUGH_PHOTOS else f"; it takes {ENOUGH_PHOTOS} to be sure"
-    return word, f"{word.capitalize()}{' so far' if sure else ''}: right and answered {known.text()}{sure}."
+        return f"{word}, foretold", f"{word.capitalize()}, by what can be foretold: right {known.text()}."
+    if photos < ENOUGH_PHOTOS:
+        word, sure = f"{word} so far", f"; it takes {ENOUGH_PHOTOS} to be sure"
+    else:
+        sure = ""
+    return word, f"{word.capitalize()}: right and answered {known.text()}{sure}."
 
 
 def advise(

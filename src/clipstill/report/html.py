@@ -73,7 +73,7 @@ def summary(data: ReportData) -> str:
         )
     if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
         sentences.append(f"The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller.")
-    if data.ladder:
+    if data.ladder and data.ladder["recommendation"]["ship"]:
         sentences.append(data.ladder["recommendation"]["text"])
     return " ".join(sentences)
 

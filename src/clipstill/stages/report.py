@@ -81,8 +81,8 @@ def without_training(run: Run) -> str:
     known, own = teachers.parts().get(name), class_vectors.read_teacher_metadata(run)["image_parameters"]
     size = known.size if known else f"about {own * 4 / 1e6:.0f} MB"
     return (
-        f"{name} with stored class vectors, {size}, is made in less than a minute; it always answers, and takes photos as "
-        f"--examples but no fine-tuning: clipstill zero-shot --run {shlex.quote(folder)} --teacher {name} --out "
+        f"{name} with stored class vectors, {size}, is made in less than a minute; it always answers, and takes photos "
+        f"as --examples but no fine-tuning: clipstill zero-shot --run {shlex.quote(folder)} --teacher {name} --out "
         f"{shlex.quote(f'{folder}-small')}. Which of the two is better: clipstill ladder {shlex.quote(folder)} photos"
     )
 
