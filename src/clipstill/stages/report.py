@@ -80,10 +80,13 @@ def without_training(run: Run) -> str:
     name, folder = run.settings.small_teacher, str(run.store.path)
     known, own = teachers.parts().get(name), class_vectors.read_teacher_metadata(run)["image_parameters"]
     size = known.size if known else f"about {own * 4 / 1e6:.0f} MB"
+    climbed, better = ladder.read_ladder(run), ""
+    if climbed is None or climbed["recommendation"]["ship"] is None:
+        better = f". Which of the two is better: clipstill ladder {shlex.quote(folder)} photos"
     return (
         f"{name} with stored class vectors, {size}, is made in less than a minute; it always answers, and takes photos "
         f"as --examples but no fine-tuning: clipstill zero-shot --run {shlex.quote(folder)} --teacher {name} --out "
-        f"{shlex.quote(f'{folder}-small')}. Which of the two is better: clipstill ladder {shlex.quote(folder)} photos"
+        f"{shlex.quote(f'{folder}-small')}{better}"
     )
 
 
