@@ -34,11 +34,13 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ovc at full size": (
         ("--recipe", "ovc"),
         (
-            "prompts.images_per_class=1",
+            "prompts.images_per_class=2",
             "prompts.steps=5",
             "synthesis.steps=2",
+            "synthesis.group_size=4",
             "refusal.near_misses=0",
             "student.init=scratch",
+            "distillation.batch=16",
             "distillation.steps=4",
             "distillation.head_steps=4",
             "distillation.warmup_steps=1",

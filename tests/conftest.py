@@ -1,6 +1,7 @@
 """What several test files stand on."""
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,18 @@ from run_fixtures import measured_run, own_torch_settings, photos, quick_copy, q
 
 # Fixtures that take long: who stands on one of them is as slow.
 _SLOW = {"browser", "measured_run", "expected_shards", "after_a_loss", "alone", "cluster", "budgeted", "desk", "story"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ The names of ``clipstill.api`` are looked up on first use, so that ``import clip
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from clipstill.api import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+# How long OpenMP's threads wait busily for more work, of GCC in turns and of LLVM and Intel in milliseconds. By default
+# they hold the cores that another process needs. torch reads this when it is loaded, and child processes inherit it.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from clipstill.core.errors import (
 )
 from clipstill.core.files import sha256_json
 from clipstill.core.paths import user_path
-from clipstill.core.progress import ProgressEvent, listening
+from clipstill.core.progress import ProgressEvent, listening, say
 from clipstill.evaluation.ladder import Ladder, LadderOptions
 from clipstill.runtime import Bundle, Prediction, load_bundle
 from clipstill.text.task import Task, parse_task
@@ -149,10 +149,14 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
     """
     from clipstill.commands.run import check_names
     from clipstill.planning.plan import plan as make_plan
+    from clipstill.teachers import teachers
 
     with listening(options.get("progress")):
         job, loaded = _job(_task(classes), Path(), options)
         seconds = _seconds(options.get("budget"))
+        if "teacher" not in job.models.built:
+            teachers.check(job.settings.teacher.name)
+        say("plan: loading the models")  # What comes next imports torch, which takes seconds.
         check_names(job)
         return make_plan(
             job.settings, job.task, job.photos, models=job.models, budget_seconds=seconds, fixed=loaded.given

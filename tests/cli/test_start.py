@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import clipstill
 from clipstill.cli.main import main
@@ -30,6 +31,50 @@ def test_import_loads_nothing_heavy() -> None:
 
 def test_wrong_class_names_are_told_before_torch_is_loaded() -> None:
     assert "torch" not in loaded_after("from clipstill.cli.main import main\nmain(['run', '--classes', 'dog'])")
+
+
+def test_a_plan_says_something_before_torch_is_loaded() -> None:
+    code = """
+import clipstill.core.progress
+def stop(message):
+    print(message)
+    raise KeyboardInterrupt
+clipstill.core.progress.say = stop
+from clipstill.cli.main import main
+assert main(['plan', '--classes', 'dog,cat']) == 130
+"""
+    assert "torch" not in loaded_after(code)
+
+
+# What an installation for `predict` and `serve` lacks.
+WITHOUT = "import sys; sys.modules |= dict.fromkeys({!r})".format(
+    (*HEAVY[:6], "tokenizers", "safetensors", "onnx", "onnxscript", "yaml", "jinja2", "pandas", "scipy")
+)
+SERVE = "import clipstill.web.server as server; server.run = lambda *_, on_ready, **__: on_ready()"
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments"), [("", ["predict", "{photo}"]), (SERVE, ["serve", "--port", "0"])], ids=["predict", "serve"]
+)
+def test_a_bundle_answers_without_torch(tiny_bundle: Path, tmp_path: Path, before: str, arguments: list[str]) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40), "red").save(photo)
+    verb, *more = (each.format(photo=photo) for each in arguments)
+    code = f"from clipstill.cli.main import main\n{before}\nassert main({[verb, str(tiny_bundle), *more]}) == 0"
+    subprocess.run([sys.executable, "-c", f"{WITHOUT}\n{code}"], check=True)
+
+
+def test_a_missing_package_is_one_line() -> None:
+    code = f"{WITHOUT}\nfrom clipstill.cli.main import main\nsys.exit(main(['run', '--classes', 'dog,cat']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the package yaml is not installed, ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_open_clip_where_an_embedded_teacher_is_a_student() -> None:
+    loaded = loaded_after("import clipstill.assembly.zero_shot, clipstill.teachers.embedded")
+    assert not {"open_clip", "transformers", "kornia", "onnxruntime"} & set(loaded)
 
 
 def test_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

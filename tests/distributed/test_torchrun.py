@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipstill.cli.main import main
-from clipstill.core.device import usable_cores
+from clipstill.core.cores import usable_cores
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.distributed import torchrun as ranks
 from clipstill.students import load_student

@@ -136,6 +136,8 @@ def test_a_student_is_taught_and_ships_with_vectors_adapted_to_its_photos(
     [
         (PROMPTKD, (), "nothing is left to teach by"),
         (("prompt_teacher.method=regularised",), (), "learns from labelled examples"),
+        (("distillation.meta=exact", "prompts.images_per_class=1"), (), "and these prompts give one"),
+        (("distillation.meta=exact", "prompts.strategy=plain"), (), "and these prompts give one"),
         (("student.name=tower:embedded-x",), (), "embedded-s"),
         (("prompts.images_per_class=0",), ("--unlabelled", "{}"), "refusal.near_misses needs synthetic images"),
         ((), ("--unlabelled", "{}/nowhere"), "there is no image folder"),

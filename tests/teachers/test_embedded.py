@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.synthesis.natural import NaturalNetwork
-from clipstill.teachers import load_teacher
+from clipstill.teachers import load_teacher, minilm
 from clipstill.teachers.embedded import DIM, FEATURES, SHARES, EmbeddedTeacher, read_weights
 
 CPU = torch.device("cpu")
@@ -134,3 +135,20 @@ def test_missing_and_damaged_weights_say_how_to_make_them_again(tmp_path: Path) 
     for name in ("gone", "broken"):
         with pytest.raises(ArtifactError, match="python -m tools.weights embedded-teacher"):
             read_weights(tmp_path / f"{name}.safetensors")
+
+
+def test_texts_have_the_vectors_of_transformers_bert_bit_for_bit() -> None:
+    texts = ["dog", "a big grey elephant", "naïve café", "собака", "狗", "[MASK] thing", "", "x " * 100]
+    folder = minilm._WEIGHTS.path().parent
+    bert = transformers.BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False).eval()
+    tokens = transformers.BertTokenizer.from_pretrained(folder, local_files_only=True)
+    for batch in (texts, texts[:1]):  # With padding and without.
+        ids = tokens(batch, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            hidden_MLE = bert(input_ids=ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state
+        weight = ids.attention_mask[..., None].float()
+        expected = F.normalize((hidden_MLE * weight).sum(1) / weight.sum(1), dim=-1)
+        ours = minilm.MiniLM(CPU)
+        embeddings_MLE, mask_ML = ours.embed(batch)
+        assert torch.equal(mask_ML, ids.attention_mask)
+        assert torch.equal(ours.encode_embeddings(embeddings_MLE, mask_ML), expected)

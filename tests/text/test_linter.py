@@ -1,6 +1,7 @@
 """What the linter says of names: on small spaces made by hand, and in that of the smallest real teacher."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from statistics import mean
 
@@ -49,6 +50,17 @@ def lint(names: Sequence[str], encode: Space | None = None) -> list[Finding]:
 
 def kinds(findings: Sequence[Finding]) -> list[tuple[str, tuple[str, ...]]]:
     return [(one.kind, one.classes) for one in findings]
+
+
+def test_only_near_pairs_are_looked_at_and_none_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["sofa", "couch", "tulip", "tulips", "dog", "beagle", "animal", "glass", "glasses", "knives", "violin"]
+    task, encode = parse_task(names), space(violin="dog")
+    linter = Linter(task, encode(task.names), Known(COMMON, encode(COMMON)), encode)
+    pairs, found = linter._near_pairs(), linter.findings()
+    assert len(pairs) < 12
+    assert {one.kind for one in found} >= {"synonym", "plural", "hypernym", "similar"}
+    monkeypatch.setattr(linter, "_near_pairs", lambda: itertools.combinations(range(len(names)), 2))
+    assert linter.findings() == found
 
 
 def test_the_other_classes_say_which_meaning_is_wanted() -> None:

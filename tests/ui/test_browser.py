@@ -190,6 +190,32 @@ def test_a_photo_is_named_and_a_broken_one_does_no_harm(page: Any, finished: Pat
     assert f"{100 * best.score:.1f} %" in page.inner_text("#answer .cs-verdict")
 
 
+def test_another_threshold_is_tried_on_a_photo(page: Any, finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from clipstill.core.files import commit_manifest, read_manifest, write_json
+    from clipstill.runtime import load_bundle
+
+    refusing = finished.with_name("refusing")
+    shutil.copytree(finished, refusing)
+    manifest, labels = read_manifest(refusing / "bundle"), refusing / "bundle" / "labels.json"
+    write_json(labels, {**json.loads(labels.read_text(encoding="utf-8")), "refusal_threshold": 0.99})
+    assert manifest is not None
+    commit_manifest(refusing / "bundle", manifest.key, list(manifest.files), manifest.info)
+    Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "photo.png")
+    best = load_bundle(refusing).predict(tmp_path / "photo.png")[0]
+    open_tab(page, "Watch")
+    page.wait_for_timeout(2500)
+    page.click("#picker input")
+    page.get_by_role("option", name="refusing").click()
+    open_tab(page, "Try")
+    page.set_input_files("#try-photo input[type=file]", tmp_path / "photo.png")
+    page.wait_for_selector("#answer .cs-verdict.refused")
+    page.wait_for_selector("#threshold >> text=The classifier's own threshold is 0.99")
+    page.fill("#threshold input[type=number]", "0.01")
+    page.wait_for_selector(f"#answer .cs-verdict:not(.refused) >> text={best.label}")
+
+
 def test_images_are_shown_by_class_and_style(page: Any, finished: Path) -> None:
     open_tab(page, "Images")
     page.wait_for_selector("#images table.cs-grid img")

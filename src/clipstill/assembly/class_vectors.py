@@ -6,8 +6,10 @@ Shapes: N images, C classes, D teacher dimensions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from clipstill.assembly.fixed_texts import encode_once
 from clipstill.core.errors import DataError, TaskError
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.progress import Progress
@@ -36,14 +38,18 @@ def templates_of(settings: Settings, teacher: Teacher) -> tuple[str, ...]:
     return template_set(templates, teacher.templates) if isinstance(templates, str) else tuple(templates)
 
 
-def text_vectors(teacher: Teacher, task: Task, settings: Settings) -> Tensor:
-    """One unit vector a class (C, D) from its texts, as the teacher reads them, on the CPU."""
+def text_vectors(teacher: Teacher, task: Task, settings: Settings, *, fixed: bool = False) -> Tensor:
+    """One unit vector a class (C, D) from its texts, as the teacher reads them, on the CPU.
+
+    ``fixed`` names are the same for every task, and are encoded once.
+    """
     from clipstill.teachers import class_vectors
     from clipstill.text.reading import as_read
     from clipstill.text.templates import class_texts
 
     texts = class_texts(as_read(task, teacher.multilingual), templates_of(settings, teacher))
-    return class_vectors(teacher, texts).cpu()
+    encode = partial(encode_once, teacher, settings=settings) if fixed else None
+    return class_vectors(teacher, texts, encode).cpu()
 
 
 def refuse_equal(task: Task, class_vectors_CD: Tensor, examples: ImageFolder | None) -> None:
@@ -126,20 +132,12 @@ def with_examples(text_CD: Tensor, feat_ND: Tensor, labels: Sequence[int], setti
     return TaskVectors(vectors_CD, text_CD, found, text_count)
 
 
-# Vectors of ``WORDS`` and ``KINDS`` by teacher and sentences, for further steps and runs of this process.
-_WORD_VECTORS: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
-
-
 def other_words(teacher: Teacher, task: Task, settings: Settings, text_CD: Tensor) -> OtherWords:
     """Plain words for things, made like the classes of a task, by a teacher without learned prompts."""
     from clipstill.text.near_misses import KINDS, WORDS, word_shares
     from clipstill.text.reading import as_read
 
-    key = (teacher.weights_sha256, settings.teacher.precision, settings.device, templates_of(settings, teacher))
-    if key not in _WORD_VECTORS:
-        words_WD, kinds_KD = (text_vectors(teacher, task_of(names), settings) for names in (WORDS, KINDS))
-        _WORD_VECTORS[key] = words_WD, kinds_KD
-    words_WD, kinds_KD = _WORD_VECTORS[key]
+    words_WD, kinds_KD = (text_vectors(teacher, task_of(names), settings, fixed=True) for names in (WORDS, KINDS))
     return OtherWords(words_WD, *word_shares(as_read(task, teacher.multilingual).names, text_CD, words_WD, kinds_KD))
 
 

@@ -7,6 +7,7 @@ output, everything else to standard error.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -92,6 +93,8 @@ COMMAND = typer.main.get_command(app)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of this process, and return its exit code."""
+    # Imports make many objects and no garbage: looking for it at each 700 of them takes a second.
+    gc.set_threshold(20_000)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -131,6 +134,8 @@ def _user_error(error: Exception) -> str | None:
         return f"{shown()}. An option takes one value: quote one with spaces, and give one folder, not all in it."
     if shown is not None:  # click's usage errors
         return str(shown()) or "a command is missing. All of them: clipstill --help"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("clipstill"):
+        return f"the package {error.name} is not installed, which predict and serve do without. pip install clipstill"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     # Libraries that write in compiled code wrap the system's message in errors of their own.
     if full or "No space left on device" in text:

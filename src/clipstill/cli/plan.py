@@ -13,6 +13,7 @@ from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.names import plain
 from clipstill.core.notebook import percent
+from clipstill.core.progress import span
 
 if TYPE_CHECKING:
     from clipstill.planning.plan import Plan
@@ -66,7 +67,6 @@ def plan(
 
 
 def _print_plan(plan: Plan, out: Path | None) -> None:
-    from clipstill.core.progress import span
     from clipstill.planning.plan import choice_line
 
     print("Class names" if plan.findings else f"Class names: nothing to say about {len(plan.classes)} of them")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clipstill
+from clipstill.core.cores import usable_cores
 from clipstill.core.errors import ConfigError, ResourceError, did_you_mean
 
 if TYPE_CHECKING:
@@ -60,11 +61,6 @@ def make_deterministic(threads: int) -> None:
     # Filling only helps to find reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes(device: torch.device | None = None) -> int | None:

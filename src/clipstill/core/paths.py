@@ -16,6 +16,12 @@ _NO_PATH = re.compile(r"\w[\w+.-]+://|.*[\0\ud800-\udc7f\udd00-\udfff]", re.S)
 _UNMEANT = re.compile(r"""~|\$[A-Za-z{].*|%\w+%.*|[A-Za-z]:(?:\\.*)?|\\\\.*|[^@]+@.+:|(["']).*\1|\s.*|.*\s""", re.S)
 
 
+def cache_folder() -> Path:
+    """The user's cache of clipstill: ``~/.cache/clipstill``, or below ``XDG_CACHE_HOME``."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (user_path(cache) if cache else Path.home() / ".cache") / "clipstill"
+
+
 def user_path(path: str | PathLike[str]) -> Path:
     """A path that the user gave, with ``~`` and ``~NAME`` at its start as the home folder.
 

@@ -62,16 +62,23 @@ class Registry:
         Raises:
             UnknownNameError: There is no such name.
         """
-        prefix, colon, rest = name.partition(":")
-        if name in self._table:
-            path, rest = self._table[name].path, ""
-        elif colon and prefix in self._prefixes and rest:
-            path = self._prefixes[prefix].path
-        else:
-            hint = did_you_mean(name, [*self._table, *self._prefixes])
-            raise UnknownNameError(f"no {self.kind} named '{name}'.{hint} All of them: clipstill list {self.kind}s")
+        path, rest = self._find(name)
         module, _, attribute = path.partition(":")
         return getattr(importlib.import_module(module), attribute), rest
+
+    def check(self, names: str) -> None:
+        """Raise an ``UnknownNameError`` for a name that there is not, of several joined by ``+``; loads nothing."""
+        for name in self.split(names):
+            self._find(name)
+
+    def _find(self, name: str) -> tuple[str, str]:
+        prefix, colon, rest = name.partition(":")
+        if name in self._table:
+            return self._table[name].path, ""
+        if colon and prefix in self._prefixes and rest:
+            return self._prefixes[prefix].path, rest
+        hint = did_you_mean(name, [*self._table, *self._prefixes])
+        raise UnknownNameError(f"no {self.kind} named '{name}'.{hint} All of them: clipstill list {self.kind}s")
 
     @functools.cached_property
     def _table(self) -> dict[str, Part]:

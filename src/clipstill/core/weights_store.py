@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from clipstill.core.errors import ArtifactError, ConfigError
 from clipstill.core.files import atomic_path, sha256_file, sweep, write_json
 from clipstill.core.names import plain
-from clipstill.core.paths import user_path
+from clipstill.core.paths import cache_folder, user_path
 from clipstill.core.records import read_record
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ class StoredWeights:
 def weights_folder() -> Path:
     """The folder of all imported weights: ``CLIPSTILL_WEIGHTS``, or one in the user's cache."""
     named = os.environ.get(ENVIRONMENT)
-    if named:
-        return user_path(named)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (user_path(cache) if cache else Path.home() / ".cache") / "clipstill" / "weights"
+    return user_path(named) if named else cache_folder() / "weights"
 
 
 def stored_weights(kind: str | None = None) -> list[StoredWeights]:

@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.device import usable_cores
+from clipstill.core.cores import usable_cores
 from clipstill.core.errors import ArtifactError, ResourceError
 from clipstill.core.files import read_manifest
 from clipstill.distributed.work import OnDone

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipstill.core.device import usable_cores
+from clipstill.core.cores import usable_cores
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.torch_program import exported_program
 

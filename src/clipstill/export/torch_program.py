@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipstill.core.device import usable_cores
+from clipstill.core.cores import usable_cores
 from clipstill.core.protocols import Size, height_and_width
 from clipstill.export.format import Format, Model, Source, deployed_copy
 

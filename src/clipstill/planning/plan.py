@@ -101,17 +101,18 @@ def plan(
         task: At least two classes.
         budget_seconds: Time for the whole run; the best settings that fit are chosen.
         fixed: Dotted names of settings that the budget leaves as they are.
-        quick: Whether to time the smallest batches only, which is less exact.
+        quick: Whether to look at fewer photos.
     """
     from clipstill.assembly.class_vectors import refuse_equal, templates_of, text_vectors
-    from clipstill.assembly.foresight import MOST_LOOKED_AT, foresee_by_names, linter_of, sharpened, vocabulary
+    from clipstill.assembly.foresight import MOST_LOOKED_AT, foresee_by_names, linter_of, sharpened
 
     teacher = models.teacher
+    if not quick:
+        say(f"plan: checking {len(task.names)} class names")
     templates = templates_of(settings, teacher)
     vectors_CD = text_vectors(teacher, task, settings)
     if not settings.has_prompts:  # Learned prompts read names alone, and examples teach them.
         refuse_equal(task, vectors_CD, photos.examples)
-    _, _, seconds_per_text = vocabulary(teacher, templates[0])
     with_examples = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
     linter = linter_of(teacher, task, vectors_CD, settings, with_examples=with_examples)
     findings = linter.findings()
@@ -127,9 +128,8 @@ def plan(
     )
     if not quick:
         say("plan: timing a few steps on this device")
-    timings = measure(
-        settings, task, models, class_vectors_CD=vectors_CD, seconds_per_text=seconds_per_text, quick=quick
-    )
+    trains_all = settings.distillation.freeze != "backbone" or budget_seconds is not None
+    timings = measure(settings, task, models, class_vectors_CD=vectors_CD, trains_all=trains_all)
 
     def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from clipstill.workflow.settings import Settings
 
 _PROBED_SENTENCES = 32
-_SECONDS_PER_TIMING, _LARGEST_BATCH, _TIMED_STEPS = 1.5, 64, 2
+_LARGEST_BATCH, _TIMED_STEPS = 64, 2
+# Images and views of one timing, for each core of a processor: fewer cost up to twice as much each. A GPU is only busy
+# with as many as a run has at once.
+_IMAGES_PER_CORE, _VIEWS_PER_CORE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Timings:
     image_step: float  # Seconds per synthesis step of an image.
     view: float  # Seconds for teacher and student to encode one view.
     photo: float  # Seconds for teacher and student to encode one photo, each at its own size.
-    training_view: float  # Seconds per view in a training step of all weights.
+    training_view: float  # Seconds per view in a training step of all weights; 0 where only a head is trained.
     text: float  # Seconds for the teacher to encode one text.
     prompt_step: float  # Seconds of one learning step of a prompt's soft tokens; 0 where none are learned.
     image_bytes: float  # Memory that a synthesis step keeps for the gradient of one image.
@@ -49,22 +52,20 @@ def measure(
     models: Models,
     *,
     class_vectors_CD: Tensor,
-    seconds_per_text: float,
-    quick: bool = False,
+    trains_all: bool,
 ) -> Timings:
     """Time a few real steps of the loaded models.
 
     Args:
         class_vectors_CD: Unit vectors of the task's classes.
-        quick: Whether to time the smallest batches; otherwise each kind of work takes a second or two.
+        trains_all: Whether the run may train all weights.
     """
-    seconds = 0.0 if quick else _SECONDS_PER_TIMING
-    probe = _Probe(settings, task, models, class_vectors_CD=class_vectors_CD, seconds=seconds)
+    probe = _Probe(settings, task, models, class_vectors_CD=class_vectors_CD)
     base_bytes = _memory_in_use(models.device)
     # A run that learns from photos alone has no generator.
     images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
     image_s, step_s, image_bytes = (sum(values) / len(images) for values in zip(*images, strict=True))
-    view_s, training_s, training_bytes, feature_bytes = probe.views()
+    view_s, training_s, training_bytes, feature_bytes = probe.views(trains_all)
     larger = max(1.0, models.teacher.image_size / settings.student.image_size)
     return Timings(
         image=image_s,
@@ -72,7 +73,7 @@ def measure(
         view=view_s,
         photo=view_s * larger**2,
         training_view=training_s,
-        text=seconds_per_text,
+        text=probe.text(),
         prompt_step=probe.prompt_step(),
         image_bytes=image_bytes,
         training_bytes=training_bytes,
@@ -88,7 +89,6 @@ class _Probe:
     task: Task
     models: Models
     class_vectors_CD: Tensor
-    seconds: float
 
     def image(self, number: int) -> tuple[float, float, float]:
         """Time one generator: seconds per image outside its steps, seconds per step, and bytes that a step keeps."""
@@ -123,9 +123,21 @@ class _Probe:
 
         if isinstance(self.models.generators[number], Sampler):
             return self._time(make, 1), 0.0, 0.0
-        images, total_s, kept = self._measure(make, synthesis.group_size)
+        # The first step warms up.
+        images = self._items(_IMAGES_PER_CORE, synthesis.group_size)
+        total_s, kept = self._counted(make, images)
         step_s = times[-1] - times[-2]
         return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept
+
+    def text(self) -> float:
+        """Seconds for the teacher to encode one text."""
+        from clipstill.text.near_misses import WORDS
+
+        def encode(texts: int) -> None:
+            self.models.teacher.encode_text(WORDS[:texts])
+
+        encode(1)  # Loads the tower.
+        return self._time(encode, _PROBED_SENTENCES) / _PROBED_SENTENCES
 
     def prompt_step(self) -> float:
         """Seconds of one learning step of one prompt's soft tokens, and of its view; 0 where none are learned."""
@@ -150,8 +162,8 @@ class _Probe:
         step(1)  # Warms up.
         return 2 * self._time(step, _TIMED_STEPS) / _TIMED_STEPS / len(sentences)
 
-    def views(self) -> tuple[float, float, float, float]:
-        """Costs of a view.
+    def views(self, trains_all: bool) -> tuple[float, float, float, float]:
+        """Costs of a view; those of training are 0 unless all weights are trained.
 
         Returns:
             Seconds for both models to encode it, seconds of a training step, bytes that the step keeps, and bytes of
@@ -181,28 +193,30 @@ class _Probe:
         def train(count: int) -> None:
             torch.autograd.grad(student(views(count)).sum(), weights, allow_unused=True)
 
-        seen, seen_s, _ = self._measure(see, _LARGEST_BATCH)
-        trained, trained_s, kept = self._measure(train, self.settings.distillation.batch)
         numbers = student.head.in_features + self.models.teacher.dim
-        return seen_s / seen, trained_s / trained, kept, 2 * 4 * numbers
+        see(2)  # Warms up, as does the next. Batch statistics need more than one view.
+        seen = self._items(_VIEWS_PER_CORE, _LARGEST_BATCH)
+        seen_s = self._time(see, seen) / seen
+        if not trains_all:
+            return seen_s, 0.0, 0.0, 2 * 4 * numbers
+        train(2)
+        trained = self._items(_VIEWS_PER_CORE, self.settings.distillation.batch)
+        trained_s, kept = self._counted(train, trained)
+        return seen_s, trained_s / trained, kept, 2 * 4 * numbers
 
-    def _measure(self, work: Callable[[int], None], most: int) -> tuple[int, float, float]:
-        """Do work on two items, then on as many as the time allows.
+    def _items(self, per_core: int, most: int) -> int:
+        import torch
 
-        Returns:
-            Number of items last worked on, seconds they took, and bytes that one keeps for its gradient.
-        """
+        return min(most, per_core * torch.get_num_threads()) if self.models.device.type == "cpu" else most
+
+    def _counted(self, work: Callable[[int], None], items: int) -> tuple[float, float]:
+        """Seconds of work on some items, and bytes that one item keeps for its gradient."""
         import torch
 
         kept = _Kept()
-        # The first call warms up caches and is not timed.
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
-            work(2)
-        items, seconds = 2, self._time(work, 2)  # Two, since batch statistics need more than one item.
-        more = min(most, int(self.seconds / (seconds / 2)))
-        if more > 2:
-            items, seconds = more, self._time(work, more)
-        return items, seconds, kept.most / 2
+            seconds = self._time(work, items)
+        return seconds, kept.most / items
 
     def _time(self, work: Callable[[int], None], items: int) -> float:
         self._wait()

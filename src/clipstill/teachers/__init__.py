@@ -72,11 +72,16 @@ def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Te
     return ensemble(found)
 
 
-def class_vectors(teacher: Teacher, texts_per_class: Sequence[Sequence[str]]) -> Tensor:
+def class_vectors(
+    teacher: Teacher,
+    texts_per_class: Sequence[Sequence[str]],
+    encode: Callable[[Sequence[str]], Tensor] | None = None,
+) -> Tensor:
     """Unit vector of each class: the mean of its texts' unit vectors, normalised again.
 
     Args:
         texts_per_class: At least one text for each of C classes.
+        encode: What encodes the texts; the teacher where None.
 
     Returns:
         Class vectors (C, D), float32.
@@ -86,7 +91,7 @@ def class_vectors(teacher: Teacher, texts_per_class: Sequence[Sequence[str]]) ->
     import torch
     from torch.nn.functional import normalize
 
-    vectors_MD = teacher.encode_text([text for texts in texts_per_class for text in texts])
+    vectors_MD = (encode or teacher.encode_text)([text for texts in texts_per_class for text in texts])
     parts = torch.split(vectors_MD, [len(texts) for texts in texts_per_class])
     means = [part.mean(dim=0) for part in parts]
     return normalize(torch.stack(means), dim=-1)

@@ -5,13 +5,16 @@ Shapes: N images, F features, S side of an image in pixels.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
-from clipstill.teachers.deep_prompts import VisualPrompts
 from clipstill.teachers.embedded import EmbeddedTeacher
-from clipstill.teachers.openclip import OpenClipTeacher
+
+if TYPE_CHECKING:
+    from clipstill.teachers.deep_prompts import VisualPrompts
 
 
 def image_backbone(teacher: Teacher, *, tokens: int = 0, depth: int = 1, image_size: int, seed: int = 0) -> nn.Module:
@@ -29,6 +32,10 @@ def image_backbone(teacher: Teacher, *, tokens: int = 0, depth: int = 1, image_s
     """
     if isinstance(teacher, EmbeddedTeacher):
         return EmbeddedBackbone(teacher)
+    # Here, since open_clip takes seconds to import.
+    from clipstill.teachers.deep_prompts import VisualPrompts
+    from clipstill.teachers.openclip import OpenClipTeacher
+
     if not isinstance(teacher, OpenClipTeacher):
         raise ConfigError(
             f"the image tower of {teacher.name} cannot be a student. Choose one of open_clip or embedded-s."

@@ -20,6 +20,14 @@ _FREQUENT, _VISIBLE = 3.0, 1.5
 # One other name is little context: beside a guitar alone, a dog would be the catch of a ratchet.
 _LEAST_OTHERS = 2
 
+# Kinds with a plain word that also describes how a thing looks.
+_PLAIN_KINDS = (
+    "animal, bird, building, cat, clothing, color, dessert, dish, dog, fish, flower, food, fruit, furniture, garment, "
+    "insect, machine, mammal, mushroom, musical instrument, plant, reptile, ship, shoe, tool, toy, tree, vegetable, "
+    "vehicle, weapon"
+)
+_KINDS = frozenset(_PLAIN_KINDS.split(", "))
+
 
 @dataclass(frozen=True)
 class Meaning:
@@ -107,3 +115,11 @@ def kind_of(sense: Sense, nouns: Wordnet) -> str:
     """The kind of a sense with its article, such as ``a wading bird``."""
     word = nouns.kind_word(sense.number) or sense.gloss
     return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
+
+
+def common_kind(senses: Sequence[Sense], excluded: set[str], nouns: Wordnet) -> str | None:
+    """The narrowest plain word, beside those excluded, that all senses are a kind of; None if there is none."""
+    ups = [nouns.distances_up(sense.number).keys() for sense in senses]
+    common = set(ups[0]).intersection(*ups[1:])
+    narrowest_first = sorted(common, key=lambda each: (nouns.depth(each), each), reverse=True)
+    return next((word for word in map(nouns.word, narrowest_first) if word in _KINDS - excluded), None)

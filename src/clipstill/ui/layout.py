@@ -183,8 +183,13 @@ def _try_tab(page: Page, picker: Any) -> None:
             photo = _photo(elem_id="try-photo")
         with gr.Column():
             answer = _html(note(NO_PHOTO), elem_id="answer")
+            threshold = gr.Slider(0, 1, step=0.01, label="Refuse below", visible=False, elem_id="threshold")
     for trigger in (photo.change, picker.change):
-        _connect(trigger, page.answer, [picker, photo], answer, preprocess=False)
+        shown = _connect(trigger, page.threshold, picker, threshold, preprocess=False)
+        _connect(shown.then, page.answer, [picker, photo], answer, preprocess=False)
+    # What another threshold would do to this photo; the bundle keeps its own.
+    inputs = [picker, photo, threshold]
+    _connect(threshold.input, page.answer, inputs, answer, preprocess=False, trigger_mode="always_last")
 
 
 def _compare_tab(page: Page, tab: Any) -> None:

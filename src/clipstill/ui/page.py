@@ -153,16 +153,28 @@ class Page:
 
     # --- try, compare, get
 
+    def threshold(self, name: str | None) -> Update:
+        """The slider of Try, at the run's own threshold; hidden for a run that never refuses."""
+        run, own = self.jobs.run(name), None
+        if run is not None and run.has_bundle:
+            with suppress(ClipstillError):  # What is damaged is told where the answer stands.
+                own = run.figures()["refusal_threshold"]
+        info = "" if own is None else f"The classifier's own threshold is {own:.2f}. Try what another would do."
+        return gr.Slider(value=own or 0, info=info, visible=own is not None)
+
     @_errors_as_notes
-    def answer(self, name: str | None, photo: Any) -> str:
-        """What the run's classifier says of a photo."""
+    def answer(self, name: str | None, photo: Any, threshold: float | None = None) -> str:
+        """What the run's classifier says of a photo, under its own threshold or another one."""
         run = self._chosen(name)
         if run is None or not run.has_bundle:
             return panels.note("This run has no classifier yet. Choose a finished one above.")
         picture = self._picture(photo)
         if picture is None:
             return panels.note(NO_PHOTO)
-        return panel("answer", _bundle(run).answer([picture])[0], run.figures())
+        found = _bundle(run).answer([picture])[0]
+        if threshold is not None:
+            found = dataclasses.replace(found, refused=found.predictions[0].score < threshold)
+        return panel("answer", found, run.figures())
 
     @_errors_as_notes
     def compare(self, names: list[str] | None) -> str:

@@ -130,6 +130,11 @@ class Settings(Config):
                     "refusal.near_misses needs synthetic images, and prompts.images_per_class is 0. Set one of them "
                     "otherwise."
                 )
+        if self.distillation.meta != "none" and (self.prompts.strategy == "plain" or self.prompts.images_per_class < 2):
+            raise ConfigError(
+                "distillation.meta needs pictures of two styles or more, and these prompts give one. Choose a "
+                "prompts.strategy with styles and two images a class, or set distillation.meta=none."
+            )
         missing = self.examples.images is None and self.prompt_teacher.weights is None
         if self.prompt_teacher.method == "regularised" and missing:
             raise ConfigError(
