@@ -22,6 +22,7 @@ _PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "pers
 
 def run(
     context: typer.Context,
+    words: options.ClassWords = None,
     classes: options.Classes = "",
     out: Annotated[
         Path | None, options.path("--out", "-o", help="The run folder; named after the classes if left out.")
@@ -52,14 +53,19 @@ def run(
     """Make a classifier from class names.
 
     Synthetic images, student, measurement, ONNX bundle and report land in one folder. The same command goes on where it
-    was interrupted, and does nothing where all is done. Under torchrun every rank makes a share of the images:
+    was interrupted, and does nothing where all is done. Under torchrun every rank makes a share of the images.
 
-    torchrun --nproc-per-node 8 -m clipstill run --classes classes.txt
+    clipstill run dog cat "sea horse"
+
+    torchrun --nproc-per-node 8 -m clipstill run classes.txt
     """
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
     settings = options.with_flags(overrides, flags)
     result = clipstill.distil(
-        classes=classes, out=out, settings=settings, **options.shared(context, clipstill.RunOptions)
+        classes=options.classes_of(words, classes),
+        out=out,
+        settings=settings,
+        **options.shared(context, clipstill.RunOptions),
     )
     print_run(result, as_json)
 
@@ -86,9 +92,10 @@ def demo(
     print_run(result, as_json)
     if not as_json and result.evaluation is not None:
         measured = result.evaluation.student
+        right = round(measured.right_and_answered * measured.n)
         print(
             f"\nShown: {len(classes)} names and no photo made a model of {result.onnx_bytes / 1e6:.1f} MB; it names "
-            f"{round(measured.top1 * measured.n)} of {measured.n} real photos, which it was not trained on."
+            f"{right} of {measured.n} real photos, which it was not trained on."
         )
         origins = dict.fromkeys(origin for origins in samples.values() for origin in origins)
         print(f'Photos: {photos}, from {", ".join(origins) or data}. Yours: clipstill run --classes "dog,cat,horse"')

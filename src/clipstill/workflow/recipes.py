@@ -57,6 +57,11 @@ def recipe_path(name: str) -> Path:
     raise UnknownNameError(f"no recipe named '{name}'.{hint} All of them: clipstill list recipes")
 
 
+def recipe_purpose(name: str) -> str:
+    """What a shipped recipe is for: its comment up to the first colon."""
+    return recipe_path(name).read_text(encoding="utf-8").removeprefix("# ").partition(":")[0]
+
+
 def load_settings(
     recipe: str = "default", file: Path | None = None, overrides: Sequence[str] = (), **more: Any
 ) -> Settings:
