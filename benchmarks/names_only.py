@@ -6,6 +6,7 @@ DATA has ``pacs/test``, ``caltech101/test`` and so on, a folder of photos for ea
 run that is done is not made again; several processes may share the work. Rows:
 
 - ``default``: nothing is set.
+- ``24 images``: three times as many images a class.
 - ``inversion alone``: the head begins with nothing (``student.start=none``), as for students that no teacher shares.
 - ``few long images``: as the last, with 16 images of 60 steps a class and a student that sees 128 pixels.
 - ``no images``: two images of two steps a class, held by a pull that lets nothing move: the start itself.
@@ -42,6 +43,7 @@ TASKS = {
 }
 ROWS: dict[str, tuple[str, ...]] = {
     "default": (),
+    "24 images": ("prompts.images_per_class=24",),
     "inversion alone": ("student.start=none",),
     "few long images": (
         *("student.start=none", "student.image_size=128", "distillation.keep=agreement"),

@@ -92,7 +92,9 @@ def test_a_finished_run_is_a_table_of_what_was_measured(measured_run: Path, phot
     for shown in (result, result.evaluation, result.ladder, result.calibration):
         assert shown._repr_html_().startswith("<table>")
     assert "dog, guitar" in result._repr_html_()
-    assert f"{100 * result.evaluation.student.top1:.1f} %" in result.evaluation._repr_html_()
+    assert (
+        f"{100 * result.evaluation.student.right_and_answered:.0f} % (80 % interval" in result.evaluation._repr_html_()
+    )
 
 
 def test_texts_and_nested_values_say_the_same(quick_run: Path) -> None:

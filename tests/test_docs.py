@@ -79,7 +79,7 @@ README_NEEDS = {
     "--generator tiny-autoencoder:": "a decoder",
     "torchrun": "several processes",
     "--launcher ray": "a cluster",
-    "--set student.init=scratch": "minutes",
+    "--set distillation.minutes=10min": "minutes",
     "clipstill ui": "a server that does not end",
     "clipstill serve": "a server that does not end",
     "make ": "an installation",

@@ -1,10 +1,8 @@
 """Of which students anything is foretold: of those that are like the measured ones."""
 
 import pytest
-import torch
 
 from clipstill.assembly.foresight import _unlike_measured
-from clipstill.teachers import load_teacher
 from clipstill.workflow.settings import Settings
 
 
@@ -23,7 +21,6 @@ from clipstill.workflow.settings import Settings
 def test_a_student_with_few_images_is_foretold_if_it_begins_with_what_its_teacher_knows(
     changes: dict[str, object], reason: str
 ) -> None:
-    teacher = load_teacher("embedded-s", torch.device("cpu"))
-    found = _unlike_measured(Settings().changed(**changes), teacher)
+    found = _unlike_measured(Settings().changed(**{"teacher.name": "embedded-s", **changes}))
     assert reason in found
     assert bool(found) == bool(reason)

@@ -98,12 +98,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("recipes", "default"),
     ],
 )
-def test_list_shows_parts_as_lines_and_as_json(capsys: pytest.CaptureFixture[str], kind: str, name: str) -> None:
+def test_list_shows_parts_as_a_table_and_as_json(capsys: pytest.CaptureFixture[str], kind: str, name: str) -> None:
     assert main(["list", kind]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert main(["list", kind, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == lines
-    assert name in lines
+    assert [kind, *(part["name"] for part in json.loads(capsys.readouterr().out))] == first
+    assert name in first
 
 
 def test_doctor_finds_versions_device_memory_and_weights(capsys: pytest.CaptureFixture[str]) -> None:

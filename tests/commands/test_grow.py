@@ -233,7 +233,8 @@ def test_the_bundle_answers_with_the_classes_of_now(story: Story, unlabelled: Pa
     bundle = load_bundle(story.out)
     assert bundle.labels == ("dog", "cat", "guitar")
     picture = next((unlabelled / "any").glob("*.png"))
-    assert {each.label for each in bundle.predict(picture)} == {"dog", "guitar", "cat"}
+    (answer,) = bundle.answer([picture])
+    assert {each.label for each in answer.predictions} == {"dog", "guitar", "cat"}
 
 
 def test_images_that_were_made_stay_the_same_bytes(story: Story) -> None:

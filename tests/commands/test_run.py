@@ -298,3 +298,20 @@ def test_synthetic_pictures_differ_by_seed_and_class(measured_run: Path) -> None
 def test_a_copied_run_is_the_same_run(measured_run: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(measured_run, tmp_path / "run")
     assert clipstill.distil(classes=CLASSES, out=tmp_path / "run", images=photos, settings=MEASURED).up_to_date
+
+
+def test_the_end_of_a_run_leads_with_five_photos_and_says_what_could_be_had_without_training(
+    measured_run: Path, photos: Path
+) -> None:
+    result = clipstill.distil(classes=CLASSES, out=measured_run, images=photos, settings=MEASURED)
+    facts = result.facts()
+    assert facts["verdict"] == result.advice.text
+    assert result.advice.verdict == "do not use so far"  # As often right as a coin.
+    assert facts["next 1"] is not None
+    assert facts["next 1"].startswith("Give five photos of each class")
+    assert f"clipstill fine-tune {measured_run} --examples five_photos" in facts["next 1"]
+    assert result.to_json()["right_and_answered"] == result.evaluation.student.right_and_answered  # type: ignore[union-attr]
+    assert "27.9 MB, is made in less than a minute; it always answers" in str(facts["without training"])
+    assert f"clipstill zero-shot --run {measured_run} --teacher embedded-s --out" in str(facts["without training"])
+    assert result.advice.text in result.report.read_text()
+    assert result.advice.text in (result.bundle_folder / "card.md").read_text()

@@ -40,7 +40,7 @@ def test_nothing_is_told_where_nothing_is_known() -> None:
 
 def test_a_measured_share_replaces_what_was_foretold_from_ten_photos_on() -> None:
     foretold = Foresight("names alone", Estimate(0.9, 0.8, 0.95))
-    found = {"n": 40, "student_top1": 0.5}
+    found = {"n": 40, "student_top1": 0.9, "right_and_answered": 0.5}
     assert known_best(foretold.to_json(), None) == foretold
     assert known_best(foretold.to_json(), {**found, "n": 9}) == foretold
     assert known_best(foretold.to_json(), found).text() == "50 % (80 % interval 40 to 60), by 40 labelled photos"

@@ -14,7 +14,7 @@ from clipstill.core.errors import DataError
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation import metrics
-from clipstill.evaluation.evaluate import Evaluation, evaluate, student_predictor, teacher_predictor
+from clipstill.evaluation.evaluate import Calibration, Evaluation, evaluate, student_predictor, teacher_predictor
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 PREPROCESS = Preprocess(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -100,6 +100,18 @@ def test_folder_of_unreadable_images_is_an_error(folder: ImageFolder) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the 9 images"):
         evaluate(colour_logits, folder, PREPROCESS)
+
+
+def test_a_right_photo_that_is_refused_does_not_count_and_mistakes_are_named(folder: ImageFolder) -> None:
+    (folder.path / "red" / "0.png").unlink()
+    Image.new("RGB", (50, 40), (130, 125, 120)).save(folder.path / "red" / "0.png")  # Hardly red: refused.
+    (folder.path / "blue" / "1.png").unlink()
+    Image.new("RGB", (50, 40), COLOURS["green"]).save(folder.path / "blue" / "1.png")
+    result = evaluate(colour_logits, folder, PREPROCESS, calibration=Calibration(threshold=0.9))
+    assert (result.top1, result.right_and_answered, result.accepted) == (8 / 9, 7 / 9, 8 / 9)
+    wrong = [(Path(one.file).parent.name, one.label, one.said) for one in result.mistakes]
+    assert wrong == [("blue", "blue", "green"), ("red", "red", "none of these")]
+    assert "answers" not in result.to_json()  # A bundle holds no name of a photo.
 
 
 class ColourTeacher:

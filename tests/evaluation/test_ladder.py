@@ -87,10 +87,18 @@ def test_photos_that_both_name_right_say_nothing() -> None:
 def test_a_small_teacher_that_is_measurably_better_and_affordable_is_shipped() -> None:
     found = recommend([rung(OURS, 140), rung(SMALL_TEACHER, 170, 25.0, 20.0)])
     assert found.ship == SMALL_TEACHER
-    assert found.text.startswith("Do not distil: ship the small-teacher.")
+    assert found.text.startswith("Ship the small-teacher: made to answer")
     assert "85.0 % right, the student 70.0 % (15.0 points more than the student)" in found.text
     assert "2.5 times the size and 2.0 times the time" in found.text
     assert found.command == "make small-teacher"
+
+
+def test_below_fifty_photos_nothing_is_to_ship() -> None:
+    few = [Rung(name, name, measured("1" * right + "0" * (49 - right))) for name, right in ((OURS, 20), (TEACHER, 48))]
+    assert recommend(few).ship is None
+    assert recommend(few).text.startswith(
+        "49 photos are too few to say which to ship; it takes 50. So far: ours 40.8 %"
+    )
 
 
 def test_a_busy_clock_does_not_turn_the_advice() -> None:

@@ -248,7 +248,7 @@ def test_a_slider_shows_the_answer_under_another_threshold(browser_page: Any, or
     page.set_input_files("#file", photo("rocket.jpg"))
     wait_for_answer(page, "rocket.jpg")
     page.fill("#threshold", "0.01")
-    assert page.inner_text("#verdict") == load_bundle(bundle).predict(photo("rocket.jpg"), top=1)[0].label
+    assert page.inner_text("#verdict") == load_bundle(bundle).answer([photo("rocket.jpg")])[0].predictions[0].label
     assert "1.0 % (the bundle: 99.9 %)" in page.inner_text("#threshold-row")
     page.fill("#threshold", "1")
     assert page.inner_text("#verdict") == "None of these"

@@ -238,6 +238,7 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "a document": (("classes.docx", "dog\ncat\n"), "Give a .txt"),
     # Tables.
     "a column": (("classes.csv", "name\ndog\ncat\n"), BOTH),
+    "a column of labels with descriptions": (("classes.csv", "label,description\ndog,a pet\ncat,\n"), BOTH),
     "a table of Excel": (("classes.csv", "Class Name;Index\ndog;0\ncat;1\n"), BOTH),
     "a table with tabs": (("classes.tsv", "name\tdescription\ndog\ta\ncat\tb\n"), BOTH),
     "blank lines in a table": (("classes.csv", "\ufeffname\r\n\r\ndog\r\ncat\r\n"), BOTH),
@@ -393,6 +394,7 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "no folders": (("photos", ()), f"{PARTS} (found: none)"),
     "folders of splits": (("photos", ("train/dog", "train/cat", "val/dog")), f"{PARTS} (found: train, val)"),
     "folders of YOLO": (("photos", ("images", "labels")), "such as a data.yaml"),
+    "a run": (("zoo", ("stages/images", "bundle")), f"{PARTS} (found: bundle, stages)"),
     "a folder that is not there": ("photos/train", "No file or folder is called so"),
 }
 

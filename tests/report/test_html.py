@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clipstill.core.protocols import Provenance
+from clipstill.core.verdict import Advice
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Chart, Picture, ReportData, Series, Stage, picture_uri
 from clipstill.report.html import (
@@ -71,11 +72,13 @@ def sample(**changes: Any) -> ReportData:
         student_bytes=13_600_000,
         student_parameters=3_380_000,
         latency_ms=11.8,
+        advice=Advice("weak", "Weak so far: right and answered 70 %.", ("Give five photos of each class: ...",)),
         teacher_bytes=27_200_000,
         teacher_parameters=6_100_000,
         parity={"max_difference": 4.2e-6, "top1_agreement": 1.0, "n": 32},
         evaluation={
-            "n": 30, "classes": 3, "teacher_top1": 0.88, "student_top1": 0.733, "chance": 1 / 3, "skipped": [],
+            "n": 30, "classes": 3, "teacher_top1": 0.88, "student_top1": 0.733, "right_and_answered": 0.7,
+            "chance": 1 / 3, "skipped": [],
             "student": {"top1": 0.733, "top5": None, "ece": 0.08, "per_class": [0.8, 0.9, 0.5], "confusion": CONFUSION},
             "teacher": {"top1": 0.88, "top5": None, "ece": 0.04, "per_class": [0.9, 0.95, 0.8], "confusion": CONFUSION},
         },
@@ -174,14 +177,30 @@ def test_names_prompts_and_settings_are_escaped() -> None:
     assert "&lt;script&gt;" in page
 
 
+def test_the_page_says_what_next_and_what_could_be_had_without_training() -> None:
+    text = Reader(render(sample(without_training="embedded-s, 27.9 MB"))).text
+    assert "Give five photos of each class: ..." in text
+    assert "Without training: embedded-s, 27.9 MB" in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind"),
+    [("good", " good"), ("good so far", ""), ("weak", " weak"), ("weak so far", " weak"), ("do not use", " wrong")],
+)
+def test_only_a_good_verdict_is_green(verdict: str, kind: str) -> None:
+    assert f'<div class="tile{kind}"><div class="name">Right and answered' in render(
+        sample(advice=Advice(verdict, "So.", ()))
+    )
+
+
 def test_page_without_measurement_says_so() -> None:
     bare = sample(
         evaluation=None, pictures=(), curation=(), charts=(), ladder=None, stages=(), settings={}, provenance=(),
         environment={}, parity={}, teacher_bytes=None, teacher_parameters=None,
+        advice=Advice("not known", "Not known: nothing was measured.", ()),
     )  # fmt: skip
     text = Reader(render(bare)).text
-    assert "was not measured" in text
-    assert "No real photos were given" in text
+    assert "not known, not measured" in text
     assert "%" not in text
     for part in (
         "Synthetic images",
@@ -195,7 +214,7 @@ def test_page_without_measurement_says_so() -> None:
 
 def test_summary_tells_both_scores_and_the_ratio_of_sizes() -> None:
     told = summary(sample())
-    assert "30 real photos the student names 73.3% right, its teacher 88.0%" in told
+    assert "Made to answer all of 30 photos, the student names 73.3% right, its teacher 88.0%" in told
     assert "2.0 times smaller" in told
     assert "smaller" not in summary(sample(teacher_bytes=1000))
 
@@ -315,8 +334,9 @@ def test_picture_is_scaled_down_and_kept_small() -> None:
     assert picture_uri(noise).startswith("data:image/webp;base64,")
 
 
-def test_the_recommendation_comes_first_and_both_pictures_show_every_measured_rung() -> None:
-    assert summary(sample()).startswith("Ship pictures of noise. On 30 real photos")
+def test_the_verdict_comes_first_and_both_pictures_show_every_measured_rung() -> None:
+    assert summary(sample()).startswith("Weak so far: right and answered 70 %. Made to answer all of 30 photos")
+    assert summary(sample()).endswith("Ship pictures of noise.")
     for cost in ("onnx_bytes", "latency_ms"):
         svg = ladder_chart(ladder(), cost)
         assert svg.count('<circle class="rung') == svg.count('class="bar95"') == 3

@@ -243,6 +243,15 @@ def test_notebook_shows_a_small_table(tiny_bundle: Path, tmp_path: Path) -> None
         assert part in shown
 
 
+def test_a_refused_photo_is_told_before_the_classes(tiny_bundle: Path, photo: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    plain = bundle.predict(photo)
+    bundle.refusal_threshold = 1.0  # Above any score but certainty.
+    assert plain[0].score < 1.0
+    assert bundle.predict(photo) == [Prediction("none of these", 1 - plain[0].score), *plain]
+    assert bundle.predict([photo, photo], top=1) == [[Prediction("none of these", 1 - plain[0].score)]] * 2
+
+
 def test_waiting_threads_of_a_bundle_sleep(tiny_bundle: Path) -> None:
     options = load_bundle(tiny_bundle, threads=2).session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

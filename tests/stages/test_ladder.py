@@ -161,7 +161,7 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
     assert main([*command, "--quiet"]) == 0
     table = capsys.readouterr().out
     assert "tuned on 4 labelled photos" in table
-    assert "trained on 10 unlabelled photos too" in table
+    assert "distilled on 10 unlabelled photos too" in table
 
 
 def test_a_small_teacher_that_cannot_be_exported_is_a_row_and_no_end(
@@ -200,7 +200,7 @@ def test_the_noise_rung_sees_as_many_pictures_as_the_student(measured_run: Path)
     kept = read_json(measured_run / "stages" / "student" / "history.json")["images"]
     rungs = read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]
     titles = {rung["name"]: rung["title"] for rung in rungs}
-    assert titles["noise"] == f"lite0 trained on {kept} pictures of noise"
+    assert titles["noise"] == f"Control: the student distilled on {kept} pictures of noise"
     pixels_N3HW = pictures_of_nothing(Noise(), kept, 64, 3).pixels_M3HW
     assert torch.equal(pixels_N3HW, pictures(Noise(), kept, 64, 3))
 

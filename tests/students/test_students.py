@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from clipstill.core.errors import ArtifactError, ConfigError, UnknownNameError
+from clipstill.core.errors import ArtifactError, ConfigError, ResourceError, UnknownNameError
 from clipstill.core.packaged_weights import lite_state_dict
 from clipstill.core.seeds import generator_for
 from clipstill.students import load_student
@@ -188,3 +188,23 @@ def test_a_size_that_a_network_does_not_take_is_refused_with_one_that_works(
     student = load_student(name, classes=3, init="scratch", image_size=nearest)
     with torch.no_grad():
         assert student(torch.rand(2, 3, nearest, nearest)).shape == (2, 3)
+
+
+def test_a_hub_out_of_reach_is_one_line_after_one_question_and_its_file_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def unreachable(repository: str, **options: object) -> str:
+        asked.append(repository)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(ResourceError, match=r"no network.*student.init to 'scratch'"):
+        load_student("timm:test_resnet", 2)
+    assert len(set(asked)) == 1
+    stored = timm.create_model("test_resnet", num_classes=1000)
+    save_file(stored.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    backbone = load_student("timm:test_resnet", 2).backbone
+    assert torch.equal(backbone.state_dict()["conv1.0.weight"], stored.state_dict()["conv1.0.weight"])

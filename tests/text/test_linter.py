@@ -181,6 +181,9 @@ def real_linter(names: str) -> Linter:
         "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
         "dog,cat,hamster,rabbit,goldfish,parrot,guinea pig,turtle,snake",
         "car,bus,tram,bicycle,train,ship,boat,motorcycle",
+        "dog,guitar",  # Not the catch of a ratchet.
+        "ring,necklace,bracelet,watch",  # A band or a jewel: both look like a bracelet.
+        "jar,lid,bottle",
     ],
 )
 def test_plain_lists_raise_no_alarm_in_a_real_space(names: str) -> None:
@@ -190,6 +193,16 @@ def test_plain_lists_raise_no_alarm_in_a_real_space(names: str) -> None:
 def test_a_real_teacher_takes_a_crane_for_a_machine_and_a_tiger_lily_for_a_tiger() -> None:
     assert ("ambiguous", ("crane",)) in kinds(real_linter("crane,heron,stork").findings())
     assert ("unknown", ("tiger lily",)) in kinds(real_linter("tiger lily,rose,tulip").findings())
+
+
+def test_a_meaning_of_another_class_kind_is_doubtful_however_rare() -> None:
+    (found,) = real_linter("cat,mouse,keyboard").findings()
+    assert (found.level, found.classes) == (WARNING, ("mouse",))
+    assert "a rodent or an electronic device" in found.message
+
+
+def test_one_other_class_does_not_outweigh_the_frequent_meaning() -> None:
+    assert "domesticated" in choose_senses(["dog", "guitar"], wordnet())[0][0].sense.gloss
 
 
 def test_more_classes_and_strange_names_are_expected_to_be_harder() -> None:

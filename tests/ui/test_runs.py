@@ -48,7 +48,7 @@ PLAN = {
 FORETOLD = Foresight("names alone", Estimate(0.7, 0.5, 0.85))
 CALIBRATION = {"foresight": FORETOLD.to_json(), "temperature": 1.2, "refusal": None}
 METRICS = {
-    "evaluation": {"n": 8, "student_top1": 0.5, "teacher_top1": 0.6},
+    "evaluation": {"n": 8, "student_top1": 0.5, "right_and_answered": 0.5, "teacher_top1": 0.6},
     "export": {"onnx_bytes": 1000, "parameters": 10, "latency_ms": 1.5},
     "provenance": [],
 }
@@ -469,7 +469,7 @@ def test_comparing_different_questions_is_warned_of() -> None:
     one = {
         "labels": ["dog", "cat"],
         "models": {"student": "lite0", "teacher": "embedded-m"},
-        "evaluation": {"n": 40, "student_top1": 0.8, "teacher_top1": 0.9},
+        "evaluation": {"n": 40, "student_top1": 0.8, "right_and_answered": 0.8, "teacher_top1": 0.9},
         "foresight": FORETOLD,
         "export": export,
         "refusal_threshold": 0.3,

@@ -16,7 +16,7 @@ from clipstill.text.task import parse_task
 from clipstill.workflow.cohorts import Cohort
 from clipstill.workflow.keys import Keys
 from clipstill.workflow.photos import Photos
-from clipstill.workflow.recipes import load_settings, recipe_names
+from clipstill.workflow.recipes import load_settings, load_with_origins, recipe_names
 from run_fixtures import steps_done, stopped_before
 
 TASK = parse_task("dog,guitar")
@@ -110,3 +110,30 @@ def test_a_recipe_that_extends_itself_is_told(tmp_path: Path) -> None:
     recipe.write_text("extends: no-such\n")
     with pytest.raises(UnknownNameError, match="no-such"):
         load_settings(str(recipe))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "images"),
+    [
+        ("default", [], 8),
+        ("default", ["teacher.name=embedded-s"], 8),
+        ("default", ["student.name=lite2"], 8),
+        ("default", ["teacher.name=embedded-s", "student.name=lite2"], 24),
+        ("default", ["student.name=timm:resnet18"], 24),
+        ("default", ["teacher.name=openclip:ViT-B-32/openai"], 24),
+        ("default", ["student.start=none"], 24),
+        ("default", ["student.init=scratch"], 24),
+        ("default", ["student.head=class-vectors"], 24),
+        ("default", ["examples.images=photos"], 24),
+        ("default", ["unlabelled.images=photos"], 24),
+        ("default", ["prompts.images_per_class=3"], 3),
+        ("ovc", ["teacher.name=embedded-m", "student.name=lite0"], 64),
+    ],
+)
+def test_a_student_that_begins_with_what_its_teacher_knows_has_few_images(
+    recipe: str, overrides: list[str], images: int
+) -> None:
+    loaded = load_with_origins(recipe, overrides=overrides)
+    assert loaded.settings.prompts.images_per_class == images
+    # Only what the user gave stays as it is where a budget asks for less.
+    assert ("prompts.images_per_class" in loaded.given) == ("prompts.images_per_class=3" in overrides)

@@ -72,11 +72,13 @@ class FineTuned:
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
-        before, after = (None if each is None else percent(each.top1) for each in (self.before, self.after))
+        before, after = (
+            None if each is None else percent(each.right_and_answered) for each in (self.before, self.after)
+        )
         return {
             "classes": str(len(self.classes)),
             "learned from": f"{self.examples} photos",
-            "top-1": None if self.after is None else f"{before} -> {after} on {self.after.n} other photos",
+            "right and answered": None if self.after is None else f"{before} -> {after} on {self.after.n} other photos",
             "temperature": f"{self.temperature:.2f}",
             "bundle": str(self.out),
         }

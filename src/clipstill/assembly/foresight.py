@@ -115,7 +115,7 @@ def sharpened(
     if settings.has_prompts:
         return by_names
     shown = _limited(photos.examples, most // len(text_CD), settings.seed)
-    unlike = "" if student is None else _unlike_measured(settings, teacher)
+    unlike = "" if student is None else _unlike_measured(settings)
     if shown is not None and len(shown.items) >= MEASURED_FROM and not unlike:
         from clipstill.teachers.prototypes import right_without_themselves
 
@@ -139,16 +139,11 @@ def sharpened(
     return Foresight(by_names.basis, reason=unlike) if unlike else of_student(by_names)
 
 
-def _unlike_measured(settings: Settings, teacher: Teacher) -> str:
+def _unlike_measured(settings: Settings) -> str:
     """Why what is known of students does not hold for this one; empty if it does."""
-    from clipstill.core.protocols import HeadTeacher
-
-    section = settings.student
-    if section.init == "scratch":
+    if settings.student.init == "scratch":
         return _SCRATCH
-    shared = teacher.statistics_networks if isinstance(teacher, HeadTeacher) else ()
-    begins = section.start == "teacher" and section.head == "linear" and section.name in shared
-    few = settings.prompts.images_per_class < LEAST_IMAGES and not begins
+    few = settings.prompts.images_per_class < LEAST_IMAGES and not settings.begins_with_teacher
     return f"no student of fewer than {LEAST_IMAGES} images a class was measured" if few else ""
 
 

@@ -17,8 +17,9 @@ from clipstill.assembly.adaptation import adapt, adaptation_facts, adaptation_li
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import refuse_equal, task_vectors
 from clipstill.core.description import Description
+from clipstill.core.foresight import measured
 from clipstill.core.names import plain
-from clipstill.core.notebook import html_table, percent
+from clipstill.core.notebook import html_table
 from clipstill.core.progress import listed, say, warn
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
@@ -70,7 +71,7 @@ class ZeroShot:
             "teacher": self.teacher,
             "examples": str(self.examples) if self.examples else None,
             "unlabelled photos": self.adaptation,
-            "top-1": None if found is None else f"{percent(found.top1)} on {found.n} real photos",
+            "right": None if found is None else measured(found.top1, found.n, f"{found.n} labelled photos").text(),
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "bundle": str(self.out),

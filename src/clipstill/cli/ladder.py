@@ -17,7 +17,8 @@ _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "min
 def ladder(
     context: typer.Context,
     run: options.RunFolder,
-    images: options.RequiredImages,
+    photos: options.Photos = None,
+    images: options.Images = None,
     examples: options.Examples = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Most examples of a class; all if left out.")] = None,
     unlabelled: options.Unlabelled = None,
@@ -40,11 +41,12 @@ def ladder(
     Measures, on the same photos, the teacher, a small teacher with stored class vectors, the student taught on pictures
     of nothing, the student, and the student with further photos; and says what to ship.
 
-    clipstill ladder runs/zoo --images photos --examples five-a-class --shots 5
+    clipstill ladder runs/zoo photos --examples five-a-class --shots 5
     """
+    place = options.photos_of(photos, images, "clipstill ladder RUN photos")
     given = options.shared(context, clipstill.LadderOptions)
     given["rungs"] = [name.strip() for name in rungs.split(",") if name.strip()]
-    result = clipstill.ladder(run=run, images=images, **given).to_json()
+    result = clipstill.ladder(run=run, images=place, **given).to_json()
     if as_json:
         print_json(result)
         return

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipstill.core.errors import ResourceError
+from clipstill.core.errors import ConfigError, ResourceError
 from clipstill.core.paths import user_path
 from clipstill.core.progress import warnings_only
 
@@ -27,7 +27,10 @@ Source = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN_OR_BUNDLE
 RunFolder = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN", help="A run folder.")]
 OutBundle = Annotated[Path, path("--out", "-o", help="The new bundle.")]
 Images = Annotated[Path | None, _IMAGES]
-RequiredImages = Annotated[Path, _IMAGES]
+Photos = Annotated[
+    Path | None,
+    typer.Argument(parser=user_path, metavar="[PHOTOS]", help="Real photos to measure on: as --images."),
+]
 Examples = Annotated[
     Path | None,
     path("--examples", help="Labelled photos of some or all classes to learn from: one sub-folder a class."),
@@ -47,6 +50,12 @@ PerClass = Annotated[int | None, typer.Option("--per-class", min=1, help="Most e
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")]
 
 # What to make, and of which parts.
+ClassWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CLASS]...", help='Class names, dog cat or "dog,cat", or a file or folder of them: as --classes.'
+    ),
+]
 _CLASSES_HELP = (
     'Class names, "dog,elephant"; a file of them (.txt, .csv, .yaml or .json, such as data.yaml or dataset_info.json, '
     "Label Studio's .xml); or a folder with one sub-folder a class."
@@ -92,6 +101,29 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ResourceError(f"{error.name} is not installed. Run: pip install 'clipstill[{name}]'") from None
+
+
+def classes_of(words: list[str] | None, classes: str) -> str | list[str]:
+    """The class names of a verb, which stand behind it or in ``--classes``."""
+    if not words:
+        return classes
+    if classes:
+        raise ConfigError(
+            f"'{words[0]}' stands beside --classes. An option takes one value: quote one with spaces or commas, and "
+            'name all classes in one place: --classes "dog,sea horse".'
+        )
+    # The shell has cut "dog, cat" into two words; a description may hold commas of its own.
+    return words if len(words) > 1 and ":" in "".join(words) else ",".join(word.strip(",; ") for word in words)
+
+
+def photos_of(photos: Path | None, images: Path | None, example: str) -> Path:
+    """The photos to measure on, which stand behind the run or in ``--images``."""
+    if photos is not None and images is not None:
+        raise ConfigError(f"{images} and {photos} are both given: give one folder, not all in it.")
+    found = photos or images
+    if found is None:
+        raise ConfigError(f"no photos are given. Name a folder with one sub-folder a class: {example}")
+    return found
 
 
 def shared(context: typer.Context, kind: type) -> dict[str, Any]:

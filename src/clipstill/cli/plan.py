@@ -25,6 +25,7 @@ _WIDTH = 110
 
 def plan(
     context: typer.Context,
+    words: options.ClassWords = None,
     classes: options.Classes = "",
     examples: options.Examples = None,
     unlabelled: options.Unlabelled = None,
@@ -49,9 +50,10 @@ def plan(
 
     Nothing is made. With --budget, the best settings that fit are chosen:
 
-    clipstill plan --classes classes.txt --budget 30min --out plan.yaml
+    clipstill plan classes.txt --budget 30min --out plan.yaml
     """
-    found = clipstill.plan(classes=classes, settings=overrides or (), **options.shared(context, clipstill.RunOptions))
+    names, given = options.classes_of(words, classes), options.shared(context, clipstill.RunOptions)
+    found = clipstill.plan(classes=names, settings=overrides or (), **given)
     if out is not None:
         from clipstill.planning.budget import write_settings
 
@@ -78,7 +80,9 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
     if len(hardest_first) > _SHOWN:
         rows.append(("...", f"and {len(hardest_first) - _SHOWN} easier ones"))
     rows.append(("all", plan.foresight.text()))
-    rows.append(("", "a student made from names alone stays below it; example images lift it"))
+    rows.append(
+        ("", "a student of names alone stays below it; five photos of each class lift it most (--examples DIR)")
+    )
     print_table(rows)
     cost = plan.cost
     print("\nCost on this device, an estimate")

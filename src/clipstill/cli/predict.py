@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipstill.cli import options
 from clipstill.cli.printing import print_json
-from clipstill.core.errors import ClipstillError, DataError
-from clipstill.core.names import plain
+from clipstill.core.errors import ClipstillError, ConfigError, DataError
+from clipstill.core.names import NONE_OF_THESE, plain
 from clipstill.core.paths import user_path
 
 if TYPE_CHECKING:
     from clipstill.runtime import Answer
 
+_RUNS = Path("runs")  # Where a run lands whose folder is not named.
+
 
 def predict(
     bundle: options.Source,
     photos: Annotated[
-        list[Path], typer.Argument(parser=user_path, metavar="PHOTO...", help="Picture files, or folders of them.")
-    ],
+        list[Path] | None,
+        typer.Argument(parser=user_path, metavar="PHOTO...", help="Picture files, or folders of them."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each photo.")] = 3,
+    table: Annotated[
+        Path | None, options.path("--csv", help="Also write all answers as a table, the most doubtful first.")
+    ] = None,
     model: options.Model = "fp32",
     as_json: options.Json = False,
 ) -> None:
@@ -32,12 +42,18 @@ def predict(
 
     Of a folder all photos in it and below are answered, in order of their paths. A photo that cannot be read is named,
     the others are still answered, and the exit code is 2.
+
+    clipstill predict runs/zoo photo.jpg
     """
     from clipstill.runtime import load_bundle
 
+    if os.path.isfile(bundle):  # noqa: PTH113 - Path.is_file raises for long names
+        raise ConfigError(_turned_round(bundle, photos or ()))
     classifier = load_bundle(bundle, model=model)
+    if not photos:
+        raise ConfigError(f"no photo is given. Name some behind the run: clipstill predict {bundle} photo.jpg")
     photos = [photo for path in photos for photo in _photos_of(path)]
-    answers: list[dict[str, object]] = []
+    answers: list[dict[str, Any]] = []
     failures: list[str] = []
     for photo in photos:
         name = plain(photo)
@@ -54,10 +70,20 @@ def predict(
             print(f"{name}: {_sentence(answer)}")
     if as_json:
         print_json(answers)
+    if table is not None:
+        _write_table(table, answers)
     if failures:
         raise ClipstillError(
             failures[0] if len(photos) == 1 else f"{len(failures)} of {len(photos)} photos could not be read."
         )
+
+
+def _turned_round(photo: Path, others: Sequence[Path]) -> str:
+    """What to type where a photo stands in the place of the run."""
+    runs = sorted(_RUNS.glob("*/bundle"), key=lambda path: path.stat().st_mtime)
+    run = next((path for path in others if path.is_dir()), runs[-1].parent if runs else None)
+    made = "" if run else ' (make one: clipstill run "dog,cat")'
+    return f"{photo} is not a clipstill bundle. The run comes first: clipstill predict {run or 'RUN'} {photo}{made}"
 
 
 def _photos_of(path: Path) -> list[Path]:
@@ -69,4 +95,16 @@ def _photos_of(path: Path) -> list[Path]:
 
 def _sentence(answer: Answer) -> str:
     named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.predictions)
-    return f"none of these (most like {named})" if answer.refused else named
+    return f"{NONE_OF_THESE} (most like {named})" if answer.refused else named
+
+
+def _write_table(file: Path, answers: Sequence[dict[str, Any]]) -> None:
+    from clipstill.core.files import write_text
+
+    best = [(each["photo"], each["predictions"][0], each["refused"]) for each in answers if "error" not in each]
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("path", "answer", "probability", "refused"))
+    for photo, first, refused in sorted(best, key=lambda row: row[1]["score"]):
+        writer.writerow((photo, first["label"], f"{first['score']:.4f}", "yes" if refused else "no"))
+    write_text(file, lines.getvalue())

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 _PACS_PHOTOS = Path("pacs/test/photo")
 _PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-# This student begins with what its teacher knows, and 24 images teach it no more (docs/measured.md).
-_FEW_IMAGES = "prompts.images_per_class=8"
 
 
 def run(
     context: typer.Context,
+    words: options.ClassWords = None,
     classes: options.Classes = "",
     out: Annotated[
         Path | None, options.path("--out", "-o", help="The run folder; named after the classes if left out.")
@@ -54,14 +53,19 @@ def run(
     """Make a classifier from class names.
 
     Synthetic images, student, measurement, ONNX bundle and report land in one folder. The same command goes on where it
-    was interrupted, and does nothing where all is done. Under torchrun every rank makes a share of the images:
+    was interrupted, and does nothing where all is done. Under torchrun every rank makes a share of the images.
 
-    torchrun --nproc-per-node 8 -m clipstill run --classes classes.txt
+    clipstill run dog cat "sea horse"
+
+    torchrun --nproc-per-node 8 -m clipstill run classes.txt
     """
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
     settings = options.with_flags(overrides, flags)
     result = clipstill.distil(
-        classes=classes, out=out, settings=settings, **options.shared(context, clipstill.RunOptions)
+        classes=options.classes_of(words, classes),
+        out=out,
+        settings=settings,
+        **options.shared(context, clipstill.RunOptions),
     )
     print_run(result, as_json)
 
@@ -84,14 +88,14 @@ def demo(
     photos = user_path(data) / _PACS_PHOTOS if data else out.with_name(f"{out.name}-photos")
     samples = {} if data else sample_photos(photos)
     classes = tuple(samples) or _PACS_CLASSES
-    settings = (_FEW_IMAGES, *(overrides or ()))
-    result = clipstill.distil(classes=classes, out=out, images=photos, settings=settings, device=device)
+    result = clipstill.distil(classes=classes, out=out, images=photos, settings=overrides or (), device=device)
     print_run(result, as_json)
     if not as_json and result.evaluation is not None:
         measured = result.evaluation.student
+        right = round(measured.right_and_answered * measured.n)
         print(
             f"\nShown: {len(classes)} names and no photo made a model of {result.onnx_bytes / 1e6:.1f} MB; it names "
-            f"{round(measured.top1 * measured.n)} of {measured.n} real photos, which it was not trained on."
+            f"{right} of {measured.n} real photos, which it was not trained on."
         )
         origins = dict.fromkeys(origin for origins in samples.values() for origin in origins)
         print(f'Photos: {photos}, from {", ".join(origins) or data}. Yours: clipstill run --classes "dog,cat,horse"')

@@ -15,6 +15,7 @@ from clipstill.core.errors import ConfigError
 
 def zero_shot(
     out: options.OutBundle,
+    words: options.ClassWords = None,
     classes: options.Classes = "",
     run: Annotated[Path | None, options.path(help="Take the classes and settings of this run folder instead.")] = None,
     teacher: Annotated[str, typer.Option(help="See: clipstill list teachers.")] = "embedded-s",
@@ -34,15 +35,16 @@ def zero_shot(
     A teacher's image tower and one stored vector a class, as a bundle like that of a run; it takes seconds. Examples
     and unlabelled photos move the vectors. Whether a distilled student is better: clipstill ladder.
 
-    clipstill zero-shot --classes "dog,elephant,giraffe" --teacher embedded-s --out zoo
+    clipstill zero-shot dog elephant giraffe --out zoo
     """
     from clipstill.workflow.store import CONFIG_FILE, read_task
 
-    if run is not None and classes:
+    names = options.classes_of(words, classes)
+    if run is not None and names:
         raise ConfigError("--classes and --run both name the classes. Give one of them.")
     flags = {"examples.per_class": per_class, "seed": seed, "allow_unmatched": allow_unmatched}
     result = clipstill.zero_shot(
-        classes=classes if run is None else read_task(run),
+        classes=names if run is None else read_task(run),
         out=out,
         teacher=teacher,
         examples=examples,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from clipstill.core.foresight import Foresight, known_best
+from clipstill.core.foresight import Foresight
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
+from clipstill.core.verdict import Advice
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
 from clipstill.runtime import Bundle, load_bundle
@@ -57,6 +58,8 @@ class RunResult:
         evaluation: Teacher and student on real photos; None where no photos were given.
         ladder: Simpler and richer ways to the same classifier; None where they were not measured.
         calibration: What is known of the scores without a photo.
+        advice: Verdict on the student, and the next steps.
+        without_training: What a small teacher with stored class vectors would be instead, and the command.
         latency_ms: Median time for one picture on one core.
         licence: Family of the most restrictive licence found.
         licence_warning: What that licence asks, where it forbids products or nothing is known; else None.
@@ -72,6 +75,8 @@ class RunResult:
     evaluation: Evaluation | None
     ladder: Ladder | None
     calibration: Calibration
+    advice: Advice
+    without_training: str
     parameters: int
     onnx_bytes: int
     latency_ms: float
@@ -89,7 +94,8 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """JSON values, with the main figures of the evaluation at the top."""
         measured = {} if self.evaluation is None else self.evaluation.to_json()
-        main = {name: measured.get(name) for name in ("n", "teacher_top1", "student_top1", "chance")}
+        main_names = ("n", "right_and_answered", "teacher_top1", "student_top1", "chance")
+        main = {name: measured.get(name) for name in main_names}
         names = ("parameters", "onnx_bytes", "latency_ms", "licence", "licence_warning", "seconds", "up_to_date")
         return {
             "out": plain(self.out),
@@ -97,6 +103,8 @@ class RunResult:
             "report": plain(self.report),
             "classes": list(self.classes),
             **main,
+            **asdict(self.advice),
+            "without_training": self.without_training,
             "ladder": None if self.ladder is None else self.ladder.to_json(),
             "calibration": dict(self.calibration.details),
             **{name: getattr(self, name) for name in names},
@@ -105,30 +113,25 @@ class RunResult:
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it is not known."""
-        names, foretold = ", ".join(self.classes), self.calibration.foresight
-        quality: dict[str, str | None]
-        if self.evaluation is None:
-            quality = {"quality": f"not measured (--images DIR); expected to be right: {foretold.text()}"}
-        else:
+        names, measured = ", ".join(self.classes), None
+        if self.evaluation is not None:
             student, teacher = self.evaluation.student, self.evaluation.teacher
-            photos = f"on {student.n} real photos" if student.n != 1 else "on one real photo"
-            chance = percent(self.evaluation.chance)
-            quality = {
-                "teacher top-1": f"{percent(None if teacher is None else teacher.top1)} {photos}",
-                "student top-1": f"{percent(student.top1)} (chance {chance})",
-                "expected in use": known_best(foretold.to_json(), self.evaluation.to_json()).text(),
-                "advice": None if self.ladder is None else self.ladder.recommendation.text,
-            }
+            by_teacher = "" if teacher is None else f", its teacher {percent(teacher.top1)}"
+            measured = f"{percent(student.top1)} right{by_teacher}, chance {percent(self.evaluation.chance)}"
         licences = self.bundle_folder / "LICENCES.md"
         return {
             "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",
-            **quality,
+            "verdict": self.advice.text,
+            "made to answer": measured,
+            "which to ship": None if self.ladder is None else self.ladder.recommendation.text,
+            "without training": self.without_training,
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "time": "nothing to do, all was there" if self.up_to_date else span(sum(self.seconds.values())),
             "licences": f"{self.licence} is the most restrictive; all of them: {licences}",
             "bundle": str(self.bundle_folder),
             "report": str(self.report),
+            **{f"next {number}": step for number, step in enumerate(self.advice.steps, 1)},
         }
 
     def _repr_html_(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from clipstill.commands.results import Calibration, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
-from clipstill.core.file_names import METRICS_FILE
+from clipstill.core.file_names import METRICS_FILE, PLAN_FILE
 from clipstill.core.files import holding, write_json
 from clipstill.core.progress import say, warnings_only
 from clipstill.core.records import read_record
@@ -22,7 +22,7 @@ from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
 from clipstill.export.bundle import check_replaceable
-from clipstill.planning.plan import PLAN_FILE, Plan, plan, plan_key, say_plan, stored_plan
+from clipstill.planning.plan import Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
 from clipstill.stages.near_misses import check_near_misses
@@ -264,6 +264,8 @@ def _result(run: Run, skipped: list[str]) -> RunResult:
         evaluation=None if measured is None else Evaluation.from_json(measured),
         ladder=None if climbed is None else Ladder.from_json(climbed),
         calibration=Calibration.from_json(calibration.read_calibration(run)),
+        advice=report.advice_of(run),
+        without_training=report.without_training(run),
         parameters=export["parameters"],
         onnx_bytes=export["onnx_bytes"],
         latency_ms=export["latency_ms"],

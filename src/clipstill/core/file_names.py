@@ -14,6 +14,7 @@ VECTORS_FILE = "class_vectors.safetensors"
 VECTORS_NAME = "class_vectors"
 METRICS_FILE = "metrics.json"
 PARITY_FILE = "parity.json"
+PLAN_FILE = "plan.json"
 # Of files of weights that the user may name.
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # What file managers and network drives leave behind, beside names that begin with a dot.

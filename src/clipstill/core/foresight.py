@@ -122,7 +122,7 @@ def of_student(teacher: Foresight) -> Foresight:
 def known_best(foretold: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> Foresight:
     """What the student was measured to do, where there were photos enough; else what was foretold; both as JSON."""
     if evaluation is not None and evaluation["n"] >= MEASURED_FROM:
-        return measured(evaluation["student_top1"], evaluation["n"], f"{evaluation['n']} labelled photos")
+        return measured(evaluation["right_and_answered"], evaluation["n"], f"{evaluation['n']} labelled photos")
     return Foresight.from_json(foretold)
 
 

@@ -19,6 +19,7 @@ UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u2060\ufeff"
 _HIDDEN = frozenset(UNSEEN + "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+NONE_OF_THESE = "none of these"  # What a classifier says of a photo that it refuses.
 _WORDNET_ID = re.compile(r"^n\d{8}[\s_.-]+(?=\w)")
 # A number before a name counts the classes if it has leading zeros or a dot after it: "01_school_bus", "12.beer-mug".
 # Others are part of the name: "18_wheeler", "20_euro".

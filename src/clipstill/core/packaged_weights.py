@@ -20,6 +20,8 @@ from clipstill.core.protocols import Provenance
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Image towers of each embedded teacher, names in ``LITE``, the one with the largest input first.
+TOWERS = {"embedded-s": ("lite0",), "embedded-m": ("lite2", "lite0")}
 # The original TensorFlow networks take (x - 127) / 128, x in 0..255. ImageNet's usual mean and standard deviation cost
 # 3 to 12 points of accuracy.
 LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)

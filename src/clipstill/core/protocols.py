@@ -125,11 +125,11 @@ class BatchNormTeacher(Teacher, Protocol):
 
 
 @runtime_checkable
-class HeadTeacher(BatchNormTeacher, Protocol):
+class HeadTeacher(Teacher, Protocol):
     """A teacher that shares networks with students, and tells how their heads may begin."""
 
     def linear_head(self, network: str, class_vectors_CD: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Weights (C, F) and biases (C,) on the features of a network; None if not one of ``statistics_networks``."""
+        """Weights (C, F) and biases (C,) on the features of a pretrained network; None where it has no such network."""
 
 
 @runtime_checkable

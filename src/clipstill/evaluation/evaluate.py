@@ -5,8 +5,8 @@ Shapes: N images, C classes, D teacher dimensions, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.errors import DataError
+from clipstill.core.foresight import measured
 from clipstill.core.image_folder import ImageFolder, iterate
-from clipstill.core.names import plain
+from clipstill.core.names import NONE_OF_THESE, plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import Progress, say
 from clipstill.core.protocols import Preprocess
@@ -50,12 +51,28 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What a classifier says of one photo."""
+
+    file: str
+    label: str  # Name of the class that it shows.
+    said: str  # Name of the class that is answered, or that none is.
+    score: float  # Probability of the best class, in [0, 1].
+    best_is_right: bool  # Whether the best class is the label, be it answered or refused.
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in ("file", "label", "said", "score")}
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """What was measured of a classifier."""
 
     n: int  # Number of images that could be read.
     classes: tuple[str, ...]  # Names, in the order of the rows below.
-    top1: float  # Share of right answers in [0, 1].
+    top1: float  # Share of right answers in [0, 1], were every image answered.
+    right_and_answered: float  # The same without the right ones that are refused: what a user gets.
     top5: float | None  # Share with the right class among five; None with five classes or fewer.
     per_class: list[float | None]  # Top-1 of each class; None for classes without images.
     confusion: list[list[int]]  # Counts, a row for each true class, a column for each predicted one.
@@ -63,10 +80,20 @@ class EvaluationResult:
     ece_uncalibrated: float  # The same without the temperature.
     accepted: float | None  # Share of the images that are answered; None for a classifier that never refuses.
     skipped: list[Skipped]
+    # Not in the JSON: a bundle names no photo.
+    answers: tuple[Answered, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def mistakes(self) -> list[Answered]:
+        """Photos that are answered wrong or refused, the surest wrong answer first and the refused ones last."""
+        wrong = [one for one in self.answers if one.said != one.label]
+        return sorted(wrong, key=lambda one: (one.said == NONE_OF_THESE, -one.score))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "classes": list(self.classes)}
+        value = asdict(replace(self, answers=())) | {"classes": list(self.classes)}
+        del value["answers"]
+        return value
 
 
 @dataclass(frozen=True)
@@ -91,6 +118,7 @@ class Evaluation:
             "classes": student["classes"],
             "teacher_top1": None if self.teacher is None else self.teacher.top1,
             "student_top1": self.student.top1,
+            "right_and_answered": self.student.right_and_answered,
             "chance": self.chance,
             "teacher": None if self.teacher is None else self.teacher.to_json(),
             "student": student,
@@ -111,10 +139,11 @@ class Evaluation:
         left_out = f", {count} {'file or folder' if count == 1 else 'files or folders'} left out" if count else ""
         return {
             "photos": f"{student.n} in {shown} of the {len(student.classes)} classes{left_out}",
-            "teacher top-1": percent(None if teacher is None else teacher.top1),
-            "student top-1": f"{percent(student.top1)} (chance {percent(self.chance)})",
-            "student ECE": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
-            "answered": f"{percent(student.accepted)}; for the others it says none of these" if refuses else None,
+            "right and answered": measured(student.right_and_answered, student.n, "these photos").text(),
+            "made to answer": f"{percent(student.top1)} right (chance {percent(self.chance)})" if refuses else None,
+            "answered": f"{percent(student.accepted)}; of the others it says {NONE_OF_THESE}" if refuses else None,
+            "teacher": None if teacher is None else f"{percent(teacher.top1)} right",
+            "calibration (ECE)": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",
             **{f"  {name}": percent(score) for name, score in zip(student.classes, student.per_class, strict=True)},
         }
 
@@ -162,31 +191,44 @@ def evaluate(
     if not labels:
         raise DataError(f"none of the {len(folder.items)} images in {folder.path} could be read. Check the files.")
     logits_NC, labels_N = np.concatenate(logits_parts), np.array(labels, dtype=np.int64)
-    return _judged(folder.classes, logits_NC, labels_N, skipped=skipped, calibration=calibration or Calibration())
+    unread = {each.file for each in skipped}
+    files = [file for file in (plain(path) for path, _ in folder.items) if file not in unread]
+    return _judged(
+        folder.classes, files, logits_NC, labels_N, skipped=skipped, calibration=calibration or Calibration()
+    )
 
 
 def _judged(
     classes: tuple[str, ...],
+    files: Sequence[str],
     logits_NC: NDArray[np.floating],
     labels_N: NDArray[np.integer],
     *,
     skipped: list[Skipped],
     calibration: Calibration,
 ) -> EvaluationResult:
-    scaled_NC, accepted = logits_NC / calibration.temperature, None
-    if calibration.threshold is not None:
-        accepted = float((metrics.softmax(scaled_NC).max(axis=1) >= calibration.threshold).mean())
+    scaled_NC, threshold = logits_NC / calibration.temperature, calibration.threshold
+    score_N, best_N = metrics.softmax(scaled_NC).max(axis=1), logits_NC.argmax(axis=1)
+    right_N, accepted_N = best_N == labels_N, score_N >= (threshold or 0.0)
+    answers = tuple(
+        Answered(file, classes[label], classes[best] if accepted else NONE_OF_THESE, float(score), best == label)
+        for file, label, best, accepted, score in zip(
+            files, labels_N.tolist(), best_N.tolist(), accepted_N, score_N, strict=True
+        )
+    )
     return EvaluationResult(
         n=len(labels_N),
         classes=classes,
         top1=metrics.top1(logits_NC, labels_N),
+        right_and_answered=float((right_N & accepted_N).mean()),
         top5=metrics.top5(logits_NC, labels_N),
         per_class=metrics.per_class(logits_NC, labels_N),
         confusion=metrics.confusion(logits_NC, labels_N).tolist(),
         ece=metrics.ece(scaled_NC, labels_N),
         ece_uncalibrated=metrics.ece(logits_NC, labels_N),
-        accepted=accepted,
+        accepted=None if threshold is None else float(accepted_N.mean()),
         skipped=skipped,
+        answers=answers,
     )
 
 

@@ -3,6 +3,7 @@
 It answers whether distilling was worth it. Every rung answers for the same photos. The recommendation follows these
 rules, with ``LEVEL``, ``SAME_COST`` and ``MOST_COST``:
 
+0. Below fifty photos nothing is recommended.
 1. Two rungs differ where McNemar's exact test says so at the level of 5 %; otherwise the difference is not measurable.
 2. The pick starts as the student. A teacher with stored class vectors, the small one first, replaces it if it is
    measurably better than the pick and costs at most three times as much as the student in bytes and in GFLOP (latency
@@ -30,6 +31,7 @@ import numpy as np
 
 from clipstill.core.errors import ArtifactError
 from clipstill.core.notebook import html_table, percent
+from clipstill.core.verdict import ENOUGH_PHOTOS
 
 TEACHER = "teacher"
 SMALL_TEACHER = "small-teacher"
@@ -209,6 +211,11 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     if OURS not in found or not towers:
         return Recommendation(None, None, "Nothing is recommended: the student and a teacher must both be measured.")
     ours = pick = found[OURS]
+    if (count := len(ours.result.right)) < ENOUGH_PHOTOS:
+        so_far = ", ".join(f"{rung.title} {_percent(rung)}" for rung in (ours, *towers))
+        return Recommendation(
+            None, None, f"{count} photos are too few to say which to ship; it takes {ENOUGH_PHOTOS}. So far: {so_far}."
+        )
     dear = None
     for tower in towers:
         gap = _between(tower, pick)
@@ -218,13 +225,14 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
             pick = tower
     if pick is ours:
         sentences = [
-            f"Ship the student: it names {_percent(ours)} right, {towers[0].title} {_percent(towers[0])} "
-            f"({_gap(ours, towers[0])}), {_costs(towers[0], ours)}."
+            f"Ship the student: made to answer, it names {_percent(ours)} right, "
+            f"{towers[0].title} {_percent(towers[0])} ({_gap(ours, towers[0])}), {_costs(towers[0], ours)}."
         ]
     else:
         sentences = [
-            f"Do not distil: ship {pick.title}. It names {_percent(pick)} right, the student {_percent(ours)} "
-            f"({_gap(pick, ours)}), {_costs(pick, ours)}."
+            f"Ship {pick.title}: made to answer, it names {_percent(pick)} right, the student {_percent(ours)} "
+            f"({_gap(pick, ours)}), {_costs(pick, ours)}. Take the student where size counts or where photos of other "
+            "things must be refused: a teacher answers always."
         ]
     if dear is not None and _between(dear, pick).better:
         sentences.append(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipstill.core.registry import Registry
+from clipstill.core.registry import Part, Registry
 
 if TYPE_CHECKING:
     from clipstill.export.format import Format
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 formats = Registry(
     "format",
     {
-        "onnx": "clipstill.export.onnx:Onnx",
-        "onnx-fp16": "clipstill.export.onnx_fp16:OnnxFp16",
-        "onnx-int8": "clipstill.export.onnx_int8:OnnxInt8",
-        "torch": "clipstill.export.torch_program:TorchProgram",
-        "openvino": "clipstill.export.openvino:OpenVino",
-        "executorch": "clipstill.export.executorch:ExecuTorch",
+        "onnx": Part("clipstill.export.onnx:Onnx", "always: every bundle has it", "model.onnx"),
+        "onnx-fp16": Part("clipstill.export.onnx_fp16:OnnxFp16", "the file must be half as large", "1/2"),
+        "onnx-int8": Part(
+            "clipstill.export.onnx_int8:OnnxInt8",
+            "the file must be a quarter as large; in every bundle unless its answers differ",
+            "1/4",
+        ),
+        "torch": Part("clipstill.export.torch_program:TorchProgram", "you go on in torch", "1"),
+        "openvino": Part("clipstill.export.openvino:OpenVino", "it runs on Intel's processors", "1"),
+        "executorch": Part("clipstill.export.executorch:ExecuTorch", "it runs in an app on a phone", "1"),
     },
 )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.protocols import Generator, Sampler
-from clipstill.core.registry import Registry
+from clipstill.core.registry import Part, Registry
 from clipstill.generators.settings import GeneratorSettings
 
 if TYPE_CHECKING:
@@ -21,17 +21,40 @@ if TYPE_CHECKING:
 generators = Registry(
     "generator",
     {
-        "pixels": "clipstill.generators.pixels:load_pixels",
-        "embedded": "clipstill.generators.embedded:load_embedded",
-        "vqgan": "clipstill.generators.vqgan:load_vqgan",
-        "tiny-autoencoder": "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder",
-        "dead-leaves": "clipstill.generators.procedural:load_dead_leaves",
-        "noise": "clipstill.generators.procedural:load_noise",
+        "pixels": Part(
+            "clipstill.generators.pixels:load_pixels", "no decoder is wanted: pixels are optimised themselves"
+        ),
+        "embedded": Part(
+            "clipstill.generators.embedded:load_embedded", "you begin: half of the default, embedded+pixels"
+        ),
+        "vqgan": Part(
+            "clipstill.generators.vqgan:load_vqgan",
+            "you repeat the published systems; see clipstill weights import --help",
+            "",
+            "of the checkpoint",
+        ),
+        "tiny-autoencoder": Part(
+            "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder",
+            "diffusers is installed and a hub can be reached",
+            "5 MB",
+            "MIT",
+        ),
+        "dead-leaves": Part(
+            "clipstill.generators.procedural:load_dead_leaves", "you need a control: random overlapping discs"
+        ),
+        "noise": Part("clipstill.generators.procedural:load_noise", "you need a control: random pixels"),
     },
     prefixes={
-        "vqgan": "clipstill.generators.vqgan:load_vqgan",
-        "tiny-autoencoder": "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder",
-        "text-to-image": "clipstill.generators.text_to_image:load_text_to_image",
+        "vqgan": Part("clipstill.generators.vqgan:load_vqgan", "you imported several", "", "of the checkpoint"),
+        "tiny-autoencoder": Part(
+            "clipstill.generators.tiny_autoencoder:load_tiny_autoencoder", "you have the decoder on disk", "5 MB", "MIT"
+        ),
+        "text-to-image": Part(
+            "clipstill.generators.text_to_image:load_text_to_image",
+            "you have a GPU and a diffusion model",
+            "of the model",
+            "of the model",
+        ),
     },
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.core.device import memory_bytes
 from clipstill.core.errors import ArtifactError
+from clipstill.core.file_names import PLAN_FILE
 from clipstill.core.files import sha256_json
 from clipstill.core.foresight import Foresight
 from clipstill.core.notebook import html_table
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from clipstill.core.image_folder import ImageFolder
     from clipstill.workflow.models import Models
 
-PLAN_FILE = "plan.json"
 _PRINTED_WARNINGS = 6
 # Photos that the plan of a run shows the teacher: a few seconds of work.
 _QUICK_PHOTOS = 60

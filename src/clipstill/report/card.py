@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
-from clipstill.core.foresight import known_best
-from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, verdict, warning
+from clipstill.core.foresight import Foresight, known_best
+from clipstill.core.verdict import verdict
+from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, warning
+from clipstill.report.licences import verdict as licence_verdict
 from clipstill.report.templates import environment
 
 FORMATS_HEADING = "## Formats"
@@ -34,19 +36,41 @@ def model_card(model: Description, export: ExportFacts) -> str:
         front_matter=matter.strip(),
         given=f"{len(model.labels)} class names and {' and '.join(counts) or 'no labelled photo'}",
         found=found,
-        foresight=model.calibration and known_best(model.calibration["foresight"], model.evaluation),
+        verdict_text=_verdict_of(model),
         measured=found
         and [
-            ("top-1", found["student_top1"], found.get("teacher_top1"), ".1%", f"{found['chance']:.1%}"),
+            (
+                "right and answered",
+                found["right_and_answered"],
+                found.get("teacher_top1"),
+                ".1%",
+                f"{found['chance']:.1%}",
+            ),
+            (
+                "top-1, made to answer",
+                found["student_top1"],
+                found.get("teacher_top1"),
+                ".1%",
+                f"{found['chance']:.1%}",
+            ),
             ("top-5", student.get("top5"), teacher.get("top5"), ".1%", ""),
             ("calibration error (ECE)", student.get("ece"), teacher.get("ece"), ".3f", ""),
         ],
         per_class=per_class(student, model.labels),
         warning=warning(parts),
-        verdict=verdict(parts),
+        verdict=licence_verdict(parts),
         spdx=spdx_of_all(parts),
     )
     return text.rstrip() + "\n"
+
+
+def _verdict_of(model: Description) -> str:
+    """Whether it may be used, in words; empty where nothing was measured or foretold."""
+    found, untold = model.evaluation, Foresight("names alone", reason="nothing was measured").to_json()
+    if not found and model.calibration is None:
+        return ""
+    known = known_best(model.calibration["foresight"] if model.calibration else untold, found)
+    return verdict(known, found["n"] if found else 0, len(model.labels))[1]
 
 
 def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clipstill.core.protocols import Provenance
+from clipstill.core.verdict import Advice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,11 +63,13 @@ class ReportData:
     student_bytes: int  # Size of the exported model.
     student_parameters: int
     latency_ms: float  # Median for one picture on one CPU core.
+    advice: Advice  # Verdict on the student, and the next steps.
     teacher_bytes: int | None = None  # Size of the teacher's image tower; None where unknown.
     teacher_parameters: int | None = None  # The same for its parameters.
     parity: Mapping[str, Any] = field(default_factory=dict)  # Content of the bundle's ``parity.json``.
     evaluation: Mapping[str, Any] | None = None  # JSON values of an ``Evaluation``; None without photos.
     calibration: Mapping[str, Any] | None = None  # Label-free estimates of temperature, threshold and accuracy.
+    without_training: str = ""  # What a small teacher would be instead, and the command.
     examples: int = 0  # Number of example images given beside the class names.
     unlabelled: int = 0  # Number of unlabelled photos given.
     pictures: tuple[Picture, ...] = ()  # Synthetic images, in the order of their index.

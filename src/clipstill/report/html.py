@@ -64,20 +64,18 @@ def render(data: ReportData) -> str:
 
 
 def summary(data: ReportData) -> str:
-    """The result in a few sentences; the first one says what to ship."""
-    found = data.evaluation
-    if not found:
-        text = "The classifier is ready. How good it is on real photos was not measured: none were given."
-        if data.calibration:
-            text += f" Expected to be right: {known_best(data.calibration['foresight'], None).text()}."
-        return text
-    text = (
-        f"On {found['n']:,} real photos the student names {100 * found['student_top1']:.1f}% right, "
-        f"its teacher {100 * found['teacher_top1']:.1f}%; guessing would reach {100 * found['chance']:.1f}%."
-    )
+    """The result in a few sentences; the first one is the verdict."""
+    found, sentences = data.evaluation, [data.advice.text]
+    if found:
+        sentences.append(
+            f"Made to answer all of {found['n']:,} photos, the student names {100 * found['student_top1']:.1f}% right, "
+            f"its teacher {100 * found['teacher_top1']:.1f}%; guessing would reach {100 * found['chance']:.1f}%."
+        )
     if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
-        text += f" The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller."
-    return f"{data.ladder['recommendation']['text']} {text}" if data.ladder else text
+        sentences.append(f"The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller.")
+    if data.ladder and data.ladder["recommendation"]["ship"]:
+        sentences.append(data.ladder["recommendation"]["text"])
+    return " ".join(sentences)
 
 
 def picture_grid(pictures: Sequence[Picture], labels: Sequence[str]) -> Grid:

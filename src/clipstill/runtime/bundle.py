@@ -16,7 +16,7 @@ import numpy as np
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import BYTES, Picture, fit, load_rgb
-from clipstill.core.names import is_plain
+from clipstill.core.names import NONE_OF_THESE, is_plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
 from clipstill.core.paths import refuse_other_than_utf8, user_path
@@ -50,6 +50,12 @@ class Answer:
 
     predictions: list[Prediction]
     refused: bool
+
+    @property
+    def told(self) -> list[Prediction]:
+        """The predictions, behind that of "none of these" where the photo is refused."""
+        best = self.predictions[0]
+        return [Prediction(NONE_OF_THESE, 1 - best.score), *self.predictions] if self.refused else self.predictions
 
 
 @dataclass(eq=False, repr=False)
@@ -90,13 +96,13 @@ class Bundle:
         """The table that notebooks show."""
         metrics = self.folder / "metrics.json"
         measured = (read_json(metrics).get("evaluation") if metrics.is_file() else None) or {}
-        top1, size = measured.get("student_top1"), (self.folder / self.file).stat().st_size
+        right, size = measured.get("right_and_answered"), (self.folder / self.file).stat().st_size
         threshold = self.refusal_threshold
         rows = {
             "Bundle": str(self.folder),
             f"{len(self.labels)} classes": ", ".join(self.labels[:12]) + (" ..." if len(self.labels) > 12 else ""),
             "Model": f"{self.file}, {size / 1e6:.1f} MB, {_pixels(self.preprocess.shape)}",
-            "Top-1": "not measured" if top1 is None else f"{percent(top1)} of {measured['n']} photos",
+            "Right and answered": "not measured" if right is None else f"{percent(right)} of {measured['n']} photos",
             "Temperature": f"{self.temperature:.3g}",
             'Says "none of these"': "never" if threshold is None else f"below a score of {threshold:.3g}",
         }
@@ -150,23 +156,24 @@ class Bundle:
     def predict(
         self, photo: Picture | Sequence[Picture] | Iterator[Picture], top: int | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
-        """Name what is in a photo, best class first.
+        """Name what is in a photo, best class first; before them "none of these" where the photo is refused.
 
         Args:
             photo: A path, a PIL image, an array of uint8 (H, W, 3), the bytes of a file or an open binary file; or a
                 sequence or an iterator of such photos.
-            top: Number of classes; None for all.
+            top: Number of predictions; None for all.
 
         Returns:
-            Predictions for one photo; for a sequence a list of such lists, in its order.
+            Predictions for one photo; for a sequence a list of such lists, in its order. The score of "none of these"
+            is what the best class lacks to 1.
 
         Raises:
             DataError: A photo cannot be read; the message names it.
         """
         # Texts and bytes are sequences, and open files are iterators.
         if isinstance(photo, Sequence | Iterator) and not isinstance(photo, str | BYTES) and not hasattr(photo, "read"):
-            return [each.predictions for each in self.answer(list(photo), top)]
-        return self.answer([photo], top)[0].predictions  # type: ignore[list-item]
+            return [each.told[:top] for each in self.answer(list(photo), top)]
+        return self.answer([photo], top)[0].told[:top]  # type: ignore[list-item]
 
     def answer(self, photos: Sequence[Picture], top: int | None = None) -> list[Answer]:
         """As ``predict`` for several photos, with whether each shows any of the classes at all."""

@@ -53,7 +53,7 @@ def read_evaluation(run: Run) -> dict[str, Any] | None:
 
 STAGE = Stage(
     name=NAME,
-    version=2,
+    version=3,
     title="Measure on the photos",
     make=_make,
     settings=("evaluation.images",),

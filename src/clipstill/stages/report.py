@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import Any
 import clipstill
 from clipstill.assembly.adaptation import adaptation_line
 from clipstill.core.device import describe
+from clipstill.core.errors import ArtifactError
+from clipstill.core.file_names import PLAN_FILE
 from clipstill.core.files import read_json, write_text
+from clipstill.core.foresight import known_best
 from clipstill.core.progress import listed
+from clipstill.core.records import read_record
+from clipstill.core.verdict import ENOUGH_PHOTOS, Advice, advise
+from clipstill.evaluation.ladder import TEACHER
+from clipstill.report.card import per_class
 from clipstill.report.data import Chart, Picture, ReportData, Series, picture_uri
 from clipstill.report.data import Stage as StageRow
 from clipstill.stages import (
@@ -26,6 +34,8 @@ from clipstill.stages import (
     student,
     teacher_prompts,
 )
+from clipstill.teachers import teachers
+from clipstill.workflow.records import StoredPlan
 from clipstill.workflow.run import Run
 from clipstill.workflow.runner import seconds_of_work
 from clipstill.workflow.stage import Stage, Step
@@ -34,13 +44,50 @@ NAME = "report"
 REPORT_FILE = "report.html"
 # The picture grid shows the first classes; a page of a thousand would be of no use.
 _MOST_CLASSES = 40
-_PHOTOS_FOR_TRUST = 100
+# Kinds of findings that a description mends.
+_DESCRIBED = ("ambiguous", "unknown", "similar", "unreadable")
 _PROMPT_LOSSES = ("loss", "cross_entropy")
 _DISTILLATION_CHARTS = {
     "loss": ("loss", "held_out_loss"),
     "agreement with the teacher on held-out images": ("agreement",),
     "cosine between gradients of different styles": ("alignment",),
 }
+
+
+def advice_of(run: Run) -> Advice:
+    """The verdict on the student of a run, and what to do next."""
+    measured = evaluation.read_evaluation(run)
+    try:
+        planned = read_record(run.store.path / PLAN_FILE, StoredPlan)
+    except ArtifactError:  # A run that could not be planned has none.
+        planned = {"findings": [], "expected_per_class": {}}
+    expected = planned["expected_per_class"]
+    findings = [one for one in planned["findings"] if one["kind"] in _DESCRIBED and one["level"] == "warning"]
+    return advise(
+        known_best(calibration.read_calibration(run)["foresight"], measured),
+        photos=0 if measured is None else measured["n"],
+        per_class=expected if measured is None else per_class(measured["student"], run.task.names),
+        classes=run.task.names,
+        doubtful=[name for one in findings for name in one["classes"]],
+        examples=run.photos.counts["examples"],
+        teacher=run.settings.teacher.name,
+        run=str(run.store.path),
+    )
+
+
+def without_training(run: Run) -> str:
+    """What the small teacher would be as a bundle by itself, and the command that makes it in seconds."""
+    name, folder = run.settings.small_teacher, str(run.store.path)
+    known, own = teachers.parts().get(name), class_vectors.read_teacher_metadata(run)["image_parameters"]
+    size = known.size if known else f"about {own * 4 / 1e6:.0f} MB"
+    climbed, better = ladder.read_ladder(run), ""
+    if climbed is None or climbed["recommendation"]["ship"] is None:
+        better = f". Which of the two is better: clipstill ladder {shlex.quote(folder)} photos"
+    return (
+        f"{name} with stored class vectors, {size}, is made in less than a minute; it always answers, and takes photos "
+        f"as --examples but no fine-tuning: clipstill zero-shot --run {shlex.quote(folder)} --teacher {name} --out "
+        f"{shlex.quote(f'{folder}-small')}{better}"
+    )
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
@@ -51,7 +98,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     training = student.read_student_metadata(run)
     measured, settings = evaluation.read_evaluation(run), run.settings
     tower = int(class_vectors.read_teacher_metadata(run)["image_parameters"])
-    adapted = adaptation.read_adaptation(run)
+    adapted, climbed = adaptation.read_adaptation(run), ladder.read_ladder(run)
     details = {
         adaptation.NAME: "" if adapted is None else adaptation_line(adapted),
         **_image_details(run, training),
@@ -66,11 +113,13 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         student_parameters=int(export["parameters"]),
         latency_ms=float(export["latency_ms"]),
         teacher_parameters=tower,
-        teacher_bytes=tower * (4 if settings.teacher.precision == "fp32" else 2),
+        teacher_bytes=_teacher_bytes(climbed) or tower * (4 if settings.teacher.precision == "fp32" else 2),
         parity=read_json(exported / "parity.json"),
         evaluation=measured,
-        ladder=ladder.read_ladder(run),
+        ladder=climbed,
         calibration=calibration.read_calibration(run),
+        advice=advice_of(run),
+        without_training=without_training(run),
         **run.photos.counts,
         pictures=_pictures(run),
         curation=_curation(run),
@@ -88,6 +137,15 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     )
     write_text(folder / REPORT_FILE, render(data))
     return [REPORT_FILE]
+
+
+def _teacher_bytes(climbed: Mapping[str, Any] | None) -> int | None:
+    """Bytes of the teacher's exported tower, where the ladder has one."""
+    rungs = climbed["rungs"] if climbed else []
+    exported = [
+        rung["measured"]["cost"]["onnx_bytes"] for rung in rungs if rung["name"] == TEACHER and rung["measured"]
+    ]
+    return exported[0] if exported else None
 
 
 def _image_details(run: Run, training: Mapping[str, Any]) -> dict[str, str]:
@@ -175,7 +233,7 @@ def _notes(
     measured: Mapping[str, Any] | None, training: Mapping[str, Any], formats: Mapping[str, Mapping[str, Any]]
 ) -> Iterable[str]:
     """What a reader must know of the photos, the training, and formats whose answers differ from the student's."""
-    if measured is not None and measured["n"] < _PHOTOS_FOR_TRUST:
+    if measured is not None and measured["n"] < ENOUGH_PHOTOS:
         yield f"Only {measured['n']} photos were measured: the accuracies are rough, one photo moves them visibly."
     if measured is not None and measured.get("skipped"):
         yield f"{len(measured['skipped'])} files of the photo folder could not be read and were left out."
@@ -193,7 +251,7 @@ def _notes(
 
 STAGE = Stage(
     name=NAME,
-    version=4,
+    version=5,
     title="Write the report",
     make=_make,
     inputs=(bundle.NAME, ladder.NAME),

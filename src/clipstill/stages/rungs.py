@@ -20,7 +20,6 @@ import torch
 from clipstill.core.errors import ConfigError, DataError, ExportError
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.image_folder import ImageFolder
-from clipstill.core.names import plain
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
 from clipstill.evaluation import ladder as rungs
@@ -114,18 +113,18 @@ class RungMaker:
         except (ConfigError, ExportError) as error:
             classifier, note = self._teacher_as_it_is(), str(error)
         measured = self._measured(rungs.TEACHER, classifier.costing(labels=labels, photos=photos))
-        return Rung(rungs.TEACHER, f"{name}, the teacher, by {how}", measured, note=note, command=command)
+        return Rung(rungs.TEACHER, f"Teacher ({name}) by {how}, no training", measured, note=note, command=command)
 
     def _small_teacher(self, rung: str) -> Rung:
         """The small teacher with class vectors of names, or of names and examples."""
         inputs, examples, folder = self._inputs, None, None
-        name, title = inputs.small_teacher, f"{inputs.small_teacher} with stored class vectors"
+        name, title = inputs.small_teacher, f"Small teacher ({inputs.small_teacher}), no training"
         if rung == rungs.SMALL_TEACHER_EXAMPLES:
             examples = inputs.examples
             if examples is None:
-                return self._not_given(rung, f"{name} with class vectors of names and examples", "--examples DIR")
+                return self._not_given(rung, f"Small teacher ({name}) with photos, no training", "--examples DIR")
             folder = examples.path
-            title = f"{name} with class vectors of names and {len(examples.items)} examples"
+            title = f"Small teacher ({name}) with {len(examples.items)} photos, no training"
         elif name == self._run.settings.teacher.name and not self._trained_on["labels"]:
             missing = "it is the teacher itself; name a smaller one: --set evaluation.small_teacher=NAME"
             return Rung(rung, title, missing=missing)
@@ -178,7 +177,7 @@ class RungMaker:
 
     @cached_property
     def _student(self) -> _Classifier:
-        """The exported student; its latency is measured again, beside that of the other rungs."""
+        """The exported student, with the size and latency that the bundle says."""
         run, folder = self._run, self._run.folder(bundle.NAME)
         loaded = load_bundle(folder, run.store.threads)
         export, trained_on = read_json(folder / "metrics.json")["export"], self._trained_on
@@ -186,7 +185,7 @@ class RungMaker:
             onnx_bytes=int(export["onnx_bytes"]),
             parameters=int(export["parameters"]),
             gflop=gflop(student.read_student(run), loaded.preprocess.size),
-            latency_ms=latency(Onnx().open(folder / _MODEL, threads=1), loaded.preprocess.size),
+            latency_ms=float(export["latency_ms"]),
             minutes=self._minutes((*_BESIDE_THE_STUDENT, student.NAME)),
             photos=trained_on["unlabelled"],
             labels=trained_on["labels"],
@@ -198,7 +197,7 @@ class RungMaker:
         kinds = {"synthetic image": "images", "unlabelled photo": "unlabelled", "example": "labels"}
         counts = [(trained_on[key], kind) for kind, key in kinds.items() if trained_on[key]]
         listed = " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
-        title = f"ours: {self._run.settings.student.name} trained on {listed}"
+        title = f"Student ({self._run.settings.student.name}), distilled on {listed}"
         return Rung(rungs.OURS, title, self._measured(rungs.OURS, self._student))
 
     def _control(self, name: str, what: str, sampler: DeadLeaves | Noise) -> Rung:
@@ -207,7 +206,7 @@ class RungMaker:
 
         settings = self._run.settings
         count, size = self._trained_on["images"] + self._trained_on["unlabelled"], settings.synthesis.image_size
-        title = f"{settings.student.name} trained on {count} {what}"
+        title = f"Control: the student distilled on {count} {what}"
         if self._is_too_slow:
             return self._too_slow(name, title)
         classifier = self._trained(
@@ -222,12 +221,12 @@ class RungMaker:
         from clipstill.assembly.training import TrainingSet
 
         run, unlabelled = self._run, self._inputs.unlabelled
-        title = "ours, trained on unlabelled photos too"
+        title = "Student, distilled on unlabelled photos too"
         if unlabelled is None:
             if self._trained_on["unlabelled"]:
                 return Rung(rungs.UNLABELLED, title, missing="the student was trained on its unlabelled photos already")
             return self._not_given(rungs.UNLABELLED, title, "--unlabelled DIR")
-        title = f"ours, trained on {len(unlabelled.items)} unlabelled photos too"
+        title = f"Student, distilled on {len(unlabelled.items)} unlabelled photos too"
         if self._is_too_slow:
             return self._too_slow(rungs.UNLABELLED, title)
 
@@ -277,7 +276,7 @@ class RungMaker:
         from clipstill.assembly.fine_tuning import fine_tune_on
 
         run, inputs = self._run, self._inputs
-        title = "ours, tuned on labelled photos"
+        title = "Student, tuned on labelled photos"
         if inputs.examples is None:
             return self._not_given(rungs.EXAMPLES, title, "--examples DIR")
         values = {"seed": run.settings.seed, "device": run.settings.device, "threads": run.store.threads}
@@ -291,7 +290,7 @@ class RungMaker:
         cost = replace(cost, minutes=minutes + (cost.minutes or 0.0), labels=labels + cost.labels)
         tuned = load_bundle(out, run.store.threads)
         classifier = _Classifier(tuned.logits, tuned.preprocess, tuned.temperature, cost)
-        title = f"ours, tuned on {labels} labelled photos"
+        title = f"Student, tuned on {labels} labelled photos"
         given = f"--examples {_quoted(inputs.examples.path)}{_limit(inputs.shots)}"
         command = f"clipstill fine-tune {self._path} {given} --out DIR"
         return Rung(rungs.EXAMPLES, title, self._measured(rungs.EXAMPLES, classifier), command=command)
@@ -299,25 +298,15 @@ class RungMaker:
     # What rungs share.
 
     def _measured(self, name: str, classifier: _Classifier) -> Measured:
-        answers: list[int] = []
-        photos = self._inputs.photos
-
-        def predict(images_NHW3: Any) -> Any:
-            logits_NC = classifier.predict(images_NHW3)
-            answers.extend(logits_NC.argmax(axis=1).tolist())
-            return logits_NC
-
         found = evaluate(
-            predict,
-            photos,
+            classifier.predict,
+            self._inputs.photos,
             classifier.preprocess,
             title=f"ladder, {name}",
             name_skipped=False,
             calibration=Calibration(classifier.temperature),
         )
-        unread = {each.file for each in found.skipped}
-        labels = [label for path, label in photos.items if plain(path) not in unread]
-        right = "".join("1" if answer == label else "0" for answer, label in zip(answers, labels, strict=True))
+        right = "".join("1" if each.best_is_right else "0" for each in found.answers)
         return Measured(right, found.ece, tuple(found.per_class), classifier.cost)
 
     @cached_property

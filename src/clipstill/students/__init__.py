@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.core.registry import Registry
+from clipstill.core.registry import Part, Registry
 
 if TYPE_CHECKING:
     from clipstill.students.student import Student
@@ -16,15 +16,43 @@ if TYPE_CHECKING:
 students = Registry(
     "student",
     {
-        "lite0": "clipstill.students.timm_student:lite0",
-        "lite2": "clipstill.students.timm_student:lite2",
-        "mobilenetv3-small": "clipstill.students.timm_student:mobilenetv3_small",
-        "mobilenetv4-small": "clipstill.students.timm_student:mobilenetv4_small",
-        "resnet10t": "clipstill.students.timm_student:resnet10t",
-        "resnet18": "clipstill.students.timm_student:resnet18",
-        "vit-tiny": "clipstill.students.timm_student:vit_tiny",
+        "lite0": Part("clipstill.students.timm_student:lite0", "you begin: the default", "13.5 MB", "Apache-2.0"),
+        "lite2": Part(
+            "clipstill.students.timm_student:lite2",
+            "half more of the size and the time may be tried",
+            "19.3 MB",
+            "Apache-2.0",
+        ),
+        "mobilenetv3-small": Part(
+            "clipstill.students.timm_student:mobilenetv3_small",
+            "size counts most, and you have thousands of pictures or weights of your own",
+            "6.1 MB",
+        ),
+        "mobilenetv4-small": Part(
+            "clipstill.students.timm_student:mobilenetv4_small",
+            "as mobilenetv3-small, for phones with an accelerator",
+            "10.0 MB",
+        ),
+        "resnet10t": Part(
+            "clipstill.students.timm_student:resnet10t",
+            "a plain network must be compared with, trained from scratch",
+            "19.7 MB",
+        ),
+        "resnet18": Part("clipstill.students.timm_student:resnet18", "you repeat a published system", "44.7 MB"),
+        "vit-tiny": Part(
+            "clipstill.students.timm_student:vit_tiny",
+            "you need a transformer, and have weights or thousands of pictures",
+            "22.1 MB",
+        ),
     },
-    prefixes={"timm": "clipstill.students.timm_student:load_timm"},
+    prefixes={
+        "timm": Part(
+            "clipstill.students.timm_student:load_timm",
+            "you know which of timm's networks you want",
+            "any",
+            "of its weights",
+        )
+    },
 )
 
 

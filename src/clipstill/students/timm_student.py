@@ -27,6 +27,7 @@ from clipstill.core.errors import (
     reason_of,
 )
 from clipstill.core.files import sha256_file
+from clipstill.core.hub import fetch_first
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import seed_for
@@ -35,6 +36,7 @@ from clipstill.students.promptkd_checkpoint import is_of_promptkd, own_names
 from clipstill.students.student import Backbone, Student
 
 _PACKAGED = {weights.timm_name: size for size, weights in LITE.items()}
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Networks halve the resolution five times: smaller images would leave an empty feature map.
 _SMALLEST = 32
 # Larger sizes are not tried where a network refuses one.
@@ -74,7 +76,9 @@ def _build(
     try:
         network = _create(architecture, seed, from_hub, side)
         student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
-    except ClipstillError:
+    except ClipstillError as error:
+        if from_hub and isinstance(error, ResourceError):
+            raise ResourceError(f"{error} Or set student.init to 'scratch' or to a safetensors file.") from None
         raise
     except Exception as error:  # Each network, and the hub's client, raise many kinds.
         if from_hub and _takes(architecture, side):
@@ -111,6 +115,12 @@ def _create(architecture: str, seed: int, from_hub: bool, size: int) -> nn.Modul
     # Transformers are built for one size, with a positional embedding for each patch.
     is_fixed = _metadata(architecture).get("fixed_input_size", False)
     sized: dict[str, Any] = {"img_size": size} if is_fixed else {}
+    repository = _metadata(architecture).get("hf_hub_id") if from_hub else None
+    if repository:
+        with torch.device("meta"):  # Tells a size that it does not take before anything is fetched.
+            timm.create_model(architecture, num_classes=0, **sized)
+        # timm would ask six times for each file, and say so each time.
+        sized["pretrained_cfg_overlay"] = {"file": str(fetch_first(repository, _WEIGHTS))}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "student", architecture))
         network: nn.Module = timm.create_model(architecture, pretrained=from_hub, num_classes=0, **sized)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
-from clipstill.core.registry import Registry
+from clipstill.core.registry import Part, Registry
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,24 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 teachers = Registry(
     "teacher",
     {
-        "embedded-s": "clipstill.teachers.embedded:embedded_s",
-        "embedded-m": "clipstill.teachers.embedded:embedded_m",
+        "embedded-m": Part(
+            "clipstill.teachers.embedded:embedded_m", "you begin: the default, everyday things", "59.9 MB", "Apache-2.0"
+        ),
+        "embedded-s": Part(
+            "clipstill.teachers.embedded:embedded_s",
+            "half the size and time count more than two points",
+            "27.9 MB",
+            "Apache-2.0",
+        ),
     },
-    prefixes={"openclip": "clipstill.teachers.openclip:load_openclip"},
+    prefixes={
+        "openclip": Part(
+            "clipstill.teachers.openclip:load_openclip",
+            "the classes are fine-grained or unusual, such as openclip:ViT-B-32-quickgelu/openai",
+            "from 100 MB",
+            "of the checkpoint",
+        )
+    },
 )
 
 

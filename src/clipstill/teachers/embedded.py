@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.files import sha256_file, sha256_json
-from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
+from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, TOWERS, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.ensemble import join
@@ -274,12 +274,12 @@ class EmbeddedTeacher:
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
     """Factory of the small embedded teacher."""
-    return EmbeddedTeacher("embedded-s", ("lite0",), device, precision=precision)
+    return EmbeddedTeacher("embedded-s", TOWERS["embedded-s"], device, precision=precision)
 
 
 def embedded_m(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
     """Factory of the larger embedded teacher."""
-    return EmbeddedTeacher("embedded-m", ("lite2", "lite0"), device, precision=precision)
+    return EmbeddedTeacher("embedded-m", TOWERS["embedded-m"], device, precision=precision)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

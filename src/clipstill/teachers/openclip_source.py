@@ -15,9 +15,9 @@ from open_clip.transform import PreprocessCfg
 from clipstill.core.errors import ConfigError, DataError, ResourceError, UnknownNameError, did_you_mean, reason_of
 from clipstill.core.file_names import CHECKPOINT_SUFFIXES
 from clipstill.core.files import read_json
+from clipstill.core.hub import fetch, fetch_first
 from clipstill.core.paths import user_path
 from clipstill.core.progress import say, warn
-from clipstill.teachers.hub import fetch, fetch_first
 
 CONFIG_FILE = "open_clip_config.json"
 # What the tags of an architecture may disagree on.

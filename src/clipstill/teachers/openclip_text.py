@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipstill.core.errors import DataError, reason_of
 from clipstill.core.files import read_json
-from clipstill.teachers.hub import fetch
+from clipstill.core.hub import fetch
 from clipstill.teachers.openclip_source import Source
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")

@@ -11,8 +11,8 @@ from clipstill.core.errors import TaskError
 from clipstill.core.file_names import visible
 from clipstill.core.progress import listed
 
-# Folders of a data set that are no classes.
-_PARTS = {"train", "val", "valid", "validation", "test", "images", "labels", "annotations"}
+# Folders of a data set or a run that are no classes.
+_PARTS = {"train", "val", "valid", "validation", "test", "images", "labels", "annotations", "stages", "bundle"}
 _CLASS_TAGS = ("Choice", "Label")
 
 

@@ -12,13 +12,23 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 from clipstill.core.names import spoken
 from clipstill.core.progress import Progress, listed
-from clipstill.text.reading import as_read, unread
-from clipstill.text.senses import Meaning, are_related, choose_senses, is_unseen, kind_of, look_different, texts_about
+from clipstill.text.reading import as_read, is_negation, unread
+from clipstill.text.senses import (
+    Meaning,
+    are_related,
+    choose_senses,
+    common_kind,
+    is_unseen,
+    kind_of,
+    look_different,
+    share_kind,
+    texts_about,
+)
 from clipstill.text.task import Task
 from clipstill.text.wordnet import Sense, singulars, wordnet
 
@@ -36,25 +46,14 @@ _SAME = 0.8
 # The teacher takes a bare name for another meaning if that is nearer than the wanted one by this share. Chosen from 0.1
 # to 0.3 on the Caltech-101 names.
 _LEANS = 0.15
+# From this share on, two definitions are of things that look alike: bracelets 0.45, the two cranes 0.03.
+_ALIKE = 0.35
 # The same for a word of another kind, which must also have at least the second share.
-_STRANGE, _STRANGE_NEAR = 0.2, 0.35
+_STRANGE, _STRANGE_NEAR = 0.25, 0.35
 _STRANGENESS_UNKNOWN = -0.3
 # The other classes decide for a meaning if they support it by this many more steps of WordNet's tree.
 _DECIDED = 1.0
-# Kinds with a plain word that also describes how a thing looks.
-_PLAIN_KINDS = (
-    "animal, bird, building, cat, clothing, color, dessert, dish, dog, fish, flower, food, fruit, furniture, garment, "
-    "insect, machine, mammal, mushroom, musical instrument, plant, reptile, ship, shoe, tool, toy, tree, vegetable, "
-    "vehicle, weapon"
-)
-_KINDS = frozenset(_PLAIN_KINDS.split(", "))
 _COVERED = 0.8  # A common kind is offered if WordNet knows this share of the classes.
-# Names of what is left over.
-_REST = re.compile(
-    r"(none|nothing|neither|rest|the rest|others?|unknown|misc|miscellaneous|background|no class|unclassified"
-    r"|none of .*|(any|some|every)thing( else)?|(all |any )?others? .*|not .*)"
-)
-_NOT = re.compile(r"(?:without an|without a|without|no|non)[ -](.+)")
 _BATCH = 32
 _EXAMPLES_ADVICE = "or give a few example images of just this class (--examples DIR/{folder})"
 
@@ -119,6 +118,8 @@ class Linter:
         self._share_CC: list[list[float]] = known.share(self.vectors_CD @ self.vectors_CD.T).tolist()
         # Shares of each name without a description: of its meanings, and of known words.
         self._about: dict[int, list[float]] = {}
+        # How near the definition of each meaning lies to that of the wanted one.
+        self._alike: dict[int, list[float]] = {}
         self._near: dict[int, dict[str, float]] = {}
         unclear = [place for place, description in enumerate(self.read.descriptions) if not description]
         if unclear:
@@ -133,8 +134,9 @@ class Linter:
         ]
         parts = [tokens if len(tokens := _tokens(name)) > 1 else [] for name in names]
         bare = [spoken(name) for name in names]
+        glosses = [[each.sense.gloss for each in self.meanings[place]] for place in unclear]
         texts_of = [
-            [*(text for group in groups for text in group), *own] for groups, own in zip(about, parts, strict=True)
+            [*chain(*groups), *own, *of_name] for groups, own, of_name in zip(about, parts, glosses, strict=True)
         ]
         # Texts of similar length share a batch, which keeps padding short.
         unique = sorted({*bare, *(text for texts in texts_of for text in texts)}, key=lambda text: (len(text), text))
@@ -148,6 +150,8 @@ class Linter:
             bare_D = vectors[bare[number]]
             share = {text: float(self.known.share(vectors[text] @ bare_D)) for text in texts_of[number]}
             self._about[place] = [max(share[text] for text in group) for group in about[number]]
+            wanted_D = vectors[(glosses[number] or bare)[0]]
+            self._alike[place] = [float(self.known.share(vectors[text] @ wanted_D)) for text in glosses[number]]
             near = self.known.share(self.known.vectors_WD @ bare_D).tolist()
             self._near[place] = dict(zip(self.known.words, near, strict=True))
             self._near[place] |= {part: share[part] for part in parts[number]}
@@ -198,8 +202,7 @@ class Linter:
         """Names that say what a photo does not show: no text tower has a vector for that."""
         words = [spoken(name).lower() for name in self.read.names]
         for name, word, description in zip(self.task.names, words, self.read.descriptions, strict=True):
-            refused = _NOT.fullmatch(word)
-            if description or not (_REST.fullmatch(word) or (refused and refused[1] in words)):
+            if description or not is_negation(word, words):
                 continue
             message = f"'{name}' says what a photo does not show; the teacher looks for the words in it."
             advice = (
@@ -319,7 +322,11 @@ class Linter:
         is_rare = wanted.count > 5 * (other.count + 1)
         either = f"'{name}' can be {kind_of(wanted, self.nouns)} or {kind_of(other, self.nouns)}"
         lines = f"{name}: {wanted.gloss} | {name}: {other.gloss}"
-        if nearest - self._about[place][0] >= _LEANS and not (is_rare and is_decided):
+        # A rare meaning counts where another class is of its kind, as the keyboard is beside a mouse.
+        others_chosen = [of_name[0].sense for at, of_name in enumerate(self.meanings) if of_name and at != place]
+        is_among = any(share_kind(other, each, self.nouns) for each in others_chosen)
+        is_settled = is_rare and is_decided and not is_among
+        if nearest - self._about[place][0] >= _LEANS and not is_settled:
             wants = "the other classes suggest the first" if is_decided else "the other classes do not say which"
             message = f"{either}; {wants}, and the teacher seems to take the bare name for the second."
             return Finding(WARNING, "ambiguous", (name,), message=message, advice=f"Say which: {lines}")
@@ -330,11 +337,12 @@ class Linter:
 
     def _other_meanings(self, place: int) -> list[tuple[float, Meaning]]:
         """Meanings that look different from the wanted one in photos, with the name's share of each."""
-        others = list(zip(self._about[place], self.meanings[place], strict=True))[1:]
+        meanings = self.meanings[place]
+        others = list(zip(self._about[place], self._alike[place], meanings, strict=True))[1:]
         return [
             (share, each)
-            for share, each in others
-            if each.sense.is_visible and look_different(self.meanings[place][0].sense, each.sense, self.nouns)
+            for share, alike, each in others
+            if each.sense.is_visible and alike < _ALIKE and look_different(meanings[0].sense, each.sense, self.nouns)
         ]
 
     def _unknown(self, place: int) -> Finding | None:
@@ -376,23 +384,16 @@ class Linter:
     def _common_kind(self, found: Sequence[Finding]) -> list[Finding]:
         """A sentence with the kind that all classes share, if a name is doubtful."""
         doubtful = [name for one in found if one.kind in ("ambiguous", "unknown") for name in one.classes]
-        kind = self._kind_of_all()
-        if kind is None or not doubtful:
+        wanted = [meanings[0].sense for meanings in self.meanings if meanings]
+        if not doubtful or len(wanted) < max(2, _COVERED * len(self.task.names)):
+            return []
+        kind = common_kind(wanted, {spoken(name).lower() for name in self.task.names}, self.nouns)
+        if kind is None:
             return []
         template = json.dumps([f"{{class}}, a type of {kind}"])
         message = f"all classes are a kind of {kind}; a sentence that names it with each of them leaves less to guess."
         advice = f"--set 'prompts.templates={template}' (a CLIP teacher: \"a photo of a {{class}}, a type of {kind}.\")"
         return [Finding(NOTE, "constraint", tuple(dict.fromkeys(doubtful)), message=message, advice=advice)]
-
-    def _kind_of_all(self) -> str | None:
-        """The narrowest plain word that all known classes are a kind of; None if there is none."""
-        ups = [self.nouns.distances_up(meanings[0].sense.number).keys() for meanings in self.meanings if meanings]
-        if len(ups) < max(2, _COVERED * len(self.task.names)):
-            return None
-        plain = _KINDS - {spoken(name).lower() for name in self.task.names}
-        common = set(ups[0]).intersection(*ups[1:])
-        narrowest_first = sorted(common, key=lambda each: (self.nouns.depth(each), each), reverse=True)
-        return next((word for word in map(self.nouns.word, narrowest_first) if word in plain), None)
 
 
 def _tokens(name: str) -> list[str]:

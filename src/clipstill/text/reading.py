@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from clipstill.core.names import single_tokens, spoken
@@ -23,6 +23,12 @@ _PLACEHOLDER = re.compile(
 _SUFFIXES = ("able", "ed", "er", "es", "ful", "ing", "ish", "ive", "less", "like", "ly", "ness", "ous", "s", "y")
 _PREFIXES = ("un", "mis", "non", "over")
 _LEAST_STEM = 3
+# Names of what is left over.
+_REST = re.compile(
+    r"(none|nothing|neither|rest|the rest|others?|unknown|misc|miscellaneous|background|no class|unclassified"
+    r"|none of .*|(any|some|every)thing( else)?|(all |any )?others? .*|not .*)"
+)
+_NOT = re.compile(r"(?:without an|without a|without|no|non)[ -](.+)")
 
 
 @functools.cache
@@ -88,3 +94,9 @@ def unread(task: Task, multilingual: bool) -> list[int]:
         return []
     read = zip(task.names, task.descriptions, strict=True)
     return [place for place, texts in enumerate(read) if not any(map(is_english, filter(None, texts)))]
+
+
+def is_negation(word: str, others: Sequence[str]) -> bool:
+    """Whether a name says what a photo does not show: the rest, or none of another name."""
+    refused = _NOT.fullmatch(word)
+    return bool(_REST.fullmatch(word) or (refused and refused[1] in others))

@@ -17,6 +17,16 @@ _UNSEEN = frozenset(("state", "feeling", "quality", "trait", "right"))
 _COLOURS = frozenset(("color", "weather", "shape", "pattern", "texture"))
 # Weights of a sense's frequency and visibility; the context of the other names has weight 1.
 _FREQUENT, _VISIBLE = 3.0, 1.5
+# One other name is little context: beside a guitar alone, a dog would be the catch of a ratchet.
+_LEAST_OTHERS = 2
+
+# Kinds with a plain word that also describes how a thing looks.
+_PLAIN_KINDS = (
+    "animal, bird, building, cat, clothing, color, dessert, dish, dog, fish, flower, food, fruit, furniture, garment, "
+    "insect, machine, mammal, mushroom, musical instrument, plant, reptile, ship, shoe, tool, toy, tree, vegetable, "
+    "vehicle, weapon"
+)
+_KINDS = frozenset(_PLAIN_KINDS.split(", "))
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ def choose_senses(names: Sequence[str], nouns: Wordnet) -> list[list[Meaning]]:
     for place, of_name in enumerate(senses):
         meanings = []
         for sense, above, frequency in zip(of_name, ups[place], frequencies[place], strict=True):
-            context = sum(total[one] - support[one][place] for one in above) / max(1, len(names) - 1)
+            context = sum(total[one] - support[one][place] for one in above) / max(_LEAST_OTHERS, len(names) - 1)
             visible = _VISIBLE * (sense.is_visible - (sense.file == PERSON))
             meanings.append(Meaning(sense, context, context + _FREQUENT * frequency + visible))
         chosen.append(sorted(meanings, key=lambda one: -one.score))
@@ -83,12 +93,16 @@ def look_different(one: Sense, other: Sense, nouns: Wordnet) -> bool:
     return max(nouns.depth(number) for number in up.keys() & other_up.keys()) <= _DEPTH_OF_ARTEFACT
 
 
+def share_kind(one: Sense, other: Sense, nouns: Wordnet) -> bool:
+    """Whether two senses have a kind in common that is not too general."""
+    common = nouns.distances_up(one.number).keys() & nouns.distances_up(other.number).keys()
+    return any(nouns.depth(number) >= _DEPTH_OF_KIND for number in common)
+
+
 def are_related(word: str, sense: Sense, nouns: Wordnet) -> bool:
-    """Whether a meaning of the word and the sense have a kind in common that is not too general, or it is unknown."""
+    """Whether a meaning of the word and the sense share a kind, or the word is unknown."""
     senses = nouns.senses(word)
-    up = nouns.distances_up(sense.number).keys()
-    common = [number for each in senses for number in nouns.distances_up(each.number).keys() & up]
-    return not senses or any(nouns.depth(number) >= _DEPTH_OF_KIND for number in common)
+    return not senses or any(share_kind(each, sense, nouns) for each in senses)
 
 
 def is_unseen(sense: Sense, nouns: Wordnet) -> bool:
@@ -101,3 +115,11 @@ def kind_of(sense: Sense, nouns: Wordnet) -> str:
     """The kind of a sense with its article, such as ``a wading bird``."""
     word = nouns.kind_word(sense.number) or sense.gloss
     return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
+
+
+def common_kind(senses: Sequence[Sense], excluded: set[str], nouns: Wordnet) -> str | None:
+    """The narrowest plain word, beside those excluded, that all senses are a kind of; None if there is none."""
+    ups = [nouns.distances_up(sense.number).keys() for sense in senses]
+    common = set(ups[0]).intersection(*ups[1:])
+    narrowest_first = sorted(common, key=lambda each: (nouns.depth(each), each), reverse=True)
+    return next((word for word in map(nouns.word, narrowest_first) if word in _KINDS - excluded), None)

@@ -14,6 +14,8 @@ from clipstill.core.paths import user_path
 from clipstill.workflow.settings import Settings
 
 _FOLDER = Path(str(resources.files("clipstill.recipes")))
+# Images a class where more teach nothing (docs/measured.md).
+_IMAGES, _FEW = "prompts.images_per_class", 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ def recipe_path(name: str) -> Path:
         return user_path(name)
     hint = did_you_mean(name, recipe_names())
     raise UnknownNameError(f"no recipe named '{name}'.{hint} All of them: clipstill list recipes")
+
+
+def recipe_purpose(name: str) -> str:
+    """What a shipped recipe is for: its comment up to the first colon."""
+    return recipe_path(name).read_text(encoding="utf-8").removeprefix("# ").partition(":")[0]
 
 
 def load_settings(
@@ -100,6 +107,9 @@ def load_with_origins(
         # Checked one after the other, so that a message names the place in which the mistake stands.
         settings = validate(Settings, merged, layer.where)
         origins |= dict.fromkeys((name for name, _ in dotted(layer.values)), layer.origin)
+    if settings.begins_with_teacher and settings.unlabelled.images is None and _IMAGES not in origins:
+        settings = settings.changed(**{_IMAGES: _FEW})
+        origins[_IMAGES] = f"recipe {recipe} for a student that begins with what its teacher knows"
     return LoadedSettings(settings, origins)
 
 

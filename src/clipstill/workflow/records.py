@@ -81,11 +81,29 @@ class StepEntry(TypedDict):
 
 
 @_OPEN
+class StoredFinding(TypedDict):
+    """A finding of a plan."""
+
+    level: str
+    kind: str
+    classes: list[str]
+
+
+@_OPEN
+class StoredPlan(TypedDict):
+    """What is read again of ``plan.json``."""
+
+    findings: list[StoredFinding]
+    expected_per_class: dict[str, Share]
+
+
+@_OPEN
 class StoredAccuracy(TypedDict):
     """The main figures of an ``Evaluation``."""
 
     n: Count
     student_top1: Share
+    right_and_answered: Share
     teacher_top1: NotRequired[Share | None]
 
 

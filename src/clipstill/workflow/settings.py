@@ -8,6 +8,7 @@ from pydantic import Field
 
 from clipstill.core.config import SPEED_ONLY, Config, SettingPath
 from clipstill.core.errors import ConfigError
+from clipstill.core.packaged_weights import TOWERS
 from clipstill.distillation.settings import DistilSettings, PromptTeacherSettings, ReadingSettings
 from clipstill.distributed.settings import LaunchSettings
 from clipstill.evaluation.settings import EvaluationSettings, RefusalSettings
@@ -149,6 +150,13 @@ class Settings(Config):
         if named != "auto":
             return named
         return "embedded-s" if self.teacher.name.startswith("embedded") else self.teacher.name
+
+    @property
+    def begins_with_teacher(self) -> bool:
+        """Whether the student begins with a head that an embedded teacher makes of the class names alone."""
+        section, unseen = self.student, self.examples.images is None and not self.has_prompts
+        wanted = (section.start, section.init, section.head) == ("teacher", "pretrained", "linear")
+        return unseen and wanted and section.name in TOWERS.get(self.teacher.name, ())
 
     @property
     def has_prompts(self) -> bool:

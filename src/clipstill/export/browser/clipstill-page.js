@@ -331,8 +331,8 @@
       (labels.length === 1 ? "One class. " : `One of ${labels.length} classes` + (bundle.threshold === null ? ". " : ", or none of them. ")) +
       "The model runs on this device; the photo does not leave it.";
     const measured = metrics.evaluation;
-    if (measured && typeof measured.student_top1 === "number") {
-      at("measured").textContent = `top-1 ${percent(measured.student_top1)} on ${measured.n.toLocaleString("en")} real photos`;
+    if (measured && typeof measured.right_and_answered === "number") {
+      at("measured").textContent = `right and answered: ${percent(measured.right_and_answered)} of ${measured.n.toLocaleString("en")} real photos`;
     }
     showOrigin(bundle);
   }
@@ -366,9 +366,9 @@
     add("Student", info.student, `model.onnx, ${(metrics.export.onnx_bytes / 1e6).toFixed(1)} MB`);
     add("Teacher", info.teacher);
     if (info.images_per_class > 0) add("Generator", info.generator);
-    if (measured && typeof measured.student_top1 === "number") {
+    if (measured && typeof measured.right_and_answered === "number") {
       const teacher = typeof measured.teacher_top1 === "number" ? `, the teacher ${percent(measured.teacher_top1)}` : "";
-      add("Quality", `names ${percent(measured.student_top1)} of ${measured.n.toLocaleString("en")} real photos right`,
+      add("Quality", `names ${percent(measured.right_and_answered)} of ${measured.n.toLocaleString("en")} real photos right`,
         `chance ${percent(measured.chance)}${teacher}; none of the photos was used for training`);
     } else {
       add("Quality", "not measured on real photos");

@@ -8,7 +8,7 @@ from pathlib import Path
 from clipstill.core.errors import ResourceError, reason_of
 
 # Seconds until a hub that does not answer is given up.
-_PATIENCE = 10.0
+_PATIENCE = 5.0
 
 
 def fetch(repository: str, names: Sequence[str]) -> Path:

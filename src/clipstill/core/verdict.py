@@ -1,0 +1,106 @@
+"""Whether a classifier may be used, in words, and what to do next: run, card and report say the same.
+
+The one number is the share of photos that are named right and answered: a photo that is refused does not count.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from clipstill.core.foresight import MEASURED_FROM, Foresight
+from clipstill.core.progress import listed
+
+# Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
+ENOUGH_PHOTOS = 50
+# Chosen, not measured: the shares from which on a classifier is good, and weak.
+_GOOD, _WEAK = 0.8, 0.5
+# Share of the mistakes that five photos a class leave, on the mean of eight sets (docs/measured.md, "A few examples").
+_LEFT_BY_FIVE = 0.5
+_STEPS = 3
+_LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The verdict on a run's student, and what to do next."""
+
+    # ``"good"``, ``"weak"`` or ``"do not use"``, with ``" so far"`` by few photos and ``", foretold"`` by none; or
+    # ``"not known"``.
+    verdict: str
+    text: str  # The same as a sentence, with the number, its interval, and what it follows from.
+    steps: tuple[str, ...]  # At most three, the most useful first; each with a command where there is one.
+
+
+def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
+    """The verdict in a word, and as a sentence.
+
+    Args:
+        known: Share of the photos that are named right and answered.
+        photos: Number of labelled photos that were measured.
+        classes: Number of classes; guessing is right for one of them.
+    """
+    share = known.share
+    if known.photos is None or share is None:
+        return "not known", f"Not known: {known.text()}."
+    word = "good" if share >= _GOOD else "weak"
+    if share < _WEAK or known.photos.low <= 1 / classes:
+        word = "do not use"
+    if photos < MEASURED_FROM:
+        return f"{word}, foretold", f"{word.capitalize()}, by what can be foretold: right {known.text()}."
+    if photos < ENOUGH_PHOTOS:
+        word, sure = f"{word} so far", f"; it takes {ENOUGH_PHOTOS} to be sure"
+    else:
+        sure = ""
+    return word, f"{word.capitalize()}: right and answered {known.text()}{sure}."
+
+
+def advise(
+    known: Foresight,
+    *,
+    photos: int,
+    per_class: Mapping[str, float],
+    classes: Sequence[str],
+    doubtful: Sequence[str],
+    examples: int,
+    teacher: str,
+    run: str,
+) -> Advice:
+    """The verdict on a run, and the next steps.
+
+    Args:
+        known: Share of the photos that are named right and answered.
+        photos: Number of labelled photos that were measured.
+        per_class: Measured or expected share of each class, in [0, 1]; may be empty.
+        classes: Names of all classes.
+        doubtful: Names that the plan warned of.
+        examples: Number of labelled photos that were learned from.
+        teacher: Name of the teacher.
+        run: The run folder.
+    """
+    folder, steps = shlex.quote(run), []
+    if not examples:
+        hardest = sorted(per_class, key=lambda name: per_class[name])[:3]
+        most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
+        steps.append(
+            f"Give five photos of each class{most}; nothing lifts it more{_gain(known.share)}: clipstill fine-tune "
+            f"{folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
+        )
+    if photos < ENOUGH_PHOTOS:
+        steps.append(
+            f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class: clipstill evaluate {folder} photos"
+        )
+    if doubtful:
+        steps.append(f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how')
+    if teacher.startswith("embedded"):
+        steps.append(f"Try a larger teacher, where a model hub can be reached: --teacher {_LARGER_TEACHER}")
+    word, text = verdict(known, photos, len(classes))
+    return Advice(word, text, tuple(steps[:_STEPS]))
+
+
+def _gain(share: float | None) -> str:
+    if share is None:
+        return ""
+    then = 1 - _LEFT_BY_FIVE * (1 - share)
+    return f" (they halved the mistakes of eight sets: from {100 * share:.0f} to about {100 * then:.0f} %)"
