@@ -1,7 +1,7 @@
 """Data sets of domain adaptation and generalisation, and test sets of ImageNet's classes, as they are published.
 
-Each domain is a data set of its own, such as ``pacs-sketch``. One that is published without a split has all images both
-for training and for test, as in CoOp's code.
+Each domain is a data set of its own, such as ``pacs-sketch``. Where domains have no lists for training and test, all
+images are both, as in CoOp's code.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _IMAGENET_A = "github.com/hendrycks/natural-adv-examples"
 # images, DomainNet 586,575 in the cleaned lists. Numbers of single domains are those of DomainBed and of Dassl; not
 # checked against the archives. ImageNet-Sketch has 50,889 files, though its paper says 50,000.
 SETS = {
+    # Its lists take some images of a domain for training and all for test, and are not read.
     "pacs": Published(
         "domaingeneralization.github.io",
         ("PACS/{}", "PACS/kfold/{}", "PACS/images/{}", "kfold/{}"),
