@@ -70,7 +70,7 @@ __all__ = [
     "zero_shot",
 ]
 
-# Names, a comma-separated text, or a file: .txt, .yaml, .json or .csv.
+# Names, a comma-separated text, or a file or folder, see ``parse_task``.
 Classes = Task | str | Sequence[str] | Path
 # Nested settings, or texts such as "synthesis.steps=40".
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -119,7 +119,8 @@ def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Ru
     An interrupted call is continued; a call that was done before returns at once.
 
     Args:
-        classes: Names, a comma-separated text, or a file: ``.txt``, ``.yaml``, ``.json`` or ``.csv``.
+        classes: Names, a comma-separated text, a file of names (``.txt``, ``.yaml``, ``.json``, ``.csv``, or Label
+            Studio's ``.xml``), or a folder with one sub-folder per class.
         out: The run folder; ``runs/FIRST-CLASSES-HASH`` below the working folder where None.
         options: See ``RunOptions``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import Enum
 from pathlib import Path
@@ -24,11 +25,34 @@ class Pets(str, Enum):  # noqa: UP042 - its members print otherwise
     CAT = "cat"
 
 
+URL = "https://example.org/zoo.zip"
+CLASS_LABEL = '{"names": ["dog", "cat"], "_type": "ClassLabel"}'
+XML_BOMB = '<!DOCTYPE v [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
 YAML_BOMB = "a: &a [x, x]\nb: &b [*a, *a]\n"
 PAGE = "<!DOCTYPE html>\n<html><body>404</body></html>\n"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 
-# A pair is a file's name and its content. A tuple of names is expected to be read; a text is part of the one line.
+PARTS = "no sub-folders that are named after classes"
+
+
+def features(**labels: list[str]) -> str:
+    """A description of a data set as Hugging Face writes it; each list is the names of a feature."""
+    named = {name: {"num_classes": len(given), "names": given, "_type": "ClassLabel"} for name, given in labels.items()}
+    return json.dumps({"features": {"image": {"_type": "Image"}, **named}, "splits": {"train": {"name": "train"}}})
+
+
+def view(*tags: str) -> str:
+    """A labelling configuration of Label Studio."""
+    return f"<View>{''.join(tags)}</View>"
+
+
+def choices(name: str, *values: str) -> str:
+    """One question of a labelling configuration."""
+    return f'<Choices name="{name}">{"".join(f"<Choice value={value!r}/>" for value in values)}</Choices>'
+
+
+# A pair is a file's name and its content, or a folder's name and its sub-folders. A tuple of names is expected to be
+# read; a text is part of the one line.
 LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     # An argument.
     "commas": ("dog,cat", BOTH),
@@ -214,6 +238,7 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "a document": (("classes.docx", "dog\ncat\n"), "Give a .txt"),
     # Tables.
     "a column": (("classes.csv", "name\ndog\ncat\n"), BOTH),
+    "a column of labels with descriptions": (("classes.csv", "label,description\ndog,a pet\ncat,\n"), BOTH),
     "a table of Excel": (("classes.csv", "Class Name;Index\ndog;0\ncat;1\n"), BOTH),
     "a table with tabs": (("classes.tsv", "name\tdescription\ndog\ta\ncat\tb\n"), BOTH),
     "blank lines in a table": (("classes.csv", "\ufeffname\r\n\r\ndog\r\ncat\r\n"), BOTH),
@@ -270,7 +295,107 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
     "categories of COCO": (("classes.json", '{"categories": [{"id": 0, "name": "dog"}]}'), "nested"),
     "two documents of YAML": (("classes.yaml", "- dog\n- cat\n---\n- cow\n"), "(line 3)"),
     "JSON cut short": (("classes.json", '["dog"'), "line 1"),
+    "a data set of Ultralytics": (
+        (
+            "zoo.yaml",
+            f"path: zoo # root\ntrain: a\nval: b\ntest: # none\n\nnames:\n  0: dog\n  1: cat\n\ndownload: {URL}\n",
+        ),
+        BOTH,
+    ),
+    "a data set of Roboflow": (
+        (
+            "data.yaml",
+            f"train: ../train/images\nval: ../valid/images\n\nnc: 2\nnames: ['dog', 'cat']\nroboflow:\n  url: {URL}",
+        ),
+        BOTH,
+    ),
+    "a data set of Hugging Face": (("dataset_info.json", features(label=["dog", "cat"])), BOTH),
+    "commas in a ClassLabel": (
+        ("dataset_info.json", features(label=["tench, Tinca tinca", "0: cat"])),
+        ("tench, Tinca tinca", "0: cat"),
+    ),
+    "configurations of one data set": (
+        (
+            "dataset_infos.json",
+            f'{{"full": {features(label=["dog", "cat"])}, "tiny": {features(label=["dog", "cat"])}}}',
+        ),
+        BOTH,
+    ),
+    "a list of ClassLabels": (
+        ("dataset_info.json", features().replace('"Image"}', f'"Sequence", "feature": {CLASS_LABEL}}}')),
+        BOTH,
+    ),
+    "fine and coarse ClassLabels": (
+        ("dataset_info.json", features(fine=["dog", "cat"], coarse=["pet", "beast"])),
+        "several lists of classes: fine (dog, cat), coarse (pet, beast). Copy the names of one into a .txt",
+    ),
+    "a data set without ClassLabels": (("dataset_info.json", features()), "no feature is a ClassLabel"),
+    "a class twice in a ClassLabel": (("dataset_info.json", features(label=["dog", "dog"])), "(positions 1 and 2 of"),
+    "a ClassLabel that is empty": (("dataset_info.json", features(label=[])), "no class is named in"),
     "a null byte of JSON": (("classes.json", '["dog\\u0000", "cat"]'), "control character"),
+    # Configurations of Label Studio.
+    "choices": (
+        ("config.xml", view('<Image name="i" value="$i"/>', choices("what", "dog", "cat"), '<Header value="Pets"/>')),
+        BOTH,
+    ),
+    "choices in the text field": (view(choices("what", "dog", "cat")), BOTH),
+    "labels of boxes": (
+        (
+            "config.xml",
+            view(
+                '<RectangleLabels name="l" toName="i"><Label value="dog" background="red"/>\n',
+                '<Label value="cat"/></RectangleLabels>',
+            ),
+        ),
+        BOTH,
+    ),
+    "labels of boxes and outlines": (
+        ("config.xml", view(choices("boxes", "dog", "cat"), choices("outlines", "dog", "cat"))),
+        BOTH,
+    ),
+    "a taxonomy": (
+        (
+            "config.xml",
+            view(
+                '<Taxonomy name="t"><Choice value="pet"><Choice value="dog"/></Choice>',
+                '<Choice value="cat"/></Taxonomy>',
+            ),
+        ),
+        BOTH,
+    ),
+    "letters of XML": (
+        ("config.xml", '<?xml version="1.0" encoding="latin-1"?>' + view(choices("a", "R&amp;D", "caf\xe9"))),
+        ("R&D", "caf\xe9"),
+    ),
+    "choices of two questions": (
+        ("config.xml", view(choices("what", "dog", "cat"), choices("quality", "good", "bad"))),
+        "several lists of classes: what (dog, cat), quality (good, bad)",
+    ),
+    "choices that tasks name": (
+        ("config.xml", view('<Choices name="c" value="$options"/>')),
+        "no <Choice value=...> and no <Label value=...>. Copy it from Label Studio",
+    ),
+    "a choice without a value": (("config.xml", view(choices("c", "", "cat"))), "the class name at position 1 of"),
+    "a choice twice": (("config.xml", view(choices("c", "dog", "Dog"))), "(positions 1 and 2 of"),
+    "XML cut short": (("config.xml", '<View>\n<Choices name="c">'), "is not valid XML (no element found: line 2"),
+    "boxes of Pascal VOC": (("a.xml", "<annotation><name>dog</name></annotation>"), "no <Choice value=...>"),
+    "XML that grows": (("config.xml", f"{XML_BOMB}<View>&b;</View>"), "has a document type"),
+    "XML that names a file": (
+        ("config.xml", f'<!DOCTYPE v [<!ENTITY x SYSTEM "file:///etc/passwd">]>{view(choices("c", "&x;", "a"))}'),
+        "has a document type",
+    ),
+    "deep XML": (("config.xml", "<View>" * 100_000), "is not valid XML"),
+    # Folders.
+    "folders of photos": (("photos", ("dog", "cat", ".cache", "__MACOSX", "dog/summer")), ("cat", "dog")),
+    "folders of a data set": (("photos", ("n02084071_dog", "sea_horse")), ("n02084071_dog", "sea_horse")),
+    "a folder named as a file of names": (("zoo.names", ("dog", "cat")), ("cat", "dog")),
+    "one folder": (("photos", ("dog",)), "is the only class of"),
+    "two folders of one class": (("photos", ("dog", "Dog")), "appears twice (positions 1 and 2 of"),
+    "no folders": (("photos", ()), f"{PARTS} (found: none)"),
+    "folders of splits": (("photos", ("train/dog", "train/cat", "val/dog")), f"{PARTS} (found: train, val)"),
+    "folders of YOLO": (("photos", ("images", "labels")), "such as a data.yaml"),
+    "a run": (("zoo", ("stages/images", "bundle")), f"{PARTS} (found: bundle, stages)"),
+    "a folder that is not there": ("photos/train", "No file or folder is called so"),
 }
 
 
@@ -278,8 +403,14 @@ LISTS: dict[str, tuple[Any, tuple[str, ...] | str]] = {
 def test_a_list_of_classes(given: Any, expected: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if isinstance(given, tuple):
         content, given = given[1], tmp_path / given[0]
-        given.write_bytes(content if isinstance(content, bytes) else content.encode())
-    if isinstance(expected, tuple):
+        if isinstance(content, tuple):
+            for folder in ("", *content):
+                (given / folder).mkdir(parents=True, exist_ok=True)
+        else:
+            given.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if isinstance(expected, tuple) and isinstance(given, Path):
+        assert parse_task(str(given)).names == parse_task(given).names == expected
+    elif isinstance(expected, tuple):
         assert parse_task(given).names == expected
     elif isinstance(given, str | Path) and "\0" not in str(given):
         assert expected in refused(capsys, tmp_path, "run", "--out", tmp_path / "out", "--classes", given)

@@ -52,9 +52,15 @@ Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any
 # What to make, and of which parts.
 ClassWords = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CLASS]...", help='Class names, dog cat or "dog,cat", or a file of them: as --classes.'),
+    typer.Argument(
+        metavar="[CLASS]...", help='Class names, dog cat or "dog,cat", or a file or folder of them: as --classes.'
+    ),
 ]
-Classes = Annotated[str, typer.Option("--classes", "-c", help='Class names, "dog,elephant", or a file of them.')]
+_CLASSES_HELP = (
+    'Class names, "dog,elephant"; a file of them (.txt, .csv, .yaml or .json, such as data.yaml or dataset_info.json, '
+    "Label Studio's .xml); or a folder with one sub-folder a class."
+)
+Classes = Annotated[str, typer.Option("--classes", "-c", help=_CLASSES_HELP)]
 Teacher = Annotated[str | None, typer.Option("--teacher", help="See: clipstill list teachers.")]
 Generator = Annotated[
     str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")

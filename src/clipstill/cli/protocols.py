@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipstill.evaluation.protocols import BaseToNovel, Transfer
     from clipstill.workflow.settings import Settings
 
-_DATA = "LAYOUT:ROOT (caltech101:/data), a folder with train and test, or a .csv file"
+_DATA = "LAYOUT:ROOT (caltech101:/data, pacs-sketch:/data), a folder with train and test, or a .csv file"
 Out = Annotated[Path, options.path("--out", "-o", help="Folder for the runs and the measurements.")]
 Shots = Annotated[int, typer.Option("--shots", min=0, help="Labelled images per class to learn from.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="Whole numbers joined by commas; one run each.")]
@@ -95,7 +95,7 @@ def transfer(
 
     clipstill transfer --target dtd:/data --set prompt_teacher.weights=teacher_model/ImageNet-xd --out runs/cross
 
-    clipstill transfer --source photo/ --source art/ --target sketch/ --unlabelled source --out runs/domains
+    clipstill transfer --source pacs-photo:/data --target pacs-sketch:/data --unlabelled source --out runs/domains
     """
     from clipstill.commands.protocol import ProtocolRequest
     from clipstill.commands.transfer import transfer as measure

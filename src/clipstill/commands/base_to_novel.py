@@ -22,7 +22,7 @@ from clipstill.commands.protocol import (
 )
 from clipstill.core.files import make_folder
 from clipstill.datasets import Dataset
-from clipstill.datasets.split import HALVES, half_of
+from clipstill.datasets.split import HALVES, half_of, refuse_shown
 from clipstill.evaluation.protocols import BaseToNovel
 from clipstill.workflow.settings import Settings
 
@@ -35,6 +35,8 @@ def base_to_novel(
     What an equal call measured is not measured again. The shots are labelled images of each base class. Unless
     ``unlabelled``, the student has synthetic images alone and is not transductive.
     """
+    if request.shots:
+        refuse_shown(dataset, [dataset])
     make_folder(request.out)
     found: dict[str, list[Accuracies]] = {}
     for seed in request.seeds:

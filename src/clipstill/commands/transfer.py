@@ -27,6 +27,7 @@ from clipstill.core.files import make_folder
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.progress import say
 from clipstill.datasets import Dataset
+from clipstill.datasets.split import refuse_shown
 from clipstill.evaluation.protocols import Seen, Transfer
 from clipstill.workflow.settings import Settings
 
@@ -50,7 +51,7 @@ def transfer(
 
     Raises:
         ConfigError: Two targets have one name, or a source is needed and there is none.
-        DataError: A target has classes that a student of the source does not know.
+        DataError: A target has classes that a student of the source does not know, or the source's labelled images.
     """
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
@@ -58,6 +59,8 @@ def transfer(
     if source is None:
         _check_without_source(settings_of(targets[0]), request, unlabelled)
     students = _targets_by_student(source, targets, unlabelled)
+    if source is not None and request.shots:
+        refuse_shown(source, targets)
     make_folder(request.out)
     found: dict[str, dict[str, list[float]]] = {}
     for seed in request.seeds:

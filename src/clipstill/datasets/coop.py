@@ -18,6 +18,8 @@ from clipstill.core.names import spoken
 from clipstill.core.picture_kinds import IMAGE_SUFFIXES
 from clipstill.datasets.split import SPLITS, Dataset, Named, below, in_order
 
+_ORIGIN = "where CoOp's DATASETS.md says"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -109,7 +111,7 @@ def _from_split(name: str, folder: Path) -> Named:
 
 def _imagenet(name: str, folder: Path) -> Named:
     """Folders named by WordNet ids, whose class names are in ``classnames.txt``; ImageNet is tested on ``val``."""
-    names = dict(line.split(" ", 1) for line in _lines(name, folder / "classnames.txt"))
+    names = dict(line.split(" ", 1) for line in lines_of(name, folder / "classnames.txt"))
     parts: Named = {"train": [], "test": []}
     for part, place in (("train", "train"), ("test", "val")):
         images = folder / "images" / place
@@ -117,18 +119,22 @@ def _imagenet(name: str, folder: Path) -> Named:
         for label, entry in enumerate(entry for entry in visible(images.iterdir()) if entry.is_dir()):
             if entry.name not in names:
                 raise DataError(f"{folder / 'classnames.txt'} has no name for the folder {entry.name}. Add its line.")
-            files = [file for file in visible(entry.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
-            parts[part] += [(file, label, names[entry.name]) for file in files]
+            parts[part] += [(file, label, names[entry.name]) for file in pictures_in(entry)]
     return parts
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Files right inside a folder that are pictures by their suffixes."""
+    return [file for file in visible(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _aircraft(name: str, folder: Path) -> Named:
     """Lists of image numbers with their variants."""
-    labels = {variant: label for label, variant in enumerate(_lines(name, folder / "variants.txt"))}
+    labels = {variant: label for label, variant in enumerate(lines_of(name, folder / "variants.txt"))}
     parts: Named = {part: [] for part in SPLITS}
     for part, items in parts.items():
         path = folder / f"images_variant_{part}.txt"
-        for line in _lines(name, path):
+        for line in lines_of(name, path):
             number, _, variant = line.partition(" ")
             if variant not in labels:
                 raise DataError(f"{path} names the variant '{variant}', which is not in variants.txt. Fetch it again.")
@@ -136,15 +142,14 @@ def _aircraft(name: str, folder: Path) -> Named:
     return parts
 
 
-def _lines(name: str, path: Path) -> list[str]:
-    return [line.strip() for line in _read_text(name, path).splitlines() if line.strip()]
+def lines_of(name: str, path: Path, origin: str = _ORIGIN) -> list[str]:
+    """The lines of a data set's file that are not empty; a ``DataError`` with ``origin`` if it cannot be read."""
+    return [line.strip() for line in _read_text(name, path, origin).splitlines() if line.strip()]
 
 
-def _read_text(name: str, path: Path) -> str:
+def _read_text(name: str, path: Path, origin: str = _ORIGIN) -> str:
     try:
         return read_text(path)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(
-            f"data set {name}: {path} cannot be read ({reason}). CoOp's DATASETS.md says where to get it."
-        ) from None
+        raise DataError(f"data set {name}: {path} cannot be read ({reason}). Get it from {origin}.") from None

@@ -87,6 +87,17 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
     return replace(first, name="+".join(each.name for each in datasets), root=root, layout=None, **items)
 
 
+def refuse_shown(labelled: Dataset, measured: Sequence[Dataset]) -> None:
+    """Raise a ``DataError`` if labelled images are test images too, as in data sets published without a split."""
+    shown = {path.absolute() for path, _ in labelled.train}
+    for each in measured:
+        if any(path.absolute() in shown for path, _ in each.test):
+            raise DataError(
+                f"labelled images of {labelled.name} are test images of {each.name}; its accuracy would be too high. "
+                "Take labels of another domain, or none: --shots 0."
+            )
+
+
 def without_labels(folder: ImageFolder) -> ImageFolder:
     """The same files as unlabelled photos."""
     return ImageFolder(folder.path, (), sorted((path, -1) for path, _ in folder.items))

@@ -12,8 +12,9 @@ from clipstill.core.errors import TaskError
 from clipstill.core.files import parse_json, read_text
 from clipstill.core.names import UNSEEN, class_key
 from clipstill.core.progress import listed, say
+from clipstill.text.class_sources import names_of_features, names_of_folder, names_of_label_studio
 
-FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".yaml", ".yml", ".json")
+FILE_SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".yaml", ".yml", ".json", ".xml")
 _YAML_FORM = "Write one '- name' per line, or 'name: description' lines."
 # Keys whose value is the list of classes, as in YOLO's data.yaml.
 _LISTS = ("names", "classes", "class_names", "labels")
@@ -80,6 +81,8 @@ def entries_of_text(text: str, where: str = "") -> list[Entry]:
     text = text.strip()
     if not text:
         return []
+    if text.startswith("<View"):
+        return _entries_of_names(names_of_label_studio(text, _source(where)))
     if "\n" in text or text[0] + text[-1] in _BRACKETS:
         return _entries_of_lines(text, where)
     if re.match(r"[\[{]|\w+ *= *[\[{(]", text):
@@ -92,12 +95,14 @@ def entries_of_text(text: str, where: str = "") -> list[Entry]:
 
 
 def entries_of_file(path: Path) -> list[Entry]:
-    """Classes of a file, by its suffix and what is in it."""
+    """Classes of a file, by its suffix and what is in it; of a folder, its sub-folders."""
+    if path.is_dir():
+        return _entries_of_names(names_of_folder(path))
     suffix, where = path.suffix.lower(), f" of {path}"
     if suffix not in FILE_SUFFIXES:
         raise TaskError(
             f"{path} is no file of class names. Give a .txt (one name per line), a .yaml or .json (a list or a "
-            "mapping), or a .csv (with a column 'name')."
+            "mapping), a .csv (with a column 'name'), Label Studio's .xml, or a folder with one sub-folder per class."
         )
     try:
         text = read_text(path)
@@ -109,14 +114,23 @@ def entries_of_file(path: Path) -> list[Entry]:
         raise TaskError(f"the file of class names {path} cannot be read ({error}). Save it as UTF-8 text.") from None
     if suffix == ".json":
         try:
-            parse_json(text)  # Most of it is YAML too, also where it is broken.
+            value = parse_json(text)  # Most of it is YAML too, also where it is broken.
         except ValueError as error:
             raise TaskError(f'{path} is not valid JSON ({error}). Write a list: ["dog", "cat"].') from None
+        names = names_of_features(value, str(path))
+        if names is not None:
+            return _entries_of_names(names)
     if suffix in (".yaml", ".yml", ".json"):
         return _entries_of_yaml(text, where)
     if suffix in (".csv", ".tsv"):
         return _entries_of_table(text, where)
+    if suffix == ".xml":
+        return _entries_of_names(names_of_label_studio(text, str(path)))
     return _entries_of_lines(text, where)
+
+
+def _entries_of_names(names: Sequence[str]) -> list[Entry]:
+    return [Entry(_squeeze(name), "", f"position {number}") for number, name in enumerate(names, 1)]
 
 
 def _squeeze(text: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.errors import TaskError
+from clipstill.core.errors import ClipstillError, TaskError
 from clipstill.core.names import class_key, is_plain, spoken, told_apart
 from clipstill.core.paths import user_path
 from clipstill.core.progress import listed, warn
@@ -70,9 +69,10 @@ def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
     Args:
         classes: Names with commas or semicolons between them; a sequence of names; a mapping from name to description,
             or between names and their numbers; or a file: ``.txt`` with one ``name`` or ``name: description`` per line
-            (``#`` starts a comment), ``.yaml`` or ``.json`` with a list of names or such a mapping, ``.csv`` with a
-            column ``name``. Numbers that count the classes are left out. A string that ends in one of these suffixes
-            is a file.
+            (``#`` starts a comment), ``.yaml`` or ``.json`` with a list of names, such a mapping, or the description of
+            a data set (Ultralytics, Hugging Face), ``.csv`` with a column ``name``, ``.xml`` of Label Studio; or a
+            folder with one sub-folder per class. Numbers that count the classes are left out. A string that ends in
+            one of these suffixes, or names a folder, is a path.
 
     Raises:
         TaskError: Fewer than two classes; an empty name; two classes with the same description, or none, whose names
@@ -85,7 +85,7 @@ def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
     """
     if isinstance(classes, str):
         text = classes.strip()
-        if not text.lower().endswith(FILE_SUFFIXES) and not os.path.isfile(text):  # noqa: PTH113 - Path.is_file raises for long texts
+        if not text.lower().endswith(FILE_SUFFIXES) and not _is_path(text):
             return parse_text(text)
         classes = user_path(text)
     if isinstance(classes, Path):
@@ -102,6 +102,13 @@ def parse_task(classes: str | Sequence[str] | Mapping[str, str] | Path) -> Task:
             raise TaskError(f"the class at position {number} is {item!r}, which is no text. Put quotes around it.")
     texts = [str.__str__(item) if isinstance(item, str) else str(item) for item in classes]  # Enums print otherwise.
     return _check([entry_of(text, f"position {number}") for number, text in enumerate(texts, 1)], "")
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return user_path(text).exists()
+    except (ClipstillError, OSError):  # As of a text that is too long for a path.
+        return False
 
 
 def parse_text(text: str) -> Task:
@@ -135,8 +142,9 @@ def _check(entries: Sequence[Entry], where: str) -> Task:
         if first is not entry:
             raise TaskError(_twice(first, entry, where))
     if len(entries) == 1:
+        path = " No file or folder is called so." if "/" in entries[0].name else ""
         raise TaskError(
-            f"'{entries[0].name}' is the only class{where}. A classifier needs at least two; "
+            f"'{entries[0].name}' is the only class{where}.{path} A classifier needs at least two; "
             "add the classes that it must be distinguished from, with commas between them."
         )
     names = told_apart([entry.name for entry in entries])
