@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clipstill.text.templates import DICTIONARY_TEMPLATE
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from clipstill.workflow.settings import Settings
 
 _PROBED_SENTENCES = 32
-_LARGEST_BATCH, _TIMED_STEPS = 64, 2
+_LARGEST_BATCH, _TIMED_STEPS = 64, 3
 # Images and views of one timing, for each core of a processor: fewer cost up to twice as much each. A GPU is only busy
 # with as many as a run has at once.
 _IMAGES_PER_CORE, _VIEWS_PER_CORE = 4, 16
@@ -123,10 +124,10 @@ class _Probe:
 
         if isinstance(self.models.generators[number], Sampler):
             return self._time(make, 1), 0.0, 0.0
-        # The first step warms up.
         images = self._items(_IMAGES_PER_CORE, synthesis.group_size)
         total_s, kept = self._counted(make, images)
-        step_s = times[-1] - times[-2]
+        # The first step warms up, and another process may have disturbed one of the others.
+        step_s = min(later - earlier for earlier, later in pairwise(times))
         return max(0.0, total_s - _TIMED_STEPS * step_s) / images, step_s / images, kept
 
     def text(self) -> float:
