@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from clipstill.commands.run import Job
     from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.evaluation.evaluate import Evaluation
-    from clipstill.evaluation.ladder import Ladder
     from clipstill.planning.plan import Plan
     from clipstill.students.student import Student
 
@@ -154,14 +153,13 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
 
     with listening(options.get("progress")):
         job, loaded = _job(_task(classes), Path(), options)
-        seconds = _seconds(options.get("budget"))
         if "teacher" not in job.models.built:
             teachers.check(job.settings.teacher.name)
         say("plan: loading the models")  # What comes next imports torch, which takes seconds.
         check_names(job)
-        return make_plan(
-            job.settings, job.task, job.photos, models=job.models, budget_seconds=seconds, fixed=loaded.given
-        )
+        budget_s = _seconds(options.get("budget"))
+        settings, photos, models = job.settings, job.photos, job.models
+        return make_plan(settings, job.task, photos, models=models, budget_seconds=budget_s, fixed=loaded.given)
 
 
 def evaluate(

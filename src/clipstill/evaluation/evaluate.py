@@ -210,11 +210,10 @@ def _judged(
     scaled_NC, threshold = logits_NC / calibration.temperature, calibration.threshold
     score_N, best_N = metrics.softmax(scaled_NC).max(axis=1), logits_NC.argmax(axis=1)
     right_N, accepted_N = best_N == labels_N, score_N >= (threshold or 0.0)
+    said = [classes[best] if accepted else NONE_OF_THESE for best, accepted in zip(best_N, accepted_N, strict=True)]
     answers = tuple(
-        Answered(file, classes[label], classes[best] if accepted else NONE_OF_THESE, float(score), best == label)
-        for file, label, best, accepted, score in zip(
-            files, labels_N.tolist(), best_N.tolist(), accepted_N, score_N, strict=True
-        )
+        Answered(file, classes[label], said[row], score=float(score_N[row]), best_is_right=bool(right_N[row]))
+        for row, (file, label) in enumerate(zip(files, labels_N, strict=True))
     )
     return EvaluationResult(
         n=len(labels_N),
