@@ -153,11 +153,11 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
 
     with listening(options.get("progress")):
         job, loaded = _job(_task(classes), Path(), options)
+        budget_s = _seconds(options.get("budget"))
         if "teacher" not in job.models.built:
             teachers.check(job.settings.teacher.name)
         say("plan: loading the models")  # What comes next imports torch, which takes seconds.
         check_names(job)
-        budget_s = _seconds(options.get("budget"))
         settings, photos, models = job.settings, job.photos, job.models
         return make_plan(settings, job.task, photos, models=models, budget_seconds=budget_s, fixed=loaded.given)
 

@@ -8,7 +8,7 @@ import pytest
 from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of
 from clipstill.planning.timings import Timings
-from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.settings import Settings
 
 TIMINGS = Timings(
     image=0.0,
@@ -24,7 +24,7 @@ TIMINGS = Timings(
     base_bytes=10**8,
     image_size=96,
 )
-DEFAULT = load_settings()
+DEFAULT = Settings()
 
 
 def cost(settings: Mapping[str, Any], classes: int = 5, **photos: int) -> Cost:

@@ -203,7 +203,7 @@ def test_another_threshold_is_tried_on_a_photo(page: Any, finished: Path, tmp_pa
     assert manifest is not None
     commit_manifest(refusing / "bundle", manifest.key, list(manifest.files), manifest.info)
     Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "photo.png")
-    best = load_bundle(refusing).predict(tmp_path / "photo.png")[0]
+    best = load_bundle(refusing).answer([tmp_path / "photo.png"])[0].predictions[0]
     open_tab(page, "Watch")
     page.wait_for_timeout(2500)
     page.click("#picker input")
@@ -214,6 +214,7 @@ def test_another_threshold_is_tried_on_a_photo(page: Any, finished: Path, tmp_pa
     page.wait_for_selector("#threshold >> text=The classifier's own threshold is 0.99")
     page.fill("#threshold input[type=number]", "0.01")
     page.wait_for_selector(f"#answer .cs-verdict:not(.refused) >> text={best.label}")
+    shutil.rmtree(refusing)
 
 
 def test_images_are_shown_by_class_and_style(page: Any, finished: Path) -> None:

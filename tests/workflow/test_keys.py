@@ -58,7 +58,7 @@ def test_equal_settings_give_equal_keys(tmp_path: Path) -> None:
         ("curation.duplicate_cosine=0.5", "student"),
         ("distillation.steps=3", "student"),
         ("student.prompts=3", "student"),
-        ("student.name=resnet18", "student"),
+        ("student.name=lite2", "student"),
         ("export.int8_refuse=0.1", "bundle"),
         ("evaluation.small_teacher=embedded-m", "ladder"),
     ],

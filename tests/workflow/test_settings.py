@@ -9,9 +9,11 @@ from clipstill.workflow.recipes import load_settings, load_with_origins, recipe_
 from clipstill.workflow.settings import Settings
 
 
-def test_the_default_recipe_changes_nothing() -> None:
-    assert load_settings() == Settings()
-    assert load_with_origins().origins == {}
+def test_the_default_recipe_changes_only_how_many_images_its_student_gets() -> None:
+    loaded = load_with_origins()
+    assert loaded.settings == Settings().changed(**{"prompts.images_per_class": 8})
+    assert list(loaded.origins) == ["prompts.images_per_class"]
+    assert not loaded.given
 
 
 def test_every_setting_has_a_description_and_a_default() -> None:
@@ -46,7 +48,7 @@ def test_origins_name_the_last_place_that_set_a_value(tmp_path: Path) -> None:
 def test_identity_leaves_out_what_changes_no_result() -> None:
     identity = Settings().identity()
     assert not {"device", "threads", "launch"} & set(identity)
-    fast = load_settings(overrides=["device=cpu", "threads=2", "launch.launcher=ray"])
+    fast = Settings().changed(**{"device": "cpu", "threads": 2, "launch.launcher": "ray"})
     assert fast.identity() == identity
     assert fast.changed(seed=1).identity() != identity
 
