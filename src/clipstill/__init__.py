@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 # How long OpenMP's threads wait busily for more work, of GCC in turns and of LLVM and Intel in milliseconds. By default
 # they hold the cores that another process needs. torch reads this when it is loaded, and child processes inherit it.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 

@@ -25,6 +25,6 @@ def test_cores_are_those_of_the_container(
 
 def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
     show = "import clipstill, os; print(os.environ['GOMP_SPINCOUNT'], os.environ['KMP_BLOCKTIME'])"
-    for given, shown in (({}, "1000 1"), ({"GOMP_SPINCOUNT": "7"}, "7 1")):
+    for given, shown in (({}, "2000 1"), ({"GOMP_SPINCOUNT": "7"}, "7 1")):
         kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
         assert subprocess.check_output([sys.executable, "-c", show], env={**kept, **given}, text=True).strip() == shown
