@@ -33,7 +33,7 @@ from torch import Tensor
 
 import clipstill
 from clipstill.assembly.class_vectors import encode_folder
-from clipstill.assembly.foresight import MOST_LOOKED_AT, foresee_by_names, vocabulary
+from clipstill.assembly.foresight import MOST_LOOKED_AT, common_words, foresee_by_names, imagenet_names
 from clipstill.core.files import read_json, sha256_json
 from clipstill.core.foresight import MEASURED_FROM, Estimate, Foresight, by_confidence, measured
 from clipstill.core.image_folder import ImageFolder
@@ -95,7 +95,8 @@ class Asked:
 
     def __init__(self, teacher: Any) -> None:
         self.teacher, self._vectors = teacher, dict[str, Tensor]()
-        self.known, self.imagenet_KD, _ = vocabulary(teacher, "{class}")
+        settings = Settings()
+        self.known, self.imagenet_KD = common_words(teacher, settings), imagenet_names(teacher, settings)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         missing = [text for text in dict.fromkeys(map(spoken, texts)) if text not in self._vectors]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.files import read_json, sha256_file
-from clipstill.workflow.store import read_events
+from clipstill.workflow.records import read_events
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 RAY = ("--launcher", "ray")

@@ -11,7 +11,7 @@ from torch import Tensor
 from clipstill.assembly import fixed_texts
 from clipstill.assembly.class_vectors import other_words, task_of, text_vectors
 from clipstill.assembly.fixed_texts import encode_once
-from clipstill.assembly.foresight import vocabulary
+from clipstill.assembly.foresight import common_words
 from clipstill.teachers import load_teacher
 from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.text.near_misses import WORDS
@@ -91,7 +91,7 @@ def test_other_teachers_leave_no_file(teacher: Counting, tmp_path: Path) -> None
 def test_common_words_are_encoded_once_for_all_uses(teacher: Counting) -> None:
     task = task_of(["dog", "cat"])
     text_CD = text_vectors(teacher, task, SETTINGS)
-    known, _ = vocabulary(teacher, SETTINGS)
+    known = common_words(teacher, SETTINGS)
     calls = teacher.calls
     others = other_words(teacher, task, SETTINGS, text_CD)
     assert teacher.calls == calls + 1  # The kinds of things, which only near misses need.

@@ -57,7 +57,7 @@ def linter_of(
     teacher: Teacher, task: Task, class_vectors_CD: Tensor, settings: Settings, *, with_examples: Collection[str] = ()
 ) -> Linter:
     """The linter of a task in the space of its teacher."""
-    known, _ = vocabulary(teacher, settings)
+    known = common_words(teacher, settings)
     return Linter(
         task,
         class_vectors_CD,
@@ -72,7 +72,7 @@ def foresee_by_names(
     linter: Linter, findings: Sequence[Finding], teacher: Teacher, settings: Settings
 ) -> tuple[Foresight, dict[str, float]]:
     """What the names alone tell, of all classes and of each that the teacher can read; nothing if it cannot be told."""
-    _, imagenet_KD = vocabulary(teacher, settings)
+    imagenet_KD = imagenet_names(teacher, settings)
     names, reason = linter.task.names, ""
     if settings.has_prompts:
         reason = _PROMPTED
@@ -166,14 +166,18 @@ def _read_as_names(texts: Sequence[str], teacher: Teacher, settings: Settings) -
     return [template.replace("{class}", spoken(text)) for text in texts]
 
 
-def vocabulary(teacher: Teacher, settings: Settings) -> tuple[Known, Tensor | None]:
-    """Common words, and unit vectors of ImageNet's class names if the teacher's image tower learned from ImageNet."""
-    from clipstill.core.protocols import BatchNormTeacher
+def common_words(teacher: Teacher, settings: Settings) -> Known:
+    """Common words, as the teacher reads them."""
     from clipstill.text.near_misses import WORDS
+
+    return Known(WORDS, encode_once(teacher, _read_as_names(WORDS, teacher, settings), settings))
+
+
+def imagenet_names(teacher: Teacher, settings: Settings) -> Tensor | None:
+    """Unit vectors (K, D) of ImageNet's class names; None unless the teacher's image tower learned from ImageNet."""
+    from clipstill.core.protocols import BatchNormTeacher
     from clipstill.text.wordnet import wordnet
 
-    def encoded(texts: Sequence[str]) -> Tensor:
-        return encode_once(teacher, _read_as_names(texts, teacher, settings), settings)
-
-    of_imagenet = isinstance(teacher, BatchNormTeacher) and bool(teacher.statistics_networks)
-    return Known(WORDS, encoded(WORDS)), encoded(wordnet().imagenet_words()) if of_imagenet else None
+    if not isinstance(teacher, BatchNormTeacher) or not teacher.statistics_networks:
+        return None
+    return encode_once(teacher, _read_as_names(wordnet().imagenet_words(), teacher, settings), settings)
