@@ -68,6 +68,14 @@ for command, (function, text) in COMMANDS.items():
     add_command(command, function, text)
 
 
+@app.command("graphs")
+def graphs(out: OutOption) -> None:
+    """Write the ONNX graphs of the default's networks, after torch's exporter or the embedded weights have changed."""
+    from tools.weights.graphs import build_graphs
+
+    build_graphs(out)
+
+
 @app.command("latent-prior")
 def latent_prior(out: OutOption, cache: CacheOption = CACHE, autoencoder: AutoencoderOption = "") -> None:
     """Get the packages, measure latents of photographs for the generator tiny-autoencoder, write licences."""

@@ -11,6 +11,7 @@ from clipstill.core.files import atomic_path
 from clipstill.core.onnx_session import open_session
 from clipstill.core.protocols import Size, height_and_width
 from clipstill.export.format import Format, Model, Source, deployed_copy, exporting
+from clipstill.export.stored_graphs import stored_graph
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,9 +32,18 @@ def export_onnx(student: nn.Module, path: Path, size: Size) -> None:
         ResourceError: The file cannot be written.
     """
     import onnx
-    import torch
 
     model = deployed_copy(student)
+    graph = stored_graph(model, size) or traced_graph(model, size)
+    with atomic_path(path) as temporary:
+        onnx.save(graph, temporary)
+
+
+def traced_graph(model: nn.Module, size: Size) -> Any:
+    """The ONNX model of a deployed copy, by torch's exporter; arguments and errors as for ``export_onnx``."""
+    import onnx
+    import torch
+
     for module in model.modules():
         # In-place activations double the exporter's time.
         if hasattr(module, "inplace"):
@@ -56,8 +66,7 @@ def export_onnx(student: nn.Module, path: Path, size: Size) -> None:
         graph = program.model_proto
         _strip_traces(graph)
         onnx.checker.check_model(graph)
-    with atomic_path(path) as temporary:
-        onnx.save(graph, temporary)
+    return graph
 
 
 def _strip_traces(model: Any) -> None:

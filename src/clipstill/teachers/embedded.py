@@ -197,7 +197,7 @@ class EmbeddedTeacher:
         self.statistics_networks = tuple(sizes)
         self._device = device
         words_path = assets / "embedded-words.safetensors"
-        words = Words(words_path)
+        self.words = words = Words(words_path)
         dtype = getattr(torch, PRECISIONS[precision])
         self.towers = [_Tower(assets, size, words, device=device, dtype=dtype) for size in sizes]
         self._shares = [1 / len(sizes)] * len(sizes)

@@ -73,6 +73,8 @@ class EmbeddedBackbone(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(tower.network for tower in teacher.towers)
         self.alignments = nn.ModuleList(tower.alignment for tower in teacher.towers)
+        # The alignments compute with it; here it has a name in exported graphs.
+        self.register_buffer("class_names_KE", teacher.words.class_names_KE, persistent=False)
         # In a list: the teacher is no module, and computes with the two lists above.
         self._teacher = [teacher]
 
