@@ -23,7 +23,7 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 NAME = "ladder"
-VERSION = 2
+VERSION = 3
 LADDER_FILE = "ladder.json"
 FACTS_FILE = "facts.json"
 _WORK = "work"
@@ -39,7 +39,8 @@ class LadderInputs:
     shots: int | None = None  # Most of them a class, as they were limited; None for all.
     # Photos to learn from that the student has not seen; None where there are none.
     unlabelled: ImageFolder | None = None
-    slow: bool = False  # Whether rungs are made that train a whole network, which take as long as the student did.
+    # Whether rungs are made that train a whole network, and controls on fewer photos than can tell them apart.
+    slow: bool = False
 
 
 def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[str] = RUNGS) -> list[Rung]:

@@ -22,6 +22,7 @@ from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_js
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
 from clipstill.core.tensors import write_tensors
+from clipstill.core.verdict import ENOUGH_PHOTOS
 from clipstill.evaluation import ladder as rungs
 from clipstill.evaluation.evaluate import Calibration, evaluate, student_predictor, teacher_predictor
 from clipstill.evaluation.ladder import Cost, Measured, Rung
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from clipstill.evaluation.evaluate import PredictLogits
 
 _MODEL = "model.onnx"
+_TOO_SLOW = "it takes as long as the student did"
 _VECTORS = (teacher_prompts.NAME, class_vectors.NAME, adaptation.FEATURES_NAME, adaptation.NAME)
 _BESIDE_THE_STUDENT = (*_VECTORS, *(stage.NAME for stage in (prompts, images, near_misses, calibration)))
 
@@ -207,8 +209,12 @@ class RungMaker:
         settings = self._run.settings
         count, size = self._trained_on["images"] + self._trained_on["unlabelled"], settings.synthesis.image_size
         title = f"Control: the student distilled on {count} {what}"
+        photos = len(self._inputs.photos.items)
+        if not self._inputs.slow and photos < ENOUGH_PHOTOS:
+            why = f"{photos} photos are too few to tell the two apart, it takes {ENOUGH_PHOTOS}"
+            return self._left_out(name, title, why)
         if self._is_too_slow:
-            return self._too_slow(name, title)
+            return self._left_out(name, title, _TOO_SLOW)
         classifier = self._trained(
             name,
             identity=[count, size],
@@ -228,7 +234,7 @@ class RungMaker:
             return self._not_given(rungs.UNLABELLED, title, "--unlabelled DIR")
         title = f"Student, distilled on {len(unlabelled.items)} unlabelled photos too"
         if self._is_too_slow:
-            return self._too_slow(rungs.UNLABELLED, title)
+            return self._left_out(rungs.UNLABELLED, title, _TOO_SLOW)
 
         def data() -> TrainingData:
             # The run's own examples, which this call may not have been given.
@@ -327,9 +333,8 @@ class RungMaker:
         """A head on cached features is trained in seconds, a network in as long as the student took."""
         return not self._inputs.slow and self._run.settings.distillation.freeze != "backbone"
 
-    def _too_slow(self, name: str, title: str) -> Rung:
-        missing = f"it takes as long as the student did; clipstill ladder {self._path} --images DIR --rungs {name}"
-        return Rung(name, title, missing=missing)
+    def _left_out(self, name: str, title: str, why: str) -> Rung:
+        return Rung(name, title, missing=f"{why}; clipstill ladder {self._path} --images DIR --rungs {name}")
 
     def _not_given(self, name: str, title: str, option: str) -> Rung:
         return Rung(name, title, missing=f"give {option}: clipstill ladder {self._path} --images DIR {option}")
