@@ -60,6 +60,8 @@ def few_shot(
         manifest = read_manifest(folder)
         init, origin = str(folder / STUDENT_FILE), [manifest and manifest.key]
     tuning = load_settings("fine-tune").changed(seed=seed, device=settings.device, threads=settings.threads)
+    # A student of few steps is tuned in few steps.
+    changes = {**changes, "steps": min(tuning.distillation.steps, settings.distillation.steps)}
     tuning = tuning.changed(**{f"distillation.{name}": value for name, value in changes.items()})
     tuning = tuning.changed(student=settings.student.model_dump(), reading=settings.reading.model_dump())
     found = {}

@@ -91,6 +91,7 @@ class Work:
     request: ReproduceRequest
     # Name of a data set or of weights -> why it is missing here; empty where it is not.
     _reasons: dict[str, str] = field(default_factory=dict, init=False)
+    _settings: dict[tuple[str, str | None], Settings] = field(default_factory=dict, init=False)  # Variant and layout.
 
     @cached_property
     def cells(self) -> list[_Cell]:
@@ -122,11 +123,13 @@ class Work:
 
     def settings(self, variant: Variant, name: str) -> Settings:
         """Settings of a variant on a data set."""
-        table, small = self.table, self.request.small
-        recipe = (table.small.recipe if small else None) or table.recipe
-        values = table.overrides(variant, small).items()
-        given = [f"{key}={json.dumps(value)}" for key, value in values]
-        return load_settings(recipe, overrides=[*given, *self.request.overrides], layout=layout_of(name))
+        table, small, layout = self.table, self.request.small, layout_of(name)
+        if (variant.name, layout) not in self._settings:
+            recipe = (table.small.recipe if small else None) or table.recipe
+            given = [f"{key}={json.dumps(value)}" for key, value in table.overrides(variant, small).items()]
+            found = load_settings(recipe, overrides=[*given, *self.request.overrides], layout=layout)
+            self._settings[variant.name, layout] = found
+        return self._settings[variant.name, layout]
 
     def _shots(self, variant: Variant) -> list[int]:
         small = self.table.small.shots if self.request.small else None
