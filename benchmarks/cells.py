@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.errors import ResourceError
+from clipstill.core.errors import BusyError
 from clipstill.core.files import read_json
 
 
@@ -25,9 +25,8 @@ def results_of(cells: Sequence[tuple[Any, int]], place: Callable[..., Path], mak
         try:
             make(*cell)
             print(f"{cell[0]}, seed {cell[1]}: done", file=sys.stderr, flush=True)
-        except ResourceError as error:
-            if "another clipstill process" not in str(error):
-                raise
+        except BusyError:
+            pass
     done = [place(*cell) for cell in cells if place(*cell).exists()]
     if len(done) < len(cells):
         print(f"{len(cells) - len(done)} runs are still made by other processes", file=sys.stderr)

@@ -15,12 +15,12 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from quality import Run
 
 from clipstill.assembly.training import read_all
+from clipstill.commands.few_shot import STARTS
 from clipstill.core.files import read_json, write_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
@@ -32,22 +32,13 @@ from clipstill.workflow.photos import limited
 from clipstill.workflow.recipes import load_settings
 from students import top1
 
-# Start -> init and what is trained. A pretrained backbone is frozen: a few photos would overfit it.
-STARTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "distilled": ("student", {"freeze": "backbone"}),
-    "ImageNet": ("pretrained", {"freeze": "backbone"}),
-    "scratch": ("scratch", {"freeze": "none", "lr": 1e-3, "head_lr": 1e-3}),
-}
-
 
 def tuned(run: Run, start: str, shots: int, args: argparse.Namespace) -> float:
     """Top-1 in percent after tuning; with 0 shots, as the student is."""
     init, changes = STARTS[start]
     weights = run.folder / "stages" / "student" / "student.safetensors"
     section = run.config["student"]
-    student = load_student(
-        section["name"], len(run.labels), weights if init == "student" else init, section["image_size"], seed=run.seed
-    )
+    student = load_student(section["name"], len(run.labels), init or weights, section["image_size"], seed=run.seed)
     if shots:
         chosen = limited(ImageFolder.open(args.train, run.labels), shots, run.seed)
         settings = load_settings("fine-tune").distillation.changed(**changes)

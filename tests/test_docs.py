@@ -91,6 +91,7 @@ README_NEEDS = {
     "runs/pacs-": "minutes and photos of PACS",
     "clipstill base-to-novel": "minutes",
     "clipstill transfer": "minutes",
+    "clipstill reproduce": "data sets",
 }
 
 

@@ -128,7 +128,7 @@ def fine_tune_on(
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
     make_deterministic(settings.threads or torchrun.threads_of_this_process())
-    data = _open_examples(folder, bundle, settings)
+    data = open_examples(folder, settings)
     before = None if photos is None else measure_student(bundle, photos, title="before")
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
@@ -152,11 +152,11 @@ def fine_tune_on(
     return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
 
 
-def _open_examples(folder: ImageFolder, bundle: Bundle, settings: Settings) -> TrainingData:
+def open_examples(folder: ImageFolder, settings: Settings) -> TrainingData:
     """The photos, each with its class as a label and no style."""
     photos = open_photos([folder], settings.reading)
     label_N = torch.tensor([folder.items[photo][1] for photo in photos.photo_N])
-    missing = [bundle.labels[label] for label in sorted(set(range(len(bundle.labels))) - set(label_N.tolist()))]
+    missing = [folder.classes[label] for label in sorted(set(range(len(folder.classes))) - set(label_N.tolist()))]
     if missing:
         raise DataError(
             f"{folder.path} has no photo of {', '.join(missing[:5])} that can be read. A student that is trained on "
@@ -167,13 +167,18 @@ def _open_examples(folder: ImageFolder, bundle: Bundle, settings: Settings) -> T
 
 def _tuned(bundle: Bundle, settings: Settings, data: TrainingData) -> Student:
     """A fresh copy of the bundle's student, trained on the labels of photos; on the device of the settings."""
-    classes, device = len(bundle.labels), pick_device(settings.device)
+    classes = len(bundle.labels)
     section = bundled_section(bundle, settings.student)
-    student = new_student(section, classes, bundle.folder / STUDENT_FILE, settings.seed)
+    return tune(new_student(section, classes, bundle.folder / STUDENT_FILE, settings.seed), settings, data)
+
+
+def tune(student: Student, settings: Settings, data: TrainingData) -> Student:
+    """Train a student on the labels of photos, on the device of the settings, and return it."""
+    device = pick_device(settings.device)
     with tempfile.TemporaryDirectory() as work:
         distil(
             student.to(device),
-            SoftLabels(None, torch.zeros(classes, 1, device=device)),
+            SoftLabels(None, torch.zeros(student.head.out_features, 1, device=device)),
             data,
             settings=settings.distillation,
             folder=Path(work),

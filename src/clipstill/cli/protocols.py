@@ -56,7 +56,7 @@ def base_to_novel(
     from clipstill.commands.protocol import ProtocolRequest
     from clipstill.datasets import open_dataset
 
-    request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
+    request = ProtocolRequest(shots, parse_seeds(seeds), out, baselines)
     dataset = open_dataset(data)
     rows = measure(_settings_for(context, dataset), dataset, request, unlabelled=unlabelled)
     _print_rows(rows, as_json)
@@ -101,7 +101,7 @@ def transfer(
     from clipstill.commands.transfer import transfer as measure
     from clipstill.datasets import joined, open_dataset
 
-    request = ProtocolRequest(shots, _parse_seeds(seeds), out, baselines)
+    request = ProtocolRequest(shots, parse_seeds(seeds), out, baselines)
     labelled, targets = [open_dataset(each) for each in source or []], [open_dataset(each) for each in target]
     settings_of = partial(_settings_for, context)
     for dataset in (*labelled, *targets):
@@ -110,7 +110,8 @@ def transfer(
     _print_rows(rows, as_json)
 
 
-def _parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
+    """Whole numbers joined by commas."""
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:

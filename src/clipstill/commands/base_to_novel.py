@@ -56,7 +56,7 @@ def _rows(
     settings: Settings, dataset: Dataset, request: ProtocolRequest, unlabelled: bool
 ) -> Iterator[tuple[str, Accuracies]]:
     """What there is to measure with one seed."""
-    settings, photos = with_photos(settings, dataset if unlabelled else None)
+    settings, photos = with_photos(settings, dataset if unlabelled else None, request.photos_per_class)
     shots, labelled = request.shots, None
     if shots:
         # Base labels are the first of all labels, so the same numbers name the same classes in the whole.

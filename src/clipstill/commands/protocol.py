@@ -8,6 +8,7 @@ have given, since the authors of PromptKD keep the epoch with most right answers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,11 +22,12 @@ from clipstill.assembly.class_vectors import text_vectors
 from clipstill.commands.run import Job, run_until_student
 from clipstill.core.device import pick_device
 from clipstill.core.file_names import STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
-from clipstill.core.files import read_manifest, sha256_json, write_json
+from clipstill.core.files import make_folder, read_manifest, sha256_json, write_json
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.protocols import Preprocess, Teacher
 from clipstill.core.records import read_record
 from clipstill.datasets import Dataset, without_labels
+from clipstill.distributed import torchrun
 from clipstill.evaluation.evaluate import BATCH, PredictLogits, evaluate, student_predictor, teacher_predictor
 from clipstill.stages import class_vectors, teacher_prompts
 from clipstill.stages import student as student_stage
@@ -35,6 +37,7 @@ from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos, limited
 from clipstill.workflow.settings import Settings
 from clipstill.workflow.stage import STAGES_FOLDER
+from clipstill.workflow.store import lock
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +74,8 @@ class ProtocolRequest:
     # Whether to measure the teachers without prompts too, and CoOp's text prompts on the student's own tower or, where
     # it has none, on the teacher.
     baselines: bool = True
+    as_examples: bool = False  # Whether a student's images are drawn by the labelled images instead.
+    photos_per_class: int | None = None  # Most unlabelled images of a class that the student sees; None for all.
 
 
 @dataclass(frozen=True)
@@ -105,45 +110,63 @@ class Protocol:
         tower = self.settings.student.tower_of or teacher
         for name in dict.fromkeys((tower, teacher)):
             identity: list[Any] = [name, self.settings.prompts.templates]
-            yield f"zero-shot {name}", self._measured_once(identity, partial(self._zero_shot, name))
+            yield f"zero-shot {name}", self.measured_once(identity, partial(self._zero_shot, name))
         if labelled is not None:
             files = sorted(str(path) for path, _ in labelled.items)
             identity = [tower, _COOP, self.settings.seed, labelled.classes, files]
-            yield f"CoOp {tower}", self._measured_once(identity, partial(self._coop, tower, labelled))
+            yield f"CoOp {tower}", self.measured_once(identity, partial(self._coop, tower, labelled))
 
     def trained(
-        self, photos: ImageFolder | None, *, name: str, prompts: str, chosen_by: Sequence[str], test_images: str
+        self,
+        photos: ImageFolder | None,
+        examples: ImageFolder | None = None,
+        *,
+        name: str,
+        prompts: str,
+        chosen_by: Sequence[str],
+        test_images: str,
     ) -> Iterator[tuple[str, Accuracies]]:
         """Train a student, and measure it, and the teacher where that has prompts: rows by name.
 
         Args:
             photos: What the student sees without labels; None for synthetic images alone.
+            examples: Labelled images that synthetic ones are drawn by.
             name: Name of the run's folder, which tells its settings apart from others.
             prompts: What the teacher's prompts are called.
             chosen_by: Parts whose test images would choose a validation.
             test_images: What these are called.
         """
         settings, student = self.settings, self.settings.student.name
-        digest = sha256_json([settings.model_dump(mode="json"), self.classes, name])[:8]
-        # Names of students may hold paths, and a folder's name has at most 255 bytes.
-        run = self.out / f"{student}-{name}-{digest}".replace("/", "-").replace(":", "-")[-200:]
-        validations = self.out / "measured" / f"{run.name}-{self._identity[:8]}-validations.json"
-        task, watch = parse_task(list(self.classes)), partial(self._watch, validations)
-        settings.check_together()
-        photos_of_run = Photos(unlabelled=photos, listed=True)
-        run_until_student(Job(settings, task, run, photos_of_run, models=Models(settings), watch=watch))
-        stages = run / STAGES_FOLDER
+        stages, validations = self.run(photos, examples, name=name)
         if settings.has_prompts:
             identity = [teacher_prompts.NAME, _key(stages / class_vectors.NAME)]
-            accuracies = self._measured_once(identity, partial(self._prompted, stages))
+            accuracies = self.measured_once(identity, partial(self._prompted, stages))
             yield f"teacher {settings.teacher.name}, {prompts}", accuracies
         identity = [student_stage.NAME, _key(stages / student_stage.NAME)]
-        yield f"student {student}", self._measured_once(identity, partial(self._student, stages))
+        yield f"student {student}", self.measured_once(identity, partial(self._student, stages))
         watched = _read_validations(validations)
         if watched:
             best = max(watched, key=lambda entry: fmean(float(entry[part]) for part in chosen_by))
             accuracies = {part: float(best[part]) for part in self.parts}
             yield f"student {student}, best of its validations by {test_images}", accuracies
+
+    def run(self, photos: ImageFolder | None, examples: ImageFolder | None = None, *, name: str) -> tuple[Path, Path]:
+        """Train a student, arguments as for ``trained``; its folder of stages, and the file of its validations."""
+        settings, student = self.settings, self.settings.student.name
+        facts = settings.model_dump(mode="json")
+        digest = sha256_json([facts, self.classes, name])[:8]
+        # Students of the same synthetic images share a run, which keeps each of them.
+        shared = {} if photos is not None else dict.fromkeys(("student", "distillation"))
+        of_run = sha256_json([{**facts, **shared}, self.classes, name])[:8]
+        # Names of students may hold paths, and a folder's name has at most 255 bytes.
+        start = "students" if shared else student
+        run = self.out / f"{start}-{name}-{of_run}".replace("/", "-").replace(":", "-")[-200:]
+        validations = self.out / "measured" / f"{run.name}-{digest}-{self._identity[:8]}-validations.json"
+        task, watch = parse_task(list(self.classes)), partial(self._watch, validations)
+        settings.check_together()
+        photos_of_run = Photos(examples=examples, unlabelled=photos, listed=True)
+        run_until_student(Job(settings, task, run, photos_of_run, models=Models(settings), watch=watch))
+        return run / STAGES_FOLDER, validations
 
     def _watch(self, validations: Path, step: int, student: Student, head: nn.Module) -> None:
         """Measure the student of a run at a validation. One that was killed goes on behind earlier validations."""
@@ -217,10 +240,10 @@ class Protocol:
         student = new_student(self.settings.student, len(self.classes), stored, self.settings.seed).eval()
         return student_predictor(student, self._device), student.preprocess
 
-    def _measured_once(
+    def measured_once(
         self, identity: list[Any], predictor: Callable[[], tuple[PredictLogits, Preprocess]]
     ) -> Accuracies:
-        """Accuracies that an equal call measured before, else measured now."""
+        """Accuracies of a classifier that an equal call measured before, else measured now."""
         place = self.out / "measured" / f"{sha256_json([identity, self._identity])[:16]}.json"
         if place.is_file():
             return read_record(place, dict[str, float])
@@ -264,10 +287,13 @@ def _learned_once(settings: Settings, section: PromptTeacherSettings, labelled: 
 
     files = [labelled.classes, sorted(str(path) for path, _ in labelled.items)]
     name = sha256_json([settings.teacher.identity(), section.identity(), settings.seed, files])[:16]
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
+    path, work = folder / f"{name}.safetensors", folder.with_name("work") / name
+    make_folder(work.parent)
+    # All ranks of torchrun learn the same.
+    with lock(work.with_suffix(".lock")) if torchrun.world() == 1 else nullcontext():
+        if path.is_file():
+            return path
         plain = load_teacher(settings.teacher.name, pick_device(settings.device), settings.teacher.precision)
-        work = folder.with_name("work") / name
         teacher, history = learn_prompts(
             plain, labelled, section, settings.reading, names=labelled.classes, seed=settings.seed, work=work
         )
@@ -276,14 +302,19 @@ def _learned_once(settings: Settings, section: PromptTeacherSettings, labelled: 
     return path
 
 
-def with_photos(settings: Settings, dataset: Dataset | None) -> tuple[Settings, ImageFolder | None]:
+def with_photos(
+    settings: Settings, dataset: Dataset | None, per_class: int | None = None
+) -> tuple[Settings, ImageFolder | None]:
     """Training images without their labels, as the settings limit them, and the settings that name them.
+
+    At most ``per_class`` are taken of a class, so that the labels serve to draw them.
 
     Without a data set there are synthetic images alone: as many a class as by default, where the settings make none.
     """
     if dataset is None:
         count = settings.prompts.images_per_class or Settings().prompts.images_per_class
         return settings.changed(**{"unlabelled.images": None, "prompts.images_per_class": count}), None
+    dataset = dataset if per_class is None else dataset.few(per_class, settings.seed)
     photos = limited(without_labels(dataset.folder("train")), settings.unlabelled.limit, settings.seed)
     return settings.changed(**{"unlabelled.images": dataset.root}), photos
 

@@ -69,7 +69,12 @@ def transfer(
             learner, settings = (settings_of(each).changed(seed=seed) for each in (source or shown, shown))
             prompts = prompts_of(learner, request.shots, source.name if source else "")
             say(f"seed {seed}: {prompts} -> {', '.join(target.name for target in measured)}")
-            settings = with_prompts(settings, learner, labelled, request.out)
+            if request.as_examples:
+                settings = settings.changed(
+                    **{"examples.images": source and source.root, "prompt_teacher.method": "none"}
+                )
+            else:
+                settings = with_prompts(settings, learner, labelled, request.out)
             for name, accuracies in _rows(
                 settings, shown, measured, labelled, request=request, prompts=prompts, has_photos=unlabelled != "none"
             ):
@@ -132,10 +137,13 @@ def _rows(
         target.name: Part(target.folder("test"), tuple(shown.classes.index(name) for name in target.classes))
         for target in targets
     }
-    settings, photos = with_photos(settings, shown if has_photos else None)
+    settings, photos = with_photos(settings, shown if has_photos else None, request.photos_per_class)
     protocol = Protocol(settings, shown.classes, parts, request.out)
+    examples = labelled if request.as_examples else None
     if request.baselines:
-        yield from protocol.baselines(labelled)
+        yield from protocol.baselines(None if examples else labelled)
     name = f"{shown.name if has_photos else 'synthetic'}-{prompts.partition(' ')[0]}-seed-{settings.seed}"
     chosen_by = tuple(parts)
-    yield from protocol.trained(photos, name=name, prompts=prompts, chosen_by=chosen_by, test_images="the test images")
+    yield from protocol.trained(
+        photos, examples, name=name, prompts=prompts, chosen_by=chosen_by, test_images="the test images"
+    )

@@ -53,6 +53,10 @@ class ResourceError(ClipstillError):
     """Disk, memory, device or an optional package is missing."""
 
 
+class BusyError(ResourceError):
+    """Another process of clipstill works on the folder."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from clipstill.core.errors import ResourceError, reason_of
 
 # Seconds until a hub that does not answer is given up.
 _PATIENCE = 5.0
+_asks_the_hub: ContextVar[bool] = ContextVar("clipstill asks the model hub", default=True)
+
+
+@contextmanager
+def cache_alone() -> Iterator[None]:
+    """Inside the ``with`` block, nothing is fetched: what the cache has not is missing."""
+    token = _asks_the_hub.set(False)
+    try:
+        yield
+    finally:
+        _asks_the_hub.reset(token)
 
 
 def fetch(repository: str, names: Sequence[str]) -> Path:
@@ -35,7 +48,7 @@ def _found(repository: str, choices: Sequence[Sequence[str]]) -> Path:
     from huggingface_hub import snapshot_download
 
     reason = "it has no such file"
-    for is_cached in (True, False):
+    for is_cached in (True, False) if _asks_the_hub.get() else (True,):
         for names in choices:
             try:
                 # One question, not one for each file: those are repeated for half a minute where there is no network.

@@ -38,25 +38,32 @@ class Dataset:
 
         Source: Zhou et al., CVPR 2022 (CoCoOp), the base-to-novel protocol.
         """
-        kept = half_of(len(self.classes), which)
+        return self.only(half_of(len(self.classes), which))
+
+    def only(self, labels: Sequence[int]) -> Dataset:
+        """Only these classes, in this order, with labels from 0 again."""
+        places = {label: place for place, label in enumerate(labels)}
         items: dict[str, Any] = {
-            split: tuple((path, label - kept.start) for path, label in getattr(self, split) if label in kept)
+            split: tuple((path, places[label]) for path, label in getattr(self, split) if label in places)
             for split in SPLITS
         }
-        return replace(self, classes=self.classes[kept.start : kept.stop], **items)
+        return replace(self, classes=tuple(self.classes[label] for label in labels), **items)
 
-    def few(self, shots: int, seed: int) -> Dataset:
-        """At most ``shots`` training files per class, drawn by class name. The draw is not CoOp's."""
+    def few(self, shots: int, seed: int, splits: Sequence[str] = ("train",)) -> Dataset:
+        """At most ``shots`` files per class in some splits, drawn by class name. The draw is not CoOp's."""
         import torch
 
-        by_label: dict[int, list[Item]] = {}
-        for item in self.train:
-            by_label.setdefault(item[1], []).append(item)
-        chosen: list[Item] = []
-        for label, found in sorted(by_label.items()):
-            draw = generator_for(seed, "shots", self.classes[label])
-            chosen += [found[i] for i in torch.randperm(len(found), generator=draw)[:shots].tolist()]
-        return replace(self, train=tuple(chosen))
+        chosen: dict[str, Any] = {}
+        for split in splits:
+            by_label: dict[int, list[Item]] = {}
+            for item in getattr(self, split):
+                by_label.setdefault(item[1], []).append(item)
+            drawn: list[Item] = []
+            for label, found in sorted(by_label.items()):
+                draw = generator_for(seed, "shots", self.classes[label])
+                drawn += [found[i] for i in torch.randperm(len(found), generator=draw)[:shots].tolist()]
+            chosen[split] = tuple(drawn)
+        return replace(self, **chosen)
 
     def folder(self, split: Literal["train", "test"]) -> ImageFolder:
         """One split as a folder of photos."""

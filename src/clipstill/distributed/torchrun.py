@@ -57,6 +57,11 @@ def local_device(name: str) -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % count}" if count else name
 
 
+def work_alone() -> None:
+    """Let this rank be a process of its own from now on, with other work than the other ranks."""
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)
+
+
 def share(groups: Sequence[int]) -> list[int]:
     """The groups that this rank makes: every n-th, so that the generators are spread over all ranks."""
     return [group for group in groups if group % world() == rank()]

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Self
 
-from clipstill.core.errors import ArtifactError, ClipstillError, ResourceError
+from clipstill.core.errors import ArtifactError, BusyError, ClipstillError
 from clipstill.core.file_names import visible
 from clipstill.core.files import (
     check_regular,
@@ -346,7 +346,8 @@ def lock(path: Path) -> IO[str]:
     The system lets go when the process ends, however it ends, so that no stale lock stays.
 
     Raises:
-        ResourceError: Another process holds it, or it cannot be written.
+        BusyError: Another process holds it.
+        ResourceError: It cannot be written.
     """
     with writing(path):
         check_regular(path)
@@ -364,7 +365,7 @@ def lock(path: Path) -> IO[str]:
             stream.close()
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 raise
-            raise ResourceError(
+            raise BusyError(
                 f"another clipstill process is working on {path.parent}. Wait for it to end or choose another --out."
             ) from None
     return stream
