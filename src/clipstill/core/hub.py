@@ -7,8 +7,21 @@ from pathlib import Path
 
 from clipstill.core.errors import ResourceError, reason_of
 
-# Seconds until a hub that does not answer is given up.
-_PATIENCE = 5.0
+# Seconds until a hub that does not answer is given up. The hub's client itself waits for ever, or asks five times.
+_PATIENCE = 4.0
+
+
+def check_reachable() -> None:
+    """Ask the hub once whether it answers; call it before what would try again and again.
+
+    Raises:
+        Exception: It does not, in the words of the hub's client.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session, logging
+
+    logging.set_verbosity_error()  # One line of ours says what many of its own would.
+    get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
 
 
 def fetch(repository: str, names: Sequence[str]) -> Path:
@@ -38,6 +51,8 @@ def _found(repository: str, choices: Sequence[Sequence[str]]) -> Path:
     for is_cached in (True, False):
         for names in choices:
             try:
+                if not is_cached:
+                    check_reachable()
                 # One question, not one for each file: those are repeated for half a minute where there is no network.
                 found = snapshot_download(
                     repository, allow_patterns=list(names), local_files_only=is_cached, etag_timeout=_PATIENCE
