@@ -1,6 +1,7 @@
 """The whole path at its smallest, on the embedded teacher: run, resume, skip, run out of disk."""
 
 import errno
+import html
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 
 import clipstill
 from clipstill.cli.main import main
-from clipstill.core.files import sha256_file
+from clipstill.core.files import read_json, sha256_file
 from clipstill.workflow.records import read_events
 from run_fixtures import (
     CLASSES,
@@ -311,7 +312,12 @@ def test_the_end_of_a_run_leads_with_five_photos_and_says_what_could_be_had_with
     assert facts["next 1"].startswith("Give five photos of each class")
     assert f"clipstill fine-tune {measured_run} --examples five_photos" in facts["next 1"]
     assert result.to_json()["right_and_answered"] == result.evaluation.student.right_and_answered  # type: ignore[union-attr]
-    assert "27.9 MB, is made in less than a minute; it always answers" in str(facts["without training"])
-    assert f"clipstill zero-shot --run {measured_run} --teacher embedded-s --out" in str(facts["without training"])
+    told = str(facts["which to ship"])
+    assert (
+        f"Ship the student; which of them is right more often, 50 photos tell: clipstill ladder {measured_run}" in told
+    )
+    assert f"embedded-s without training ({measured_run}/zero-shot) takes 27.8 MB" in told
+    assert read_json(measured_run / "advice.json")["which_to_ship"] == told
+    assert told in html.unescape(result.report.read_text())
     assert result.advice.text in result.report.read_text()
     assert result.advice.text in (result.bundle_folder / "card.md").read_text()

@@ -36,6 +36,7 @@ curation.min_score=0
 refusal.near_misses=0
 evaluation.ladder=false
 export.formats=[onnx]
+export.zero_shot=false
 student.name=timm:test_efficientnet
 student.init=scratch
 student.image_size=32

@@ -17,13 +17,13 @@ from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_js
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
-from clipstill.stages import bundle
+from clipstill.stages import bundle, zero_shot
 from clipstill.workflow.photos import photos_digest
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 NAME = "ladder"
-VERSION = 2
+VERSION = 3
 LADDER_FILE = "ladder.json"
 FACTS_FILE = "facts.json"
 _WORK = "work"
@@ -97,6 +97,6 @@ STAGE = Stage(
     title="Compare with simpler ways",
     make=_make,
     settings=("evaluation.small_teacher",),
-    inputs=(bundle.NAME,),
+    inputs=(bundle.NAME, zero_shot.NAME),
     needed=lambda settings, photos: photos.measured is not None and settings.evaluation.ladder,
 )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import DataError
 from clipstill.core.image_folder import ImageFolder
@@ -18,6 +17,7 @@ from clipstill.ui.jobs import Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import take_in
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.store import default_out
 
 # What to spend, in words; each is settings of the default recipe. Half and twice are round numbers, not tuned ones.
 EFFORTS: dict[str, tuple[str, ...]] = {

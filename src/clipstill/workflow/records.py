@@ -138,6 +138,15 @@ class BundleInfo(TypedDict):
     student: str
 
 
+class ZeroShotInfo(TypedDict):
+    """Facts in the manifest of a teacher's bundle."""
+
+    teacher: str
+    examples: Count
+    unlabelled: Count
+    adaptation: str | None
+
+
 @_OPEN
 class StoredRefusal(TypedDict):
     """How a student says "none of these"."""
