@@ -9,6 +9,7 @@ import pytest
 import clipstill
 from clipstill.cli.main import main
 from clipstill.commands.results import QuickResult
+from clipstill.core.files import read_json
 from clipstill.workflow.records import read_events
 from run_fixtures import CLASSES, QUICK, run_arguments, steps_done
 
@@ -29,8 +30,11 @@ def test_it_makes_the_bundle_and_nothing_else(result: QuickResult, photos: Path)
     assert result.bundle.out == result.out / "zero-shot"
     assert result.bundle.evaluation is not None
     assert result.bundle.evaluation.n == 18
-    assert "right and answered" in result.verdict
-    assert "18 labelled photos" in result.verdict
+    word, text = result.verdict
+    assert word.endswith(" so far")
+    assert "right and answered" in text
+    assert "18 labelled photos" in text
+    assert read_json(result.out / "advice.json")["text"] == text
     assert "without --quick keeps this and adds the student" in str(result.facts()["a full run"])
 
 

@@ -72,7 +72,9 @@ def sample(**changes: Any) -> ReportData:
         student_bytes=13_600_000,
         student_parameters=3_380_000,
         latency_ms=11.8,
-        advice=Advice("weak", "Weak so far: right 70 %.", {"photos": "Give five photos of each class: ..."}),
+        advice=Advice(
+            "weak", "Weak so far: right and answered 70 %.", {"photos": "Give five photos of each class: ..."}
+        ),
         teacher_bytes=27_200_000,
         teacher_parameters=6_100_000,
         parity={"max_difference": 4.2e-6, "top1_agreement": 1.0, "n": 32},

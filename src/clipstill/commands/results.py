@@ -70,11 +70,11 @@ class QuickResult:
     student: str
 
     @property
-    def verdict(self) -> str:
-        """Whether it may be used, as a sentence with the number."""
+    def verdict(self) -> tuple[str, str]:
+        """Whether it may be used, in a word, and as a sentence with the number."""
         found = self.bundle.evaluation
         known = known_best(self.foresight.to_json(), None if found is None else found.to_json())
-        return verdict(known, 0 if found is None else found.n, len(self.bundle.classes))[1]
+        return verdict(known, 0 if found is None else found.n, len(self.bundle.classes))
 
     @property
     def full_run(self) -> str:
@@ -86,7 +86,7 @@ class QuickResult:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        names = {"foresight": self.foresight.to_json(), "verdict": self.verdict, "full_run": self.full_run}
+        names = {"foresight": self.foresight.to_json(), "verdict": self.verdict[1], "full_run": self.full_run}
         return {**self.bundle.to_json(), "out": plain(self.out), "bundle": plain(self.bundle.out), **names}
 
     def facts(self) -> dict[str, str | None]:
@@ -94,7 +94,7 @@ class QuickResult:
         return {
             **self.bundle.facts(),
             "right": None,
-            "verdict": self.verdict,
+            "verdict": self.verdict[1],
             "name a photo": f"clipstill predict {shlex.quote(str(self.out))} photo.jpg",
             "a full run": self.full_run,
         }

@@ -14,7 +14,7 @@ from typing import Any
 from clipstill.commands.results import Calibration, QuickResult, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
-from clipstill.core.file_names import METRICS_FILE, PLAN_FILE
+from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
 from clipstill.core.files import holding, write_json
 from clipstill.core.foresight import Foresight
 from clipstill.core.progress import say, warn, warnings_only
@@ -113,7 +113,12 @@ def run_quick(job: Job) -> QuickResult:
     job = replace(job, quick=True)
     run, _ = _bring_up_to(job, zero_shot.NAME)
     found = read_zero_shot(run.folder(zero_shot.NAME))
-    return QuickResult(run.store.path, found, _foretold(job), run.settings.student.name)
+    result = QuickResult(run.store.path, found, _foretold(job), run.settings.student.name)
+    if torchrun.rank() == 0 and not (job.out / report.REPORT_FILE).exists():
+        word, text = result.verdict
+        advice = {"verdict": word, "text": text, "steps": {}, "which_to_ship": result.full_run}
+        write_json(job.out / ADVICE_FILE, advice)
+    return result
 
 
 def _foretold(job: Job) -> Foresight:

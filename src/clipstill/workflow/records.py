@@ -97,6 +97,15 @@ class StoredPlan(TypedDict):
     expected_per_class: dict[str, Share]
 
 
+class StoredAdvice(TypedDict):
+    """``advice.json``: the verdict on a run, and what to do next."""
+
+    verdict: str
+    text: str
+    steps: dict[str, str]
+    which_to_ship: str
+
+
 @_OPEN
 class StoredAccuracy(TypedDict):
     """The main figures of an ``Evaluation``."""
