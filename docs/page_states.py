@@ -43,7 +43,7 @@ def main() -> int:
                 )
                 page = context.new_page()
                 page.set_default_timeout(120_000)
-                for name, show in states(address, run.name, files, arguments.photo):
+                for name, show in states(address, run, files, arguments.photo):
                     if arguments.only and name not in arguments.only:
                         continue
                     show(page)
@@ -57,7 +57,7 @@ def main() -> int:
     return 1 if too_wide else 0
 
 
-def states(address: str, run: str, files: str, photo: Path) -> Iterator[tuple[str, Callable[[Any], None]]]:
+def states(address: str, run: Path, files: str, photo: Path) -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Each state of the pages, and how to bring a browser's page there."""
 
     def tab(name: str) -> Callable[[Any], None]:
@@ -66,7 +66,7 @@ def states(address: str, run: str, files: str, photo: Path) -> Iterator[tuple[st
             page.wait_for_selector("#classes textarea")
             page.wait_for_timeout(2500)  # The latest run is chosen.
             page.click("#picker input")
-            page.get_by_role("option", name=run, exact=True).click()
+            page.get_by_role("option", name=run.name, exact=True).click()
             if name != "Start":
                 choose(page, name)
             for element in {"Try": ["#try-photo"], "Compare": ["#compare-photo"]}.get(name, ()):
@@ -82,7 +82,8 @@ def states(address: str, run: str, files: str, photo: Path) -> Iterator[tuple[st
         page.wait_for_selector("#said .cs-tiles")
 
     def bundle(page: Any) -> None:
-        page.goto(f"{files}/bundle/index.html")
+        [place, *_] = run.glob("*/index.html")
+        page.goto(f"{files}/{place.parent.name}/index.html")
         page.locator("#work").wait_for()
         page.locator("#file").set_input_files(str(photo))
         page.wait_for_selector("#seen-row:not([hidden])")

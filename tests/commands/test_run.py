@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
 
 def test_a_run_leaves_bundle_report_and_manifests(measured_run: Path) -> None:
-    files = "MANIFEST.json config.yaml events.jsonl plan.json preview.png report.html run.json steps.json task.json"
-    expected = ["bundle", "stages", *files.split()]
+    files = "MANIFEST.json advice.json config.yaml events.jsonl plan.json preview.png report.html run.json steps.json"
+    expected = ["bundle", "stages", "task.json", "zero-shot", *files.split()]
     assert sorted(path.name for path in measured_run.iterdir() if not path.name.startswith(".")) == sorted(expected)
     assert "dog" in (measured_run / "report.html").read_text()
     assert not (measured_run / "stages" / "student" / "work").exists()

@@ -181,7 +181,10 @@ class Page:
                 raise DataError("no class is chosen.")
             return ["--", *map(str, values[0])], []
         if verb == "add-class":
-            return ["--", *(line.strip() for line in str(values[0] or "").splitlines() if line.strip())], []
+            lines = [line.strip() for line in str(values[0] or "").splitlines() if line.strip()]
+            if not lines:
+                raise DataError("no class is named.")
+            return ["--", *lines], []
         arguments, notes = [], []
         for option, path, upload in zip(("--examples", "--images"), values[::2], values[1::2], strict=True):
             is_needed = option == ("--examples" if verb == "fine-tune" else "--images")
