@@ -264,7 +264,10 @@ def test_a_finished_run_leads_to_its_next_steps_and_is_tuned_in_the_page(
     page: Any, finished: Path, tmp_path: Path
 ) -> None:
     open_tab(page, "Watch")
-    page.wait_for_selector("#result >> text=Do not use so far")
+    page.wait_for_timeout(2500)
+    page.click("#picker input")
+    page.get_by_role("option", name="zoo", exact=True).click()
+    page.wait_for_selector("#result >> text=Not known")  # Four photos are too few, and such students were not measured.
     assert page.locator("#step-describe").count() == 0
     page.click("#step-photos")
     page.wait_for_selector("#tune")
@@ -284,6 +287,7 @@ def test_a_finished_run_leads_to_its_next_steps_and_is_tuned_in_the_page(
 @pytest.mark.parametrize("tab", ["Start", "Watch", "Try", "Improve", "Compare", "Get"])
 def test_a_phone_shows_each_page_without_sideways_scrolling(page: Any, finished: Path, tab: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(2000)  # The tabs that do not fit go into a menu.
     button = page.get_by_role("tab", name=tab, exact=True)
     if not button.is_visible():
         page.locator(".overflow-menu > button").click()
