@@ -125,7 +125,7 @@ def make_zero_shot(
     return read_zero_shot(out)
 
 
-def export_zero_shot(task: Task, settings: Settings, photos: Photos, out: Path, key: str = "") -> None:
+def export_zero_shot(task: Task, settings: Settings, photos: Photos, out: Path, *, key: str = "") -> None:
     """As ``make_zero_shot``, for photos that are listed already; ``key`` is the hash of all that it depends on."""
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
     foreign = [] if photos.examples else [task.names[place] for place in unread(task, teacher.multilingual)]
@@ -162,13 +162,15 @@ def read_zero_shot(folder: Path) -> ZeroShot:
     """
     metrics, manifest = read_record(folder / METRICS_FILE, StoredMetrics), read_manifest(folder)
     info = checked(manifest and manifest.info, ZeroShotInfo, folder / MANIFEST)
-    names, found = ("parameters", "onnx_bytes", "latency_ms"), metrics["evaluation"]
+    export, found = metrics["export"], metrics["evaluation"]
     return ZeroShot(
         out=folder,
         classes=tuple(read_record(folder / LABELS, StoredLabels)["labels"]),
         evaluation=None if found is None else Evaluation.from_json(found).student,
         **info,
-        **{name: metrics["export"][name] for name in names},
+        parameters=export["parameters"],
+        onnx_bytes=export["onnx_bytes"],
+        latency_ms=export["latency_ms"],
     )
 
 
@@ -186,7 +188,8 @@ def _description(
         preprocess=teacher.preprocess,
         provenance=teacher.provenance,
         evaluation=None if found is None else Evaluation(found).to_json(),
-        **photos.counts,
+        examples=photos.counts["examples"],
+        unlabelled=photos.counts["unlabelled"],
         info={
             **photos.counts,
             "adaptation": adaptation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,10 @@ def check_reachable() -> None:
     Raises:
         Exception: It does not, in the words of the hub's client.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session, logging
+    from huggingface_hub import constants, get_session
 
-    logging.set_verbosity_error()  # One line of ours says what many of its own would.
+    # One line of ours says what many of its own would.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
 
 

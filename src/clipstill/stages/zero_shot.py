@@ -16,7 +16,7 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     from clipstill.assembly.zero_shot import export_zero_shot
 
     settings = run.settings.changed(**{"teacher.name": run.settings.small_teacher})
-    export_zero_shot(run.task, settings, run.photos, folder, step.key)
+    export_zero_shot(run.task, settings, run.photos, folder, key=step.key)
 
 
 def is_wanted(settings: Settings) -> bool:

@@ -69,7 +69,7 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
         ("--images", form.measured, form.measured_upload),
     ):
         if path.strip() or upload:
-            folder, note = photos_given(option, path, upload, jobs, task.names, allow_unmatched=allow_unmatched)
+            folder, note = photos_given(option, path, upload, jobs, classes=task.names, allow_unmatched=allow_unmatched)
             options.append((option, str(folder)))
             notes.append(note)
     if form.budget.strip():
@@ -87,8 +87,8 @@ def photos_given(
     path: str,
     upload: Sequence[Path],
     jobs: Jobs,
-    classes: Sequence[str],
     *,
+    classes: Sequence[str],
     allow_unmatched: bool = False,
 ) -> tuple[Path, str]:
     """The folder of photos that a path or an upload stands for, and a note on what is in it.

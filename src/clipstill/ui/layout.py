@@ -100,7 +100,7 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> tuple[Any, Any, Any]:
                 elem_id="classes",
                 autofocus=True,
             )
-            gr.Examples([[each] for each in _EXAMPLES], classes, label="For example", api_name=False)
+            gr.Examples([[each] for each in _EXAMPLES], classes, label="For example", api_visibility="private")
         with gr.Column(scale=2):
             effort = gr.Radio(
                 list(EFFORTS), value="Default", label="How much care", info=_EFFORT_HINT, elem_id="effort"

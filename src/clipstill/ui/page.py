@@ -190,7 +190,7 @@ class Page:
             is_needed = option == ("--examples" if verb == "fine-tune" else "--images")
             if is_needed or str(path or "").strip() or upload:
                 given = tuple(map(self._uploaded, upload or ()))
-                folder, note = photos_given(option, str(path or ""), given, self.jobs, run.task.names)
+                folder, note = photos_given(option, str(path or ""), given, self.jobs, classes=run.task.names)
                 notes.append(note)
                 # Nothing is learned where the verb only measures.
                 arguments += [] if verb == "evaluate" and option == "--examples" else [option, str(folder)]
