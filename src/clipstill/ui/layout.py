@@ -57,8 +57,8 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
                 watched, buttons = _watch_tab(page, picker)
             with gr.Tab("Images", id="images") as images_tab:
                 _images_tab(page, picker, images_tab)
-            with gr.Tab("Try", id="try"):
-                _try_tab(page, picker)
+            with gr.Tab("Try", id="try") as try_tab:
+                _try_tab(page, picker, try_tab)
             with gr.Tab("Improve", id="improve") as improve_tab:
                 _improve_tab(page, tabs, picker, improve_tab)
             with gr.Tab("Compare", id="compare") as compare_tab:
@@ -245,7 +245,7 @@ def _images_tab(page: Page, picker: Any, tab: Any) -> None:
         _connect(each.input, page.images, inputs, grid)
 
 
-def _try_tab(page: Page, picker: Any) -> None:
+def _try_tab(page: Page, picker: Any, tab: Any) -> None:
     with gr.Row():
         with gr.Column():
             photo = _photo(elem_id="try-photo")
@@ -253,8 +253,10 @@ def _try_tab(page: Page, picker: Any) -> None:
             kind = gr.Radio([], label="Answered by", visible=False, elem_id="kind")
             answer = _html(note(NO_PHOTO), elem_id="answer")
             threshold = gr.Slider(0, 1, step=0.01, label="Refuse below", visible=False, elem_id="threshold")
-    chosen = _connect(picker.change, page.bundles, picker, kind, preprocess=False)
-    for trigger in (photo.change, kind.input, chosen.then):
+    # A bundle may have been made since the page was opened.
+    events = (tab.select, picker.change, photo.change)
+    chosen = [_connect(event, page.bundles, [picker, kind], kind, preprocess=False).then for event in events]
+    for trigger in (kind.input, *chosen):
         shown = _connect(trigger, page.threshold, [picker, kind], threshold, preprocess=False)
         _connect(shown.then, page.answer, [picker, kind, photo], answer, preprocess=False)
     # What another threshold would do to this photo; the bundle keeps its own.

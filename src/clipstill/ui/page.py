@@ -222,12 +222,14 @@ class Page:
 
     # --- try, compare, get
 
-    def bundles(self, name: str | None) -> Update:
-        """The bundles of a run, to choose one; hidden where there is but one."""
+    def bundles(self, name: str | None, kind: str | None) -> Update:
+        """The bundles of a run, to choose one; hidden where there is but one. What is chosen stays."""
         run = self.jobs.run(name)
         kinds = run.bundles if run is not None else ()
         return gr.Radio(
-            choices=[(BUNDLES[kind], kind) for kind in kinds], value=kinds[0] if kinds else None, visible=len(kinds) > 1
+            choices=[(BUNDLES[kind], kind) for kind in kinds],
+            value=kind if kind in kinds else next(iter(kinds), None),
+            visible=len(kinds) > 1,
         )
 
     def threshold(self, name: str | None, kind: str | None = None) -> Update:
