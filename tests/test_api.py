@@ -27,6 +27,7 @@ from run_fixtures import CLASSES, MEASURED, QUICK, shards_of, stopped_before, st
 
 FUNCTIONS = (
     "distil",
+    "quick",
     "plan",
     "evaluate",
     "fine_tune",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from clipstill.core.config import dotted, merge, nested
-from clipstill.core.duration import minutes_of
+from clipstill.core.duration import budget_seconds
 from clipstill.core.errors import (
     ArtifactError,
     ClipstillError,
@@ -24,19 +24,19 @@ from clipstill.core.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from clipstill.core.files import sha256_json
 from clipstill.core.paths import user_path
 from clipstill.core.progress import ProgressEvent, listening, say
 from clipstill.evaluation.ladder import Ladder, LadderOptions
 from clipstill.runtime import Bundle, Prediction, load_bundle
 from clipstill.text.task import Task, parse_task
 from clipstill.workflow.recipes import LoadedSettings, load_with_origins
+from clipstill.workflow.store import default_out
 
 if TYPE_CHECKING:
     from clipstill.assembly.fine_tuning import FineTuned
     from clipstill.assembly.zero_shot import ZeroShot
     from clipstill.commands.export import Exported
-    from clipstill.commands.results import RunResult
+    from clipstill.commands.results import QuickResult, RunResult
     from clipstill.commands.run import Job
     from clipstill.core.protocols import Generator, Sampler, Teacher
     from clipstill.evaluation.evaluate import Evaluation
@@ -65,6 +65,7 @@ __all__ = [
     "ladder",
     "load_bundle",
     "plan",
+    "quick",
     "remove_class",
     "zero_shot",
 ]
@@ -133,7 +134,19 @@ def distil(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Ru
     task = _task(classes)
     with listening(options.get("progress")):
         job, loaded = _job(task, default_out(task) if out is None else user_path(out), options)
-        return run(job, budget_seconds=_seconds(options.get("budget")), fixed=loaded.given)
+        return run(job, budget_seconds=budget_seconds(options.get("budget")), fixed=loaded.given)
+
+
+def quick(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[RunOptions]) -> QuickResult:
+    """Make the part of ``distil`` that takes seconds: the bundle of a small teacher with stored class vectors.
+
+    Its arguments are those of ``distil``, which goes on from there in the same folder.
+    """
+    from clipstill.commands.run import run_quick
+
+    task = _task(classes)
+    with listening(options.get("progress")):
+        return run_quick(_job(task, default_out(task) if out is None else user_path(out), options)[0])
 
 
 def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
@@ -153,7 +166,7 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
 
     with listening(options.get("progress")):
         job, loaded = _job(_task(classes), Path(), options)
-        budget_s = _seconds(options.get("budget"))
+        budget_s = budget_seconds(options.get("budget"))
         if "teacher" not in job.models.built:
             teachers.check(job.settings.teacher.name)
         say("plan: loading the models")  # What comes next imports torch, which takes seconds.
@@ -343,12 +356,6 @@ def remove_class(
     return remove_classes(user_path(run), names, overrides=settings, device=device)
 
 
-def default_out(task: Task) -> Path:
-    """``runs/dog-elephant-giraffe-1a2b3c4d``: the same classes lead to the same folder."""
-    words = ["".join(letter if letter.isalnum() else "_" for letter in name.lower()) for name in task.names[:3]]
-    return Path("runs") / f"{'-'.join(words)[:60]}-{sha256_json(task.to_json())[:8]}"
-
-
 def _job(task: Task, out: Path, options: RunOptions) -> tuple[Job, LoadedSettings]:
     """The settings, photos and models that the options ask for."""
     from clipstill.commands.run import Job
@@ -389,12 +396,3 @@ def _task(classes: Classes) -> Task:
 
 def _path(path: AnyPath | None) -> Path | None:
     return None if path is None else user_path(path)
-
-
-def _seconds(budget: str | None) -> float | None:
-    if budget is None:
-        return None
-    minutes = minutes_of(budget)
-    if minutes <= 0:
-        raise ConfigError(f"the budget '{budget}' leaves no time. Write it like 10min, 90s or 1h30min.")
-    return 60 * minutes

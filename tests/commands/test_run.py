@@ -1,6 +1,7 @@
 """The whole path at its smallest, on the embedded teacher: run, resume, skip, run out of disk."""
 
 import errno
+import html
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 
 import clipstill
 from clipstill.cli.main import main
-from clipstill.core.files import sha256_file
+from clipstill.core.files import read_json, sha256_file
 from clipstill.workflow.records import read_events
 from run_fixtures import (
     CLASSES,
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("own_torch_settings")
 
 
 def test_a_run_leaves_bundle_report_and_manifests(measured_run: Path) -> None:
-    files = "MANIFEST.json config.yaml events.jsonl plan.json preview.png report.html run.json steps.json task.json"
-    expected = ["bundle", "stages", *files.split()]
+    files = "MANIFEST.json advice.json config.yaml events.jsonl plan.json preview.png report.html run.json steps.json"
+    expected = ["bundle", "stages", "task.json", "zero-shot", *files.split()]
     assert sorted(path.name for path in measured_run.iterdir() if not path.name.startswith(".")) == sorted(expected)
     assert "dog" in (measured_run / "report.html").read_text()
     assert not (measured_run / "stages" / "student" / "work").exists()
@@ -311,7 +312,12 @@ def test_the_end_of_a_run_leads_with_five_photos_and_says_what_could_be_had_with
     assert facts["next 1"].startswith("Give five photos of each class")
     assert f"clipstill fine-tune {measured_run} --examples five_photos" in facts["next 1"]
     assert result.to_json()["right_and_answered"] == result.evaluation.student.right_and_answered  # type: ignore[union-attr]
-    assert "27.9 MB, is made in less than a minute; it always answers" in str(facts["without training"])
-    assert f"clipstill zero-shot --run {measured_run} --teacher embedded-s --out" in str(facts["without training"])
+    told = str(facts["which to ship"])
+    assert (
+        f"Ship the student; which of them is right more often, 50 photos tell: clipstill ladder {measured_run}" in told
+    )
+    assert f"embedded-s without training ({measured_run}/zero-shot) takes 27.8 MB" in told
+    assert read_json(measured_run / "advice.json")["which_to_ship"] == told
+    assert told in html.unescape(result.report.read_text())
     assert result.advice.text in result.report.read_text()
     assert result.advice.text in (result.bundle_folder / "card.md").read_text()

@@ -1,9 +1,11 @@
 """The verdict in words, and the next steps."""
 
+from dataclasses import replace
+
 import pytest
 
 from clipstill.core.foresight import Estimate, Foresight, measured
-from clipstill.core.verdict import Advice, advise, verdict
+from clipstill.core.verdict import Advice, Shipped, advise, verdict, which_to_ship
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def advice(photos: int = 280, examples: int = 0, teacher: str = "embedded-m", do
 
 
 def test_five_photos_lead_with_the_gain_and_a_command_to_paste() -> None:
-    assert advice().steps[0] == (
+    assert advice().steps["photos"] == (
         "Give five photos of each class, above all of cat, cow, horse; nothing lifts it more (they halved the mistakes "
         "of eight sets: from 60 to about 80 %): clipstill fine-tune 'my runs/zoo' --examples five_photos --out "
         "'my runs/zoo-tuned'"
@@ -56,5 +58,24 @@ def test_five_photos_lead_with_the_gain_and_a_command_to_paste() -> None:
 
 def test_there_are_at_most_three_steps_and_none_that_was_done() -> None:
     few = advice(photos=20, doubtful=("crane",))
-    assert [step.split()[0] for step in few.steps] == ["Give", "Measure", "Describe"]
-    assert advice(examples=35, teacher="openclip:RN50/openai").steps == ()
+    assert list(few.steps) == ["photos", "measure", "describe"]
+    assert advice(examples=35, teacher="openclip:RN50/openai").steps == {}
+
+
+def test_which_to_ship_says_what_each_bundle_can_and_follows_a_ladder_where_there_is_one() -> None:
+    student, small = (
+        Shipped("lite0", "zoo/bundle", 13_500_000, 5.0),
+        Shipped("embedded-s", "zoo/zero-shot", 27_800_000, 9.0),
+    )
+    told = which_to_ship(student, small, refuses=True, run="zoo", recommended=None)
+    assert told.startswith(
+        "Ship the student; which of them is right more often, 50 photos tell: clipstill ladder zoo photos. "
+    )
+    assert "lite0 (zoo/bundle) takes 13.5 MB, 5.0 ms a picture; it can refuse and be tuned on photos" in told
+    assert "embedded-s without training (zoo/zero-shot) takes 27.8 MB, 9.0 ms a picture; it answers always" in told
+    larger = replace(student, onnx_bytes=44_700_000)
+    told = which_to_ship(larger, small, refuses=False, run="zoo", recommended=None)
+    assert told.startswith("Ship the student where it must refuse or be tuned; which")
+    assert "it answers always and be tuned" not in told
+    measured = which_to_ship(student, small, refuses=True, run="zoo", recommended="Ship the other: 92 %.")
+    assert measured.startswith("Ship the other: 92 %. The student lite0")

@@ -383,7 +383,7 @@ def test_a_remote_model_is_asked_for_by_its_repository_and_failures_are_one_line
     (snapshot / "README.md").write_text("---\nlicense: mit\n---\n")
     asked: list[tuple[str, list[str]]] = []
 
-    def fetched(repository: str, allow_patterns: list[str]) -> str:
+    def fetched(repository: str, allow_patterns: list[str], **_: object) -> str:
         asked.append((repository, allow_patterns))
         return str(snapshot)
 
@@ -402,6 +402,7 @@ def test_a_remote_model_is_asked_for_by_its_repository_and_failures_are_one_line
         raise OSError("no route to host\nand a long story")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("clipstill.core.hub.check_reachable", lambda: None)
     with pytest.raises(ResourceError, match="no route to host") as caught:
         load_generators("vqgan:hub:someone/something", CPU)
     assert "\n" not in str(caught.value)

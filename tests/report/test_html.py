@@ -72,7 +72,9 @@ def sample(**changes: Any) -> ReportData:
         student_bytes=13_600_000,
         student_parameters=3_380_000,
         latency_ms=11.8,
-        advice=Advice("weak", "Weak so far: right and answered 70 %.", ("Give five photos of each class: ...",)),
+        advice=Advice(
+            "weak", "Weak so far: right and answered 70 %.", {"photos": "Give five photos of each class: ..."}
+        ),
         teacher_bytes=27_200_000,
         teacher_parameters=6_100_000,
         parity={"max_difference": 4.2e-6, "top1_agreement": 1.0, "n": 32},
@@ -178,9 +180,9 @@ def test_names_prompts_and_settings_are_escaped() -> None:
 
 
 def test_the_page_says_what_next_and_what_could_be_had_without_training() -> None:
-    text = Reader(render(sample(without_training="embedded-s, 27.9 MB"))).text
+    text = Reader(render(sample(two_bundles="embedded-s, 27.9 MB"))).text
     assert "Give five photos of each class: ..." in text
-    assert "Without training: embedded-s, 27.9 MB" in text
+    assert "Which to ship: embedded-s, 27.9 MB" in text
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_the_page_says_what_next_and_what_could_be_had_without_training() -> Non
 )
 def test_only_a_good_verdict_is_green(verdict: str, kind: str) -> None:
     assert f'<div class="tile{kind}"><div class="name">Right and answered' in render(
-        sample(advice=Advice(verdict, "So.", ()))
+        sample(advice=Advice(verdict, "So.", {}))
     )
 
 
@@ -197,7 +199,7 @@ def test_page_without_measurement_says_so() -> None:
     bare = sample(
         evaluation=None, pictures=(), curation=(), charts=(), ladder=None, stages=(), settings={}, provenance=(),
         environment={}, parity={}, teacher_bytes=None, teacher_parameters=None,
-        advice=Advice("not known", "Not known: nothing was measured.", ()),
+        advice=Advice("not known", "Not known: nothing was measured.", {}),
     )  # fmt: skip
     text = Reader(render(bare)).text
     assert "not known, not measured" in text

@@ -77,6 +77,17 @@ def test_teacher_and_student_are_right_as_often_as_the_evaluation_says(measured_
     assert rungs["ours"]["per_class"] == evaluation["student"]["per_class"]
 
 
+def test_the_ladder_measures_the_small_teachers_bundle_that_the_run_has_made(measured_run: Path) -> None:
+    rungs = {rung["name"]: rung for rung in read_json(measured_run / "stages" / "ladder" / "ladder.json")["rungs"]}
+    teacher, export = rungs["teacher"], read_json(measured_run / "zero-shot" / "metrics.json")["export"]
+    # The teacher of this run is the small one. A second export would have been timed anew.
+    assert teacher["measured"]["cost"]["latency_ms"] == export["latency_ms"]
+    assert (
+        teacher["measured"]["top1"]
+        == read_json(measured_run / "zero-shot" / "metrics.json")["evaluation"]["student_top1"]
+    )
+
+
 @pytest.fixture(scope="module")
 def cheap_ladder(measured_run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Rungs of a call of its own, which measures the controls on few photos too."""

@@ -200,6 +200,7 @@ def test_a_hub_out_of_reach_is_one_line_after_one_question_and_its_file_is_taken
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    monkeypatch.setattr("clipstill.core.hub.check_reachable", lambda: None)
     with pytest.raises(ResourceError, match=r"no network.*student.init to 'scratch'"):
         load_student("timm:test_resnet", 2)
     assert len(set(asked)) == 1

@@ -15,6 +15,7 @@ TINY = (
     "threads=1",
     "device=cpu",
     "evaluation.ladder=false",
+    "export.zero_shot=false",
     "export.formats=[onnx]",
     "prompts.images_per_class=6",
     "prompts.styles=[photo, sketch]",

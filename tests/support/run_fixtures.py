@@ -45,6 +45,7 @@ QUICK = (
     *_TINY,
     "evaluation.ladder=false",
     "export.formats=[onnx]",
+    "export.zero_shot=false",
     "prompts.images_per_class=4",
     "synthesis.image_size=32",
     "synthesis.group_size=2",

@@ -36,6 +36,7 @@ curation.min_score=0
 refusal.near_misses=0
 evaluation.ladder=false
 export.formats=[onnx]
+export.zero_shot=false
 student.name=timm:test_efficientnet
 student.init=scratch
 student.image_size=32
@@ -97,7 +98,7 @@ def finished(served: Served, browser: Any, tmp_path_factory: pytest.TempPathFact
     page.fill("#name input, #name textarea", "zoo")
     page.get_by_text("Teacher, student and other settings").click()
     page.fill("#settings textarea", SETTINGS)
-    page.get_by_text("I have photos").click()
+    page.get_by_text("More photos").click()
     page.set_input_files("#measured-upload input[type=file]", photos_zip(tmp_path_factory.mktemp("photos")))
     page.wait_for_selector("#measured-upload >> text=photos")
     page.click("#start")
@@ -251,12 +252,49 @@ def test_two_runs_answer_the_same_photo(page: Any, finished: Path, tmp_path: Pat
     shutil.copytree(finished, finished.with_name("copy"))
     Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "photo.png")
     open_tab(page, "Compare")
-    page.wait_for_selector("#compare-table td >> text=copy")
+    page.wait_for_selector("#compare-table td >> text='copy / Student'")
     page.set_input_files("#compare-photo input[type=file]", tmp_path / "photo.png")
     page.wait_for_selector("#compare-answers .cs-card >> nth=1")
     verdicts = page.locator("#compare-answers .cs-verdict").all_inner_texts()
     assert len(verdicts) == 2
     assert verdicts[0] == verdicts[1]
+
+
+def test_a_finished_run_leads_to_its_next_steps_and_is_tuned_in_the_page(
+    page: Any, finished: Path, tmp_path: Path
+) -> None:
+    open_tab(page, "Watch")
+    page.wait_for_timeout(2500)
+    page.click("#picker input")
+    page.get_by_role("option", name="zoo", exact=True).click()
+    page.wait_for_selector("#result >> text=Not known")  # Four photos are too few, and such students were not measured.
+    assert page.locator("#step-describe").count() == 0
+    page.click("#step-photos")
+    page.wait_for_selector("#tune")
+    page.set_input_files("#improve-examples-upload input[type=file]", photos_zip(tmp_path))
+    page.wait_for_selector("#improve-examples-upload >> text=photos")
+    page.click("#tune")
+    page.set_default_timeout(LONG_MS)
+    page.wait_for_selector("#progress pre >> text=learned from")
+    assert (finished / "tuned" / "model.onnx").is_file()
+    page.click("#to-try")
+    Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "photo.png")
+    page.set_input_files("#try-photo input[type=file]", tmp_path / "photo.png")
+    page.get_by_label("Student, tuned on photos").click()
+    page.wait_for_selector("#answer .cs-verdict")
+
+
+@pytest.mark.parametrize("tab", ["Start", "Watch", "Try", "Improve", "Compare", "Get"])
+def test_a_phone_shows_each_page_without_sideways_scrolling(page: Any, finished: Path, tab: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(2000)  # The tabs that do not fit go into a menu.
+    button = page.get_by_role("tab", name=tab, exact=True)
+    if not button.is_visible():
+        page.locator(".overflow-menu > button").click()
+        button = page.locator(".overflow-dropdown button", has_text=tab)
+    button.first.click()
+    page.wait_for_timeout(1000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_no_request_left_the_machine(served: Served, finished: Path) -> None:

@@ -24,6 +24,7 @@ from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import checked_name, open_run, runs_in
 from clipstill.workflow.store import LockedStore
 from kill_points import Point, install
+from run_fixtures import noise_photos
 
 PLAN = {
     "classes": ["dog", "crane"],
@@ -171,8 +172,8 @@ def test_a_damaged_run_is_one_line_and_the_others_are_shown(
     page.image_choices("bad")
     page.images("bad", None, None, False)
     page.finished(None)
-    shown = {"get": page.get("bad"), "compare": page.compare(["bad", "good", "fine"])}
-    assert "<td>good</td>" in shown["compare"]
+    shown = {"get": page.get("bad"), "compare": page.compare([f"{each} / Student" for each in ("bad", "good", "fine")])}
+    assert "<td>good / Student</td>" in shown["compare"]
     if name == "run.json":  # Without it, its folder is no run that could be compared.
         shown["compare"] = page.renew("bad", {})[-1]["progress"]
     for panel in shown.values():
@@ -189,7 +190,7 @@ def test_a_run_whose_lock_is_a_pipe_and_whose_bundle_leads_in_a_circle_is_shown(
     (run.path / "bundle").symlink_to("bundle")
     shown = open_run(tmp_path, "zoo")
     assert not shown.is_running
-    assert not shown.has_bundle
+    assert shown.bundles == ()
 
 
 def test_a_long_list_of_events_is_read_from_its_end(tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_a_bundle_between_the_two_renames_of_its_replacement_is_there(tmp_path: 
     folder = finished_run(tmp_path, "zoo") / "bundle"
     folder.with_name(".bundle.clipstill-partial").mkdir()
     folder.rename(folder.with_name(".bundle.clipstill-previous"))
-    assert open_run(tmp_path, "zoo").has_bundle
+    assert open_run(tmp_path, "zoo").bundles == ("bundle",)
 
 
 def test_a_run_of_the_command_line_keeps_the_page_from_starting_one(jobs: Jobs, tmp_path: Path) -> None:
@@ -480,3 +481,105 @@ def test_comparing_different_questions_is_warned_of() -> None:
     assert "80.0 %" in table
     assert "not measured" in table
     assert "different classes" not in panels.compare_table([("a", one), ("b", one)])
+
+
+def test_a_run_in_seconds_stops_at_the_small_teacher_and_goes_on_to_the_student(jobs: Jobs, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.page import Page
+
+    _, arguments, _ = run_arguments(Form("dog\ncat", name="zoo", effort="In seconds"), jobs)
+    assert arguments[-1] == "--quick"
+    with made_run(tmp_path) as run:
+        run.event("start", keys={"zero_shot": "k"})
+        run.event("done", stage="zero_shot", seconds=1.0)
+        run.event("end", skipped=[])
+    (tmp_path / "zoo" / "zero-shot").mkdir()
+    for file in ("metrics.json", "labels.json"):
+        shutil.copy(finished_run(tmp_path, "other") / "bundle" / file, tmp_path / "zoo" / "zero-shot")
+    commit_manifest(
+        tmp_path / "zoo" / "zero-shot", "k", ["metrics.json", "labels.json"], {"teacher": "t", "student": "s"}
+    )
+    write_json(tmp_path / ".ui" / "runs" / "zoo" / "command.json", arguments)
+    shown = open_run(tmp_path, "zoo")
+    assert (shown.bundles, shown.finished, shown.is_quick) == (("zero-shot",), True, True)
+    pieces = Page(jobs, tmp_path).renew("zoo", {})[-1]
+    assert pieces["go_on"] == "Train the student too"
+    assert "This is the small teacher, ready to use" in pieces["result"]
+    started: list[list[str]] = []
+    jobs.start = lambda name, command: started.append(list(command))  # type: ignore[method-assign]
+    Page(jobs, tmp_path).go_on("zoo")
+    assert started == [arguments[:-1]]
+
+
+def test_the_result_and_the_next_steps_are_shown_where_a_run_is_finished(jobs: Jobs, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.page import Page
+
+    run = finished_run(tmp_path, "zoo")
+    steps = {"photos": "Give <five> photos", "teacher": "Try a larger teacher"}
+    advice = {"verdict": "weak", "text": "Weak: 60 %.", "steps": steps, "which_to_ship": "Ship the student."}
+    write_json(run / "advice.json", advice)
+    pieces = Page(jobs, tmp_path).renew("zoo", {})[-1]
+    assert "Weak: 60 %." in pieces["result"]
+    assert "Give &lt;five&gt; photos" in pieces["result"]
+    shown = {name: pieces[name] for name in ("done", "photos", "measure", "describe", "teacher")}
+    assert shown == {"done": "True", "photos": "True", "measure": "False", "describe": "False", "teacher": "True"}
+    (run / "advice.json").write_text("{")
+    assert Page(jobs, tmp_path).renew("zoo", {})[-1]["result"] == ""
+
+
+def test_what_is_done_with_a_finished_run_is_a_command_on_it(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui.page import Page
+
+    run, photos = finished_run(tmp_path, "zoo"), noise_photos(tmp_path / "photos", ("dog", "cat"), 1)
+    page, started = Page(jobs, tmp_path), []
+    monkeypatch.setattr(jobs, "start", lambda name, command: started.append(command))
+    monkeypatch.setattr(page, "_chosen", lambda _: replace(open_run(tmp_path, "zoo"), task=parse_task("dog,cat")))
+    given, none = [str(photos), None], ["", None]
+    for verb, values in (
+        ("fine-tune", [*given, *none]),
+        ("evaluate", [*none, *given]),
+        ("ladder", [*none, *given]),
+        ("add-class", ["cow: it gives milk\n\nsea horse"]),
+        ("remove-class", [["dog"]]),
+        ("export", [["torch", "onnx-fp16"]]),
+    ):
+        page.improve(verb, "zoo", *values)
+    assert started == [
+        ["fine-tune", str(run), "--examples", str(photos), "--out", str(run / "tuned")],
+        ["evaluate", str(run), "--images", str(photos)],
+        ["ladder", str(run), "--images", str(photos)],
+        ["add-class", str(run), "--", "cow: it gives milk", "sea horse"],
+        ["remove-class", str(run), "--", "dog"],
+        ["export", str(run), "--format", "torch", "--format", "onnx-fp16"],
+    ]
+    for verb, values, told in (
+        ("fine-tune", [*none, *given], "xamples: none are given"),
+        ("ladder", [*given, *none], "hotos to measure on: none are given"),
+        ("export", [[]], "o format is chosen"),
+        ("add-class", [" "], "o class is named"),
+    ):
+        assert told in page.improve(verb, "zoo", *values)[0]
+    assert len(started) == 6
+
+
+def test_other_verbs_keep_the_command_of_the_run_and_growing_ones_drop_it(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, monkeypatch, "print('ladder, ours: 4/4 img')\nprint('Ship the student.')")
+    write_json(tmp_path / ".ui" / "runs" / "zoo" / "command.json", ["run", "--classes", "a.txt"])
+    finished_run(tmp_path, "zoo")
+    jobs.start("zoo", ["ladder", "zoo"])
+    until(lambda: jobs.running() is None)
+    watched = jobs.watch("zoo", None)
+    assert (watched.verb, watched.printed, watched.trouble) == ("ladder", ["Ship the student."], None)
+    assert "Ship the student." in panels.panel("progress", watched)
+    assert jobs.command("zoo") == ["run", "--classes", "a.txt"]
+    program(tmp_path, monkeypatch, "import sys\nsys.exit('error: no such class')")
+    jobs.start("zoo", ["remove-class", "zoo"])
+    until(lambda: jobs.running() is None)
+    assert jobs.watch("zoo", None).trouble == "No such class"
+    assert not (tmp_path / ".ui" / "runs" / "zoo" / "command.json").exists()

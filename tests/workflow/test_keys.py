@@ -17,7 +17,8 @@ TASK = parse_task("dog,cat")
 
 
 def stage_keys(*overrides: str, task: Task = TASK, **photos: ImageFolder) -> dict[str, str]:
-    """Key of each step of a run in an empty folder."""
+    """Key of each step of a run in an empty folder; the small teacher's bundle, made first, has a test of its own."""
+    overrides = ("export.zero_shot=false", *overrides)
     keys = Keys(STAGES, load_settings(overrides=overrides), Photos(**photos))
     return {step.name: step.key for step in keys.steps(task, cohorts_in_use(keys, task, FolderHistory()))}
 
@@ -194,3 +195,20 @@ def test_a_part_that_the_caller_built_counts_by_its_weights() -> None:
     assert keys(teacher="a") == keys(teacher="a")
     assert "class_vectors" in differing(keys(teacher="a"), keys(teacher="b"))
     assert differing(keys(student="a"), keys(student="b"))[0] == "student"
+
+
+def test_the_small_teachers_bundle_depends_on_what_it_is_made_of_alone(tmp_path: Path) -> None:
+    def key(*overrides: str, **photos: ImageFolder) -> str | None:
+        return stage_keys("export.zero_shot=true", *overrides, **photos).get("zero_shot")
+
+    photos = photo_folder(tmp_path / "photos")
+    assert key() == key("distillation.steps=7", "prompts.images_per_class=3", "student.name=resnet18")
+    others = [key("prompts.templates=plain"), key("evaluation.small_teacher=embedded-m"), key(measured=photos)]
+    assert len({key(), *others, key(examples=photos), key(unlabelled=photos)}) == 6
+    # A published CLIP is large, and so made by --quick alone.
+    assert key("teacher.name=openclip:ViT-B-32/openai") is None
+    before, after = (
+        stage_keys("export.zero_shot=true", f"evaluation.small_teacher={name}", measured=photos)
+        for name in ("embedded-s", "embedded-m")
+    )
+    assert differing(before, after) == ["zero_shot", "ladder", "report"]

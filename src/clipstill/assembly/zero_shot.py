@@ -5,7 +5,6 @@ Shapes: C classes, D teacher dimensions.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +16,22 @@ from clipstill.assembly.adaptation import adapt, adaptation_facts, adaptation_li
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import refuse_equal, task_vectors
 from clipstill.core.description import Description
+from clipstill.core.file_names import METRICS_FILE
+from clipstill.core.files import MANIFEST, read_manifest
 from clipstill.core.foresight import measured
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import listed, say, warn
+from clipstill.core.records import checked, read_record
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
+from clipstill.runtime.bundle import LABELS
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
 from clipstill.text.reading import unread
 from clipstill.workflow.photos import Photos
+from clipstill.workflow.records import StoredLabels, StoredMetrics, ZeroShotInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +51,6 @@ class ZeroShot:
     examples: int  # Number of labelled photos that moved the class vectors.
     unlabelled: int  # Number of unlabelled photos given.
     adaptation: str | None  # What was adapted to how many of them; None where nothing was.
-    seconds: float
     parameters: int
     onnx_bytes: int
     latency_ms: float  # Median time for one picture on one core.
@@ -55,7 +58,7 @@ class ZeroShot:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        names = ("teacher", "examples", "unlabelled", "adaptation", "seconds", "parameters", "onnx_bytes", "latency_ms")
+        names = ("teacher", "examples", "unlabelled", "adaptation", "parameters", "onnx_bytes", "latency_ms")
         return {
             **{name: getattr(self, name) for name in names},
             "out": plain(self.out),
@@ -118,7 +121,12 @@ def make_zero_shot(
     without_prompts = {"prompt_teacher.method": "none", "prompt_teacher.weights": None}
     photos = Photos.of(settings.changed(**given, **without_prompts), task)
     check_replaceable(out)
-    start = time.monotonic()
+    export_zero_shot(task, settings, photos, out)
+    return read_zero_shot(out)
+
+
+def export_zero_shot(task: Task, settings: Settings, photos: Photos, out: Path, *, key: str = "") -> None:
+    """As ``make_zero_shot``, for photos that are listed already; ``key`` is the hash of all that it depends on."""
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
     foreign = [] if photos.examples else [task.names[place] for place in unread(task, teacher.multilingual)]
     if foreign:
@@ -140,26 +148,40 @@ def make_zero_shot(
     content = BundleContent(
         student=student,
         class_vectors_CD=vectors_CD,
-        description=_description(task, settings, teacher, photos=photos, found=found),
+        description=_description(task, settings, teacher, photos=photos, found=found, adaptation=adaptation),
         page=settings.export.page,
     )
-    facts = write_described_bundle(out, content)
+    write_described_bundle(out, content, key)
+
+
+def read_zero_shot(folder: Path) -> ZeroShot:
+    """What ``export_zero_shot`` left behind.
+
+    Raises:
+        ArtifactError: The folder is no such bundle, or damaged.
+    """
+    metrics, manifest = read_record(folder / METRICS_FILE, StoredMetrics), read_manifest(folder)
+    info = checked(manifest and manifest.info, ZeroShotInfo, folder / MANIFEST)
+    export, found = metrics["export"], metrics["evaluation"]
     return ZeroShot(
-        out=out,
-        classes=task.names,
-        teacher=teacher.name,
-        **photos.counts,
-        adaptation=adaptation,
-        seconds=round(time.monotonic() - start, 3),
-        parameters=facts.parameters,
-        onnx_bytes=facts.onnx_bytes,
-        latency_ms=facts.latency_ms,
-        evaluation=found,
+        out=folder,
+        classes=tuple(read_record(folder / LABELS, StoredLabels)["labels"]),
+        evaluation=None if found is None else Evaluation.from_json(found).student,
+        **info,
+        parameters=export["parameters"],
+        onnx_bytes=export["onnx_bytes"],
+        latency_ms=export["latency_ms"],
     )
 
 
 def _description(
-    task: Task, settings: Settings, teacher: Teacher, *, photos: Photos, found: EvaluationResult | None
+    task: Task,
+    settings: Settings,
+    teacher: Teacher,
+    *,
+    photos: Photos,
+    found: EvaluationResult | None,
+    adaptation: str | None,
 ) -> Description:
     return Description(
         labels=task.names,
@@ -169,6 +191,8 @@ def _description(
         examples=photos.counts["examples"],
         unlabelled=photos.counts["unlabelled"],
         info={
+            **photos.counts,
+            "adaptation": adaptation,
             "clipstill": clipstill.__version__,
             "teacher": teacher.name,
             "teacher_precision": "fp32",

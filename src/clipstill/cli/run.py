@@ -14,7 +14,7 @@ from clipstill.cli.printing import print_result
 from clipstill.core.paths import user_path
 
 if TYPE_CHECKING:
-    from clipstill.commands.results import RunResult
+    from clipstill.commands.results import QuickResult, RunResult
 
 _PACS_PHOTOS = Path("pacs/test/photo")
 _PACS_CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -45,6 +45,10 @@ def run(
     ] = None,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Stop at a small teacher with stored class vectors, a bundle within seconds."),
+    ] = False,
     seed: options.Seed = None,
     device: options.Device = None,
     as_json: options.Json = False,
@@ -57,11 +61,14 @@ def run(
 
     clipstill run dog cat "sea horse"
 
+    clipstill run dog cat "sea horse" --quick
+
     torchrun --nproc-per-node 8 -m clipstill run classes.txt
     """
     flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
     settings = options.with_flags(overrides, flags)
-    result = clipstill.distil(
+    make = clipstill.quick if quick else clipstill.distil
+    result = make(
         classes=options.classes_of(words, classes),
         out=out,
         settings=settings,
@@ -101,13 +108,13 @@ def demo(
         print(f'Photos: {photos}, from {", ".join(origins) or data}. Yours: clipstill run --classes "dog,cat,horse"')
 
 
-def print_run(result: RunResult, as_json: bool) -> None:
+def print_run(result: RunResult | QuickResult, as_json: bool) -> None:
     """Print the end of a run, on the first rank alone."""
     from clipstill.core.progress import warn
     from clipstill.distributed.torchrun import rank
 
     if rank() != 0:
         return
-    if result.licence_warning is not None:
-        warn(result.licence_warning)
+    if (warning := getattr(result, "licence_warning", None)) is not None:
+        warn(warning)
     print_result(result.to_json(), result.facts(), as_json)

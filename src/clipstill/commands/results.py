@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from clipstill.core.foresight import Foresight
+from clipstill.core.foresight import Foresight, known_best
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.progress import span
-from clipstill.core.verdict import Advice
+from clipstill.core.verdict import Advice, verdict
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
 from clipstill.runtime import Bundle, load_bundle
+
+if TYPE_CHECKING:
+    from clipstill.assembly.zero_shot import ZeroShot
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,55 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class QuickResult:
+    """What ``clipstill run --quick`` leaves behind: a run folder with the small teacher's bundle.
+
+    Attributes:
+        bundle: What is known of that bundle.
+        foresight: Share of its photos that it is expected to name right, by the names alone.
+        student: Name of the student that the full run would add.
+    """
+
+    out: Path
+    bundle: ZeroShot
+    foresight: Foresight
+    student: str
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """Whether it may be used, in a word, and as a sentence with the number."""
+        found = self.bundle.evaluation
+        known = known_best(self.foresight.to_json(), None if found is None else found.to_json())
+        return verdict(known, 0 if found is None else found.n, len(self.bundle.classes))
+
+    @property
+    def full_run(self) -> str:
+        """What the full run would add."""
+        return (
+            f"the same command without --quick keeps this and adds the student {self.student}, of minutes: smaller and "
+            'faster by default, says "none of these", and can be tuned on photos'
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        names = {"foresight": self.foresight.to_json(), "verdict": self.verdict[1], "full_run": self.full_run}
+        return {**self.bundle.to_json(), "out": plain(self.out), "bundle": plain(self.bundle.out), **names}
+
+    def facts(self) -> dict[str, str | None]:
+        """What people want to know, by name; None where it is not known."""
+        return {
+            **self.bundle.facts(),
+            "right": None,
+            "verdict": self.verdict[1],
+            "name a photo": f"clipstill predict {shlex.quote(str(self.out))} photo.jpg",
+            "a full run": self.full_run,
+        }
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts())
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What a run leaves behind.
 
@@ -59,7 +112,8 @@ class RunResult:
         ladder: Simpler and richer ways to the same classifier; None where they were not measured.
         calibration: What is known of the scores without a photo.
         advice: Verdict on the student, and the next steps.
-        without_training: What a small teacher with stored class vectors would be instead, and the command.
+        which_to_ship: The student or the small teacher without training, and why.
+        zero_shot_folder: Bundle of the small teacher; None where the run has none.
         latency_ms: Median time for one picture on one core.
         licence: Family of the most restrictive licence found.
         licence_warning: What that licence asks, where it forbids products or nothing is known; else None.
@@ -76,7 +130,8 @@ class RunResult:
     ladder: Ladder | None
     calibration: Calibration
     advice: Advice
-    without_training: str
+    which_to_ship: str
+    zero_shot_folder: Path | None
     parameters: int
     onnx_bytes: int
     latency_ms: float
@@ -104,7 +159,8 @@ class RunResult:
             "classes": list(self.classes),
             **main,
             **asdict(self.advice),
-            "without_training": self.without_training,
+            "which_to_ship": self.which_to_ship,
+            "zero_shot": self.zero_shot_folder and plain(self.zero_shot_folder),
             "ladder": None if self.ladder is None else self.ladder.to_json(),
             "calibration": dict(self.calibration.details),
             **{name: getattr(self, name) for name in names},
@@ -123,15 +179,14 @@ class RunResult:
             "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",
             "verdict": self.advice.text,
             "made to answer": measured,
-            "which to ship": None if self.ladder is None else self.ladder.recommendation.text,
-            "without training": self.without_training,
+            "which to ship": self.which_to_ship,
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "time": "nothing to do, all was there" if self.up_to_date else span(sum(self.seconds.values())),
             "licences": f"{self.licence} is the most restrictive; all of them: {licences}",
             "bundle": str(self.bundle_folder),
             "report": str(self.report),
-            **{f"next {number}": step for number, step in enumerate(self.advice.steps, 1)},
+            **{f"next {number}": step for number, step in enumerate(self.advice.steps.values(), 1)},
         }
 
     def _repr_html_(self) -> str:

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipstill.commands.results import Calibration, RunResult
+from clipstill.commands.results import Calibration, QuickResult, RunResult
 from clipstill.core.device import make_deterministic
 from clipstill.core.errors import ClipstillError, ConfigError
-from clipstill.core.file_names import METRICS_FILE, PLAN_FILE
+from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
 from clipstill.core.files import holding, write_json
-from clipstill.core.progress import say, warnings_only
+from clipstill.core.foresight import Foresight
+from clipstill.core.progress import say, warn, warnings_only
 from clipstill.core.records import read_record
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
@@ -24,8 +25,9 @@ from clipstill.evaluation.ladder import Ladder
 from clipstill.export.bundle import check_replaceable
 from clipstill.planning.plan import Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import most_restrictive, warning
-from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student
+from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student, zero_shot
 from clipstill.stages.near_misses import check_near_misses
+from clipstill.text.linter import WARNING
 from clipstill.text.task import Task
 from clipstill.workflow.cohorts import CohortsInUse, cohorts_in_use
 from clipstill.workflow.keys import Keys
@@ -49,6 +51,7 @@ class Job:
     photos: Photos
     models: Models  # Teacher and generators; loaded by name unless the caller built them.
     watch: Watch | None = None  # Called with the student's weights at each validation.
+    quick: bool = False  # Whether the small teacher's bundle is wanted, whatever its size.
 
     @classmethod
     def of(cls, settings: Settings, task: Task, out: Path, built: Mapping[str, Any] | None = None) -> Job:
@@ -103,6 +106,40 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
 
 
 @torchrun.rank_group()
+def run_quick(job: Job) -> QuickResult:
+    """Make the small teacher's bundle alone; a later ``run`` in the same folder finds it done."""
+    from clipstill.assembly.zero_shot import read_zero_shot
+
+    job = replace(job, quick=True)
+    run, _ = _bring_up_to(job, zero_shot.NAME)
+    found = read_zero_shot(run.folder(zero_shot.NAME))
+    result = QuickResult(run.store.path, found, _foretold(job), run.settings.student.name)
+    if torchrun.rank() == 0 and not (job.out / report.REPORT_FILE).exists():
+        word, text = result.verdict
+        advice = {"verdict": word, "text": text, "steps": {}, "which_to_ship": result.full_run}
+        write_json(job.out / ADVICE_FILE, advice)
+    return result
+
+
+def _foretold(job: Job) -> Foresight:
+    """What the small teacher is expected to name right, by the names alone."""
+    import torch
+
+    from clipstill.assembly.class_vectors import text_vectors
+    from clipstill.assembly.foresight import foresee_by_names, linter_of
+    from clipstill.teachers import load_teacher
+
+    settings = job.settings.changed(**{"teacher.name": job.settings.small_teacher})
+    teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
+    linter = linter_of(teacher, job.task, text_vectors(teacher, job.task, settings), settings)
+    findings = linter.findings()
+    for finding in findings:
+        if finding.level == WARNING:
+            warn(f"{finding.message} {finding.advice}")
+    return foresee_by_names(linter, findings, teacher, settings)[0]
+
+
+@torchrun.rank_group()
 def run_until_student(job: Job) -> None:
     """Do the job up to the student itself: protocols need no calibration, bundle and report."""
     _bring_up_to(job, student.NAME)
@@ -116,7 +153,13 @@ def is_done(job: Job) -> bool:
 def _chosen(job: Job, store: Store | None = None, in_use: CohortsInUse | None = None) -> tuple[Keys, Run]:
     """The keys of a job, and the run with the cohorts that serve its classes."""
     store = store or Store(job.out)
-    keys = Keys(STAGES, job.settings, job.photos, job.models.identity)
+    wanted = replace(zero_shot.STAGE, needed=lambda *_: True) if job.quick else zero_shot.STAGE
+    keys = Keys(
+        [wanted if stage is zero_shot.STAGE else stage for stage in STAGES],
+        job.settings,
+        job.photos,
+        job.models.identity,
+    )
     in_use = in_use or cohorts_in_use(keys, job.task, store.history())
     steps = keys.steps(job.task, in_use)
     run = Run(
@@ -125,8 +168,13 @@ def _chosen(job: Job, store: Store | None = None, in_use: CohortsInUse | None = 
     return keys, run
 
 
-def _until(steps: tuple[Step, ...], last: str) -> tuple[Step, ...]:
-    return steps[: max(number for number, step in enumerate(steps) if step.stage.name == last) + 1]
+def _for(steps: tuple[Step, ...], last: str) -> tuple[Step, ...]:
+    """The steps of a stage and of all that it reads, in their order."""
+    wanted = {last}
+    for step in reversed(steps):
+        if step.stage.name in wanted:
+            wanted.update(step.stage.inputs)
+    return tuple(step for step in steps if step.stage.name in wanted)
 
 
 def _bring_up_to(
@@ -134,7 +182,7 @@ def _bring_up_to(
 ) -> tuple[Run, list[str]]:
     """Bring the stages up to ``last`` up to date; return the run and the names of the steps that were done before."""
     _, run = _chosen(job)
-    done = looks_done(job.out, _until(run.steps, last))
+    done = looks_done(job.out, _for(run.steps, last))
     if not done:
         # Before the folder is touched. A run that is done needs no models, and no seconds to load torch.
         check_names(job)
@@ -147,9 +195,9 @@ def _bring_up_to(
     with LockedStore(job.out, threads) as store:
         while True:
             keys, run = _chosen(job, store)
-            steps = _until(run.steps, last)
+            steps = _for(run.steps, last)
             run.save()
-            store.event("start", keys={step.name: step.key for step in run.steps})
+            store.event("start", keys={step.name: step.key for step in steps})
             if keep_plan is not None and not done:
                 keep_plan(run, store)
                 keep_plan = None
@@ -165,10 +213,10 @@ def _bring_up_to(
 def _check_place(out: Path) -> None:
     """Refuse a place that could not take a run and its bundle; call it before the work, which would be lost."""
     refuse_foreign(out)
-    place = out / bundle.NAME
-    # The runner moves a bundle whose manifest cannot be read aside.
-    if key_of(place) is not None or not place.exists():
-        check_replaceable(place)
+    for place in (out / bundle.STAGE.folder, out / zero_shot.STAGE.folder):
+        # The runner moves a bundle whose manifest cannot be read aside.
+        if key_of(place) is not None or not place.exists():
+            check_replaceable(place)
 
 
 def _assist(job: Job, last: str) -> Run:
@@ -192,7 +240,7 @@ def _assist(job: Job, last: str) -> Run:
                 images.assist(run, offer)
             else:
                 student.assist(run)
-    for step in _until(run.steps, last):
+    for step in _for(run.steps, last):
         torchrun.wait_for_manifest(run.store.folder(step), step.key)
     return run
 
@@ -265,7 +313,8 @@ def _result(run: Run, skipped: list[str]) -> RunResult:
         ladder=None if climbed is None else Ladder.from_json(climbed),
         calibration=Calibration.from_json(calibration.read_calibration(run)),
         advice=report.advice_of(run),
-        without_training=report.without_training(run),
+        which_to_ship=report.two_bundles(run),
+        zero_shot_folder=run.folder(zero_shot.NAME) if run.has(zero_shot.NAME) else None,
         parameters=export["parameters"],
         onnx_bytes=export["onnx_bytes"],
         latency_ms=export["latency_ms"],

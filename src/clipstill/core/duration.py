@@ -24,3 +24,13 @@ def minutes_of(value: object) -> float:
     if not parts or _PART.sub("", text):
         raise ConfigError(f"'{value}' is no duration. Write it like 10min, 90s or 1h30min.")
     return sum(float(number) * _MINUTES[unit] for number, unit in parts)
+
+
+def budget_seconds(budget: str | None) -> float | None:
+    """Seconds of a budget; None for none. ConfigError where it is no duration, or leaves no time."""
+    if budget is None:
+        return None
+    minutes = minutes_of(budget)
+    if minutes <= 0:
+        raise ConfigError(f"the budget '{budget}' leaves no time. Write it like 10min, 90s or 1h30min.")
+    return 60 * minutes

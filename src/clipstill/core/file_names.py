@@ -15,6 +15,9 @@ VECTORS_NAME = "class_vectors"
 METRICS_FILE = "metrics.json"
 PARITY_FILE = "parity.json"
 PLAN_FILE = "plan.json"
+ADVICE_FILE = "advice.json"
+# Of a run, beside the bundle of its student: the small teacher's.
+BUNDLE_FOLDER, ZERO_SHOT_FOLDER = "bundle", "zero-shot"
 # Of files of weights that the user may name.
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # What file managers and network drives leave behind, beside names that begin with a dot.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,8 +10,8 @@ from pathlib import Path
 
 from clipstill.core.errors import ResourceError, reason_of
 
-# Seconds until a hub that does not answer is given up.
-_PATIENCE = 5.0
+# Seconds until a hub that does not answer is given up. The hub's client itself waits for ever, or asks five times.
+_PATIENCE = 4.0
 _asks_the_hub: ContextVar[bool] = ContextVar("clipstill asks the model hub", default=True)
 
 
@@ -22,6 +23,19 @@ def cache_alone() -> Iterator[None]:
         yield
     finally:
         _asks_the_hub.reset(token)
+
+
+def check_reachable() -> None:
+    """Ask the hub once whether it answers; call it before what would try again and again.
+
+    Raises:
+        Exception: It does not, in the words of the hub's client.
+    """
+    from huggingface_hub import constants, get_session
+
+    # One line of ours says what many of its own would.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
 
 
 def fetch(repository: str, names: Sequence[str]) -> Path:
@@ -51,6 +65,8 @@ def _found(repository: str, choices: Sequence[Sequence[str]]) -> Path:
     for is_cached in (True, False) if _asks_the_hub.get() else (True,):
         for names in choices:
             try:
+                if not is_cached:
+                    check_reachable()
                 # One question, not one for each file: those are repeated for half a minute where there is no network.
                 found = snapshot_download(
                     repository, allow_patterns=list(names), local_files_only=is_cached, etag_timeout=_PATIENCE

@@ -19,7 +19,7 @@ _GOOD, _WEAK = 0.8, 0.5
 # Share of the mistakes that five photos a class leave, on the mean of eight sets (docs/measured.md, "A few examples").
 _LEFT_BY_FIVE = 0.5
 _STEPS = 3
-_LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
+LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,43 @@ class Advice:
     # ``"not known"``.
     verdict: str
     text: str  # The same as a sentence, with the number, its interval, and what it follows from.
-    steps: tuple[str, ...]  # At most three, the most useful first; each with a command where there is one.
+    # At most three, the most useful first, by what they are about: ``"photos"``, ``"measure"``, ``"describe"`` or
+    # ``"teacher"``; each with a command where there is one.
+    steps: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A bundle that could ship."""
+
+    name: str  # Of its student or teacher.
+    folder: str
+    onnx_bytes: int
+    latency_ms: float
+
+    def text(self) -> str:
+        """``13.5 MB, 5.1 ms a picture``."""
+        return f"{self.onnx_bytes / 1e6:.1f} MB, {self.latency_ms:.1f} ms a picture"
+
+
+def which_to_ship(student: Shipped, small: Shipped, *, refuses: bool, run: str, recommended: str | None) -> str:
+    """What the two bundles of a run can, and which of them to ship.
+
+    Args:
+        refuses: Whether the student can say "none of these".
+        recommended: What a ladder on enough photos recommends; None where there is none.
+    """
+    smaller, asked = student.onnx_bytes < small.onnx_bytes, f"clipstill ladder {shlex.quote(run)} photos"
+    abilities = "can refuse and be tuned on photos" if refuses else "answers always, and can be tuned on photos"
+    if recommended is None:
+        recommended = "Ship the student" if smaller else "Ship the student where it must refuse or be tuned"
+        recommended += f"; which of them is right more often, {ENOUGH_PHOTOS} photos tell: {asked}"
+    return (
+        f"{recommended.rstrip('.')}. "
+        f"The student {student.name} ({student.folder}) takes {student.text()}; it {abilities}. "
+        f"{small.name} without training ({small.folder}) takes {small.text()}; it answers always, and photos move only "
+        f"its class vectors."
+    )
 
 
 def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
@@ -79,24 +115,24 @@ def advise(
         teacher: Name of the teacher.
         run: The run folder.
     """
-    folder, steps = shlex.quote(run), []
+    folder, steps = shlex.quote(run), {}
     if not examples:
         hardest = sorted(per_class, key=lambda name: per_class[name])[:3]
         most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
-        steps.append(
+        steps["photos"] = (
             f"Give five photos of each class{most}; nothing lifts it more{_gain(known.share)}: clipstill fine-tune "
             f"{folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
         )
     if photos < ENOUGH_PHOTOS:
-        steps.append(
+        steps["measure"] = (
             f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class: clipstill evaluate {folder} photos"
         )
     if doubtful:
-        steps.append(f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how')
+        steps["describe"] = f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how'
     if teacher.startswith("embedded"):
-        steps.append(f"Try a larger teacher, where a model hub can be reached: --teacher {_LARGER_TEACHER}")
+        steps["teacher"] = f"Try a larger teacher, where a model hub can be reached: --teacher {LARGER_TEACHER}"
     word, text = verdict(known, photos, len(classes))
-    return Advice(word, text, tuple(steps[:_STEPS]))
+    return Advice(word, text, dict(list(steps.items())[:_STEPS]))
 
 
 def _gain(share: float | None) -> str:

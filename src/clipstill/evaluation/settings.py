@@ -23,8 +23,8 @@ class EvaluationSettings(Config):
     )
     small_teacher: PartName = Field(
         default="auto",
-        description="Teacher of the ladder's rung without training: a name, or auto for embedded-s beside embedded "
-        "teachers and for the teacher itself beside others.",
+        description="Teacher of RUN/zero-shot and of the ladder's rung without training: a name, or auto for "
+        "embedded-s beside embedded teachers and for the teacher itself beside others.",
     )
 
 

@@ -22,6 +22,11 @@ class ExportSettings(Config):
         description="Share of changed answers above which no int8 or fp16 file is written; above 0.05 there is a "
         "warning. For the student lite0 on PACS, int8 changes 3 % for photos and 9 % for sketches.",
     )
+    zero_shot: bool = Field(
+        default=True,
+        description="Make the bundle of the small teacher with stored class vectors too, where that is an embedded "
+        "one: RUN/zero-shot, seconds and 60 MB.",
+    )
     page: bool = Field(
         default=True,
         description="Add a page that runs the model in a browser without installing anything: index.html and 4 MB of "

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import DataError, ResourceError, reason_of
+from clipstill.core.hub import fetch
 
 CONFIG_FILE = "config.json"
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -34,13 +35,13 @@ def import_diffusers(generator: str) -> Any:
     return diffusers
 
 
-def download(generator: str, repository: str, fetch: Callable[[], str], local: str) -> Path:
+def download(generator: str, repository: str, fetched: Callable[[], str | Path], local: str) -> Path:
     """Folder of a model of the hub in the hub's cache.
 
     Args:
         generator: Name of the generator.
         repository: What the user named, where there is no such local file or folder.
-        fetch: Function that downloads the model and returns its folder.
+        fetched: Function that downloads the model and returns its folder.
         local: Example of a local path, for messages.
 
     Raises:
@@ -53,7 +54,7 @@ def download(generator: str, repository: str, fetch: Callable[[], str], local: s
             f"repository: {generator}:OWNER/REPO"
         )
     try:
-        return Path(fetch())
+        return Path(fetched())
     except Exception as error:  # The network, the hub's client and the disk raise many kinds.
         raise ResourceError(
             f"cannot get {generator} {repository} from the model hub ({reason_of(error)}). Check the name and the "
@@ -63,11 +64,9 @@ def download(generator: str, repository: str, fetch: Callable[[], str], local: s
 
 def download_diffusers_model(generator: str, repository: str, local: str, subfolder: str = "") -> Path:
     """``download`` of the files of one model that diffusers saved; returns the repository's root folder."""
-    from huggingface_hub import snapshot_download
-
     prefix = f"{subfolder}/" if subfolder else ""
     patterns = [f"{prefix}{CONFIG_FILE}", f"{prefix}{DIFFUSERS_FILE}", "README.md", "LICENSE"]
-    return download(generator, repository, lambda: snapshot_download(repository, allow_patterns=patterns), local)
+    return download(generator, repository, lambda: fetch(repository, patterns), local)
 
 
 def licence_of(folder: Path) -> str:

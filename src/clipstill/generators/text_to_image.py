@@ -14,6 +14,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from clipstill.core.errors import ConfigError, DataError, did_you_mean, reason_of
 from clipstill.core.file_names import visible
 from clipstill.core.files import read_json, sha256_file, sha256_json
+from clipstill.core.hub import check_reachable
 from clipstill.core.names import plain
 from clipstill.core.paths import user_path
 from clipstill.core.progress import say
@@ -221,10 +223,12 @@ def load_text_to_image(rest: str, device: torch.device, settings: GeneratorSetti
         return TextToImage(folder, device, settings=settings)
     pipeline = import_diffusers("text-to-image").DiffusionPipeline
     variant = None if settings is None else settings.variant
-    fetched = download(
-        "text-to-image",
-        rest,
-        lambda: pipeline.download(rest, use_safetensors=True, variant=variant),
-        local="/path/to/folder",
-    )
-    return TextToImage(fetched, device, source=rest, settings=settings)
+
+    def fetched() -> str:
+        with suppress(Exception):  # Whatever keeps it from being in the cache, the hub is asked next.
+            return str(pipeline.download(rest, use_safetensors=True, variant=variant, local_files_only=True))
+        check_reachable()
+        return str(pipeline.download(rest, use_safetensors=True, variant=variant))
+
+    folder = download("text-to-image", rest, fetched, local="/path/to/folder")
+    return TextToImage(folder, device, source=rest, settings=settings)

@@ -23,6 +23,7 @@ from clipstill.stages import (
     report,
     student,
     teacher_prompts,
+    zero_shot,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def cost_of(
     calibration_views = (1 + VIEWS) * (made + min(unlabelled, MOST_PICTURES) + near)
     stages = {
         "start": _START_S,
+        zero_shot.NAME: _BUNDLE_S if zero_shot.is_wanted(settings) else 0.0,
         teacher_prompts.NAME: examples * _passes_per_example(settings) * timings.photo,
         class_vectors.NAME: classes * templates * timings.text + examples * timings.photo,
         **_adaptation_seconds(settings, timings, unlabelled),

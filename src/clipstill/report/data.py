@@ -69,7 +69,7 @@ class ReportData:
     parity: Mapping[str, Any] = field(default_factory=dict)  # Content of the bundle's ``parity.json``.
     evaluation: Mapping[str, Any] | None = None  # JSON values of an ``Evaluation``; None without photos.
     calibration: Mapping[str, Any] | None = None  # Label-free estimates of temperature, threshold and accuracy.
-    without_training: str = ""  # What a small teacher would be instead, and the command.
+    two_bundles: str = ""  # Which to ship, the student or the small teacher without training, and why.
     examples: int = 0  # Number of example images given beside the class names.
     unlabelled: int = 0  # Number of unlabelled photos given.
     pictures: tuple[Picture, ...] = ()  # Synthetic images, in the order of their index.

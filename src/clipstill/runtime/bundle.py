@@ -14,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
+from clipstill.core.file_names import BUNDLE_FOLDER, ZERO_SHOT_FOLDER
 from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
 from clipstill.core.images import BYTES, Picture, fit, load_rgb
 from clipstill.core.names import NONE_OF_THESE, is_plain
@@ -198,7 +199,7 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     """Open a bundle: check each file against its sha256, then load the model on the CPU.
 
     Args:
-        folder: The bundle; or a run folder, whose ``bundle/`` is taken.
+        folder: The bundle; or a run folder, whose ``bundle/`` is taken, or ``zero-shot/`` while there is no other.
         threads: Threads inside one operation; 0 lets onnxruntime choose.
         model: Which ONNX file of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
 
@@ -210,8 +211,9 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     refuse_other_than_utf8(folder)
     if not isinstance(threads, int) or not 0 <= threads <= _MOST_THREADS:
         raise ArtifactError(f"threads is {threads!r}. Give a whole number from 0 to {_MOST_THREADS}.")
-    if not (folder / LABELS).is_file() and read_manifest(folder / "bundle") is not None:
-        folder = folder / "bundle"
+    if not (folder / LABELS).is_file():
+        made = (folder / name for name in (BUNDLE_FOLDER, ZERO_SHOT_FOLDER))
+        folder = next((place for place in made if read_manifest(place) is not None), folder)
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):
         raise ArtifactError(f"{folder} is not a clipstill bundle. Name a folder made by 'clipstill run' (RUN/bundle).")

@@ -15,10 +15,12 @@ from clipstill.stages import (
     report,
     student,
     teacher_prompts,
+    zero_shot,
 )
 from clipstill.workflow.stage import Stage
 
 STAGES: tuple[Stage, ...] = (
+    zero_shot.STAGE,
     teacher_prompts.LEARNED,
     teacher_prompts.GIVEN,
     class_vectors.STAGE,

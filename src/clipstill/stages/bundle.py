@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.core.description import Description
+from clipstill.core.file_names import BUNDLE_FOLDER
 from clipstill.core.files import read_manifest
 from clipstill.core.protocols import Provenance
 from clipstill.export.bundle import BundleContent
@@ -68,5 +69,5 @@ STAGE = Stage(
     make=_make,
     settings=("export",),
     inputs=(calibration.NAME, evaluation.NAME),
-    folder="bundle",
+    folder=BUNDLE_FOLDER,
 )

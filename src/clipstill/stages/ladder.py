@@ -17,7 +17,7 @@ from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_js
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
-from clipstill.stages import bundle
+from clipstill.stages import bundle, zero_shot
 from clipstill.workflow.photos import photos_digest
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -98,6 +98,6 @@ STAGE = Stage(
     title="Compare with simpler ways",
     make=_make,
     settings=("evaluation.small_teacher",),
-    inputs=(bundle.NAME,),
+    inputs=(bundle.NAME, zero_shot.NAME),
     needed=lambda settings, photos: photos.measured is not None and settings.evaluation.ladder,
 )

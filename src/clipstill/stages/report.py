@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import clipstill
 from clipstill.assembly.adaptation import adaptation_line
 from clipstill.core.device import describe
 from clipstill.core.errors import ArtifactError
-from clipstill.core.file_names import PLAN_FILE
-from clipstill.core.files import read_json, write_text
+from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
+from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.foresight import known_best
 from clipstill.core.progress import listed
 from clipstill.core.records import read_record
-from clipstill.core.verdict import ENOUGH_PHOTOS, Advice, advise
+from clipstill.core.verdict import ENOUGH_PHOTOS, Advice, Shipped, advise, which_to_ship
 from clipstill.evaluation.ladder import TEACHER
 from clipstill.report.card import per_class
 from clipstill.report.data import Chart, Picture, ReportData, Series, picture_uri
@@ -33,9 +34,9 @@ from clipstill.stages import (
     prompts,
     student,
     teacher_prompts,
+    zero_shot,
 )
-from clipstill.teachers import teachers
-from clipstill.workflow.records import StoredPlan
+from clipstill.workflow.records import StoredMetrics, StoredPlan
 from clipstill.workflow.run import Run
 from clipstill.workflow.runner import seconds_of_work
 from clipstill.workflow.stage import Stage, Step
@@ -75,26 +76,29 @@ def advice_of(run: Run) -> Advice:
     )
 
 
-def without_training(run: Run) -> str:
-    """What the small teacher would be as a bundle by itself, and the command that makes it in seconds."""
-    name, folder = run.settings.small_teacher, str(run.store.path)
-    known, own = teachers.parts().get(name), class_vectors.read_teacher_metadata(run)["image_parameters"]
-    size = known.size if known else f"about {own * 4 / 1e6:.0f} MB"
-    climbed, better = ladder.read_ladder(run), ""
-    if climbed is None or climbed["recommendation"]["ship"] is None:
-        better = f". Which of the two is better: clipstill ladder {shlex.quote(folder)} photos"
-    return (
-        f"{name} with stored class vectors, {size}, is made in less than a minute; it always answers, and takes photos "
-        f"as --examples but no fine-tuning: clipstill zero-shot --run {shlex.quote(folder)} --teacher {name} --out "
-        f"{shlex.quote(f'{folder}-small')}{better}"
+def two_bundles(run: Run) -> str:
+    """Which of the bundles to ship, the student's or the small teacher's, and why."""
+    folder, climbed = run.store.path, ladder.read_ladder(run)
+    advice = climbed["recommendation"] if climbed else {"ship": None}
+    recommended = advice["text"] if advice["ship"] else None
+    if not run.has(zero_shot.NAME):
+        command = f"clipstill zero-shot --run {shlex.quote(str(folder))} --out DIR"
+        return f"{recommended or ''} A teacher without training is a bundle too: {command}".strip()
+    found = [read_record(run.folder(stage) / METRICS_FILE, StoredMetrics) for stage in (bundle.NAME, zero_shot.NAME)]
+    names = (run.settings.student.name, run.settings.small_teacher)
+    student_bundle, small = (
+        Shipped(name, str(run.folder(stage)), metrics["export"]["onnx_bytes"], metrics["export"]["latency_ms"])
+        for name, stage, metrics in zip(names, (bundle.NAME, zero_shot.NAME), found, strict=True)
     )
+    refuses = calibration.threshold_of(calibration.read_calibration(run)) is not None
+    return which_to_ship(student_bundle, small, refuses=refuses, run=str(folder), recommended=recommended)
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.report.html import render
 
     exported = run.folder(bundle.NAME)
-    export = read_json(exported / "metrics.json")["export"]
+    export = read_json(exported / METRICS_FILE)["export"]
     training = student.read_student_metadata(run)
     measured, settings = evaluation.read_evaluation(run), run.settings
     tower = int(class_vectors.read_teacher_metadata(run)["image_parameters"])
@@ -119,7 +123,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         ladder=climbed,
         calibration=calibration.read_calibration(run),
         advice=advice_of(run),
-        without_training=without_training(run),
+        two_bundles=two_bundles(run),
         **run.photos.counts,
         pictures=_pictures(run),
         curation=_curation(run),
@@ -136,7 +140,9 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         version=clipstill.__version__,
     )
     write_text(folder / REPORT_FILE, render(data))
-    return [REPORT_FILE]
+    # For the page of clipstill ui, which offers the steps as buttons.
+    write_json(folder / ADVICE_FILE, {**asdict(data.advice), "which_to_ship": data.two_bundles})
+    return [REPORT_FILE, ADVICE_FILE]
 
 
 def _teacher_bytes(climbed: Mapping[str, Any] | None) -> int | None:
@@ -251,9 +257,9 @@ def _notes(
 
 STAGE = Stage(
     name=NAME,
-    version=5,
+    version=6,
     title="Write the report",
     make=_make,
-    inputs=(bundle.NAME, ladder.NAME),
+    inputs=(bundle.NAME, ladder.NAME, zero_shot.NAME),
     folder=".",
 )

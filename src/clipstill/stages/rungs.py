@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from clipstill.core.errors import ConfigError, DataError, ExportError
+from clipstill.core.file_names import METRICS_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, write_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Preprocess
@@ -41,6 +42,7 @@ from clipstill.stages import (
     prompts,
     student,
     teacher_prompts,
+    zero_shot,
 )
 from clipstill.stages.ladder import FACTS_FILE, LadderInputs
 from clipstill.workflow.photos import Photos, photos_digest
@@ -68,6 +70,7 @@ class _Classifier:
     preprocess: Preprocess
     temperature: float
     cost: Cost
+    bundle: Path | None = None  # The run's bundle that it is; None where it is none.
 
     def costing(self, **values: Any) -> _Classifier:
         """The same classifier with other values of its cost."""
@@ -135,7 +138,8 @@ class RungMaker:
         except (ConfigError, ExportError) as error:
             return Rung(rung, title, missing=str(error))
         measured = self._measured(rung, classifier.costing(labels=0 if examples is None else len(examples.items)))
-        return Rung(rung, title, measured, command=self._zero_shot_command(name, folder, inputs.shots))
+        there = classifier.bundle and f"clipstill predict {_quoted(classifier.bundle)} photo.jpg"
+        return Rung(rung, title, measured, command=there or self._zero_shot_command(name, folder, inputs.shots))
 
     def _exported(
         self, rung: str, name: str, *, vectors_CD: Tensor | None = None, examples: ImageFolder | None = None
@@ -153,19 +157,36 @@ class RungMaker:
         if vectors_CD is None:
             vectors_CD = task_vectors(teacher, run.task, run.settings, examples).class_CD
         tower = zero_shot_student(teacher, vectors_CD)
-        size = tower.preprocess.size
-        export_onnx(tower, model, size)
-        check_parity(tower, model, size)
+        size, minutes = tower.preprocess.size, 0.0
+        made = self._made(name, vectors_CD)
+        if made is None:
+            export_onnx(tower, model, size)
+            check_parity(tower, model, size)
+            latency_ms = latency(Onnx().open(model, threads=1), size)
+        else:
+            model, latency_ms, minutes = made / _MODEL, _latency_of(made), self._minutes((zero_shot.NAME,))
         cost = Cost(
             onnx_bytes=model.stat().st_size,
             parameters=teacher.image_parameters,
             gflop=gflop(tower, size),
-            latency_ms=latency(Onnx().open(model, threads=1), size),
-            minutes=(time.monotonic() - start) / 60,
+            latency_ms=latency_ms,
+            minutes=minutes or (time.monotonic() - start) / 60,
         )
         on_cpu = device.type == "cpu"
         predict = _session_predictor(model, run.store.threads) if on_cpu else student_predictor(tower, device)
-        return _Classifier(predict, tower.preprocess, 1.0, cost)
+        return _Classifier(predict, tower.preprocess, 1.0, cost, made)
+
+    def _made(self, teacher: str, vectors_CD: Tensor) -> Path | None:
+        """The run's bundle of this teacher with these class vectors; None where it has none."""
+        from safetensors.torch import load_file
+
+        run = self._run
+        if not run.has(zero_shot.NAME) or run.settings.small_teacher != teacher:
+            return None
+        folder = run.folder(zero_shot.NAME)
+        stored_CD = load_file(folder / VECTORS_FILE)[VECTORS_NAME]
+        is_same = stored_CD.shape == vectors_CD.shape and torch.allclose(stored_CD, vectors_CD.float(), atol=1e-5)
+        return folder if is_same else None
 
     def _teacher_as_it_is(self) -> _Classifier:
         """The run's teacher where its tower cannot be exported alone."""
@@ -182,12 +203,12 @@ class RungMaker:
         """The exported student, with the size and latency that the bundle says."""
         run, folder = self._run, self._run.folder(bundle.NAME)
         loaded = load_bundle(folder, run.store.threads)
-        export, trained_on = read_json(folder / "metrics.json")["export"], self._trained_on
+        export, trained_on = read_json(folder / METRICS_FILE)["export"], self._trained_on
         cost = Cost(
             onnx_bytes=int(export["onnx_bytes"]),
             parameters=int(export["parameters"]),
             gflop=gflop(student.read_student(run), loaded.preprocess.size),
-            latency_ms=float(export["latency_ms"]),
+            latency_ms=_latency_of(folder),
             minutes=self._minutes((*_BESIDE_THE_STUDENT, student.NAME)),
             photos=trained_on["unlabelled"],
             labels=trained_on["labels"],
@@ -353,6 +374,10 @@ def _session_predictor(model: Path, threads: int) -> PredictLogits:
     """An exported file as a map of uint8 images to logits."""
     opened = Onnx().open(model, threads)
     return lambda images_NHW3: opened(images_NHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+
+
+def _latency_of(bundle: Path) -> float:
+    return float(read_json(bundle / METRICS_FILE)["export"]["latency_ms"])
 
 
 def _quoted(path: Path) -> str:

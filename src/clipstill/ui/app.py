@@ -73,9 +73,9 @@ def _add_files(app: FastAPI, workspace: Path) -> None:
     def report(name: str) -> Response:
         return _answer(open_run(workspace, name).report, {"content-security-policy": _REPORT_POLICY})
 
-    @app.get(f"{FILES}/{{name}}/bundle.zip", response_class=Response)
-    def bundle(name: str) -> Response:
-        return Response(_zip_bundle(open_run(workspace, name)), media_type="application/zip")
+    @app.get(f"{FILES}/{{name}}/{{kind}}.zip", response_class=Response)
+    def bundle(name: str, kind: str) -> Response:
+        return Response(_zip_bundle(open_run(workspace, name), kind), media_type="application/zip")
 
 
 def _answer(path: Path | None, headers: dict[str, str] | None = None) -> Response:
@@ -84,14 +84,15 @@ def _answer(path: Path | None, headers: dict[str, str] | None = None) -> Respons
     return FileResponse(path, headers={"cache-control": "no-cache", **(headers or {})})
 
 
-def _zip_bundle(run: Run) -> memoryview:
-    """The bundle of a run as a zip; its files are checked first."""
-    manifest = read_manifest(run.bundle)
+def _zip_bundle(run: Run, kind: str) -> memoryview:
+    """A bundle of a run as a zip; its files are checked first."""
+    manifest = read_manifest(run.path / kind) if kind in run.bundles else None
     if manifest is None:
-        raise ArtifactError(f"'{run.name}' has no bundle yet.")
-    verify_files(run.bundle, manifest)
+        raise ArtifactError(f"'{run.name}' has no such bundle yet.")
+    folder = run.path / kind
+    verify_files(folder, manifest)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for file in [MANIFEST, *sorted(manifest.files)]:
-            archive.write(run.bundle / file, f"{run.name}-bundle/{file}")
+            archive.write(folder / file, f"{run.name}-{kind}/{file}")
     return packed.getbuffer()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipstill.api import default_out
 from clipstill.core.duration import minutes_of
 from clipstill.core.errors import DataError
 from clipstill.core.image_folder import ImageFolder
@@ -14,13 +13,16 @@ from clipstill.core.names import plain
 from clipstill.core.paths import user_path
 from clipstill.core.progress import listed
 from clipstill.text.task import Task, parse_text
-from clipstill.ui.jobs import Jobs
+from clipstill.ui.jobs import QUICK, Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import take_in
 from clipstill.workflow.recipes import load_settings
+from clipstill.workflow.store import default_out
 
 # What to spend, in words; each is settings of the default recipe. Half and twice are round numbers, not tuned ones.
+IN_SECONDS = "In seconds"
 EFFORTS: dict[str, tuple[str, ...]] = {
+    IN_SECONDS: (),
     "Quick try": (
         "prompts.images_per_class=8",
         "synthesis.steps=10",
@@ -30,6 +32,7 @@ EFFORTS: dict[str, tuple[str, ...]] = {
     "Default": (),
     "Thorough": ("prompts.images_per_class=48", "synthesis.steps=40", "distillation.steps=2000"),
 }
+_PHOTOS = {"--examples": "examples", "--unlabelled": "photos without labels", "--images": "photos to measure on"}
 
 
 @dataclass(frozen=True)
@@ -60,37 +63,57 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
     allow_unmatched = load_settings("default", overrides=settings).allow_unmatched
     notes: list[str] = []
     options = [("--classes", str(jobs.write_classes(task)))]
-    for option, title, path, upload in (
-        ("--examples", "examples", form.examples, form.examples_upload),
-        ("--unlabelled", "photos without labels", form.unlabelled, form.unlabelled_upload),
-        ("--images", "photos to measure on", form.measured, form.measured_upload),
+    for option, path, upload in (
+        ("--examples", form.examples, form.examples_upload),
+        ("--unlabelled", form.unlabelled, form.unlabelled_upload),
+        ("--images", form.measured, form.measured_upload),
     ):
-        if path.strip() and upload:
-            raise DataError(f"{title}: both a folder and an upload are given. Take one of them away.")
-        if not path.strip() and not upload:
-            continue
-        has_labels, others = option != "--unlabelled", ""
-        if upload:
-            taken = take_in(upload, jobs.uploads, labelled=has_labels)
-            folder = taken.folder
-            if taken.left_out:
-                others = f"; left out: {plain(listed(taken.left_out, most=5))}"
-        else:
-            folder = _folder(title, path)
-        if has_labels:
-            found = ImageFolder.open(folder, task.names, allow_unmatched=allow_unmatched)
-        else:
-            found = ImageFolder.without_labels(folder)
-        not_used = f"; not used: {plain(found.not_used)}" if found.skipped else ""
-        notes.append(f"{title}: {len(found.items)} photos{others}{not_used}")
-        options.append((option, str(folder)))
+        if path.strip() or upload:
+            folder, note = photos_given(option, path, upload, jobs, classes=task.names, allow_unmatched=allow_unmatched)
+            options.append((option, str(folder)))
+            notes.append(note)
     if form.budget.strip():
         minutes_of(form.budget)
     texts = {"--teacher": form.teacher, "--student": form.student, "--budget": form.budget}
     options += [(option, text.strip()) for option, text in texts.items() if text.strip()]
     options += [("--set", setting) for setting in settings]
     options.append(("--out", str(jobs.workspace / name)))
-    return name, ["run", *(part for option in options for part in option)], notes
+    quick = [QUICK] if form.effort == IN_SECONDS else []
+    return name, ["run", *(part for option in options for part in option), *quick], notes
+
+
+def photos_given(
+    option: str,
+    path: str,
+    upload: Sequence[Path],
+    jobs: Jobs,
+    *,
+    classes: Sequence[str],
+    allow_unmatched: bool = False,
+) -> tuple[Path, str]:
+    """The folder of photos that a path or an upload stands for, and a note on what is in it.
+
+    Raises:
+        DataError: There is none, there are two, or it fits none of the classes.
+    """
+    title, others = _PHOTOS[option], ""
+    if path.strip() and upload:
+        raise DataError(f"{title}: both a folder and an upload are given. Take one of them away.")
+    if not path.strip() and not upload:
+        raise DataError(f"{title}: none are given. Name a folder with one sub-folder a class, or upload a zip of it.")
+    if upload:
+        taken = take_in(upload, jobs.uploads, labelled=option != "--unlabelled")
+        folder = taken.folder
+        if taken.left_out:
+            others = f"; left out: {plain(listed(taken.left_out, most=5))}"
+    else:
+        folder = _folder(title, path)
+    if option == "--unlabelled":
+        found = ImageFolder.without_labels(folder)
+    else:
+        found = ImageFolder.open(folder, classes, allow_unmatched=allow_unmatched)
+    not_used = f"; not used: {plain(found.not_used)}" if found.skipped else ""
+    return folder, f"{title}: {len(found.items)} photos{others}{not_used}"
 
 
 def _task(text: str) -> Task:

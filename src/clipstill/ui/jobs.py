@@ -7,9 +7,11 @@ new start, finds everything again.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError, ResourceError
-from clipstill.core.files import sha256_json, sweep, write_json, write_text, writing
+from clipstill.core.files import make_folder, sha256_json, sweep, write_json, write_text, writing
 from clipstill.core.records import read_record
 from clipstill.text.task import Task
 from clipstill.ui.runs import Run, is_held, open_run, runs_in
@@ -34,9 +36,14 @@ KEPT_FOLDER = ".ui"
 _COMMAND = "command.json"
 _LOG = "log.txt"
 _STARTED = "--- started"
+_STARTED_WORDS = 4  # Spaces before the verb, which follows date and time.
 _STOPPED = "--- stopped by you"
+_PROGRESS = re.compile(r"[\w-]+(, [\w -]+)?: ")
+# Verbs that change the classes of a run, so that the command that made it would make it otherwise.
+_GROWING = ("add-class", "remove-class")
 # Options of a run that say nothing of how it will go.
 _NOT_PLANNED = ("--out", "--images")
+QUICK = "--quick"
 _SEE_LOG = "The log below says more; 'Go on' tries again from where it stopped."
 
 
@@ -50,6 +57,17 @@ class Watched:
     is_running: bool = False
     own: bool = False  # Whether this page started the running process.
     trouble: str | None = None  # Why it ended before its time.
+
+    @property
+    def verb(self) -> str:
+        """What the page started last: ``run``, ``fine-tune`` and so on; ``run`` for what it did not start."""
+        return self.lines[0].rpartition(" ")[2] if self.lines and self.lines[0].count(" ") == _STARTED_WORDS else "run"
+
+    @property
+    def printed(self) -> list[str]:
+        """The result that another verb than ``run`` printed: what follows its last line of progress."""
+        progress = [number for number, line in enumerate(self.lines) if _PROGRESS.match(line) or number == 0]
+        return [] if self.verb == "run" or self.is_running else list(self.lines[progress[-1] + 1 :])
 
 
 class Jobs:
@@ -108,8 +126,11 @@ class Jobs:
         except ClipstillError as error:
             # A run that was just started has no folder yet.
             damage = str(error) if name in runs_in(self.workspace) else None
-        trouble = None if is_running or (run is not None and run.finished) else damage or self.trouble(name)
-        return Watched(name, run, self.lines(name), is_running, own=self.own_running() == name, trouble=trouble)
+        watched = Watched(name, run, self.lines(name), is_running, own=self.own_running() == name)
+        if is_running or (run is not None and run.finished and watched.verb == "run"):
+            return watched
+        is_done = run is not None and run.finished
+        return dataclasses.replace(watched, trouble=damage or self.trouble(name, is_done))
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Start a run by its arguments of ``clipstill``, or continue it; ResourceError where another is running."""
@@ -121,10 +142,14 @@ class Jobs:
                     f"the page Watch."
                 )
             sweep(self._kept(name))
-            write_json(self._kept(name) / _COMMAND, list(arguments))
+            if arguments[0] == "run":
+                write_json(self._kept(name) / _COMMAND, list(arguments))
+            elif arguments[0] in _GROWING:
+                (self._kept(name) / _COMMAND).unlink(missing_ok=True)
+            make_folder(self._kept(name))
             with writing(self._kept(name)), (self._kept(name) / _LOG).open("ab", buffering=0) as log:
                 fcntl.flock(log, fcntl.LOCK_EX)
-                log.write(f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+                log.write(f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')} {arguments[0]}\n".encode())
                 process = subprocess.Popen(
                     [sys.executable, "-m", "clipstill", *arguments],
                     stdin=subprocess.DEVNULL,
@@ -182,8 +207,8 @@ class Jobs:
             return []
         return f"{_STARTED}{text.rpartition(_STARTED)[2]}".splitlines()
 
-    def trouble(self, name: str) -> str | None:
-        """Why a run ended before it was done, in one line; None where there is no error to tell."""
+    def trouble(self, name: str, is_done: bool = False) -> str | None:
+        """Why a run, or what was done with a finished one, ended too early, in one line; None for no error to tell."""
         lines = [line for line in self.lines(name) if line.strip()]
         if not lines or lines[-1].startswith(_STOPPED):
             return None
@@ -192,6 +217,8 @@ class Jobs:
             return errors[-1][:1].upper() + errors[-1][1:]
         if any(line.startswith("Traceback ") for line in lines):
             return f"The run ended by an error of its own ({lines[-1]}). {_SEE_LOG}"
+        if is_done:
+            return None
         return f"The run ended before it was done; the machine may have been short of memory. {_SEE_LOG}"
 
     def _log(self, name: str, line: str) -> None:
@@ -206,7 +233,8 @@ def ask_plan(run: Sequence[str]) -> dict[str, Any]:
         ConfigError: The plan refuses, in its own words.
         ResourceError: The plan took too long.
     """
-    pairs = zip(run[1::2], run[2::2], strict=True)
+    words = [each for each in run[1:] if each != QUICK]
+    pairs = zip(words[::2], words[1::2], strict=True)
     options = [part for pair in pairs if pair[0] not in _NOT_PLANNED for part in pair]
     command = [sys.executable, "-m", "clipstill", "plan", *options, "--json"]
     try:

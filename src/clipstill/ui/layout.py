@@ -9,17 +9,28 @@ from typing import Any
 
 import gradio as gr
 
+from clipstill.core.verdict import LARGER_TEACHER
+from clipstill.export import formats
 from clipstill.students import students
 from clipstill.teachers import teachers
 from clipstill.ui.form import EFFORTS
-from clipstill.ui.page import NO_PHOTO, Page
+from clipstill.ui.page import NO_PHOTO, STEPS, Page
 from clipstill.ui.panels import note, panel
 from clipstill.ui.theme import theme
 
 _EFFORT_HINT = (
-    "Quick try: half the images, half as carefully, and never 'none of these'; to see whether it works. Thorough: "
-    "twice of all, about four times as long."
+    "In seconds: a small teacher as it is; nothing is trained, and it answers always. Quick try: half the images, half "
+    "as carefully, and never 'none of these'. Thorough: twice of all, about four times as long."
 )
+# Lists of classes to begin with.
+_EXAMPLES = ("dog\ncat\nhorse", "apple\nbanana\norange\nlemon", "crane: a large wading bird\nheron\nstork")
+# What each button of a next step says.
+_STEPS = {
+    "photos": "Give five photos of each class",
+    "measure": "Measure it on photos",
+    "describe": "Describe the names",
+    "teacher": "Try a larger teacher",
+}
 
 # A panel: its looks are those of ``style.css`` alone.
 _html = partial(gr.HTML, apply_default_css=False)
@@ -41,19 +52,22 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
             picker = gr.Dropdown(label="Run", choices=[], interactive=True, elem_id="picker", **look)
         with gr.Tabs(selected="start") as tabs:
             with gr.Tab("Start", id="start"):
-                started = _start_tab(page, tabs, picker)
+                started, classes, teacher = _start_tab(page, tabs, picker)
             with gr.Tab("Watch", id="watch"):
-                watched = _watch_tab(page, picker)
+                watched, buttons = _watch_tab(page, picker)
             with gr.Tab("Images", id="images") as images_tab:
                 _images_tab(page, picker, images_tab)
-            with gr.Tab("Try", id="try"):
-                _try_tab(page, picker)
+            with gr.Tab("Try", id="try") as try_tab:
+                _try_tab(page, picker, try_tab)
+            with gr.Tab("Improve", id="improve") as improve_tab:
+                _improve_tab(page, tabs, picker, improve_tab)
             with gr.Tab("Compare", id="compare") as compare_tab:
                 _compare_tab(page, compare_tab)
             with gr.Tab("Get", id="get") as get_tab:
                 bundle_and_report = _html("", elem_id="get")
                 for trigger in (get_tab.select, picker.change):
                     _connect(trigger, page.get, picker, bundle_and_report)
+        _connect_buttons(page, buttons, tabs, picker, again=[tabs, classes, teacher])
         for trigger in (gr.Timer(2.0).tick, blocks.load, picker.input, started):
             _connect(trigger, page.renew, [picker, shown], [picker, strip, *watched, shown])
     css = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
@@ -65,7 +79,15 @@ def _connect(trigger: Any, call: Callable[..., Any], inputs: Any, outputs: Any, 
     return trigger(call, inputs, outputs, show_progress="hidden", api_visibility="private", **more)
 
 
-def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
+def _connect_buttons(page: Page, buttons: dict[str, Any], tabs: Any, picker: Any, *, again: list[Any]) -> None:
+    """Let the buttons of a finished run lead to where its next step is made."""
+    for name, tab in (("try", "try"), ("get", "get"), ("photos", "improve"), ("measure", "improve")):
+        _connect(buttons[name].click, partial(gr.Tabs, selected=tab), None, tabs)
+    for name, teacher in (("describe", ""), ("teacher", LARGER_TEACHER)):
+        _connect(buttons[name].click, partial(page.again, teacher), picker, again)
+
+
+def _start_tab(page: Page, tabs: Any, picker: Any) -> tuple[Any, Any, Any]:
     _html(panel("lead"))
     with gr.Row():
         with gr.Column(scale=3):
@@ -78,6 +100,7 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
                 elem_id="classes",
                 autofocus=True,
             )
+            gr.Examples([[each] for each in _EXAMPLES], classes, label="For example", api_visibility="private")
         with gr.Column(scale=2):
             effort = gr.Radio(
                 list(EFFORTS), value="Default", label="How much care", info=_EFFORT_HINT, elem_id="effort"
@@ -85,7 +108,10 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
             allowed = "Such as 30min; then it chooses what fits. Empty: as long as it needs."
             budget = _line(label="Time it may take", info=allowed, elem_id="budget")
             name = _line(label="Name of this run", placeholder="made of the first names", elem_id="name")
-    photos = _photo_folders()
+    examples = _photo_folder(
+        "A few photos of each class, if you have some", "Five are worth more than all else.", "examples", is_row=True
+    )
+    photos = [*examples, *_more_photos()]
     with gr.Accordion("Teacher, student and other settings", open=False):
         with gr.Row():
             teacher = _part("Teacher", "What is known about the world comes from it.", teachers.names())
@@ -105,32 +131,35 @@ def _start_tab(page: Page, tabs: Any, picker: Any) -> Any:
     # In the order of the fields of Form.
     inputs = [classes, name, *photos, teacher, student, effort, budget, settings]
     _connect(check.click, page.check, inputs, result)
-    return _connect(start.click, page.start, inputs, [result, tabs, picker]).then
+    return _connect(start.click, page.start, inputs, [result, tabs, picker]).then, classes, teacher
 
 
-def _photo_folders() -> list[Any]:
-    """A path and an upload for each kind of photos."""
+def _more_photos() -> list[Any]:
+    """A path and an upload for photos without labels, and for those to measure on."""
     inputs: list[Any] = []
-    with gr.Accordion("I have photos", open=False):
+    with gr.Accordion("More photos: without labels, or to measure on", open=False):
         _html(panel("about_photos"))
         with gr.Row():
             for label, info, name in (
-                ("A few examples of each class", "They teach.", "examples"),
                 ("Photos without labels", "They teach too: of the place it will work at.", "unlabelled"),
                 ("Photos to measure on", "They only measure, so the result is honest.", "measured"),
             ):
-                single = name == "unlabelled"
-                with gr.Column(min_width=240):
-                    inputs.append(_line(label=label, info=info, placeholder="/path/to/folder", elem_id=f"{name}-path"))
-                    upload = gr.File(
-                        label="or upload a zip" + (", or photos" if single else ""),
-                        height=160,
-                        elem_id=f"{name}-upload",
-                        file_count="multiple",
-                        file_types=["image", ".zip"] if single else [".zip"],
-                    )
-                    inputs.append(upload)
+                inputs += _photo_folder(label, info, name, single=name == "unlabelled")
     return inputs
+
+
+def _photo_folder(label: str, info: str, name: str, *, single: bool = False, is_row: bool = False) -> tuple[Any, Any]:
+    """A path and an upload of photos."""
+    with gr.Row() if is_row else gr.Column(min_width=240):
+        path = _line(label=label, info=info, placeholder="/path/to/folder", elem_id=f"{name}-path")
+        upload = gr.File(
+            label="or upload a zip" + (", or photos" if single else ""),
+            height=130,
+            elem_id=f"{name}-upload",
+            file_count="multiple",
+            file_types=["image", ".zip"] if single else [".zip"],
+        )
+    return path, upload
 
 
 def _part(label: str, info: str, names: Sequence[str]) -> Any:
@@ -146,21 +175,60 @@ def _part(label: str, info: str, names: Sequence[str]) -> Any:
     )
 
 
-def _watch_tab(page: Page, picker: Any) -> list[Any]:
+def _watch_tab(page: Page, picker: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What ``Page.renew`` fills, and the buttons by name."""
+    buttons: dict[str, Any] = {}
     with gr.Row():
         with gr.Column(scale=3):
+            result = _html("", elem_id="result")
+            with gr.Row(visible=False) as done:
+                buttons["try"] = _button("Try it", variant="primary", elem_id="to-try", min_width=140)
+                buttons["get"] = _button("Get it", elem_id="to-get", min_width=140)
+            with gr.Row():
+                for name, text in _STEPS.items():
+                    buttons[name] = _button(text, visible=False, elem_id=f"step-{name}", min_width=200)
             progress = _html("", elem_id="progress")
             with gr.Row():
                 stop = _button("Stop", elem_id="stop", interactive=False, min_width=140)
                 go_on = _button("Go on", elem_id="go-on", interactive=False, min_width=140)
-            result = _html("", elem_id="watch-said")
+            said = _html("", elem_id="watch-said")
         with gr.Column(scale=2, min_width=300):
             preview = _html("", elem_id="preview")
     with gr.Accordion("What it says", open=False):
         log = _html("", elem_id="log")
-    _connect(stop.click, page.stop, None, result)
-    _connect(go_on.click, page.go_on, picker, result)
-    return [progress, preview, log, stop, go_on]
+    _connect(stop.click, page.stop, None, said)
+    _connect(go_on.click, page.go_on, picker, said)
+    return [progress, preview, log, result, done, *(buttons[name] for name in STEPS), stop, go_on], buttons
+
+
+def _improve_tab(page: Page, tabs: Any, picker: Any, tab: Any) -> None:
+    """What can be done with a finished run, beside looking at it."""
+    _html(panel("about_improving"))
+    with gr.Row():
+        learned = _photo_folder("Labelled photos to learn from", "Five of each class help most.", "improve-examples")
+        measured = _photo_folder("Other labelled photos", "They only measure.", "improve-measured")
+    photos = [*learned, *measured]
+    with gr.Row():
+        actions = [("fine-tune", _button("Tune it on the photos", variant="primary", elem_id="tune"), photos)]
+        actions.append(("evaluate", _button("Measure it", elem_id="evaluate"), photos))
+        actions.append(("ladder", _button("Compare with simpler ways", elem_id="ladder"), photos))
+    said = _html("", elem_id="improve-said")
+    with gr.Row():
+        with gr.Column(min_width=280):
+            info = "One a line; images are made of the new classes alone."
+            added = gr.Textbox(label="Classes to add", info=info, lines=2, elem_id="add-classes")
+            actions.append(("add-class", _button("Add them", elem_id="add"), [added]))
+        with gr.Column(min_width=280):
+            removed = gr.Dropdown(label="Classes to take out", choices=[], multiselect=True, elem_id="remove-classes")
+            actions.append(("remove-class", _button("Take them out", elem_id="remove"), [removed]))
+        with gr.Column(min_width=280):
+            names = [name for name in formats.names() if name not in ("onnx", "onnx-int8")]
+            chosen = gr.CheckboxGroup(names, label="Further formats of the bundle", elem_id="formats")
+            actions.append(("export", _button("Write them", elem_id="export"), [chosen]))
+    for verb, button, values in actions:
+        _connect(button.click, partial(page.improve, verb), [picker, *values], [said, tabs])
+    for trigger in (tab.select, picker.change):
+        _connect(trigger, page.run_classes, picker, removed)
 
 
 def _images_tab(page: Page, picker: Any, tab: Any) -> None:
@@ -177,23 +245,27 @@ def _images_tab(page: Page, picker: Any, tab: Any) -> None:
         _connect(each.input, page.images, inputs, grid)
 
 
-def _try_tab(page: Page, picker: Any) -> None:
+def _try_tab(page: Page, picker: Any, tab: Any) -> None:
     with gr.Row():
         with gr.Column():
             photo = _photo(elem_id="try-photo")
         with gr.Column():
+            kind = gr.Radio([], label="Answered by", visible=False, elem_id="kind")
             answer = _html(note(NO_PHOTO), elem_id="answer")
             threshold = gr.Slider(0, 1, step=0.01, label="Refuse below", visible=False, elem_id="threshold")
-    for trigger in (photo.change, picker.change):
-        shown = _connect(trigger, page.threshold, picker, threshold, preprocess=False)
-        _connect(shown.then, page.answer, [picker, photo], answer, preprocess=False)
+    # A bundle may have been made since the page was opened.
+    events = (tab.select, picker.change, photo.change)
+    chosen = [_connect(event, page.bundles, [picker, kind], kind, preprocess=False).then for event in events]
+    for trigger in (kind.input, *chosen):
+        shown = _connect(trigger, page.threshold, [picker, kind], threshold, preprocess=False)
+        _connect(shown.then, page.answer, [picker, kind, photo], answer, preprocess=False)
     # What another threshold would do to this photo; the bundle keeps its own.
-    inputs = [picker, photo, threshold]
+    inputs = [picker, kind, photo, threshold]
     _connect(threshold.input, page.answer, inputs, answer, preprocess=False, trigger_mode="always_last")
 
 
 def _compare_tab(page: Page, tab: Any) -> None:
-    chosen = gr.Dropdown(label="Finished runs", choices=[], multiselect=True, elem_id="compare-runs")
+    chosen = gr.Dropdown(label="Classifiers of finished runs", choices=[], multiselect=True, elem_id="compare-runs")
     table = _html("", elem_id="compare-table")
     with gr.Row():
         with gr.Column(scale=2):

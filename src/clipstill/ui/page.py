@@ -14,17 +14,22 @@ import gradio as gr
 from PIL import Image
 
 from clipstill.core.errors import ClipstillError, DataError
+from clipstill.core.files import MANIFEST
 from clipstill.core.images import load_rgb
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.ui import panels
-from clipstill.ui.form import Form, run_arguments
-from clipstill.ui.jobs import Jobs, ask_plan
+from clipstill.ui.form import Form, photos_given, run_arguments
+from clipstill.ui.jobs import QUICK, Jobs, Watched, ask_plan
 from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
-from clipstill.ui.runs import Run, open_run, runs_in
+from clipstill.ui.runs import BUNDLES, TUNED_FOLDER, Run, open_run, runs_in
+from clipstill.workflow.records import StoredAdvice
 
 NO_PHOTO = "Drop a photo on the left, paste one, or take one with the camera."
-
+# The next steps of ``core.verdict``, each a button.
+STEPS = ("photos", "measure", "describe", "teacher")
+# Between the names of a run and of its bundle; no run's name has it.
+_OF = " / "
 Update = Any
 Found = TypeVar("Found")
 
@@ -93,12 +98,14 @@ class Page:
             shown: What ``renew`` returned last.
 
         Returns:
-            Updates of the picker, the strip, progress, picture, log and the two buttons, and what is shown now.
+            Updates of the picker, the strip, progress, picture, log, result, the buttons, and what is shown now.
         """
         names = self.jobs.names()
         busy = self.jobs.running()
         current = name if name in names else busy or (names[0] if names else None)
         chosen = None if current is None else self.jobs.watch(current, busy)
+        done, advice = _result_of(chosen)
+        quick = done is not None and done.is_quick
         is_running = chosen if busy == current else self.jobs.watch(busy, busy) if busy is not None else None
         pieces = {
             "names": "\n".join([*names, f"chosen {current}"]),
@@ -106,8 +113,11 @@ class Page:
             "progress": self._no_run() if chosen is None else panel("progress", chosen),
             "preview": panel("preview", chosen.run, chosen.is_running) if chosen is not None and chosen.run else "",
             "log": panel("log", [] if chosen is None else chosen.lines),
+            "result": panel("result", done, advice, done.figures()) if done else "",
+            "done": str(done is not None),
+            **{step: str(step in (advice or {"steps": {}})["steps"]) for step in STEPS},
             "stop": str(chosen is not None and chosen.own),
-            "go_on": str(busy is None and chosen is not None and not (chosen.run is not None and chosen.run.finished)),
+            "go_on": "" if busy or chosen is None else "Train the student too" if quick else "" if done else "Go on",
         }
         changed = {key for key, value in pieces.items() if shown.get(key) != value}
         if not changed:
@@ -117,7 +127,9 @@ class Page:
             # A value that is the right one is not set: another run may have been chosen since this was asked.
             "names": gr.Dropdown(choices=names) if current == name else gr.Dropdown(choices=names, value=current),
             "stop": gr.Button(interactive=pieces["stop"] == "True"),
-            "go_on": gr.Button(interactive=pieces["go_on"] == "True"),
+            "go_on": gr.Button(pieces["go_on"] or "Go on", interactive=bool(pieces["go_on"])),
+            "done": gr.Row(visible=pieces["done"] == "True"),
+            **{step: gr.Button(visible=pieces[step] == "True") for step in STEPS},
         }
         return (*(updates[key] if key in changed else gr.skip() for key in pieces), pieces)
 
@@ -129,9 +141,66 @@ class Page:
 
     @_errors_as_notes
     def go_on(self, name: str) -> str:
-        """Go on with a run that was stopped, by the command that made it."""
-        self.jobs.start(name, self.jobs.command(name))
+        """Go on with a run that was stopped, or behind a quick one, by the command that made it."""
+        run, command = self.jobs.run(name), self.jobs.command(name)
+        self.jobs.start(name, [each for each in command if each != QUICK] if run and run.finished else command)
         return ""
+
+    def again(self, teacher: str, name: str | None) -> tuple[Update, Update, Update]:
+        """The page Start with the classes of a run, and with a teacher."""
+        run = self.jobs.run(name)
+        if run is None or run.task is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        entries = zip(run.task.names, run.task.descriptions, strict=True)
+        classes = "\n".join(f"{each}: {text}" if text else each for each, text in entries)
+        return gr.Tabs(selected="start"), classes, teacher
+
+    # --- improve
+
+    def improve(self, verb: str, name: str | None, *values: Any) -> tuple[str, Update]:
+        """Start what is done with a finished run: ``VERBS`` says with what; return a note and the tab to turn to."""
+        try:
+            run = self._chosen(name)
+            if run is None or run.task is None or not run.finished or run.is_quick:
+                raise DataError("this needs a finished run with a student. Choose one above.")
+            arguments, notes = self._arguments(verb, run, values)
+            self.jobs.start(run.name, [verb, str(run.path), *arguments])
+        except ClipstillError as error:
+            return panels.error_note(error), gr.skip()
+        return panels.note("It has started.", "good", notes), gr.Tabs(selected="watch")
+
+    def _arguments(self, verb: str, run: Run, values: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """Arguments of a verb behind the run, and notes on photos."""
+        assert run.task is not None
+        if verb == "export":
+            if not values[0]:
+                raise DataError("no format is chosen.")
+            return [part for each in values[0] for part in ("--format", str(each))], []
+        if verb == "remove-class":
+            if not values[0]:
+                raise DataError("no class is chosen.")
+            return ["--", *map(str, values[0])], []
+        if verb == "add-class":
+            lines = [line.strip() for line in str(values[0] or "").splitlines() if line.strip()]
+            if not lines:
+                raise DataError("no class is named.")
+            return ["--", *lines], []
+        arguments, notes = [], []
+        for option, path, upload in zip(("--examples", "--images"), values[::2], values[1::2], strict=True):
+            is_needed = option == ("--examples" if verb == "fine-tune" else "--images")
+            if is_needed or str(path or "").strip() or upload:
+                given = tuple(map(self._uploaded, upload or ()))
+                folder, note = photos_given(option, str(path or ""), given, self.jobs, classes=run.task.names)
+                notes.append(note)
+                # Nothing is learned where the verb only measures.
+                arguments += [] if verb == "evaluate" and option == "--examples" else [option, str(folder)]
+        out = ["--out", str(run.path / TUNED_FOLDER)] if verb == "fine-tune" else []
+        return [*arguments, *out], notes
+
+    def run_classes(self, name: str | None) -> Update:
+        """The classes of a run, to choose those that are taken out."""
+        run = self.jobs.run(name)
+        return gr.Dropdown(choices=list(run.task.names) if run is not None and run.task is not None else [], value=[])
 
     # --- images
 
@@ -153,33 +222,43 @@ class Page:
 
     # --- try, compare, get
 
-    def threshold(self, name: str | None) -> Update:
-        """The slider of Try, at the run's own threshold; hidden for a run that never refuses."""
+    def bundles(self, name: str | None, kind: str | None) -> Update:
+        """The bundles of a run, to choose one; hidden where there is but one. What is chosen stays."""
+        run = self.jobs.run(name)
+        kinds = run.bundles if run is not None else ()
+        return gr.Radio(
+            choices=[(BUNDLES[kind], kind) for kind in kinds],
+            value=kind if kind in kinds else next(iter(kinds), None),
+            visible=len(kinds) > 1,
+        )
+
+    def threshold(self, name: str | None, kind: str | None = None) -> Update:
+        """The slider of Try, at the bundle's own threshold; hidden for one that never refuses."""
         run, own = self.jobs.run(name), None
-        if run is not None and run.has_bundle:
+        if run is not None and run.bundles:
             with suppress(ClipstillError):  # What is damaged is told where the answer stands.
-                own = run.figures()["refusal_threshold"]
+                own = run.figures(kind)["refusal_threshold"]
         info = "" if own is None else f"The classifier's own threshold is {own:.2f}. Try what another would do."
         return gr.Slider(value=own or 0, info=info, visible=own is not None)
 
     @_errors_as_notes
-    def answer(self, name: str | None, photo: Any, threshold: float | None = None) -> str:
-        """What the run's classifier says of a photo, under its own threshold or another one."""
+    def answer(self, name: str | None, kind: str | None, photo: Any, threshold: float | None = None) -> str:
+        """What a classifier of the run says of a photo, under its own threshold or another one."""
         run = self._chosen(name)
-        if run is None or not run.has_bundle:
+        if run is None or not run.bundles:
             return panels.note("This run has no classifier yet. Choose a finished one above.")
         picture = self._picture(photo)
         if picture is None:
             return panels.note(NO_PHOTO)
-        found = _bundle(run).answer([picture])[0]
+        found = _bundle(run, kind).answer([picture])[0]
         if threshold is not None:
             found = dataclasses.replace(found, refused=found.predictions[0].score < threshold)
-        return panel("answer", found, run.figures())
+        return panel("answer", found, run.figures(kind))
 
     @_errors_as_notes
     def compare(self, names: list[str] | None) -> str:
         """The figures of finished runs beside each other."""
-        found, damaged = _of_each(self._finished(names), lambda run: run.figures())
+        found, damaged = _of_each(self._finished(names), lambda run, kind: run.figures(kind))
         return panels.compare_table(found) + damaged
 
     @_errors_as_notes
@@ -188,12 +267,13 @@ class Page:
         runs, picture = self._finished(names), self._picture(photo)
         if picture is None or not runs:
             return ""
-        found, damaged = _of_each(runs, lambda run: _bundle(run).answer([picture])[0])
+        found, damaged = _of_each(runs, lambda run, kind: _bundle(run, kind).answer([picture])[0])
         return panel("compare_answers", found) + damaged
 
     def finished(self, names: list[str] | None) -> Update:
         """Runs that can be compared; those that are gone are not chosen any more."""
-        finished = [run.name for run in self._finished(runs_in(self.jobs.workspace))]
+        runs = filter(None, map(self.jobs.run, runs_in(self.jobs.workspace)))
+        finished = [f"{run.name}{_OF}{BUNDLES[kind]}" for run in runs for kind in run.bundles]
         return gr.Dropdown(choices=finished, value=[name for name in names or finished[:2] if name in finished])
 
     @_errors_as_notes
@@ -202,20 +282,26 @@ class Page:
         run = self._chosen(name)
         if run is None:
             return self._no_run()
-        if not run.has_bundle:
+        if not run.bundles:
             return panels.note("This run has no classifier yet. Watch it, or go on with it, until it is finished.")
         command = ""
         with suppress(ClipstillError):
             command = shlex.join(["clipstill", *self.jobs.command(run.name)])
         predict = shlex.join(["clipstill", "predict", str(run.path), "photo.jpg"])
-        return panel("get", run, run.figures(), command=command, predict=predict)
+        bundles = [(kind, BUNDLES[kind], run.figures(kind)) for kind in run.bundles]
+        return panel("get", run, bundles, run.advice(), command=command, predict=predict)
 
     def _chosen(self, name: str | None) -> Run | None:
         """The run of this name, None where there is none; a damaged one raises an error that says so."""
         return open_run(self.jobs.workspace, name) if name in runs_in(self.jobs.workspace) and name else None
 
-    def _finished(self, names: list[str] | None) -> list[Run]:
-        return [run for name in names or () if (run := self.jobs.run(name)) is not None and run.has_bundle]
+    def _finished(self, names: list[str] | None) -> list[tuple[str, Run, str]]:
+        """Bundles by the names that ``finished`` gave them: the name, the run, and the kind of the bundle."""
+        found = []
+        for name in names or ():
+            run, title = self.jobs.run(name.partition(_OF)[0]), name.partition(_OF)[2]
+            found += [(name, run, kind) for kind in run.bundles if BUNDLES[kind] == title] if run is not None else []
+        return found
 
     def _no_run(self) -> str:
         return panels.note(f"There is no run in {self.jobs.workspace} yet. Type names on the page Start.")
@@ -231,12 +317,25 @@ class Page:
         return load_rgb(path, path.name)
 
 
-def _of_each(runs: Sequence[Run], find: Callable[[Run], Found]) -> tuple[list[tuple[str, Found]], str]:
-    """What is found for each run by its name, and a note for each run that is damaged."""
+def _result_of(watched: Watched | None) -> tuple[Run | None, StoredAdvice | None]:
+    """A run that is finished and at rest, and its advice; None for others, and for what is damaged."""
+    if watched is None or watched.is_running or watched.run is None or not watched.run.finished:
+        return None, None
+    try:
+        watched.run.figures()
+        return watched.run, watched.run.advice()
+    except ClipstillError:
+        return None, None
+
+
+def _of_each(
+    bundles: Sequence[tuple[str, Run, str]], find: Callable[[Run, str], Found]
+) -> tuple[list[tuple[str, Found]], str]:
+    """What is found for each bundle by its name, and a note for each that is damaged."""
     found, notes = [], ""
-    for run in runs:
+    for name, run, kind in bundles:
         try:
-            found.append((run.name, find(run)))
+            found.append((name, find(run, kind)))
         except ClipstillError as error:
             notes += panels.error_note(error)
     return found, notes
@@ -247,8 +346,9 @@ def choices(everything: str, names: Sequence[str]) -> Any:
     return gr.Dropdown(choices=[(everything, ""), *((name, name) for name in names)], value="")
 
 
-def _bundle(run: Run) -> Bundle:
-    return _open_bundle(run.bundle, (run.bundle / "MANIFEST.json").stat().st_mtime_ns)
+def _bundle(run: Run, kind: str | None) -> Bundle:
+    folder = run.bundle(kind)
+    return _open_bundle(folder, (folder / MANIFEST).stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

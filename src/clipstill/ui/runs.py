@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
-from clipstill.core.file_names import METRICS_FILE
+from clipstill.core.file_names import ADVICE_FILE, BUNDLE_FOLDER, METRICS_FILE, ZERO_SHOT_FOLDER
 from clipstill.core.files import MANIFEST, put_back, read_manifest
 from clipstill.core.foresight import known_best
 from clipstill.core.names import is_plain
 from clipstill.core.records import checked, read_record
 from clipstill.runtime.bundle import LABELS
-from clipstill.stages import bundle, calibration, images, prompts, report
+from clipstill.stages import calibration, images, prompts, report, zero_shot
 from clipstill.text.task import Task
 from clipstill.workflow.records import (
     EVENTS,
     BundleInfo,
+    StoredAdvice,
     StoredCalibration,
     StoredLabels,
     StoredMetrics,
@@ -29,6 +30,13 @@ from clipstill.workflow.records import (
 from clipstill.workflow.stage import STAGES_FOLDER
 from clipstill.workflow.store import LOCK, TASK_FILE, read_run_marker
 
+# Folder of a bundle in a run -> what it holds, the one that answers by default first.
+TUNED_FOLDER = "tuned"
+BUNDLES = {
+    BUNDLE_FOLDER: "Student",
+    TUNED_FOLDER: "Student, tuned on photos",
+    ZERO_SHOT_FOLDER: "Small teacher, no training",
+}
 _NAME = re.compile(r"[^\W_][\w.-]{0,79}")
 
 
@@ -50,7 +58,7 @@ class Run:
     stages: tuple[StageState, ...]  # Of the last start, in order; empty before.
     finished: bool  # The last start came to its end, and the bundle is there.
     is_running: bool  # A process holds the folder.
-    has_bundle: bool  # It may be of an earlier start.
+    bundles: tuple[str, ...]  # Of the folders in ``BUNDLES`` those that are there, maybe of an earlier start.
     report: Path | None  # None while it is not written; the same for the picture of the images in progress.
     preview: Path | None
 
@@ -60,9 +68,23 @@ class Run:
         return self.path.name
 
     @property
-    def bundle(self) -> Path:
-        """Folder of the bundle."""
-        return self.path / bundle.NAME
+    def is_quick(self) -> bool:
+        """Whether its last start was to make the small teacher's bundle alone."""
+        return [stage.name for stage in self.stages] == [zero_shot.NAME]
+
+    def advice(self) -> StoredAdvice | None:
+        """The verdict and the next steps; None where the run has no report."""
+        file = self.path / ADVICE_FILE
+        return read_record(file, StoredAdvice) if file.is_file() else None
+
+    def bundle(self, kind: str | None = None) -> Path:
+        """Folder of a bundle, by default of the first one; an error where it has none."""
+        kind = kind if kind in self.bundles else next(iter(self.bundles), None)
+        if kind is None:
+            raise ArtifactError(
+                f"'{self.name}' has no classifier yet. Watch it, or go on with it, until it is finished."
+            )
+        return self.path / kind
 
     def style_names(self) -> list[str]:
         """Names of the styles of the images; empty where none is written yet."""
@@ -72,21 +94,23 @@ class Run:
         except ArtifactError:
             return []
 
-    def figures(self) -> dict[str, Any]:
-        """The figures of the finished student, as its bundle and its calibration store them.
+    def figures(self, kind: str | None = None) -> dict[str, Any]:
+        """The figures of a bundle, as it and the calibration of the run's student store them.
 
         Raises:
             ArtifactError: A file of them is missing or damaged.
         """
         estimates = self.path / STAGES_FOLDER / calibration.NAME / calibration.CALIBRATION_FILE
-        foretold = read_record(estimates, StoredCalibration)["foresight"] if estimates.is_file() else None
-        manifest = read_manifest(self.bundle)
-        metrics = read_record(self.bundle / METRICS_FILE, StoredMetrics)
+        folder = self.bundle(kind)
+        is_student = folder.name == BUNDLE_FOLDER and estimates.is_file()
+        foretold = read_record(estimates, StoredCalibration)["foresight"] if is_student else None
+        manifest = read_manifest(folder)
+        metrics = read_record(folder / METRICS_FILE, StoredMetrics)
         measured: Any = metrics["evaluation"]
         return {
             **metrics,
-            **read_record(self.bundle / LABELS, StoredLabels),
-            "models": checked(manifest and manifest.info, BundleInfo, self.bundle / MANIFEST),
+            **read_record(folder / LABELS, StoredLabels),
+            "models": checked(manifest and manifest.info, BundleInfo, folder / MANIFEST),
             "foresight": foretold and known_best(foretold, measured),
         }
 
@@ -132,9 +156,10 @@ def open_run(workspace: Path, name: str) -> Run:
     path = workspace / (name if _may_be_shown(name) else checked_name(name))
     read_run_marker(path)
     stages, ended = _stages(path)
-    put_back(path / bundle.NAME)
-    has_bundle = (path / bundle.NAME / MANIFEST).is_file()
-    finished = ended and has_bundle and (not stages or stages[-1].name == report.NAME)
+    for kind in BUNDLES:
+        put_back(path / kind)
+    bundles = tuple(kind for kind in BUNDLES if (path / kind / MANIFEST).is_file())
+    finished = ended and bool(bundles) and (not stages or stages[-1].name in (report.NAME, zero_shot.NAME))
     files = (path / report.REPORT_FILE, path / images.PREVIEW_FILE)
     page, preview = (file if file.is_file() else None for file in files)
     return Run(
@@ -143,7 +168,7 @@ def open_run(workspace: Path, name: str) -> Run:
         stages,
         finished=finished,
         is_running=not finished and is_held(path / LOCK),  # The lock is asked for only where a process may hold it.
-        has_bundle=has_bundle,
+        bundles=bundles,
         report=page,
         preview=preview,
     )

@@ -97,6 +97,15 @@ class StoredPlan(TypedDict):
     expected_per_class: dict[str, Share]
 
 
+class StoredAdvice(TypedDict):
+    """``advice.json``: the verdict on a run, and what to do next."""
+
+    verdict: str
+    text: str
+    steps: dict[str, str]
+    which_to_ship: str
+
+
 @_OPEN
 class StoredAccuracy(TypedDict):
     """The main figures of an ``Evaluation``."""
@@ -136,6 +145,15 @@ class BundleInfo(TypedDict):
 
     teacher: str
     student: str
+
+
+class ZeroShotInfo(TypedDict):
+    """Facts in the manifest of a teacher's bundle."""
+
+    teacher: str
+    examples: Count
+    unlabelled: Count
+    adaptation: str | None
 
 
 @_OPEN

@@ -28,6 +28,7 @@ from clipstill.core.files import (
     make_folder,
     read_json,
     read_manifest,
+    sha256_json,
     sweep,
     sweep_below,
     verify_files,
@@ -138,6 +139,12 @@ class Store:
         except ClipstillError:
             return None
         return record
+
+
+def default_out(task: Task) -> Path:
+    """``runs/dog-elephant-giraffe-1a2b3c4d``: the same classes lead to the same folder."""
+    words = ["".join(letter if letter.isalnum() else "_" for letter in name.lower()) for name in task.names[:3]]
+    return Path("runs") / f"{'-'.join(words)[:60]}-{sha256_json(task.to_json())[:8]}"
 
 
 def refuse_foreign(path: Path) -> None:

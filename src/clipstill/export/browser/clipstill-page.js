@@ -339,6 +339,10 @@
 
   /** What taught the model, in the words of its card. */
   function taughtBy(info) {
+    if (info.zero_shot) {
+      at("mark").hidden = true;
+      return "Nothing was trained: this is the image tower of the teacher, with one stored vector a class.";
+    }
     const synthetic = info.images_per_class === undefined || info.images_per_class > 0;
     const photos = (count, kind) => `${count.toLocaleString("en")} ${kind} ${count === 1 ? "photo" : "photos"}`;
     const beside = [];
