@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import vqgan_fixtures as published
 from clipstill.core.errors import ArtifactError, ConfigError, DataError, ResourceError, UnknownNameError
