@@ -15,6 +15,7 @@ does in it:
 - *bytes*: all inputs and outputs of these operators once each, which is what a step moves at least as it is.
 - *fused bytes*: those of convolutions, matrix products and attention alone, which is what a compiler reaches at best,
   were all else fused into its neighbours.
+- *kept bytes*: what the forward pass keeps for the backward pass, each piece of memory once, without weights.
 - *FLOPs*: of convolutions, matrix products and attention, forward and backward, by ``torch.utils.flop_counter``.
 
 The roofline divides FLOPs by ``--tflops`` and bytes by ``--bandwidth``: what arithmetic and memory need alone.
@@ -176,11 +177,19 @@ def count(setup: synthesis.Setup, images: int) -> dict[str, Any]:
         if watched[0] == 3:
             raise Enough
 
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if counting.is_on and storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
     Tensor.tolist, torch.autocast = tolist, Autocast  # type: ignore[method-assign, misc, assignment]
     # So that what torch writes in Python is seen by its parts.
     F.has_torch_function = F.has_torch_function_unary = F.has_torch_function_variadic = lambda *args: False
     try:
-        with flops, counting:
+        with flops, counting, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             engine.group(setup.group(images), watch)
     except Enough:
         pass
@@ -195,6 +204,7 @@ def count(setup: synthesis.Setup, images: int) -> dict[str, Any]:
         "readings": readings[0],
         "bytes": counting.bytes.total(),
         "fused_bytes": sum(counting.bytes[name] for name in matrix),
+        "kept_bytes": sum(kept.values()),
         "flops": flops.get_total_flops() / 3,  # Of three equal steps.
         "most_bytes": counting.bytes.most_common(12),
         "most_operators": counting.operators.most_common(12),
