@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -149,10 +149,11 @@ def distillation(args: argparse.Namespace) -> dict[str, Any]:
 def promptkd(args: argparse.Namespace) -> dict[str, Any]:
     """The recipe's step, at the published batch of 8 and at 128, in the recipe's fp32 and in bf16."""
     full, rows = args.limit == "full", {}
+    ways: tuple[tuple[int, Literal["auto", "fp32"]], ...] = ((8, "fp32"), (8, "auto"), (128, "auto"))
     with tempfile.TemporaryDirectory() as folder:
         teacher = synthesis.random_clip(full, Path(folder), "ViT-L-14")
         tower = synthesis.random_clip(full, Path(folder), "ViT-B-16")
-        for batch, precision in ((8, "fp32"), (8, "auto"), (128, "auto")) if full else ((2, "auto"),):
+        for batch, precision in ways if full else ((2, ways[1][1]),):
             settings = DistilSettings(
                 batch=batch,
                 freeze="bn",

@@ -66,11 +66,11 @@ class Autocast(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         self.active.append(self)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
         self.active.pop()
-        super().__exit__(*raised)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -80,11 +80,11 @@ class Autocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators between ``begin`` and ``end``."""
 
     def __init__(self, weights: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.weights, self.is_on = weights, False
         self.operators, self.bytes = Counter[str](), Counter[str]()
         self.casts = self.casts_of_weights = 0
@@ -161,7 +161,7 @@ def count(setup: synthesis.Setup, images: int) -> dict[str, Any]:
 
     for holder in (generator, teacher):
         move(holder)
-    modules = [teacher._model, getattr(generator, "network", None)]
+    modules: list[Any] = [teacher._model, getattr(generator, "network", None)]
     if modules[1] is None:  # An earlier version held the decoder in a closure.
         (modules[1],) = (each.cell_contents for each in generator._decoder.__closure__ if _is_module(each))
         pretended(modules[1])
@@ -187,7 +187,8 @@ def count(setup: synthesis.Setup, images: int) -> dict[str, Any]:
 
     Tensor.tolist, torch.autocast = tolist, Autocast  # type: ignore[method-assign, misc, assignment]
     # So that what torch writes in Python is seen by its parts.
-    F.has_torch_function = F.has_torch_function_unary = F.has_torch_function_variadic = lambda *args: False
+    for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
+        setattr(F, name, lambda *args: False)
     try:
         with flops, counting, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             engine.group(setup.group(images), watch)

@@ -48,6 +48,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,7 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     rates = []
     for side in MATMUL_SIDES[device.type]:
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        rates.append(2 * side**3 / seconds_of(lambda a=left, b=right: a @ b, device, repeats=7))
+        rates.append(2 * side**3 / seconds_of(partial(torch.matmul, left, right), device, repeats=7))
     return max(rates)
 
 

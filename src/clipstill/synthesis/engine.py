@@ -149,7 +149,7 @@ class Synthesiser:
         self._at_once = 0 if device.type == "cuda" and self._can_split else settings.group_size
         self._shape = 0  # Most images of a part so far.
         # Kept, because a new function would be compiled anew.
-        self._look_of = cache(self._look)
+        self._look_of: Callable[[Any], Compiled] = cache(self._look)
 
     @property
     def provenance(self) -> list[Any]:
