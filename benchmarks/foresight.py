@@ -177,6 +177,7 @@ def row_of(asked: Asked, title: str, photos: Photos, chosen: list[int], seed: in
         some = [place for label in range(len(chosen)) for place in order[shown_N[order] == label][:count].tolist()]
         if len(some) >= MEASURED_FROM:
             told[f"{count} examples a class"] = by_examples(seen_ND[some], shown_N[some], text_CD, (feat_ND, label_N))
+    assert asked.imagenet_KD is not None
     known = {"names": statistics.fmean(estimate(linter, asked.imagenet_KD)), "unlabelled": confidence}
     return Row(title, len(chosen), true, len(label_N), told, known)
 

@@ -161,14 +161,14 @@ def count(setup: synthesis.Setup, images: int) -> dict[str, Any]:
 
     for holder in (generator, teacher):
         move(holder)
-    modules: list[Any] = [teacher._model, getattr(generator, "network", None)]
-    if modules[1] is None:  # An earlier version held the decoder in a closure.
-        (modules[1],) = (each.cell_contents for each in generator._decoder.__closure__ if _is_module(each))
-        pretended(modules[1])
+    decoder = getattr(generator, "network", None)
+    if decoder is None:  # An earlier version held it in a closure.
+        (decoder,) = (each.cell_contents for each in generator._decoder.__closure__ if _is_module(each))
+        pretended(decoder)
     engine = engines.Synthesiser(teacher, [generator], on_meta(setup.vectors_CD), settings, _META)
     engine._at_once = images
     getattr(engines, "READ_EVERY", {})["meta"] = 16
-    weights = {each.untyped_storage()._cdata for module in modules for each in module.parameters()}
+    weights = {each.untyped_storage()._cdata for module in (teacher._model, decoder) for each in module.parameters()}
     counting, flops = Counting(weights), FlopCounterMode(display=False)
 
     def watch(x_N3HW: Tensor) -> None:
