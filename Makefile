@@ -1,4 +1,4 @@
-# make setup | demo | test | test-quick | lint | types | contracts | docs | clean | help. Everything runs in .venv, made on the first call.
+# make setup | demo | benchmarks | test | test-quick | lint | types | contracts | docs | clean | help. Everything runs in .venv, made on the first call.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 $(BIN)/
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint types contracts docs clean
+.PHONY: help setup demo benchmarks test test-quick lint types contracts docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -27,6 +27,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## everyday classes, from names to a measured ONNX model, into runs/demo
 	$(BIN)/clipstill demo --out runs/demo
 
+benchmarks: $(READY) ## the smallest form of the benchmarks that need no data: whether they run
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu.py --limit smoke --device cpu
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_cost.py --images 2
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/synthesis.py --steps 2 --batches 1 2 --repeats 1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distillation.py --teacher embedded-s --pictures 8 --batch 4 --steps 1 \
+	  --rounds 1 --image-size 64 --workers 1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decoding.py --megapixels 1
+
 test: $(READY) lint types contracts ## lint, types, import contracts and tests
 	$(PYTEST)
 
@@ -37,7 +45,7 @@ lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY) ## mypy --strict on src
+types: $(READY) ## mypy --strict on src, tools and benchmarks
 	$(BIN)/mypy
 
 contracts: $(READY) ## import-linter: who may import whom

@@ -52,7 +52,7 @@ def left_out(of: Features, feat_ND: Tensor, label_N: Tensor, settings: ExamplesS
     """Share of examples that are named right by vectors of the others, one of each class at a time."""
     turn_N = torch.stack([(label_N[: place + 1] == label_N[place]).sum() for place in range(len(label_N))])
     right = 0
-    for turn in turn_N.unique().tolist():
+    for turn in sorted(set(turn_N.tolist())):
         out_N = turn_N == turn
         vectors_CD = made(of, feat_ND[~out_N], label_N[~out_N], settings).class_CD
         right += int(((feat_ND[out_N] @ vectors_CD.T).argmax(1) == label_N[out_N]).sum())

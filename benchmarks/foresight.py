@@ -170,13 +170,14 @@ def row_of(asked: Asked, title: str, photos: Photos, chosen: list[int], seed: in
     }
     order = torch.randperm(len(seen_ND), generator=generator_for("examples", seed, title, len(chosen)))
     for count in (10, 40):
-        some = order[:count]
-        share = float(((seen_ND[some] @ text_CD.T).argmax(1) == shown_N[some]).float().mean())
-        told[f"{count} labelled"] = measured(share, len(some), "").photos, true
+        few = order[:count]
+        share = float(((seen_ND[few] @ text_CD.T).argmax(1) == shown_N[few]).float().mean())
+        told[f"{count} labelled"] = measured(share, len(few), "").photos, true
     for count in (2, 5):
         some = [place for label in range(len(chosen)) for place in order[shown_N[order] == label][:count].tolist()]
         if len(some) >= MEASURED_FROM:
             told[f"{count} examples a class"] = by_examples(seen_ND[some], shown_N[some], text_CD, (feat_ND, label_N))
+    assert asked.imagenet_KD is not None
     known = {"names": statistics.fmean(estimate(linter, asked.imagenet_KD)), "unlabelled": confidence}
     return Row(title, len(chosen), true, len(label_N), told, known)
 

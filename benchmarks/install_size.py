@@ -9,6 +9,7 @@ sums of the installed files, without caches of byte code.
 from __future__ import annotations
 
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -51,7 +52,7 @@ def closure(waiting: list[Requirement]) -> tuple[dict[str, Distribution], set[st
 def size(found: dict[str, Distribution]) -> float:
     """Megabytes."""
     files = [file for each in found.values() for file in each.files or () if file.suffix != ".pyc"]
-    paths = {file.locate() for file in files}
+    paths = {Path(str(file.locate())) for file in files}
     return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
 
 

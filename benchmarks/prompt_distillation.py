@@ -165,7 +165,7 @@ def taught(row: tuple[str, str, str, str], seed: int, args: argparse.Namespace) 
 
     def photos(size: int) -> TrainingData:
         if source == "squares":
-            pixels_N3SS, label_N = read_all(shown, size)
+            pixels_N3SS, label_N = read_all(shown, Preprocess(size))
             return TrainingData(pixels_N3SS, label_N, torch.full_like(label_N, -1))
         opened = open_photos([shown], config.reading)
         label_N = torch.tensor([shown.items[place][1] for place in opened.photo_N])
@@ -181,7 +181,7 @@ def taught(row: tuple[str, str, str, str], seed: int, args: argparse.Namespace) 
     vectors_CD = teacher.class_vectors(names).detach()
     student = new_student(config.student.changed(name=args.light), len(names), "pretrained", seed)
     student.use_class_vectors(vectors_CD, float(teacher.logit_scale), seed=seed, layers=2, width=512)
-    data = photos(student.preprocess.size)
+    data = photos(student.preprocess.side)
     unlabelled = TrainingData(data.pixels_M3HW, torch.full((len(data),), -1), data.style_id_N, data.photos)
     start = time.monotonic()
     labels = SoftLabels(teacher, vectors_CD)
@@ -280,7 +280,7 @@ def read_speed(args: argparse.Namespace) -> None:
     before, start = _peak_mb(), time.monotonic()
     folder, reading = ImageFolder.without_labels(args.read), ReadingSettings(workers=args.workers, cache_mb=args.cache)
     if args.squares:
-        data = TrainingData.of_no_class(read_all(folder, args.size)[0])
+        data = TrainingData.of_no_class(read_all(folder, Preprocess(args.size))[0])
     else:
         data = TrainingData.of_no_class().with_photos(open_photos([folder], reading))
     rows = [f"opened in {time.monotonic() - start:.1f} s"]

@@ -18,14 +18,13 @@ What is compared, in one run, with the same generator, teacher, number of views 
   whole-image views through kornia's affine, perspective, jitter and erasing, and noise. Nothing in it is slow on
   purpose: codes are gathered by index, an image is pooled once and not once a view, nothing is printed or saved, and on
   CUDA the CLIP tower is in half precision, as the public loader gives it.
-- *ours*: ``Synthesiser.group`` as a run calls it, each batch a group, every image all steps, in the deterministic mode
-  that runs are made in (``--any-algorithm`` leaves that).
+- *ours*: ``Synthesiser.group`` as a run calls it, each batch a group, every image all steps.
 
 What is measured:
 
 - *step*: time from the first step's end to the last's, over the steps between, median of the repeats after a warm-up,
   device synchronised. *images/s*: at the number of steps that the recipe takes (400 for ``ovc``, 60 for ``default``),
-  with what a group costs besides its steps.
+  with what a group costs besides its steps. ``--compiled`` compiles the steps, which a run does after a minute.
 - *matmul*: the best rate of square ``torch.matmul`` at this precision on this device. *FLOPs*: of decoder and towers
   for one image and step, forward and backward to the latent, counted by ``torch.utils.flop_counter``; views, losses and
   optimiser count as nothing. *networks*: share of the matmul rate that decoder and towers reach alone; *step*: that of
@@ -49,6 +48,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipstill.core.device import make_deterministic, memory_bytes, usable_cores
+from clipstill.core import compiled
+from clipstill.core.cores import usable_cores
+from clipstill.core.device import configure_torch, memory_bytes
 from clipstill.core.files import write_json
+from clipstill.core.protocols import NetworkGenerator
 from clipstill.core.seeds import generator_for, seed_for
 from clipstill.generators import load_generators
 from clipstill.generators.vqgan_checkpoint import VqganShape, checkpoint_shapes
@@ -114,9 +117,8 @@ class Setup:
             torch.cuda.synchronize(self.device)
 
 
-def random_clip(full: bool, folder: Path) -> str:
-    """Name of a teacher whose random weights lie in the folder."""
-    name = "ViT-B-32"
+def random_clip(full: bool, folder: Path, name: str = "ViT-B-32") -> str:
+    """Name of a teacher whose random weights lie in the folder; a tiny one unless ``full``."""
     if not full:
         name = "clipstill-tiny-vit"
         (folder / f"{name}.json").write_text(json.dumps(TINY_VIT))
@@ -132,8 +134,8 @@ def random_clip(full: bool, folder: Path) -> str:
             state[key] = torch.randn(like.shape, generator=draw) / like[0].numel() ** 0.5
         else:
             state[key] = torch.ones(like.shape) if key.endswith("weight") else torch.zeros(like.shape)
-    save_file(state, folder / "clip.safetensors")
-    return f"openclip:{name}/{folder / 'clip.safetensors'}"
+    save_file(state, folder / f"{name}.safetensors")
+    return f"openclip:{name}/{folder / f'{name}.safetensors'}"
 
 
 def random_vqgan(full: bool, folder: Path) -> str:
@@ -154,8 +156,7 @@ def random_vqgan(full: bool, folder: Path) -> str:
 def build(args: argparse.Namespace, folder: Path) -> Setup:
     device = torch.device(args.device)
     if args.embedded:
-        teacher = load_teacher("embedded-m", device)
-        loop_teacher = teacher
+        teacher, loop_teacher = load_teacher("embedded-m", device, args.precision), load_teacher("embedded-m", device)
         generators = load_generators("embedded+pixels", device)
         vectors_CD = class_vectors(teacher, [[name] for name in CLASSES])
         # The terms of recipe ``default``.
@@ -163,8 +164,8 @@ def build(args: argparse.Namespace, folder: Path) -> Setup:
         size, views, recipe_steps = args.image_size or 96, args.views or 1, 60
     else:
         name = random_clip(args.size == "full", folder)
-        teacher = load_teacher(name, device)
-        loop_teacher = load_teacher(name, device, "fp16") if device.type == "cuda" else teacher
+        teacher = load_teacher(name, device, args.precision)
+        loop_teacher = load_teacher(name, device, "fp16" if device.type == "cuda" else "fp32")
         generators = load_generators(random_vqgan(args.size == "full", folder), device)
         draw = generator_for("synthesis benchmark", "classes")
         vectors_CD = F.normalize(torch.randn(len(CLASSES), teacher.dim, generator=draw), dim=1).to(device)
@@ -299,8 +300,10 @@ def networks_alone(setup: Setup, generator: Any, images: int) -> tuple[Callable[
     latents = [latent.requires_grad_() for latent in drawn]
 
     def work() -> None:
-        with torch.autocast(setup.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
+        is_half = settings.precision == "bf16"
+        with torch.autocast(setup.device.type, torch.bfloat16, is_half and not isinstance(generator, NetworkGenerator)):
             x_N3HW = decode(latents).float()
+        with torch.autocast(setup.device.type, torch.bfloat16, is_half):
             feat_MD = encode(x_N3HW.repeat_interleave(settings.views, dim=0))
         for latent in latents:
             latent.grad = None
@@ -317,7 +320,7 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     rates = []
     for side in MATMUL_SIDES[device.type]:
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        rates.append(2 * side**3 / seconds_of(lambda a=left, b=right: a @ b, device, repeats=7))
+        rates.append(2 * side**3 / seconds_of(partial(torch.matmul, left, right), device, repeats=7))
     return max(rates)
 
 
@@ -370,8 +373,9 @@ class Peak:
 
 @contextmanager
 def mode_of_runs(args: argparse.Namespace) -> Any:
-    """What ``make_deterministic`` set, inside; torch's own defaults outside."""
-    torch.use_deterministic_algorithms(not args.any_algorithm, warn_only=True)
+    """What ``configure_torch`` set, inside; torch's own defaults outside."""
+    torch.use_deterministic_algorithms(args.device == "cpu", warn_only=True)
+    compiled.COMPILE_AFTER_S = 0.0 if args.compiled else math.inf
     try:
         yield
     finally:
@@ -394,12 +398,15 @@ def largest_batch(setup: Setup, generator: Any, tried: int, limit: int) -> str:
     return str(fits) if batch <= limit else f">= {fits}"
 
 
-def measure(args: argparse.Namespace, setup: Setup, generator: Any, rate: float) -> dict[str, Any]:
-    """All numbers of one generator."""
+def measure(
+    args: argparse.Namespace, setup: Setup, generator: Any, rate: float, loop: Timing | None = None
+) -> dict[str, Any]:
+    """All numbers of one generator; the loop comes first, because ours holds the generator's weights in half."""
     settings, device = setup.settings, setup.device
-    note(f"{generator.name}: the loop")
-    one_at_a_time(setup, generator, 0)
-    loop = Timing.median([one_at_a_time(setup, generator, number) for number in range(args.repeats)])
+    if loop is None:
+        note(f"{generator.name}: the loop")
+        one_at_a_time(setup, generator, 0)
+        loop = Timing.median([one_at_a_time(setup, generator, number) for number in range(args.repeats)])
     loop_rate = loop.images_a_second(setup.recipe_steps)
     _, flops = networks_alone(setup, generator, 1)
     rows, peaks = [], {}
@@ -515,7 +522,7 @@ def main() -> None:
     parser.add_argument("--embedded", action="store_true", help="embedded-m with its two generators instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours; the loop is float32")
-    parser.add_argument("--any-algorithm", action="store_true", help="ours without the deterministic mode of runs")
+    parser.add_argument("--compiled", action="store_true", help="CUDA: compile the steps of ours at once")
     parser.add_argument("--image-size", type=int, help="32 for tiny, 224 for full, 96 for embedded")
     parser.add_argument("--views", type=int, help="8, for embedded 1")
     parser.add_argument("--steps", type=int, default=8, help="measured; two at least")
@@ -527,7 +534,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < 2:
         parser.error("--steps must be at least 2: the first one is not timed")
-    make_deterministic(args.threads)
+    configure_torch(args.threads, args.device)
     torch.use_deterministic_algorithms(False)
     with tempfile.TemporaryDirectory() as folder:
         setup = build(args, Path(folder))

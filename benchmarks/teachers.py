@@ -26,7 +26,7 @@ import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -134,7 +134,7 @@ def write_tokenizer(kind: str, folder: Path) -> None:
     marks = [(word, vocabulary[word]) for word in (start, end) if word]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=marks)
     more = {"sep_token": end} if kind == "bert" else {}
-    whole = PreTrainedTokenizerFast(
+    whole = cast(Any, PreTrainedTokenizerFast)(
         tokenizer_object=tokenizer, pad_token=pad, eos_token=end, unk_token=unknown, padding_side="right", **more
     )
     whole.save_pretrained(folder)
@@ -212,7 +212,8 @@ class Reference:
         self.images_ND = self.model.encode_image(self.inputs_N3HW, normalize=True)
 
     def texts(self, texts: list[str]) -> torch.Tensor:
-        return self.model.encode_text(self.tokenizer(texts), normalize=True)
+        text_MD: torch.Tensor = self.model.encode_text(self.tokenizer(texts), normalize=True)
+        return text_MD
 
 
 def soft_tokens(teacher: Any, reference: Reference, texts: list[str]) -> float | str:
@@ -250,7 +251,7 @@ def row(family: Family, out: Path) -> dict[str, float | str]:
     folder = out / family.architecture
     write_model(family, folder)
     reference, name = Reference(folder), f"openclip:local-dir:{folder}"
-    teacher = load_teacher(name, CPU)
+    teacher: Any = load_teacher(name, CPU)
     pixels = np.stack([fit(each, teacher.preprocess) for each in reference.photos])
     x_N3HW = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     texts = ["a dog", "a photo of the elephant", "horse."]

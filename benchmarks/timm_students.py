@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -93,13 +93,13 @@ def row_of(architecture: str) -> dict[str, Any]:
 def passed(row: dict[str, Any], work: Path) -> dict[str, Any]:
     """Build, train, export and ask one student."""
     student = built(row)
-    size = student.preprocess.size
+    size = student.preprocess.side
     generator = generator_for("pictures of colours")
     pixels_N3HW = torch.randint(0, 60, (IMAGES, 3, size, size), generator=generator, dtype=torch.uint8)
     class_N = torch.arange(IMAGES) % len(LABELS)
     pixels_N3HW[torch.arange(IMAGES), class_N] += 180
     data = TrainingData(pixels_N3HW, class_N, torch.zeros(IMAGES, dtype=torch.long))
-    labels = SoftLabels(ColourTeacher(), torch.eye(3))
+    labels = SoftLabels(cast(Any, ColourTeacher()), torch.eye(3))
     result = distil(student, labels, data, settings=SETTINGS, folder=work / "training")
     description = Description(LABELS, student.preprocess, student.provenance, info={"student": student.name})
     content = BundleContent(student, torch.eye(3), description, page=False)

@@ -18,7 +18,7 @@ def test_each_value_is_shown_with_its_origin_range_and_meaning(
     arguments = ["synthesis", "--recipe", "ovc", "--config", str(file), "--set", "synthesis.steps=12"]
     assert main(["settings", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "synthesis.precision = fp32  (default)" in lines
+    assert "synthesis.precision = auto  (default)" in lines
     assert "synthesis.image_size = 224  (recipe ovc)" in lines
     assert f"synthesis.views = 3  (file {file})" in lines
     steps = lines.index("synthesis.steps = 12  (--set)")

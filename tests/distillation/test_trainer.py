@@ -13,11 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
+from clipstill.core import compiled
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
+from clipstill.distillation import trainer
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.meta import statistics_kept
 from clipstill.distillation.settings import DistilSettings
@@ -346,6 +349,35 @@ def test_half_precision_teaches_nearly_the_same(tmp_path: Path) -> None:
     _, result = train(tmp_path, settings.changed(precision="bf16"))
     assert result.best_agreement is not None
     assert result.best_agreement > 0.7
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_reading_the_loss_rarely_changes_no_bit(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    often, expected = train(tmp_path / "often", MODES[mode])
+    monkeypatch.setitem(trainer.READ_EVERY, "cpu", 3)
+    rarely, result = train(tmp_path / "rarely", MODES[mode])
+    assert_same_weights(often, rarely)
+    assert result.history == expected.history
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PlainTeacher(ColourTeacher):
+        def encode_image(self, x_N3HW: torch.Tensor) -> torch.Tensor:
+            return functional.normalize(x_N3HW.mean((2, 3)) - 0.3, dim=1)
+
+    eager, expected = train(tmp_path / "eager", MODES["none"], PlainTeacher())
+    counter, real = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend=counter, **how))
+    monkeypatch.setattr(compiled, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiled, "COMPILE_AFTER_S", 0.0)
+    torch.compiler.reset()
+    whole, result = train(tmp_path / "compiled", MODES["none"], PlainTeacher())
+    # The student and its teacher, once each.
+    assert counter.frame_count == 2
+    for key, value in eager.state_dict().items():
+        torch.testing.assert_close(whole.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+    assert result.history[-1]["loss"] == pytest.approx(expected.history[-1]["loss"], abs=1e-5)
 
 
 def test_minutes_take_the_place_of_steps_and_a_resumed_run_keeps_their_number(tmp_path: Path) -> None:

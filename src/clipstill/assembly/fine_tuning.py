@@ -20,7 +20,7 @@ from clipstill.assembly.pictures import labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import open_photos
 from clipstill.core.description import Description
-from clipstill.core.device import make_deterministic, pick_device
+from clipstill.core.device import configure_torch, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.image_folder import ImageFolder
@@ -127,7 +127,8 @@ def fine_tune_on(
             f"{bundle.folder} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
             f"clipstill zero-shot --examples, or tune a student that was distilled."
         )
-    make_deterministic(settings.threads or torchrun.threads_of_this_process())
+    threads = settings.threads or torchrun.threads_of_this_process()
+    configure_torch(threads, settings.device, settings.deterministic)
     data = open_examples(folder, settings)
     before = None if photos is None else measure_student(bundle, photos, title="before")
     student = _tuned(bundle, settings, data)

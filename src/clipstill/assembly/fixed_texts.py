@@ -32,13 +32,13 @@ def encode_once(teacher: Teacher, texts: Sequence[str], settings: Settings) -> T
     """
     import torch
 
-    from clipstill.core.device import pick_device
+    from clipstill.core.device import pick_device, precision_on
     from clipstill.core.tensors import tensor_digest, write_tensors
     from clipstill.teachers.embedded import EmbeddedTeacher
 
     device = pick_device(settings.device)
     machine = [torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), device.type]
-    key = sha256_json([teacher.weights_sha256, settings.teacher.precision, machine, list(texts)])
+    key = sha256_json([teacher.weights_sha256, precision_on(device, settings.teacher.precision), machine, list(texts)])
     if key not in _ENCODED:
         path = _place(teacher.name, texts) if isinstance(teacher, EmbeddedTeacher) else None
         found = None if path is None else _kept(path, key)

@@ -78,9 +78,10 @@ def few_shot(
 def _tuned(settings: Settings, labelled: ImageFolder, init: str) -> tuple[PredictLogits, Preprocess]:
     from clipstill.assembly.fine_tuning import open_examples, tune
     from clipstill.assembly.students import new_student
-    from clipstill.core.device import make_deterministic
+    from clipstill.core.device import configure_torch
 
-    make_deterministic(settings.threads or torchrun.threads_of_this_process())
+    threads = settings.threads or torchrun.threads_of_this_process()
+    configure_torch(threads, settings.device, settings.deterministic)
     start = init if init in ("pretrained", "scratch") else Path(init)
     student = new_student(settings.student, len(labelled.classes), start, settings.seed)
     if labelled.items:

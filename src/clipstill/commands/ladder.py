@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from clipstill.core.device import make_deterministic
+from clipstill.core.device import configure_torch
 from clipstill.core.errors import ConfigError, did_you_mean
 from clipstill.core.files import make_folder
 from clipstill.core.image_folder import ImageFolder
@@ -54,7 +54,7 @@ def measure_ladder(path: Path, images: Path, options: LadderOptions) -> Ladder:
         unseen = limited(ImageFolder.without_labels(unlabelled), settings.unlabelled.limit, settings.seed)
         refuse_overlap(unseen, photos)
     resolve_teachers(settings.small_teacher)
-    make_deterministic(run.store.threads)
+    configure_torch(run.store.threads, settings.device, settings.deterministic)
     inputs = LadderInputs(
         photos, settings.small_teacher, examples=shown, shots=options.get("shots"), unlabelled=unseen, slow=True
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipstill.commands.results import Calibration, QuickResult, RunResult
-from clipstill.core.device import make_deterministic
+from clipstill.core.device import configure_torch
 from clipstill.core.errors import ClipstillError, ConfigError
 from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
 from clipstill.core.files import holding, write_json
@@ -234,7 +234,7 @@ def _assist(job: Job, last: str) -> Run:
             )
         for earlier in run.steps[: names.index(offer.stage)]:
             torchrun.wait_for_manifest(run.store.folder(earlier), earlier.key)
-        make_deterministic(offer.threads)
+        configure_torch(offer.threads, run.settings.device, run.settings.deterministic)
         with holding(job.out):
             if step.stage.name == images.NAME:
                 images.assist(run, offer)
@@ -248,7 +248,7 @@ def _assist(job: Job, last: str) -> Run:
 def _keep_plan(run: Run, store: LockedStore, *, key: str, found: Plan | None) -> None:
     """Keep the plan in the run folder; make it first, unless an earlier call of these settings did."""
     if found is None:
-        make_deterministic(store.threads)
+        configure_torch(store.threads, run.settings.device, run.settings.deterministic)
         try:
             found = plan(run.settings, run.task, run.photos, models=run.models, quick=True)
         except ClipstillError:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+# Attribute of a layer: the list that its gap goes to.
+_LIST = "statistics_gaps"
+
 
 @contextmanager
 def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
@@ -23,23 +26,30 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     the same weight. Relative to the stored means, layers with means near zero would dominate.
     """
     gaps: list[Tensor] = []
-
-    def collect(layer: Any, inputs: tuple[Any, ...]) -> None:
-        x_NKHW = inputs[0].float()
-        stored_mean = layer.running_mean.float()
-        stored_std = (layer.running_var.float() + layer.eps).sqrt()
-        mean, square = _Moments.apply(x_NKHW)
-        std = ((square - mean.square()).clamp_min(0) + layer.eps).sqrt()
-        size = vector_norm(stored_std).clamp_min(1e-6)  # Finite gaps even if all stored deviations are zero.
-        gaps.append((vector_norm(mean - stored_mean) + vector_norm(std - stored_std)) / size)
-
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats]
-    handles = [layer.register_forward_pre_hook(collect) for layer in layers]
+    for layer in layers:
+        # The hook stays, because a compiled function cannot add one; without a list it does nothing.
+        if _collect not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(_collect)
+        setattr(layer, _LIST, gaps)
     try:
         yield gaps
     finally:
-        for handle in handles:
-            handle.remove()
+        for layer in layers:
+            setattr(layer, _LIST, None)
+
+
+def _collect(layer: Any, inputs: tuple[Any, ...]) -> None:
+    gaps: list[Tensor] | None = getattr(layer, _LIST, None)
+    if gaps is None:
+        return
+    x_NKHW = inputs[0].float()
+    stored_mean = layer.running_mean.float()
+    stored_std = (layer.running_var.float() + layer.eps).sqrt()
+    mean, square = _Moments.apply(x_NKHW)
+    std = ((square - mean.square()).clamp_min(0) + layer.eps).sqrt()
+    size = vector_norm(stored_std).clamp_min(1e-6)  # Finite gaps even if all stored deviations are zero.
+    gaps.append((vector_norm(mean - stored_mean) + vector_norm(std - stored_std)) / size)
 
 
 class _Moments(torch.autograd.Function):

@@ -47,20 +47,54 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def make_deterministic(threads: int) -> None:
-    """Make the same work give the same bits on the CPU, for the same number of threads.
+def configure_torch(threads: int, device: str, deterministic: bool = False) -> None:
+    """Make the same work give the same bits on the CPU, for the same number of threads; make GPUs fast.
 
-    GPU operations without a deterministic form still run.
+    Args:
+        threads: CPU threads.
+        device: Name as for ``pick_device``.
+        deterministic: Whether a GPU, too, takes its deterministic algorithms, where there are any.
     """
     import torch
 
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Read at the first CUDA call.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    is_fast = not deterministic and pick_device(device).type == "cuda"
+    torch.use_deterministic_algorithms(not is_fast, warn_only=True)
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     # Filling only helps to find reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = is_fast
+    # TF32 for what stays in float32; on the CPU, nothing reads this.
+    torch.backends.cuda.matmul.allow_tf32 = is_fast
+
+
+def has_fast_half(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 several times as fast as in float32: NVIDIA's since Ampere."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def precision_on(device: torch.device, precision: str) -> str:
+    """``"auto"`` as a precision: bf16 where the device is fast in it, fp32 elsewhere. Other precisions are kept."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_half(device) else "fp32"
+
+
+def hold_in(dtype: torch.dtype, network: Any) -> Any:
+    """Hold the weights of a frozen network in another precision, in place, so that no pass casts them; returns it.
+
+    BatchNorm's stay in float32: synthesis compares images with its statistics.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in network.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point() and not isinstance(module, _BatchNorm):
+                tensor.data = tensor.data.to(dtype)
+    return network
 
 
 def memory_bytes(device: torch.device | None = None) -> int | None:

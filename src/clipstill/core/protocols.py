@@ -181,6 +181,13 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class NetworkGenerator(Generator, Protocol):
+    """A generator with a frozen network, whose weights may be held in half precision."""
+
+    network: Any  # Module; ``decode`` computes in the precision of its weights, from and to float32.
+
+
+@runtime_checkable
 class Sampler(Protocol):
     """A text-to-image model, the alternative to inversion; registered as a generator."""
 

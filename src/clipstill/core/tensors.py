@@ -35,6 +35,13 @@ def logits(feat_ND: Tensor, class_vectors_CD: Tensor, scale: float | Tensor) -> 
     return scale * feat_ND @ class_vectors_CD.T
 
 
+def through(network: Any, x: Tensor) -> Tensor:
+    """Output of a network, float32 or more precise, computed in the precision of its weights."""
+    dtype = next((weight.dtype for weight in network.parameters()), x.dtype)
+    y: Tensor = network(x.to(dtype))
+    return y.to(torch.promote_types(y.dtype, torch.float32))
+
+
 def one_sided_clamp(x: Tensor) -> Tensor:
     """Clamp to [0, 1]; the gradient stops only where it would push a value further out.
 

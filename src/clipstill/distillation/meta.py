@@ -127,7 +127,7 @@ def meta_gradient(mode: MetaMode, weights: Mapping[str, Tensor], losses: Sequenc
         gradients.append(parallel.summed(own))
         at = _moved(at, gradients[-1], alpha)
     summed = {name: torch.stack([each[name] for each in gradients]).sum(0) for name in at}
-    return Gradient(parallel.total(sum(values)) / len(values), summed, alignment(gradients))
+    return Gradient(parallel.total(sum(values[1:], values[0])) / len(values), summed, alignment(gradients))
 
 
 def _exact(start: Weights, losses: Sequence[Loss], alpha: float) -> Gradient:
@@ -143,7 +143,7 @@ def _exact(start: Weights, losses: Sequence[Loss], alpha: float) -> Gradient:
         own_Hv = gradient_of(gv, start)
     product_Hv = parallel.summed(own_Hv)
     values = {name: tr[name] + te[name] - alpha * product_Hv[name] for name in start}
-    return Gradient(parallel.total(float(loss_tr.detach()) + loss_te) / 2, values, alignment([tr, te]))
+    return Gradient(parallel.total(loss_tr.detach().double() + loss_te) / 2, values, alignment([tr, te]))
 
 
 def alignment(gradients: Sequence[Mapping[str, Tensor]]) -> float | None:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,10 +30,11 @@ Loss = Callable[[Weights], Tensor]
 class Gradient:
     """Mean loss and its gradient by weight name, both over all processes.
 
-    ``alignment`` is the mean cosine between the gradients of different styles, None without meta distillation.
+    ``loss`` is a double on the device, so that nobody waits for it. ``alignment`` is the mean cosine between the
+    gradients of different styles, None without meta distillation.
     """
 
-    loss: float
+    loss: Tensor
     values: Weights
     alignment: float | None = None
 
@@ -43,7 +45,7 @@ FindGradient = Callable[[Mapping[str, Tensor], int, float], Gradient]
 
 def plain_gradient(phase: Phase, weights: Mapping[str, Tensor], step: int, lr_share: float) -> Gradient:
     """The gradient of a batch's mean loss: the ``FindGradient`` of training without meta distillation."""
-    loss, values = loss_and_gradient(phase.loss(*phase.rows(step)), detached(weights))
+    loss, values = phase.work(partial(loss_and_gradient, phase.loss(*phase.rows(step)), detached(weights)))
     return Gradient(parallel.total(loss), parallel.summed(values))
 
 
@@ -52,10 +54,10 @@ def detached(weights: Mapping[str, Tensor]) -> Weights:
     return {name: value.detach().requires_grad_() for name, value in weights.items()}
 
 
-def loss_and_gradient(loss: Loss, weights: Weights) -> tuple[float, Weights]:
+def loss_and_gradient(loss: Loss, weights: Weights) -> tuple[Tensor, Weights]:
     """Value and gradient of a loss."""
     value = loss(weights)
-    return float(value.detach()), gradient_of(value, weights)
+    return value.detach().double(), gradient_of(value, weights)
 
 
 def gradient_of(loss: Tensor, weights: Weights, create_graph: bool = False) -> Weights:

@@ -42,12 +42,13 @@ def summed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.view_as(value) for (name, value), part in zip(gradients.items(), parts, strict=True)}
 
 
-def total(value: float) -> float:
-    """The sum of a number over all processes."""
-    number = torch.tensor(value, dtype=torch.float64)
-    if share()[1] > 1:
-        distributed.all_reduce(number)
-    return float(number)
+def total(value: Tensor) -> Tensor:
+    """The sum of a double over all processes; only with several does anybody wait for it."""
+    if share()[1] == 1:
+        return value
+    number = value.cpu()
+    distributed.all_reduce(number)
+    return number
 
 
 def least(value: int) -> int:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from clipstill.core.compiled import Compiled
 from clipstill.distillation import parallel
 from clipstill.distillation.feature_cache import FeatureCache
 from clipstill.distillation.losses import distillation_loss
@@ -24,6 +26,8 @@ from clipstill.distillation.training_data import Batch, Rows, Setup
 from clipstill.distillation.views import views_of
 
 HEAD, ALL = "head", "all"
+
+Result = TypeVar("Result")
 
 
 class Phase(ABC):
@@ -43,6 +47,11 @@ class Phase(ABC):
     def __init__(self, setup: Setup, learner: nn.Module, style_M: Tensor) -> None:
         self.setup, self.settings, self.learner, self.style_M = setup, setup.settings, learner, style_M
         self.device = setup.student.mean.device
+        self._forward: Callable[[Weights, Tensor], Tensor] = self._logits
+
+    def work(self, work: Callable[[], Result]) -> Result:
+        """Do work that calls ``loss`` of this phase."""
+        return work()
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views."""
@@ -62,9 +71,12 @@ class Phase(ABC):
         return partial(self._loss, self.batch(rows, draw, slice(rank, None, processes)), len(rows))
 
     def _loss(self, batch: Batch, count: int, weights: Weights) -> Tensor:
+        return distillation_loss(self._forward(weights, batch.inputs), batch, self.settings).sum() / count
+
+    def _logits(self, weights: Weights, inputs: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            logits_BC = functional_call(self.learner, weights, (batch.inputs,))
-        return distillation_loss(logits_BC.float(), batch, self.settings).sum() / count
+            logits_BC: Tensor = functional_call(self.learner, weights, (inputs,))
+        return logits_BC.float()
 
 
 class HeadPhase(Phase):
@@ -115,6 +127,9 @@ class AllPhase(Phase):
         student.freeze_backbone(False)
         student.freeze_statistics(settings.freeze == "bn")
         self._views = views_of(settings, student.preprocess.side)
+        # The inner steps of meta distillation change BatchNorm, and its gradients have gradients.
+        self._student = Compiled("student", self._logits, self.device, wanted=settings.meta == "none")
+        self._teacher = Compiled("teacher", setup.labels.vectors, self.device)
         self._known: LabelCache | None = None
         self._next: int | None = None  # Step whose rows come next; meta distillation draws rows of its own.
         # Meta distillation never draws the same group again.
@@ -124,6 +139,15 @@ class AllPhase(Phase):
             # The cached student features are those from before training.
             _, teacher_ND = FeatureCache(setup, setup.held_out).plain()
             self._held_out_teacher_ND = teacher_ND.to(self.device)
+
+    def work(self, work: Callable[[], Result]) -> Result:
+        """Do work that calls ``loss`` of this phase, with the student compiled where that pays."""
+
+        def with_forward(forward: Callable[[Weights, Tensor], Tensor]) -> Result:
+            self._forward = forward
+            return work()
+
+        return self._student.run(with_forward)
 
     def rows(self, step: int) -> tuple[Tensor, Draw]:
         """Rows of a step, and the seed of their views, which repeats if labels are cached."""
@@ -143,7 +167,7 @@ class AllPhase(Phase):
         ahead = (self._seeded(*self._rows(step)) for step in steps)
         view_B3SS = self.setup.train.views(self._seeded(rows, draw), self._views, self.device, own=own, ahead=ahead)
         view_B3SS = view_B3SS.contiguous(memory_format=torch.channels_last)
-        ask = partial(self.setup.labels.vectors, view_B3SS)
+        ask = partial(self._teacher.run, lambda vectors: vectors(view_B3SS))
         teacher_BD = ask() if self._known is None else self._known.answer(draw, ask)
         class_B = self.setup.train.class_id_N[rows[own]].to(self.device)
         return Batch(view_B3SS, self.setup.labels.logits(teacher_BD), class_B)

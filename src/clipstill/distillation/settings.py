@@ -30,8 +30,10 @@ class DistilSettings(Config):
     )
     # BatchNorm with live statistics has none to take from a single image.
     batch: int = Field(default=64, ge=2, le=65_536, description="Images per step, over all processes together.")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Precision of the student's passes; weights and losses stay in float32."
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Precision of the student's passes; weights and losses stay in float32. auto is bf16 on GPUs that "
+        "are fast in it, and fp32 elsewhere.",
     )
     lr: float = Field(default=1e-4, ge=0, le=10, description="Peak learning rate of the backbone.")
     head_lr: float = Field(default=3e-3, ge=0, le=10, description="Peak learning rate of the head, in every phase.")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from clipstill.core.device import precision_on
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress, say
@@ -56,6 +57,8 @@ Watch = Callable[[int, "Student", nn.Module], None]
 LEAST_TO_CHOOSE = 20
 # If minutes are given, the time of this many steps decides how many there will be.
 _TIMED_STEPS = 10
+# Steps between two readings of the loss from a device: the queue of a GPU does not run dry, and a CPU has none.
+READ_EVERY = {"cpu": 1, "cuda": 16, "mps": 16}
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,9 @@ def distil(
     began = time.monotonic()
     _check(settings, labels, data)
     held_N = held_out_mask(data.class_id_N, data.style_id_N, settings.held_out_styles, seed)
-    train, held_out = data.where(~held_N), data.where(held_N)
+    device = student.mean.device
+    settings = settings.changed(precision=precision_on(device, settings.precision))
+    train, held_out = data.where(~held_N).on(device), data.where(held_N).on(device)
     if len(train) < 2:
         raise DataError(f"{len(train)} pictures are left to train on. Make more images a class.")
     if settings.epochs:
@@ -219,18 +224,21 @@ class _Trainer:
             self._validate([])
         first, began = self.step, time.monotonic()
         gradients: list[Gradient] = []
+        read_every = READ_EVERY.get(phase.device.type, 1)
         with Progress(phase.title, total=self.optimiser.steps, unit="step", done=first) as bar:
             while self.step < self.optimiser.steps:
                 gradients.append(self._take_step(find_gradient))
-                bar.advance(1, loss=gradients[-1].loss)
-                if not self.timed and self.step == first + _TIMED_STEPS:
+                is_timed = not self.timed and self.step == first + _TIMED_STEPS
+                is_read = is_timed or self._is_last or self.step % read_every == 0
+                bar.advance(1, **({"loss": self._last_loss(gradients[-read_every:])} if is_read else {}))
+                if is_timed:
                     self.timed = True
                     seconds_per_step = (time.monotonic() - began) / _TIMED_STEPS
                     left = minutes * 60 - (time.monotonic() - self.began)
                     more = max(_TIMED_STEPS, int(left / seconds_per_step))
                     # All processes take as many steps as the slowest one can.
                     bar.total = self.optimiser.steps = parallel.least(self.step + more)
-                if self.step % self.settings.checkpoint_every == 0 or self.step == self.optimiser.steps:
+                if self._is_last:
                     parallel.average_statistics(phase.learner)
                     self._validate(gradients)
                     self._save()
@@ -243,16 +251,27 @@ class _Trainer:
         seed_parts = (self.setup.seed, "step", self.phase.name, self.step, parallel.share()[0])
         with borrowed_generator(*seed_parts):
             gradient = find_gradient(self.optimiser.named, self.step, self.optimiser.rate(self.step))
-        if not math.isfinite(gradient.loss):
-            raise ConfigError(
-                f"the distillation loss is {gradient.loss} at step {self.step} of phase '{self.phase.name}'. Lower "
-                f"distillation.lr or distillation.head_lr."
-            )
         self.optimiser.step(gradient.values, self.step)
         self.average.update(self.phase.learner, self.step)
         self.step += 1
         # Kept until the next validation, so without the values: a hundred steps of them are a hundred students.
         return replace(gradient, values={})
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the step was the last one before a validation."""
+        return self.step % self.settings.checkpoint_every == 0 or self.step == self.optimiser.steps
+
+    def _last_loss(self, gradients: list[Gradient]) -> float:
+        """The loss of the last of some steps, all of which are checked. Only here a processor waits for its GPU."""
+        losses = torch.stack([each.loss for each in gradients]).tolist()
+        for step, loss in enumerate(losses, self.step - len(losses)):
+            if not math.isfinite(loss):
+                raise ConfigError(
+                    f"the distillation loss is {loss} at step {step} of phase '{self.phase.name}'. Lower "
+                    f"distillation.lr or distillation.head_lr."
+                )
+        return float(losses[-1])
 
     @torch.no_grad()
     def _validate(self, gradients: list[Gradient]) -> None:
@@ -272,7 +291,7 @@ class _Trainer:
         self.history.append(
             {
                 **entry,
-                "loss": fmean(each.loss for each in gradients) if gradients else None,
+                "loss": fmean(torch.stack([each.loss for each in gradients]).tolist()) if gradients else None,
                 "alignment": fmean(alignments) if alignments else None,
                 "lr": self.optimiser.rate(self.step),
             }

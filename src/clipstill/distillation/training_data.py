@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +87,12 @@ class TrainingData:
             self.style_id_N[mask_N],
             None if photos is None else photos.at(mask_N[pixels:].numpy()),
         )
+
+    def on(self, device: torch.device) -> TrainingData:
+        """The same with the images in memory on a GPU, where they take at most a quarter of what is free there."""
+        if device.type != "cuda" or self.pixels_M3HW.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        return replace(self, pixels_M3HW=self.pixels_M3HW.to(device))
 
     def stop_reading(self) -> None:
         """End the processes that read photos; they start anew where they are needed."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import clipstill
-from clipstill.core.device import make_deterministic, pick_device
+from clipstill.core.device import configure_torch, pick_device
 from clipstill.core.errors import ClipstillError, ResourceError
 from clipstill.core.progress import say, warnings_only
 from clipstill.distributed.torchrun import wait_until_visible, world
@@ -136,10 +136,10 @@ def _make_group(
             f"Install the same versions on all machines."
         )
     warnings_only()
-    make_deterministic(threads)
+    # A task sees only its own GPU.
+    device = pick_device("cuda" if work.device.startswith("cuda") else work.device)
+    configure_torch(threads, device.type, work.deterministic)
     if _worker is None or _worker[0] != work.key:
-        # A task sees only its own GPU.
-        device = pick_device("cuda" if work.device.startswith("cuda") else work.device)
         teacher = load_teacher(work.teacher, device, work.precision)
         generators = load_generators(work.generator.name, device, work.generator)
         _worker = (work.key, Worker(work, teacher, generators, device))

@@ -37,6 +37,7 @@ class SynthesisWork:
     precision: str  # Precision of the teacher's image tower.
     generator: GeneratorSettings
     device: str  # Device as the settings name it.
+    deterministic: bool  # Whether a GPU takes its deterministic algorithms.
     settings: SynthesisSettings
     prompts: Sequence[Prompt]  # One per image.
     targets_ND: Tensor  # Unit vectors that the images are drawn towards.

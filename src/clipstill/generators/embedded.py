@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.seeds import generator_for
+from clipstill.core.tensors import through
 from clipstill.generators.latent_prior import NormalLatents
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "embedded-generator.safetensors"
@@ -80,11 +81,11 @@ class EmbeddedGenerator(NormalLatents):
         tensors, metadata = read_own_tensors(weights, remedy)
         # Square root of the correlation of neighbouring codes; see ``init``.
         self._smoothing = float(tensors.pop("smoothing"))
-        self._decoder = Decoder()
-        self._decoder.load_state_dict(tensors)
-        self._decoder.eval().requires_grad_(False).to(device)
+        self.network = Decoder()
+        self.network.load_state_dict(tensors)
+        self.network.eval().requires_grad_(False).to(device)
         # The narrow convolutions take two thirds of the time in this layout.
-        self._decoder.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)
         self.provenance = (own_provenance("embedded generator", weights, metadata),)
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
@@ -101,8 +102,7 @@ class EmbeddedGenerator(NormalLatents):
 
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents -> images (N, 3, H, W) in (0, 1), differentiable."""
-        x_N3HW: Tensor = self._decoder(latents[0])
-        return x_N3HW
+        return through(self.network, latents[0])
 
     def resize(self, latents: Sequence[Tensor], size: int) -> list[Tensor]:
         """Bilinear: neighbouring codes are alike, so values between them are likely too."""

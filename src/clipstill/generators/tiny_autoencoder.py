@@ -33,7 +33,7 @@ from clipstill.core.paths import user_path
 from clipstill.core.progress import say
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.core.tensors import one_sided_clamp
+from clipstill.core.tensors import one_sided_clamp, through
 from clipstill.generators.latent_prior import LatentPrior, NormalLatents, from_frequencies
 from clipstill.generators.model_files import (
     CONFIG_FILE,
@@ -153,11 +153,11 @@ class TinyAutoencoder(NormalLatents):
     box = 5.0
 
     def __init__(self, files: AutoencoderFiles, device: torch.device) -> None:
-        self._decoder = load_part(files, "decoder")
-        self._prior = _prior_of(self._decoder, files)
+        self.network = load_part(files, "decoder")
+        self._prior = _prior_of(self.network, files)
         self._device = device
-        self._decoder.to(device, memory_format=torch.channels_last)
-        self.stride = 2 ** sum(isinstance(layer, torch.nn.Upsample) for layer in self._decoder.layers)
+        self.network.to(device, memory_format=torch.channels_last)
+        self.stride = 2 ** sum(isinstance(layer, torch.nn.Upsample) for layer in self.network.layers)
         self._mean = self._prior.mean_Z.to(device)[:, None, None]
         self._roots: dict[int, Tensor] = {}
         licence = licence_of(files.decoder.parent)
@@ -177,7 +177,7 @@ class TinyAutoencoder(NormalLatents):
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Coefficients -> images (N, 3, H, W) in [0, 1]; gradients stop only where they would push further out."""
         # The decoder gives [-1, 1] and a little beyond.
-        return one_sided_clamp((self._decoder(self.latent(latents[0])) + 1) / 2)
+        return one_sided_clamp((through(self.network, self.latent(latents[0])) + 1) / 2)
 
     def latent(self, coefficients: Tensor) -> Tensor:
         """Whitened coefficients -> input of the decoder, both (N, Z, h, h)."""

@@ -18,7 +18,7 @@ Source: Crowson et al., ECCV 2022 (VQGAN-CLIP); Esser et al., CVPR 2021.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from clipstill.core.names import plain
 from clipstill.core.paths import user_path
 from clipstill.core.protocols import Provenance
 from clipstill.core.seeds import generator_for
-from clipstill.core.tensors import one_sided_clamp
+from clipstill.core.tensors import one_sided_clamp, through
 from clipstill.core.weights_store import (
     CONFIG_FILE,
     UNKNOWN,
@@ -74,11 +74,26 @@ def nearest_codes(z_NEhw: Tensor, codebook_KE: Tensor, square_K: Tensor) -> Tens
     return index_M.view(images, height, width)
 
 
+class _Decoder(nn.Module):
+    """What a ``VQModel`` of diffusers does after its codebook."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.enter, self.decoder = model.post_quant_conv, model.decoder
+        # Decoders with spatial normalisation see the codes a second time, at every layer.
+        self._spatial = model.config.norm_type == "spatial"
+
+    def forward(self, quantised_NEhw: Tensor) -> Tensor:
+        """Quantised latents -> images."""
+        x_N3HW: Tensor = self.decoder(self.enter(quantised_NEhw), quantised_NEhw if self._spatial else None)
+        return x_N3HW
+
+
 class Vqgan:
     """A decoder with its codebook as a generator.
 
     Args:
-        decoder: Quantised latents (N, E, h, w) -> images (N, 3, H, W), about in [-1, 1]; frozen.
+        network: Quantised latents (N, E, h, w) -> images (N, 3, H, W), about in [-1, 1]; a frozen module.
         codebook_KE: Codes, on the decoder's device.
         stride: Pixels per cell.
     """
@@ -89,12 +104,10 @@ class Vqgan:
     # Rounding to codes of photographs leaves no room for noise, and no published loop smooths: it would only blur.
     tv_factor = 0.0
 
-    def __init__(
-        self, decoder: Callable[[Tensor], Tensor], codebook_KE: Tensor, stride: int, provenance: Sequence[Provenance]
-    ) -> None:
+    def __init__(self, network: nn.Module, codebook_KE: Tensor, stride: int, provenance: Sequence[Provenance]) -> None:
         self.stride = stride
         self.provenance = tuple(provenance)
-        self._decoder = decoder
+        self.network = network
         self._codebook_KE = codebook_KE.detach()
         self._square_K = self._codebook_KE.square().sum(1)
         self._low_E11 = self._codebook_KE.amin(0)[:, None, None]
@@ -103,15 +116,8 @@ class Vqgan:
     @classmethod
     def of_model(cls, model: Any, provenance: Sequence[Provenance] = ()) -> Vqgan:
         """Generator of a ``VQModel`` of diffusers that is frozen and on its device."""
-        # Decoders with spatial normalisation see the codes a second time, at every layer.
-        spatial = model.config.norm_type == "spatial"
-
-        def decoder(quantised_NEhw: Tensor) -> Tensor:
-            x_N3HW: Tensor = model.decoder(model.post_quant_conv(quantised_NEhw), quantised_NEhw if spatial else None)
-            return x_N3HW
-
         stride = 2 ** (len(model.config.block_out_channels) - 1)
-        return cls(decoder, model.quantize.embedding.weight, stride, provenance)
+        return cls(_Decoder(model), model.quantize.embedding.weight, stride, provenance)
 
     def init(self, seeds: Sequence[int], size: int) -> list[Tensor]:
         """A random code in each cell: one latent (N, E, size / stride, size / stride)."""
@@ -129,9 +135,7 @@ class Vqgan:
         """Latents -> images (N, 3, H, W) in [0, 1], differentiable."""
         (z_NEhw,) = latents
         # The sum is exactly the codes, and its gradient passes the rounding to the latent as it is.
-        x_N3HW = self._decoder(self.embed(self.codes(latents)) + (z_NEhw - z_NEhw.detach()))
-        # Half precision, of autocast, becomes float32; double stays.
-        x_N3HW = x_N3HW.to(torch.promote_types(x_N3HW.dtype, torch.float32))
+        x_N3HW = through(self.network, self.embed(self.codes(latents)) + (z_NEhw - z_NEhw.detach()))
         return one_sided_clamp((x_N3HW + 1) / 2)
 
     def project_(self, latents: Sequence[Tensor]) -> None:

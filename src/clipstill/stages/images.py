@@ -125,6 +125,7 @@ def new_synthesis_work(
         precision=settings.teacher.precision,
         generator=settings.generator,
         device=settings.device,
+        deterministic=settings.deterministic,
         settings=settings.synthesis,
         prompts=found,
         targets_ND=targets_ND,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipstill.core.device import precision_on
 from clipstill.core.files import MANIFEST, read_manifest, sha256_file, sha256_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.stages import class_vectors, prompts
@@ -25,7 +26,7 @@ def origin_of(run: Run) -> dict[str, Any]:
         "given": {name: _photos(folder) for name, folder in photos.items() if folder is not None},
         "teacher": {
             "name": teacher["name"],
-            "precision": settings.teacher.precision,
+            "precision": precision_on(run.models.device, settings.teacher.precision),
             "weights_sha256": teacher["weights_sha256"],
             "sentences": list(teacher["templates"]),
             "prompts": "learned" if settings.has_prompts else "none",

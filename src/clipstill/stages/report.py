@@ -11,7 +11,7 @@ from typing import Any
 
 import clipstill
 from clipstill.assembly.adaptation import adaptation_line
-from clipstill.core.device import describe
+from clipstill.core.device import describe, precision_on
 from clipstill.core.errors import ArtifactError
 from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
 from clipstill.core.files import read_json, write_json, write_text
@@ -109,6 +109,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         teacher_prompts.NAME: "learned from examples",
         student.NAME: f"best at step {training['best_step']} ({training['best_phase']})",
     }
+    precision = precision_on(run.models.device, settings.teacher.precision)
     data = ReportData(
         labels=run.task.names,
         teacher=settings.teacher.name,
@@ -117,7 +118,7 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
         student_parameters=int(export["parameters"]),
         latency_ms=float(export["latency_ms"]),
         teacher_parameters=tower,
-        teacher_bytes=_teacher_bytes(climbed) or tower * (4 if settings.teacher.precision == "fp32" else 2),
+        teacher_bytes=_teacher_bytes(climbed) or tower * (4 if precision == "fp32" else 2),
         parity=read_json(exported / "parity.json"),
         evaluation=measured,
         ladder=climbed,

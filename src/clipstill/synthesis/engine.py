@@ -10,27 +10,34 @@ Shapes: N images, V views (M = N V), C classes, D teacher dimensions, H x W pixe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clipstill.core.compiled import Compiled
+from clipstill.core.device import hold_in, precision_on
 from clipstill.core.errors import ConfigError, is_out_of_memory
 from clipstill.core.progress import say
-from clipstill.core.protocols import BatchNormTeacher, Generator, Sampler, Teacher
+from clipstill.core.protocols import BatchNormTeacher, Generator, NetworkGenerator, Sampler, Teacher
 from clipstill.core.tensors import logits
-from clipstill.synthesis.inversion import History, Losses, Score, Watch, invert
+from clipstill.synthesis.inversion import History, Inversion, Losses, Step, Watch, gradients_of, looking
 from clipstill.synthesis.natural import NATURAL_NETWORK, NaturalNetwork
 from clipstill.synthesis.objectives import class_consistency, spherical_distance, total_variation
 from clipstill.synthesis.settings import SynthesisSettings
-from clipstill.synthesis.views import ViewSchedule
+from clipstill.synthesis.views import ViewDraws, ViewSchedule, draw_views
 
+# Steps between two readings of a device: the queue of a GPU does not run dry, and a CPU has none.
+READ_EVERY = {"cpu": 1, "cuda": 16, "mps": 16}
+# Share of the free memory of a GPU that images are given: the allocator cannot use all of it.
+_MEMORY_SHARE = 0.85
 # Fewer images than this are not split among generators.
 _SMALLEST_TURN = 8
 
@@ -57,6 +64,14 @@ class GroupSpec:
         """Some of the images."""
         names = ("seeds", "class_ids", "targets_ND", "texts")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in names})
+
+
+class _Inputs(NamedTuple):
+    """The tensors that one step of some images needs."""
+
+    draws: ViewDraws
+    class_N: Tensor
+    target_ND: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,22 @@ class Synthesiser:
         self._teacher, self._generators, self._settings, self._device = teacher, generators, settings, device
         self._class_vectors_CD = class_vectors_CD.to(device)
         self._scale = float(teacher.logit_scale)
+        self._is_half = precision_on(device, settings.precision) == "bf16"
         with_statistics = teacher if settings.bn_weight > 0 and isinstance(teacher, BatchNormTeacher) else None
         self._teacher_with_statistics = with_statistics
         # Do not compute statistics of the teacher's own network twice.
         is_known = with_statistics is not None and NATURAL_NETWORK in with_statistics.statistics_networks
         self._natural = NaturalNetwork(device) if settings.natural_weight > 0 and not is_known else None
+        networks = [generator.network for generator in generators if isinstance(generator, NetworkGenerator)]
+        for network in [*networks, *([] if self._natural is None else [self._natural.network])]:
+            if self._is_half:
+                hold_in(torch.bfloat16, network)
         # Images of a group without common statistics can be made in smaller parts if memory is short.
         self._can_split = with_statistics is None and self._natural is None
-        self._at_once = settings.group_size
+        self._at_once = 0 if device.type == "cuda" and self._can_split else settings.group_size
+        self._shape = 0  # Most images of a part so far.
+        # Kept, because a new function would be compiled anew.
+        self._look_of: Callable[[Any], Compiled] = cache(self._look)
 
     @property
     def provenance(self) -> list[Any]:
@@ -145,6 +168,8 @@ class Synthesiser:
         generator = self._generators[group.number % len(self._generators)]
         if isinstance(generator, Sampler):
             return self._sampled(generator, group, watch)
+        if self._at_once == 0:
+            self._at_once = self._fitting(generator, group)
         while True:
             try:
                 return self._inverted(generator, group, watch)
@@ -160,15 +185,19 @@ class Synthesiser:
 
     def _inverted(self, generator: Generator, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:
         history, pixels, codes = History(), [], []
-
-        def decode(latents: Sequence[Tensor]) -> Tensor:
-            with self._autocast():
-                return generator.decode(latents).float()
-
         for start in range(0, len(group.seeds), self._at_once):
             chunk = group.part(start, start + self._at_once)
-            score = self._score(generator, chunk)
-            latents, of_chunk = invert(generator, chunk.seeds, self._settings, decode=decode, score=score, watch=watch)
+            filled = self._filled(generator, chunk)
+            inversion = Inversion(
+                generator,
+                filled.seeds,
+                self._settings,
+                step_of=self._steps(generator, filled),
+                count=len(chunk.seeds),
+                read_every=READ_EVERY.get(self._device.type, 1),
+                watch=watch,
+            )
+            latents, of_chunk = inversion.run()
             history.extend(of_chunk)
             with torch.no_grad():
                 pixels.append(_to_pixels(generator.decode(latents)))
@@ -195,24 +224,64 @@ class Synthesiser:
             history=history.means(),
         )
 
-    def _score(self, generator: Generator, group: GroupSpec) -> Score:
-        """The function that computes the losses of these images."""
-        settings = self._settings
-        views = ViewSchedule(group.seeds, settings, self._device)
+    def _filled(self, generator: Generator, group: GroupSpec) -> GroupSpec:
+        """The images, repeated up to the most that there were, because another shape is compiled anew."""
+        self._shape = max(self._shape, len(group.seeds))
+        if not self._look_of(generator).is_due or not self._can_split:
+            return group
+        places = [n % len(group.seeds) for n in range(self._shape)]
+        return replace(
+            group,
+            seeds=[group.seeds[n] for n in places],
+            class_ids=[group.class_ids[n] for n in places],
+            targets_ND=group.targets_ND[places],
+        )
+
+    def _fitting(self, generator: Generator, group: GroupSpec) -> int:
+        """How many images of a group fit into the memory of a GPU at once, by what a step of two of them takes."""
+        pair = group.part(0, 2)
+        step_of, latents = self._steps(generator, pair), generator.init(pair.seeds, self._settings.image_size)
+        held = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        step_of(latents, 0, self._settings.image_size)
+        each = (torch.cuda.max_memory_allocated(self._device) - held) / len(pair.seeds)
+        free, _ = torch.cuda.mem_get_info(self._device)
+        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return max(1, min(self._settings.group_size, int(_MEMORY_SHARE * (free + unused) / max(1.0, each))))
+
+    def _steps(self, generator: Generator, group: GroupSpec) -> Callable[[Sequence[Tensor], int, int], Step]:
+        """The function that computes losses and gradients of these images' latents at a step."""
+        views = ViewSchedule(group.seeds, self._settings, self._device)
         class_N = torch.tensor(group.class_ids, device=self._device)
         target_ND = group.targets_ND.to(self._device)
+
+        def step_of(latents: Sequence[Tensor], step: int, size: int) -> Step:
+            side = math.ceil(size / generator.stride) * generator.stride
+            inputs = _Inputs(views.at(step, side), class_N, target_ND)
+            return self._look_of(generator).run(partial(gradients_of, latents=latents, inputs=inputs))
+
+        return step_of
+
+    def _look(self, generator: Generator) -> Compiled:
+        """The function that decodes latents of a generator and scores the images."""
+        settings = self._settings
         tv_weight = settings.tv_weight * generator.tv_factor
 
-        def score(x_N3HW: Tensor, step: int) -> Losses:
-            feat_NVD, gap = self._see(views(x_N3HW, step))
-            text_N = spherical_distance(feat_NVD, target_ND)
-            class_loss_N = class_consistency(feat_NVD, self._class_vectors_CD, class_N, self._scale)
+        def decode(latents: Sequence[Tensor]) -> Tensor:
+            # Autocast would compute GroupNorm in float32.
+            with self._autocast(not isinstance(generator, NetworkGenerator)):
+                return generator.decode(latents).float()
+
+        def score(x_N3HW: Tensor, inputs: _Inputs) -> Losses:
+            feat_NVD, gap = self._see(draw_views(x_N3HW, inputs.draws, settings))
+            text_N = spherical_distance(feat_NVD, inputs.target_ND)
+            class_loss_N = class_consistency(feat_NVD, self._class_vectors_CD, inputs.class_N, self._scale)
             own_N = settings.text_weight * text_N + settings.class_weight * class_loss_N
             if tv_weight > 0:
                 own_N = own_N + tv_weight * total_variation(x_N3HW)
             return Losses(own_N, {"text": text_N, "class": class_loss_N}, gap)
 
-        return score
+        return Compiled("surrogate", looking(decode, score), self._device)
 
     def _see(self, views_M3HW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features of the views (N, V, D), and the weighted distance of their statistics from natural images."""
@@ -228,8 +297,9 @@ class Synthesiser:
                 gaps.append(settings.natural_weight * self._natural.gap(views_M3HW))
         return torch.unflatten(feat_MD.float(), 0, (-1, settings.views)), torch.stack(gaps).sum() if gaps else None
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16")
+    def _autocast(self, wanted: bool = True) -> AbstractContextManager[Any]:
+        is_wanted = wanted and self._is_half
+        return torch.autocast(self._device.type, torch.bfloat16) if is_wanted else nullcontext()
 
     @torch.no_grad()
     def _sampled(self, sampler: Sampler, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:

@@ -1,5 +1,8 @@
 """The optimisation of the latents of a group's images, from a coarse size to the final one.
 
+On a GPU, the processor only puts work into the queue: whether an image broke is read every few steps, and the steps
+since the last reading are taken again, one by one, in the rare case that one did. The result does not depend on it.
+
 Shapes: N images, H x W pixels, T steps, P terms of the loss.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +31,7 @@ Watch = Callable[[Tensor], None]
 Decode = Callable[[Sequence[Tensor]], Tensor]
 
 
-@dataclass(frozen=True)
-class Losses:
+class Losses(NamedTuple):
     """Losses of one step.
 
     Attributes:
@@ -42,8 +45,56 @@ class Losses:
     gap: Tensor | None
 
 
-# Images and step (from 0) -> losses.
-Score = Callable[[Tensor, int], Losses]
+class Seen(NamedTuple):
+    """Images of one step, which of them are finite, their losses, and the sum that is minimised."""
+
+    x_N3HW: Tensor
+    finite_N: Tensor
+    losses: Losses
+    total: Tensor
+
+
+# Images and the tensors of a step (views, targets) -> losses.
+Score = Callable[[Tensor, Any], Losses]
+# Latents and the tensors of a step -> what is seen. It reads nothing else that changes, so that it can be compiled.
+Look = Callable[[Sequence[Tensor], Any], Seen]
+
+
+class Step(NamedTuple):
+    """What an optimiser's step needs: losses, images, which of them are finite, and a gradient for each latent."""
+
+    seen: Seen
+    finite_N: Tensor
+    gradients: list[Tensor]
+
+
+def looking(decode: Decode, score: Score) -> Look:
+    """Decode latents and score the images."""
+
+    def look(latents: Sequence[Tensor], inputs: Any) -> Seen:
+        x_N3HW = decode(latents)
+        # Grey replaces a broken image, which would spoil the statistics that it shares with the others.
+        finite_N = _are_finite(x_N3HW)
+        x_N3HW = torch.where(_per_image(finite_N, x_N3HW), x_N3HW, 0.5)
+        losses = score(x_N3HW, inputs)
+        # A sum, not a mean, so that an image's step does not depend on the number of images.
+        total = losses.own_N.sum()
+        if losses.gap is not None:
+            total = total + len(x_N3HW) * losses.gap
+        return Seen(x_N3HW, finite_N, losses, total)
+
+    return look
+
+
+def gradients_of(look: Look, latents: Sequence[Tensor], inputs: Any) -> Step:
+    """Look at images and find the gradients of their latents, zeros for those that are not finite."""
+    leaves = [latent.detach().requires_grad_() for latent in latents]
+    seen = look(leaves, inputs)
+    gradients = torch.autograd.grad(seen.total, leaves)
+    finite_N = seen.finite_N
+    for value in (seen.losses.own_N[:, None], *gradients):
+        finite_N = finite_N & _are_finite(value)
+    return Step(seen, finite_N, [torch.where(_per_image(finite_N, each), each, 0.0) for each in gradients])
 
 
 @dataclass
@@ -69,7 +120,7 @@ class History:
         return [n for n, (loss, restarts) in pairs if restarts <= RESTARTS and math.isfinite(loss)]
 
     def record(self, losses: Losses, finite_N: Tensor, step: int, steps: int) -> None:
-        """Add one step of the images that are finite."""
+        """Set one step from the images that are finite; what fills the batch up after them does not count."""
         whole_N = losses.own_N
         terms = dict(losses.terms)
         if losses.gap is not None:
@@ -80,7 +131,8 @@ class History:
             self.terms = list(terms)
             self.sums_PT = torch.zeros(len(terms) + 1, steps, device=whole_N.device)
         value_PN = torch.stack([torch.ones_like(whole_N), *terms.values()]).detach().float()
-        self.sums_PT[:, step] += torch.where(finite_N, value_PN, 0.0).sum(1)
+        count = len(self.restarts)
+        self.sums_PT[:, step] = torch.where(finite_N, value_PN, 0.0)[:, :count].sum(1)
 
     def extend(self, other: History) -> None:
         """Append the images of another part of the same group."""
@@ -103,66 +155,91 @@ class History:
         ]
 
 
-def invert(
-    generator: Generator,
-    seeds: Sequence[int],
-    settings: SynthesisSettings,
-    *,
-    decode: Decode,
-    score: Score,
-    watch: Watch | None = None,
-) -> tuple[list[Tensor], History]:
-    """Optimise the latents of some images, one per seed.
+class Inversion:
+    """The latents of some images, one per seed, on their way.
 
     Args:
         generator: Generator of the latents.
         seeds: One seed per image.
         settings: Settings of the synthesis.
-        decode: ``generator.decode``, perhaps in half precision.
-        score: Losses of the images at a step.
+        step_of: Losses and gradients of latents at a step, of images of a side in pixels.
+        count: Number of images that are wanted; more seeds fill the batch up to a shape.
+        read_every: Steps between two readings of which images are finite.
         watch: Called at each step with the images.
-
-    Returns:
-        The final latents, first dimension N, and the history, whose ``finished`` names the images that did not fail.
     """
-    history = History([math.nan] * len(seeds), [0] * len(seeds))
-    latents: list[Tensor] = []
-    for size, start, stop in settings.resolutions(generator.stride):
-        if latents:
-            latents = generator.resize(latents, size)
-            generator.project_(latents)
-        else:
-            latents = generator.init(seeds, size)
-        adam = _Adam(latents, settings.betas)
-        lr_T = learning_rates(settings, generator.lr_factor).to(latents[0].device)
-        for step in range(start, stop):
-            leaves = [latent.detach().requires_grad_() for latent in latents]
-            x_N3HW = decode(leaves)
-            # Grey replaces a broken image, which would spoil the statistics that it shares with the others.
-            finite_N = _are_finite(x_N3HW)
-            x_N3HW = torch.where(_per_image(finite_N, x_N3HW), x_N3HW, 0.5)
-            losses = score(x_N3HW, step)
-            # A sum, not a mean, so that an image's step does not depend on the number of images.
-            total = losses.own_N.sum()
-            if losses.gap is not None:
-                total = total + len(seeds) * losses.gap
-            gradients = torch.autograd.grad(total, leaves)
-            for value in (losses.own_N[:, None], *gradients):
-                finite_N = finite_N & _are_finite(value)
-            adam.step_(latents, [torch.where(_per_image(finite_N, each), each, 0.0) for each in gradients], lr_T[step])
-            generator.project_(latents)
-            history.record(losses, finite_N, step, settings.steps)
+
+    def __init__(
+        self,
+        generator: Generator,
+        seeds: Sequence[int],
+        settings: SynthesisSettings,
+        *,
+        step_of: Callable[[Sequence[Tensor], int, int], Step],
+        count: int,
+        read_every: int,
+        watch: Watch | None = None,
+    ) -> None:
+        self._generator, self._seeds, self._settings = generator, seeds, settings
+        self._step_of, self._count, self._read_every, self._watch = step_of, count, read_every, watch
+        self.history = History([], [0] * count)
+        self._latents: list[Tensor] = []
+        self._own_N = torch.full((len(seeds),), math.nan)
+
+    def run(self) -> tuple[list[Tensor], History]:
+        """Take all steps.
+
+        Returns:
+            The final latents, first dimension N, and the history, whose ``finished`` names the images that did not
+            fail.
+        """
+        generator, settings = self._generator, self._settings
+        for size, start, stop in settings.resolutions(generator.stride):
+            self._size = size
+            if self._latents:
+                self._latents = generator.resize(self._latents, size)
+                generator.project_(self._latents)
+            else:
+                self._latents = generator.init(self._seeds, size)
+            self._adam = _Adam(self._latents, settings.betas)
+            self._lr_T = learning_rates(settings, generator.lr_factor).to(self._latents[0].device)
+            self._advance(start, stop, self._read_every)
+        self.history.losses = self._own_N[: self._count].float().tolist()
+        return [latent[: self._count] for latent in self._latents], self.history
+
+    def _advance(self, start: int, stop: int, read_every: int) -> None:
+        for first in range(start, stop, read_every):
+            end = min(first + read_every, stop)
+            changing = [*self._latents, *self._adam.state]
+            kept = [each.clone() for each in changing] if end - first > 1 else []
+            finite = torch.stack([self._take_step(step) for step in range(first, end)])[:, : self._count].all(0)
             # Only here does the processor wait for the device.
-            history.losses, finite = torch.stack([losses.own_N.detach().float(), finite_N.float()]).tolist()
-            for n in (n for n, is_finite in enumerate(finite) if not is_finite):
-                history.restarts[n] += 1
-                fresh = generator.init([seed_for(seeds[n], "again", history.restarts[n])], size)
-                for latent, new in zip(latents, fresh, strict=True):
-                    latent[n] = new[0]
-                adam.restart(n)
-            if watch is not None:
-                watch(x_N3HW.detach())
-    return latents, history
+            broken = [n for n, is_finite in enumerate(finite.tolist()) if not is_finite]
+            if broken and kept:
+                for each, before in zip(changing, kept, strict=True):
+                    each.copy_(before)
+                self._advance(first, end, read_every=1)
+            elif broken:
+                self._restart(broken)
+
+    def _take_step(self, step: int) -> Tensor:
+        """Take one step; returns which images are finite."""
+        taken = self._step_of(self._latents, step, self._size)
+        self._adam.step_(self._latents, taken.gradients, self._lr_T[step])
+        self._generator.project_(self._latents)
+        self.history.record(taken.seen.losses, taken.finite_N, step, self._settings.steps)
+        self._own_N = taken.seen.losses.own_N.detach()
+        if self._watch is not None:
+            self._watch(taken.seen.x_N3HW[: self._count].detach())
+        return taken.finite_N
+
+    def _restart(self, broken: Sequence[int]) -> None:
+        """Begin some images again, each from another seed."""
+        for n in broken:
+            self.history.restarts[n] += 1
+            fresh = self._generator.init([seed_for(self._seeds[n], "again", self.history.restarts[n])], self._size)
+            for latent, new in zip(self._latents, fresh, strict=True):
+                latent[n] = new[0]
+            self._adam.restart(n)
 
 
 def learning_rates(settings: SynthesisSettings, factor: float) -> Tensor:
@@ -183,6 +260,11 @@ class _Adam:
         self._second = [torch.zeros_like(latent) for latent in latents]
         self._age_N = torch.zeros(len(latents[0]), device=latents[0].device)
         self._slowness_N = torch.ones_like(self._age_N)
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All that a step changes besides the latents."""
+        return [*self._first, *self._second, self._age_N, self._slowness_N]
 
     @torch.no_grad()
     def step_(self, latents: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:

@@ -51,9 +51,10 @@ class SynthesisSettings(Config):
         description="Most images that are made together and share BatchNorm statistics. A fixed size keeps images the "
         "same wherever a run was resumed.",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32",
-        description="Precision of generator and teacher; latents and losses stay in float32. bf16 is faster on GPUs.",
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Precision of generator and teacher; latents and losses stay in float32. auto is bf16 on GPUs that "
+        "are fast in it, and fp32 elsewhere.",
     )
     text_weight: float = Field(
         default=1.0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +25,21 @@ _DRAWS = 8
 _BOX_AREA, _BOX_RATIO = (0.1, 0.4), 1 / 0.3
 
 
+class ViewDraws(NamedTuple):
+    """What the views of one step are made with, on the device; ``noise`` is a strength and two shifts."""
+
+    maps_MR3: Tensor
+    tones_M3: Tensor
+    boxes_M4: Tensor | None
+    noise_M3: Tensor | None
+    fields_N3HW: Tensor | None
+
+
 class ViewSchedule:
     """All views of some images, one seed per image, drawn beforehand: a draw at each step took fifty kernels."""
 
     def __init__(self, seeds: Sequence[int], settings: SynthesisSettings, device: torch.device) -> None:
-        self._seeds, self._settings, self._steps = list(seeds), settings, settings.steps
+        self._seeds, self._settings, self._steps, self._device = list(seeds), settings, settings.steps, device
         draws_TNVK = self._draw("views", _DRAWS)
         if not settings.flip:
             draws_TNVK[..., 4] = 1.0
@@ -40,46 +51,63 @@ class ViewSchedule:
         self._tones_TNV3 = _tones(draws_TNVK[..., 5:], settings.light).to(device)
         self._boxes_TNV4: Tensor | None = None
         self._noise_TNV3: Tensor | None = None
-        self._fields_N3F: Tensor | None = None
+        self._fields_N3HW: Tensor | None = None
         if settings.erasing > 0:
             self._boxes_TNV4 = _boxes(self._draw("erasing", 5), settings.erasing).to(device)
         if settings.noise > 0:
             self._noise_TNV3 = self._draw("noise", 3).to(device)
-        self._side = 0
 
     def _draw(self, name: str, numbers: int) -> Tensor:
         shape = self._steps, self._settings.views, numbers
         return torch.stack([torch.rand(shape, generator=generator_for(seed, name)) for seed in self._seeds], dim=1)
 
-    def __call__(self, x_N3HW: Tensor, step: int) -> Tensor:
-        """Images in [0, 1] -> views (M, 3, H, W) in [0, 1], image by image; ``step`` counts from 0."""
-        views = self._settings.views
-        x_M3HW = x_N3HW if views == 1 else x_N3HW.repeat_interleave(views, dim=0)
-        grid_MHW2 = _grid(self._maps_TNVR3[step].flatten(0, 1), *x_N3HW.shape[-2:])
-        x_M3HW = grid_sample(x_M3HW, grid_MHW2, padding_mode="reflection", align_corners=False)
-        own, grey, mean = self._tones_TNV3[step].flatten(0, 1)[..., None, None, None].unbind(1)
-        grey_M1HW = x_M3HW.mean(1, keepdim=True)
-        rest_M1HW = grey * grey_M1HW + mean * grey_M1HW.mean((2, 3), keepdim=True)
-        x_M3HW = one_sided_clamp(torch.addcmul(rest_M1HW, own, x_M3HW))
-        if self._boxes_TNV4 is not None:
-            x_M3HW = x_M3HW.masked_fill(_within(self._boxes_TNV4[step].flatten(0, 1), *x_N3HW.shape[-2:]), 0.0)
-        return x_M3HW if self._noise_TNV3 is None else self._noisy(x_M3HW, self._noise_TNV3[step].flatten(0, 1))
+    def at(self, step: int, side: int) -> ViewDraws:
+        """The draws of one step, from 0, for images of ``side`` x ``side`` pixels."""
 
-    def _noisy(self, x_M3HW: Tensor, draws_MK: Tensor) -> Tensor:
-        """Add noise. Each image has one noise field, which each view shifts and scales by its own random amounts.
+        def of(drawn: Tensor | None) -> Tensor | None:
+            return None if drawn is None else drawn[step].flatten(0, 1)
 
-        Drawing a new field for every view and step would be slow.
-        """
-        shape, side = x_M3HW.shape[1:], x_M3HW.shape[-1]
-        if self._fields_N3F is None or side != self._side:
+        if self._noise_TNV3 is not None and (self._fields_N3HW is None or self._fields_N3HW.shape[-1] != side):
+            shape = 3, side, side
             fields = [torch.randn(shape, generator=generator_for(seed, "noise field")) for seed in self._seeds]
-            self._fields_N3F, self._side = torch.stack(fields).flatten(2).to(x_M3HW.device), side
-        place_L = torch.arange(side, device=x_M3HW.device)
-        rows_ML, columns_ML = ((place_L + (draws_MK[:, k, None] * side).long()) % side for k in (1, 2))
-        place_MF = (rows_ML[:, :, None] * side + columns_ML[:, None]).flatten(1)
-        fields_M3F = self._fields_N3F.repeat_interleave(self._settings.views, dim=0)
-        shifted_M3HW = fields_M3F.gather(2, place_MF[:, None].expand(-1, shape[0], -1)).view_as(x_M3HW)
-        return torch.addcmul(x_M3HW, self._settings.noise * draws_MK[:, 0].view(-1, 1, 1, 1), shifted_M3HW)
+            self._fields_N3HW = torch.stack(fields).to(self._device)
+        maps_MR3, tones_M3 = (drawn[step].flatten(0, 1) for drawn in (self._maps_TNVR3, self._tones_TNV3))
+        return ViewDraws(maps_MR3, tones_M3, of(self._boxes_TNV4), of(self._noise_TNV3), self._fields_N3HW)
+
+    def __call__(self, x_N3HW: Tensor, step: int) -> Tensor:
+        """The views of a step of images in [0, 1], see ``draw_views``."""
+        return draw_views(x_N3HW, self.at(step, x_N3HW.shape[-1]), self._settings)
+
+
+def draw_views(x_N3HW: Tensor, draws: ViewDraws, settings: SynthesisSettings) -> Tensor:
+    """Images in [0, 1] -> views (M, 3, H, W) in [0, 1], image by image."""
+    x_M3HW = x_N3HW if settings.views == 1 else x_N3HW.repeat_interleave(settings.views, dim=0)
+    grid_MHW2 = _grid(draws.maps_MR3, *x_N3HW.shape[-2:])
+    x_M3HW = grid_sample(x_M3HW, grid_MHW2, padding_mode="reflection", align_corners=False)
+    own, grey, mean = draws.tones_M3[..., None, None, None].unbind(1)
+    grey_M1HW = x_M3HW.mean(1, keepdim=True)
+    rest_M1HW = grey * grey_M1HW + mean * grey_M1HW.mean((2, 3), keepdim=True)
+    x_M3HW = one_sided_clamp(torch.addcmul(rest_M1HW, own, x_M3HW))
+    if draws.boxes_M4 is not None:
+        x_M3HW = x_M3HW.masked_fill(_within(draws.boxes_M4, *x_N3HW.shape[-2:]), 0.0)
+    if draws.noise_M3 is None or draws.fields_N3HW is None:
+        return x_M3HW
+    strength_M111 = settings.noise * draws.noise_M3[:, 0].view(-1, 1, 1, 1)
+    return torch.addcmul(x_M3HW, strength_M111, _shifted(draws.fields_N3HW, draws.noise_M3[:, 1:], settings.views))
+
+
+def _shifted(fields_N3HW: Tensor, shifts_M2: Tensor, views: int) -> Tensor:
+    """Noise of each view: the one field of its image, shifted by the view's own random amounts.
+
+    Drawing a new field for every view and step would be slow; an index of every pixel would be twice as large as the
+    noise itself.
+    """
+    side, device = fields_N3HW.shape[-1], fields_N3HW.device
+    place_L = torch.arange(side, device=device)
+    rows_ML, columns_ML = ((place_L + (shifts_M2[:, k, None] * side).long()) % side for k in (0, 1))
+    images_M111 = torch.arange(len(shifts_M2), device=device).view(-1, 1, 1, 1) // views
+    channels_311 = torch.arange(3, device=device).view(3, 1, 1)
+    return fields_N3HW[images_M111, channels_311, rows_ML[:, None, :, None], columns_ML[:, None, None, :]]
 
 
 def _maps(draws_TNVK: Tensor, crop_min: float, most: float) -> Tensor:

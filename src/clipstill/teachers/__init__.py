@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipstill.core.device import precision_on
 from clipstill.core.errors import ConfigError
 from clipstill.core.protocols import Teacher
 from clipstill.core.registry import Part, Registry
@@ -54,12 +55,13 @@ def load_teacher(name: str, device: torch.device, precision: str = "fp32") -> Te
 
     Args:
         name: Name such as ``"embedded-s"`` or ``"openclip:ViT-B-32/openai"``; several are joined by ``+``.
-        precision: Precision of the towers' weights; features are always float32.
+        precision: Precision of the towers' weights, or ``"auto"``; features are always float32.
 
     Raises:
         UnknownNameError: There is no such teacher.
         ConfigError: The precision is unknown, or fp16 without a GPU.
     """
+    precision = precision_on(device, precision)
     if precision not in PRECISIONS:
         raise ConfigError(f"teacher.precision is '{precision}'; it must be one of {', '.join(PRECISIONS)}.")
     if precision == "fp16" and device.type == "cpu":

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
+from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, TOWERS, lite_provenance, lite_state_dict
 from clipstill.core.protocols import Preprocess, Provenance
@@ -147,7 +148,8 @@ class _Tower:
         # Any: torch's modules make each attribute a tensor or a module.
         self.network = cast(Any, timm.create_model(LITE[size].timm_name))
         self.network.load_state_dict(lite_state_dict(size))
-        self.network.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+        self.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        hold_in(dtype, self.network)
         self.dtype = dtype
         self.image_size = int(metadata["image_size"])
         classifier_KF = self.network.classifier.weight.detach().float()
@@ -169,7 +171,10 @@ class _Tower:
             x_N3HW = F.interpolate(x_N3HW, side, mode="bicubic", antialias=True, align_corners=False)
         x_N3HW = x_N3HW.to(self.dtype).contiguous(memory_format=torch.channels_last)
         pooled_NF = self.network.global_pool(self.network.forward_features(x_N3HW))
-        return self.alignment.encode_image(pooled_NF.float(), self.network.classifier(pooled_NF).float())
+        imagenet_NK = self.network.classifier(pooled_NF).float()
+        # In half precision, its softmax over a thousand classes would lose the small shares.
+        with torch.autocast(x_N3HW.device.type, enabled=False):
+            return self.alignment.encode_image(pooled_NF.float(), imagenet_NK)
 
 
 class EmbeddedTeacher:

@@ -16,7 +16,8 @@ class TeacherSettings(Config):
         default="embedded-m",
         description="Teacher, see: clipstill list teachers. The default ships with clipstill and needs no download.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32",
-        description="Precision of the image tower; features are float32 in any case. bf16 and fp16 are faster on GPUs.",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Precision of the image tower; features are float32 in any case. auto is bf16 on GPUs that are "
+        "fast in it, and fp32 elsewhere.",
     )

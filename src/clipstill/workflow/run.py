@@ -104,7 +104,7 @@ class Run:
 
     def metadata(self) -> dict[str, Any]:
         """Seed, versions, device and names, for manifests, card and report."""
-        from clipstill.core.device import versions
+        from clipstill.core.device import precision_on, versions
 
         student = self.settings.student
         tower = {"prompts": student.prompts, "prompt_depth": student.prompt_depth, "tower": student.tower}
@@ -115,7 +115,7 @@ class Run:
             "threads": self.store.threads,
             "seed": self.settings.seed,
             "teacher": self.settings.teacher.name,
-            "teacher_precision": self.settings.teacher.precision,
+            "teacher_precision": precision_on(self.models.device, self.settings.teacher.precision),
             "generator": self.settings.generator.name,
             "student": student.name,
             "student_init": student.init,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipstill.core.device import make_deterministic
+from clipstill.core.device import configure_torch
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import MANIFEST, commit_manifest, is_whole, read_manifest
 from clipstill.core.progress import say, span
@@ -85,7 +85,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
         store.set_step_aside(step)  # A bundle without its manifest would not be replaced.
     _check_that_it_can_be_made(run, store, step)
     say(f"{step.name}: running")
-    make_deterministic(store.threads)
+    configure_torch(store.threads, run.settings.device, run.settings.deterministic)
     start = time.monotonic()
     store.event("stage", stage=step.name, key=step.key)
     files = step.stage.make(run, step, folder)

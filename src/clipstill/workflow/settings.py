@@ -78,6 +78,12 @@ class Settings(Config):
         json_schema_extra=SPEED_ONLY,
         description="auto, cpu, cuda, cuda:1 or mps. auto takes CUDA, then MPS, then the CPU.",
     )
+    deterministic: bool = Field(
+        default=False,
+        json_schema_extra=SPEED_ONLY,
+        description="Whether GPUs take deterministic algorithms, full float32 and no compiled steps: slower, and the "
+        "same images and weights in every run on one machine. The CPU always gives equal bits.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
