@@ -33,7 +33,10 @@ _MOST = 4096
 def default_students(classes: int) -> Iterator[Student]:
     """The default's student, and each embedded teacher with stored vectors, all with heads of random values."""
     settings = Settings().student
-    yield new_student(settings, classes, "pretrained", 0)
+    student = new_student(settings, classes, "pretrained", 0)
+    # The exporter leaves a bias of zeros out.
+    student.begin_with((torch.randn(classes, student.head.in_features), torch.randn(classes)))
+    yield student
     for name in TOWERS:
         teacher = load_teacher(name, torch.device("cpu"))
         yield zero_shot_student(teacher, normalize(torch.randn(classes, teacher.dim), dim=1))
@@ -74,7 +77,9 @@ def _sources(name: str, values: np.ndarray, model: torch.nn.Module) -> list[str]
     """The tensor whose values these are, or the convolution and its BatchNorm; None for a constant of the graph."""
     state, convolution = state_of(model), name.removesuffix("_bias").removesuffix(".weight")
     norms = [each for each, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    candidates = [[name], *([each] for each in state), *([each, TRANSPOSED] for each in state)] if values.ndim else []
+    candidates = [[name]]
+    if values.ndim:  # A number may equal another by chance.
+        candidates += [*([each] for each in state), *([each, TRANSPOSED] for each in state)]
     candidates += [[convolution, norm] for norm in norms if f"{convolution}.weight" in state]
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     for one in candidates:
