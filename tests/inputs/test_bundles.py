@@ -39,6 +39,7 @@ OPENS_A_BUNDLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fine-tune": (("fine-tune",), ("--examples", "{photos}", "--out", "{out}")),
     "serve": (("serve",), ("--port", "0")),
     "export": (("export",), ("--format", "onnx-fp16", "--out", "{out}")),
+    "push": (("push",), ("user/name",)),
 }
 # Verb -> arguments before a folder of photos, one sub-folder a class.
 TAKES_PHOTOS: dict[str, tuple[str, ...]] = {

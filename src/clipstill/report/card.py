@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from clipstill.report.templates import environment
 
 FORMATS_HEADING = "## Formats"
 QUALITY_HEADING = "## Quality on real photos"
+_LOCAL = '("bundle")'  # The bundle that the card lies in, as the template loads it.
 
 
 def model_card(model: Description, export: ExportFacts) -> str:
@@ -125,6 +127,21 @@ def with_formats(card: str, formats: Mapping[str, Mapping[str, Any]]) -> str:
     before, _, _ = before.partition(f"\n{FORMATS_HEADING}\n")
     table = environment().get_template("formats.md.jinja").render(formats=formats)
     return f"{before}\n{table}{QUALITY_HEADING}\n{after}"
+
+
+def hub_card(card: str, repository: str) -> str:
+    """A card as the README of a repository on the Hugging Face Hub.
+
+    There a licence of another name is an identifier beside a file LICENSE.md, and the bundle is loaded by its address.
+    """
+    _, head, body = card.split("---\n", 2)
+    matter = yaml.safe_load(head)
+    if "license_name" in matter:
+        identifier = re.sub(r"[^a-z0-9.]+", "-", matter["license_name"].lower()).strip("-")
+        matter |= {"license_name": identifier, "license_link": "LICENSE.md"}
+    head = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True, width=10_000)
+    body = body.replace(_LOCAL, _LOCAL.replace("bundle", f"hf:{repository}", 1), 1)
+    return f"---\n{head}---\n{body}"
 
 
 def per_class(metrics: Mapping[str, Any], labels: Sequence[str]) -> dict[str, float]:
