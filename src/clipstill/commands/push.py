@@ -43,7 +43,7 @@ def push(source: Path, repository: str, *, private: bool) -> str:
     readme = hub_card((folder / CARD_FILE).read_text(encoding="utf-8"), name).encode()
     files = {each: folder / each for each in (MANIFEST, *manifest.files)}
     # Hubs look for a licence under this name.
-    content = {"README.md": readme, "LICENSE.md": folder / _LICENCES_FILE, **files}
+    content: dict[str, Path | bytes] = {"README.md": readme, "LICENSE.md": folder / _LICENCES_FILE, **files}
     hub = HfApi(library_name="clipstill")
     try:
         page = hub.create_repo(name, private=private or None, exist_ok=True)
