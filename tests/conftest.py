@@ -8,6 +8,7 @@ import pytest
 
 from browser_fixtures import browser, browser_page  # noqa: F401 (fixtures)
 from export_fixtures import tiny_bundle  # noqa: F401 (fixture)
+from hub_fixtures import hub  # noqa: F401 (fixture)
 from run_fixtures import measured_run, own_torch_settings, photos, quick_copy, quick_run  # noqa: F401 (fixtures)
 
 # Fixtures that take long: who stands on one of them is as slow.

@@ -92,6 +92,8 @@ README_NEEDS = {
     "clipstill base-to-novel": "minutes",
     "clipstill transfer": "minutes",
     "clipstill reproduce": "data sets",
+    "clipstill push": "a model hub",
+    "hf:USER": "a model hub",
 }
 
 

@@ -39,6 +39,7 @@ OPENS_A_BUNDLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fine-tune": (("fine-tune",), ("--examples", "{photos}", "--out", "{out}")),
     "serve": (("serve",), ("--port", "0")),
     "export": (("export",), ("--format", "onnx-fp16", "--out", "{out}")),
+    "push": (("push",), ("user/name",)),
 }
 # Verb -> arguments before a folder of photos, one sub-folder a class.
 TAKES_PHOTOS: dict[str, tuple[str, ...]] = {
@@ -89,6 +90,11 @@ WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
     (("ladder", "{photos}", "--images", "{photos}"), "is not a clipstill run"),
     (("add-class", "{photos}", "cow"), "is not a clipstill run"),
     (("remove-class", "{photos}", "cow"), "is not a clipstill run"),
+    (("images", "{photos}", "--out", "{out}"), "is not a clipstill run"),
+    (("images", "{photos}", "--out", "{out}", "--format", "zip"), "webdataset"),
+    (("push", "{bundle}", "zoo"), "Write USER/NAME"),
+    (("export", "hf:me/zoo", "--format", "onnx-fp16"), "--out FOLDER"),
+    (("predict", "hf:zoo", "{photo}"), "hf:USER/NAME"),
     (("plan", "--classes", "dog"), "at least two"),
     (("plan", "--classes", "dog,cat", "--budget", "soon"), "10min"),
     (("plan", "--classes", "dog,cat", "--teacher", "embeded-s"), "Did you mean 'embedded-s'?"),

@@ -23,11 +23,13 @@ from clipstill.cli.evaluate import evaluate
 from clipstill.cli.export import export
 from clipstill.cli.fine_tune import fine_tune
 from clipstill.cli.grow import add_class, remove_class
+from clipstill.cli.images import images
 from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
 from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
 from clipstill.cli.protocols import base_to_novel, transfer
+from clipstill.cli.push import push
 from clipstill.cli.reproduce import reproduce
 from clipstill.cli.run import demo, run
 from clipstill.cli.serve import serve
@@ -65,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for _verb in (
-    *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve),
+    *(run, plan, add_class, remove_class, fine_tune, zero_shot, predict, evaluate, ladder, export, serve, push, images),
     *(base_to_novel, transfer, reproduce, settings, doctor, demo, ui),
 ):
     app.command(cls=_Verb)(_verb)  # Named as the function, with hyphens.

@@ -23,7 +23,8 @@ def path(*names: str, **more: Any) -> Any:
 _IMAGES = path("--images", help="Real photos to measure on: one sub-folder a class.")
 
 # Places.
-Source = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")]
+_SOURCE_HELP = "A run folder, a bundle, or one on the Hugging Face Hub: hf:USER/NAME or hf:USER/NAME@REVISION."
+Source = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN_OR_BUNDLE", help=_SOURCE_HELP)]
 RunFolder = Annotated[Path, typer.Argument(parser=user_path, metavar="RUN", help="A run folder.")]
 OutBundle = Annotated[Path, path("--out", "-o", help="The new bundle.")]
 Images = Annotated[Path | None, _IMAGES]

@@ -13,8 +13,10 @@ from torch import Tensor
 from clipstill.assembly.pictures import MOST_PICTURES, labelled_photos, split_pictures
 from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import read_all
+from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import STUDENT_FILE
 from clipstill.core.files import MANIFEST
+from clipstill.core.hub import is_address
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
@@ -73,6 +75,8 @@ def export(
     """
     for name in names:
         load_format(name)  # Find names that are not known before any work.
+    if out is None and is_address(source):
+        raise ConfigError(f"{source} lies on the hub and stays as it is. Name a new bundle: --out FOLDER")
     bundle = load_bundle(source)
     check_replaceable(out or bundle.folder)
     preprocess = bundle.preprocess

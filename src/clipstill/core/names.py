@@ -105,6 +105,11 @@ def labels_of_folders(folders: Iterable[str], classes: Sequence[str]) -> dict[st
     return {name: place for name, place in found.items() if place is not None}
 
 
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """A folder for each class, which ``labels_of_folders`` takes for it, and which no system reads otherwise."""
+    return told_apart([re.sub(r"^\.+$", "_", _NO_FOLDER.sub("_", name)) for name in classes])
+
+
 def by_position(folders: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Which class each folder ``0``, ``1``, ... would be if they count the classes; none for other folders."""
     numbers = {int(name): name for name in folders if name.isdecimal()}

@@ -6,6 +6,7 @@ The command line shows both on standard error, since standard output is for resu
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ def warn(message: str) -> None:
 def warnings_only() -> None:
     """Hide progress for the rest of this process: for ``--quiet``, and in workers whose first rank reports for all."""
     logger.setLevel(logging.WARNING)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # Read when the hub's client is imported.
 
 
 def span(seconds: float) -> str:

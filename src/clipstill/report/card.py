@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from clipstill.core.description import Description, ExportFacts
 from clipstill.core.foresight import Foresight, known_best
+from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import verdict
 from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, warning
 from clipstill.report.licences import verdict as licence_verdict
@@ -16,6 +18,7 @@ from clipstill.report.templates import environment
 
 FORMATS_HEADING = "## Formats"
 QUALITY_HEADING = "## Quality on real photos"
+_LOCAL = '("bundle")'  # The bundle that the card lies in, as the template loads it.
 
 
 def model_card(model: Description, export: ExportFacts) -> str:
@@ -78,17 +81,9 @@ def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:
 
     The licence is ``other`` with a name beside it, unless all parts have one permissive licence.
     """
-    parts = [*model.provenance, *export.software]
-    family, _ = most_restrictive(parts)
-    names = {spdx(part.licence) for part in parts}
-    single = next(iter(names)) if len(names) == 1 and family is Family.PERMISSIVE else ""
-    # Hubs know identifiers in lower case, but no expressions.
-    licence = single.lower() if single and " " not in single and not single.startswith("LicenseRef") else "other"
-    named = {"license_name": spdx_of_all(parts), "license_link": "LICENCES.md"} if licence == "other" else {}
     made_by = ["zero-shot"] if model.info.get("zero_shot") else ["distillation", "synthetic-data"]
     matter: dict[str, Any] = {
-        "license": licence,
-        **named,
+        **_licence([*model.provenance, *export.software]),
         "library_name": "onnxruntime",
         "pipeline_tag": "image-classification",
         "tags": ["clipstill", *made_by, "onnx"],
@@ -119,12 +114,62 @@ def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:
     return {**matter, "metrics": ["accuracy"], "model-index": [{"name": name, "results": [result]}]}
 
 
+def _licence(parts: Sequence[Provenance]) -> dict[str, str]:
+    family, _ = most_restrictive(parts)
+    names = {spdx(part.licence) for part in parts}
+    single = next(iter(names)) if len(names) == 1 and family is Family.PERMISSIVE else ""
+    # Hubs know identifiers in lower case, but no expressions.
+    licence = single.lower() if single and " " not in single and not single.startswith("LicenseRef") else "other"
+    named = {"license_name": spdx_of_all(parts), "license_link": "LICENCES.md"} if licence == "other" else {}
+    return {"license": licence, **named}
+
+
+def images_card(labels: Sequence[str], images: int, teacher: str, parts: Sequence[Provenance]) -> str:
+    """The card of a data set of synthetic images, beside a file LICENSE.md."""
+    matter = {
+        **_licence(parts),
+        "task_categories": ["image-classification"],
+        "tags": ["clipstill", "synthetic"],
+        "annotations_creators": ["machine-generated"],
+    }
+    return (
+        environment()
+        .get_template("images.md.jinja")
+        .render(
+            front_matter=_hub_matter(matter).strip(),
+            labels=list(labels),
+            images=images,
+            teacher=teacher,
+            verdict=licence_verdict(parts),
+        )
+    )
+
+
 def with_formats(card: str, formats: Mapping[str, Mapping[str, Any]]) -> str:
     """A card with a new table of formats, in place of an old one or before the section on quality."""
     before, _, after = card.partition(f"\n{QUALITY_HEADING}\n")
     before, _, _ = before.partition(f"\n{FORMATS_HEADING}\n")
     table = environment().get_template("formats.md.jinja").render(formats=formats)
     return f"{before}\n{table}{QUALITY_HEADING}\n{after}"
+
+
+def hub_card(card: str, repository: str) -> str:
+    """A card as the README of a repository on the Hugging Face Hub.
+
+    There a licence of another name is an identifier beside a file LICENSE.md, and the bundle is loaded by its address.
+    """
+    _, head, body = card.split("---\n", 2)
+    head = _hub_matter(yaml.safe_load(head))
+    body = body.replace(_LOCAL, _LOCAL.replace("bundle", f"hf:{repository}", 1), 1)
+    return f"---\n{head}---\n{body}"
+
+
+def _hub_matter(matter: Mapping[str, Any]) -> str:
+    """Front matter as YAML."""
+    if "license_name" in matter:
+        identifier = re.sub(r"[^a-z0-9.]+", "-", matter["license_name"].lower()).strip("-")
+        matter = {**matter, "license_name": identifier, "license_link": "LICENSE.md"}
+    return yaml.safe_dump(matter, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def per_class(metrics: Mapping[str, Any], labels: Sequence[str]) -> dict[str, float]:

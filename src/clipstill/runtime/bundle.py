@@ -16,11 +16,12 @@ import numpy as np
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.file_names import BUNDLE_FOLDER, ZERO_SHOT_FOLDER
 from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
+from clipstill.core.hub import bundle_folder
 from clipstill.core.images import BYTES, Picture, fit, load_rgb
 from clipstill.core.names import NONE_OF_THESE, is_plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
-from clipstill.core.paths import refuse_other_than_utf8, user_path
+from clipstill.core.paths import refuse_other_than_utf8
 from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
 from clipstill.core.protocols import Preprocess
 
@@ -199,15 +200,16 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     """Open a bundle: check each file against its sha256, then load the model on the CPU.
 
     Args:
-        folder: The bundle; or a run folder, whose ``bundle/`` is taken, or ``zero-shot/`` while there is no other.
+        folder: The bundle; a run folder, whose ``bundle/`` is taken, or ``zero-shot/`` while there is no other; or a
+            repository on the Hugging Face Hub, ``hf:USER/NAME`` or ``hf:USER/NAME@REVISION``, whose files are fetched.
         threads: Threads inside one operation; 0 lets onnxruntime choose.
         model: Which ONNX file of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
 
     Raises:
         ArtifactError: It is no bundle, it has no such model, or a file is missing, altered or of an unknown form.
-        ResourceError: onnxruntime is not installed, or the path is not UTF-8.
+        ResourceError: onnxruntime is not installed, the path is not UTF-8, or the repository cannot be reached.
     """
-    folder = user_path(folder)
+    folder = bundle_folder(folder)
     refuse_other_than_utf8(folder)
     if not isinstance(threads, int) or not 0 <= threads <= _MOST_THREADS:
         raise ArtifactError(f"threads is {threads!r}. Give a whole number from 0 to {_MOST_THREADS}.")

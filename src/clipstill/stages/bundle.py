@@ -7,11 +7,10 @@ from pathlib import Path
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.core.description import Description
 from clipstill.core.file_names import BUNDLE_FOLDER
-from clipstill.core.files import read_manifest
 from clipstill.core.protocols import Provenance
 from clipstill.export.bundle import BundleContent
 from clipstill.export.measure import FormatRequest
-from clipstill.stages import adaptation, calibration, class_vectors, evaluation, images, student, teacher_prompts
+from clipstill.stages import adaptation, calibration, evaluation, images, student, teacher_prompts
 from clipstill.stages.origin import origin_of
 from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
@@ -53,13 +52,8 @@ def _make(run: Run, step: Step, folder: Path) -> None:
 
 def provenance_of(run: Run) -> list[Provenance]:
     """Weights that the student comes from and that taught it, as the stages recorded them."""
-    manifests = [read_manifest(run.store.folder(step)) for step in run.steps_of(images.NAME)]
-    stored = [
-        *class_vectors.read_teacher_metadata(run)["provenance"],
-        *(part for manifest in manifests if manifest is not None for part in manifest.info.get("provenance", [])),
-        *student.read_student_metadata(run)["provenance"],
-    ]
-    return list(dict.fromkeys(Provenance(**part) for part in stored))
+    own = [Provenance(**part) for part in student.read_student_metadata(run)["provenance"]]
+    return list(dict.fromkeys([*images.provenance_of(run), *own]))
 
 
 STAGE = Stage(

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipstill.core.files import write_json
+from clipstill.core.files import read_manifest, write_json
 from clipstill.core.progress import Progress, say
+from clipstill.core.protocols import Provenance
 from clipstill.core.records import read_record
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.distributed.work import OnDone, SynthesisWork, Worker
@@ -152,6 +153,16 @@ def read_images(run: Run, before: Cohort | None = None) -> SurrogateSet | None:
         class_ids = {step.cohort.task.names.index(name): run.task.names.index(name) for name in step.cohort.used}
         found.append(SurrogateSet.open(run.store.folder(step)).of_classes(class_ids))
     return SurrogateSet.joined(found) if found else None
+
+
+def provenance_of(run: Run) -> list[Provenance]:
+    """Weights that made the images, the teacher's first, as the stages recorded them."""
+    manifests = [read_manifest(run.store.folder(step)) for step in run.steps_of(NAME)]
+    stored = [
+        *class_vectors.read_teacher_metadata(run)["provenance"],
+        *(part for manifest in manifests if manifest is not None for part in manifest.info.get("provenance", [])),
+    ]
+    return list(dict.fromkeys(Provenance(**part) for part in stored))
 
 
 def read_curation(run: Run) -> list[StoredCuration]:

@@ -55,10 +55,15 @@ def tar_bytes(
             if features_ND is not None:
                 files[".safetensors"] = save({FEATURE: np.ascontiguousarray(features_ND[position])})
             for suffix, data in files.items():
-                member = tarfile.TarInfo(f"{position:06d}{suffix}")  # mtime, uid and gid are 0 unless set
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                add_member(tar, f"{position:06d}{suffix}", data)
     return shard.getvalue()
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Write a file into a tar that is open for writing; equal files give equal bytes."""
+    member = tarfile.TarInfo(name)  # mtime, uid and gid are 0 unless set
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
 
 
 def receipt_of(key: str, images: int, data: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
