@@ -40,14 +40,13 @@ PACKAGES = {
     "openvino": "openvino",
     "executorch": "executorch",
     "litert": "litert_torch",
-    "litert-int8": "litert_torch",
     "ncnn": "ncnn",
     "coreml": "coremltools",
 }
 NEEDLESS = ("onnx", "onnx-fp16", "onnx-int8", "torch")
 WRITTEN = [*NEEDLESS, *(name for name, package in PACKAGES.items() if importlib.util.find_spec(package))]
 HERE = [name for name in WRITTEN if not load_format(name).not_run_here()]
-EXACT = [name for name in HERE if name not in ("onnx-fp16", "onnx-int8", "litert-int8")]
+EXACT = [name for name in HERE if name not in ("onnx-fp16", "onnx-int8")]
 
 
 class Net(nn.Module):
@@ -285,9 +284,9 @@ def test_unknown_format_has_a_suggestion() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_missing_package_is_one_line_that_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package, extra = PACKAGES[name], name.removesuffix("-int8")
+    package = PACKAGES[name]
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"needs the package {package}.*pip install 'clipstill\[{extra}\]'"
+    message = rf"needs the package {package}.*pip install 'clipstill\[{name}\]'"
     with pytest.raises(ResourceError, match=message) as caught:
         load_format(name)
     assert "\n" not in str(caught.value)

@@ -69,7 +69,7 @@ class Format(ABC):
 
     name: str  # Name in ``clipstill list formats``.
     files: tuple[str, ...]  # File names in a bundle; the first one is opened.
-    packages: tuple[str, ...] = ()  # Optional ones, in the extra that has the format's name up to a "-".
+    packages: tuple[str, ...] = ()  # Optional ones, in the extra of clipstill that has the format's name.
     advice = ""  # Last sentence of the message when writing fails.
     exact = True  # Whether it computes in float32, so that logits must agree; otherwise only answers must.
     calibrated = False  # Whether it needs calibration pictures.
@@ -84,7 +84,7 @@ class Format(ABC):
             if importlib.util.find_spec(package) is None:
                 raise ResourceError(
                     f"the format '{self.name}' needs the package {package}, which is not installed: "
-                    f"pip install 'clipstill[{self.name.split('-')[0]}]'"
+                    f"pip install 'clipstill[{self.name}]'"
                 )
 
     def not_run_here(self) -> str | None:

@@ -1,11 +1,10 @@
-"""The student as a LiteRT (TensorFlow Lite) model for Android and small boards, in float32 and with 8 bits.
+"""The student as a LiteRT (TensorFlow Lite) model for Android and small boards, in float32.
 
 It takes one picture at a time, channels first.
 """
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,13 @@ class LiteRT(Format):
     advice = "Each release of litert-torch works with few releases of torch: compare pip show litert-torch torch"
 
     def _write(self, source: Source, folder: Path) -> None:
-        write_litert(source, folder / self.files[0])
+        import torch
+
+        example = torch.zeros(1, 3, *height_and_width(source.size))
+        with silent():
+            import litert_torch
+
+            litert_torch.convert(deployed_copy(source.student), (example,)).export(str(folder / self.files[0]))
 
     def _open(self, path: Path, threads: int) -> Model:
         from ai_edge_litert.interpreter import Interpreter
@@ -41,39 +46,3 @@ class LiteRT(Format):
             return np.asarray(interpreter.get_tensor(logits))  # A copy.
 
         return one_at_a_time(model)
-
-
-class LiteRTInt8(LiteRT):
-    """8-bit weights per channel and 8-bit activations, float32 in and out, with ranges from calibration pictures."""
-
-    name = "litert-int8"
-    packages = (*LiteRT.packages, "ai_edge_quantizer")
-    files = ("model.int8.tflite",)
-    exact = False
-    calibrated = True
-
-    def _write(self, source: Source, folder: Path) -> None:
-        from ai_edge_quantizer import qtyping, quantizer, recipe
-
-        with tempfile.TemporaryDirectory() as work:
-            whole = Path(work, "model.tflite")
-            write_litert(source, whole)
-            pictures = [{"args_0": x_3HW[None]} for x_3HW in source.calibration_N3HW]
-            with silent():
-                quantiser = quantizer.Quantizer(str(whole), recipe.static_wi8_ai8())
-                for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-                    quantiser.update_quantization_recipe(".*", end, algorithm_key="no_quantize")
-                ranges = quantiser.calibrate({"serving_default": pictures}, num_threads=usable_cores())
-                done = quantiser.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-        (folder / self.files[0]).write_bytes(done.quantized_model)
-
-
-def write_litert(source: Source, path: Path) -> None:
-    """Convert a copy of the student, with its branches fused, to float32."""
-    import torch
-
-    with silent():
-        import litert_torch
-
-        example = torch.zeros(1, 3, *height_and_width(source.size))
-        litert_torch.convert(deployed_copy(source.student), (example,)).export(str(path))
