@@ -16,7 +16,20 @@ from packaging.utils import canonicalize_name
 
 # What `predict` needs of the packages, and `serve` beside its extra.
 RUNTIME = ("numpy", "onnxruntime", "Pillow", "typer")
-EXTRAS = ("serve", "demo", "ui", "heic", "openvino", "executorch", "diffusers", "ray", "dev")
+EXTRAS = (
+    "serve",
+    "demo",
+    "ui",
+    "heic",
+    "openvino",
+    "executorch",
+    "litert",
+    "ncnn",
+    "coreml",
+    "diffusers",
+    "ray",
+    "dev",
+)
 
 
 def asked(found: Distribution, extras: frozenset[str] = frozenset()) -> list[Requirement]:

@@ -35,11 +35,17 @@ from clipstill.runtime import load_bundle
 
 SIZE = 32
 CLASSES = 4
-HERE = [
-    name
-    for name in ("onnx", "onnx-fp16", "onnx-int8", "torch", "openvino", "executorch")
-    if name not in ("openvino", "executorch") or importlib.util.find_spec(name)
-]
+# By format, the first package that it needs.
+PACKAGES = {
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "litert": "litert_torch",
+    "ncnn": "ncnn",
+    "coreml": "coremltools",
+}
+NEEDLESS = ("onnx", "onnx-fp16", "onnx-int8", "torch")
+WRITTEN = [*NEEDLESS, *(name for name, package in PACKAGES.items() if importlib.util.find_spec(package))]
+HERE = [name for name in WRITTEN if not load_format(name).not_run_here()]
 EXACT = [name for name in HERE if name not in ("onnx-fp16", "onnx-int8")]
 
 
@@ -100,7 +106,7 @@ def net() -> Net:
 def made(net: Net, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, FormatFacts]]:
     """A bundle of all formats that can be written here, once."""
     folder = tmp_path_factory.mktemp("all") / "bundle"
-    facts = write_bundle(folder, content(net, HERE), describe, key="abc")
+    facts = write_bundle(folder, content(net, WRITTEN), describe, key="abc")
     return folder, {name: FormatFacts(name, **told) for name, told in facts.formats.items()}
 
 
@@ -167,7 +173,7 @@ def test_branches_are_fused_in_the_exported_file(tmp_path: Path) -> None:
     check_parity(student, path, SIZE)
 
 
-@pytest.mark.parametrize("name", ["onnx-fp16", "onnx-int8"])
+@pytest.mark.parametrize("name", [name for name in HERE if name not in EXACT])
 @pytest.mark.parametrize("n", [1, 3])
 def test_smaller_format_answers_close_to_the_student_for_any_number_of_pictures(
     name: str, n: int, net: Net, made: tuple[Path, dict[str, FormatFacts]]
@@ -276,10 +282,12 @@ def test_unknown_format_has_a_suggestion() -> None:
     assert set(HERE) <= set(formats.names())
 
 
-@pytest.mark.parametrize("name", ["openvino", "executorch"])
+@pytest.mark.parametrize("name", PACKAGES)
 def test_missing_package_is_one_line_that_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ResourceError, match=rf"needs the package {name}.*pip install 'clipstill\[{name}\]'") as caught:
+    package = PACKAGES[name]
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"needs the package {package}.*pip install 'clipstill\[{name}\]'"
+    with pytest.raises(ResourceError, match=message) as caught:
         load_format(name)
     assert "\n" not in str(caught.value)
 
@@ -298,7 +306,7 @@ def test_bundle_of_all_formats_is_verified_and_opens_by_precision(bundle: Path, 
     manifest = read_manifest(bundle)
     assert manifest is not None
     verify_files(bundle, manifest)
-    assert {file for name in HERE for file in load_format(name).files} <= set(manifest.files)
+    assert {file for name in WRITTEN for file in load_format(name).files} <= set(manifest.files)
     pixels_NHW3 = coloured(5, seed=3)
     whole, half, eighth = (load_bundle(bundle, model=name).logits(pixels_NHW3) for name in ("fp32", "fp16", "int8"))
     np.testing.assert_allclose(whole, student_logits(net, as_input(pixels_NHW3)), atol=1e-4)
@@ -309,7 +317,7 @@ def test_bundle_of_all_formats_is_verified_and_opens_by_precision(bundle: Path, 
 def test_bundle_tells_of_each_format(bundle: Path) -> None:
     export = json.loads((bundle / "metrics.json").read_text())["export"]
     parity = json.loads((bundle / "parity.json").read_text())
-    assert set(export["formats"]) == set(parity["formats"]) == set(HERE)
+    assert set(export["formats"]) == set(parity["formats"]) == set(WRITTEN)
     assert export["formats"]["onnx"]["bytes"] == export["onnx_bytes"] == (bundle / "model.onnx").stat().st_size
     assert export["formats"]["onnx"]["latency_ms"] == export["latency_ms"]
     assert parity["n"] == 32

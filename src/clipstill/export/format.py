@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import io
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +37,7 @@ class Source:
     calibration_N3HW: np.ndarray  # Typical pictures for the ranges of int8; may be empty.
 
 
-@contextmanager
+@contextlib.contextmanager
 def exporting(name: str, advice: str) -> Iterator[None]:
     """Raise an exporter's errors as ``ExportError`` with the name of the format and advice."""
     try:
@@ -50,27 +52,44 @@ def exporting(name: str, advice: str) -> Iterator[None]:
         raise ExportError(f"the student cannot be written as {name}: {reason}. {advice}".strip()) from error
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Silence converters that write to the root logger, to standard output or to standard error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 class Format(ABC):
     """One way to store a student."""
 
     name: str  # Name in ``clipstill list formats``.
     files: tuple[str, ...]  # File names in a bundle; the first one is opened.
-    package = ""  # Optional package, in the extra of clipstill that has the format's name.
+    packages: tuple[str, ...] = ()  # Optional ones, in the extra of clipstill that has the format's name.
     advice = ""  # Last sentence of the message when writing fails.
     exact = True  # Whether it computes in float32, so that logits must agree; otherwise only answers must.
     calibrated = False  # Whether it needs calibration pictures.
 
     def check(self) -> None:
-        """Look for the optional package without importing it.
+        """Look for the optional packages without importing them.
 
         Raises:
-            ResourceError: The package is not installed.
+            ResourceError: One is not installed.
         """
-        if self.package and importlib.util.find_spec(self.package) is None:
-            raise ResourceError(
-                f"the format '{self.name}' needs the package {self.package}, which is not installed: "
-                f"pip install 'clipstill[{self.name}]'"
-            )
+        for package in self.packages:
+            if importlib.util.find_spec(package) is None:
+                raise ResourceError(
+                    f"the format '{self.name}' needs the package {package}, which is not installed: "
+                    f"pip install 'clipstill[{self.name}]'"
+                )
+
+    def not_run_here(self) -> str | None:
+        """Why this machine writes the files but cannot run them, or None."""
+        return None
 
     def write(self, source: Source, folder: Path) -> None:
         """Write ``files`` into a folder.
@@ -101,6 +120,11 @@ class Format(ABC):
     @abstractmethod
     def _open(self, path: Path, threads: int) -> Model:
         """A model that is called with contiguous float32 only."""
+
+
+def one_at_a_time(model: Model) -> Model:
+    """A model for any number of images from one that takes a single image (1, 3, H, W)."""
+    return lambda x_N3HW: np.concatenate([model(x_N3HW[i : i + 1]) for i in range(len(x_N3HW))])
 
 
 def frozen_copy(student: nn.Module) -> nn.Module:

@@ -151,16 +151,18 @@ def _write_and_measure(
                 f"photos like those in use (labels are not needed): clipstill export RUN_OR_BUNDLE --calibration DIR"
             )
         form.write(source, folder)
+        facts = replace(facts, file=form.files[0], bytes=sum(path.stat().st_size for path in paths))
+        reason = form.not_run_here()
+        if reason:
+            return replace(facts, warning=f"its answers were not compared with the student's: {reason}")
         facts = _compared(facts, form.open(paths[0]), references)
         warning = _judge(form, facts, limits, allowed_difference([each.logits_NC for each in references.values()]))
     except ExportError as error:
         for path in paths:
             path.unlink(missing_ok=True)
-        return replace(facts, refused=str(error))
+        return replace(facts, file=None, bytes=0, refused=str(error))
     return replace(
         facts,
-        file=form.files[0],
-        bytes=sum(path.stat().st_size for path in paths),
         latency_ms=latency(form.open(paths[0], threads=1), source.size),
         latency_all_cores_ms=latency(form.open(paths[0]), source.size),
         warning=warning,

@@ -6,16 +6,12 @@ docs/export.md says what it costs on photos.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipstill.export.format import Source
+from clipstill.export.format import Source, silent
 from clipstill.export.onnx import INPUT, Onnx
 
 # The first convolutions stay in float, up to this number and share of the weights: their channels differ most in range,
@@ -50,7 +46,7 @@ class OnnxInt8(Onnx):
             def get_next(self) -> dict[str, Any] | None:
                 return next(pictures, None)
 
-        with _silent(), tempfile.TemporaryDirectory() as work:
+        with silent(), tempfile.TemporaryDirectory() as work:
             prepared = Path(work) / "prepared.onnx"
             # The shapes that ONNX infers by itself are enough.
             quant_pre_process(str(source.onnx), str(prepared), skip_symbolic_shape=True)
@@ -85,15 +81,3 @@ def _float_nodes(model: Any) -> list[str]:
         kept.append(node.name)
     head = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1:]
     return kept + [node.name for node in head if share(node) <= FLOAT_HEAD_SHARE]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Silence the quantiser, which writes to the root logger and to standard output."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -22,7 +22,8 @@ def _openvino() -> Any:
 class OpenVino(Format):
     """For Intel's CPUs, GPUs and NPUs."""
 
-    name = package = "openvino"
+    name = "openvino"
+    packages = ("openvino",)
     files = ("model.openvino.xml", "model.openvino.bin")
 
     def _write(self, source: Source, folder: Path) -> None:

@@ -25,7 +25,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {
-        "spec": format,
+        "spec": lambda value, form: "-" if value is None else format(value, form),
         "cell": lambda value: str(value).replace("|", "/"),
         "percent": lambda value: f"{100 * value:.1f}%",
         "size": _size,
