@@ -235,7 +235,7 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
     def offline(*_: Any, **__: Any) -> str:
         raise OSError("no route to host\nand a long story")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("clipstill.core.hub.check_reachable", offline)
     with pytest.raises(ResourceError, match=r"repository nobody/nothing \(no route to host\)") as caught:
         load_teacher("openclip:tiny-vit/openai", CPU)
     assert "\n" not in str(caught.value)

@@ -216,7 +216,7 @@ def make_app(jobs, uploads):
 def ready(address):
     print(address)
     os.environ["PYTHONPATH"] = sys.argv[2]
-    known[0].start("zoo", [])
+    known[0].start("zoo", ["run"])
     print(known[0]._process.pid, flush=True)
     os.kill(os.getpid(), signal.{name})
 
