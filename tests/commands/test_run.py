@@ -313,9 +313,7 @@ def test_the_end_of_a_run_leads_with_five_photos_and_says_what_could_be_had_with
     assert f"clipstill fine-tune {measured_run} --examples five_photos" in facts["next 1"]
     assert result.to_json()["right_and_answered"] == result.evaluation.student.right_and_answered  # type: ignore[union-attr]
     told = str(facts["which to ship"])
-    assert (
-        f"Ship the student; which of them is right more often, 50 photos tell: clipstill ladder {measured_run}" in told
-    )
+    assert f"50 photos tell which of the two is right more often: clipstill ladder {measured_run}" in told
     assert f"embedded-s without training ({measured_run}/zero-shot) takes 27.8 MB" in told
     assert read_json(measured_run / "advice.json")["which_to_ship"] == told
     assert told in html.unescape(result.report.read_text())

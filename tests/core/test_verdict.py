@@ -69,13 +69,13 @@ def test_which_to_ship_says_what_each_bundle_can_and_follows_a_ladder_where_ther
     )
     told = which_to_ship(student, small, refuses=True, run="zoo", recommended=None)
     assert told.startswith(
-        "Ship the student; which of them is right more often, 50 photos tell: clipstill ladder zoo photos. "
+        "Ship the student. 50 photos tell which of the two is right more often: clipstill ladder zoo photos. "
     )
     assert "lite0 (zoo/bundle) takes 13.5 MB, 5.0 ms a picture; it can refuse and be tuned on photos" in told
     assert "embedded-s without training (zoo/zero-shot) takes 27.8 MB, 9.0 ms a picture; it answers always" in told
     larger = replace(student, onnx_bytes=44_700_000)
     told = which_to_ship(larger, small, refuses=False, run="zoo", recommended=None)
-    assert told.startswith("Ship the student where it must refuse or be tuned; which")
+    assert told.startswith("Ship the student where it must refuse or be tuned. 50 photos tell")
     assert "it answers always and be tuned" not in told
     measured = which_to_ship(student, small, refuses=True, run="zoo", recommended="Ship the other: 92 %.")
     assert measured.startswith("Ship the other: 92 %. The student lite0")

@@ -60,7 +60,7 @@ def which_to_ship(student: Shipped, small: Shipped, *, refuses: bool, run: str, 
     abilities = "can refuse and be tuned on photos" if refuses else "answers always, and can be tuned on photos"
     if recommended is None:
         recommended = "Ship the student" if smaller else "Ship the student where it must refuse or be tuned"
-        recommended += f"; which of them is right more often, {ENOUGH_PHOTOS} photos tell: {asked}"
+        recommended += f". {ENOUGH_PHOTOS} photos tell which of the two is right more often: {asked}"
     return (
         f"{recommended.rstrip('.')}. "
         f"The student {student.name} ({student.folder}) takes {student.text()}; it {abilities}. "
