@@ -92,6 +92,7 @@ def _print_list(request: ReproduceRequest, as_json: bool) -> None:
         rows.append(("cells", f"{facts['cells']}, of which {facts['ready']} can be run here"))
         print_table(row for row in rows if row[1])
         print()
+    print_text("Photos are looked for in --data DIR; --limit small needs no weights beside the packaged ones.")
 
 
 def _print_result(result: Reproduction, out: Path, as_json: bool) -> None:

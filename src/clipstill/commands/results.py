@@ -80,8 +80,8 @@ class QuickResult:
     def full_run(self) -> str:
         """What the full run would add."""
         return (
-            f"the same command without --quick keeps this and adds the student {self.student}, of minutes: smaller and "
-            'faster by default, says "none of these", and can be tuned on photos'
+            f"the same command without --quick keeps this and adds the student {self.student}, which takes minutes: "
+            'smaller by default, says "none of these", and can be tuned on photos'
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
         folder = next((place for place in made if read_manifest(place) is not None), folder)
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):
-        raise ArtifactError(f"{folder} is not a clipstill bundle. Name a folder made by 'clipstill run' (RUN/bundle).")
+        raise ArtifactError(f"{folder} is not a clipstill bundle. Name a run made by 'clipstill run', or its bundle.")
     file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
     labels, temperature, threshold = _read_labels(folder / LABELS)
