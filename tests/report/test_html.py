@@ -353,3 +353,10 @@ def test_a_ladder_of_one_file_has_no_picture() -> None:
     alone["rungs"] = alone["rungs"][:1]
     assert ladder_chart(alone, "onnx_bytes") == ""
     assert ladder_chart(None, "onnx_bytes") == ""
+
+
+def test_only_boxes_stack_on_a_wide_screen() -> None:
+    wide = render(sample()).partition("@media (max-width")[0]
+    assert "div.stack {" in wide
+    # A rule for every .stack would take the columns of the tables that stack on a phone.
+    assert re.search(r"^\s*(table)?\.stack", wide, re.MULTILINE) is None
