@@ -86,6 +86,6 @@ def _sources(name: str, values: np.ndarray, model: torch.nn.Module) -> list[str]
         fits = shapes.get(one[0]) in (values.shape, values.shape[::-1]) or (
             one[-1] in norms and shapes[f"{one[1]}.weight"] == values.shape[:1]
         )
-        if fits and np.array_equal(weight_of(model, name, one), values):
+        if fits and np.array_equal(weight_of(model, state, name, one), values):
             return one
     return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipstill.core.errors import ClipstillError, ConfigError, ResourceError
+from clipstill.core.errors import ConfigError
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, read_json, read_manifest
-from clipstill.core.hub import REPOSITORY, SCHEME, hub_reason
+from clipstill.core.hub import REPOSITORY, SCHEME, asking_hub
 from clipstill.core.progress import warn
 from clipstill.core.protocols import Provenance
 from clipstill.export.bundle import CARD_FILE
@@ -45,7 +45,8 @@ def push(source: Path, repository: str, *, private: bool) -> str:
     # Hubs look for a licence under this name.
     content: dict[str, Path | bytes] = {"README.md": readme, "LICENSE.md": folder / _LICENCES_FILE, **files}
     hub = HfApi(library_name="clipstill")
-    try:
+    advice = "Check the name and the connection, and log in with a token that may write: hf auth login"
+    with asking_hub(f"push to {name}", advice):
         page = hub.create_repo(name, private=private or None, exist_ok=True)
         if private and not hub.model_info(name).private:
             raise ConfigError(
@@ -53,11 +54,4 @@ def push(source: Path, repository: str, *, private: bool) -> str:
             )
         operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in content.items()]
         hub.create_commit(name, operations, commit_message="Push a clipstill bundle")
-    except ClipstillError:
-        raise
-    except Exception as error:  # any error of the network, the hub's client or the disk
-        raise ResourceError(
-            f"cannot push to {name} ({hub_reason(error)}). Check the name and the connection, and log in with a token "
-            f"that may write: hf auth login"
-        ) from None
     return str(page)

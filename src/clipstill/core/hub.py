@@ -73,38 +73,43 @@ def bundle_folder(place: str | Path) -> Path:
             f"huggingface_hub is not installed, which fetches {address}. Run: pip install huggingface_hub"
         ) from None
     is_cached = not _asks_the_hub.get()
-    try:
-        folder = Path(
-            hf_hub_download(
+    advice = "Check the name and the connection; a private repository needs a token: hf auth login"
+    with asking_hub(f"get the bundle {address}", advice):
+        try:
+            file = hf_hub_download(
                 repository, MANIFEST, revision=revision or None, local_files_only=is_cached, etag_timeout=_PATIENCE
             )
-        ).parent
-        manifest = read_manifest(folder)
-        names = list(manifest.files) if manifest is not None else []
-        if not all((folder / name).is_file() for name in names):
-            # The folder is named after its commit, which does not change meanwhile.
-            snapshot_download(
-                repository,
-                revision=folder.name,
-                allow_patterns=names,
-                local_files_only=is_cached,
-                etag_timeout=_PATIENCE,
-            )
-    except RemoteEntryNotFoundError:
-        raise ArtifactError(
-            f"{address} holds no clipstill bundle: it has no {MANIFEST}. Push one: clipstill push"
-        ) from None
-    except ClipstillError:
-        raise
-    except Exception as error:  # any error of the network, the hub's client or the disk
-        raise ResourceError(
-            f"cannot get the bundle {address} ({hub_reason(error)}). Check the name and the connection; a private "
-            f"repository needs a token: hf auth login"
-        ) from None
+            folder = Path(file).parent
+            manifest = read_manifest(folder)
+            names = list(manifest.files) if manifest is not None else []
+            if not all((folder / name).is_file() for name in names):
+                # The folder is named after its commit, which does not change meanwhile.
+                snapshot_download(
+                    repository,
+                    revision=folder.name,
+                    allow_patterns=names,
+                    local_files_only=is_cached,
+                    etag_timeout=_PATIENCE,
+                )
+        except RemoteEntryNotFoundError:
+            raise ArtifactError(
+                f"{address} holds no clipstill bundle: it has no {MANIFEST}. Push one: clipstill push"
+            ) from None
     return folder
 
 
-def hub_reason(error: Exception) -> str:
+@contextmanager
+def asking_hub(what: str, advice: str) -> Iterator[None]:
+    """Raise errors of the network, the hub's client and the disk as a ``ResourceError``: cannot ``what``, and why."""
+    try:
+        yield
+    except ClipstillError:
+        raise
+    except Exception as error:
+        raise ResourceError(f"cannot {what} ({_reason(error)}). {advice}") from None
+
+
+def _reason(error: Exception) -> str:
     """Why the hub's client failed, in a few words."""
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 

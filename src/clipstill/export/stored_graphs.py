@@ -67,7 +67,7 @@ def stored_graph(model: nn.Module, size: Size) -> Any | None:
     del proto.metadata_props[:]
     for item in graph.initializer:
         if item.name in sources:
-            item.CopyFrom(numpy_helper.from_array(weight_of(model, item.name, sources[item.name]), item.name))
+            item.CopyFrom(numpy_helper.from_array(weight_of(model, state, item.name, sources[item.name]), item.name))
     classes = next(len(value) for name, value in state.items() if name.startswith("head."))
     for item in (*graph.value_info, *graph.output):
         for dimension in item.type.tensor_type.shape.dim:
@@ -76,14 +76,13 @@ def stored_graph(model: nn.Module, size: Size) -> Any | None:
     return proto
 
 
-def weight_of(model: nn.Module, name: str, sources: Sequence[str]) -> np.ndarray:
-    """Values of the initialiser ``name``, as torch's exporter gives them.
+def weight_of(model: nn.Module, state: dict[str, Tensor], name: str, sources: Sequence[str]) -> np.ndarray:
+    """Values of the initialiser ``name``, as torch's exporter gives them; ``state`` is that of the model.
 
     Of a convolution without bias and the BatchNorm behind it, folded together, the bias has a name that says so.
     """
     import numpy as np
 
-    state = state_of(model)
     if len(sources) == 1:
         return state[sources[0]].numpy()
     convolution, norm = sources
