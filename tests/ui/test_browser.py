@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,31 +192,48 @@ def test_a_photo_is_named_and_a_broken_one_does_no_harm(page: Any, finished: Pat
     assert f"{100 * best.score:.1f} %" in page.inner_text("#answer .cs-verdict")
 
 
-def test_another_threshold_is_tried_on_a_photo(page: Any, finished: Path, tmp_path: Path) -> None:
-    import shutil
+@pytest.fixture
+def copied(finished: Path) -> Iterator[Path]:
+    """A second finished run in the workspace, for one test."""
+    copy = finished.with_name("copy")
+    shutil.copytree(finished, copy)
+    yield copy
+    shutil.rmtree(copy)
 
+
+@pytest.fixture
+def refusing(copied: Path) -> Path:
+    """A run whose classifier refuses whatever it is less than 99 % sure of."""
     from clipstill.core.files import commit_manifest, read_manifest, write_json
-    from clipstill.runtime import load_bundle
 
-    refusing = finished.with_name("refusing")
-    shutil.copytree(finished, refusing)
-    manifest, labels = read_manifest(refusing / "bundle"), refusing / "bundle" / "labels.json"
+    manifest, labels = read_manifest(copied / "bundle"), copied / "bundle" / "labels.json"
     write_json(labels, {**json.loads(labels.read_text(encoding="utf-8")), "refusal_threshold": 0.99})
     assert manifest is not None
-    commit_manifest(refusing / "bundle", manifest.key, list(manifest.files), manifest.info)
+    commit_manifest(copied / "bundle", manifest.key, list(manifest.files), manifest.info)
+    return copied
+
+
+def test_another_threshold_is_tried_on_photos(page: Any, refusing: Path, tmp_path: Path) -> None:
+    from clipstill.runtime import load_bundle
+
     Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "photo.png")
     best = load_bundle(refusing).answer([tmp_path / "photo.png"])[0].predictions[0]
     open_tab(page, "Watch")
     page.wait_for_timeout(2500)
     page.click("#picker input")
-    page.get_by_role("option", name="refusing").click()
+    page.get_by_role("option", name=refusing.name).click()
     open_tab(page, "Try")
     page.set_input_files("#try-photo input[type=file]", tmp_path / "photo.png")
     page.wait_for_selector("#answer .cs-verdict.refused")
     page.wait_for_selector("#threshold >> text=The classifier's own threshold is 0.99")
     page.fill("#threshold input[type=number]", "0.01")
     page.wait_for_selector(f"#answer .cs-verdict:not(.refused) >> text={best.label}")
-    shutil.rmtree(refusing)
+    # Tried on the next photo too: what is drawn holds until another classifier answers.
+    page.click("#try-photo [aria-label=Clear], #try-photo [title=Clear], #try-photo button[aria-label='Remove Image']")
+    page.wait_for_selector("#answer >> text=Drop a photo")
+    page.set_input_files("#try-photo input[type=file]", tmp_path / "photo.png")
+    page.wait_for_selector(f"#answer .cs-verdict:not(.refused) >> text={best.label}")
+    assert page.input_value("#threshold input[type=number]") == "0.01"
 
 
 def test_images_are_shown_by_class_and_style(page: Any, finished: Path) -> None:
@@ -246,10 +264,7 @@ def test_the_downloaded_bundle_loads(page: Any, finished: Path, tmp_path: Path) 
     assert "dog" in report.locator("h1 + p + ul").inner_text()
 
 
-def test_two_runs_answer_the_same_photo(page: Any, finished: Path, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(finished, finished.with_name("copy"))
+def test_two_runs_answer_the_same_photo(page: Any, copied: Path, tmp_path: Path) -> None:
     Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "photo.png")
     open_tab(page, "Compare")
     page.wait_for_selector("#compare-table td >> text='copy / Student'")

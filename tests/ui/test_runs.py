@@ -169,7 +169,7 @@ def test_a_damaged_run_is_one_line_and_the_others_are_shown(
     page = Page(jobs, tmp_path)
     assert set(runs_in(tmp_path)) == {"bad", "good", "fine"}
     page.renew("bad", {})
-    page.image_choices("bad")
+    page.image_choices("bad", None, None)
     page.images("bad", None, None, False)
     page.finished(None)
     shown = {"get": page.get("bad"), "compare": page.compare([f"{each} / Student" for each in ("bad", "good", "fine")])}

@@ -75,8 +75,12 @@ def build(page: Page) -> tuple[Any, dict[str, Any]]:
 
 
 def _connect(trigger: Any, call: Callable[..., Any], inputs: Any, outputs: Any, **more: Any) -> Any:
-    """Connect an event, without the veil that Gradio lays over its outputs and without an entry in its public API."""
-    return trigger(call, inputs, outputs, show_progress="hidden", api_visibility="private", **more)
+    """Connect an event, without the veil that Gradio lays over its outputs and without an entry in its public API.
+
+    Events of one call are worked on in the order in which they came, so what was asked last is what stays.
+    """
+    name = getattr(call, "__qualname__", None)
+    return trigger(call, inputs, outputs, concurrency_id=name, show_progress="hidden", api_visibility="private", **more)
 
 
 def _connect_buttons(page: Page, buttons: dict[str, Any], tabs: Any, picker: Any, *, again: list[Any]) -> None:
@@ -239,7 +243,7 @@ def _images_tab(page: Page, picker: Any, tab: Any) -> None:
     grid = _html("", elem_id="images")
     inputs = [picker, class_name, style, by_score]
     for trigger in (tab.select, picker.change):
-        chosen = _connect(trigger, page.image_choices, picker, [class_name, style])
+        chosen = _connect(trigger, page.image_choices, [picker, class_name, style], [class_name, style])
         _connect(chosen.then, page.images, inputs, grid)
     for each in (class_name, style, by_score):
         _connect(each.input, page.images, inputs, grid)
@@ -253,15 +257,13 @@ def _try_tab(page: Page, picker: Any, tab: Any) -> None:
             kind = gr.Radio([], label="Answered by", visible=False, elem_id="kind")
             answer = _html(note(NO_PHOTO), elem_id="answer")
             threshold = gr.Slider(0, 1, step=0.01, label="Refuse below", visible=False, elem_id="threshold")
+            tried = gr.State(None)
+    inputs, outputs = [picker, kind, photo, tried], [kind, threshold, tried, answer]
     # A bundle may have been made since the page was opened.
-    events = (tab.select, picker.change, photo.change)
-    chosen = [_connect(event, page.bundles, [picker, kind], kind, preprocess=False).then for event in events]
-    for trigger in (kind.input, *chosen):
-        shown = _connect(trigger, page.threshold, [picker, kind], threshold, preprocess=False)
-        _connect(shown.then, page.answer, [picker, kind, photo], answer, preprocess=False)
+    for trigger in (tab.select, picker.change, photo.change, kind.input):
+        _connect(trigger, page.answer, inputs, outputs, preprocess=False)
     # What another threshold would do to this photo; the bundle keeps its own.
-    inputs = [picker, kind, photo, threshold]
-    _connect(threshold.input, page.answer, inputs, answer, preprocess=False, trigger_mode="always_last")
+    _connect(threshold.input, page.answer, [*inputs, threshold], outputs, preprocess=False, trigger_mode="always_last")
 
 
 def _compare_tab(page: Page, tab: Any) -> None:

@@ -47,6 +47,16 @@ def _errors_as_notes(event: Callable[..., str]) -> Callable[..., str]:
     return with_errors
 
 
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """The bundle that answers on the page Try, its own threshold, and the one that is tried in its place."""
+
+    run: str | None
+    kind: str | None
+    own: float | None
+    threshold: float | None
+
+
 class Page:
     """The events of the page. A file outside of ``uploads``, where Gradio puts them, is not read as an upload."""
 
@@ -204,12 +214,12 @@ class Page:
 
     # --- images
 
-    def image_choices(self, name: str | None) -> tuple[Update, Update]:
-        """Classes and styles of a run, to choose from."""
+    def image_choices(self, name: str | None, class_name: str | None, style: str | None) -> tuple[Update, Update]:
+        """Classes and styles of a run, to choose from. What is chosen stays where the run has it."""
         run = self.jobs.run(name)
         classes = run.task.names if run is not None and run.task is not None else ()
         styles = run.style_names() if run is not None else []
-        return choices("all classes", classes), choices("all styles", styles)
+        return choices("all classes", classes, class_name), choices("all styles", styles, style)
 
     @_errors_as_notes
     def images(self, name: str | None, class_name: str | None, style: str | None, by_score: bool) -> str:
@@ -222,28 +232,38 @@ class Page:
 
     # --- try, compare, get
 
-    def bundles(self, name: str | None, kind: str | None) -> Update:
-        """The bundles of a run, to choose one; hidden where there is but one. What is chosen stays."""
-        run = self.jobs.run(name)
-        kinds = run.bundles if run is not None else ()
-        return gr.Radio(
-            choices=[(BUNDLES[kind], kind) for kind in kinds],
-            value=kind if kind in kinds else next(iter(kinds), None),
-            visible=len(kinds) > 1,
-        )
+    def answer(
+        self, name: str | None, kind: str | None, photo: Any, tried: Tried | None, threshold: float | None = None
+    ) -> tuple[Update, Update, Tried, str]:
+        """What a classifier of the run says of a photo.
 
-    def threshold(self, name: str | None, kind: str | None = None) -> Update:
-        """The slider of Try, at the bundle's own threshold; hidden for one that never refuses."""
+        Args:
+            name: Run that is chosen.
+            kind: Which of its bundles answers; the first one where the run has no such bundle.
+            photo: Upload, or None.
+            tried: What this function returned last; its threshold holds as long as the same bundle answers.
+            threshold: Another one, that the slider was just drawn to.
+
+        Returns:
+            The choice of bundles, hidden where there is but one; the slider, hidden for a bundle that never refuses;
+            what is tried now; the answer.
+        """
         run, own = self.jobs.run(name), None
-        if run is not None and run.bundles:
+        kinds = run.bundles if run is not None else ()
+        kind = kind if kind in kinds else next(iter(kinds), None)
+        if run is not None and kind is not None:
             with suppress(ClipstillError):  # What is damaged is told where the answer stands.
                 own = run.figures(kind)["refusal_threshold"]
+        is_new = tried is None or (tried.run, tried.kind, tried.own) != (name, kind, own)
+        held = own if tried is None or is_new else tried.threshold
+        now = Tried(name, kind, own, held if threshold is None or is_new else threshold)
+        choice = gr.Radio([(BUNDLES[kind], kind) for kind in kinds], value=kind, visible=len(kinds) > 1)
         info = "" if own is None else f"The classifier's own threshold is {own:.2f}. Try what another would do."
-        return gr.Slider(value=own or 0, info=info, visible=own is not None)
+        slider = gr.Slider(value=own or 0, info=info, visible=own is not None) if is_new else gr.skip()
+        return choice, slider, now, self._answer(name, kind, photo, now.threshold)
 
     @_errors_as_notes
-    def answer(self, name: str | None, kind: str | None, photo: Any, threshold: float | None = None) -> str:
-        """What a classifier of the run says of a photo, under its own threshold or another one."""
+    def _answer(self, name: str | None, kind: str | None, photo: Any, threshold: float | None) -> str:
         run = self._chosen(name)
         if run is None or not run.bundles:
             return panels.note("This run has no classifier yet. Choose a finished one above.")
@@ -341,9 +361,11 @@ def _of_each(
     return found, notes
 
 
-def choices(everything: str, names: Sequence[str]) -> Any:
-    """A dropdown of names, with an entry for all of them, whose value is empty."""
-    return gr.Dropdown(choices=[(everything, ""), *((name, name) for name in names)], value="")
+def choices(everything: str, names: Sequence[str], chosen: str | None) -> Update:
+    """A dropdown of names, with an entry for all of them, whose value is empty; it falls back to that."""
+    entries = [(everything, ""), *((name, name) for name in names)]
+    # A value that stands is left alone: another may have been chosen in the meantime.
+    return gr.Dropdown(choices=entries) if chosen in names else gr.Dropdown(choices=entries, value="")
 
 
 def _bundle(run: Run, kind: str | None) -> Bundle:
