@@ -10,6 +10,8 @@ run that is done is not made again; several processes may share the work. Rows:
 - ``inversion alone``: the head begins with nothing (``student.start=none``), as for students that no teacher shares.
 - ``few long images``: as the last, with 16 images of 60 steps a class and a student that sees 128 pixels.
 - ``no images``: two images of two steps a class, held by a pull that lets nothing move: the start itself.
+- The rest changes one thing of the default: ``no pull``, ``128 pixels`` of the student, ``long images`` of 60 steps,
+  ``short training`` of 200 steps, ``temperature 8``, ``all weights`` for 200 steps, and another network, ``lite2``.
 """
 
 from __future__ import annotations
@@ -50,6 +52,13 @@ ROWS: dict[str, tuple[str, ...]] = {
         *("prompts.images_per_class=16", "synthesis.steps=60"),
     ),
     "no images": ("prompts.images_per_class=2", "synthesis.steps=2", "distillation.pull=1e7", "distillation.keep=last"),
+    "no pull": ("distillation.pull=0",),
+    "128 pixels": ("student.image_size=128",),
+    "long images": ("synthesis.steps=60",),
+    "short training": ("distillation.steps=200",),
+    "temperature 8": ("distillation.temperature=8",),
+    "all weights": ("distillation.freeze=bn", "distillation.steps=200"),
+    "lite2": ("student.name=lite2",),
 }
 SETTINGS = ("evaluation.ladder=false", "export.formats=[onnx]", "export.page=false", "refusal.near_misses=0")
 RESULT = "names_only.json"
