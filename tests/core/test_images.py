@@ -19,7 +19,7 @@ from clipstill.assembly.training import read_all
 from clipstill.core import picture_kinds
 from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.image_folder import ImageFolder, iterate
-from clipstill.core.images import fit, load_rgb
+from clipstill.core.images import fit, load_rgb, read_fitted
 from clipstill.core.protocols import Preprocess
 
 _NOBODY = 65_534
@@ -221,6 +221,42 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
 @pytest.mark.parametrize(("width", "height"), [(20_000, 2), (2, 20_000), (1, 1)])
 def test_extreme_shapes_fit(width: int, height: int) -> None:
     assert fit(Image.new("RGB", (width, height), "red"), Preprocess(48)).tolist() == [[[255, 0, 0]] * 48] * 48
+
+
+def jpeg_of_a_phone(path: Path, width: int, height: int, orientation: int = 1) -> Path:
+    """Soft shapes with the noise of a sensor."""
+    draw = np.random.default_rng(0)
+    soft = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((width, height), 3)
+    noisy = np.asarray(soft, dtype=np.float32) + draw.normal(0, 6, (height, width, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), path, quality=90, exif=exif)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize(
+    ("width", "height", "orientation"), [(1600, 1200, 1), (1208, 2000, 6), (1203, 1999, 6), (2104, 304, 1)]
+)
+def test_a_large_jpeg_is_fitted_as_if_decoded_whole(
+    tmp_path: Path, mode: str, width: int, height: int, orientation: int
+) -> None:
+    path = jpeg_of_a_phone(tmp_path / "photo.jpg", width, height, orientation)
+    preprocess = Preprocess(64, resize_mode=mode, crop_fraction=0.9 if mode == "shortest" else 1.0)
+    found, whole = (each.astype(int) for each in (read_fitted(path, preprocess), fit(load_rgb(path), preprocess)))
+    assert found.shape == whole.shape
+    assert np.abs(found - whole).mean() < 1
+    assert np.abs(found - whole).max() <= 12
+
+
+def test_a_small_jpeg_and_an_open_picture_are_decoded_whole(tmp_path: Path) -> None:
+    small, odd, large = (jpeg_of_a_phone(tmp_path / f"{side}.jpg", side, side) for side in (254, 801, 800))
+    preprocess = Preprocess(64)
+    for path in (small, odd):
+        assert np.array_equal(read_fitted(path, preprocess), fit(load_rgb(path), preprocess))
+    with Image.open(large) as opened:
+        assert np.array_equal(read_fitted(opened, preprocess), fit(load_rgb(large), preprocess))
+        assert opened.size == (800, 800)
+    assert not np.array_equal(read_fitted(large, preprocess), fit(load_rgb(large), preprocess))
 
 
 def test_folder_names_match_without_case_space_underscore_hyphen(tmp_path: Path) -> None:

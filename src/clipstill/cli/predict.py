@@ -18,8 +18,11 @@ from clipstill.cli.printing import print_json
 from clipstill.core.errors import ClipstillError, ConfigError, DataError
 from clipstill.core.names import NONE_OF_THESE, plain
 from clipstill.core.paths import user_path
+from clipstill.core.threads import ahead
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from clipstill.runtime import Answer
 
 _RUNS = Path("runs")  # Where a run lands whose folder is not named.
@@ -55,16 +58,22 @@ def predict(
     photos = [photo for path in photos for photo in _photos_of(path)]
     answers: list[dict[str, Any]] = []
     failures: list[str] = []
-    for photo in photos:
-        name = plain(photo)
+
+    def read(photo: Path) -> np.ndarray | DataError:
         try:
-            (answer,) = classifier.answer([photo], top=top)
+            return classifier.pixels(photo)
         except DataError as error:
-            failures.append(str(error))
-            answers.append({"photo": name, "error": str(error)})
+            return error
+
+    for photo, pixels_HW3 in zip(photos, ahead(read, photos), strict=True):
+        name = plain(photo)
+        if isinstance(pixels_HW3, DataError):
+            failures.append(str(pixels_HW3))
+            answers.append({"photo": name, "error": str(pixels_HW3)})
             if len(photos) > 1 and not as_json:
-                print(f"skipped: {error}", file=sys.stderr)
+                print(f"skipped: {pixels_HW3}", file=sys.stderr)
             continue
+        (answer,) = classifier.answer_pixels(pixels_HW3[None], top)
         answers.append({"photo": name, **asdict(answer)})
         if not as_json:
             print(f"{name}: {_sentence(answer)}")

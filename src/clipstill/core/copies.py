@@ -70,7 +70,7 @@ def _looks(paths: Sequence[Path]) -> tuple[list[Path], np.ndarray]:
     kept, looks = [], [np.zeros((0, 3 * _SIDE**2), dtype=np.float32)]
     for path in paths:
         try:
-            small = load_rgb(path, smallest=8 * _SIDE).resize((_SIDE, _SIDE), reducing_gap=2.0)
+            small = load_rgb(path, diminished=lambda _: (8 * _SIDE, 8 * _SIDE)).resize((_SIDE, _SIDE), reducing_gap=2.0)
         except DataError:
             continue
         values = np.asarray(small, dtype=np.float32).ravel()

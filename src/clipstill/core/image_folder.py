@@ -17,11 +17,12 @@ import numpy as np
 
 from clipstill.core.errors import DataError
 from clipstill.core.file_names import SYSTEM, is_of_the_system
-from clipstill.core.images import fit, load_rgb
+from clipstill.core.images import read_fitted
 from clipstill.core.names import by_position, class_key, class_meant, labels_of_folders
 from clipstill.core.paths import user_path
 from clipstill.core.picture_kinds import IMAGE_SUFFIXES, why_no_picture
 from clipstill.core.progress import listed, say, warn
+from clipstill.core.threads import ahead
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Preprocess
@@ -165,20 +166,27 @@ def iterate(
     batch: int,
     on_skip: Callable[[Path, str], None] = _say_skipped,
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Read the folder in batches of at most ``batch`` images, cut by ``fit``.
+    """Read the folder in batches of at most ``batch`` images, as ``read_fitted`` does, the next ones in threads.
 
     A file that cannot be read is skipped; ``on_skip`` is called with its path and the reason, and by default says so.
 
     Yields:
         uint8 (N, H, W, 3), N labels; N >= 1.
     """
-    read: list[tuple[np.ndarray, int]] = []
-    for place, (path, label) in enumerate(folder.items, 1):
+
+    def read(item: tuple[Path, int]) -> np.ndarray | DataError:
         try:
-            read.append((fit(load_rgb(path), preprocess), label))
+            return read_fitted(item[0], preprocess)
         except DataError as error:
-            on_skip(path, str(error))
-        if read and (len(read) == batch or place == len(folder.items)):
-            pixels, labels = zip(*read, strict=True)
+            return error
+
+    kept: list[tuple[np.ndarray, int]] = []
+    for place, ((path, label), found) in enumerate(zip(folder.items, ahead(read, folder.items), strict=True), 1):
+        if isinstance(found, DataError):
+            on_skip(path, str(found))
+        else:
+            kept.append((found, label))
+        if kept and (len(kept) == batch or place == len(folder.items)):
+            pixels, labels = zip(*kept, strict=True)
             yield np.stack(pixels), list(labels)
-            read = []
+            kept = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import threading
 import warnings
@@ -32,6 +33,7 @@ MAX_PIXELS = 64_000_000
 _STRIP_PIXELS = 1 << 18  # Converted at once. Each is copied several times on its way to RGB.
 BYTES = bytes | bytearray | memoryview
 _OPENING = threading.Lock()
+Diminished = Callable[[tuple[int, int]], tuple[int, int]]
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 # EXIF's orientation -> what turns the picture upright.
 _TURNS = {
@@ -46,12 +48,39 @@ _TURNS = {
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 # Largest ratio of the sides when an image is resized; a strip of 60,000 x 1 pixels would need gigabytes.
 WIDEST = 4
+# A JPEG is decoded at a fraction of its size that leaves this many times the pixels a side that a model needs.
+_ENOUGH = 2
+
+
+def read_fitted(
+    source: Picture,
+    preprocess: Preprocess,
+    name: str | None = None,
+    *,
+    containers: bool = True,
+    before_decoding: Callable[[int], object] = lambda pixels: None,
+) -> np.ndarray:
+    """Read one picture as a model sees it, uint8 (H, W, 3): ``load_rgb``, then ``fit``.
+
+    A JPEG with at least four times the pixels a side that the model needs is decoded at a fraction of its size, by the
+    format's own means, if both sides are multiples of it: else the last column and row would stand for fewer pixels
+    than the others. The arguments and errors are those of ``load_rgb``.
+    """
+    least = math.ceil(_ENOUGH * max(preprocess.shape) / preprocess.crop_fraction)
+
+    def diminished(size: tuple[int, int]) -> tuple[int, int]:
+        parts = (part for part in (8, 4, 2) if min(size) >= part * least and not any(side % part for side in size))
+        part = next(parts, 1)
+        return size[0] // part, size[1] // part
+
+    image, _ = load_with_size(source, name, diminished, containers=containers, before_decoding=before_decoding)
+    return fit(image, preprocess)
 
 
 def load_rgb(
     source: Picture,
     name: str | None = None,
-    smallest: int | None = None,
+    diminished: Diminished | None = None,
     *,
     containers: bool = True,
     before_decoding: Callable[[int], object] = lambda pixels: None,
@@ -66,7 +95,8 @@ def load_rgb(
     Args:
         source: A path, the bytes of a file, an open seekable stream, a PIL image, or an array of uint8 (H, W, 3).
         name: Name for messages; by default the path of the file.
-        smallest: A JPEG may be decoded at a fraction of its size, which is quick, if no side gets shorter than this.
+        diminished: Width and height of the file -> those that suffice: a JPEG is decoded at the least fraction of its
+            size, which is quick, that has as many.
         containers: Whether HEIC and AVIF are read.
         before_decoding: Called with the number of pixels, which may take 17 bytes each while they are decoded.
 
@@ -74,13 +104,13 @@ def load_rgb(
         DataError: Missing, truncated, not an image, of another kind than those that are read, or larger than
             ``MAX_PIXELS``; an array of another shape or type.
     """
-    return load_with_size(source, name, smallest, containers=containers, before_decoding=before_decoding)[0]
+    return load_with_size(source, name, diminished, containers=containers, before_decoding=before_decoding)[0]
 
 
 def load_with_size(
     source: Picture,
     name: str | None = None,
-    smallest: int | None = None,
+    diminished: Diminished | None = None,
     *,
     containers: bool = True,
     before_decoding: Callable[[int], object] = lambda pixels: None,
@@ -102,8 +132,8 @@ def load_with_size(
                 raise DataError(
                     f"{shown} is a raw photo, of which only a small preview can be read. Convert it to JPEG."
                 )
-            if smallest is not None:
-                image.draft("RGB", (smallest, smallest))
+            if diminished is not None and image is not source:  # The caller's image stays as it is.
+                image.draft("RGB", diminished(image.size))
             before_decoding(width * height)
             image.load()
             turn = _turn(image, shown)

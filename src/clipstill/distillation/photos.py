@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipstill.core.errors import DataError, ResourceError
 from clipstill.core.files import sha256_json
-from clipstill.core.images import fit, load_rgb, load_with_size
+from clipstill.core.images import load_rgb, load_with_size, read_fitted
 from clipstill.core.progress import Progress, listed, say
 from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for, seed_for
@@ -160,7 +160,7 @@ class _Sizes(Dataset[list[tuple[int, int] | str]]):
 
 def _size(path: Path) -> tuple[int, int] | str:
     try:
-        return load_with_size(path, smallest=1)[1]
+        return load_with_size(path, diminished=lambda _: (1, 1))[1]
     except DataError as error:
         return str(error)
 
@@ -212,12 +212,12 @@ class _Files(Dataset[Pixels | str]):
 
 
 def _centre(path: Path, size: int) -> Image.Image:
-    return Image.fromarray(fit(load_rgb(path), Preprocess(size)))
+    return Image.fromarray(read_fitted(path, Preprocess(size)))
 
 
 def _reduced(path: Path, width: int, height: int, part: int) -> Image.Image:
     """A photo at ``1 / part`` of its size; a JPEG is decoded at that size."""
-    image = load_rgb(path, smallest=min(width, height) // part)
+    image = load_rgb(path, diminished=lambda size: (size[0] // part, size[1] // part))
     if part > 1 and image.size == (width, height):
         image = image.reduce(part)
     if image.size != (math.ceil(width / part), math.ceil(height / part)):

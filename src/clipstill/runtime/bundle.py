@@ -5,6 +5,7 @@ Shapes: N images, C classes, H x W pixels of the model's input.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.file_names import BUNDLE_FOLDER, ZERO_SHOT_FOLDER
 from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
 from clipstill.core.hub import bundle_folder
-from clipstill.core.images import BYTES, Picture, fit, load_rgb
+from clipstill.core.images import BYTES, Picture, read_fitted
 from clipstill.core.names import NONE_OF_THESE, is_plain
 from clipstill.core.notebook import html_table, percent
 from clipstill.core.onnx_session import open_session
 from clipstill.core.paths import refuse_other_than_utf8
 from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
 from clipstill.core.protocols import Preprocess
+from clipstill.core.threads import ahead
 
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LABELS = "labels.json"
@@ -116,7 +118,7 @@ class Bundle:
         Raises:
             DataError: The photo is missing, damaged, too large or no image; an array is not uint8 (H, W, 3).
         """
-        return fit(load_rgb(photo), self.preprocess)
+        return read_fitted(photo, self.preprocess)
 
     def logits(self, pixels_NHW3: np.ndarray) -> np.ndarray:
         """Logits, float32 (N, C), of pixels that ``pixels`` made, uint8 (N, H, W, 3).
@@ -182,8 +184,11 @@ class Bundle:
         if top is not None and not (isinstance(top, int | np.integer) and top >= 1):
             raise DataError(f"top is {top!r}. Ask for at least one class, by a whole number.")
         found: list[Answer] = []
-        for start in range(0, len(photos), BATCH):
-            found += self.answer_pixels(np.stack([self.pixels(photo) for photo in photos[start : start + BATCH]]), top)
+        # An open picture that is given twice must not be decoded by two threads.
+        are_apart = 1 < len(photos) == len(set(map(id, photos)))
+        pixels_HW3 = ahead(self.pixels, photos) if are_apart else map(self.pixels, photos)
+        for _ in range(0, len(photos), BATCH):
+            found += self.answer_pixels(np.stack(list(itertools.islice(pixels_HW3, BATCH))), top)
         return found
 
     def answer_pixels(self, pixels_NHW3: np.ndarray, top: int | None = None) -> list[Answer]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from clipstill.core.images import fit, load_rgb
+from clipstill.core.images import read_fitted
 from clipstill.serving.uploads import BusyError
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class Batcher:
             def wait(pixels: int) -> None:
                 held.enter_context(self._pixels.take(pixels))
 
-            image = load_rgb(photo, name, containers=False, before_decoding=wait)
-            return fit(image, self._bundle.preprocess)
+            return read_fitted(photo, self._bundle.preprocess, name, containers=False, before_decoding=wait)
 
     async def _work(self) -> None:
         while True:

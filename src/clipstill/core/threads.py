@@ -1,0 +1,33 @@
+"""Work that is done ahead, in threads: photos are decoded while a model looks at those before them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from clipstill.core.cores import usable_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield ``call(item)`` of each item, in order, a few of them ahead, in as many threads as there are cores.
+
+    An error is raised in the place of its result, and ends the work.
+    """
+    threads = usable_cores()
+    begun: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                begun.append(pool.submit(call, item))
+                if len(begun) > 2 * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
