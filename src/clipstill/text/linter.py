@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
-from clipstill.core.names import spoken
+from clipstill.core.names import spoken, with_articles
 from clipstill.core.progress import Progress, listed
 from clipstill.text.reading import as_read, is_negation, unread
 from clipstill.text.senses import (
@@ -279,7 +279,9 @@ class Linter:
         if kind.number not in self.nouns.distances_up(sense.number) or not is_usual:
             return None
         message = f"'{a}' is a kind of '{b}', so a photo of the one is a photo of both."
-        advice = f"Replace '{b}' by its other kinds, or name what is left of it: {b}: any but a {spoken(a)}."
+        advice = (
+            f"Replace '{b}' by its other kinds, or name what is left: {with_articles(f'{b}: any but a {spoken(a)}')}."
+        )
         return Finding(WARNING, "hypernym", (a, b), message=message, advice=advice)
 
     def _similar(self, first: int, second: int) -> Finding | None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import jinja2
 
 from clipstill.core.foresight import Foresight
+from clipstill.core.names import with_articles
 from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 from clipstill.report.templates import environment
@@ -33,6 +34,7 @@ def panel(name: str, *values: Any, **named: Any) -> str:
 def _macros() -> Any:
     page = environment().overlay(loader=jinja2.PackageLoader("clipstill", "ui"))
     page.filters = page.filters | {
+        "articles": with_articles,
         "percent": percent,
         "span": span,
         "amount": latest_amount,
