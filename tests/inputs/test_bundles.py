@@ -185,7 +185,8 @@ def test_what_is_no_bundle_is_told(
     line = failed(
         capsys, *before, tmp_path / (place if place != "a name too long" else "x" * 4000), *filled(after, words)
     )
-    assert "too long" in line if place == "a name too long" else "is not a clipstill bundle" in line
+    told = {"a name too long": "too long", "nothing": "there is no file or folder"}
+    assert told.get(place, "is not a clipstill bundle") in line
 
 
 NAMES = ["../../etc/passwd", "/etc/passwd", "a/../../b", "", ".", "..", "a\\..\\b", "C:\\x", "a\0b", "x" * 5000, "a//b"]

@@ -213,6 +213,8 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     refuse_other_than_utf8(folder)
     if not isinstance(threads, int) or not 0 <= threads <= _MOST_THREADS:
         raise ArtifactError(f"threads is {threads!r}. Give a whole number from 0 to {_MOST_THREADS}.")
+    if not folder.exists():
+        raise ArtifactError(f"there is no file or folder {folder}. Name a run made by 'clipstill run', or its bundle.")
     if not (folder / LABELS).is_file():
         made = (folder / name for name in (BUNDLE_FOLDER, ZERO_SHOT_FOLDER))
         folder = next((place for place in made if read_manifest(place) is not None), folder)
