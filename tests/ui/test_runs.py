@@ -442,7 +442,7 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
     found = ask_plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
     shown = panels.panel("plan", found)
-    for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
+    for text in ("63.0 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
         assert text in shown
     assert shown.index(">crane<") < shown.index(">dog<")
 

@@ -17,6 +17,7 @@ from clipstill.cli import options
 from clipstill.cli.printing import print_json
 from clipstill.core.errors import ClipstillError, ConfigError, DataError
 from clipstill.core.names import NONE_OF_THESE, plain
+from clipstill.core.notebook import percent
 from clipstill.core.paths import user_path
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _photos_of(path: Path) -> list[Path]:
 
 
 def _sentence(answer: Answer) -> str:
-    named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.predictions)
+    named = ", ".join(f"{each.label} {percent(each.score)}" for each in answer.predictions)
     return f"{NONE_OF_THESE} (most like {named})" if answer.refused else named
 
 
