@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
+from clipstill.core.foresight import Foresight
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.report.card import model_card
 from clipstill.report.licences import (
@@ -152,6 +153,28 @@ def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> Non
         "Most restrictive licence found: permissive", "| seed | 0 |",
     ):  # fmt: skip
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("with_it", "without", "told"),
+    [
+        (0.045, 0.036, "the scores would be better without this temperature: calibration error 0.036, with it 0.045"),
+        (0.036, 0.045, "this temperature makes the scores better: calibration error 0.036, without it 0.045"),
+        (0.0361, 0.0362, "this temperature changes nothing: calibration error 0.036 with and without it"),
+    ],
+)
+def test_card_says_whether_the_temperature_suits_the_measured_photos(with_it: float, without: float, told: str) -> None:
+    evaluation = {
+        "n": 140, "chance": 0.5, "student_top1": 0.9, "right_and_answered": 0.9,
+        "student": {"ece": with_it, "ece_uncalibrated": without},
+    }  # fmt: skip
+    calibration = {
+        "foresight": Foresight("names alone", reason="untold").to_json(),
+        "temperature_fitted_on": "synthetic images",
+    }
+    text = card(evaluation=evaluation, calibration=calibration)
+    assert f"fitted on synthetic images. On the 140 measured photos {told}." in text
+    assert "measured photos this" not in card(evaluation=None, calibration=calibration)
 
 
 def test_card_without_measurement_says_so() -> None:

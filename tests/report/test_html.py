@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipstill.core.foresight import Foresight
 from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import Advice
 from clipstill.report.charts import ladder_chart, line_chart
@@ -219,6 +220,19 @@ def test_summary_tells_both_scores_and_the_ratio_of_sizes() -> None:
     assert "Made to answer all of 30 photos, the student names 73.3 % right, its teacher 88.0 %" in told
     assert "2.0 times smaller" in told
     assert "smaller" not in summary(sample(teacher_bytes=1000))
+
+
+def test_page_says_whether_the_temperature_suits_the_measured_photos() -> None:
+    calibration = {
+        "asked_about": "synthetic images", "temperature": 0.9, "temperature_fitted_on": "synthetic images",
+        "foresight": Foresight("names alone", reason="untold").to_json(), "refusal": None,
+        "agreement": {"held_out_styles": None, "views": 0.9},
+    }  # fmt: skip
+    evaluation = dict(sample().evaluation or {})
+    evaluation["student"] = {**evaluation["student"], "ece": 0.045, "ece_uncalibrated": 0.036}
+    page = render(sample(calibration=calibration, evaluation=evaluation))
+    assert "On the 30 measured photos the scores would be better without this temperature" in page
+    assert "0.90, fitted on synthetic images</td>" in render(sample(calibration=calibration, evaluation=None))
 
 
 def test_teacher_that_knows_nothing_does_not_divide_by_zero() -> None:

@@ -42,6 +42,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
         given=f"{len(model.labels)} class names and {' and '.join(counts) or 'no labelled photo'}",
         found=found,
         verdict_text=_verdict_of(model),
+        temperature_verdict=temperature_verdict(model.evaluation),
         measured=found
         and [
             ("right and answered", percent, found["right_and_answered"], found.get("teacher_top1"), chance),
@@ -64,6 +65,21 @@ def _verdict_of(model: Description) -> str:
         return ""
     known = known_best(model.calibration["foresight"] if model.calibration else untold, found)
     return verdict(known, found["n"] if found else 0, len(model.labels))[1]
+
+
+def temperature_verdict(found: Mapping[str, Any] | None) -> str:
+    """In a sentence, whether the temperature suits the scores of measured photos; empty where none were measured."""
+    student = (found or {}).get("student") or {}
+    if found is None or student.get("ece_uncalibrated") is None:
+        return ""
+    with_it, without = f"{student['ece']:.3f}", f"{student['ece_uncalibrated']:.3f}"
+    if with_it == without:
+        verdict = f"this temperature changes nothing: calibration error {with_it} with and without it"
+    elif with_it < without:
+        verdict = f"this temperature makes the scores better: calibration error {with_it}, without it {without}"
+    else:
+        verdict = f"the scores would be better without this temperature: calibration error {without}, with it {with_it}"
+    return f"On the {found['n']:,} measured photos {verdict}."
 
 
 def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from clipstill.core.config import dotted
 from clipstill.core.foresight import known_best
 from clipstill.core.notebook import percent
-from clipstill.report.card import per_class
+from clipstill.report.card import per_class, temperature_verdict
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData
 from clipstill.report.licences import family_of, most_restrictive, verdict, warning
@@ -43,6 +43,7 @@ def render(data: ReportData) -> str:
             data=data,
             summary=summary(data),
             found=data.evaluation,
+            temperature_verdict=temperature_verdict(data.evaluation),
             foresight=data.calibration and known_best(data.calibration["foresight"], data.evaluation),
             grid=picture_grid(data.pictures, data.labels),
             curated=sorted(data.curation, key=lambda each: float(each["effective_number"])),
