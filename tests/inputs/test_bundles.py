@@ -97,6 +97,10 @@ WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
     (("predict", "hf:zoo", "{photo}"), "hf:USER/NAME"),
     (("plan", "--classes", "dog"), "at least two"),
     (("plan", "--classes", "dog,cat", "--budget", "soon"), "10min"),
+    (
+        ("run", "--classes", "dog,cat", "--quick", "--budget", "10min", "--out", "{out}"),
+        "Leave out the budget, or quick",
+    ),
     (("plan", "--classes", "dog,cat", "--teacher", "embeded-s"), "Did you mean 'embedded-s'?"),
     (("zero-shot", "--classes", "dog,cat", "--teacher", "embeded-s", "--out", "{out}"), "Did you mean 'embedded-s'?"),
     (("ui", "--workspace", "{photo}"), "a.png: File exists"),

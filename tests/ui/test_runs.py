@@ -489,6 +489,8 @@ def test_a_run_in_seconds_stops_at_the_small_teacher_and_goes_on_to_the_student(
 
     _, arguments, _ = run_arguments(Form("dog\ncat", name="zoo", effort="In seconds"), jobs)
     assert arguments[-1] == "--quick"
+    with pytest.raises(ConfigError, match="Leave 'Time it may take' empty"):
+        run_arguments(Form("dog\ncat", effort="In seconds", budget="30min"), jobs)
     with made_run(tmp_path) as run:
         run.event("start", keys={"zero_shot": "k"})
         run.event("done", stage="zero_shot", seconds=1.0)

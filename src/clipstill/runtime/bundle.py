@@ -213,14 +213,13 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     refuse_other_than_utf8(folder)
     if not isinstance(threads, int) or not 0 <= threads <= _MOST_THREADS:
         raise ArtifactError(f"threads is {threads!r}. Give a whole number from 0 to {_MOST_THREADS}.")
-    if not folder.exists():
-        raise ArtifactError(f"there is no file or folder {folder}. Name a run made by 'clipstill run', or its bundle.")
     if not (folder / LABELS).is_file():
         made = (folder / name for name in (BUNDLE_FOLDER, ZERO_SHOT_FOLDER))
         folder = next((place for place in made if read_manifest(place) is not None), folder)
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):
-        raise ArtifactError(f"{folder} is not a clipstill bundle. Name a run made by 'clipstill run', or its bundle.")
+        wrong = f"{folder} is not a clipstill bundle" if folder.exists() else f"there is no file or folder {folder}"
+        raise ArtifactError(f"{wrong}. Name a run made by 'clipstill run', or its bundle.")
     file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
     labels, temperature, threshold = _read_labels(folder / LABELS)

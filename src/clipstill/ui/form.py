@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import DataError
+from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.paths import user_path
@@ -72,13 +72,15 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
             folder, note = photos_given(option, path, upload, jobs, classes=task.names, allow_unmatched=allow_unmatched)
             options.append((option, str(folder)))
             notes.append(note)
+    quick = [QUICK] if form.effort == IN_SECONDS else []
     if form.budget.strip():
         minutes_of(form.budget)
+        if quick:
+            raise ConfigError(f"'{IN_SECONDS}' chooses no settings by a time. Leave 'Time it may take' empty.")
     texts = {"--teacher": form.teacher, "--student": form.student, "--budget": form.budget}
     options += [(option, text.strip()) for option, text in texts.items() if text.strip()]
     options += [("--set", setting) for setting in settings]
     options.append(("--out", str(jobs.workspace / name)))
-    quick = [QUICK] if form.effort == IN_SECONDS else []
     return name, ["run", *(part for option in options for part in option), *quick], notes
 
 
