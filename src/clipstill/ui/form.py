@@ -13,6 +13,7 @@ from clipstill.core.names import plain
 from clipstill.core.paths import user_path
 from clipstill.core.progress import listed
 from clipstill.text.task import Task, parse_text
+from clipstill.text.word_checks import WordChecks
 from clipstill.ui.jobs import QUICK, Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import take_in
@@ -82,6 +83,15 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
     options += [("--set", setting) for setting in settings]
     options.append(("--out", str(jobs.workspace / name)))
     return name, ["run", *(part for option in options for part in option), *quick], notes
+
+
+def look_at_words(form: Form) -> WordChecks:
+    """What the names of the form show before a teacher is asked, which takes seconds."""
+    task, teacher = _task(form.classes), form.teacher.strip()
+    teacher = teacher or load_settings("default", overrides=_settings(form)).teacher.name
+    # Other teachers may read other languages. Examples show what a name means.
+    is_english, has_examples = teacher.startswith("embedded"), bool(form.examples.strip() or form.examples_upload)
+    return WordChecks(task, multilingual=not is_english, with_examples=task.names if has_examples else ())
 
 
 def photos_given(

@@ -16,6 +16,7 @@ from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 from clipstill.report.templates import environment
 from clipstill.stages import STAGES
+from clipstill.text.word_checks import WordChecks
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Run
 
@@ -51,6 +52,13 @@ def _macros() -> Any:
 def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
     """A short message: ``plain``, ``good``, ``warn`` or ``wrong``."""
     return panel("note", text, kind, items)
+
+
+def words_panel(checks: WordChecks, notes: Sequence[str]) -> str:
+    """The classes, what each name means beside the others, and what is wrong with the words."""
+    read = zip(checks.task.names, checks.task.descriptions, checks.meanings, strict=True)
+    classes = [(name, text or (meanings[0].sense.gloss if meanings else "")) for name, text, meanings in read]
+    return panel("words", classes, checks.findings(), notes)
 
 
 def error_note(error: Exception) -> str:
