@@ -22,8 +22,8 @@ from clipstill.core.image_folder import ImageFolder
 from clipstill.core.protocols import Teacher
 from clipstill.evaluation.evaluate import evaluate, teacher_predictor
 from clipstill.teachers import load_teacher
-from clipstill.text.linter import WARNING
 from clipstill.text.task import parse_task
+from clipstill.text.word_checks import WARNING
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.settings import Settings
 

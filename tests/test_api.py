@@ -94,7 +94,7 @@ def test_a_finished_run_is_a_table_of_what_was_measured(measured_run: Path, phot
         assert shown._repr_html_().startswith("<table>")
     assert "dog, guitar" in result._repr_html_()
     assert (
-        f"{100 * result.evaluation.student.right_and_answered:.0f} % (80 % interval" in result.evaluation._repr_html_()
+        f"{100 * result.evaluation.student.right_and_answered:.1f} % (80 % interval" in result.evaluation._repr_html_()
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,19 @@ def test_predict_writes_a_table_the_most_doubtful_first(tmp_path: Path, capsys: 
         best = answers[row["path"]]["predictions"][0]
         assert (row["answer"], row["refused"]) == (best["label"], "no")
         assert float(row["probability"]) == pytest.approx(best["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["lines", "json"])
+def test_the_table_is_written_though_nobody_reads_the_answers(tmp_path: Path, more: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    table = tmp_path / "a.csv"
+    # Unbuffered, so that the first line finds the pipe closed, as the later ones of a thousand photos do.
+    program = [sys.executable, "-u", "-m", "clipstill", "predict", "runs/zoo", "photos", "--csv", str(table), *more]
+    done = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    os.close(writer)
+    assert done.stderr == ""
+    assert len(list(csv.DictReader(table.open()))) == len(LABELS)
 
 
 def test_list_shows_size_licence_and_when_to_take_a_part(capsys: pytest.CaptureFixture[str]) -> None:

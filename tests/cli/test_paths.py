@@ -126,10 +126,10 @@ def test_a_setting_holds_a_path_that_is_not_utf8() -> None:
 
 
 READS: list[tuple[Callable[[], Any], str]] = [
-    (lambda: clipstill.load_bundle("~/none"), "{home}/none is not a clipstill bundle"),
+    (lambda: clipstill.load_bundle("~/none"), "no file or folder {home}/none"),
     (lambda: clipstill.load_bundle("~/bundle").predict("~/none.png"), "there is no image {home}/none.png"),
     (lambda: clipstill.evaluate(run="~/bundle", images="~/none"), "there is no image folder {home}/none"),
-    (lambda: clipstill.fine_tune(run="~/none", examples="~/photos", out="~/out"), "{home}/none is not"),
+    (lambda: clipstill.fine_tune(run="~/none", examples="~/photos", out="~/out"), "{home}/none"),
     (lambda: clipstill.export_formats(run="~/bundle", formats=["torch"], images={"a": "~/none"}), "{home}/none"),
     (lambda: clipstill.zero_shot(classes="~/none.txt", out="~/out"), "{home}/none.txt does not exist"),
     (lambda: clipstill.zero_shot(classes=Path("~/none.txt"), out="~/out"), "{home}/none.txt does not exist"),
@@ -137,9 +137,9 @@ READS: list[tuple[Callable[[], Any], str]] = [
     (lambda: clipstill.plan(classes="dog,cat", examples="~/none"), "no image folder {home}/none"),
     (lambda: clipstill.plan(classes="dog,cat", config="~/none.yaml"), "no settings file {home}/none.yaml"),
     (lambda: clipstill.plan(classes="dog,cat", recipe="~/none.yaml"), "no settings file {home}/none.yaml"),
-    (lambda: clipstill.ladder(run="~/none", images="~/photos"), "{home}/none is not a clipstill run"),
-    (lambda: clipstill.add_class(run="~/none", classes="cow"), "{home}/none is not a clipstill run"),
-    (lambda: clipstill.remove_class(run="~/none", classes="cow"), "{home}/none is not a clipstill run"),
+    (lambda: clipstill.ladder(run="~/none", images="~/photos"), "there is no folder {home}/none"),
+    (lambda: clipstill.add_class(run="~/none", classes="cow"), "there is no folder {home}/none"),
+    (lambda: clipstill.remove_class(run="~/none", classes="cow"), "there is no folder {home}/none"),
 ]
 
 

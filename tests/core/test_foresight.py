@@ -43,4 +43,6 @@ def test_a_measured_share_replaces_what_was_foretold_from_ten_photos_on() -> Non
     found = {"n": 40, "student_top1": 0.9, "right_and_answered": 0.5}
     assert known_best(foretold.to_json(), None) == foretold
     assert known_best(foretold.to_json(), {**found, "n": 9}) == foretold
-    assert known_best(foretold.to_json(), found).text() == "50 % (80 % interval 40 to 60), by 40 labelled photos"
+    assert (
+        known_best(foretold.to_json(), found).text() == "50.0 % (80 % interval 40.1 to 59.9 %), by 40 labelled photos"
+    )

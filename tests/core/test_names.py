@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from clipstill.core.names import spoken, told_apart
+from clipstill.core.names import spoken, told_apart, with_articles
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,21 @@ from clipstill.core.names import spoken, told_apart
 )
 def test_an_identifier_is_read_as_words(name: str, words: str) -> None:
     assert spoken(name) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a elephant in the style of a oil painting", "an elephant in the style of an oil painting"),
+        ("A owl", "An owl"),
+        ("any but a umbrella", "any but an umbrella"),
+        ("a hourglass beside a house", "an hourglass beside a house"),
+        *((text, text) for text in ("a unicorn", "a unit", "a European robin", "a USB stick", "a one-way sign")),
+        *((text, text) for text in ("panda elephant", "plan a and b", "vitamin a in fruit", "a dog")),
+    ],
+)
+def test_an_article_suits_the_sound_that_follows(text: str, told: str) -> None:
+    assert with_articles(text) == told
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from clipstill.core.verdict import Advice, Shipped, advise, verdict, which_to_sh
 @pytest.mark.parametrize(
     ("share", "photos", "classes", "word", "begins"),
     [
-        (0.9, 280, 7, "good", "Good: right and answered 90 %"),
-        (0.9, 49, 7, "good so far", "Good so far: right and answered 90 %"),
-        (0.7, 280, 7, "weak", "Weak: right and answered 70 %"),
-        (0.4, 280, 7, "do not use", "Do not use: right and answered 40 %"),
+        (0.9, 280, 7, "good", "Good: right and answered 90.0 %"),
+        (0.9, 49, 7, "good so far", "Good so far: right and answered 90.0 %"),
+        (0.7, 280, 7, "weak", "Weak: right and answered 70.0 %"),
+        (0.4, 280, 7, "do not use", "Do not use: right and answered 40.0 %"),
         (0.55, 60, 2, "do not use", "Do not use: "),  # Its interval holds a coin's share.
     ],
 )
@@ -28,7 +28,7 @@ def test_the_verdict_of_a_measured_share(share: float, photos: int, classes: int
 def test_what_is_foretold_is_told_so_and_what_is_not_known_too() -> None:
     assert verdict(Foresight("names alone", Estimate(0.14, 0.1, 0.3)), 0, 7) == (
         "do not use, foretold",
-        "Do not use, by what can be foretold: right 14 % (80 % interval 10 to 30), by names alone.",
+        "Do not use, by what can be foretold: right 14.0 % (80 % interval 10.0 to 30.0 %), by names alone.",
     )
     word, text = verdict(Foresight("names alone", reason="strange words"), 0, 7)
     assert word == "not known"
@@ -51,7 +51,7 @@ def advice(photos: int = 280, examples: int = 0, teacher: str = "embedded-m", do
 def test_five_photos_lead_with_the_gain_and_a_command_to_paste() -> None:
     assert advice().steps["photos"] == (
         "Give five photos of each class, above all of cat, cow, horse; nothing lifts it more (they halved the mistakes "
-        "of eight sets: from 60 to about 80 %): clipstill fine-tune 'my runs/zoo' --examples five_photos --out "
+        "of eight sets: from 60.0 % to about 80.0 %): clipstill fine-tune 'my runs/zoo' --examples five_photos --out "
         "'my runs/zoo-tuned'"
     )
 

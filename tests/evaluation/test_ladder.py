@@ -78,6 +78,14 @@ def test_bootstrap_has_the_spread_of_paired_differences() -> None:
     assert gap.low < gap.share < gap.high
 
 
+def test_a_difference_is_measurable_where_its_interval_excludes_0() -> None:
+    for plus in range(16):
+        for minus in range(16):
+            both = "1" * (PHOTOS - plus - minus)
+            gap = difference(measured("1" * plus + "0" * minus + both), measured("0" * plus + "1" * minus + both))
+            assert gap.measurable == (gap.low > 0 or gap.high < 0), (plus, minus)
+
+
 def test_photos_that_both_name_right_say_nothing() -> None:
     few = difference(measured("1100" + "0" * 6), measured("0000" + "0" * 6))
     many = difference(measured("1100" + "1" * 96), measured("0000" + "1" * 96))
@@ -89,7 +97,7 @@ def test_a_small_teacher_that_is_measurably_better_and_affordable_is_shipped() -
     assert found.ship == SMALL_TEACHER
     assert found.text.startswith("Ship the small-teacher: made to answer")
     assert "85.0 % right, the student 70.0 % (15.0 points more than the student)" in found.text
-    assert "2.5 times the size and 2.0 times the time" in found.text
+    assert "; it takes 2.5 times the space and 2.0 times the time a picture" in found.text
     assert found.command == "make small-teacher"
 
 
@@ -119,13 +127,13 @@ def test_equal_within_noise_the_cheaper_one_is_shipped() -> None:
 def test_a_better_teacher_beyond_the_limit_of_cost_is_named_with_its_price() -> None:
     found = recommend([rung(OURS, 140), rung(SMALL_TEACHER, 141, 20.0, 20.0), rung(TEACHER, 190, 60.0, 70.0)])
     assert found.ship == OURS
-    assert "the teacher reaches 95.0 %, 25.0 points more than the student, at 6.0 times the size" in found.text
+    assert "the teacher reaches 95.0 %, 25.0 points more than the student, and takes 6.0 times the space" in found.text
 
 
 def test_a_teacher_that_cannot_be_exported_is_never_shipped() -> None:
     found = recommend([rung(OURS, 140), rung(TEACHER, 190, None, None)])
     assert found.ship == OURS
-    assert "at a cost that was not measured" in found.text
+    assert "takes space and time that were not measured" in found.text
 
 
 def test_photos_are_recommended_where_they_help_measurably() -> None:
@@ -140,14 +148,20 @@ def test_photos_that_make_a_cheaper_rung_as_good_are_told_of() -> None:
     base = [rung(OURS, 120), rung(SMALL_TEACHER, 160, 25.0, 20.0)]
     found = recommend([*base, rung(EXAMPLES, 158)])
     assert (found.ship, found.better_with) == (SMALL_TEACHER, EXAMPLES)
-    assert "Cheaper with photos: the examples reaches 79.0 %, no measurable difference, at 0.4 times" in found.text
+    assert (
+        "Cheaper with photos: the examples reaches 79.0 %, no measurable difference, and takes 60 % less space"
+        in found.text
+    )
     assert recommend([*base, rung(EXAMPLES, 140)]).better_with is None
 
 
 def test_synthetic_images_that_teach_no_better_than_pictures_of_nothing_are_told_of() -> None:
     base = [rung(OURS, 140), rung(SMALL_TEACHER, 120)]
     assert "earned nothing" not in recommend([*base, rung(NOISE, 30), rung(PROCEDURAL, 90)]).text
-    assert "the procedural reaches 68.0 %" in recommend([*base, rung(NOISE, 30), rung(PROCEDURAL, 136)]).text
+    assert (
+        "The student's synthetic images earned nothing measurable: the procedural reaches 68.0 %"
+        in recommend([*base, rung(NOISE, 30), rung(PROCEDURAL, 136)]).text
+    )
 
 
 def test_nothing_is_recommended_without_a_teacher_or_the_student() -> None:

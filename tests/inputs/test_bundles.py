@@ -97,6 +97,10 @@ WRONG_USAGE: list[tuple[tuple[str, ...], str]] = [
     (("predict", "hf:zoo", "{photo}"), "hf:USER/NAME"),
     (("plan", "--classes", "dog"), "at least two"),
     (("plan", "--classes", "dog,cat", "--budget", "soon"), "10min"),
+    (
+        ("run", "--classes", "dog,cat", "--quick", "--budget", "10min", "--out", "{out}"),
+        "Leave out the budget, or quick",
+    ),
     (("plan", "--classes", "dog,cat", "--teacher", "embeded-s"), "Did you mean 'embedded-s'?"),
     (("zero-shot", "--classes", "dog,cat", "--teacher", "embeded-s", "--out", "{out}"), "Did you mean 'embedded-s'?"),
     (("ui", "--workspace", "{photo}"), "a.png: File exists"),
@@ -185,7 +189,8 @@ def test_what_is_no_bundle_is_told(
     line = failed(
         capsys, *before, tmp_path / (place if place != "a name too long" else "x" * 4000), *filled(after, words)
     )
-    assert "too long" in line if place == "a name too long" else "is not a clipstill bundle" in line
+    told = {"a name too long": "too long", "nothing": "there is no file or folder"}
+    assert told.get(place, "is not a clipstill bundle") in line
 
 
 NAMES = ["../../etc/passwd", "/etc/passwd", "a/../../b", "", ".", "..", "a\\..\\b", "C:\\x", "a\0b", "x" * 5000, "a//b"]

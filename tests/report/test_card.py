@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
+from clipstill.core.foresight import Foresight
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.report.card import model_card
 from clipstill.report.licences import (
@@ -144,13 +145,36 @@ def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> Non
     text = card()
     for part in (
         "license: apache-2.0\n", "SYNTHETIC", "trainedAlgorithmicMedia",
-        "| right and answered | 70.0% | 90.0% | 50.0% |",
-        "| top-1, made to answer | 75.0% | 90.0% | 50.0% |",
-        "Weak so far: right and answered 70 % (80 % interval 56 to 81), by 20 labelled photos; it takes 50 to be sure.",
-        "| elephant | 80.0% |", "13.6 MB", "11.8 ms", "short side to 183 px", "160 x 160", "4.0e-06",
+        "| right and answered | 70.0 % | 90.0 % | 50.0 % |",
+        "| top-1, made to answer | 75.0 % | 90.0 % | 50.0 % |",
+        "Weak so far: right and answered 70.0 % (80 % interval 55.8 to 81.2 %), by 20 labelled photos; it takes 50 to "
+        "be sure.",
+        "| elephant | 80.0 % |", "13.6 MB", "11.8 ms", "short side to 183 px", "160 x 160", "4.0e-06",
         "Most restrictive licence found: permissive", "| seed | 0 |",
     ):  # fmt: skip
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("with_it", "without", "told"),
+    [
+        (0.045, 0.036, "the scores would be better without this temperature: calibration error 0.036, with it 0.045"),
+        (0.036, 0.045, "this temperature makes the scores better: calibration error 0.036, without it 0.045"),
+        (0.0361, 0.0362, "this temperature changes nothing: calibration error 0.036 with and without it"),
+    ],
+)
+def test_card_says_whether_the_temperature_suits_the_measured_photos(with_it: float, without: float, told: str) -> None:
+    evaluation = {
+        "n": 140, "chance": 0.5, "student_top1": 0.9, "right_and_answered": 0.9,
+        "student": {"ece": with_it, "ece_uncalibrated": without},
+    }  # fmt: skip
+    calibration = {
+        "foresight": Foresight("names alone", reason="untold").to_json(),
+        "temperature_fitted_on": "synthetic images",
+    }
+    text = card(evaluation=evaluation, calibration=calibration)
+    assert f"fitted on synthetic images. On the 140 measured photos {told}." in text
+    assert "measured photos this" not in card(evaluation=None, calibration=calibration)
 
 
 def test_card_without_measurement_says_so() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipstill.core.foresight import Foresight
 from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import Advice
 from clipstill.report.charts import ladder_chart, line_chart
@@ -135,7 +136,7 @@ class Reader(HTMLParser):
 def test_page_is_well_formed_and_shows_every_part() -> None:
     text = Reader(render(sample())).text
     for part in (
-        "73.3%", "88.0%", "33.3%", "0.83", "13.6", "11.8", "embedded-m", "Synthetic images", "SYNTHETIC",
+        "73.3 %", "88.0 %", "33.3 %", "0.83", "13.6", "11.8", "embedded-m", "Synthetic images", "SYNTHETIC",
         "Accuracy by class", "Confusion",
         "Was distillation worth it?",
         "pictures of noise", "not measured: give photos", "Distillation loss", "6 min 52 s",
@@ -216,14 +217,27 @@ def test_page_without_measurement_says_so() -> None:
 
 def test_summary_tells_both_scores_and_the_ratio_of_sizes() -> None:
     told = summary(sample())
-    assert "Made to answer all of 30 photos, the student names 73.3% right, its teacher 88.0%" in told
+    assert "Made to answer all of 30 photos, the student names 73.3 % right, its teacher 88.0 %" in told
     assert "2.0 times smaller" in told
     assert "smaller" not in summary(sample(teacher_bytes=1000))
 
 
+def test_page_says_whether_the_temperature_suits_the_measured_photos() -> None:
+    calibration = {
+        "asked_about": "synthetic images", "temperature": 0.9, "temperature_fitted_on": "synthetic images",
+        "foresight": Foresight("names alone", reason="untold").to_json(), "refusal": None,
+        "agreement": {"held_out_styles": None, "views": 0.9},
+    }  # fmt: skip
+    evaluation = dict(sample().evaluation or {})
+    evaluation["student"] = {**evaluation["student"], "ece": 0.045, "ece_uncalibrated": 0.036}
+    page = render(sample(calibration=calibration, evaluation=evaluation))
+    assert "On the 30 measured photos the scores would be better without this temperature" in page
+    assert "0.90, fitted on synthetic images</td>" in render(sample(calibration=calibration, evaluation=None))
+
+
 def test_teacher_that_knows_nothing_does_not_divide_by_zero() -> None:
     evaluation = {**(sample().evaluation or {}), "teacher_top1": 0.0}
-    assert "0.0%" in render(sample(evaluation=evaluation))
+    assert "0.0 %" in render(sample(evaluation=evaluation))
 
 
 def test_hardest_class_comes_first_and_absent_classes_are_left_out() -> None:
@@ -255,8 +269,8 @@ def rows_of(page: str, title: str) -> list[list[str]]:
 
 def test_curation_is_told_class_by_class_the_least_diverse_first() -> None:
     assert rows_of(render(sample()), "Diversity of the images") == [
-        ["guitar", "7.2", "23", "1", "-", "4 6 pairs", "19", "80.0%"],
-        ["dog", "9.4", "16", "-", "1", "-", "15", "91.0%"],
+        ["guitar", "7.2", "23", "1", "-", "4 6 pairs", "19", "80.0 %"],
+        ["dog", "9.4", "16", "-", "1", "-", "15", "91.0 %"],
     ]
 
 
@@ -328,6 +342,15 @@ def test_chart_of_nothing_is_nothing(points: tuple[tuple[float, float], ...]) ->
 def test_flat_line_and_single_point_are_drawn() -> None:
     assert "<circle" in line_chart(Chart("t", "x", (Series("a", ((3, 2.0),)),)))
     assert len(drawn(line_chart(Chart("t", "x", (Series("a", ((0, 2.0), (1, 2.0))),))))) == 2
+
+
+@pytest.mark.parametrize("agreement", [(1.0, 1.0), (0.93, 1.0), (0.0, 0.0), (0.5, 0.500001)])
+def test_an_axis_of_shares_ends_at_a_hundred_per_cent(agreement: tuple[float, float]) -> None:
+    svg = line_chart(Chart("t", "x", (Series("a", tuple(enumerate(agreement))),), percent=True))
+    ticks = [float(tick) for tick in re.findall(r">([\d.-]+) %<", svg)]
+    assert len(ticks) > 1
+    assert min(ticks) >= 0
+    assert max(ticks) <= 100
 
 
 def test_picture_is_scaled_down_and_kept_small() -> None:

@@ -203,7 +203,7 @@ def test_a_bundle_hidden_by_a_kill_between_two_renames_is_found(tiny_bundle: Pat
 def test_what_is_left_of_an_old_bundle_does_not_come_back(tiny_bundle: Path, tmp_path: Path) -> None:
     # Killed after both renames, while the old folder was being deleted; then the user deleted the new one.
     shutil.copytree(tiny_bundle, tmp_path / ".lone.clipstill-previous")
-    with pytest.raises(ArtifactError, match="is not a clipstill bundle"):
+    with pytest.raises(ArtifactError, match="there is no file or folder"):
         load_bundle(tmp_path / "lone")
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from clipstill.core.seeds import generator_for
 from clipstill.teachers import load_teacher
 from clipstill.text.difficulty import estimate, is_familiar, simulated_accuracy
-from clipstill.text.linter import NOTE, WARNING, Finding, Known, Linter
+from clipstill.text.linter import Known, Linter
 from clipstill.text.near_misses import WORDS
 from clipstill.text.senses import choose_senses
 from clipstill.text.task import parse_task
+from clipstill.text.word_checks import NOTE, WARNING, Finding
 from clipstill.text.wordnet import wordnet
 
 DIM = 256
@@ -193,6 +194,25 @@ def test_plain_lists_raise_no_alarm_in_a_real_space(names: str) -> None:
 def test_a_real_teacher_takes_a_crane_for_a_machine_and_a_tiger_lily_for_a_tiger() -> None:
     assert ("ambiguous", ("crane",)) in kinds(real_linter("crane,heron,stork").findings())
     assert ("unknown", ("tiger lily",)) in kinds(real_linter("tiger lily,rose,tulip").findings())
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        ("kiwi,mango,lemon", "an inhabitant"),
+        ("pitcher,vase,bowl", "a thrower"),
+        ("chest,wardrobe,bed", "a body part"),  # The teacher is as near to it as to the furniture.
+    ],
+)
+def test_a_person_or_a_far_commoner_meaning_makes_a_name_doubtful(names: str, other: str) -> None:
+    (found,) = [one for one in real_linter(names).findings() if one.level == WARNING]
+    assert (found.kind, found.classes) == ("ambiguous", (names.split(",")[0],))
+    assert f"or {other};" in found.message
+
+
+def test_a_person_that_the_teacher_does_not_lean_to_is_slang() -> None:
+    assert lint(["kiwi", "mango", "lemon"]) == []
+    assert kinds(lint(["kiwi", "mango", "lemon"], space(kiwi="inhabitant")))[0] == ("ambiguous", ("kiwi",))
 
 
 def test_a_meaning_of_another_class_kind_is_doubtful_however_rare() -> None:

@@ -83,6 +83,13 @@ def test_a_typing_mistake_leads_to_the_word() -> None:
     assert wordnet().spelled_like("zzzzzz") is None
 
 
+@pytest.mark.parametrize(
+    ("written", "word"), [("elefant", "elephant"), ("kamera", "camera"), ("krokodile", "crocodile"), ("asdfgh", None)]
+)
+def test_a_word_as_it_sounds_leads_to_the_word(written: str, word: str | None) -> None:
+    assert wordnet().spelled_like(written) == word
+
+
 def test_the_stored_table_knows_that_a_sofa_is_a_couch_and_a_dog_an_animal() -> None:
     nouns = wordnet()
     assert {sense.number for sense in nouns.senses("sofa")} & {sense.number for sense in nouns.senses("couch")}

@@ -1,5 +1,6 @@
 """What the page knows of runs, how it starts and stops them, and what it makes of the form. No browser, no gradio."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from clipstill.core.foresight import Estimate, Foresight
 from clipstill.core.progress import ProgressEvent
 from clipstill.text.task import Task, parse_task
 from clipstill.ui import panels
-from clipstill.ui.form import Form, run_arguments
+from clipstill.ui.form import Form, look_at_words, run_arguments
 from clipstill.ui.jobs import Jobs, Watched, ask_plan
 from clipstill.ui.runs import checked_name, open_run, runs_in
 from clipstill.workflow.store import LockedStore
@@ -442,9 +444,34 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
     found = ask_plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
     shown = panels.panel("plan", found)
-    for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
+    for text in ("63.0 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
         assert text in shown
     assert shown.index(">crane<") < shown.index(">dog<")
+
+
+def test_names_are_shown_before_the_teacher_is_asked(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from clipstill.ui import page
+
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(page, "ask_plan", lambda arguments: asked.append(arguments) or PLAN)
+    given = {"classes": "crane\nheron\nstork\nelefant\ndog: a beagle", "effort": "Default"}
+    looks = page.Page(jobs, tmp_path).check(*(given.get(field.name) for field in dataclasses.fields(Form)))
+    first = next(looks)
+    assert not asked
+    for text in ("5 classes", "long-necked wading bird", "a beagle", "write: elephant", "no word that WordNet knows"):
+        assert text in first
+    assert "63.0 %" in next(looks)
+    assert len(asked) == 1
+
+
+def test_examples_show_what_a_name_means() -> None:
+    assert [one.kind for one in look_at_words(Form("elefant\ndog")).findings()] == ["spelling"]
+    assert look_at_words(Form("elefant\ndog", examples="photos")).findings() == []
+    assert [one.kind for one in look_at_words(Form("собака\ndog")).findings()] == ["unreadable"]
+    assert look_at_words(Form("собака\ndog", settings="teacher.name=openclip:a/b")).findings() == []
 
 
 def test_a_plan_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,6 +516,8 @@ def test_a_run_in_seconds_stops_at_the_small_teacher_and_goes_on_to_the_student(
 
     _, arguments, _ = run_arguments(Form("dog\ncat", name="zoo", effort="In seconds"), jobs)
     assert arguments[-1] == "--quick"
+    with pytest.raises(ConfigError, match="Leave 'Time it may take' empty"):
+        run_arguments(Form("dog\ncat", effort="In seconds", budget="30min"), jobs)
     with made_run(tmp_path) as run:
         run.event("start", keys={"zero_shot": "k"})
         run.event("done", stage="zero_shot", seconds=1.0)

@@ -26,7 +26,8 @@ from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import spoken
 from clipstill.evaluation.evaluate import BATCH, student_predictor
 from clipstill.text.difficulty import estimate, is_familiar
-from clipstill.text.linter import Finding, Known, Linter
+from clipstill.text.linter import Known, Linter
+from clipstill.text.word_checks import Finding
 from clipstill.workflow.photos import Photos, limited
 
 if TYPE_CHECKING:

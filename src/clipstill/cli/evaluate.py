@@ -5,6 +5,7 @@ from __future__ import annotations
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result, print_table
+from clipstill.core.notebook import percent
 
 # Mistakes that the table shows; all of them are in the JSON.
 _SHOWN = 20
@@ -33,7 +34,7 @@ def evaluate(
     mistakes = result.student.mistakes
     print_result({**result.to_json(), "mistakes": [one.to_json() for one in mistakes]}, result.facts(), as_json)
     if mistakes and not as_json:
-        rows = [(one.file, one.label, one.said, f"{100 * one.score:.1f} %") for one in mistakes[:_SHOWN]]
+        rows = [(one.file, one.label, one.said, percent(one.score)) for one in mistakes[:_SHOWN]]
         print()
         print_table([(f"{len(mistakes)} wrong", "is", "answer", "probability"), *rows])
         if len(mistakes) > _SHOWN:

@@ -10,6 +10,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table, print_text
+from clipstill.core.notebook import percent
 
 _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "minutes", "photos", "labels")
 
@@ -67,7 +68,7 @@ def _row(rung: dict[str, Any], against: dict[str, Any]) -> tuple[str, ...]:
     cost = found["cost"]
     return (
         rung["title"],
-        f"{100 * found['top1']:.1f}",
+        percent(found["top1"]),
         "" if gap is None else f"{100 * gap['share']:+.1f} (p {gap['p']:.2g})",
         f"{found['ece']:.3f}",
         _number(cost["onnx_bytes"], scale=1e-6),

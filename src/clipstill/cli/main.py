@@ -28,6 +28,7 @@ from clipstill.cli.ladder import ladder
 from clipstill.cli.listing import list_parts
 from clipstill.cli.plan import plan
 from clipstill.cli.predict import predict
+from clipstill.cli.printing import silence_output
 from clipstill.cli.protocols import base_to_novel, transfer
 from clipstill.cli.push import push
 from clipstill.cli.reproduce import reproduce
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted. The same command goes on where it stopped.", INTERRUPTED)
     except BrokenPipeError:
         # The reader of standard output left (``clipstill list students | head -1``); nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_output()
         return 0
     except ClipstillError as error:
         return _fail(str(error), error.exit_code)

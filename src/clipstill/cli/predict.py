@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipstill.cli import options
-from clipstill.cli.printing import print_json
+from clipstill.cli.printing import print_json, silence_output
 from clipstill.core.errors import ClipstillError, ConfigError, DataError
 from clipstill.core.names import NONE_OF_THESE, plain
+from clipstill.core.notebook import percent
 from clipstill.core.paths import user_path
 from clipstill.core.threads import ahead
 
@@ -76,15 +77,25 @@ def predict(
         (answer,) = classifier.answer_pixels(pixels_HW3[None], top)
         answers.append({"photo": name, **asdict(answer)})
         if not as_json:
-            print(f"{name}: {_sentence(answer)}")
-    if as_json:
-        print_json(answers)
+            _say(f"{name}: {_sentence(answer)}", is_needed=table is None)
     if table is not None:
         _write_table(table, answers)
+    if as_json:
+        print_json(answers)
     if failures:
         raise ClipstillError(
             failures[0] if len(photos) == 1 else f"{len(failures)} of {len(photos)} photos could not be read."
         )
+
+
+def _say(line: str, *, is_needed: bool) -> None:
+    """Print a line; where no more than the table is needed, the reader of standard output may have left."""
+    try:
+        print(line)
+    except BrokenPipeError:
+        if is_needed:
+            raise
+        silence_output()
 
 
 def _turned_round(photo: Path, others: Sequence[Path]) -> str:
@@ -103,7 +114,7 @@ def _photos_of(path: Path) -> list[Path]:
 
 
 def _sentence(answer: Answer) -> str:
-    named = ", ".join(f"{each.label} {100 * each.score:.1f} %" for each in answer.predictions)
+    named = ", ".join(f"{each.label} {percent(each.score)}" for each in answer.predictions)
     return f"{NONE_OF_THESE} (most like {named})" if answer.refused else named
 
 

@@ -27,8 +27,8 @@ from clipstill.planning.plan import Plan, plan, plan_key, say_plan, stored_plan
 from clipstill.report.licences import most_restrictive, warning
 from clipstill.stages import STAGES, bundle, calibration, evaluation, images, ladder, report, student, zero_shot
 from clipstill.stages.near_misses import check_near_misses
-from clipstill.text.linter import WARNING
 from clipstill.text.task import Task
+from clipstill.text.word_checks import WARNING
 from clipstill.workflow.cohorts import CohortsInUse, cohorts_in_use
 from clipstill.workflow.keys import Keys
 from clipstill.workflow.models import Models

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from clipstill.core.notebook import percent
+
 # Half the width of an 80 % interval, in standard deviations.
 _Z = 1.2816
 # Labelled photos from which on a measured share replaces what is foretold.
@@ -46,8 +48,8 @@ class Estimate:
     high: float
 
     def text(self) -> str:
-        """``88 % (80 % interval 81 to 93)``."""
-        return f"{100 * self.share:.0f} % (80 % interval {100 * self.low:.0f} to {100 * self.high:.0f})"
+        """``88.2 % (80 % interval 81.4 to 93.0 %)``."""
+        return f"{percent(self.share)} (80 % interval {100 * self.low:.1f} to {percent(self.high)})"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ _ORDINAL = re.compile(r"(?<=\S) \((?:[2-9]|[1-9]\d)\)$")
 _NO_FOLDER = re.compile(r'[/\\:*?"<>|]')
 _DOT = re.compile(r"(?<=[^\W\d_]{2})\.(?=[^\W\d_]{2})")
 _MERGES = 48_894  # The file has more, which no CLIP was trained with.
+# An "a" before a vowel that is heard, not as in "a unicorn", nor where "a" is a letter as in "plan a and b".
+_A = re.compile(
+    r"\b(a) (?!(?:and|as|at|if|in|is|it|of|on|or|over|under|until|us)(?![\w-]))"
+    r"(?!one\b|once|eu|ewe|uni(?!n|d|m)|uk|us[abeu]|ut[ei]|ur[aeio])(?=[aeiou]|hour|honest|heir|x-?ray)",
+    re.IGNORECASE,
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 
 
@@ -44,6 +50,16 @@ def spoken(name: str) -> str:
         name = _DOT.sub(" ", _COUNTER.sub("", name))
     words = name.replace("_", " ").split()
     return _humps(words[0]) if len(words) == 1 else " ".join(words)
+
+
+def with_articles(text: str) -> str:
+    """A text with "an" where it says "a" before a vowel; prompts keep the "a" of the published sentences.
+
+    Example:
+        >>> with_articles("a photo of a elephant")
+        'a photo of an elephant'
+    """
+    return _A.sub(r"\1n ", text)
 
 
 def _humps(word: str) -> str:

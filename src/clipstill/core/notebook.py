@@ -15,6 +15,6 @@ def html_table(rows: Mapping[str, object]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """``81.4 %``; ``-`` for what was not measured."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+def percent(share: float | None) -> str:
+    """A share as everything shows it, ``81.4 %``; ``-`` for what was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipstill.core.foresight import MEASURED_FROM, Foresight
+from clipstill.core.notebook import percent
 from clipstill.core.progress import listed
 
 # Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
@@ -139,4 +140,4 @@ def _gain(share: float | None) -> str:
     if share is None:
         return ""
     then = 1 - _LEFT_BY_FIVE * (1 - share)
-    return f" (they halved the mistakes of eight sets: from {100 * share:.0f} to about {100 * then:.0f} %)"
+    return f" (they halved the mistakes of eight sets: from {percent(share)} to about {percent(then)})"

@@ -146,8 +146,10 @@ class Difference:
     """How much better one rung is than another on the same photos."""
 
     share: float  # Difference of the shares of right answers, in [-1, 1].
-    low: float  # Lower end of the interval that holds 95 % of resampled differences.
-    high: float  # Upper end.
+    # Lower and upper end of the interval that holds 95 % of resampled differences; wide enough to hold 0 where the test
+    # below finds none.
+    low: float
+    high: float
     p: float  # Result of the exact test of McNemar, in [0, 1].
 
     @property
@@ -191,7 +193,10 @@ def difference(first: Measured, second: Measured) -> Difference:
     chances = [plus / count, minus / count, 1 - (plus + minus) / count]
     drawn_B3 = np.random.default_rng(0).multinomial(count, chances, size=4000)
     low, high = np.quantile((drawn_B3[:, 0] - drawn_B3[:, 1]) / count, [0.025, 0.975])
-    return Difference((plus - minus) / count, float(low), float(high), mcnemar_exact(plus, minus))
+    p = mcnemar_exact(plus, minus)
+    if p >= LEVEL:  # Where the two differ on few photos, resampling alone would find a difference in five of them.
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Difference((plus - minus) / count, float(low), float(high), p)
 
 
 @dataclass(frozen=True)
@@ -226,32 +231,32 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     if pick is ours:
         sentences = [
             f"Ship the student: made to answer, it names {_percent(ours)} right, "
-            f"{towers[0].title} {_percent(towers[0])} ({_gap(ours, towers[0])}), {_costs(towers[0], ours)}."
+            f"{towers[0].title} {_percent(towers[0])} ({_gap(ours, towers[0])}), which {_takes(towers[0], ours)}."
         ]
     else:
         sentences = [
             f"Ship {pick.title}: made to answer, it names {_percent(pick)} right, the student {_percent(ours)} "
-            f"({_gap(pick, ours)}), {_costs(pick, ours)}. Take the student where size counts or where photos of other "
-            "things must be refused: a teacher answers always."
+            f"({_gap(pick, ours)}); it {_takes(pick, ours)}. Take the student where size counts or where photos of "
+            "other things must be refused: a teacher answers always."
         ]
     if dear is not None and _between(dear, pick).better:
         sentences.append(
             f"Where size and time do not count, {dear.title} reaches {_percent(dear)}, {_gap(dear, pick)}, "
-            f"{_costs(dear, ours)}."
+            f"and {_takes(dear, ours)}."
         )
     by_top1 = operator.attrgetter("result.top1")
     controls = [found[name] for name in (NOISE, PROCEDURAL) if name in found]
     as_good = max((rung for rung in controls if not _between(ours, rung).better), key=by_top1, default=None)
     if pick is ours and as_good is not None:
         sentences.append(
-            f"Its synthetic images earned nothing measurable: {as_good.title} reaches {_percent(as_good)}."
+            f"The student's synthetic images earned nothing measurable: {as_good.title} reaches {_percent(as_good)}."
         )
     more = [found[name] for name in (SMALL_TEACHER_EXAMPLES, EXAMPLES, UNLABELLED) if name in found]
     better = [rung for rung in more if _between(rung, pick).better and _costs_at_most(rung, ours, MOST_COST)]
     cheaper = [rung for rung in more if not _between(pick, rung).better and _costs_at_most(rung, pick, 1 / SAME_COST)]
     best = max(better or cheaper, key=by_top1, default=None)
     if best is not None:
-        verdict, price = ("Better", "") if better else ("Cheaper", f", {_costs(best, pick)}")
+        verdict, price = ("Better", "") if better else ("Cheaper", f", and {_takes(best, pick)}")
         sentences.append(f"{verdict} with photos: {best.title} reaches {_percent(best)}, {_gap(best, pick)}{price}.")
     return Recommendation(pick.name, None if best is None else best.name, " ".join(sentences), pick.command)
 
@@ -329,8 +334,14 @@ def _costs_at_most(rung: Rung, other: Rung, times: float) -> bool:
     return max(_multiples(rung, other, "onnx_bytes", "gflop")) <= times
 
 
-def _costs(rung: Rung, other: Rung) -> str:
+def _takes(rung: Rung, other: Rung) -> str:
     size, latency = _multiples(rung, other, "onnx_bytes", "latency_ms")
     if math.inf in (size, latency):
-        return "at a cost that was not measured"
-    return f"at {size:.1f} times the size and {latency:.1f} times the time a picture"
+        return "takes space and time that were not measured"
+    return f"takes {_compared(size, 'space')} and {_compared(latency, 'time')} a picture"
+
+
+def _compared(multiple: float, cost: str) -> str:
+    if multiple < 0.95:
+        return f"{100 * (1 - multiple):.0f} % less {cost}"
+    return f"{multiple:.1f} times the {cost}" if multiple >= 1.05 else f"the same {cost}"

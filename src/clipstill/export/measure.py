@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipstill.core.errors import ExportError
+from clipstill.core.notebook import percent
 from clipstill.core.progress import say
 from clipstill.core.protocols import Size, height_and_width
 from clipstill.export import load_format
@@ -198,9 +199,9 @@ def _judge(form: Format, facts: FormatFacts, limits: ExportSettings, allowed: fl
         return None
     changed = 1 - facts.top1_agreement
     kind = min(facts.agreement, key=lambda kind: facts.agreement[kind])
-    what = f"it answers otherwise than the student for {changed:.1%} of {facts.pictures[kind]} pictures ({kind})"
+    what = f"it answers otherwise than the student for {percent(changed)} of {facts.pictures[kind]} pictures ({kind})"
     if changed > limits.int8_refuse:
-        raise ExportError(f"{what}, allowed is {limits.int8_refuse:.1%}")
+        raise ExportError(f"{what}, allowed is {percent(limits.int8_refuse)}")
     return f"{what}; measure it on photos of your own" if changed > _WARN else None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from clipstill.core.errors import ExportError, reason_of
 from clipstill.core.images import fit
+from clipstill.core.notebook import percent
 from clipstill.core.protocols import Preprocess, Size, height_and_width
 from clipstill.export.format import Model, frozen_copy
 from clipstill.export.onnx import Onnx
@@ -81,7 +82,7 @@ def check_difference(difference: float, agreement: float, allowed: float) -> Non
     if not difference <= allowed:  # Not ">", to refuse NaN too.
         raise ExportError(f"a logit differs by {difference:.3g}, allowed is {allowed:.3g}")
     if agreement < _REQUIRED_AGREEMENT:
-        raise ExportError(f"it names the same class for only {agreement:.1%} of the pictures")
+        raise ExportError(f"it names the same class for only {percent(agreement)} of the pictures")
 
 
 def same_answers(first_NC: np.ndarray, second_NC: np.ndarray) -> float:

@@ -21,8 +21,8 @@ from clipstill.core.records import read_record
 from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of
 from clipstill.planning.timings import measure
-from clipstill.text.linter import WARNING, Finding
 from clipstill.text.task import Task
+from clipstill.text.word_checks import WARNING, Finding
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.records import read_events
 from clipstill.workflow.settings import Settings

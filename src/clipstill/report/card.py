@@ -10,6 +10,7 @@ import yaml
 
 from clipstill.core.description import Description, ExportFacts
 from clipstill.core.foresight import Foresight, known_best
+from clipstill.core.notebook import percent
 from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import verdict
 from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, warning
@@ -28,6 +29,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
     student, teacher = found.get("student") or {}, found.get("teacher") or {}
     kinds = (("example image", model.examples), ("unlabelled photo", model.unlabelled))
     counts = [f"one {name}" if count == 1 else f"{count} {name}s" for name, count in kinds if count]
+    chance = percent(found.get("chance"))
     card = environment().get_template("card.md.jinja")
     text = card.render(
         model=model,
@@ -40,24 +42,13 @@ def model_card(model: Description, export: ExportFacts) -> str:
         given=f"{len(model.labels)} class names and {' and '.join(counts) or 'no labelled photo'}",
         found=found,
         verdict_text=_verdict_of(model),
+        temperature_verdict=temperature_verdict(model.evaluation),
         measured=found
         and [
-            (
-                "right and answered",
-                found["right_and_answered"],
-                found.get("teacher_top1"),
-                ".1%",
-                f"{found['chance']:.1%}",
-            ),
-            (
-                "top-1, made to answer",
-                found["student_top1"],
-                found.get("teacher_top1"),
-                ".1%",
-                f"{found['chance']:.1%}",
-            ),
-            ("top-5", student.get("top5"), teacher.get("top5"), ".1%", ""),
-            ("calibration error (ECE)", student.get("ece"), teacher.get("ece"), ".3f", ""),
+            ("right and answered", percent, found["right_and_answered"], found.get("teacher_top1"), chance),
+            ("top-1, made to answer", percent, found["student_top1"], found.get("teacher_top1"), chance),
+            ("top-5", percent, student.get("top5"), teacher.get("top5"), ""),
+            ("calibration error (ECE)", "{:.3f}".format, student.get("ece"), teacher.get("ece"), ""),
         ],
         per_class=per_class(student, model.labels),
         warning=warning(parts),
@@ -74,6 +65,21 @@ def _verdict_of(model: Description) -> str:
         return ""
     known = known_best(model.calibration["foresight"] if model.calibration else untold, found)
     return verdict(known, found["n"] if found else 0, len(model.labels))[1]
+
+
+def temperature_verdict(found: Mapping[str, Any] | None) -> str:
+    """In a sentence, whether the temperature suits the scores of measured photos; empty where none were measured."""
+    student = (found or {}).get("student") or {}
+    if found is None or student.get("ece_uncalibrated") is None:
+        return ""
+    with_it, without = f"{student['ece']:.3f}", f"{student['ece_uncalibrated']:.3f}"
+    if with_it == without:
+        verdict = f"this temperature changes nothing: calibration error {with_it} with and without it"
+    elif with_it < without:
+        verdict = f"this temperature makes the scores better: calibration error {with_it}, without it {without}"
+    else:
+        verdict = f"the scores would be better without this temperature: calibration error {without}, with it {with_it}"
+    return f"On the {found['n']:,} measured photos {verdict}."
 
 
 def front_matter(model: Description, export: ExportFacts) -> dict[str, Any]:

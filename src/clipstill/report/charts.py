@@ -24,7 +24,10 @@ def line_chart(chart: Chart) -> Markup:
     if not points:
         return Markup("")
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    y_ticks = _ticks(min(y for _, y in points), max(y for _, y in points), 4)
+    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
+    if chart.percent and y_low == y_high:
+        y_low, y_high = 0.0, 1.0  # No tick above 100 %.
+    y_ticks = _ticks(y_low, y_high, 4)
     across = _scale(x_low, x_high, LEFT, WIDTH - RIGHT)
     down = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     marks = []
@@ -40,7 +43,7 @@ def line_chart(chart: Chart) -> Markup:
         title=chart.title,
         x_name=chart.x,
         x_ticks=[(across(tick), _number(tick)) for tick in _ticks(x_low, x_high, 5) if x_low <= tick <= x_high],
-        y_ticks=[(down(tick), f"{100 * tick:g}%" if chart.percent else _number(tick)) for tick in y_ticks],
+        y_ticks=[(down(tick), f"{100 * tick:g} %" if chart.percent else _number(tick)) for tick in y_ticks],
     )
 
 
@@ -85,7 +88,7 @@ def ladder_chart(ladder: Mapping[str, Any] | None, cost: str) -> Markup:
         title=f"top-1 against {name}",
         x_name=name,
         x_ticks=[(across(math.log(tick)), f"{tick:g}") for tick in x_ticks if x_low <= tick <= x_high],
-        y_ticks=[(down(tick), f"{100 * tick:.0f}%") for tick in y_ticks],
+        y_ticks=[(down(tick), f"{100 * tick:.0f} %") for tick in y_ticks],
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from clipstill.core.config import dotted
 from clipstill.core.foresight import known_best
-from clipstill.report.card import per_class
+from clipstill.core.notebook import percent
+from clipstill.report.card import per_class, temperature_verdict
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData
 from clipstill.report.licences import family_of, most_restrictive, verdict, warning
@@ -42,6 +43,7 @@ def render(data: ReportData) -> str:
             data=data,
             summary=summary(data),
             found=data.evaluation,
+            temperature_verdict=temperature_verdict(data.evaluation),
             foresight=data.calibration and known_best(data.calibration["foresight"], data.evaluation),
             grid=picture_grid(data.pictures, data.labels),
             curated=sorted(data.curation, key=lambda each: float(each["effective_number"])),
@@ -68,8 +70,8 @@ def summary(data: ReportData) -> str:
     found, sentences = data.evaluation, [data.advice.text]
     if found:
         sentences.append(
-            f"Made to answer all of {found['n']:,} photos, the student names {100 * found['student_top1']:.1f}% right, "
-            f"its teacher {100 * found['teacher_top1']:.1f}%; guessing would reach {100 * found['chance']:.1f}%."
+            f"Made to answer all of {found['n']:,} photos, the student names {percent(found['student_top1'])} right, "
+            f"its teacher {percent(found['teacher_top1'])}; guessing would reach {percent(found['chance'])}."
         )
     if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
         sentences.append(f"The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def environment() -> jinja2.Environment:
     made.filters |= {
         "spec": lambda value, form: "-" if value is None else format(value, form),
         "cell": lambda value: str(value).replace("|", "/"),
-        "percent": lambda value: f"{100 * value:.1f}%",
+        "percent": percent,
         "size": _size,
         "count": _count,
         "duration": duration,

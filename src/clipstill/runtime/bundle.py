@@ -223,7 +223,8 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
         folder = next((place for place in made if read_manifest(place) is not None), folder)
     manifest = read_manifest(folder)
     if manifest is None or not all(name in manifest.files for name in NEEDED):
-        raise ArtifactError(f"{folder} is not a clipstill bundle. Name a run made by 'clipstill run', or its bundle.")
+        wrong = f"{folder} is not a clipstill bundle" if folder.exists() else f"there is no file or folder {folder}"
+        raise ArtifactError(f"{wrong}. Name a run made by 'clipstill run', or its bundle.")
     file = _model_file(model, folder, manifest)
     verify_files(folder, manifest)
     labels, temperature, threshold = _read_labels(folder / LABELS)

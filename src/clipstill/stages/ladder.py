@@ -15,6 +15,7 @@ from typing import Any
 
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, sweep_below, write_json
 from clipstill.core.image_folder import ImageFolder
+from clipstill.core.notebook import percent
 from clipstill.core.progress import say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
 from clipstill.stages import bundle, zero_shot
@@ -70,7 +71,7 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
             write_json(folder / FACTS_FILE, rung.to_json())
             commit_manifest(folder, key, [FACTS_FILE])
             took = span(time.monotonic() - start)
-            top1 = f"{100 * rung.measured.top1:.1f} % in {took}" if rung.measured else "not measured"
+            top1 = f"{percent(rung.measured.top1)} in {took}" if rung.measured else "not measured"
             say(f"ladder: {rung.title}: {top1}")
         found.append(Rung.from_json(read_json(folder / FACTS_FILE)))
     return found

@@ -16,6 +16,7 @@ from clipstill.core.errors import ArtifactError
 from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
 from clipstill.core.files import read_json, write_json, write_text
 from clipstill.core.foresight import known_best
+from clipstill.core.names import with_articles
 from clipstill.core.progress import listed
 from clipstill.core.records import read_record
 from clipstill.core.verdict import ENOUGH_PHOTOS, Advice, Shipped, advise, which_to_ship
@@ -182,7 +183,7 @@ def _pictures(run: Run) -> tuple[Picture, ...]:
         record = found.records[position]
         pixels_HW3 = found.pixels_N3HW[position].permute(1, 2, 0).contiguous().numpy()
         name, style, uri = run.task.names[record.class_id], styles[record.style_id], picture_uri(pixels_HW3)
-        pictures.append(Picture(name, style, uri, score=record.score, prompt=record.prompt))
+        pictures.append(Picture(name, style, uri, score=record.score, prompt=with_articles(record.prompt)))
     return tuple(pictures)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipstill.core.names import folder_names
+from clipstill.core.names import folder_names, with_articles
 from clipstill.surrogate.dataset import ImageRecord, SurrogateSet
 from clipstill.surrogate.shards import add_member
 
@@ -44,9 +44,14 @@ def write_webdataset(images: SurrogateSet, folder: Path, classes: Sequence[str],
     for number, (records, pictures) in enumerate(_parts(images)):
         with tarfile.open(folder / f"images-{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for position, (record, picture) in enumerate(zip(records, pictures, strict=True), number * _SHARD):
-                facts = json.dumps(_facts(record, classes, licence), ensure_ascii=False)
+                facts = _facts(record, classes, licence)
                 add_member(tar, f"{position:06d}.png", picture)
-                for suffix, text in (("cls", str(record.class_id)), ("txt", record.prompt), ("json", facts)):
+                texts = {
+                    "cls": str(record.class_id),
+                    "txt": facts["caption"],
+                    "json": json.dumps(facts, ensure_ascii=False),
+                }
+                for suffix, text in texts.items():
                     add_member(tar, f"{position:06d}.{suffix}", text.encode())
 
 
@@ -59,5 +64,9 @@ def _parts(images: SurrogateSet) -> Iterator[tuple[list[ImageRecord], list[bytes
 
 
 def _facts(record: ImageRecord, classes: Sequence[str], licence: str) -> dict[str, Any]:
-    label = classes[record.class_id]
-    return {"label": label, "caption": record.prompt, "score": round(record.score, 4), "licence": licence}
+    return {
+        "label": classes[record.class_id],
+        "caption": with_articles(record.prompt),
+        "score": round(record.score, 4),
+        "licence": licence,
+    }

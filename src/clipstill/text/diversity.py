@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clipstill.core.notebook import percent
+
 
 @dataclass(frozen=True)
 class Diversity:
@@ -30,7 +32,7 @@ class Diversity:
         within, across = (
             "no pair" if angle is None else f"{angle:.1f} degrees" for angle in (self.within_class, self.across_styles)
         )
-        share = f"{100 * self.class_accuracy:.1f} % nearest to their own class"
+        share = f"{percent(self.class_accuracy)} nearest to their own class"
         return f"mean angle {within} within a class, {across} across its styles, {share}"
 
 

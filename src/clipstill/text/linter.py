@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
-from clipstill.core.names import spoken
-from clipstill.core.progress import Progress, listed
-from clipstill.text.reading import as_read, is_negation, unread
+from clipstill.core.names import spoken, with_articles
+from clipstill.core.progress import Progress
 from clipstill.text.senses import (
     Meaning,
     are_related,
-    choose_senses,
     common_kind,
     is_unseen,
     kind_of,
@@ -30,15 +28,14 @@ from clipstill.text.senses import (
     texts_about,
 )
 from clipstill.text.task import Task
-from clipstill.text.wordnet import Sense, singulars, wordnet
+from clipstill.text.word_checks import EXAMPLES_ADVICE, NOTE, WARNING, Finding, WordChecks
+from clipstill.text.wordnet import PERSON, Sense, singulars
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Function from texts to unit vectors (M, D), made as the teacher reads a bare class name.
 Encode = Callable[[Sequence[str]], "Tensor"]
-
-WARNING, NOTE = "warning", "note"
 
 # From this share on, the teacher cannot tell two names apart: in the embedded teachers sofa and couch lie at 0.9, tulip
 # and tulips at 0.84, dog and animal at 0.68, any two names of CIFAR-10 or PACS below 0.6.
@@ -53,22 +50,9 @@ _STRANGE, _STRANGE_NEAR = 0.25, 0.35
 _STRANGENESS_UNKNOWN = -0.3
 # The other classes decide for a meaning if they support it by this many more steps of WordNet's tree.
 _DECIDED = 1.0
+_FAR_OFTENER = 5  # Times that a meaning is used as often as another one to be the usual or the rare one.
 _COVERED = 0.8  # A common kind is offered if WordNet knows this share of the classes.
 _BATCH = 32
-_EXAMPLES_ADVICE = "or give a few example images of just this class (--examples DIR/{folder})"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem of class names."""
-
-    level: str  # ``"warning"`` if the problem probably costs accuracy, ``"note"`` if it may.
-    # ``unreadable``, ``negation``, ``spelling``, ``plural``, ``synonym``, ``hypernym``, ``similar``, ``ambiguous``,
-    # ``unknown``, ``unseen`` or ``constraint``.
-    kind: str
-    classes: tuple[str, ...]  # Names of the classes.
-    message: str  # The problem.
-    advice: str  # What to do, with a line to paste if there is one.
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class Known:
         return (cosines - self.unrelated) / (1 - self.unrelated)
 
 
-class Linter:
+class Linter(WordChecks):
     """Checks one task for one teacher. A class with a description counts as clear, and so does one with examples.
 
     Args:
@@ -109,12 +93,8 @@ class Linter:
         multilingual: bool = False,
         with_examples: Collection[str] = (),
     ) -> None:
-        self.task, self.vectors_CD, self.known, self.encode = task, class_vectors_CD.float(), known, encode
-        self.nouns, self.with_examples = wordnet(), frozenset(with_examples)
-        self.read = as_read(task, multilingual)
-        # Positions of the classes that the teacher knows nothing of.
-        self.unread = {place for place in unread(task, multilingual) if task.names[place] not in self.with_examples}
-        self.meanings = choose_senses(self.read.names, self.nouns)
+        super().__init__(task, multilingual=multilingual, with_examples=with_examples)
+        self.vectors_CD, self.known, self.encode = class_vectors_CD.float(), known, encode
         self._share_CC: list[list[float]] = known.share(self.vectors_CD @ self.vectors_CD.T).tolist()
         # Shares of each name without a description: of its meanings, and of known words.
         self._about: dict[int, list[float]] = {}
@@ -158,10 +138,7 @@ class Linter:
 
     def findings(self) -> list[Finding]:
         """All findings, warnings first, each in the order of the classes."""
-        found = [*self._unreadable(), *self._negations(), *self._misspelled(), *self._pairs(), *self._doubtful()]
-        found = [each for each in found if not self.with_examples.issuperset(each.classes)]
-        negated = {each.classes for each in found if each.kind == "negation"}
-        found = [each for each in found if each.kind == "negation" or each.classes not in negated]
+        found = self._clear_of_examples([*self._of_words(), *self._pairs(), *self._doubtful()])
         found += self._common_kind(found)
         return sorted(found, key=lambda one: one.level != WARNING)
 
@@ -175,50 +152,6 @@ class Linter:
         strangers = [share for share, _ in self._strangers(place, self.meanings[place][0].sense)]
         others = [share for share, _ in self._other_meanings(place)]
         return max([*strangers, *others], default=0.0) - self._about[place][0]
-
-    def _unreadable(self) -> Iterator[Finding]:
-        """Names in another language or of no words at all, which the teacher takes for anything."""
-        names = [self.task.names[place] for place in sorted(self.unread) if not self._likely(place)]
-        if names:
-            quoted = [f"'{name}'" for name in names]
-            message = (
-                f"the teacher reads English and knows no word of {listed(quoted, most=4)}, so that it would name them "
-                "at random, and no accuracy can be foretold."
-            )
-            advice = (
-                f"Say in English behind a colon what it is: {names[0]}: dog. The label stays; the teacher reads the "
-                f"English alone; {_EXAMPLES_ADVICE.format(folder=names[0])}."
-            )
-            yield Finding(WARNING, "unreadable", tuple(names), message=message, advice=advice)
-
-    def _likely(self, place: int) -> str | None:
-        """The word that a name is a typing mistake away from; None for a word, or without one."""
-        word = spoken(self.read.names[place]).lower()
-        if self.meanings[place] or self.read.descriptions[place] or not word.isascii():
-            return None
-        return self.nouns.spelled_like(word)
-
-    def _negations(self) -> Iterator[Finding]:
-        """Names that say what a photo does not show: no text tower has a vector for that."""
-        words = [spoken(name).lower() for name in self.read.names]
-        for name, word, description in zip(self.task.names, words, self.read.descriptions, strict=True):
-            if description or not is_negation(word, words):
-                continue
-            message = f"'{name}' says what a photo does not show; the teacher looks for the words in it."
-            advice = (
-                'Leave the class out: a student answers "none of these" by itself where a photo resembles no class '
-                "enough. Name what should be refused: --set 'refusal.near_misses=[wolf, cat, tree]'; or describe what "
-                f"is to be seen ({name}: ...)."
-            )
-            yield Finding(WARNING, "negation", (name,), message=message, advice=advice)
-
-    def _misspelled(self) -> Iterator[Finding]:
-        for place, name in enumerate(self.task.names):
-            likely = self._likely(place)
-            if likely is not None:
-                message = f"'{self.read.names[place]}' is no word that WordNet knows; '{likely}' is."
-                advice = f"If that is meant, write: {likely}"
-                yield Finding(WARNING, "spelling", (name,), message=message, advice=advice)
 
     # --- two classes ---
 
@@ -279,7 +212,9 @@ class Linter:
         if kind.number not in self.nouns.distances_up(sense.number) or not is_usual:
             return None
         message = f"'{a}' is a kind of '{b}', so a photo of the one is a photo of both."
-        advice = f"Replace '{b}' by its other kinds, or name what is left of it: {b}: any but a {spoken(a)}."
+        advice = (
+            f"Replace '{b}' by its other kinds, or name what is left: {with_articles(f'{b}: any but a {spoken(a)}')}."
+        )
         return Finding(WARNING, "hypernym", (a, b), message=message, advice=advice)
 
     def _similar(self, first: int, second: int) -> Finding | None:
@@ -308,25 +243,31 @@ class Linter:
             f"'{name}' names nothing that a photo shows by itself ({senses[0].gloss}); the teacher guesses what images "
             "of it show."
         )
-        advice = f"Name what is to be seen, such as a thing or a scene; {_EXAMPLES_ADVICE.format(folder=name)}."
+        advice = f"Name what is to be seen, such as a thing or a scene; {EXAMPLES_ADVICE.format(folder=name)}."
         return Finding(NOTE, "unseen", (name,), message=message, advice=advice)
 
     def _ambiguous(self, place: int) -> Finding | None:
-        others = self._other_meanings(place)
+        if not self.meanings[place]:
+            return None
+        others, own = self._other_meanings(place), self._about[place][0]
+        if max((share for share, _ in others), default=0.0) - own < _LEANS:
+            others += self._persons(place)
         if not others:
             return None
         nearest, meaning = max(others, key=lambda one: one[0])
         chosen, name = self.meanings[place][0], self.task.names[place]
         wanted, other = chosen.sense, meaning.sense
         is_decided = chosen.context - meaning.context >= _DECIDED
-        is_rare = wanted.count > 5 * (other.count + 1)
+        is_rare = wanted.count > _FAR_OFTENER * (other.count + 1)
         either = f"'{name}' can be {kind_of(wanted, self.nouns)} or {kind_of(other, self.nouns)}"
         lines = f"{name}: {wanted.gloss} | {name}: {other.gloss}"
         # A rare meaning counts where another class is of its kind, as the keyboard is beside a mouse.
         others_chosen = [of_name[0].sense for at, of_name in enumerate(self.meanings) if of_name and at != place]
         is_among = any(share_kind(other, each, self.nouns) for each in others_chosen)
         is_settled = is_rare and is_decided and not is_among
-        if nearest - self._about[place][0] >= _LEANS and not is_settled:
+        # A chest is a part of the body so much oftener than a furniture that the teacher need not lean to it.
+        is_common = other.count > _FAR_OFTENER * (wanted.count + 1)
+        if nearest - own >= (0.0 if is_common else _LEANS) and not is_settled:
             wants = "the other classes suggest the first" if is_decided else "the other classes do not say which"
             message = f"{either}; {wants}, and the teacher seems to take the bare name for the second."
             return Finding(WARNING, "ambiguous", (name,), message=message, advice=f"Say which: {lines}")
@@ -345,6 +286,15 @@ class Linter:
             if each.sense.is_visible and alike < _ALIKE and look_different(meanings[0].sense, each.sense, self.nouns)
         ]
 
+    def _persons(self, place: int) -> list[tuple[float, Meaning]]:
+        """Persons that the name may mean. Most nouns have a slang sense for one, so the teacher must lean to it."""
+        found = zip(self._about[place], self._alike[place], self.meanings[place], strict=True)
+        return [
+            (share, each)
+            for share, alike, each in found
+            if each.sense.file == PERSON and alike < _ALIKE and share - self._about[place][0] >= _LEANS
+        ]
+
     def _unknown(self, place: int) -> Finding | None:
         if not self.meanings[place]:
             return None
@@ -356,7 +306,7 @@ class Linter:
             f"the teacher hardly knows '{name}' ({kind_of(wanted, self.nouns)}): its vector lies at {word} "
             f"({strangest:.2f}), farther from what it is ({own:.2f})."
         )
-        advice = f"Describe it: {name}: {wanted.gloss}; {_EXAMPLES_ADVICE.format(folder=name)}."
+        advice = f"Describe it: {name}: {wanted.gloss}; {EXAMPLES_ADVICE.format(folder=name)}."
         return Finding(WARNING, "unknown", (name,), message=message, advice=advice)
 
     def _strangers(self, place: int, wanted: Sense) -> Iterator[tuple[float, str]]:
@@ -375,7 +325,7 @@ class Linter:
         message = f"WordNet does not know '{name}'; the teacher puts it near {', '.join(nearest)}."
         advice = (
             f"If it is none of that kind, describe it: {name}: what it is and looks like; "
-            f"{_EXAMPLES_ADVICE.format(folder=name)}."
+            f"{EXAMPLES_ADVICE.format(folder=name)}."
         )
         return Finding(NOTE, "unknown", (name,), message=message, advice=advice)
 

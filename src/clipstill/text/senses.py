@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clipstill.core.names import with_articles
 from clipstill.text.wordnet import FOOD, PERSON, Sense, Wordnet
 
 # Senses with a common kind deeper in WordNet's tree than "artefact" look alike.
@@ -114,7 +115,7 @@ def is_unseen(sense: Sense, nouns: Wordnet) -> bool:
 def kind_of(sense: Sense, nouns: Wordnet) -> str:
     """The kind of a sense with its article, such as ``a wading bird``."""
     word = nouns.kind_word(sense.number) or sense.gloss
-    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
+    return with_articles(f"a {word}")
 
 
 def common_kind(senses: Sequence[Sense], excluded: set[str], nouns: Wordnet) -> str | None:

@@ -9,6 +9,7 @@ import difflib
 import functools
 import gzip
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from clipstill.core.names import spoken
 _TABLE = Path(__file__).parents[1] / "assets" / "wordnet-nouns.json.gz"
 # Numbers of WordNet's lexicographer files, see lexnames(5WN).
 ANIMAL, ARTEFACT, BODY, FOOD, OBJECT, PERSON, PLANT = 5, 6, 8, 13, 17, 18, 20
+_DOUBLE = re.compile(r"(.)\1")
 _TYPING_MISTAKE = 0.88  # Similarity of two spellings (difflib) that differ by a typing mistake.
 # Endings of plurals and of their singulars, the longest first.
 _PLURALS = (
@@ -94,7 +96,7 @@ class Wordnet:
         return self.word(above[0]) if above else None
 
     def spelled_like(self, word: str) -> str | None:
-        """The noun that ``word`` is a typing mistake away from, or None."""
+        """The noun that ``word`` is a typing mistake away from, or that sounds like it (``elefant``), or None."""
         if len(word) < 5:
             return None
         rough = [
@@ -102,7 +104,8 @@ class Wordnet:
             for each in self._words
             if each[:1] == word[:1] and abs(len(each) - len(word)) <= 1 and each.count(" ") == word.count(" ")
         ]
-        return next(iter(difflib.get_close_matches(word, rough, n=1, cutoff=_TYPING_MISTAKE)), None)
+        close = difflib.get_close_matches(word, rough, n=1, cutoff=_TYPING_MISTAKE)
+        return close[0] if close else self._by_sound.get(_sound(word))
 
     def distances_up(self, number: int) -> dict[int, int]:
         """The sense and all its kinds, each with the least number of steps up the tree."""
@@ -153,12 +156,23 @@ class Wordnet:
         return found
 
     @functools.cached_property
+    def _by_sound(self) -> dict[str, str]:
+        return {_sound(word): word for word in reversed(self._words_in_order) if len(word) > 4}
+
+    @functools.cached_property
     def _words_of(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
         for word, numbers in self._words.items():
             for number in numbers:
                 found.setdefault(number, []).append(word)
         return found
+
+
+def _sound(word: str) -> str:
+    """A word written as it sounds, about: spellings of one sound become one."""
+    for letters, sound in (("ph", "f"), ("ck", "k"), ("c", "k"), ("y", "i")):
+        word = word.replace(letters, sound)
+    return _DOUBLE.sub(r"\1", word)
 
 
 def singulars(text: str) -> Iterator[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipstill.core.duration import minutes_of
-from clipstill.core.errors import DataError
+from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.paths import user_path
 from clipstill.core.progress import listed
 from clipstill.text.task import Task, parse_text
+from clipstill.text.word_checks import WordChecks
 from clipstill.ui.jobs import QUICK, Jobs
 from clipstill.ui.runs import checked_name
 from clipstill.ui.uploads import take_in
@@ -72,14 +73,25 @@ def run_arguments(form: Form, jobs: Jobs) -> tuple[str, list[str], list[str]]:
             folder, note = photos_given(option, path, upload, jobs, classes=task.names, allow_unmatched=allow_unmatched)
             options.append((option, str(folder)))
             notes.append(note)
+    quick = [QUICK] if form.effort == IN_SECONDS else []
     if form.budget.strip():
         minutes_of(form.budget)
+        if quick:
+            raise ConfigError(f"'{IN_SECONDS}' chooses no settings by a time. Leave 'Time it may take' empty.")
     texts = {"--teacher": form.teacher, "--student": form.student, "--budget": form.budget}
     options += [(option, text.strip()) for option, text in texts.items() if text.strip()]
     options += [("--set", setting) for setting in settings]
     options.append(("--out", str(jobs.workspace / name)))
-    quick = [QUICK] if form.effort == IN_SECONDS else []
     return name, ["run", *(part for option in options for part in option), *quick], notes
+
+
+def look_at_words(form: Form) -> WordChecks:
+    """What the names of the form show before a teacher is asked, which takes seconds."""
+    task, teacher = _task(form.classes), form.teacher.strip()
+    teacher = teacher or load_settings("default", overrides=_settings(form)).teacher.name
+    # Other teachers may read other languages. Examples show what a name means.
+    is_english, has_examples = teacher.startswith("embedded"), bool(form.examples.strip() or form.examples_upload)
+    return WordChecks(task, multilingual=not is_english, with_examples=task.names if has_examples else ())
 
 
 def photos_given(

@@ -18,7 +18,7 @@ from clipstill.core.files import MANIFEST
 from clipstill.core.images import load_rgb
 from clipstill.runtime import Bundle, load_bundle
 from clipstill.ui import panels
-from clipstill.ui.form import Form, photos_given, run_arguments
+from clipstill.ui.form import Form, look_at_words, photos_given, run_arguments
 from clipstill.ui.jobs import QUICK, Jobs, Watched, ask_plan
 from clipstill.ui.panels import panel
 from clipstill.ui.pictures import images_of
@@ -67,10 +67,11 @@ class Page:
     # --- start
 
     def check(self, *values: Any) -> Iterator[str]:
-        """Look at the names of the form; first say that it may take a moment."""
+        """Look at the names of the form: at once at their words, then by the plan, which asks the teacher."""
         try:
-            _, arguments, notes = run_arguments(self._form(values), self.jobs)
-            yield panels.note("Looking at the names; this takes some seconds ...", items=notes)
+            form = self._form(values)
+            _, arguments, notes = run_arguments(form, self.jobs)
+            yield panels.words_panel(look_at_words(form), notes)
             yield panel("plan", ask_plan(arguments))
         except ClipstillError as error:
             yield panels.error_note(error)

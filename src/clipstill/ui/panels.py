@@ -11,10 +11,12 @@ from urllib.parse import quote
 import jinja2
 
 from clipstill.core.foresight import Foresight
+from clipstill.core.names import with_articles
 from clipstill.core.notebook import percent
 from clipstill.core.progress import span
 from clipstill.report.templates import environment
 from clipstill.stages import STAGES
+from clipstill.text.word_checks import WordChecks
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Run
 
@@ -33,6 +35,7 @@ def panel(name: str, *values: Any, **named: Any) -> str:
 def _macros() -> Any:
     page = environment().overlay(loader=jinja2.PackageLoader("clipstill", "ui"))
     page.filters = page.filters | {
+        "articles": with_articles,
         "percent": percent,
         "span": span,
         "amount": latest_amount,
@@ -49,6 +52,13 @@ def _macros() -> Any:
 def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
     """A short message: ``plain``, ``good``, ``warn`` or ``wrong``."""
     return panel("note", text, kind, items)
+
+
+def words_panel(checks: WordChecks, notes: Sequence[str]) -> str:
+    """The classes, what each name means beside the others, and what is wrong with the words."""
+    read = zip(checks.task.names, checks.task.descriptions, checks.meanings, strict=True)
+    classes = [(name, text or (meanings[0].sense.gloss if meanings else "")) for name, text, meanings in read]
+    return panel("words", classes, checks.findings(), notes)
 
 
 def error_note(error: Exception) -> str:

@@ -298,6 +298,8 @@ def read_run_marker(path: Path) -> RunMarker:
     Raises:
         ArtifactError: The folder is no run, or of another version.
     """
+    if not path.exists():
+        raise ArtifactError(f"there is no folder {path}. Name one that 'clipstill run' made.")
     facts = read_json(path / MARKER) if (path / MARKER).is_file() else None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ArtifactError(f"{path} is not a clipstill run. Name a folder that 'clipstill run' made.")
