@@ -166,16 +166,24 @@ def scratch(
 ) -> Any:
     """A student without pretrained weights: its accuracy over the number of images, which all runs' sets give together.
 
-    Beside it, the same on as many real photos, with the teacher's labels all the same: what the number of images allows
-    where nothing is wrong with the images.
+    Beside it, the same on dead leaves, on half of either, and on real photos, with the teacher's labels all the same: the
+    last is what the number of images allows where nothing is wrong with them.
     """
     run, teacher = runs[0], runs[0].teacher()
     sets = [each.surrogate() for each in runs]
+    made = torch.cat([one.pixels_N3HW for one in sets])
+    class_id, style_id = torch.cat([one.class_id_N for one in sets]), torch.cat([one.style_id_N for one in sets])
+    number, side = len(made), made.shape[-1]
+    order = torch.randperm(number, generator=generator_for(0, "scratch"))
+    leaves = pictures(DeadLeaves(), number, side, run.seed)
     pools = {
-        "synthetic": tuple(torch.cat([getattr(one, of) for one in sets]) for of in ("images", "class_id", "style_id"))
+        "synthetic": (made[order], class_id[order], style_id[order]),
+        "dead leaves": (leaves, *_unknown(number)),
+        # In turns, so that each count has as many of either.
+        "of both": (torch.stack([made[order], leaves], 1).flatten(0, 1), *_unknown(2 * number)),
     }
     if real is not None:
-        pools["real"] = _photographs(ImageFolder.open(real, run.labels), pools["synthetic"][0].shape[-1])
+        pools["real"] = _photographs(ImageFolder.open(real, run.labels), side)
     settings = run.settings.changed(
         freeze="none", steps=steps, batch=32, lr=2e-3, head_lr=2e-3, head_steps=0, crop_min=0.5
     )
