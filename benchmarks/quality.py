@@ -166,8 +166,8 @@ def scratch(
 ) -> Any:
     """A student without pretrained weights: its accuracy over the number of images, which all runs' sets give together.
 
-    Beside it, the same on dead leaves, on half of either, and on real photos, with the teacher's labels all the same: the
-    last is what the number of images allows where nothing is wrong with them.
+    Beside it, the same on dead leaves, on half of either, and on real photos, with the teacher's labels all the same:
+    the last is what the number of images allows where nothing is wrong with them.
     """
     run, teacher = runs[0], runs[0].teacher()
     sets = [each.surrogate() for each in runs]
