@@ -55,6 +55,8 @@ WEIGHTS = "student.safetensors"
 Watch = Callable[[int, "Student", nn.Module], None]
 # Of six pictures, chance alone can put the weights before the first step ahead.
 LEAST_TO_CHOOSE = 20
+# Of an entry of the history, what is shown beside the loss.
+_SHOWN = ("agreement", "held_out_loss", "lr")
 # If minutes are given, the time of this many steps decides how many there will be.
 _TIMED_STEPS = 10
 # Steps between two readings of the loss from a device: the queue of a GPU does not run dry, and a CPU has none.
@@ -243,6 +245,8 @@ class _Trainer:
                     self._validate(gradients)
                     self._save()
                     gradients = []
+                    entry = self.history[-1]
+                    bar.advance(0, **{name: entry[name] for name in _SHOWN if entry[name] is not None})
         phase.learner.load_state_dict(self.best_weights, strict=False)
 
     def _take_step(self, find_gradient: FindGradient) -> Gradient:
