@@ -83,16 +83,16 @@ class Log:
 
     def finish(self, run: Run, skipped: Sequence[str]) -> None:
         """Take the stored histories, seconds, figures and images of a run that is up to date."""
+        from clipstill.distillation.phases import AllPhase, HeadPhase
+
         for entry in teacher_prompts.read_history(run):
             self._write("prompts by epoch", entry["epoch"], entry)
         for entry in images.read_history(run):
             self._write("synthesis by step", entry["step"], entry)
-        if student.NAME in skipped:
-            from clipstill.distillation.phases import AllPhase, HeadPhase
-
-            titles = {phase.name: phase.title for phase in (HeadPhase, AllPhase)}
-            for entry in student.read_student_metadata(run)["history"]:
-                self._write(titles[entry["phase"]], entry["step"], entry)
+        titles = {phase.name: phase.title for phase in (HeadPhase, AllPhase)}
+        for entry in student.read_student_metadata(run)["history"]:
+            values = entry if student.NAME in skipped else {"lr": entry["lr"]}
+            self._write(titles[entry["phase"]], entry["step"], values)
         self._write("seconds", 0, seconds_of_work(run.store, run.steps))
         self._write("figures", 0, _figures(run))
         self._picture()
