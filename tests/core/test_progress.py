@@ -83,7 +83,7 @@ def test_a_notebook_gets_a_bar_that_ends_as_a_line(monkeypatch: pytest.MonkeyPat
     cells.clear()
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    shell = SimpleNamespace(kernel=object())
+    shell = SimpleNamespace(kernel=object(), execution_count=7)
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", ModuleType("IPython.display"))
     monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell, raising=False)
@@ -100,6 +100,11 @@ def test_a_notebook_gets_a_bar_that_ends_as_a_line(monkeypatch: pytest.MonkeyPat
     assert bars[0].startswith('<progress max="4" value="2"></progress> &lt;synthesis&gt;: 2/4 img')
     assert cell.shown[-1]["text/plain"] == "<synthesis>: 4/4 img, 6.67 img/s"
     assert "<progress" not in bars[-1]
+    for shell.execution_count in (7, 8):
+        with Progress("more", total=1) as bar:
+            now += 0.3
+            bar.advance()
+    assert [one.shown[-1]["text/plain"].partition(":")[0] for one in cells] == ["more", "more"]  # A line for each cell.
     shell.kernel = None  # IPython in a terminal.
     assert notebook_bar() is None
 

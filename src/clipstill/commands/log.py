@@ -181,8 +181,9 @@ class _Wandb:
             with redirect_stdout(sys.stderr):
                 self._run = wandb.init(project="clipstill", name=out.name, dir=str(out), config=config, settings=quiet)
         except wandb.Error as error:
+            reason = reason_of(error).rstrip(".")
             raise ResourceError(
-                f"Weights & Biases cannot be used: {reason_of(error)}. Run 'wandb login', or set WANDB_MODE=offline."
+                f"Weights & Biases cannot be used: {reason}. Run 'wandb login', or set WANDB_MODE=offline."
             ) from None
 
     def numbers(self, group: str, step: int, values: Mapping[str, float]) -> None:

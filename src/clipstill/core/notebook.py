@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipstill.core.names import plain
 
@@ -32,28 +32,36 @@ def notebook_bar() -> Callable[[ProgressEvent], None] | None:
     """A function that draws one piece of work as a bar below the running cell; None outside of a notebook."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    return None if getattr(shell, "kernel", None) is None else _Bar().show
+    if shell is None or getattr(shell, "kernel", None) is None:
+        return None
+    return _Bar(shell.execution_count).show
 
 
 class _Bar:
-    """A bar in HTML. That of rich would need ipywidgets, which not every notebook has."""
+    """A bar in HTML; that of rich would need ipywidgets, which not every notebook has.
 
-    def __init__(self) -> None:
-        self._handle: Any = None
-        self._drawn = time.monotonic()
+    The works of one cell take turns in one line, of which the last one stays.
+    """
+
+    _last_cell: ClassVar[int | None] = None
+    _line: ClassVar[Any] = None
+
+    def __init__(self, cell: int) -> None:
+        self._cell = cell
+        self._is_shown, self._drawn = False, time.monotonic()
 
     def show(self, event: ProgressEvent) -> None:
         """Draw an event, unless the last one was drawn just now. Short work draws nothing."""
         now, line = time.monotonic(), plain(event.line())
-        if now - self._drawn < _DRAW_EVERY_S and not (event.finished and self._handle):
+        if now - self._drawn < _DRAW_EVERY_S and not (event.finished and self._is_shown):
             return
-        self._drawn = now
+        self._drawn, self._is_shown = now, True
         known = "" if event.total is None else f' max="{max(event.total, 1)}" value="{event.done}"'
         bar = "" if event.finished else f"<progress{known}></progress> "
         bundle = {"text/html": bar + escape(line), "text/plain": line}
-        if self._handle is None:
+        if _Bar._last_cell == self._cell:
+            _Bar._line.update(bundle, raw=True)
+        else:
             from IPython.display import display
 
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
+            _Bar._last_cell, _Bar._line = self._cell, display(bundle, raw=True, display_id=True)
