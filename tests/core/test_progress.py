@@ -1,9 +1,12 @@
 import logging
+import sys
 import time
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from clipstill.core.progress import Progress, ProgressEvent, listening, span, warn, warnings_only
+from clipstill.core.notebook import notebook_bar
+from clipstill.core.progress import Progress, ProgressEvent, listening, observing, span, warn, warnings_only
 
 
 def test_a_line_shows_count_rate_time_left_and_facts() -> None:
@@ -42,6 +45,68 @@ def test_nobody_listens_once_it_is_over(caplog: pytest.LogCaptureFixture) -> Non
     with Progress("synthesis", total=4) as bar:
         bar.advance()
     assert events == []
+
+
+def test_listening_to_nobody_leaves_progress_to_who_shows_it() -> None:
+    events: list[ProgressEvent] = []
+    with listening(events.append), listening(None), Progress("synthesis", total=1):
+        pass
+    assert events[-1].finished
+
+
+def test_an_observer_hears_too_and_changes_nothing_for_who_shows_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[ProgressEvent] = []
+    observed: list[ProgressEvent] = []
+    with observing(observed.append), listening(shown.append), Progress("synthesis", total=1) as bar:
+        bar.advance(loss=0.5)
+    assert observed == shown
+    assert [event.facts for event in observed] == [{}, {"loss": 0.5}, {"loss": 0.5}]
+
+
+class _Cell:
+    """Stands in for the display of a notebook's cell."""
+
+    def __init__(self, bundle: dict[str, str], **_: object) -> None:
+        self.shown = [bundle]
+        cells.append(self)
+
+    def update(self, bundle: dict[str, str], **_: object) -> None:
+        self.shown.append(bundle)
+
+
+cells: list[_Cell] = []
+
+
+def test_a_notebook_gets_a_bar_that_ends_as_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells.clear()
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    shell = SimpleNamespace(kernel=object(), execution_count=7)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", ModuleType("IPython.display"))
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell, raising=False)
+    monkeypatch.setattr(sys.modules["IPython.display"], "display", _Cell, raising=False)
+    with Progress("quick", total=1) as bar:
+        bar.advance()
+    assert cells == []  # Too short to be seen.
+    with Progress("<synthesis>", total=4, unit="img") as bar:
+        for _ in range(4):
+            now += 0.15
+            bar.advance()
+    (cell,) = cells
+    bars = [bundle["text/html"] for bundle in cell.shown]
+    assert bars[0].startswith('<progress max="4" value="2"></progress> &lt;synthesis&gt;: 2/4 img')
+    assert cell.shown[-1]["text/plain"] == "<synthesis>: 4/4 img, 6.67 img/s"
+    assert "<progress" not in bars[-1]
+    for shell.execution_count in (7, 8):
+        with Progress("more", total=1) as bar:
+            now += 0.3
+            bar.advance()
+    assert [one.shown[-1]["text/plain"].partition(":")[0] for one in cells] == ["more", "more"]  # A line for each cell.
+    shell.kernel = None  # IPython in a terminal.
+    assert notebook_bar() is None
 
 
 def test_units_of_an_earlier_run_do_not_enter_the_rate() -> None:

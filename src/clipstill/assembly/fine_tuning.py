@@ -25,8 +25,8 @@ from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
-from clipstill.core.notebook import html_table, percent
-from clipstill.core.progress import say
+from clipstill.core.notebook import html_table
+from clipstill.core.progress import percent, say
 from clipstill.core.records import read_record
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil

@@ -5,7 +5,7 @@ from __future__ import annotations
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_result, print_table
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 
 # Mistakes that the table shows; all of them are in the JSON.
 _SHOWN = 20

@@ -12,8 +12,8 @@ from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.errors import ConfigError, ExportError
 from clipstill.core.names import plain
-from clipstill.core.notebook import percent
 from clipstill.core.paths import user_path
+from clipstill.core.progress import percent
 
 if TYPE_CHECKING:
     from clipstill.commands.export import Exported

@@ -10,7 +10,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table, print_text
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 
 _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "minutes", "photos", "labels")
 

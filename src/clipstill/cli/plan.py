@@ -12,8 +12,7 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.names import plain
-from clipstill.core.notebook import percent
-from clipstill.core.progress import span
+from clipstill.core.progress import percent, span
 
 if TYPE_CHECKING:
     from clipstill.planning.plan import Plan

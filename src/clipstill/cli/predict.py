@@ -17,8 +17,8 @@ from clipstill.cli import options
 from clipstill.cli.printing import print_json, silence_output
 from clipstill.core.errors import ClipstillError, ConfigError, DataError
 from clipstill.core.names import NONE_OF_THESE, plain
-from clipstill.core.notebook import percent
 from clipstill.core.paths import user_path
+from clipstill.core.progress import percent
 from clipstill.core.threads import ahead
 
 if TYPE_CHECKING:

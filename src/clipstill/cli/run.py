@@ -43,6 +43,9 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Of the Ray cluster, such as ray://head:10001; RAY_ADDRESS, or one of its own.")
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Write curves and pictures to tensorboard, into the run folder, or to wandb.")
+    ] = None,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
     quick: Annotated[
@@ -65,7 +68,7 @@ def run(
 
     torchrun --nproc-per-node 8 -m clipstill run classes.txt
     """
-    flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address}
+    flags = {"distillation.meta": meta, "launch.launcher": launcher, "launch.address": address, "log": log}
     settings = options.with_flags(overrides, flags)
     make = clipstill.quick if quick else clipstill.distil
     result = make(

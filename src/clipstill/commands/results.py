@@ -9,14 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from PIL import Image
+
 from clipstill.core.foresight import Foresight, known_best
 from clipstill.core.names import plain
-from clipstill.core.notebook import html_table, percent
-from clipstill.core.progress import span
+from clipstill.core.notebook import html_table
+from clipstill.core.progress import percent, span
 from clipstill.core.verdict import Advice, verdict
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
+from clipstill.report.data import picture_uri
 from clipstill.runtime import Bundle, load_bundle
+from clipstill.stages.images import PREVIEW_FILE
 
 if TYPE_CHECKING:
     from clipstill.assembly.zero_shot import ZeroShot
@@ -190,4 +195,9 @@ class RunResult:
         }
 
     def _repr_html_(self) -> str:
-        return html_table(self.facts())
+        preview = self.out / PREVIEW_FILE
+        if not preview.is_file():
+            return html_table(self.facts())
+        with Image.open(preview) as sheet:
+            uri = picture_uri(np.asarray(sheet), side=480)
+        return f'{html_table(self.facts())}<img alt="synthetic images" src="{uri}">'

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clipstill.commands.log import check_log, logged
 from clipstill.commands.results import Calibration, QuickResult, RunResult
 from clipstill.core.device import configure_torch
 from clipstill.core.errors import ClipstillError, ConfigError
@@ -192,7 +193,7 @@ def _bring_up_to(
     if not done and last != student.NAME:
         _check_place(job.out)
     threads = job.settings.threads or torchrun.threads_of_this_process()
-    with LockedStore(job.out, threads) as store:
+    with LockedStore(job.out, threads) as store, logged(run, store, done=done) as log:
         while True:
             keys, run = _chosen(job, store)
             steps = _for(run.steps, last)
@@ -207,6 +208,8 @@ def _bring_up_to(
             except StaleCohortsError:
                 say("some earlier results cannot be used; choosing what to make again")
         store.event("end", skipped=skipped)
+        if log is not None and last == report.NAME:
+            log.finish(run, skipped)
     return run, skipped
 
 
@@ -294,6 +297,7 @@ def check_names(job: Job) -> None:
         load_format(name)
     pick_device(settings.device)
     ray_tasks.check_launcher(settings.launch)
+    check_log(settings.log)
     if isinstance(settings.prompts.templates, str):
         template_set(settings.prompts.templates, "plain")  # Any set: the one that suits the teacher is not known yet.
     if "student" not in built and settings.student.tower_of is None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 
 # Half the width of an 80 % interval, in standard deviations.
 _Z = 1.2816

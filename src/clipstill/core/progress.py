@@ -1,4 +1,4 @@
-"""Messages and progress. Messages go to the logger ``clipstill``, progress to a listener or else to the logger.
+"""Messages and progress. Messages go to the logger ``clipstill``; progress to a listener, a notebook or the logger.
 
 The command line shows both on standard error, since standard output is for results.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipstill.core.names import plain
+from clipstill.core.notebook import notebook_bar
 
 _LINE_EVERY_S = 5.0
 logger = logging.getLogger("clipstill")
@@ -52,7 +53,7 @@ class ProgressEvent:
         parts = [f"{self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}"]
         if self.per_second:
             parts.append(f"{short(self.per_second)} {self.unit}/s")
-            if self.seconds_left is not None:
+            if self.seconds_left is not None and not self.finished:
                 parts.append(f"{span(self.seconds_left)} left")
         parts += [f"{name} {short(value)}" for name, value in self.facts.items()]
         return f"{self.title}: {', '.join(parts)}"
@@ -60,16 +61,27 @@ class ProgressEvent:
 
 Listener = Callable[[ProgressEvent], None]
 _listener: ContextVar[Listener | None] = ContextVar("clipstill progress listener", default=None)
+_observers: ContextVar[tuple[Listener, ...]] = ContextVar("clipstill progress observers", default=())
 
 
 @contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Send progress inside the ``with`` block to a function; None leaves it with the logger."""
-    token = _listener.set(listener)
+    """Show progress inside the ``with`` block by a function; None leaves it to whoever shows it already."""
+    token = _listener.set(listener or _listener.get())
     try:
         yield
     finally:
         _listener.reset(token)
+
+
+@contextmanager
+def observing(observer: Listener) -> Iterator[None]:
+    """Send progress inside the ``with`` block to a function too, whoever shows it."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
 
 
 def say(message: str) -> None:
@@ -86,6 +98,11 @@ def warnings_only() -> None:
     """Hide progress for the rest of this process: for ``--quiet``, and in workers whose first rank reports for all."""
     logger.setLevel(logging.WARNING)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # Read when the hub's client is imported.
+
+
+def percent(share: float | None) -> str:
+    """A share as everything shows it, ``81.4 %``; ``-`` for what was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def span(seconds: float) -> str:
@@ -122,10 +139,12 @@ class Progress:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self._before = done
         self._facts: dict[str, Any] = {}
+        self._listener: Listener | None = None
         self._start = self._last_line = 0.0
 
     def __enter__(self) -> Progress:
         self._start = self._last_line = time.monotonic()
+        self._listener = _listener.get() or notebook_bar()
         self._tell()
         return self
 
@@ -136,9 +155,8 @@ class Progress:
         self._tell()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if _listener.get() is not None:
-            self._tell(finished=True)
-        elif kind is None and self._last_line > self._start:
+        self._tell(finished=True)
+        if self._listener is None and kind is None and self._last_line > self._start:
             # Work that has logged a line logs its end too; short work logs nothing.
             say(f"{self.title}: {self.done} {self.unit} in {span(time.monotonic() - self._start)}")
 
@@ -149,9 +167,10 @@ class Progress:
         event = ProgressEvent(
             self.title, self.done, self.total, self.unit, per_second=per_second, facts=self._facts, finished=finished
         )
-        listener = _listener.get()
-        if listener is not None:
-            listener(event)
-        elif now - self._last_line >= _LINE_EVERY_S:
+        for observer in _observers.get():
+            observer(event)
+        if self._listener is not None:
+            self._listener(event)
+        elif not finished and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             say(event.line())

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipstill.core.foresight import MEASURED_FROM, Foresight
-from clipstill.core.notebook import percent
-from clipstill.core.progress import listed
+from clipstill.core.progress import listed, percent
 
 # Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
 ENOUGH_PHOTOS = 50

@@ -55,6 +55,8 @@ WEIGHTS = "student.safetensors"
 Watch = Callable[[int, "Student", nn.Module], None]
 # Of six pictures, chance alone can put the weights before the first step ahead.
 LEAST_TO_CHOOSE = 20
+# Of an entry of the history, what is shown beside the loss.
+_SHOWN = ("agreement", "held_out_loss")
 # If minutes are given, the time of this many steps decides how many there will be.
 _TIMED_STEPS = 10
 # Steps between two readings of the loss from a device: the queue of a GPU does not run dry, and a CPU has none.
@@ -230,7 +232,7 @@ class _Trainer:
                 gradients.append(self._take_step(find_gradient))
                 is_timed = not self.timed and self.step == first + _TIMED_STEPS
                 is_read = is_timed or self._is_last or self.step % read_every == 0
-                bar.advance(1, **({"loss": self._last_loss(gradients[-read_every:])} if is_read else {}))
+                facts = {"loss": self._last_loss(gradients[-read_every:])} if is_read else {}
                 if is_timed:
                     self.timed = True
                     seconds_per_step = (time.monotonic() - began) / _TIMED_STEPS
@@ -243,6 +245,8 @@ class _Trainer:
                     self._validate(gradients)
                     self._save()
                     gradients = []
+                    facts |= {name: self.history[-1][name] for name in _SHOWN if self.history[-1][name] is not None}
+                bar.advance(1, **facts)
         phase.learner.load_state_dict(self.best_weights, strict=False)
 
     def _take_step(self, find_gradient: FindGradient) -> Gradient:

@@ -17,8 +17,8 @@ from clipstill.core.errors import DataError
 from clipstill.core.foresight import measured
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import NONE_OF_THESE, plain
-from clipstill.core.notebook import html_table, percent
-from clipstill.core.progress import Progress, say
+from clipstill.core.notebook import html_table
+from clipstill.core.progress import Progress, percent, say
 from clipstill.core.protocols import Preprocess
 from clipstill.evaluation import metrics
 

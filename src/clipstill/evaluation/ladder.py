@@ -30,7 +30,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from clipstill.core.errors import ArtifactError
-from clipstill.core.notebook import html_table, percent
+from clipstill.core.notebook import html_table
+from clipstill.core.progress import percent
 from clipstill.core.verdict import ENOUGH_PHOTOS
 
 TEACHER = "teacher"

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipstill.core.errors import ExportError
-from clipstill.core.notebook import percent
-from clipstill.core.progress import say
+from clipstill.core.progress import percent, say
 from clipstill.core.protocols import Size, height_and_width
 from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipstill.core.errors import ExportError, reason_of
 from clipstill.core.images import fit
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 from clipstill.core.protocols import Preprocess, Size, height_and_width
 from clipstill.export.format import Model, frozen_copy
 from clipstill.export.onnx import Onnx

@@ -211,7 +211,7 @@ def plan_key(settings: Settings, task: Task, photos: Photos, budget_seconds: flo
     """Hash of what a plan depends on; a stored plan with an equal key is used again."""
     examples = photos.examples
     depends_on = {
-        "settings": settings.model_dump(mode="json", exclude={"launch"}),
+        "settings": settings.model_dump(mode="json", exclude={"launch", "log"}),
         "task": task.to_json(),
         "photos": _number(photos.measured),
         "examples": None if examples is None else sorted({label for _, label in examples.items}),

@@ -10,7 +10,7 @@ import yaml
 
 from clipstill.core.description import Description, ExportFacts
 from clipstill.core.foresight import Foresight, known_best
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import verdict
 from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, warning

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from clipstill.core.config import dotted
 from clipstill.core.foresight import known_best
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 from clipstill.report.card import per_class, temperature_verdict
 from clipstill.report.charts import ladder_chart, line_chart
 from clipstill.report.data import Picture, ReportData

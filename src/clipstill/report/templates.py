@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.notebook import percent
-from clipstill.core.progress import span
+from clipstill.core.progress import percent, span
 
 if TYPE_CHECKING:
     import jinja2

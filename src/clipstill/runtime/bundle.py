@@ -20,10 +20,11 @@ from clipstill.core.files import Manifest, read_json, read_manifest, verify_file
 from clipstill.core.hub import bundle_folder
 from clipstill.core.images import BYTES, Picture, read_fitted
 from clipstill.core.names import NONE_OF_THESE, is_plain
-from clipstill.core.notebook import html_table, percent
+from clipstill.core.notebook import html_table
 from clipstill.core.onnx_session import open_session
 from clipstill.core.paths import refuse_other_than_utf8
 from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
+from clipstill.core.progress import percent
 from clipstill.core.protocols import Preprocess
 from clipstill.core.threads import ahead
 

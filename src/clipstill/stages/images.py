@@ -170,10 +170,19 @@ def read_curation(run: Run) -> list[StoredCuration]:
     return [read_record(run.store.folder(step) / CURATION_FILE, StoredCuration) for step in run.steps_of(NAME)]
 
 
-def read_histories(run: Run) -> list[list[dict[str, float]]]:
-    """Losses of each group, step by step."""
+def read_history(run: Run) -> list[dict[str, float]]:
+    """Losses of the images, one entry a step: each averaged over the groups that have that step."""
     writers = [ShardWriter(run.store.folder(step), step.key) for step in run.steps_of(NAME)]
-    return [facts["history"] for writer in writers for facts in writer.facts()]
+    gathered: dict[float, dict[str, list[float]]] = {}
+    for entry in (entry for writer in writers for facts in writer.facts() for entry in facts["history"]):
+        at_step = gathered.setdefault(float(entry["step"]), {})
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, int | float):
+                at_step.setdefault(name, []).append(float(value))
+    return [
+        {"step": step, **{name: sum(values) / len(values) for name, values in gathered[step].items()}}
+        for step in sorted(gathered)
+    ]
 
 
 STAGE = Stage(

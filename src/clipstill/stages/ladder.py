@@ -15,8 +15,7 @@ from typing import Any
 
 from clipstill.core.files import commit_manifest, is_whole, read_json, sha256_json, sweep_below, write_json
 from clipstill.core.image_folder import ImageFolder
-from clipstill.core.notebook import percent
-from clipstill.core.progress import say, span
+from clipstill.core.progress import percent, say, span
 from clipstill.evaluation.ladder import RUNGS, Ladder, Rung
 from clipstill.stages import bundle, zero_shot
 from clipstill.workflow.photos import photos_digest

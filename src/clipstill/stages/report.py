@@ -203,7 +203,7 @@ def _charts(run: Run, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
     if learned:
         losses = tuple(_series(learned, name, "epoch") for name in _PROMPT_LOSSES)
         yield Chart("The teacher's prompts: loss", "epoch", losses)
-    synthesis = _mean_over_groups(images.read_histories(run))
+    synthesis = images.read_history(run)
     terms = dict.fromkeys(name for entry in synthesis for name in entry if name != "step")
     series = tuple(_series(synthesis, term) for term in terms)
     if series:
@@ -215,21 +215,6 @@ def _charts(run: Run, training: Sequence[Mapping[str, Any]]) -> Iterable[Chart]:
             if lines:
                 percent = "agreement" in names
                 yield Chart(f"Distillation ({phase}): {title}", "step", tuple(lines), percent=percent)
-
-
-def _mean_over_groups(histories: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:
-    """One entry a step: each number averaged over the groups that have that step."""
-    gathered: dict[float, dict[str, list[float]]] = {}
-    for history in histories:
-        for entry in history:
-            at_step = gathered.setdefault(float(entry["step"]), {})
-            for name, value in entry.items():
-                if name != "step" and isinstance(value, int | float):
-                    at_step.setdefault(name, []).append(float(value))
-    return [
-        {"step": step, **{name: sum(values) / len(values) for name, values in gathered[step].items()}}
-        for step in sorted(gathered)
-    ]
 
 
 def _series(history: Sequence[Mapping[str, Any]], name: str, x: str = "step") -> Series:

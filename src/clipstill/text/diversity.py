@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clipstill.core.notebook import percent
+from clipstill.core.progress import percent
 
 
 @dataclass(frozen=True)

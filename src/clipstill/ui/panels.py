@@ -12,8 +12,7 @@ import jinja2
 
 from clipstill.core.foresight import Foresight
 from clipstill.core.names import with_articles
-from clipstill.core.notebook import percent
-from clipstill.core.progress import span
+from clipstill.core.progress import percent, span
 from clipstill.report.templates import environment
 from clipstill.stages import STAGES
 from clipstill.text.word_checks import WordChecks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -96,6 +96,12 @@ class Settings(Config):
         json_schema_extra=SPEED_ONLY,
         description="Go on where a class has no photo and a folder nearly has its name, such as cats for cat, which is "
         "then left out. Otherwise that is refused.",
+    )
+    log: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none",
+        json_schema_extra=SPEED_ONLY,
+        description="Where losses, pictures and figures of a run are written too: tensorboard, into the run folder, or "
+        "wandb, to Weights & Biases. Each needs the extra of its name.",
     )
     teacher: TeacherSettings = TeacherSettings()
     examples: ExamplesSettings = ExamplesSettings()

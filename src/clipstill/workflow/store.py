@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
@@ -179,6 +179,7 @@ class LockedStore(Store):
 
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path)
+        self.on_event: Callable[[str, dict[str, Any]], None] | None = None  # Called with each event and its facts.
         refuse_foreign(path)
         make_folder(path)
         is_new, is_run = not (path / MARKER).exists(), _is_run(path)
@@ -218,6 +219,8 @@ class LockedStore(Store):
             self._events.write(line + "\n")
             self._events.flush()
             os.fsync(self._events.fileno())
+        if self.on_event is not None:
+            self.on_event(event, facts)
 
     def prepare(self, step: Step, **more: Any) -> str:
         """Make the folder of a step ready for work; return why other work was moved aside, or an empty text.
