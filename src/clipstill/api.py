@@ -146,9 +146,7 @@ def quick(*, classes: Classes, out: AnyPath | None = None, **options: Unpack[Run
 
     task = _task(classes)
     if options.get("budget") is not None:
-        raise ConfigError(
-            "a quick run takes seconds and chooses no settings by a time. Leave out the budget, or quick."
-        )
+        raise ConfigError("a quick run chooses no settings by a time. Leave out the budget, or quick.")
     with listening(options.get("progress")):
         return run_quick(_job(task, default_out(task) if out is None else user_path(out), options)[0])
 

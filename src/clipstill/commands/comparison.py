@@ -85,12 +85,12 @@ class Reproduction:
             values = [each["measured"].get(row.of, {}).get(label, {}) for each in cells]
             by_seed = {name: [each[name] for each in values if name in each] for name in table.metrics}
             means[label] = _with_harmonic({name: fmean(each) for name, each in by_seed.items() if each})
-            yield Compared(row.name, label, self._published(row, label), means[label], by_seed)
+            yield Compared(row.name, label, self._published(row, label), ours=means[label], by_seed=by_seed)
         columns = [means[column] for column in table.columns if column in means]
         if len(columns) == len(table.columns) > 1:
             known = [name for name in table.metrics if name != HARMONIC and all(name in each for each in columns)]
             average = _with_harmonic({name: fmean(each[name] for each in columns) for name in known})
-            yield Compared(row.name, AVERAGE, self._published(row, AVERAGE), average, {})
+            yield Compared(row.name, AVERAGE, self._published(row, AVERAGE), ours=average, by_seed={})
 
     def _published(self, row: Line, label: str) -> dict[str, float]:
         values = {name: row.published(label, place) for place, name in enumerate(self.table.metrics)}
