@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import shutil
@@ -32,6 +33,7 @@ from clipstill.export.parity import check_parity, student_logits
 from clipstill.export.settings import ExportSettings
 from clipstill.report.card import with_formats
 from clipstill.runtime import load_bundle
+from clipstill.runtime.other_formats import open_other
 
 SIZE = 32
 CLASSES = 4
@@ -377,6 +379,30 @@ def test_other_student_than_the_bundles_is_refused_and_nothing_changes(bundle: P
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("name", [name for name in EXACT if name != "onnx"])
+def test_another_format_answers_as_the_runtimes_own(bundle: Path, name: str) -> None:
+    pictures = list(coloured(3, seed=7))
+    found, expected = load_bundle(bundle, threads=1, model=name), load_bundle(bundle)
+    assert found.file == load_format(name).files[0]
+    for one, other in zip(found.answer(pictures), expected.answer(pictures), strict=True):
+        assert [each.label for each in one.predictions] == [each.label for each in other.predictions]
+        assert [each.score for each in one.predictions] == pytest.approx([each.score for each in other.predictions])
+    again = copy.copy(found)  # By the folder, as another process opens it.
+    assert (again.model, again.threads) == (name, 1)
+    assert again.session is not found.session
+    assert again.predict(pictures[0]) == found.predict(pictures[0])
+
+
+def test_a_model_of_another_form_than_the_labels_is_refused(bundle: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"gives \(4,\), not 99 logits"):
+        open_other("torch", bundle / "model.pt2", threads=1, classes=99, shape=(SIZE, SIZE))
+
+
+def test_a_format_that_the_bundle_lacks_is_refused_with_the_command(tiny_bundle: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"holds no model\.pt2\. Make it: clipstill export .* --format torch"):
+        load_bundle(tiny_bundle, model="torch")
+
+
 def test_model_that_nobody_knows_has_a_suggestion(bundle: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds no ONNX model 'int9'. Did you mean 'int8'"):
+    with pytest.raises(ArtifactError, match="has no model 'int9'. Did you mean 'int8'"):
         load_bundle(bundle, model="int9")

@@ -67,7 +67,9 @@ Generator = Annotated[
     str | None, typer.Option("--generator", help="See: clipstill list generators. Joined by +, they take turns.")
 ]
 Student = Annotated[str | None, typer.Option("--student", help="See: clipstill list students.")]
-Model = Annotated[str, typer.Option("--format", help="Which ONNX model of the bundle: fp32, fp16 or int8.")]
+Model = Annotated[
+    str, typer.Option("--format", help="Which model of the bundle: fp32, fp16, int8 or a further format, as openvino.")
+]
 
 # Settings.
 Recipe = Annotated[str, typer.Option("--recipe", help="A shipped recipe (clipstill list recipes) or a YAML file.")]

@@ -27,6 +27,7 @@ from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
 from clipstill.core.progress import percent
 from clipstill.core.protocols import Preprocess
 from clipstill.core.threads import ahead
+from clipstill.runtime import other_formats
 
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LABELS = "labels.json"
@@ -75,8 +76,10 @@ class Bundle:
         refusal_threshold: A photo whose best score is lower shows none of the classes; None for a model that always
             answers.
         info: Facts from the manifest, such as the names of teacher and student.
-        file: Name of the model's file in the folder.
-        session: The model in onnxruntime.
+        model: Which model of the bundle answers, as ``load_bundle`` takes it.
+        file: Name of its file in the folder.
+        threads: Threads inside one operation; 0 where its library chooses.
+        session: The model in onnxruntime, or what runs another format.
     """
 
     folder: Path
@@ -85,7 +88,9 @@ class Bundle:
     temperature: float
     refusal_threshold: float | None
     info: dict[str, Any]
+    model: str
     file: str
+    threads: int
     session: Any
 
     def __repr__(self) -> str:
@@ -93,9 +98,7 @@ class Bundle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles hold the folder alone, which is opened again where the pickle is read."""
-        model = next(name for name, file in MODELS.items() if file == self.file)
-        threads = self.session.get_session_options().intra_op_num_threads
-        return load_bundle, (str(self.folder.resolve()), threads, model)
+        return load_bundle, (str(self.folder.resolve()), self.threads, self.model)
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
@@ -208,12 +211,15 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     Args:
         folder: The bundle; a run folder, whose ``bundle/`` is taken, or ``zero-shot/`` while there is no other; or a
             repository on the Hugging Face Hub, ``hf:USER/NAME`` or ``hf:USER/NAME@REVISION``, whose files are fetched.
-        threads: Threads inside one operation; 0 lets onnxruntime choose.
-        model: Which ONNX file of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        threads: Threads inside one operation; 0 lets the library choose.
+        model: Which model of the bundle: ``"fp32"``, ``"fp16"`` or ``"int8"`` of ONNX, or another format that was
+            exported, such as ``"openvino"``, which its own library runs.
 
     Raises:
         ArtifactError: It is no bundle, it has no such model, or a file is missing, altered or of an unknown form.
-        ResourceError: onnxruntime is not installed, the path is not UTF-8, or the repository cannot be reached.
+        ExportError: The file of another format cannot be opened.
+        ResourceError: onnxruntime or the format's library is not installed, the path is not UTF-8, or the repository
+            cannot be reached.
     """
     folder = bundle_folder(folder)
     refuse_other_than_utf8(folder)
@@ -230,8 +236,12 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
     verify_files(folder, manifest)
     labels, temperature, threshold = _read_labels(folder / LABELS)
     preprocess = read_preprocess(folder / PREPROCESS_FILE)
-    session = open_session(folder / file, threads)
-    _check_shapes(session, folder / file, len(labels), preprocess.shape)
+    if model in MODELS:
+        session: Any = open_session(folder / file, threads)
+        _check_shapes(session, folder / file, len(labels), preprocess.shape)
+    else:
+        classes, shape = len(labels), preprocess.shape
+        session = other_formats.open_other(model, folder / file, threads=threads, classes=classes, shape=shape)
     return Bundle(
         folder=folder,
         labels=labels,
@@ -239,20 +249,26 @@ def load_bundle(folder: str | Path, threads: int = 0, model: str = "fp32") -> Bu
         temperature=temperature,
         refusal_threshold=threshold,
         info=manifest.info,
+        model=model,
         file=file,
+        threads=threads,
         session=session,
     )
 
 
 def _model_file(model: str, folder: Path, manifest: Manifest) -> str:
-    if model not in MODELS:
-        hint = did_you_mean(model, MODELS)
-        raise ArtifactError(f"{folder} holds no ONNX model '{model}'.{hint} All of them: {', '.join(MODELS)}.")
-    if MODELS[model] not in manifest.files:
-        raise ArtifactError(
-            f"{folder} holds no {MODELS[model]}. Make it: clipstill export {folder} --format onnx-{model}"
-        )
-    return MODELS[model]
+    file = MODELS.get(model)
+    if file is None:
+        others = other_formats.names()
+        if model not in others:
+            known = (*MODELS, *others)
+            hint = did_you_mean(model, known)
+            raise ArtifactError(f"a bundle has no model '{model}'.{hint} All that it may have: {', '.join(known)}.")
+        file = other_formats.file_of(model)
+    if file not in manifest.files:
+        name = f"onnx-{model}" if model in MODELS else model
+        raise ArtifactError(f"{folder} holds no {file}. Make it: clipstill export {folder} --format {name}")
+    return file
 
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], float, float | None]:
