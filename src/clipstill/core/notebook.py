@@ -59,4 +59,4 @@ class _Bar:
         else:
             from IPython.display import display
 
-            _Bar._last_cell, _Bar._line = self._cell, display(bundle, raw=True, display_id=True)
+            _Bar._last_cell, _Bar._line = self._cell, display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
