@@ -57,7 +57,7 @@ def main() -> None:
     program = next(filter(None, map(shutil.which, NAMES)))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        page = browser.new_page()
+        page = browser.new_page(bypass_csp=True)
         page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
         tools = page.context.new_cdp_session(page)
         tools.send("Performance.enable")
