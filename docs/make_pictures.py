@@ -153,7 +153,7 @@ def ui(page: Page, arguments: argparse.Namespace) -> str | None:
             page.wait_for_selector("#preview img")
             page.wait_for_function(
                 """() => {
-                    const amount = document.querySelector("#progress li.at-work em")?.textContent;
+                    const amount = document.querySelector("#progress li.running em")?.textContent;
                     const told = amount?.match(/(\\d+) of (\\d+)/);
                     return told && 2 * Number(told[1]) >= Number(told[2]);
                 }"""
