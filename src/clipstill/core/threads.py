@@ -9,16 +9,18 @@ from typing import TypeVar
 
 from clipstill.core.cores import usable_cores
 
+# A large picture may take a gigabyte while it is decoded.
+_MOST_THREADS = 8
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def ahead(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield ``call(item)`` of each item, in order, a few of them ahead, in as many threads as there are cores.
+    """Yield ``call(item)`` of each item, in order, a few of them ahead, in as many threads as cores, at most eight.
 
     An error is raised in the place of its result, and ends the work.
     """
-    threads = usable_cores()
+    threads = min(_MOST_THREADS, usable_cores())
     begun: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
