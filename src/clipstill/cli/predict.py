@@ -19,11 +19,9 @@ from clipstill.core.errors import ClipstillError, ConfigError, DataError
 from clipstill.core.names import NONE_OF_THESE, plain
 from clipstill.core.paths import user_path
 from clipstill.core.progress import percent
-from clipstill.core.threads import ahead
+from clipstill.core.threads import ahead_or_error
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from clipstill.runtime import Answer
 
 _RUNS = Path("runs")  # Where a run lands whose folder is not named.
@@ -59,14 +57,7 @@ def predict(
     photos = [photo for path in photos for photo in _photos_of(path)]
     answers: list[dict[str, Any]] = []
     failures: list[str] = []
-
-    def read(photo: Path) -> np.ndarray | DataError:
-        try:
-            return classifier.pixels(photo)
-        except DataError as error:
-            return error
-
-    for photo, pixels_HW3 in zip(photos, ahead(read, photos), strict=True):
+    for photo, pixels_HW3 in zip(photos, ahead_or_error(classifier.pixels, photos), strict=True):
         name = plain(photo)
         if isinstance(pixels_HW3, DataError):
             failures.append(str(pixels_HW3))

@@ -22,7 +22,7 @@ from clipstill.core.names import by_position, class_key, class_meant, labels_of_
 from clipstill.core.paths import user_path
 from clipstill.core.picture_kinds import IMAGE_SUFFIXES, why_no_picture
 from clipstill.core.progress import listed, say, warn
-from clipstill.core.threads import ahead
+from clipstill.core.threads import ahead_or_error
 
 if TYPE_CHECKING:
     from clipstill.core.protocols import Preprocess
@@ -173,15 +173,9 @@ def iterate(
     Yields:
         uint8 (N, H, W, 3), N labels; N >= 1.
     """
-
-    def read(item: tuple[Path, int]) -> np.ndarray | DataError:
-        try:
-            return read_fitted(item[0], preprocess)
-        except DataError as error:
-            return error
-
+    results = ahead_or_error(lambda item: read_fitted(item[0], preprocess), folder.items)
     kept: list[tuple[np.ndarray, int]] = []
-    for place, ((path, label), found) in enumerate(zip(folder.items, ahead(read, folder.items), strict=True), 1):
+    for place, ((path, label), found) in enumerate(zip(folder.items, results, strict=True), 1):
         if isinstance(found, DataError):
             on_skip(path, str(found))
         else:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from clipstill.core.cores import usable_cores
+from clipstill.core.errors import DataError
 
 # A large picture may take a gigabyte while it is decoded.
 _MOST_THREADS = 8
@@ -33,3 +34,15 @@ def ahead(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
         finally:
             for future in begun:
                 future.cancel()
+
+
+def ahead_or_error(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result | DataError]:
+    """As ``ahead``, but a ``DataError`` takes the place of its result, and the work goes on."""
+
+    def result(item: Item) -> Result | DataError:
+        try:
+            return read(item)
+        except DataError as error:
+            return error
+
+    return ahead(result, items)
