@@ -28,16 +28,15 @@ POOLS = ("balanced", "missing", "third", "tail", "ten", "one", "copies", "foreig
 Results = dict[tuple[str, str], list[float]]
 
 
-def pool(kind: str, of: Features, foreign_ND: Tensor, seed: int) -> Tensor:
-    """Unit vectors of the photos of one pool."""
-    classes = len(of.text_CD)
-    places = drawn(of.train_N, classes, seed)
+def places_of(kind: str, label_N: Tensor, classes: int, seed: int) -> list[int]:
+    """Places of a pool's own photos."""
+    places = drawn(label_N, classes, seed)
     draw = random.Random(seed)
     order = draw.sample(range(classes), classes)
     every = [place for of_class in places for place in of_class]
     every = draw.sample(every, len(every))
     tail = [places[c][: max(1, round(len(places[c]) * 10 ** (-rank / (classes - 1))))] for rank, c in enumerate(order)]
-    chosen = {
+    return {
         "balanced": [place for of_class in places for place in of_class[: max(1, len(of_class) * 4 // 5)]],
         "missing": [place for c in order[1:] for place in places[c]],
         "third": [place for c in order[: math.ceil(classes / 3)] for place in places[c]],
@@ -48,8 +47,13 @@ def pool(kind: str, of: Features, foreign_ND: Tensor, seed: int) -> Tensor:
         "foreign": [],
         "mixed": every,
     }[kind]
+
+
+def pool(kind: str, of: Features, foreign_ND: Tensor, seed: int) -> Tensor:
+    """Unit vectors of the photos of one pool."""
+    own = places_of(kind, of.train_N, len(of.text_CD), seed)
     other_ND = foreign_ND[torch.randperm(len(foreign_ND), generator=torch.Generator().manual_seed(seed))]
-    return torch.cat([of.train_ND[chosen], other_ND[: len(every) if kind in ("foreign", "mixed") else 0]])
+    return torch.cat([of.train_ND[own], other_ND[: len(of.train_N) if kind in ("foreign", "mixed") else 0]])
 
 
 def gain(of: Features, feat_ND: Tensor) -> float:

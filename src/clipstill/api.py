@@ -170,7 +170,8 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         job, loaded = _job(_task(classes), Path(), options)
         budget_s = budget_seconds(options.get("budget"))
         if "teacher" not in job.models.built:
-            teachers.check(job.settings.teacher.name)
+            for name in teachers.split(job.settings.teacher.name):
+                teachers.check(name)
         say("plan: loading the models")  # What comes next imports torch, which takes seconds.
         check_names(job)
         settings, photos, models = job.settings, job.photos, job.models

@@ -263,7 +263,7 @@ def test_what_cannot_be_estimated_is_done_all_the_same(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(planner, "measure", fails)
+    monkeypatch.setattr(planner, "timings_of", fails)
     with stopped_before("prompts"):
         assert main(arguments(tmp_path / "run", "--set", "synthesis.steps=2")) == 130
     assert "plan: skipped (RuntimeError: no such kernel)" in capsys.readouterr().err

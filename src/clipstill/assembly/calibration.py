@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from clipstill.core.tensors import logits
-from clipstill.distillation.views import views_of
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.metrics import softmax
 
@@ -73,6 +72,8 @@ class ModelPair:
 
     @torch.no_grad()
     def _answers(self, data: TrainingData, view: int | None) -> Answers:
+        from clipstill.distillation.views import views_of  # Slow to import, and plans read the constants above.
+
         student = self.student.to(self.device)
         size = student.preprocess.side
         look = size if view is None else views_of(self.settings.distillation, size)

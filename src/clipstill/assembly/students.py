@@ -29,7 +29,7 @@ def check_student_name(section: StudentSettings) -> None:
     from clipstill.teachers import resolve_teachers
 
     if section.tower_of is None:
-        students.resolve(section.name)
+        students.check(section.name)
     else:
         resolve_teachers(section.tower_of)
     if section.prompts and not (section.tower_of or "").startswith("openclip:"):

@@ -278,6 +278,7 @@ def check_names(job: Job) -> None:
     """
     from clipstill.assembly.students import check_student_name, new_student
     from clipstill.core.device import pick_device
+    from clipstill.core.packaged_weights import LITE
     from clipstill.export import load_format
     from clipstill.generators import resolve_generators
     from clipstill.teachers import resolve_teachers
@@ -300,8 +301,9 @@ def check_names(job: Job) -> None:
     check_log(settings.log)
     if isinstance(settings.prompts.templates, str):
         template_set(settings.prompts.templates, "plain")  # Any set: the one that suits the teacher is not known yet.
-    if "student" not in built and settings.student.tower_of is None:
-        new_student(settings.student, 2, "scratch", settings.seed)  # Tells sizes that the network does not take.
+    section = settings.student
+    if "student" not in built and section.tower_of is None and section.name not in LITE:  # Those take every size.
+        new_student(section, 2, "scratch", settings.seed)  # Tells sizes that the network does not take.
 
 
 def _result(run: Run, skipped: list[str]) -> RunResult:

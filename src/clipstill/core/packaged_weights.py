@@ -99,6 +99,13 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
     return dict(zip(expected, tensors, strict=True))
 
 
+def lite_classifier(size: str) -> tuple[Tensor, int]:
+    """Weights (1000, 1280) of a size's ImageNet classifier, and the number of parameters of its whole network."""
+    state = read_state(LITE[size].path())
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return list(state.values())[-2], sum(one.numel() for name, one in state.items() if not name.endswith(statistics))
+
+
 @functools.cache
 def _timm_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of one of timm's networks."""

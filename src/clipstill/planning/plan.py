@@ -20,7 +20,7 @@ from clipstill.core.progress import say, span
 from clipstill.core.records import read_record
 from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of
-from clipstill.planning.timings import measure
+from clipstill.planning.kept_timings import timings_of
 from clipstill.text.task import Task
 from clipstill.text.word_checks import WARNING, Finding
 from clipstill.workflow.photos import Photos
@@ -126,10 +126,8 @@ def plan(
         device=models.device,
         most=_QUICK_PHOTOS if quick else MOST_LOOKED_AT,
     )
-    if not quick:
-        say("plan: timing a few steps on this device")
     trains_all = settings.distillation.freeze != "backbone" or budget_seconds is not None
-    timings = measure(settings, task, models, class_vectors_CD=vectors_CD, trains_all=trains_all)
+    timings = timings_of(settings, task, models, class_vectors_CD=vectors_CD, trains_all=trains_all, quiet=quick)
 
     def cost(changed: Mapping[str, Any]) -> Cost:
         return cost_of(

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +24,15 @@ from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
-from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, TOWERS, lite_provenance, lite_state_dict
+from clipstill.core.packaged_weights import (
+    LITE,
+    LITE_MEAN,
+    LITE_STD,
+    TOWERS,
+    lite_classifier,
+    lite_provenance,
+    lite_state_dict,
+)
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.teachers import PRECISIONS
 from clipstill.teachers.ensemble import join
@@ -145,24 +152,30 @@ class _Tower:
     def __init__(self, assets: Path, size: str, words: Words, *, device: torch.device, dtype: torch.dtype) -> None:
         path = assets / f"embedded-{size}.safetensors"
         weights, metadata = read_weights(path)
-        # Any: torch's modules make each attribute a tensor or a module.
-        self.network = cast(Any, timm.create_model(LITE[size].timm_name))
-        self.network.load_state_dict(lite_state_dict(size))
-        self.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-        hold_in(dtype, self.network)
-        self.dtype = dtype
+        self._size, self._device, self.dtype = size, device, dtype
         self.image_size = int(metadata["image_size"])
-        classifier_KF = self.network.classifier.weight.detach().float()
         widths = len(weights["from_text.weight"]), len(weights["hidden.weight"])
+        classifier_KF, network_parameters = lite_classifier(size)
         self.alignment = Alignment(words, classifier_KF, *widths)
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
         self.dim = DIM + FEATURES + widths[0]
-        parts = (self.network, self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
-        self.parameters = sum(tensor.numel() for part in parts for tensor in part.parameters())
+        parts = (self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
+        self.parameters = network_parameters + sum(tensor.numel() for part in parts for tensor in part.parameters())
         alignment = own_provenance(f"{size} alignment", path, metadata)
         self.sha256 = alignment.sha256
         self.provenance = (lite_provenance(size), alignment)
+
+    @cached_property
+    def network(self) -> Any:  # Any: torch's modules make each attribute a tensor or a module.
+        """The frozen image network, built when it is first asked for: texts need none."""
+        import timm  # Slow to import.
+
+        network = cast(Any, timm.create_model(LITE[self._size].timm_name))
+        network.load_state_dict(lite_state_dict(self._size))
+        network.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+        hold_in(self.dtype, network)
+        return network
 
     def encode_image(self, x_N3HW: Tensor) -> Tensor:
         """Normalised images -> unit vectors (N, D); larger images than the tower's are reduced to its size."""
