@@ -125,7 +125,7 @@ def test_a_recipe_that_extends_itself_is_told(tmp_path: Path) -> None:
         ("default", ["student.init=scratch"], 24),
         ("default", ["student.head=class-vectors"], 24),
         ("default", ["examples.images=photos"], 24),
-        ("default", ["unlabelled.images=photos"], 24),
+        ("default", ["unlabelled.images=photos"], 8),
         ("default", ["prompts.images_per_class=3"], 3),
         ("ovc", ["teacher.name=embedded-m", "student.name=lite0"], 64),
     ],

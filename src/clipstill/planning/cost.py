@@ -80,7 +80,7 @@ def cost_of(
         learned += max(examples, round(learned * share / (1 - share)))
     pixels = (settings.synthesis.image_size / timings.image_size) ** 2
     image_s = pixels * (timings.image + settings.synthesis.steps * timings.image_step)
-    calibration_views = (1 + VIEWS) * (made + min(unlabelled, MOST_PICTURES) + near)
+    calibration_views = (1 + VIEWS) * (min(made + unlabelled, MOST_PICTURES) + near)
     stages = {
         "start": _START_S,
         zero_shot.NAME: _BUNDLE_S if zero_shot.is_wanted(settings) else 0.0,

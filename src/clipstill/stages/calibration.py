@@ -37,12 +37,12 @@ _LEAST_EXAMPLES = 100
 
 
 def _make(run: Run, step: Step, folder: Path) -> list[str]:
-    from clipstill.assembly.calibration import MOST_PICTURES, Answers
+    from clipstill.assembly.calibration import MOST_PICTURES, Answers, some_of
     from clipstill.assembly.foresight import student_answers
     from clipstill.distillation.training_data import held_out_mask
 
     settings, models = run.settings, model_pair(run)
-    data = collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
+    data = some_of(collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data)
     plain, views = models.plain(data), models.views(data)
     every = Answers.joined(plain, views)
     held_out_styles = settings.distillation.held_out_styles

@@ -36,7 +36,7 @@ class PromptSettings(Config):
         ge=0,
         description="Synthetic images per class; 0 where unlabelled photos replace them. Many images of few steps "
         "teach more than few of many; Wei et al. make 64 on a GPU. 8 by default for a student that begins with what "
-        "its teacher knows (student.start) where there are no photos: 24 teach it no more.",
+        "its teacher knows (student.start): 24 teach it no more.",
     )
     template: str = Field(
         default=DEFAULT,

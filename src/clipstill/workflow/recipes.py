@@ -107,7 +107,7 @@ def load_with_origins(
         # Checked one after the other, so that a message names the place in which the mistake stands.
         settings = validate(Settings, merged, layer.where)
         origins |= dict.fromkeys((name for name, _ in dotted(layer.values)), layer.origin)
-    if settings.begins_with_teacher and settings.unlabelled.images is None and _IMAGES not in origins:
+    if settings.begins_with_teacher and _IMAGES not in origins:
         settings = settings.changed(**{_IMAGES: _FEW})
         origins[_IMAGES] = f"recipe {recipe} for a student that begins with what its teacher knows"
     return LoadedSettings(settings, origins)
