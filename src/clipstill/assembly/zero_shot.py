@@ -74,7 +74,7 @@ class ZeroShot:
             "teacher": self.teacher,
             "examples": str(self.examples) if self.examples else None,
             "unlabelled photos": self.adaptation,
-            "right": None if found is None else measured(found.top1, found.n, f"{found.n} labelled photos").text(),
+            "right": None if found is None else measured(found.top1, found.n, Evaluation(found).photos).text(),
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "bundle": str(self.out),
