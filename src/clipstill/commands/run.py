@@ -136,7 +136,7 @@ def _foretold(job: Job) -> Foresight:
     findings = linter.findings()
     for finding in findings:
         if finding.level == WARNING:
-            warn(f"{finding.message} {finding.advice}")
+            warn(finding.line())
     return foresee_by_names(linter, findings, teacher, settings)[0]
 
 
