@@ -72,13 +72,14 @@ class FineTuned:
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
-        before, after = (
-            None if each is None else percent(each.right_and_answered) for each in (self.before, self.after)
-        )
+        right = None
+        if self.before is not None and self.after is not None:
+            before, after = (percent(each.right_and_answered) for each in (self.before, self.after))
+            right = f"{before} -> {after} on others, {Evaluation(self.after).photos}"
         return {
             "classes": str(len(self.classes)),
             "learned from": f"{self.examples} photos",
-            "right and answered": None if self.after is None else f"{before} -> {after} on {self.after.n} other photos",
+            "right and answered": right,
             "temperature": f"{self.temperature:.2f}",
             "bundle": str(self.out),
         }

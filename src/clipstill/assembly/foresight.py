@@ -16,18 +16,19 @@ from clipstill.assembly.fixed_texts import encode_once
 from clipstill.core.foresight import (
     CONFIDENT_FROM,
     MEASURED_FROM,
+    Estimate,
     Foresight,
     by_confidence,
     by_names,
-    measured,
     of_student,
+    wilson,
 )
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import spoken
 from clipstill.evaluation.evaluate import BATCH, student_predictor
 from clipstill.text.difficulty import estimate, is_familiar
 from clipstill.text.linter import Known, Linter
-from clipstill.text.word_checks import Finding
+from clipstill.text.word_checks import WARNING, Finding
 from clipstill.workflow.photos import Photos, limited
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def foresee_by_names(
     shares = {name: round(share / 2 if name in doubled else share, 4) for name, share in shares.items()}
     guessed = {names[place] for place in linter.unread} | of_kind["negation"]
     total = sum(1 / len(names) if name in guessed else share for name, share in shares.items())
-    return by_names(total / len(names)), {name: share for name, share in shares.items() if name not in guessed}
+    taking = [f"{name} as a guess" for name in names if name in guessed]
+    taking += [f"{one.classes[0]} as {one.taken_for}" for one in findings if one.level == WARNING and one.taken_for]
+    return by_names(total / len(names), taking), {name: each for name, each in shares.items() if name not in guessed}
 
 
 def sharpened(
@@ -124,7 +127,7 @@ def sharpened(
         right = right_without_themselves(feat_ND, labels, text_CD, settings.examples.text_count)
         # They share class vectors, and count for half as many.
         count, basis = max(1, len(labels) // 2), f"{len(labels)} examples, each classified without itself"
-        found = measured(right / len(labels), count, basis)
+        found = Foresight(basis, Estimate(*wilson(right / len(labels), count)))
         return found if student is None else of_student(found)
     # A student that learned from the examples knows them by heart.
     looked_at = _limited(photos.unlabelled, most, settings.seed) or (shown if student is None else None)

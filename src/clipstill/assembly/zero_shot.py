@@ -21,7 +21,7 @@ from clipstill.core.files import MANIFEST, read_manifest
 from clipstill.core.foresight import measured
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
-from clipstill.core.progress import listed, say, warn
+from clipstill.core.progress import say, warn
 from clipstill.core.records import checked, read_record
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
@@ -29,7 +29,7 @@ from clipstill.runtime.bundle import LABELS
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
-from clipstill.text.reading import unread
+from clipstill.text.word_checks import WARNING, WordChecks
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.records import StoredLabels, StoredMetrics, ZeroShotInfo
 
@@ -74,7 +74,7 @@ class ZeroShot:
             "teacher": self.teacher,
             "examples": str(self.examples) if self.examples else None,
             "unlabelled photos": self.adaptation,
-            "right": None if found is None else measured(found.top1, found.n, f"{found.n} labelled photos").text(),
+            "right": None if found is None else measured(found.top1, found.n, Evaluation(found).photos).text(),
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "bundle": str(self.out),
@@ -128,9 +128,10 @@ def make_zero_shot(
 def export_zero_shot(task: Task, settings: Settings, photos: Photos, out: Path, *, key: str = "") -> None:
     """As ``make_zero_shot``, for photos that are listed already; ``key`` is the hash of all that it depends on."""
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
-    foreign = [] if photos.examples else [task.names[place] for place in unread(task, teacher.multilingual)]
-    if foreign:
-        warn(f"the teacher knows no word of {listed(foreign)}. Say in English what each is: '{foreign[0]}: dog'")
+    shown = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
+    for finding in WordChecks(task, multilingual=teacher.multilingual, with_examples=shown).findings():
+        if finding.level == WARNING:
+            warn(finding.line())
     vectors = task_vectors(teacher, task, settings, photos.examples)
     vectors_CD, adaptation = vectors.class_CD, None
     refuse_equal(task, vectors_CD, photos.examples)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
-from clipstill.core.foresight import Foresight, known_best
+from clipstill.core.foresight import Foresight, known_best, unmeasured
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import percent, span
@@ -78,8 +78,9 @@ class QuickResult:
     def verdict(self) -> tuple[str, str]:
         """Whether it may be used, in a word, and as a sentence with the number."""
         found = self.bundle.evaluation
-        known = known_best(self.foresight.to_json(), None if found is None else found.to_json())
-        return verdict(known, 0 if found is None else found.n, len(self.bundle.classes))
+        measured = None if found is None else Evaluation(found).to_json()
+        known = known_best(self.foresight.to_json(), measured)
+        return verdict(known, 0 if found is None else found.n, len(self.bundle.classes), unmeasured(measured))
 
     @property
     def full_run(self) -> str:
@@ -178,7 +179,8 @@ class RunResult:
         if self.evaluation is not None:
             student, teacher = self.evaluation.student, self.evaluation.teacher
             by_teacher = "" if teacher is None else f", its teacher {percent(teacher.top1)}"
-            measured = f"{percent(student.top1)} right{by_teacher}, chance {percent(self.evaluation.chance)}"
+            chance = f"chance {percent(self.evaluation.chance)}"
+            measured = f"{percent(student.top1)} right{by_teacher}, {chance}, by {self.evaluation.photos}"
         licences = self.bundle_folder / "LICENCES.md"
         return {
             "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",

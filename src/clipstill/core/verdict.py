@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipstill.core.foresight import MEASURED_FROM, Foresight
-from clipstill.core.progress import listed, percent
+from clipstill.core.progress import listed, whole_percent
 
 # Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
 ENOUGH_PHOTOS = 50
@@ -26,8 +26,8 @@ LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
 class Advice:
     """The verdict on a run's student, and what to do next."""
 
-    # ``"good"``, ``"weak"`` or ``"do not use"``, with ``" so far"`` by few photos and ``", foretold"`` by none; or
-    # ``"not known"``.
+    # ``"good"``, ``"weak"`` or ``"do not use"``, with ``" so far"`` by few photos or where a class has none, and
+    # ``", foretold"`` by no photo; or ``"not known"``.
     verdict: str
     text: str  # The same as a sentence, with the number, its interval, and what it follows from.
     # At most three, the most useful first, by what they are about: ``"photos"``, ``"measure"``, ``"describe"`` or
@@ -69,13 +69,14 @@ def which_to_ship(student: Shipped, small: Shipped, *, refuses: bool, run: str, 
     )
 
 
-def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
+def verdict(known: Foresight, photos: int, classes: int, unmeasured: Sequence[str] = ()) -> tuple[str, str]:
     """The verdict in a word, and as a sentence.
 
     Args:
         known: Share of the photos that are named right and answered.
         photos: Number of labelled photos that were measured.
         classes: Number of classes; guessing is right for one of them.
+        unmeasured: Names of the classes without a photo, of which nothing is known.
     """
     share = known.share
     if known.photos is None or share is None:
@@ -85,10 +86,10 @@ def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
         word = "do not use"
     if photos < MEASURED_FROM:
         return f"{word}, foretold", f"{word.capitalize()}, by what can be foretold: right {known.text()}."
-    if photos < ENOUGH_PHOTOS:
-        word, sure = f"{word} so far", f"; it takes {ENOUGH_PHOTOS} to be sure"
-    else:
-        sure = ""
+    missing = [str(ENOUGH_PHOTOS)] if photos < ENOUGH_PHOTOS else []
+    missing += [f"photos of {listed(unmeasured)}"] if unmeasured else []
+    sure = f"; it takes {' and '.join(missing)} to be sure" if missing else ""
+    word = f"{word} so far" if missing else word
     return word, f"{word.capitalize()}: right and answered {known.text()}{sure}."
 
 
@@ -120,23 +121,26 @@ def advise(
         hardest = sorted(per_class, key=lambda name: per_class[name])[:3]
         most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
         steps["photos"] = (
-            f"Give five photos of each class{most}; nothing lifts it more{_gain(known.share)}: clipstill fine-tune "
+            f"Give five photos of each class{most}; nothing lifts it more{_gain(known)}: clipstill fine-tune "
             f"{folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
         )
-    if photos < ENOUGH_PHOTOS:
+    unmeasured = [name for name in classes if name not in per_class] if photos else []
+    if photos < ENOUGH_PHOTOS or unmeasured:
+        also = f", {listed(unmeasured)} too" if unmeasured else ""
         steps["measure"] = (
-            f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class: clipstill evaluate {folder} photos"
+            f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class{also}: clipstill evaluate {folder} "
+            f"photos"
         )
     if doubtful:
         steps["describe"] = f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how'
     if teacher.startswith("embedded"):
         steps["teacher"] = f"Try a larger teacher, where a model hub can be reached: --teacher {LARGER_TEACHER}"
-    word, text = verdict(known, photos, len(classes))
+    word, text = verdict(known, photos, len(classes), unmeasured)
     return Advice(word, text, dict(list(steps.items())[:_STEPS]))
 
 
-def _gain(share: float | None) -> str:
-    if share is None:
+def _gain(known: Foresight) -> str:
+    if known.photos is None:
         return ""
-    then = 1 - _LEFT_BY_FIVE * (1 - share)
-    return f" (they halved the mistakes of eight sets: from {percent(share)} to about {percent(then)})"
+    then = 1 - _LEFT_BY_FIVE * (1 - known.photos.share)
+    return f" (they halved the mistakes of eight sets: from {known.photos.share_text()} to about {whole_percent(then)})"
