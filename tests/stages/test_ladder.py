@@ -61,7 +61,7 @@ def test_a_run_with_photos_measures_its_ladder_and_the_report_shows_it(measured_
     assert not (stage / "work").exists()
     page = (measured_run / "report.html").read_text()
     assert "Was distillation worth it?" in page
-    assert result["recommendation"]["text"].split(".")[0] in page
+    assert result["recommendation"]["choice"].split(".")[0] in page
     assert "not measured: give --examples DIR" in page
 
 

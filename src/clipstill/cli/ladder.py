@@ -52,7 +52,7 @@ def ladder(
         print_json(result)
         return
     advice = result["recommendation"]
-    print_text(f"{advice['text']}\n")
+    print_text(f"{' '.join(filter(None, (advice['choice'], advice['more'])))}\n")
     measured = [rung for rung in result["rungs"] if rung["measured"]]
     print_table([_HEAD, *(_row(rung, result["against_ours"]) for rung in measured)], indent="", numbers=True)
     for rung in result["rungs"]:

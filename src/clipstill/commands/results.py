@@ -175,6 +175,7 @@ class RunResult:
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it is not known."""
         names, measured = ", ".join(self.classes), None
+        others = None if self.ladder is None else self.ladder.recommendation.more or None
         if self.evaluation is not None:
             student, teacher = self.evaluation.student, self.evaluation.teacher
             by_teacher = "" if teacher is None else f", its teacher {percent(teacher.top1)}"
@@ -183,8 +184,9 @@ class RunResult:
         return {
             "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",
             "verdict": self.advice.text,
-            "made to answer": measured,
+            "with none refused": measured,
             "which to ship": self.which_to_ship,
+            "other ways": others,
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "time": "nothing to do, all was there" if self.up_to_date else span(sum(self.seconds.values())),

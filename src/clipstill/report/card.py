@@ -46,7 +46,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
         measured=found
         and [
             ("right and answered", percent, found["right_and_answered"], found.get("teacher_top1"), chance),
-            ("top-1, made to answer", percent, found["student_top1"], found.get("teacher_top1"), chance),
+            ("top-1, with no photo refused", percent, found["student_top1"], found.get("teacher_top1"), chance),
             ("top-5", percent, student.get("top5"), teacher.get("top5"), ""),
             ("calibration error (ECE)", "{:.3f}".format, student.get("ece"), teacher.get("ece"), ""),
         ],

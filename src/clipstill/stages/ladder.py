@@ -23,7 +23,7 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 NAME = "ladder"
-VERSION = 3
+VERSION = 4
 LADDER_FILE = "ladder.json"
 FACTS_FILE = "facts.json"
 _WORK = "work"
