@@ -183,6 +183,10 @@ def test_examples_and_unlabelled_photos_make_their_rungs(
         "examples": (0, 4),
         "unlabelled": (10, 0),
     }
+    # The same tower as that of the run's own bundle, with other class vectors.
+    made = read_json(measured_run / "zero-shot" / "metrics.json")["export"]
+    assert costs["small-teacher-examples"]["latency_ms"] == made["latency_ms"]
+    assert costs["small-teacher-examples"]["parameters"] == made["parameters"]
     assert main([*command, "--quiet"]) == 0
     table = capsys.readouterr().out
     assert "tuned on 4 labelled photos" in table

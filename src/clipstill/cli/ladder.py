@@ -58,7 +58,10 @@ def ladder(
     for rung in result["rungs"]:
         if not rung["measured"]:
             print_text(f"{rung['title']}: not measured; {rung['missing']}")
-    print(f"\n{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured.")
+    print(
+        f"\n{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured. "
+        "ms: one picture on one core, when the file was made."
+    )
     if advice["command"]:
         print_text(advice["command"])
 
