@@ -1,6 +1,7 @@
 """The small teacher's bundle in a run folder, before there is a student."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,27 @@ def test_it_makes_the_bundle_and_nothing_else(result: QuickResult, photos: Path)
     assert result.bundle.out == result.out / "zero-shot"
     assert result.bundle.evaluation is not None
     assert result.bundle.evaluation.n == 18
-    word, text = result.verdict
-    assert word.endswith(" so far")
+    text = result.advice.text
+    assert result.advice.verdict.endswith(" so far")
     assert "right and answered" in text
     assert "18 labelled photos" in text
     assert read_json(result.out / "advice.json")["text"] == text
     assert "without --quick keeps this and adds the student" in str(result.facts()["a full run"])
+    assert result.facts()["name a photo"] == f"clipstill predict {result.out} photo.jpg"
+
+
+def test_the_next_step_makes_it_better_by_five_photos(
+    result: QuickResult, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = result.advice.steps["photos"]
+    assert "Give five photos of each class" in step
+    command = shlex.split(step.rpartition(": clipstill ")[2])
+    changed = {"five_photos": str(photos), f"{result.out}-five": str(tmp_path / "five")}
+    assert main([changed.get(word, word) for word in command]) == 0
+    shown = capsys.readouterr().out
+    assert f"clipstill predict {tmp_path / 'five'} photo.jpg" in shown
+    assert "Not known: cannot tell: nothing was measured" in shown
+    assert "five_photos" not in shown  # They were given.
 
 
 def test_other_commands_take_the_run_folder(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clipstill.core.foresight import Estimate, Foresight, measured
-from clipstill.core.verdict import Advice, Shipped, advise, verdict, which_to_ship
+from clipstill.core.verdict import Advice, Shipped, advise, advise_of_bundle, verdict, which_to_ship
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,17 @@ def test_there_are_at_most_three_steps_and_none_that_was_done() -> None:
     few = advice(photos=20, doubtful=("crane",))
     assert list(few.steps) == ["photos", "measure", "describe"]
     assert advice(examples=35, teacher="openclip:RN50/openai").steps == {}
+
+
+def test_a_bundle_without_a_run_gets_the_command_that_it_is_given() -> None:
+    known = measured(0.6, 20, "20 labelled photos")
+    found = advise_of_bundle(known, photos=20, classes=7, folder="my zoo", five_photos="do it")
+    assert found.verdict == "weak so far"
+    assert list(found.facts("my zoo")) == ["name a photo", "next 1", "next 2"]
+    assert found.facts("my zoo")["name a photo"] == "clipstill predict 'my zoo' photo.jpg"
+    assert found.steps["photos"].endswith("from 60.0 % to about 80.0 %): do it")
+    assert found.steps["measure"].endswith("clipstill evaluate 'my zoo' photos")
+    assert advise_of_bundle(measured(0.6, 280, "photos"), photos=280, classes=7, folder="zoo").steps == {}
 
 
 def test_which_to_ship_says_what_each_bundle_can_and_follows_a_ladder_where_there_is_one() -> None:

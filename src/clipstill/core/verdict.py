@@ -20,6 +20,7 @@ _GOOD, _WEAK = 0.8, 0.5
 _LEFT_BY_FIVE = 0.5
 _STEPS = 3
 LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
+UNMEASURED = Foresight("names alone", reason="nothing was measured")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Advice:
     # At most three, the most useful first, by what they are about: ``"photos"``, ``"measure"``, ``"describe"`` or
     # ``"teacher"``; each with a command where there is one.
     steps: Mapping[str, str]
+
+    def facts(self, folder: str) -> dict[str, str]:
+        """The command by which a run or bundle names a photo, and the next steps, by name."""
+        steps = {f"next {number}": step for number, step in enumerate(self.steps.values(), 1)}
+        return {"name a photo": f"clipstill predict {shlex.quote(folder)} photo.jpg", **steps}
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,10 @@ def advise(
     if not examples:
         hardest = sorted(per_class, key=lambda name: per_class[name])[:3]
         most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
-        steps["photos"] = (
-            f"Give five photos of each class{most}; nothing lifts it more{_gain(known.share)}: clipstill fine-tune "
-            f"{folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
-        )
+        command = f"clipstill fine-tune {folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
+        steps["photos"] = _give_photos(most, known.share, command)
     if photos < ENOUGH_PHOTOS:
-        steps["measure"] = (
-            f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class: clipstill evaluate {folder} photos"
-        )
+        steps["measure"] = _measure(folder)
     if doubtful:
         steps["describe"] = f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how'
     if teacher.startswith("embedded"):
@@ -135,8 +137,29 @@ def advise(
     return Advice(word, text, dict(list(steps.items())[:_STEPS]))
 
 
-def _gain(share: float | None) -> str:
-    if share is None:
-        return ""
-    then = 1 - _LEFT_BY_FIVE * (1 - share)
-    return f" (they halved the mistakes of eight sets: from {percent(share)} to about {percent(then)})"
+def advise_of_bundle(known: Foresight, *, photos: int, classes: int, folder: str, five_photos: str = "") -> Advice:
+    """The same for a bundle that no whole run has made.
+
+    Args:
+        known: Share of the photos that are named right and answered.
+        photos: Number of labelled photos that were measured.
+        classes: Number of classes.
+        folder: The bundle, or the run folder around it.
+        five_photos: What to type to learn from five photos of each class; empty where photos were learned from.
+    """
+    steps = {"photos": _give_photos("", known.share, five_photos)} if five_photos else {}
+    if photos < ENOUGH_PHOTOS:
+        steps["measure"] = _measure(shlex.quote(folder))
+    return Advice(*verdict(known, photos, classes), steps)
+
+
+def _measure(folder: str) -> str:
+    return f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class: clipstill evaluate {folder} photos"
+
+
+def _give_photos(most: str, share: float | None, command: str) -> str:
+    gain = ""
+    if share is not None:
+        then = 1 - _LEFT_BY_FIVE * (1 - share)
+        gain = f" (they halved the mistakes of eight sets: from {percent(share)} to about {percent(then)})"
+    return f"Give five photos of each class{most}; nothing lifts it more{gain}: {command}"
