@@ -305,15 +305,16 @@ def test_a_bundle_whose_name_is_not_utf8_says_so(capsys: pytest.CaptureFixture[s
 
 
 def test_evaluation_says_how_many_classes_its_photos_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = f"2 labelled photos in 2 of the 3 classes (none of {LABELS[2]})"
     for name in LABELS[:2]:
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / name / "a.png")
     assert main(["evaluate", "~/bundle", "--images", "photos"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1)[1] == "2 in 2 of the 3 classes"
+    assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1)[1] == told
     (tmp_path / "photos" / LABELS[0] / "notes.txt").touch()
     assert main(["evaluate", "~/bundle", "--images", "photos"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.split(maxsplit=1)[1] == "2 in 2 of the 3 classes, 1 file or folder left out"
+    assert first.split(maxsplit=1)[1] == f"{told}, 1 file or folder left out"
 
 
 def test_a_bundle_is_pickled_by_its_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

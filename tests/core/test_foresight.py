@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from clipstill.core.foresight import Estimate, Foresight, by_confidence, by_names, known_best, measured, of_student
+from clipstill.core.foresight import (
+    Estimate,
+    Foresight,
+    by_confidence,
+    by_names,
+    known_best,
+    measured,
+    measured_photos,
+    of_student,
+)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 10), (0.9, 20), (0.3, 40), (0.97, 60)])
@@ -46,3 +55,17 @@ def test_a_measured_share_replaces_what_was_foretold_from_ten_photos_on() -> Non
     assert (
         known_best(foretold.to_json(), found).text() == "50.0 % (80 % interval 40.1 to 59.9 %), by 40 labelled photos"
     )
+
+
+def test_a_foretold_share_claims_no_decimal() -> None:
+    assert Estimate(0.8818, 0.8139, 0.9301).text() == "about 88 % (80 % interval 81 to 93 %)"
+
+
+def test_the_photos_of_a_number_say_which_classes_have_none() -> None:
+    def found(**per_class: float | None) -> dict[str, object]:
+        return {"n": 1234, "student": {"classes": list(per_class), "per_class": list(per_class.values())}}
+
+    assert measured_photos(found(dog=1.0, cat=0.0)) == "1,234 labelled photos"
+    assert measured_photos(found(dog=1.0, cat=None)) == "1,234 labelled photos in 1 of the 2 classes (none of cat)"
+    dogs = {**found(dog=1.0, cat=None), "right_and_answered": 1.0}
+    assert known_best(Foresight("names alone").to_json(), dogs).text().endswith("1 of the 2 classes (none of cat)")

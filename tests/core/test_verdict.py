@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clipstill.core.foresight import Estimate, Foresight, measured
-from clipstill.core.verdict import Advice, Shipped, advise, advise_of_bundle, verdict, which_to_ship
+from clipstill.core.verdict import UNMEASURED, Advice, Shipped, advise, advise_of_bundle, verdict, which_to_ship
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,30 @@ def test_the_verdict_of_a_measured_share(share: float, photos: int, classes: int
     assert ("it takes 50 to be sure" in found[1]) == (photos < 50)
 
 
+def test_no_verdict_is_good_of_classes_that_nobody_measured() -> None:
+    word, text = verdict(measured(1.0, 60, "60 labelled photos"), 60, 3, ["cat", "cow"])
+    assert word == "good so far"
+    assert text.endswith("; it takes photos of cat, cow to be sure.")
+    word, text = verdict(measured(1.0, 20, "20 labelled photos"), 20, 3, ["cat"])
+    assert text.endswith("; it takes 50 and photos of cat to be sure.")
+    found = advise(
+        measured(1.0, 60, "photos"),
+        photos=60,
+        per_class={"dog": 1.0},
+        classes=("dog", "cat"),
+        doubtful=(),
+        examples=0,
+        teacher="embedded-m",
+        run="zoo",
+    )
+    assert found.verdict == "good so far"
+    assert "one folder a class, cat too: clipstill evaluate zoo" in found.steps["measure"]
+
+
 def test_what_is_foretold_is_told_so_and_what_is_not_known_too() -> None:
     assert verdict(Foresight("names alone", Estimate(0.14, 0.1, 0.3)), 0, 7) == (
         "do not use, foretold",
-        "Do not use, by what can be foretold: right 14.0 % (80 % interval 10.0 to 30.0 %), by names alone.",
+        "Do not use, by what can be foretold: right about 14 % (80 % interval 10 to 30 %), by names alone.",
     )
     word, text = verdict(Foresight("names alone", reason="strange words"), 0, 7)
     assert word == "not known"
@@ -51,7 +71,7 @@ def advice(photos: int = 280, examples: int = 0, teacher: str = "embedded-m", do
 def test_five_photos_lead_with_the_gain_and_a_command_to_paste() -> None:
     assert advice().steps["photos"] == (
         "Give five photos of each class, above all of cat, cow, horse; nothing lifts it more (they halved the mistakes "
-        "of eight sets: from 60.0 % to about 80.0 %): clipstill fine-tune 'my runs/zoo' --examples five_photos --out "
+        "of eight sets: from 60.0 % to about 80 %): clipstill fine-tune 'my runs/zoo' --examples five_photos --out "
         "'my runs/zoo-tuned'"
     )
 
@@ -63,14 +83,20 @@ def test_there_are_at_most_three_steps_and_none_that_was_done() -> None:
 
 
 def test_a_bundle_without_a_run_gets_the_command_that_it_is_given() -> None:
-    known = measured(0.6, 20, "20 labelled photos")
-    found = advise_of_bundle(known, photos=20, classes=7, folder="my zoo", five_photos="do it")
-    assert found.verdict == "weak so far"
-    assert list(found.facts("my zoo")) == ["name a photo", "next 1", "next 2"]
-    assert found.facts("my zoo")["name a photo"] == "clipstill predict 'my zoo' photo.jpg"
-    assert found.steps["photos"].endswith("from 60.0 % to about 80.0 %): do it")
-    assert found.steps["measure"].endswith("clipstill evaluate 'my zoo' photos")
-    assert advise_of_bundle(measured(0.6, 280, "photos"), photos=280, classes=7, folder="zoo").steps == {}
+    def found(photos: int, cats: float | None, five_photos: str = "") -> Advice:
+        student = {"classes": ["dog", "cat"], "per_class": [0.9, cats]}
+        evaluation = {"n": photos, "right_and_answered": 0.9, "student": student}
+        return advise_of_bundle(UNMEASURED, evaluation, classes=7, folder="my zoo", five_photos=five_photos)
+
+    few = found(20, 0.9, "do it")
+    assert few.verdict == "good so far"
+    assert list(few.facts("my zoo")) == ["name a photo", "next 1", "next 2"]
+    assert few.facts("my zoo")["name a photo"] == "clipstill predict 'my zoo' photo.jpg"
+    assert few.steps["photos"].endswith("from 90.0 % to about 95 %): do it")
+    assert few.steps["measure"].endswith("clipstill evaluate 'my zoo' photos")
+    assert found(280, 0.9).steps == {}
+    assert "cat too" in found(280, None).steps["measure"]  # No photo showed one.
+    assert advise_of_bundle(UNMEASURED, None, classes=7, folder="zoo").verdict == "not known"
 
 
 def test_which_to_ship_says_what_each_bundle_can_and_follows_a_ladder_where_there_is_one() -> None:

@@ -444,7 +444,7 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
     found = ask_plan(["run", "--classes", "a.txt", "--images", "in", "--set", "seed=3", "--out", "runs/zoo"])
     assert found == PLAN
     shown = panels.panel("plan", found)
-    for text in ("63.0 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
+    for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
         assert text in shown
     assert shown.index(">crane<") < shown.index(">dog<")
 
@@ -463,7 +463,7 @@ def test_names_are_shown_before_the_teacher_is_asked(
     assert not asked
     for text in ("5 classes", "long-necked wading bird", "a beagle", "write: elephant", "no word that WordNet knows"):
         assert text in first
-    assert "63.0 %" in next(looks)
+    assert "63 %" in next(looks)
     assert len(asked) == 1
 
 
@@ -506,6 +506,7 @@ def test_comparing_different_questions_is_warned_of() -> None:
     table = panels.compare_table([("a", one), ("b", other)])
     assert "different classes" in table
     assert "80.0 %" in table
+    assert "40 labelled photos" in table
     assert "not measured" in table
     assert "different classes" not in panels.compare_table([("a", one), ("b", one)])
 

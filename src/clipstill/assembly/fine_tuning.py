@@ -24,7 +24,6 @@ from clipstill.core.device import configure_torch, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import is_whole, read_manifest, sha256_json
-from clipstill.core.foresight import known_best
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
@@ -68,9 +67,8 @@ class FineTuned:
     @property
     def advice(self) -> Advice:
         """The verdict on the tuned student, and what to do next."""
-        photos = 0 if self.after is None else self.after.n
-        known = known_best(UNMEASURED.to_json(), None if self.after is None else self.after.to_json())
-        return advise_of_bundle(known, photos=photos, classes=len(self.classes), folder=str(self.out))
+        measured = None if self.after is None else Evaluation(self.after).to_json()
+        return advise_of_bundle(UNMEASURED, measured, classes=len(self.classes), folder=str(self.out))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -85,15 +83,15 @@ class FineTuned:
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
-        before, after = (
-            None if each is None else percent(each.right_and_answered) for each in (self.before, self.after)
-        )
-        advice = self.advice
+        advice, right = self.advice, None
+        if self.before is not None and self.after is not None:
+            before, after = (percent(each.right_and_answered) for each in (self.before, self.after))
+            right = f"{before} -> {after} on others, {Evaluation(self.after).photos}"
         return {
             "classes": str(len(self.classes)),
             "verdict": advice.text,
             "learned from": f"{self.examples} photos",
-            "right and answered": None if self.after is None else f"{before} -> {after} on {self.after.n} other photos",
+            "right and answered": right,
             "temperature": f"{self.temperature:.2f}",
             "bundle": str(self.out),
             **advice.facts(str(self.out)),

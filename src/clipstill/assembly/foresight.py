@@ -16,11 +16,12 @@ from clipstill.assembly.fixed_texts import encode_once
 from clipstill.core.foresight import (
     CONFIDENT_FROM,
     MEASURED_FROM,
+    Estimate,
     Foresight,
     by_confidence,
     by_names,
-    measured,
     of_student,
+    wilson,
 )
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import spoken
@@ -124,7 +125,7 @@ def sharpened(
         right = right_without_themselves(feat_ND, labels, text_CD, settings.examples.text_count)
         # They share class vectors, and count for half as many.
         count, basis = max(1, len(labels) // 2), f"{len(labels)} examples, each classified without itself"
-        found = measured(right / len(labels), count, basis)
+        found = Foresight(basis, Estimate(*wilson(right / len(labels), count)))
         return found if student is None else of_student(found)
     # A student that learned from the examples knows them by heart.
     looked_at = _limited(photos.unlabelled, most, settings.seed) or (shown if student is None else None)

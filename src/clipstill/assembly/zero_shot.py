@@ -19,7 +19,7 @@ from clipstill.assembly.class_vectors import refuse_equal, task_vectors
 from clipstill.core.description import Description
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, read_manifest
-from clipstill.core.foresight import Foresight, known_best
+from clipstill.core.foresight import Foresight
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import listed, say, warn
@@ -66,8 +66,8 @@ class ZeroShot:
             options = f"--run {shlex.quote(str(run))} --teacher {shlex.quote(self.teacher)} --examples five_photos"
             command = f"clipstill zero-shot {options} --out {out}"
         return advise_of_bundle(
-            known_best(foretold.to_json(), None if found is None else found.to_json()),
-            photos=0 if found is None else found.n,
+            foretold,
+            None if found is None else Evaluation(found).to_json(),
             classes=len(self.classes),
             folder=str(run or self.out),
             five_photos="" if self.examples else command,

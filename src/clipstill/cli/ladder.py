@@ -10,6 +10,7 @@ import typer
 import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table, print_text
+from clipstill.core.foresight import measured_photos
 from clipstill.core.progress import percent
 
 _HEAD = ("", "top-1", "against ours", "ECE", "MB", "params", "GFLOP", "ms", "minutes", "photos", "labels")
@@ -58,8 +59,10 @@ def ladder(
     for rung in result["rungs"]:
         if not rung["measured"]:
             print_text(f"{rung['title']}: not measured; {rung['missing']}")
+    first = measured[0]["measured"] if measured else {}
+    measured_on = measured_photos({"n": result["n"], "student": {**first, "classes": result["classes"]}})
     print(
-        f"\n{result['n']} photos; in brackets the p of McNemar's exact test, below 0.05 where it can be measured. "
+        f"\n{measured_on}; in brackets the p of McNemar's exact test, below 0.05 where it can be measured. "
         "ms: one picture on one core, when the file was made."
     )
     if advice["command"]:

@@ -12,7 +12,7 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.names import plain
-from clipstill.core.progress import percent, span
+from clipstill.core.progress import span, whole_percent
 
 if TYPE_CHECKING:
     from clipstill.planning.plan import Plan
@@ -75,7 +75,7 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
         print(f"    {finding.advice}")
     print("\nPhotos that the teacher is expected to name right")
     hardest_first = sorted(plan.expected_per_class.items(), key=lambda item: item[1])
-    rows = [(name, percent(expected)) for name, expected in hardest_first[:_SHOWN]]
+    rows = [(name, whole_percent(expected)) for name, expected in hardest_first[:_SHOWN]]
     if len(hardest_first) > _SHOWN:
         rows.append(("...", f"and {len(hardest_first) - _SHOWN} easier ones"))
     rows.append(("all", plan.foresight.text()))

@@ -176,7 +176,8 @@ class RunResult:
         if self.evaluation is not None:
             student, teacher = self.evaluation.student, self.evaluation.teacher
             by_teacher = "" if teacher is None else f", its teacher {percent(teacher.top1)}"
-            measured = f"{percent(student.top1)} right{by_teacher}, chance {percent(self.evaluation.chance)}"
+            chance = f"chance {percent(self.evaluation.chance)}"
+            measured = f"{percent(student.top1)} right{by_teacher}, {chance}, by {self.evaluation.photos}"
         licences = self.bundle_folder / "LICENCES.md"
         return {
             "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",

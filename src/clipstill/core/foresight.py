@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from clipstill.core.progress import percent
+from clipstill.core.progress import listed, percent, whole_percent
 
 # Half the width of an 80 % interval, in standard deviations.
 _Z = 1.2816
@@ -48,8 +48,24 @@ class Estimate:
     high: float
 
     def text(self) -> str:
+        """``about 88 % (80 % interval 81 to 93 %)``."""
+        return f"{self.share_text()} (80 % interval {100 * self.low:.0f} to {whole_percent(self.high)})"
+
+    def share_text(self) -> str:
+        """``about 88 %``."""
+        return f"about {whole_percent(self.share)}"
+
+
+class MeasuredShare(Estimate):
+    """What labelled photos say: it keeps its decimal."""
+
+    def text(self) -> str:
         """``88.2 % (80 % interval 81.4 to 93.0 %)``."""
-        return f"{percent(self.share)} (80 % interval {100 * self.low:.1f} to {percent(self.high)})"
+        return f"{self.share_text()} (80 % interval {100 * self.low:.1f} to {percent(self.high)})"
+
+    def share_text(self) -> str:
+        """``88.2 %``."""
+        return percent(self.share)
 
 
 @dataclass(frozen=True)
@@ -85,15 +101,19 @@ class Foresight:
 
 
 def measured(share: float, count: int, basis: str) -> Foresight:
-    """What ``count`` labelled photos say, at least one.
+    """What ``count`` labelled photos say, at least one."""
+    return Foresight(basis, MeasuredShare(*wilson(share, count)))
+
+
+def wilson(share: float, count: int) -> tuple[float, float, float]:
+    """A share of ``count`` photos, at least one, and the ends of its 80 % interval.
 
     Source: Wilson, JASA 1927, the score interval.
     """
     spread = _Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    ends = (share, max(0.0, middle - half), min(1.0, middle + half))
-    return Foresight(basis, Estimate(*(round(each, 4) for each in ends)))
+    return round(share, 4), round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)
 
 
 def by_names(simulated: float) -> Foresight:
@@ -124,8 +144,27 @@ def of_student(teacher: Foresight) -> Foresight:
 def known_best(foretold: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> Foresight:
     """What the student was measured to do, where there were photos enough; else what was foretold; both as JSON."""
     if evaluation is not None and evaluation["n"] >= MEASURED_FROM:
-        return measured(evaluation["right_and_answered"], evaluation["n"], f"{evaluation['n']} labelled photos")
+        return measured(evaluation["right_and_answered"], evaluation["n"], measured_photos(evaluation))
     return Foresight.from_json(foretold)
+
+
+def unmeasured(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Names of the classes that no photo shows; the evaluation is one as JSON, or None without one."""
+    student = (evaluation or {}).get("student") or {}
+    pairs = zip(student.get("classes") or (), student.get("per_class") or (), strict=False)
+    return [name for name, share in pairs if share is None]
+
+
+def measured_photos(evaluation: Mapping[str, Any]) -> str:
+    """The photos that an evaluation (as JSON) measured, to stand beside each number that it gave.
+
+    ``40 labelled photos``, and where a class has none ``40 labelled photos in 1 of the 2 classes (none of cat)``.
+    """
+    told, without = f"{evaluation['n']:,} labelled photos", unmeasured(evaluation)
+    if not without:
+        return told
+    count = len(evaluation["student"]["classes"])
+    return f"{told} in {count - len(without)} of the {count} classes (none of {listed(without)})"
 
 
 def _logit(share: float) -> float:

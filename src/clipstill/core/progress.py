@@ -101,8 +101,13 @@ def warnings_only() -> None:
 
 
 def percent(share: float | None) -> str:
-    """A share as everything shows it, ``81.4 %``; ``-`` for what was not measured."""
+    """A measured share as everything shows it, ``81.4 %``; ``-`` for what was not measured."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def whole_percent(share: float | None) -> str:
+    """A foretold share, ``81 %``: no estimate knows its decimal; ``-`` for what cannot be told."""
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def span(seconds: float) -> str:

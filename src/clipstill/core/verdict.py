@@ -8,9 +8,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from clipstill.core.foresight import MEASURED_FROM, Foresight
-from clipstill.core.progress import listed, percent
+from clipstill.core.foresight import MEASURED_FROM, Foresight, known_best, unmeasured
+from clipstill.core.progress import listed, whole_percent
 
 # Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
 ENOUGH_PHOTOS = 50
@@ -27,8 +28,8 @@ UNMEASURED = Foresight("names alone", reason="nothing was measured")
 class Advice:
     """The verdict on a run's student, and what to do next."""
 
-    # ``"good"``, ``"weak"`` or ``"do not use"``, with ``" so far"`` by few photos and ``", foretold"`` by none; or
-    # ``"not known"``.
+    # ``"good"``, ``"weak"`` or ``"do not use"``, with ``" so far"`` by few photos or where a class has none, and
+    # ``", foretold"`` by no photo; or ``"not known"``.
     verdict: str
     text: str  # The same as a sentence, with the number, its interval, and what it follows from.
     # At most three, the most useful first, by what they are about: ``"photos"``, ``"measure"``, ``"describe"`` or
@@ -75,13 +76,14 @@ def which_to_ship(student: Shipped, small: Shipped, *, refuses: bool, run: str, 
     )
 
 
-def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
+def verdict(known: Foresight, photos: int, classes: int, missing: Sequence[str] = ()) -> tuple[str, str]:
     """The verdict in a word, and as a sentence.
 
     Args:
         known: Share of the photos that are named right and answered.
         photos: Number of labelled photos that were measured.
         classes: Number of classes; guessing is right for one of them.
+        missing: Names of the classes without a photo, of which nothing is known.
     """
     share = known.share
     if known.photos is None or share is None:
@@ -91,10 +93,10 @@ def verdict(known: Foresight, photos: int, classes: int) -> tuple[str, str]:
         word = "do not use"
     if photos < MEASURED_FROM:
         return f"{word}, foretold", f"{word.capitalize()}, by what can be foretold: right {known.text()}."
-    if photos < ENOUGH_PHOTOS:
-        word, sure = f"{word} so far", f"; it takes {ENOUGH_PHOTOS} to be sure"
-    else:
-        sure = ""
+    lacking = [str(ENOUGH_PHOTOS)] if photos < ENOUGH_PHOTOS else []
+    lacking += [f"photos of {listed(missing)}"] if missing else []
+    sure = f"; it takes {' and '.join(lacking)} to be sure" if lacking else ""
+    word = f"{word} so far" if lacking else word
     return word, f"{word.capitalize()}: right and answered {known.text()}{sure}."
 
 
@@ -126,40 +128,46 @@ def advise(
         hardest = sorted(per_class, key=lambda name: per_class[name])[:3]
         most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
         command = f"clipstill fine-tune {folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
-        steps["photos"] = _give_photos(most, known.share, command)
-    if photos < ENOUGH_PHOTOS:
-        steps["measure"] = _measure(folder)
+        steps["photos"] = _give_photos(most, known, command)
+    missing = [name for name in classes if name not in per_class] if photos else []
+    if photos < ENOUGH_PHOTOS or missing:
+        steps["measure"] = _measure(folder, missing)
     if doubtful:
         steps["describe"] = f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how'
     if teacher.startswith("embedded"):
         steps["teacher"] = f"Try a larger teacher, where a model hub can be reached: --teacher {LARGER_TEACHER}"
-    word, text = verdict(known, photos, len(classes))
+    word, text = verdict(known, photos, len(classes), missing)
     return Advice(word, text, dict(list(steps.items())[:_STEPS]))
 
 
-def advise_of_bundle(known: Foresight, *, photos: int, classes: int, folder: str, five_photos: str = "") -> Advice:
+def advise_of_bundle(
+    foretold: Foresight, evaluation: Mapping[str, Any] | None, *, classes: int, folder: str, five_photos: str = ""
+) -> Advice:
     """The same for a bundle that no whole run has made.
 
     Args:
-        known: Share of the photos that are named right and answered.
-        photos: Number of labelled photos that were measured.
+        foretold: Share of the photos that it is expected to name right.
+        evaluation: What was measured, as JSON; None where nothing was.
         classes: Number of classes.
         folder: The bundle, or the run folder around it.
         five_photos: What to type to learn from five photos of each class; empty where photos were learned from.
     """
-    steps = {"photos": _give_photos("", known.share, five_photos)} if five_photos else {}
-    if photos < ENOUGH_PHOTOS:
-        steps["measure"] = _measure(shlex.quote(folder))
-    return Advice(*verdict(known, photos, classes), steps)
+    photos, missing = 0 if evaluation is None else evaluation["n"], unmeasured(evaluation)
+    known = known_best(foretold.to_json(), evaluation)
+    steps = {"photos": _give_photos("", known, five_photos)} if five_photos else {}
+    if photos < ENOUGH_PHOTOS or missing:
+        steps["measure"] = _measure(shlex.quote(folder), missing)
+    return Advice(*verdict(known, photos, classes, missing), steps)
 
 
-def _measure(folder: str) -> str:
-    return f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class: clipstill evaluate {folder} photos"
+def _measure(folder: str, missing: Sequence[str]) -> str:
+    also = f", {listed(missing)} too" if missing else ""
+    return f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class{also}: clipstill evaluate {folder} photos"
 
 
-def _give_photos(most: str, share: float | None, command: str) -> str:
+def _give_photos(most: str, known: Foresight, command: str) -> str:
     gain = ""
-    if share is not None:
-        then = 1 - _LEFT_BY_FIVE * (1 - share)
-        gain = f" (they halved the mistakes of eight sets: from {percent(share)} to about {percent(then)})"
+    if known.photos is not None:
+        then = whole_percent(1 - _LEFT_BY_FIVE * (1 - known.photos.share))
+        gain = f" (they halved the mistakes of eight sets: from {known.photos.share_text()} to about {then})"
     return f"Give five photos of each class{most}; nothing lifts it more{gain}: {command}"

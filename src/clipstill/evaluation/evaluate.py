@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipstill.core.errors import DataError
-from clipstill.core.foresight import measured
+from clipstill.core.foresight import measured, measured_photos
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.names import NONE_OF_THESE, plain
 from clipstill.core.notebook import html_table
@@ -130,15 +130,19 @@ class Evaluation:
         """Share of right answers by guessing."""
         return 1 / len(self.student.classes)
 
+    @property
+    def photos(self) -> str:
+        """How many photos were measured, and of which classes there was none."""
+        return measured_photos(self.to_json())
+
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
         student, teacher = self.student, self.teacher
         refuses = student.accepted is not None
-        shown = sum(score is not None for score in student.per_class)
         count = len(student.skipped)
         left_out = f", {count} {'file or folder' if count == 1 else 'files or folders'} left out" if count else ""
         return {
-            "photos": f"{student.n} in {shown} of the {len(student.classes)} classes{left_out}",
+            "photos": f"{self.photos}{left_out}",
             "right and answered": measured(student.right_and_answered, student.n, "these photos").text(),
             "with none refused": f"{percent(student.top1)} right (chance {percent(self.chance)})" if refuses else None,
             "answered": f"{percent(student.accepted)}; of the others it says {NONE_OF_THESE}" if refuses else None,

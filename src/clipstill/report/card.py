@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
-from clipstill.core.foresight import known_best
+from clipstill.core.foresight import known_best, measured_photos, unmeasured
 from clipstill.core.progress import percent
 from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import UNMEASURED, verdict
@@ -41,6 +41,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
         front_matter=matter.strip(),
         given=f"{len(model.labels)} class names and {' and '.join(counts) or 'no labelled photo'}",
         found=found,
+        photos=found and measured_photos(found),
         verdict_text=_verdict_of(model),
         temperature_verdict=temperature_verdict(model.evaluation),
         measured=found
@@ -64,7 +65,7 @@ def _verdict_of(model: Description) -> str:
     if not found and model.calibration is None:
         return ""
     known = known_best(model.calibration["foresight"] if model.calibration else untold, found)
-    return verdict(known, found["n"] if found else 0, len(model.labels))[1]
+    return verdict(known, found["n"] if found else 0, len(model.labels), unmeasured(found))[1]
 
 
 def temperature_verdict(found: Mapping[str, Any] | None) -> str:

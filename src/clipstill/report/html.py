@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipstill.core.config import dotted
-from clipstill.core.foresight import known_best
+from clipstill.core.foresight import known_best, measured_photos
 from clipstill.core.progress import percent
 from clipstill.report.card import per_class, temperature_verdict
 from clipstill.report.charts import ladder_chart, line_chart
@@ -43,6 +43,7 @@ def render(data: ReportData) -> str:
             data=data,
             summary=summary(data),
             found=data.evaluation,
+            photos=data.evaluation and measured_photos(data.evaluation),
             temperature_verdict=temperature_verdict(data.evaluation),
             foresight=data.calibration and known_best(data.calibration["foresight"], data.evaluation),
             grid=picture_grid(data.pictures, data.labels),

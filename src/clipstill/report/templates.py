@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from clipstill.core.progress import percent, span
+from clipstill.core.progress import percent, span, whole_percent
 
 if TYPE_CHECKING:
     import jinja2
@@ -28,6 +28,7 @@ def environment() -> jinja2.Environment:
         "spec": lambda value, form: "-" if value is None else format(value, form),
         "cell": lambda value: str(value).replace("|", "/"),
         "percent": percent,
+        "whole_percent": whole_percent,
         "size": _size,
         "count": _count,
         "duration": duration,

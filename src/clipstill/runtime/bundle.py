@@ -17,6 +17,7 @@ import numpy as np
 from clipstill.core.errors import ArtifactError, DataError, did_you_mean
 from clipstill.core.file_names import BUNDLE_FOLDER, ZERO_SHOT_FOLDER
 from clipstill.core.files import Manifest, read_json, read_manifest, verify_files
+from clipstill.core.foresight import measured_photos
 from clipstill.core.hub import bundle_folder
 from clipstill.core.images import BYTES, Picture, read_fitted
 from clipstill.core.names import NONE_OF_THESE, is_plain
@@ -115,12 +116,12 @@ class Bundle:
         metrics = self.folder / "metrics.json"
         measured = (read_json(metrics).get("evaluation") if metrics.is_file() else None) or {}
         right, size = measured.get("right_and_answered"), (self.folder / self.file).stat().st_size
-        threshold = self.refusal_threshold
+        threshold, photos = self.refusal_threshold, measured_photos(measured) if measured else ""
         rows = {
             "Bundle": str(self.folder),
             f"{len(self.labels)} classes": ", ".join(self.labels[:12]) + (" ..." if len(self.labels) > 12 else ""),
             "Model": f"{self.file}, {size / 1e6:.1f} MB, {_pixels(self.preprocess.shape)}",
-            "Right and answered": "not measured" if right is None else f"{percent(right)} of {measured['n']} photos",
+            "Right and answered": "not measured" if right is None else f"{percent(right)} of {photos}",
             "Temperature": f"{self.temperature:.3g}",
             'Says "none of these"': "never" if threshold is None else f"below a score of {threshold:.3g}",
         }

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import jinja2
 
-from clipstill.core.foresight import Foresight
+from clipstill.core.foresight import Foresight, measured_photos
 from clipstill.core.names import with_articles
 from clipstill.core.progress import percent, span
 from clipstill.report.templates import environment
@@ -40,6 +40,7 @@ def _macros() -> Any:
         "amount": latest_amount,
         "python": repr,
         "foresight": Foresight.from_json,
+        "photos": measured_photos,
         "title_of": lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
         "address": lambda run: f"{FILES}/{quote(run.name)}",
         # Changes with the file, so that a browser asks for it again.

@@ -11,7 +11,7 @@ from typing import Any
 from clipstill.core.errors import ArtifactError, ClipstillError, DataError
 from clipstill.core.file_names import ADVICE_FILE, BUNDLE_FOLDER, METRICS_FILE, ZERO_SHOT_FOLDER
 from clipstill.core.files import MANIFEST, put_back, read_manifest
-from clipstill.core.foresight import known_best
+from clipstill.core.foresight import Foresight
 from clipstill.core.names import is_plain
 from clipstill.core.records import checked, read_record
 from clipstill.runtime.bundle import LABELS
@@ -106,12 +106,11 @@ class Run:
         foretold = read_record(estimates, StoredCalibration)["foresight"] if is_student else None
         manifest = read_manifest(folder)
         metrics = read_record(folder / METRICS_FILE, StoredMetrics)
-        measured: Any = metrics["evaluation"]
         return {
             **metrics,
             **read_record(folder / LABELS, StoredLabels),
             "models": checked(manifest and manifest.info, BundleInfo, folder / MANIFEST),
-            "foresight": foretold and known_best(foretold, measured),
+            "foresight": foretold and Foresight.from_json(foretold),
         }
 
 

@@ -107,6 +107,14 @@ class StoredAdvice(TypedDict):
 
 
 @_OPEN
+class StoredClassAccuracy(TypedDict):
+    """The accuracy of each class in an ``EvaluationResult``; None where no photo shows it."""
+
+    classes: NotRequired[list[str]]
+    per_class: NotRequired[list[Share | None]]
+
+
+@_OPEN
 class StoredAccuracy(TypedDict):
     """The main figures of an ``Evaluation``."""
 
@@ -114,6 +122,7 @@ class StoredAccuracy(TypedDict):
     student_top1: Share
     right_and_answered: Share
     teacher_top1: NotRequired[Share | None]
+    student: NotRequired[StoredClassAccuracy]
 
 
 @_OPEN
