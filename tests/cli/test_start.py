@@ -138,3 +138,11 @@ def test_sample_photos_come_from_installed_packages(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path, _ in folder.items}
     sample_photos(tmp_path)
     assert {path: path.stat().st_mtime_ns for path, _ in folder.items} == before
+
+
+def test_a_reader_who_leaves_is_no_error() -> None:
+    command = [sys.executable, "-m", "clipstill", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # type: ignore[union-attr]
+        assert process.stderr.read() == b""  # type: ignore[union-attr]
+    assert process.returncode == 0

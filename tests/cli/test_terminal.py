@@ -18,6 +18,14 @@ def test_notes_are_lines_and_warnings_have_a_word_before_them(capsys: pytest.Cap
     assert captured.out == ""
 
 
+def test_a_warning_is_printed_once_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with terminal():
+            say("warning: careful")
+            warn("careful")
+    assert capsys.readouterr().err.splitlines() == ["warning: careful"] * 2
+
+
 def test_quiet_leaves_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     with terminal():
         warnings_only()

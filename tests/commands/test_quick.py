@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from clipstill.cli.main import main
 from clipstill.commands.results import QuickResult
 from clipstill.core.files import read_json
 from clipstill.workflow.records import read_events
-from run_fixtures import CLASSES, QUICK, run_arguments, steps_done
+from run_fixtures import CLASSES, QUICK, noise_photos, run_arguments, steps_done
 
 pytestmark = pytest.mark.usefixtures("own_torch_settings")
 # Without the setting of the tests that leaves the bundle out.
@@ -85,6 +86,39 @@ def test_the_full_run_finds_it_done_and_answers_by_its_student_from_then_on(resu
     # Asked for again, it neither works nor forgets the student.
     assert clipstill.quick(classes=CLASSES, out=result.out, settings=SETTINGS, images=photos).bundle == result.bundle
     assert clipstill.distil(classes=CLASSES, out=result.out, settings=SETTINGS, images=photos).up_to_date
+
+
+def test_classes_that_no_photo_shows_are_named_beside_the_number(tmp_path: Path) -> None:
+    dogs = noise_photos(tmp_path / "photos", ["dog"], 12)
+    found = clipstill.quick(classes=CLASSES, out=tmp_path / "run", settings=SETTINGS, images=dogs)
+    word, text = found.verdict
+    assert word.endswith(" so far")
+    assert "labelled photos in 1 of the 2 classes (none of guitar)" in text
+    assert "photos of guitar to be sure" in text
+
+
+def test_a_finished_run_of_other_classes_is_refused_and_stays_as_it_was(
+    quick_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in quick_copy.rglob("*") if path.is_file()}
+
+    before = files()
+    assert main(run_arguments(quick_copy, SETTINGS, "--quick", classes="dog,elephant")) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: {quick_copy} holds a run of other classes or descriptions (dog, guitar). Choose another --out"
+    )
+    assert files() == before
+
+
+def test_a_quick_run_may_change_its_classes_and_writes_no_log(
+    result: QuickResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(result.out, tmp_path / "run"))
+    assert main(run_arguments(out, SETTINGS, "--quick", "--log", "tensorboard", classes="dog,elephant")) == 0
+    assert "log=tensorboard writes nothing: a quick run has no curves" in capsys.readouterr().err
+    assert not (out / "tensorboard").exists()
+    assert clipstill.load_bundle(out).labels == ("dog", "elephant")
 
 
 def test_a_run_without_it_says_how_to_make_it(quick_run: Path) -> None:

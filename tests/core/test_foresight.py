@@ -61,6 +61,11 @@ def test_a_foretold_share_claims_no_decimal() -> None:
     assert Estimate(0.8818, 0.8139, 0.9301).text() == "about 88 % (80 % interval 81 to 93 %)"
 
 
+def test_a_share_by_names_says_how_doubtful_names_were_taken() -> None:
+    assert by_names(0.8).text().endswith(", by names alone")
+    assert by_names(0.8, ["elefant as a guess"]).text().endswith(", by names alone, taking elefant as a guess")
+
+
 def test_the_photos_of_a_number_say_which_classes_have_none() -> None:
     def found(**per_class: float | None) -> dict[str, object]:
         return {"n": 1234, "student": {"classes": list(per_class), "per_class": list(per_class.values())}}

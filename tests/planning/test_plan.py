@@ -68,11 +68,17 @@ def test_a_plan_has_the_form_that_others_build_on(made: Plan) -> None:
         "classes", "findings", "foresight", "expected_per_class", "cost", "limits", "settings", "budget_seconds",
     ]  # fmt: skip
     assert list(told["cost"]) == ["seconds", "stages", "images", "image_steps", "memory_bytes"]
-    assert list(told["findings"][0]) == ["level", "kind", "classes", "message", "advice"]
+    assert list(told["findings"][0]) == ["level", "kind", "classes", "message", "advice", "taken_for"]
     assert list(told["expected_per_class"]) == ["crane", "heron", "stork"]
     assert 0 < told["foresight"]["photos"]["low"] < told["foresight"]["photos"]["high"] < 1
     assert told["budget_seconds"] == 120
     assert told["cost"]["stages"]["surrogate"] > 0
+
+
+def test_the_share_of_a_class_that_is_taken_for_another_thing_says_so(made: Plan) -> None:
+    assert made.expected_text("crane").endswith(" % if a lifting device is meant")
+    assert made.expected_text("heron").endswith(" %")
+    assert made.foresight.basis == "names alone, taking crane as a lifting device"
 
 
 def test_a_stored_plan_is_found_by_its_key_and_a_damaged_one_is_not(made: Plan, tmp_path: Path) -> None:

@@ -105,6 +105,11 @@ def test_a_typing_mistake_is_told_with_the_word() -> None:
     assert "water lily" in found[0].advice
 
 
+def test_a_misspelt_name_gets_one_advice() -> None:
+    (found,) = lint(["elefant", "dog"])
+    assert (found.kind, found.advice) == ("spelling", "If that is meant, write: elephant")
+
+
 def test_names_that_share_a_vector_are_told() -> None:
     assert kinds(lint(["violin", "hedgehog"], space(violin="hedgehog"))) == [("similar", ("violin", "hedgehog"))]
 
@@ -113,6 +118,7 @@ def test_a_name_that_lies_at_a_thing_of_another_kind_is_hardly_known() -> None:
     (found,) = [one for one in lint(["tiger lily", "guitar"], space(tiger_lily="tiger")) if one.kind == "unknown"]
     assert found.classes == ("tiger lily",)
     assert "at tiger (1.00)" in found.message
+    assert found.taken_for == "tiger"
     assert "tiger lily: east Asian perennial" in found.advice
     assert lint(["tiger lily", "guitar"]) == []
 
@@ -122,6 +128,7 @@ def test_the_meaning_that_the_teacher_takes_is_compared_with_the_wanted_one() ->
     (found,) = [one for one in lint(["crane", "heron", "stork"], taken) if one.kind == "ambiguous"]
     assert (found.level, found.classes) == (WARNING, ("crane",))
     assert "crane: large long-necked wading bird" in found.advice
+    assert found.taken_for == "a lifting device"
     assert WARNING not in [one.level for one in lint(["crane", "excavator", "bulldozer"], taken)]
 
 

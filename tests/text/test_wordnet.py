@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipstill.core.errors import ArtifactError, DataError
-from clipstill.text.wordnet import Wordnet, wordnet
+from clipstill.text.wordnet import Sense, Wordnet, wordnet
 from tools.weights.wordnet import noun_table
 
 DATA = """\
@@ -30,6 +30,28 @@ COUNTS = "crane%1:05:00:: 1 7\ncrane%2:29:00:: 1 2\n"
 def table(classes: tuple[str, ...] = ("00000003",)) -> Wordnet:
     values = noun_table(DATA.splitlines(), INDEX.splitlines(), COUNTS.splitlines(), classes)
     return Wordnet(json.loads(json.dumps(values)))
+
+
+@pytest.mark.parametrize(
+    ("gloss", "definition"),
+    [
+        ("box with a lid", "box with a lid"),
+        (
+            "any of numerous small rodents typically resembling diminutive rats having pointed snouts and small",
+            "any of numerous small rodents typically resembling diminutive rats having pointed snouts",
+        ),
+        (
+            "the part of the human torso between the neck and the diaphragm or the corresponding part in other",
+            "the part of the human torso between the neck and the diaphragm",
+        ),
+        (
+            "use of the same consonant at the beginning of each stressed syllable in a line of verse",
+            "use of the same consonant at the beginning of each stressed syllable in a line",
+        ),
+    ],
+)
+def test_a_definition_for_people_ends_with_a_whole_clause_or_phrase(gloss: str, definition: str) -> None:
+    assert Sense(1, gloss, 0, 5).definition == definition
 
 
 def test_senses_keep_wordnets_order_and_leave_single_persons_out() -> None:

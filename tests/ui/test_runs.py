@@ -37,6 +37,7 @@ PLAN = {
             "classes": ["crane"],
             "message": "'crane' is a bird and a machine.",
             "advice": "Say which: 'crane: a large wading bird'.",
+            "taken_for": "a machine",
         }
     ],
     "foresight": Foresight("names alone", Estimate(0.63, 0.4, 0.8)).to_json(),
@@ -446,7 +447,7 @@ def test_the_plan_is_asked_for_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
     shown = panels.panel("plan", found)
     for text in ("63 %", "5 min 12 s", "112", "is a bird and a machine", "large wading bird"):
         assert text in shown
-    assert shown.index(">crane<") < shown.index(">dog<")
+    assert shown.index(">crane (if a machine is meant)<") < shown.index(">dog<")
 
 
 def test_names_are_shown_before_the_teacher_is_asked(

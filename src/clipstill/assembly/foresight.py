@@ -28,7 +28,7 @@ from clipstill.core.names import spoken
 from clipstill.evaluation.evaluate import BATCH, student_predictor
 from clipstill.text.difficulty import estimate, is_familiar
 from clipstill.text.linter import Known, Linter
-from clipstill.text.word_checks import Finding
+from clipstill.text.word_checks import WARNING, Finding
 from clipstill.workflow.photos import Photos, limited
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ def foresee_by_names(
     shares = {name: round(share / 2 if name in doubled else share, 4) for name, share in shares.items()}
     guessed = {names[place] for place in linter.unread} | of_kind["negation"]
     total = sum(1 / len(names) if name in guessed else share for name, share in shares.items())
-    return by_names(total / len(names)), {name: share for name, share in shares.items() if name not in guessed}
+    taking = [f"{name} as a guess" for name in names if name in guessed]
+    taking += [f"{one.classes[0]} as {one.taken_for}" for one in findings if one.level == WARNING and one.taken_for]
+    return by_names(total / len(names), taking), {name: each for name, each in shares.items() if name not in guessed}
 
 
 def sharpened(

@@ -22,7 +22,7 @@ from clipstill.core.files import MANIFEST, read_manifest
 from clipstill.core.foresight import Foresight
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
-from clipstill.core.progress import listed, say, warn
+from clipstill.core.progress import say, warn
 from clipstill.core.records import checked, read_record
 from clipstill.core.verdict import UNMEASURED, Advice, advise_of_bundle
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
@@ -31,7 +31,7 @@ from clipstill.runtime.bundle import LABELS
 from clipstill.students.student import Backbone, TowerStudent
 from clipstill.teachers import load_teacher, resolve_teachers
 from clipstill.teachers.image_backbones import image_backbone
-from clipstill.text.reading import unread
+from clipstill.text.word_checks import WARNING, WordChecks
 from clipstill.workflow.photos import Photos
 from clipstill.workflow.records import StoredLabels, StoredMetrics, ZeroShotInfo
 
@@ -147,9 +147,10 @@ def make_zero_shot(
 def export_zero_shot(task: Task, settings: Settings, photos: Photos, out: Path, *, key: str = "") -> None:
     """As ``make_zero_shot``, for photos that are listed already; ``key`` is the hash of all that it depends on."""
     teacher = load_teacher(settings.teacher.name, torch.device("cpu"))
-    foreign = [] if photos.examples else [task.names[place] for place in unread(task, teacher.multilingual)]
-    if foreign:
-        warn(f"the teacher knows no word of {listed(foreign)}. Say in English what each is: '{foreign[0]}: dog'")
+    shown = {task.names[label] for _, label in photos.examples.items} if photos.examples else set()
+    for finding in WordChecks(task, multilingual=teacher.multilingual, with_examples=shown).findings():
+        if finding.level == WARNING:
+            warn(finding.line())
     vectors = task_vectors(teacher, task, settings, photos.examples)
     vectors_CD, adaptation = vectors.class_CD, None
     refuse_equal(task, vectors_CD, photos.examples)

@@ -106,13 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminal():
             # Not standalone: click would print its usage lines around the one that matters.
             code = COMMAND.main(arguments, prog_name="clipstill", standalone_mode=False)
+        sys.stdout.flush()
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         return _fail("interrupted. The same command goes on where it stopped.", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of standard output left (``clipstill list students | head -1``); nothing is wrong.
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of standard output left (``clipstill list | head -1``), of which typer makes an exit with 1.
+        if not isinstance(error if isinstance(error, OSError) else error.__context__, BrokenPipeError):
+            raise
         silence_output()
         return 0
     except ClipstillError as error:

@@ -12,7 +12,7 @@ import clipstill
 from clipstill.cli import options
 from clipstill.cli.printing import print_json, print_table
 from clipstill.core.names import plain
-from clipstill.core.progress import span, whole_percent
+from clipstill.core.progress import span
 
 if TYPE_CHECKING:
     from clipstill.planning.plan import Plan
@@ -74,8 +74,8 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
         print(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    "))
         print(f"    {finding.advice}")
     print("\nPhotos that the teacher is expected to name right")
-    hardest_first = sorted(plan.expected_per_class.items(), key=lambda item: item[1])
-    rows = [(name, whole_percent(expected)) for name, expected in hardest_first[:_SHOWN]]
+    hardest_first = sorted(plan.expected_per_class, key=lambda name: plan.expected_per_class[name])
+    rows = [(name, plan.expected_text(name)) for name in hardest_first[:_SHOWN]]
     if len(hardest_first) > _SHOWN:
         rows.append(("...", f"and {len(hardest_first) - _SHOWN} easier ones"))
     rows.append(("all", plan.foresight.text()))

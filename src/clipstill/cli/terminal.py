@@ -15,11 +15,19 @@ if TYPE_CHECKING:
 
 
 class _Lines(logging.Handler):
-    """Notes as they are, warnings with a word before them."""
+    """Notes as they are, warnings once a command and with a word before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{prefix}{record.getMessage()}", file=sys.stderr, flush=True)
+        line = f"{'warning: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}"
+        if line in self._warned:
+            return
+        if line.startswith("warning: "):
+            self._warned.add(line)
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from typing import Any
 from clipstill.commands.log import check_log, logged
 from clipstill.commands.results import Calibration, QuickResult, RunResult
 from clipstill.core.device import configure_torch
-from clipstill.core.errors import ClipstillError, ConfigError
+from clipstill.core.errors import ArtifactError, ClipstillError, ConfigError
 from clipstill.core.file_names import ADVICE_FILE, METRICS_FILE, PLAN_FILE
 from clipstill.core.files import holding, write_json
 from clipstill.core.foresight import Foresight
-from clipstill.core.progress import say, warn, warnings_only
+from clipstill.core.progress import listed, say, warn, warnings_only
 from clipstill.core.records import read_record
 from clipstill.distributed import ray_tasks, torchrun
 from clipstill.evaluation.evaluate import Evaluation
@@ -38,8 +38,8 @@ from clipstill.workflow.records import StoredMetrics
 from clipstill.workflow.run import Run, Watch
 from clipstill.workflow.runner import StaleCohortsError, looks_done, run_steps, seconds_of_work
 from clipstill.workflow.settings import Settings
-from clipstill.workflow.stage import Step
-from clipstill.workflow.store import LockedStore, Store, key_of, refuse_foreign
+from clipstill.workflow.stage import STAGES_FOLDER, Step
+from clipstill.workflow.store import LockedStore, Store, key_of, read_task, refuse_foreign
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ def run_quick(job: Job) -> QuickResult:
     """Make the small teacher's bundle alone; a later ``run`` in the same folder finds it done."""
     from clipstill.assembly.zero_shot import read_zero_shot
 
-    job = replace(job, quick=True)
+    _refuse_other_classes(job)
+    if job.settings.log != "none":
+        warn(f"log={job.settings.log} writes nothing: a quick run has no curves. The run without --quick writes them.")
+    job = replace(job, quick=True, settings=job.settings.changed(log="none"))
     run, _ = _bring_up_to(job, zero_shot.NAME)
     found = read_zero_shot(run.folder(zero_shot.NAME))
     result = QuickResult(run.store.path, found, _foretold(job), run.settings.student.name)
@@ -120,6 +123,19 @@ def run_quick(job: Job) -> QuickResult:
         advice = {**asdict(result.advice), "steps": {}, "which_to_ship": result.full_run}
         write_json(job.out / ADVICE_FILE, advice)
     return result
+
+
+def _refuse_other_classes(job: Job) -> None:
+    """Refuse a run of other classes: beside its student and report, their bundle would be of another task."""
+    try:
+        earlier = read_task(job.out)
+    except ArtifactError:  # It was not begun, or what is damaged is told with the work.
+        return
+    if earlier != job.task and any((job.out / STAGES_FOLDER).glob("*")):
+        raise ArtifactError(
+            f"{job.out} holds a run of other classes or descriptions ({listed(earlier.names)}). Choose another --out, "
+            f"or leave --quick out: a full run keeps the earlier results in {job.out / STAGES_FOLDER / 'old'}."
+        )
 
 
 def _foretold(job: Job) -> Foresight:
@@ -136,7 +152,7 @@ def _foretold(job: Job) -> Foresight:
     findings = linter.findings()
     for finding in findings:
         if finding.level == WARNING:
-            warn(f"{finding.message} {finding.advice}")
+            warn(finding.line())
     return foresee_by_names(linter, findings, teacher, settings)[0]
 
 

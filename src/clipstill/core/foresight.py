@@ -7,7 +7,7 @@ PACS and Caltech-101 and checked on others: ``benchmarks/foresight.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -116,9 +116,14 @@ def wilson(share: float, count: int) -> tuple[float, float, float]:
     return round(share, 4), round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)
 
 
-def by_names(simulated: float) -> Foresight:
-    """From the share that ``text.difficulty`` simulates by the names of the classes."""
-    return Foresight("names alone", _estimate(simulated, BY_NAMES), _estimate(simulated, OF_DRAWINGS))
+def by_names(simulated: float, taking: Sequence[str] = ()) -> Foresight:
+    """From the share that ``text.difficulty`` simulates by the names of the classes.
+
+    Args:
+        taking: How doubtful names were taken, such as ``"elefant as a guess"``.
+    """
+    basis = f"names alone, taking {listed(taking, most=4)}" if taking else "names alone"
+    return Foresight(basis, _estimate(simulated, BY_NAMES), _estimate(simulated, OF_DRAWINGS))
 
 
 def by_confidence(confidence: float, count: int) -> Foresight:

@@ -16,7 +16,7 @@ from clipstill.core.file_names import PLAN_FILE
 from clipstill.core.files import sha256_json
 from clipstill.core.foresight import Foresight
 from clipstill.core.notebook import html_table
-from clipstill.core.progress import say, span
+from clipstill.core.progress import say, span, whole_percent
 from clipstill.core.records import read_record
 from clipstill.planning.budget import choose_settings
 from clipstill.planning.cost import Cost, cost_of
@@ -62,6 +62,12 @@ class Plan:
     settings: dict[str, Any]
     budget_seconds: float | None
 
+    def expected_text(self, name: str) -> str:
+        """``94 %``, or ``94 % if a lifting device is meant`` of a class that the teacher takes for that."""
+        taken_for = {one.classes[0]: one.taken_for for one in self.warnings}.get(name)
+        share = whole_percent(self.expected_per_class[name])
+        return f"{share} if {taken_for} is meant" if taken_for else share
+
     @property
     def warnings(self) -> list[Finding]:
         """Findings that are likely to cost accuracy."""
@@ -74,7 +80,7 @@ class Plan:
         return dict(TypeAdapter(Plan).dump_python(self, mode="json"))
 
     def _repr_html_(self) -> str:
-        findings = {", ".join(one.classes): f"{one.message} {one.advice}" for one in self.findings}
+        findings = {", ".join(one.classes): one.line() for one in self.findings}
         return html_table(
             {
                 "expected top-1": self.foresight.text(),
@@ -236,7 +242,7 @@ def say_plan(plan: Plan) -> None:
     for limit in plan.limits:
         say(f"warning: {limit}")
     for finding in plan.warnings[:_PRINTED_WARNINGS]:
-        say(f"warning: {finding.message} {finding.advice}")
+        say(f"warning: {finding.line()}")
     if len(plan.warnings) > _PRINTED_WARNINGS:
         say(f"warning: and {len(plan.warnings) - _PRINTED_WARNINGS} more; all of them: clipstill plan")
     hardest = sorted(plan.expected_per_class, key=lambda name: plan.expected_per_class[name])[:3]

@@ -199,8 +199,8 @@ class Linter(WordChecks):
         if one.number != other.number and not (shared and self._share_CC[first][second] >= _SAME / 2):
             return None
         a, b = self.task.names[first], self.task.names[second]
-        gloss = (one if one.number in shared else other).gloss
-        message = f"'{a}' and '{b}' are two names of one thing ({gloss})."
+        definition = (one if one.number in shared else other).definition
+        message = f"'{a}' and '{b}' are two names of one thing ({definition})."
         return Finding(WARNING, "synonym", (a, b), message=message, advice="Keep one of them.")
 
     def _hypernym(self, low: int, high: int) -> Finding | None:
@@ -240,8 +240,8 @@ class Linter(WordChecks):
             return None
         name = self.task.names[place]
         message = (
-            f"'{name}' names nothing that a photo shows by itself ({senses[0].gloss}); the teacher guesses what images "
-            "of it show."
+            f"'{name}' names nothing that a photo shows by itself ({senses[0].definition}); the teacher guesses what "
+            "images of it show."
         )
         advice = f"Name what is to be seen, such as a thing or a scene; {EXAMPLES_ADVICE.format(folder=name)}."
         return Finding(NOTE, "unseen", (name,), message=message, advice=advice)
@@ -260,7 +260,7 @@ class Linter(WordChecks):
         is_decided = chosen.context - meaning.context >= _DECIDED
         is_rare = wanted.count > _FAR_OFTENER * (other.count + 1)
         either = f"'{name}' can be {kind_of(wanted, self.nouns)} or {kind_of(other, self.nouns)}"
-        lines = f"{name}: {wanted.gloss} | {name}: {other.gloss}"
+        lines = f"{name}: {wanted.definition} | {name}: {other.definition}"
         # A rare meaning counts where another class is of its kind, as the keyboard is beside a mouse.
         others_chosen = [of_name[0].sense for at, of_name in enumerate(self.meanings) if of_name and at != place]
         is_among = any(share_kind(other, each, self.nouns) for each in others_chosen)
@@ -270,7 +270,8 @@ class Linter(WordChecks):
         if nearest - own >= (0.0 if is_common else _LEANS) and not is_settled:
             wants = "the other classes suggest the first" if is_decided else "the other classes do not say which"
             message = f"{either}; {wants}, and the teacher seems to take the bare name for the second."
-            return Finding(WARNING, "ambiguous", (name,), message=message, advice=f"Say which: {lines}")
+            taken_for, advice = kind_of(other, self.nouns), f"Say which: {lines}"
+            return Finding(WARNING, "ambiguous", (name,), message=message, advice=advice, taken_for=taken_for)
         if is_decided or is_rare:
             return None
         message = f"{either}; the teacher seems to take it for the first."
@@ -306,8 +307,8 @@ class Linter(WordChecks):
             f"the teacher hardly knows '{name}' ({kind_of(wanted, self.nouns)}): its vector lies at {word} "
             f"({strangest:.2f}), farther from what it is ({own:.2f})."
         )
-        advice = f"Describe it: {name}: {wanted.gloss}; {EXAMPLES_ADVICE.format(folder=name)}."
-        return Finding(WARNING, "unknown", (name,), message=message, advice=advice)
+        advice = f"Describe it: {name}: {wanted.definition}; {EXAMPLES_ADVICE.format(folder=name)}."
+        return Finding(WARNING, "unknown", (name,), message=message, advice=advice, taken_for=word)
 
     def _strangers(self, place: int, wanted: Sense) -> Iterator[tuple[float, str]]:
         """Words of another kind near the name, with their shares."""

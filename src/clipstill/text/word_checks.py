@@ -27,6 +27,11 @@ class Finding:
     classes: tuple[str, ...]  # Names of the classes.
     message: str  # The problem.
     advice: str  # What to do, with a line to paste if there is one.
+    taken_for: str = ""  # The other thing that the teacher takes the one class for; empty where it is not known.
+
+    def line(self) -> str:
+        """Problem and advice in one line."""
+        return f"{self.message} {self.advice}"
 
 
 class WordChecks:

@@ -22,6 +22,11 @@ _TABLE = Path(__file__).parents[1] / "assets" / "wordnet-nouns.json.gz"
 # Numbers of WordNet's lexicographer files, see lexnames(5WN).
 ANIMAL, ARTEFACT, BODY, FOOD, OBJECT, PERSON, PLANT = 5, 6, 8, 13, 17, 18, 20
 _DOUBLE = re.compile(r"(.)\1")
+# From this length on, a definition may end amid a sentence: the table holds at most 100 characters of each.
+_LONG = 80
+# Where a long definition ends for people: before its last clause, or its last phrase, behind these many characters.
+_CLAUSE = re.compile(r".{30,}(?=,| (?:having|that|which|who|whose|where|with|or|and|used|resembling) )")
+_PHRASE = re.compile(r".{30,}(?= (?:in|of|for|by|from|on|at|to|as|into) )")
 _TYPING_MISTAKE = 0.88  # Similarity of two spellings (difflib) that differ by a typing mistake.
 # Endings of plurals and of their singulars, the longest first.
 _PLURALS = (
@@ -38,6 +43,12 @@ class Sense:
     gloss: str  # Definition in a few words.
     count: int  # Occurrences of the word in this sense in tagged texts.
     file: int  # Number of the lexicographer file.
+
+    @property
+    def definition(self) -> str:
+        """The gloss for people: it ends with a whole clause or phrase."""
+        found = (_CLAUSE.match(self.gloss) or _PHRASE.match(self.gloss)) if len(self.gloss) >= _LONG else None
+        return found[0] if found else self.gloss
 
     @property
     def is_visible(self) -> bool:

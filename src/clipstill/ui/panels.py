@@ -41,6 +41,9 @@ def _macros() -> Any:
         "python": repr,
         "foresight": Foresight.from_json,
         "photos": measured_photos,
+        "taken_for": lambda findings: {
+            each["classes"][0]: each["taken_for"] for each in findings if each.get("taken_for")
+        },
         "title_of": lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
         "address": lambda run: f"{FILES}/{quote(run.name)}",
         # Changes with the file, so that a browser asks for it again.
@@ -57,7 +60,7 @@ def note(text: str, kind: str = "plain", items: Sequence[str] = ()) -> str:
 def words_panel(checks: WordChecks, notes: Sequence[str]) -> str:
     """The classes, what each name means beside the others, and what is wrong with the words."""
     read = zip(checks.task.names, checks.task.descriptions, checks.meanings, strict=True)
-    classes = [(name, text or (meanings[0].sense.gloss if meanings else "")) for name, text, meanings in read]
+    classes = [(name, text or (meanings[0].sense.definition if meanings else "")) for name, text, meanings in read]
     return panel("words", classes, checks.findings(), notes)
 
 
