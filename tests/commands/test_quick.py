@@ -91,8 +91,8 @@ def test_the_full_run_finds_it_done_and_answers_by_its_student_from_then_on(resu
 def test_classes_that_no_photo_shows_are_named_beside_the_number(tmp_path: Path) -> None:
     dogs = noise_photos(tmp_path / "photos", ["dog"], 12)
     found = clipstill.quick(classes=CLASSES, out=tmp_path / "run", settings=SETTINGS, images=dogs)
-    word, text = found.verdict
-    assert word.endswith(" so far")
+    text = found.advice.text
+    assert found.advice.verdict.endswith(" so far")
     assert "labelled photos in 1 of the 2 classes (none of guitar)" in text
     assert "photos of guitar to be sure" in text
 
