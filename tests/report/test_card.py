@@ -177,6 +177,14 @@ def test_card_says_whether_the_temperature_suits_the_measured_photos(with_it: fl
     assert "measured photos this" not in card(evaluation=None, calibration=calibration)
 
 
+def test_card_is_not_good_of_classes_without_a_photo() -> None:
+    student = {"ece": 0.1, "classes": ["dog", "elephant"], "per_class": [1.0, None]}
+    evaluation = {"n": 60, "chance": 0.5, "student_top1": 1.0, "right_and_answered": 1.0, "student": student}
+    text = card(evaluation=evaluation)
+    assert "Good so far: " in text
+    assert "Measured on 60 labelled photos in 1 of the 2 classes (none of elephant);" in text
+
+
 def test_card_without_measurement_says_so() -> None:
     text = card(evaluation=None)
     assert "Not measured" in text

@@ -241,6 +241,12 @@ def test_page_says_whether_the_temperature_suits_the_measured_photos() -> None:
     assert "0.90, fitted on synthetic images</td>" in render(sample(calibration=calibration, evaluation=None))
 
 
+def test_page_names_the_classes_without_a_photo_beside_the_number() -> None:
+    evaluation = dict(sample().evaluation or {})
+    evaluation["student"] = {**evaluation["student"], "classes": list(LABELS), "per_class": [0.8, 0.9, None]}
+    assert "30 labelled photos in 2 of the 3 classes (none of guitar)" in render(sample(evaluation=evaluation))
+
+
 def test_teacher_that_knows_nothing_does_not_divide_by_zero() -> None:
     evaluation = {**(sample().evaluation or {}), "teacher_top1": 0.0}
     assert "0.0 %" in render(sample(evaluation=evaluation))
