@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,13 +97,35 @@ def test_predict_writes_a_table_the_most_doubtful_first(tmp_path: Path, capsys: 
     assert main(["predict", "runs/zoo", str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--json"]) == 2
     answers = {each["photo"]: each for each in json.loads(capsys.readouterr().out) if "error" not in each}
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
-    assert list(rows[0]) == ["path", "answer", "probability", "refused"]
+    assert list(rows[0]) == ["path", "answer", "best_guess", "probability", "refused"]
     assert {row["path"] for row in rows} == set(answers)
     assert [float(row["probability"]) for row in rows] == sorted(float(row["probability"]) for row in rows)
     for row in rows:
         best = answers[row["path"]]["predictions"][0]
-        assert (row["answer"], row["refused"]) == (best["label"], "no")
+        assert (row["answer"], row["best_guess"], row["refused"]) == (best["label"], best["label"], "no")
         assert float(row["probability"]) == pytest.approx(best["score"], abs=1e-4)
+
+
+def test_a_refused_photo_has_no_class_for_an_answer_in_lines_table_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipstill import runtime
+
+    def strict(*given: Any, **options: Any) -> runtime.Bundle:
+        return replace(load(*given, **options), refusal_threshold=1.0)  # Above any score but certainty.
+
+    load, photo = runtime.load_bundle, f"photos/{LABELS[0]}/a.png"
+    best = load("runs/zoo").predict(photo)[0]
+    monkeypatch.setattr(runtime, "load_bundle", strict)
+    assert main(["predict", "runs/zoo", photo, "--csv", str(tmp_path / "a.csv")]) == 0
+    assert capsys.readouterr().out.startswith(f"{photo}: none of these (most like {best.label} ")
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == (
+        f"{photo},none of these,{best.label},{best.score:.4f},yes"
+    )
+    assert main(["predict", "runs/zoo", photo, "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["score"], found["refused"]) == (None, best.score, True)
+    assert found["predictions"][0]["label"] == best.label
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]], ids=["lines", "json"])

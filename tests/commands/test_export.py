@@ -34,7 +34,7 @@ def test_a_run_writes_int8_beside_float_and_tells_of_both(measured_run: Path) ->
 
 
 def test_format_added_to_a_run_keeps_it_up_to_date(
-    copy: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    copy: Path, measured_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(copy), "--format", "onnx-fp16", "--images", f"mine={photos}"]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -44,6 +44,10 @@ def test_format_added_to_a_run_keeps_it_up_to_date(
     assert manifest is not None
     verify_files(copy / "bundle", manifest)
     assert {"model.onnx", "model.int8.onnx", "model.fp16.onnx"} <= set(manifest.files)
+    before, after = (json.loads((run / "bundle" / "metrics.json").read_text()) for run in (measured_run, copy))
+    # The table compares the formats as they are now; the model keeps the one time that the run has said.
+    assert after["export"]["formats"]["onnx"]["latency_ms"] == before["export"]["latency_ms"]
+    assert "on this machine, now" in printed[3]
     assert main(run_arguments(copy, MEASURED, "--images", str(photos))) == 0
     assert "nothing to do" in capsys.readouterr().err
 

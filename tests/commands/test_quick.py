@@ -1,6 +1,7 @@
 """The small teacher's bundle in a run folder, before there is a student."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -31,12 +32,27 @@ def test_it_makes_the_bundle_and_nothing_else(result: QuickResult, photos: Path)
     assert result.bundle.out == result.out / "zero-shot"
     assert result.bundle.evaluation is not None
     assert result.bundle.evaluation.n == 18
-    word, text = result.verdict
-    assert word.endswith(" so far")
+    text = result.advice.text
+    assert result.advice.verdict.endswith(" so far")
     assert "right and answered" in text
     assert "18 labelled photos" in text
     assert read_json(result.out / "advice.json")["text"] == text
     assert "without --quick keeps this and adds the student" in str(result.facts()["a full run"])
+    assert result.facts()["name a photo"] == f"clipstill predict {result.out} photo.jpg"
+
+
+def test_the_next_step_makes_it_better_by_five_photos(
+    result: QuickResult, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = result.advice.steps["photos"]
+    assert "Give five photos of each class" in step
+    command = shlex.split(step.rpartition(": clipstill ")[2])
+    changed = {"five_photos": str(photos), f"{result.out}-five": str(tmp_path / "five")}
+    assert main([changed.get(word, word) for word in command]) == 0
+    shown = capsys.readouterr().out
+    assert f"clipstill predict {tmp_path / 'five'} photo.jpg" in shown
+    assert "Not known: cannot tell: nothing was measured" in shown
+    assert "five_photos" not in shown  # They were given.
 
 
 def test_other_commands_take_the_run_folder(
@@ -75,8 +91,8 @@ def test_the_full_run_finds_it_done_and_answers_by_its_student_from_then_on(resu
 def test_classes_that_no_photo_shows_are_named_beside_the_number(tmp_path: Path) -> None:
     dogs = noise_photos(tmp_path / "photos", ["dog"], 12)
     found = clipstill.quick(classes=CLASSES, out=tmp_path / "run", settings=SETTINGS, images=dogs)
-    word, text = found.verdict
-    assert word.endswith(" so far")
+    text = found.advice.text
+    assert found.advice.verdict.endswith(" so far")
     assert "labelled photos in 1 of the 2 classes (none of guitar)" in text
     assert "photos of guitar to be sure" in text
 

@@ -5,6 +5,7 @@ import html
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import clipstill
 from clipstill.cli.main import main
 from clipstill.core.files import read_json, sha256_file
+from clipstill.evaluation.ladder import Recommendation
 from clipstill.workflow.records import read_events
 from run_fixtures import (
     CLASSES,
@@ -312,6 +314,10 @@ def test_the_end_of_a_run_leads_with_five_photos_and_says_what_could_be_had_with
     assert facts["next 1"].startswith("Give five photos of each class")
     assert f"clipstill fine-tune {measured_run} --examples five_photos" in facts["next 1"]
     assert result.to_json()["right_and_answered"] == result.evaluation.student.right_and_answered  # type: ignore[union-attr]
+    assert facts["other ways"] is None  # Below fifty photos nothing is told apart.
+    assert result.ladder is not None
+    ladder = replace(result.ladder, recommendation=Recommendation("ours", None, "Ship it.", more="Photos add to it."))
+    assert replace(result, ladder=ladder).facts()["other ways"] == "Photos add to it."
     told = str(facts["which to ship"])
     assert f"50 photos tell which of the two is right more often: clipstill ladder {measured_run}" in told
     assert f"embedded-s without training ({measured_run}/zero-shot) takes 27.8 MB" in told

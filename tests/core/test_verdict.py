@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clipstill.core.foresight import Estimate, Foresight, measured
-from clipstill.core.verdict import Advice, Shipped, advise, verdict, which_to_ship
+from clipstill.core.verdict import UNMEASURED, Advice, Shipped, advise, advise_of_bundle, verdict, which_to_ship
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,23 @@ def test_there_are_at_most_three_steps_and_none_that_was_done() -> None:
     few = advice(photos=20, doubtful=("crane",))
     assert list(few.steps) == ["photos", "measure", "describe"]
     assert advice(examples=35, teacher="openclip:RN50/openai").steps == {}
+
+
+def test_a_bundle_without_a_run_gets_the_command_that_it_is_given() -> None:
+    def found(photos: int, cats: float | None, five_photos: str = "") -> Advice:
+        student = {"classes": ["dog", "cat"], "per_class": [0.9, cats]}
+        evaluation = {"n": photos, "right_and_answered": 0.9, "student": student}
+        return advise_of_bundle(UNMEASURED, evaluation, classes=7, folder="my zoo", five_photos=five_photos)
+
+    few = found(20, 0.9, "do it")
+    assert few.verdict == "good so far"
+    assert list(few.facts("my zoo")) == ["name a photo", "next 1", "next 2"]
+    assert few.facts("my zoo")["name a photo"] == "clipstill predict 'my zoo' photo.jpg"
+    assert few.steps["photos"].endswith("from 90.0 % to about 95 %): do it")
+    assert few.steps["measure"].endswith("clipstill evaluate 'my zoo' photos")
+    assert found(280, 0.9).steps == {}
+    assert "cat too" in found(280, None).steps["measure"]  # No photo showed one.
+    assert advise_of_bundle(UNMEASURED, None, classes=7, folder="zoo").verdict == "not known"
 
 
 def test_which_to_ship_says_what_each_bundle_can_and_follows_a_ladder_where_there_is_one() -> None:

@@ -231,7 +231,15 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     out = tmp_path / "plan.yaml"
     assert main(["plan", "--classes", "crane,heron,stork", "--strict", "--out", str(out)]) == 2
     told = capsys.readouterr().out
-    for text in ("warning: 'crane' can be", "80 % interval", "an estimate", "whole run", "Budget:"):
+    for text in (
+        "warning: 'crane' can be",
+        "80 % interval",
+        "an estimate",
+        "whole run",
+        "(--images) adds",
+        "steps of optimisation",
+        "Budget:",
+    ):
         assert text in told
     assert load_settings(file=out) == load_settings().changed(**made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0

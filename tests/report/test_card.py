@@ -146,7 +146,7 @@ def test_card_tells_quality_size_licence_and_that_images_were_synthetic() -> Non
     for part in (
         "license: apache-2.0\n", "SYNTHETIC", "trainedAlgorithmicMedia",
         "| right and answered | 70.0 % | 90.0 % | 50.0 % |",
-        "| top-1, made to answer | 75.0 % | 90.0 % | 50.0 % |",
+        "| top-1, with no photo refused | 75.0 % | 90.0 % | 50.0 % |",
         "Weak so far: right and answered 70.0 % (80 % interval 55.8 to 81.2 %), by 20 labelled photos; it takes 50 to "
         "be sure.",
         "| elephant | 80.0 % |", "13.6 MB", "11.8 ms", "short side to 183 px", "160 x 160", "4.0e-06",

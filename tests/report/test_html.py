@@ -55,7 +55,13 @@ def ladder(title: str = "pictures of noise") -> dict[str, Any]:
         "classes": list(LABELS),
         "rungs": [rung("teacher", 0.88, 60.0), rung("noise", 0.19, 13.6), rung("ours", 0.733, 13.6), missing],
         "against_ours": {"teacher": gap},
-        "recommendation": {"ship": "ours", "better_with": None, "text": f"Ship {title}.", "command": ""},
+        "recommendation": {
+            "ship": "ours",
+            "better_with": None,
+            "choice": f"Ship {title}.",
+            "more": "Or not.",
+            "command": "",
+        },
     }
 
 
@@ -217,7 +223,7 @@ def test_page_without_measurement_says_so() -> None:
 
 def test_summary_tells_both_scores_and_the_ratio_of_sizes() -> None:
     told = summary(sample())
-    assert "Made to answer all of 30 photos, the student names 73.3 % right, its teacher 88.0 %" in told
+    assert "With none of 30 photos refused, the student names 73.3 % right, its teacher 88.0 %" in told
     assert "2.0 times smaller" in told
     assert "smaller" not in summary(sample(teacher_bytes=1000))
 
@@ -366,8 +372,9 @@ def test_picture_is_scaled_down_and_kept_small() -> None:
 
 
 def test_the_verdict_comes_first_and_both_pictures_show_every_measured_rung() -> None:
-    assert summary(sample()).startswith("Weak so far: right and answered 70 %. Made to answer all of 30 photos")
-    assert summary(sample()).endswith("Ship pictures of noise.")
+    assert summary(sample()).startswith("Weak so far: right and answered 70 %. With none of 30 photos refused")
+    assert "Ship pictures of noise" not in summary(sample())  # The ladder's section says it.
+    assert render(sample()).count("<b>Ship pictures of noise.</b> Or not.") == 1
     for cost in ("onnx_bytes", "latency_ms"):
         svg = ladder_chart(ladder(), cost)
         assert svg.count('<circle class="rung') == svg.count('class="bar95"') == 3

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from clipstill.core.files import MANIFEST, commit_manifest, read_json, read_mani
 from clipstill.core.images import fit, load_rgb
 from clipstill.core.protocols import RESIZE_MODES, Preprocess, ResizeMode, Size
 from clipstill.export.bundle import BundleContent, write_bundle
-from clipstill.runtime import Prediction, load_bundle
+from clipstill.runtime import Answer, Prediction, load_bundle
 from export_fixtures import LABELS, PREPROCESS, SIZE, describe, new_student
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnxruntime_only.py"
@@ -250,6 +251,13 @@ def test_a_refused_photo_is_told_before_the_classes(tiny_bundle: Path, photo: Pa
     assert plain[0].score < 1.0
     assert bundle.predict(photo) == [Prediction("none of these", 1 - plain[0].score), *plain]
     assert bundle.predict([photo, photo], top=1) == [[Prediction("none of these", 1 - plain[0].score)]] * 2
+
+
+def test_a_refused_photo_has_no_label_in_json() -> None:
+    answer = Answer([Prediction("dog", 0.4), Prediction("cat", 0.3)], refused=True)
+    shown = [{"label": "dog", "score": 0.4}]
+    assert answer.to_json(top=1) == {"label": None, "score": 0.4, "predictions": shown, "refused": True}
+    assert replace(answer, refused=False).to_json(top=1)["label"] == "dog"
 
 
 def test_waiting_threads_of_a_bundle_sleep(tiny_bundle: Path) -> None:

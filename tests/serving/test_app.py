@@ -18,8 +18,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from clipstill.core.files import commit_manifest, read_manifest
-from clipstill.runtime import Answer, Bundle, Prediction, load_bundle
-from clipstill.serving.app import answer_json, create_app
+from clipstill.runtime import Bundle, load_bundle
+from clipstill.serving.app import create_app
 from clipstill.serving.batching import PixelRoom
 from clipstill.serving.hosts import Hosts
 from clipstill.serving.uploads import Limits
@@ -104,16 +104,6 @@ def test_a_bad_photo_among_good_ones_is_named_and_the_others_are_answered(client
     assert good["label"] in LABELS
     assert bad == {"name": "bad.jpg", "error": bad["error"]}
     assert "bad.jpg cannot be read as an image" in bad["error"]
-
-
-def test_a_refused_photo_has_no_label() -> None:
-    found = answer_json(Answer([Prediction("dog", 0.4), Prediction("cat", 0.3)], refused=True), top=1)
-    assert found == {
-        "label": None,
-        "score": 0.4,
-        "refused": True,
-        "predictions": [{"label": "dog", "score": 0.4}],
-    }
 
 
 def test_page_and_listed_files_come_with_types_and_headers(client: TestClient) -> None:

@@ -150,6 +150,23 @@ def test_a_few_labelled_photos_tune_a_finished_student(
     assert moved == {"head.weight", "head.bias"}
     assert main(["evaluate", str(out), "--images", str(photos), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["student_top1"] == told["after"]["top1"]
+    # It ends as a run does: with a verdict, the command that names a photo, and the next step.
+    written = (out / "MANIFEST.json").stat().st_mtime_ns
+    shown = ["--set", "distillation.steps=40", "--set", "distillation.head_lr=0.05"]
+    assert main([*command[:-2], *more, *shown]) == 0
+    captured = capsys.readouterr()
+    assert f"nothing to do: {out} was tuned on these photos before" in captured.err
+    assert (out / "MANIFEST.json").stat().st_mtime_ns == written
+    rows = dict(line.strip().split("  ", 1) for line in captured.out.splitlines())
+    assert rows["verdict"].strip() == told["text"]
+    assert "(80 % interval" in told["text"]
+    assert rows["name a photo"].strip() == f"clipstill predict {out} photo.jpg"
+    assert rows["next 1"].strip().startswith("Measure it on 50 photos or more")
+    assert main([*command, *more, *shown]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+    # Another setting is another student.
+    assert main([*command, *more, *shown, "--set", "distillation.steps=41"]) == 0
+    assert (out / "MANIFEST.json").stat().st_mtime_ns > written
 
 
 def test_fine_tuning_says_what_is_missing(quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipstill.assembly.zero_shot import zero_shot_student
 from clipstill.core.errors import ArtifactError
 from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.core.seeds import generator_for
@@ -41,6 +42,9 @@ def test_it_keeps_the_protocols_and_its_facts(name: str) -> None:
     assert one.templates == "name"
     assert len(one.weights_sha256) == 64
     assert one.image_parameters > 4_000_000
+    # The same number as the bundle of this tower says.
+    shipped = zero_shot_student(one, one.encode_text(["dog", "cat"]))
+    assert one.image_parameters == sum(each.numel() for each in shipped.parameters())
     assert all(part.licence and len(part.sha256) == 64 for part in one.provenance)
 
 

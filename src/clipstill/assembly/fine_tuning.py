@@ -23,11 +23,13 @@ from clipstill.core.description import Description
 from clipstill.core.device import configure_torch, pick_device
 from clipstill.core.errors import ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
+from clipstill.core.files import is_whole, read_manifest, sha256_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import percent, say
 from clipstill.core.records import read_record
+from clipstill.core.verdict import UNMEASURED, Advice, advise_of_bundle
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import distil
 from clipstill.distillation.training_data import TrainingData
@@ -38,13 +40,15 @@ from clipstill.evaluation.metrics import softmax
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.export.measure import FormatRequest
 from clipstill.runtime import Bundle, load_bundle
-from clipstill.workflow.photos import limited, refuse_overlap
+from clipstill.runtime.bundle import LABELS
+from clipstill.workflow.photos import limited, photos_digest, refuse_overlap
 from clipstill.workflow.records import StoredMetrics
 
 if TYPE_CHECKING:
     from clipstill.students.student import Student
     from clipstill.workflow.settings import Settings
 
+_VERSION = 1  # Raised where the same photos and settings give another student.
 # Half of the photos each; with one photo of a class there is nothing to leave out.
 _FOLDS = 2
 
@@ -60,6 +64,12 @@ class FineTuned:
     before: EvaluationResult | None  # The student on other photos before tuning; None where none were given.
     after: EvaluationResult | None  # The student on the same photos after tuning.
 
+    @property
+    def advice(self) -> Advice:
+        """The verdict on the tuned student, and what to do next."""
+        measured = None if self.after is None else Evaluation(self.after).to_json()
+        return advise_of_bundle(UNMEASURED, measured, classes=len(self.classes), folder=str(self.out))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         measured = {"before": self.before, "after": self.after}
@@ -68,20 +78,23 @@ class FineTuned:
             "out": plain(self.out),
             "classes": list(self.classes),
             **{name: None if each is None else each.to_json() for name, each in measured.items()},
+            **asdict(self.advice),
         }
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
-        right = None
+        advice, right = self.advice, None
         if self.before is not None and self.after is not None:
             before, after = (percent(each.right_and_answered) for each in (self.before, self.after))
             right = f"{before} -> {after} on others, {Evaluation(self.after).photos}"
         return {
             "classes": str(len(self.classes)),
+            "verdict": advice.text,
             "learned from": f"{self.examples} photos",
             "right and answered": right,
             "temperature": f"{self.temperature:.2f}",
             "bundle": str(self.out),
+            **advice.facts(str(self.out)),
         }
 
     def _repr_html_(self) -> str:
@@ -130,8 +143,12 @@ def fine_tune_on(
         )
     threads = settings.threads or torchrun.threads_of_this_process()
     configure_torch(threads, settings.device, settings.deterministic)
-    data = open_examples(folder, settings)
     before = None if photos is None else measure_student(bundle, photos, title="before")
+    key = _key_of(folder, bundle, settings, photos)
+    if is_whole(out, key):
+        say(f"nothing to do: {out} was tuned on these photos before")
+        return _read(out, before)
+    data = open_examples(folder, settings)
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
     after = None
@@ -150,8 +167,24 @@ def fine_tune_on(
         formats=FormatRequest(settings.export.formats, pictures, settings.export),
         page=settings.export.page,
     )
-    write_described_bundle(out, content)
+    write_described_bundle(out, content, key)
     return FineTuned(out, bundle.labels, count, calibration.temperature, before=before, after=after)
+
+
+def _key_of(folder: ImageFolder, bundle: Bundle, settings: Settings, photos: ImageFolder | None) -> str:
+    """Hash of all that a tuned bundle depends on."""
+    manifest = read_manifest(bundle.folder)
+    assert manifest is not None
+    chosen = settings.model_dump(mode="json", include={"distillation", "export", "reading", "seed"})
+    listed = [photos_digest(folder), photos and photos_digest(photos)]
+    return sha256_json(["fine-tune", _VERSION, manifest.files[STUDENT_FILE], manifest.files[LABELS], listed, chosen])
+
+
+def _read(out: Path, before: EvaluationResult | None) -> FineTuned:
+    """What an earlier call has left."""
+    found, tuned = read_record(out / METRICS_FILE, StoredMetrics)["evaluation"], load_bundle(out)
+    after = None if found is None else Evaluation.from_json(found).student
+    return FineTuned(out, tuned.labels, tuned.info["fine_tuned_on"], tuned.temperature, before=before, after=after)
 
 
 def open_examples(folder: ImageFolder, settings: Settings) -> TrainingData:

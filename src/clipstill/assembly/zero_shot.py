@@ -5,7 +5,8 @@ Shapes: C classes, D teacher dimensions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from clipstill.assembly.class_vectors import refuse_equal, task_vectors
 from clipstill.core.description import Description
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, read_manifest
-from clipstill.core.foresight import measured
+from clipstill.core.foresight import Foresight
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import say, warn
 from clipstill.core.records import checked, read_record
+from clipstill.core.verdict import UNMEASURED, Advice, advise_of_bundle
 from clipstill.evaluation.evaluate import Evaluation, EvaluationResult, evaluate, student_predictor
 from clipstill.export.bundle import BundleContent, check_replaceable
 from clipstill.runtime.bundle import LABELS
@@ -56,6 +58,21 @@ class ZeroShot:
     latency_ms: float  # Median time for one picture on one core.
     evaluation: EvaluationResult | None  # Result on photos; None where none were given.
 
+    def advice(self, foretold: Foresight = UNMEASURED, run: Path | None = None) -> Advice:
+        """The verdict and what to do next; ``run`` is the run folder that the bundle lies in, if any."""
+        found, command = self.evaluation, "the same command with --examples five_photos"
+        if run is not None:
+            out = shlex.quote(f"{run}-five")
+            options = f"--run {shlex.quote(str(run))} --teacher {shlex.quote(self.teacher)} --examples five_photos"
+            command = f"clipstill zero-shot {options} --out {out}"
+        return advise_of_bundle(
+            foretold,
+            None if found is None else Evaluation(found).to_json(),
+            classes=len(self.classes),
+            folder=str(run or self.out),
+            five_photos="" if self.examples else command,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         names = ("teacher", "examples", "unlabelled", "adaptation", "parameters", "onnx_bytes", "latency_ms")
@@ -64,20 +81,22 @@ class ZeroShot:
             "out": plain(self.out),
             "classes": list(self.classes),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+            **asdict(self.advice()),
         }
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it was not measured."""
-        found = self.evaluation
+        advice = self.advice()
         return {
             "classes": str(len(self.classes)),
+            "verdict": advice.text,
             "teacher": self.teacher,
             "examples": str(self.examples) if self.examples else None,
             "unlabelled photos": self.adaptation,
-            "right": None if found is None else measured(found.top1, found.n, Evaluation(found).photos).text(),
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "bundle": str(self.out),
+            **advice.facts(str(self.out)),
         }
 
     def _repr_html_(self) -> str:

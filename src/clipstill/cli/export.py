@@ -58,6 +58,7 @@ def export(
         print_json(result.to_json())
     else:
         print_table(_rows(result))
+        print("  ms: one picture on this machine, now; card.md keeps the time of when each file was made")
         print(f"  written to {plain(result.out)}")
     refused = [each for each in result.formats if each.refused]
     if refused:

@@ -53,7 +53,7 @@ def ladder(
         print_json(result)
         return
     advice = result["recommendation"]
-    print_text(f"{advice['text']}\n")
+    print_text(f"{' '.join(filter(None, (advice['choice'], advice['more'])))}\n")
     measured = [rung for rung in result["rungs"] if rung["measured"]]
     print_table([_HEAD, *(_row(rung, result["against_ours"]) for rung in measured)], indent="", numbers=True)
     for rung in result["rungs"]:
@@ -61,7 +61,10 @@ def ladder(
             print_text(f"{rung['title']}: not measured; {rung['missing']}")
     first = measured[0]["measured"] if measured else {}
     measured_on = measured_photos({"n": result["n"], "student": {**first, "classes": result["classes"]}})
-    print(f"\n{measured_on}; in brackets the p of McNemar's exact test, below 0.05 where it can be measured.")
+    print(
+        f"\n{measured_on}; in brackets the p of McNemar's exact test, below 0.05 where it can be measured. "
+        "ms: one picture on one core, when the file was made."
+    )
     if advice["command"]:
         print_text(advice["command"])
 

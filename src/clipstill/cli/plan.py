@@ -85,9 +85,10 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
     print_table(rows)
     cost = plan.cost
     print("\nCost on this device, an estimate")
-    rows = [("whole run", f"about {span(cost.seconds)}")]
+    # The photos to measure on are given to the run alone.
+    rows = [("whole run", f"about {span(cost.seconds)} at the speed of now; measuring (--images) adds to it")]
     rows += [(stage, span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1]
-    rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} image-steps"))
+    rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} steps of optimisation in all"))
     rows.append(("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"))
     print_table(rows)
     for limit in plan.limits:

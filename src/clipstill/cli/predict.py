@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import operator
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +66,7 @@ def predict(
                 print(f"skipped: {pixels_HW3}", file=sys.stderr)
             continue
         (answer,) = classifier.answer_pixels(pixels_HW3[None], top)
-        answers.append({"photo": name, **asdict(answer)})
+        answers.append({"photo": name, **answer.to_json()})
         if not as_json:
             _say(f"{name}: {_sentence(answer)}", is_needed=table is None)
     if table is not None:
@@ -112,10 +112,10 @@ def _sentence(answer: Answer) -> str:
 def _write_table(file: Path, answers: Sequence[dict[str, Any]]) -> None:
     from clipstill.core.files import write_text
 
-    best = [(each["photo"], each["predictions"][0], each["refused"]) for each in answers if "error" not in each]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(("path", "answer", "probability", "refused"))
-    for photo, first, refused in sorted(best, key=lambda row: row[1]["score"]):
-        writer.writerow((photo, first["label"], f"{first['score']:.4f}", "yes" if refused else "no"))
+    writer.writerow(("path", "answer", "best_guess", "probability", "refused"))
+    for each in sorted((each for each in answers if "error" not in each), key=operator.itemgetter("score")):
+        said, refused = each["label"] or NONE_OF_THESE, "yes" if each["refused"] else "no"
+        writer.writerow((each["photo"], said, each["predictions"][0]["label"], f"{each['score']:.4f}", refused))
     write_text(file, lines.getvalue())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
-from clipstill.core.foresight import Foresight, known_best, unmeasured
+from clipstill.core.foresight import Foresight
 from clipstill.core.names import plain
 from clipstill.core.notebook import html_table
 from clipstill.core.progress import percent, span
-from clipstill.core.verdict import Advice, verdict
+from clipstill.core.verdict import Advice
 from clipstill.evaluation.evaluate import Evaluation
 from clipstill.evaluation.ladder import Ladder
 from clipstill.report.data import picture_uri
@@ -75,12 +74,9 @@ class QuickResult:
     student: str
 
     @property
-    def verdict(self) -> tuple[str, str]:
-        """Whether it may be used, in a word, and as a sentence with the number."""
-        found = self.bundle.evaluation
-        measured = None if found is None else Evaluation(found).to_json()
-        known = known_best(self.foresight.to_json(), measured)
-        return verdict(known, 0 if found is None else found.n, len(self.bundle.classes), unmeasured(measured))
+    def advice(self) -> Advice:
+        """The verdict on the bundle, and what to do next."""
+        return self.bundle.advice(self.foresight, self.out)
 
     @property
     def full_run(self) -> str:
@@ -92,16 +88,16 @@ class QuickResult:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        names = {"foresight": self.foresight.to_json(), "verdict": self.verdict[1], "full_run": self.full_run}
+        names = {"foresight": self.foresight.to_json(), **asdict(self.advice), "full_run": self.full_run}
         return {**self.bundle.to_json(), "out": plain(self.out), "bundle": plain(self.bundle.out), **names}
 
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it is not known."""
+        advice = self.advice
         return {
             **self.bundle.facts(),
-            "right": None,
-            "verdict": self.verdict[1],
-            "name a photo": f"clipstill predict {shlex.quote(str(self.out))} photo.jpg",
+            "verdict": advice.text,
+            **advice.facts(str(self.out)),
             "a full run": self.full_run,
         }
 
@@ -176,6 +172,7 @@ class RunResult:
     def facts(self) -> dict[str, str | None]:
         """What people want to know, by name; None where it is not known."""
         names, measured = ", ".join(self.classes), None
+        others = None if self.ladder is None else self.ladder.recommendation.more or None
         if self.evaluation is not None:
             student, teacher = self.evaluation.student, self.evaluation.teacher
             by_teacher = "" if teacher is None else f", its teacher {percent(teacher.top1)}"
@@ -185,15 +182,16 @@ class RunResult:
         return {
             "classes": f"{len(self.classes)}: {names if len(names) <= 80 else names[:77] + '...'}",
             "verdict": self.advice.text,
-            "made to answer": measured,
+            "with none refused": measured,
             "which to ship": self.which_to_ship,
+            "other ways": others,
             "size": f"{self.onnx_bytes / 1e6:.1f} MB, {self.parameters / 1e6:.1f} million parameters",
             "latency": f"{self.latency_ms:.1f} ms a picture on one core",
             "time": "nothing to do, all was there" if self.up_to_date else span(sum(self.seconds.values())),
             "licences": f"{self.licence} is the most restrictive; all of them: {licences}",
             "bundle": str(self.bundle_folder),
             "report": str(self.report),
-            **{f"next {number}": step for number, step in enumerate(self.advice.steps.values(), 1)},
+            **self.advice.facts(str(self.out)),
         }
 
     def _repr_html_(self) -> str:

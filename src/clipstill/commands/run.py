@@ -6,7 +6,7 @@ The same call after a kill gives the same student, bit for bit on the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,8 @@ def run_quick(job: Job) -> QuickResult:
     found = read_zero_shot(run.folder(zero_shot.NAME))
     result = QuickResult(run.store.path, found, _foretold(job), run.settings.student.name)
     if torchrun.rank() == 0 and not (job.out / report.REPORT_FILE).exists():
-        word, text = result.verdict
-        advice = {"verdict": word, "text": text, "steps": {}, "which_to_ship": result.full_run}
+        # The page has no button for the steps of a bundle that cannot be tuned.
+        advice = {**asdict(result.advice), "steps": {}, "which_to_ship": result.full_run}
         write_json(job.out / ADVICE_FILE, advice)
     return result
 

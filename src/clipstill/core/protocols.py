@@ -94,7 +94,7 @@ class Teacher(Protocol):
     preprocess: Preprocess  # Preprocessing of image files.
     templates: str  # Set of templates in ``clipstill.text.templates`` that suits the text tower.
     multilingual: bool  # Whether the text tower reads other languages than English.
-    image_parameters: int  # Number of parameters of the image tower.
+    image_parameters: int  # Number of parameters of the image tower, as a bundle of it ships them.
     provenance: Sequence[Provenance]  # Source of all weights.
 
     @property

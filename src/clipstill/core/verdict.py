@@ -8,8 +8,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from clipstill.core.foresight import MEASURED_FROM, Foresight
+from clipstill.core.foresight import MEASURED_FROM, Foresight, known_best, unmeasured
 from clipstill.core.progress import listed, whole_percent
 
 # Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
@@ -20,6 +21,7 @@ _GOOD, _WEAK = 0.8, 0.5
 _LEFT_BY_FIVE = 0.5
 _STEPS = 3
 LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
+UNMEASURED = Foresight("names alone", reason="nothing was measured")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Advice:
     # At most three, the most useful first, by what they are about: ``"photos"``, ``"measure"``, ``"describe"`` or
     # ``"teacher"``; each with a command where there is one.
     steps: Mapping[str, str]
+
+    def facts(self, folder: str) -> dict[str, str]:
+        """The command by which a run or bundle names a photo, and the next steps, by name."""
+        steps = {f"next {number}": step for number, step in enumerate(self.steps.values(), 1)}
+        return {"name a photo": f"clipstill predict {shlex.quote(folder)} photo.jpg", **steps}
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,14 @@ def which_to_ship(student: Shipped, small: Shipped, *, refuses: bool, run: str, 
     )
 
 
-def verdict(known: Foresight, photos: int, classes: int, unmeasured: Sequence[str] = ()) -> tuple[str, str]:
+def verdict(known: Foresight, photos: int, classes: int, missing: Sequence[str] = ()) -> tuple[str, str]:
     """The verdict in a word, and as a sentence.
 
     Args:
         known: Share of the photos that are named right and answered.
         photos: Number of labelled photos that were measured.
         classes: Number of classes; guessing is right for one of them.
-        unmeasured: Names of the classes without a photo, of which nothing is known.
+        missing: Names of the classes without a photo, of which nothing is known.
     """
     share = known.share
     if known.photos is None or share is None:
@@ -86,10 +93,10 @@ def verdict(known: Foresight, photos: int, classes: int, unmeasured: Sequence[st
         word = "do not use"
     if photos < MEASURED_FROM:
         return f"{word}, foretold", f"{word.capitalize()}, by what can be foretold: right {known.text()}."
-    missing = [str(ENOUGH_PHOTOS)] if photos < ENOUGH_PHOTOS else []
-    missing += [f"photos of {listed(unmeasured)}"] if unmeasured else []
-    sure = f"; it takes {' and '.join(missing)} to be sure" if missing else ""
-    word = f"{word} so far" if missing else word
+    lacking = [str(ENOUGH_PHOTOS)] if photos < ENOUGH_PHOTOS else []
+    lacking += [f"photos of {listed(missing)}"] if missing else []
+    sure = f"; it takes {' and '.join(lacking)} to be sure" if lacking else ""
+    word = f"{word} so far" if lacking else word
     return word, f"{word.capitalize()}: right and answered {known.text()}{sure}."
 
 
@@ -120,27 +127,47 @@ def advise(
     if not examples:
         hardest = sorted(per_class, key=lambda name: per_class[name])[:3]
         most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
-        steps["photos"] = (
-            f"Give five photos of each class{most}; nothing lifts it more{_gain(known)}: clipstill fine-tune "
-            f"{folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
-        )
-    unmeasured = [name for name in classes if name not in per_class] if photos else []
-    if photos < ENOUGH_PHOTOS or unmeasured:
-        also = f", {listed(unmeasured)} too" if unmeasured else ""
-        steps["measure"] = (
-            f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class{also}: clipstill evaluate {folder} "
-            f"photos"
-        )
+        command = f"clipstill fine-tune {folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
+        steps["photos"] = _give_photos(most, known, command)
+    missing = [name for name in classes if name not in per_class] if photos else []
+    if photos < ENOUGH_PHOTOS or missing:
+        steps["measure"] = _measure(folder, missing)
     if doubtful:
         steps["describe"] = f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how'
     if teacher.startswith("embedded"):
         steps["teacher"] = f"Try a larger teacher, where a model hub can be reached: --teacher {LARGER_TEACHER}"
-    word, text = verdict(known, photos, len(classes), unmeasured)
+    word, text = verdict(known, photos, len(classes), missing)
     return Advice(word, text, dict(list(steps.items())[:_STEPS]))
 
 
-def _gain(known: Foresight) -> str:
-    if known.photos is None:
-        return ""
-    then = 1 - _LEFT_BY_FIVE * (1 - known.photos.share)
-    return f" (they halved the mistakes of eight sets: from {known.photos.share_text()} to about {whole_percent(then)})"
+def advise_of_bundle(
+    foretold: Foresight, evaluation: Mapping[str, Any] | None, *, classes: int, folder: str, five_photos: str = ""
+) -> Advice:
+    """The same for a bundle that no whole run has made.
+
+    Args:
+        foretold: Share of the photos that it is expected to name right.
+        evaluation: What was measured, as JSON; None where nothing was.
+        classes: Number of classes.
+        folder: The bundle, or the run folder around it.
+        five_photos: What to type to learn from five photos of each class; empty where photos were learned from.
+    """
+    photos, missing = 0 if evaluation is None else evaluation["n"], unmeasured(evaluation)
+    known = known_best(foretold.to_json(), evaluation)
+    steps = {"photos": _give_photos("", known, five_photos)} if five_photos else {}
+    if photos < ENOUGH_PHOTOS or missing:
+        steps["measure"] = _measure(shlex.quote(folder), missing)
+    return Advice(*verdict(known, photos, classes, missing), steps)
+
+
+def _measure(folder: str, missing: Sequence[str]) -> str:
+    also = f", {listed(missing)} too" if missing else ""
+    return f"Measure it on {ENOUGH_PHOTOS} photos or more, one folder a class{also}: clipstill evaluate {folder} photos"
+
+
+def _give_photos(most: str, known: Foresight, command: str) -> str:
+    gain = ""
+    if known.photos is not None:
+        then = whole_percent(1 - _LEFT_BY_FIVE * (1 - known.photos.share))
+        gain = f" (they halved the mistakes of eight sets: from {known.photos.share_text()} to about {then})"
+    return f"Give five photos of each class{most}; nothing lifts it more{gain}: {command}"

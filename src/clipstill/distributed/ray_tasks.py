@@ -168,7 +168,7 @@ class TaskSize:
         most = max((cpus for cpus, _ in machines), default=0)
         if 1 <= most < threads:
             say(
-                f"surrogate: each task has {threads} threads, as the run has, but the largest machine of Ray has "
+                f"images: each task has {threads} threads, as the run has, but the largest machine of Ray has "
                 f"{most} CPUs; a new run with --set threads={most} would be quicker"
             )
             return cls(most, 0)
@@ -188,7 +188,7 @@ class TaskSize:
                 f"{lacking}. Add one, or begin a new run with smaller tasks, such as --set threads=1. The same command "
                 f"goes on where it stopped."
             )
-        say(f"surrogate: {lacking}, waiting for one")
+        say(f"images: {lacking}, waiting for one")
 
 
 def _machines(ray: Any) -> list[tuple[int, int]]:
@@ -260,7 +260,7 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from None
     machines = _machines(ray)
     cpus = sum(cpus for cpus, _ in machines)
-    say(f"surrogate: {cpus} CPUs of Ray on {len(machines)} machine{'s' if len(machines) != 1 else ''}")
+    say(f"images: {cpus} CPUs of Ray on {len(machines)} machine{'s' if len(machines) != 1 else ''}")
 
 
 @contextmanager

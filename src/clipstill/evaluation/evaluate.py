@@ -144,7 +144,7 @@ class Evaluation:
         return {
             "photos": f"{self.photos}{left_out}",
             "right and answered": measured(student.right_and_answered, student.n, "these photos").text(),
-            "made to answer": f"{percent(student.top1)} right (chance {percent(self.chance)})" if refuses else None,
+            "with none refused": f"{percent(student.top1)} right (chance {percent(self.chance)})" if refuses else None,
             "answered": f"{percent(student.accepted)}; of the others it says {NONE_OF_THESE}" if refuses else None,
             "teacher": None if teacher is None else f"{percent(teacher.top1)} right",
             "calibration (ECE)": f"{student.ece:.3f} (without temperature {student.ece_uncalibrated:.3f})",

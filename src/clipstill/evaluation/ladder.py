@@ -13,7 +13,7 @@ rules, with ``LEVEL``, ``SAME_COST`` and ``MOST_COST``:
    limit of cost is recommended beside it; failing that, the best one that is not measurably worse and more than a tenth
    cheaper in bytes and in GFLOP.
 5. If the pick is the student, and a student taught on noise or on procedural pictures is not measurably worse, the text
-   says that the synthetic images earned nothing.
+   says that the synthetic images taught it nothing, and what they are for.
 
 Shapes: B resamples.
 """
@@ -206,7 +206,8 @@ class Recommendation:
 
     ship: str | None  # Name of the rung to ship; None where too little was measured.
     better_with: str | None  # Name of a rung with photos that is measurably better, or as good for less; None for none.
-    text: str  # The advice in one to three sentences.
+    choice: str  # What to ship, and by which figures, in a sentence or two.
+    more: str = ""  # Further sentences: what is better for more, what the images were worth, what photos would add.
     command: str = ""  # Command that makes the rung to ship; empty for the student, which exists.
 
 
@@ -230,18 +231,19 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
         elif gap.better or (not gap.measurable and _costs_at_most(tower, pick, SAME_COST)):
             pick = tower
     if pick is ours:
-        sentences = [
-            f"Ship the student: made to answer, it names {_percent(ours)} right, "
+        choice = (
+            f"Ship the student: with no photo refused, it names {_percent(ours)} right, "
             f"{towers[0].title} {_percent(towers[0])} ({_gap(ours, towers[0])}), which {_takes(towers[0], ours)}."
-        ]
+        )
     else:
-        sentences = [
-            f"Ship {pick.title}: made to answer, it names {_percent(pick)} right, the student {_percent(ours)} "
+        choice = (
+            f"Ship {pick.title}: with no photo refused, it names {_percent(pick)} right, the student {_percent(ours)} "
             f"({_gap(pick, ours)}); it {_takes(pick, ours)}. Take the student where size counts or where photos of "
             "other things must be refused: a teacher answers always."
-        ]
+        )
+    more = []
     if dear is not None and _between(dear, pick).better:
-        sentences.append(
+        more.append(
             f"Where size and time do not count, {dear.title} reaches {_percent(dear)}, {_gap(dear, pick)}, "
             f"and {_takes(dear, ours)}."
         )
@@ -249,17 +251,23 @@ def recommend(rungs: Sequence[Rung]) -> Recommendation:
     controls = [found[name] for name in (NOISE, PROCEDURAL) if name in found]
     as_good = max((rung for rung in controls if not _between(ours, rung).better), key=by_top1, default=None)
     if pick is ours and as_good is not None:
-        sentences.append(
-            f"The student's synthetic images earned nothing measurable: {as_good.title} reaches {_percent(as_good)}."
+        more.append(
+            f"{as_good.title} reaches {_percent(as_good)}, so what the synthetic images show taught the student "
+            "nothing measurable: what it knows, it has from its teacher, whatever the pictures. The images still set "
+            'the temperature of its scores and when it says "none of these".'
         )
-    more = [found[name] for name in (SMALL_TEACHER_EXAMPLES, EXAMPLES, UNLABELLED) if name in found]
-    better = [rung for rung in more if _between(rung, pick).better and _costs_at_most(rung, ours, MOST_COST)]
-    cheaper = [rung for rung in more if not _between(pick, rung).better and _costs_at_most(rung, pick, 1 / SAME_COST)]
+    shown = [found[name] for name in (SMALL_TEACHER_EXAMPLES, EXAMPLES, UNLABELLED) if name in found]
+    better = [rung for rung in shown if _between(rung, pick).better and _costs_at_most(rung, ours, MOST_COST)]
+    cheaper = [rung for rung in shown if not _between(pick, rung).better and _costs_at_most(rung, pick, 1 / SAME_COST)]
     best = max(better or cheaper, key=by_top1, default=None)
     if best is not None:
         verdict, price = ("Better", "") if better else ("Cheaper", f", and {_takes(best, pick)}")
-        sentences.append(f"{verdict} with photos: {best.title} reaches {_percent(best)}, {_gap(best, pick)}{price}.")
-    return Recommendation(pick.name, None if best is None else best.name, " ".join(sentences), pick.command)
+        more.append(f"{verdict} with photos: {best.title} reaches {_percent(best)}, {_gap(best, pick)}{price}.")
+    elif pick is ours and as_good is not None:
+        more.append("To get more, give five photos of each class.")
+    return Recommendation(
+        pick.name, None if best is None else best.name, choice, more=" ".join(more), command=pick.command
+    )
 
 
 @dataclass(frozen=True)
@@ -305,7 +313,7 @@ class Ladder:
 
     def _repr_html_(self) -> str:
         rows = {rung.title: percent(rung.measured.top1) if rung.measured else rung.missing for rung in self.rungs}
-        return html_table({**rows, "advice": self.recommendation.text})
+        return html_table({**rows, "advice": self.recommendation.choice, "": self.recommendation.more})
 
 
 def _between(first: Rung, second: Rung) -> Difference:

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
-from clipstill.core.foresight import Foresight, known_best, measured_photos, unmeasured
+from clipstill.core.foresight import known_best, measured_photos, unmeasured
 from clipstill.core.progress import percent
 from clipstill.core.protocols import Provenance
-from clipstill.core.verdict import verdict
+from clipstill.core.verdict import UNMEASURED, verdict
 from clipstill.report.licences import Family, most_restrictive, spdx, spdx_of_all, warning
 from clipstill.report.licences import verdict as licence_verdict
 from clipstill.report.templates import environment
@@ -47,7 +47,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
         measured=found
         and [
             ("right and answered", percent, found["right_and_answered"], found.get("teacher_top1"), chance),
-            ("top-1, made to answer", percent, found["student_top1"], found.get("teacher_top1"), chance),
+            ("top-1, with no photo refused", percent, found["student_top1"], found.get("teacher_top1"), chance),
             ("top-5", percent, student.get("top5"), teacher.get("top5"), ""),
             ("calibration error (ECE)", "{:.3f}".format, student.get("ece"), teacher.get("ece"), ""),
         ],
@@ -61,7 +61,7 @@ def model_card(model: Description, export: ExportFacts) -> str:
 
 def _verdict_of(model: Description) -> str:
     """Whether it may be used, in words; empty where nothing was measured or foretold."""
-    found, untold = model.evaluation, Foresight("names alone", reason="nothing was measured").to_json()
+    found, untold = model.evaluation, UNMEASURED.to_json()
     if not found and model.calibration is None:
         return ""
     known = known_best(model.calibration["foresight"] if model.calibration else untold, found)

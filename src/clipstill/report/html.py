@@ -71,13 +71,11 @@ def summary(data: ReportData) -> str:
     found, sentences = data.evaluation, [data.advice.text]
     if found:
         sentences.append(
-            f"Made to answer all of {found['n']:,} photos, the student names {percent(found['student_top1'])} right, "
+            f"With none of {found['n']:,} photos refused, the student names {percent(found['student_top1'])} right, "
             f"its teacher {percent(found['teacher_top1'])}; guessing would reach {percent(found['chance'])}."
         )
     if data.teacher_bytes and data.student_bytes < data.teacher_bytes:
         sentences.append(f"The student is {data.teacher_bytes / data.student_bytes:.1f} times smaller.")
-    if data.ladder and data.ladder["recommendation"]["ship"]:
-        sentences.append(data.ladder["recommendation"]["text"])
     return " ".join(sentences)
 
 

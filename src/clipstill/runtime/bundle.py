@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -63,6 +63,16 @@ class Answer:
         """The predictions, behind that of "none of these" where the photo is refused."""
         best = self.predictions[0]
         return [Prediction(NONE_OF_THESE, 1 - best.score), *self.predictions] if self.refused else self.predictions
+
+    def to_json(self, top: int | None = None) -> dict[str, Any]:
+        """JSON values: the class that is answered, None for a refused photo; its score; the first ``top`` predictions.
+
+        The score of a refused photo is that of the class that it resembles most.
+        """
+        best = self.predictions[0]
+        predictions = [asdict(each) for each in self.predictions[:top]]
+        label = None if self.refused else best.label
+        return {"label": label, "score": best.score, "predictions": predictions, "refused": self.refused}
 
 
 @dataclass(eq=False, repr=False)

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
 from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from starlette.routing import Route
 
 from clipstill.core.errors import DataError, PictureTooLargeError
 from clipstill.core.files import MANIFEST, Manifest, read_manifest
-from clipstill.runtime.bundle import Answer, Bundle
+from clipstill.runtime.bundle import Bundle
 from clipstill.serving.batching import Batcher
 from clipstill.serving.hosts import Hosts
 from clipstill.serving.metrics import Metrics
@@ -143,7 +142,7 @@ class _Service:
         self.metrics.photos.inc()
         if answer.refused:
             self.metrics.refusals.inc()
-        return ({"name": photo.name} if photo.name else {}) | answer_json(answer, top)
+        return ({"name": photo.name} if photo.name else {}) | answer.to_json(top)
 
     async def health(self, request: Request) -> Response:
         ready = self.batcher.running
@@ -168,13 +167,6 @@ class _Service:
         if not path.resolve().is_relative_to(root) or not path.is_file():
             raise HTTPException(404, f"{_shown('/' + name)} is no longer there.")
         return FileResponse(path, media_type=_TYPES.guess_type(path.name)[0] or "application/octet-stream")
-
-
-def answer_json(answer: Answer, top: int) -> dict[str, Any]:
-    """JSON values of an answer: the best class, None where the photo shows none of them, and the first ``top``."""
-    best = answer.predictions[0]
-    shown = asdict(replace(answer, predictions=answer.predictions[:top]))
-    return {"label": None if answer.refused else best.label, "score": best.score, **shown}
 
 
 def _top(request: Request) -> int:

@@ -54,12 +54,12 @@ def _make(run: Run, step: Step, folder: Path) -> None:
     images = shards.read(len(work.groups))
     _show_first_images(run, images)  # Before the commit: a run that is killed here makes the preview when it continues.
     curation = curation_facts(images, work.prompts, run.task.names, beside)
-    say(f"surrogate: {curation_line(curation)}")
+    say(f"images: {curation_line(curation)}")
     write_json(folder / CURATION_FILE, curation)
     facts = shards.facts()
     dropped, restarts = (sum(int(each[name]) for each in facts) for name in ("dropped", "restarts"))
     if dropped or restarts:
-        say(f"surrogate: {restarts} restarts of images, {dropped} images could not be made")
+        say(f"images: {restarts} restarts of images, {dropped} images could not be made")
     seconds = round(sum(float(each["seconds"]) for each in facts), 3)
     provenance = [asdict(part) for part in worker.provenance]
     info = {"seconds": seconds, "dropped": dropped, "restarts": restarts, "provenance": provenance}

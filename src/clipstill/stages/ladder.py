@@ -23,7 +23,7 @@ from clipstill.workflow.run import Run
 from clipstill.workflow.stage import Stage, Step
 
 NAME = "ladder"
-VERSION = 3
+VERSION = 4
 LADDER_FILE = "ladder.json"
 FACTS_FILE = "facts.json"
 _WORK = "work"
@@ -60,7 +60,7 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
     learned = [None if each is None else photos_digest(each) for each in (inputs.examples, inputs.unlabelled)]
     photos = [photos_digest(inputs.photos), inputs.small_teacher, *learned]
     identity = [VERSION, run.step(bundle.NAME).key, *photos, inputs.slow]
-    found = []
+    found, before = [], 0
     for name in (name for name in RUNGS if name in names):
         key = sha256_json([identity, name])
         folder = done / f"{name}-{key[:16]}"
@@ -72,7 +72,11 @@ def measure_rungs(run: Run, inputs: LadderInputs, place: Path, names: Sequence[s
             took = span(time.monotonic() - start)
             top1 = f"{percent(rung.measured.top1)} in {took}" if rung.measured else "not measured"
             say(f"ladder: {rung.title}: {top1}")
+        else:
+            before += 1
         found.append(Rung.from_json(read_json(folder / FACTS_FILE)))
+    if before:
+        say(f"ladder: {before} of {len(found)} ways were measured before on these photos")
     return found
 
 

@@ -81,7 +81,7 @@ def two_bundles(run: Run) -> str:
     """Which of the bundles to ship, the student's or the small teacher's, and why."""
     folder, climbed = run.store.path, ladder.read_ladder(run)
     advice = climbed["recommendation"] if climbed else {"ship": None}
-    recommended = advice["text"] if advice["ship"] else None
+    recommended = advice["choice"] if advice["ship"] else None
     if not run.has(zero_shot.NAME):
         command = f"clipstill zero-shot --run {shlex.quote(str(folder))} --out DIR"
         return f"{recommended or ''} A teacher without training is a bundle too: {command}".strip()
@@ -244,7 +244,7 @@ def _notes(
 
 STAGE = Stage(
     name=NAME,
-    version=6,
+    version=7,
     title="Write the report",
     make=_make,
     inputs=(bundle.NAME, ladder.NAME, zero_shot.NAME),

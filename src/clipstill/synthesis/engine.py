@@ -181,7 +181,7 @@ class Synthesiser:
             # Free memory outside ``except``: the traceback keeps tensors alive.
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            say(f"surrogate: {too_many} images at once do not fit into memory; continuing with {self._at_once}")
+            say(f"images: {too_many} images at once do not fit into memory; continuing with {self._at_once}")
 
     def _inverted(self, generator: Generator, group: GroupSpec, watch: Watch | None) -> SynthesisedGroup:
         history, pixels, codes = History(), [], []

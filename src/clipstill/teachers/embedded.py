@@ -160,8 +160,8 @@ class _Tower:
         self.alignment.load_state_dict(weights)
         self.alignment.eval().requires_grad_(False).to(device)
         self.dim = DIM + FEATURES + widths[0]
-        parts = (self.alignment.hidden, self.alignment.from_hidden, self.alignment.from_features)
-        self.parameters = network_parameters + sum(tensor.numel() for part in parts for tensor in part.parameters())
+        # Of all that a bundle of this tower ships.
+        self.parameters = network_parameters + sum(each.numel() for each in self.alignment.parameters())
         alignment = own_provenance(f"{size} alignment", path, metadata)
         self.sha256 = alignment.sha256
         self.provenance = (lite_provenance(size), alignment)

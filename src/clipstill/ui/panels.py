@@ -77,7 +77,7 @@ def latest_amount(lines: Sequence[str]) -> dict[str, str | None] | None:
     """
     for line in reversed(lines):
         found = _COUNTED.fullmatch(line.strip())
-        if found is not None or line.endswith((": running", ": done already, skipped")) or ": done in " in line:
+        if found is not None or any(end in line for end in (": running", ": done already, skipped", ": done in ")):
             return found and found.groupdict()
     return None
 

@@ -84,7 +84,7 @@ def _bring_up_to_date(run: Run, store: LockedStore, step: Step, keys: Keys) -> b
     if not step.is_kept and not (folder / MANIFEST).exists():
         store.set_step_aside(step)  # A bundle without its manifest would not be replaced.
     _check_that_it_can_be_made(run, store, step)
-    say(f"{step.name}: running")
+    say(f"{step.name}: running ({step.stage.title})")
     configure_torch(store.threads, run.settings.device, run.settings.deterministic)
     start = time.monotonic()
     store.event("stage", stage=step.name, key=step.key)
