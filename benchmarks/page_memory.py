@@ -27,6 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
+PLAYING = "[...document.querySelectorAll('video')].some(each => each.currentTime > 0.2)"
 SHOWN = "document.getElementById('photo').src"
 ANSWERED = "document.getElementById('answer').getAttribute('aria-busy') == 'false'"
 
@@ -82,8 +83,10 @@ def ui_page(run: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "clipstill", "ui", "--workspace", str(run.parent), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().strip(), server.pid
-        server.send_signal(signal.SIGINT)
+        try:
+            yield server.stdout.readline().strip(), server.pid
+        finally:
+            server.send_signal(signal.SIGINT)
 
 
 def shoot_in_ui(page: Page) -> None:
@@ -96,6 +99,7 @@ def shoot_in_ui(page: Page) -> None:
     camera.or_(shutter).first.wait_for()
     if camera.count():
         camera.click()
+    page.wait_for_function(PLAYING)
     shutter.click()
     page.wait_for_selector("#answer .cs-bars")
 
