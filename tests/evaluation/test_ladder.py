@@ -97,7 +97,7 @@ def test_a_small_teacher_that_is_measurably_better_and_affordable_is_shipped() -
     assert found.ship == SMALL_TEACHER
     assert found.choice.startswith("Ship the small-teacher: with no photo refused")
     assert "85.0 % right, the student 70.0 % (15.0 points more than the student)" in found.choice
-    assert "; it takes 2.5 times the space and 2.0 times the time a picture" in found.choice
+    assert "; it takes 2.5 times the space and 2.0 times the arithmetic a picture" in found.choice
     assert found.command == "make small-teacher"
 
 
@@ -133,7 +133,7 @@ def test_a_better_teacher_beyond_the_limit_of_cost_is_named_with_its_price() -> 
 def test_a_teacher_that_cannot_be_exported_is_never_shipped() -> None:
     found = recommend([rung(OURS, 140), rung(TEACHER, 190, None, None)])
     assert found.ship == OURS
-    assert "takes space and time that were not measured" in found.choice
+    assert "takes space and arithmetic that were not measured" in found.choice
 
 
 def test_photos_are_recommended_where_they_help_measurably() -> None:

@@ -138,8 +138,8 @@ def fine_tune_on(
     check_replaceable(out)  # Before the work, which would be lost.
     if bundle.info.get("zero_shot"):
         raise ConfigError(
-            f"{bundle.folder} is a teacher with stored class vectors, and has nothing that learns. Give its photos to "
-            f"clipstill zero-shot --examples, or tune a student that was distilled."
+            f"{bundle.folder} is a teacher with stored class vectors, and has nothing that learns. Give the photos to "
+            f"clipstill zero-shot --examples; or finish clipstill run without --quick, and tune its student."
         )
     threads = settings.threads or torchrun.threads_of_this_process()
     configure_torch(threads, settings.device, settings.deterministic)

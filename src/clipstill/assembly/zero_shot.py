@@ -6,6 +6,7 @@ Shapes: C classes, D teacher dimensions.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import clipstill
 from clipstill.assembly.adaptation import adapt, adaptation_facts, adaptation_line, encode_unlabelled
 from clipstill.assembly.bundles import write_described_bundle
 from clipstill.assembly.class_vectors import refuse_equal, task_vectors
+from clipstill.assembly.foresight import sharpened
 from clipstill.core.description import Description
 from clipstill.core.file_names import METRICS_FILE
 from clipstill.core.files import MANIFEST, read_manifest
@@ -57,16 +59,22 @@ class ZeroShot:
     onnx_bytes: int
     latency_ms: float  # Median time for one picture on one core.
     evaluation: EvaluationResult | None  # Result on photos; None where none were given.
+    foresight: Foresight  # What it is expected to name right, by its examples.
 
-    def advice(self, foretold: Foresight = UNMEASURED, run: Path | None = None) -> Advice:
-        """The verdict and what to do next; ``run`` is the run folder that the bundle lies in, if any."""
+    def advice(self, foretold: Foresight | None = None, run: Path | None = None) -> Advice:
+        """The verdict and what to do next.
+
+        Args:
+            foretold: What it is expected to name right, where more is known than by its examples.
+            run: The run folder that the bundle lies in, if any.
+        """
         found, command = self.evaluation, "the same command with --examples five_photos"
         if run is not None:
             out = shlex.quote(f"{run}-five")
             options = f"--run {shlex.quote(str(run))} --teacher {shlex.quote(self.teacher)} --examples five_photos"
             command = f"clipstill zero-shot {options} --out {out}"
         return advise_of_bundle(
-            foretold,
+            foretold or self.foresight,
             None if found is None else Evaluation(found).to_json(),
             classes=len(self.classes),
             folder=str(run or self.out),
@@ -160,15 +168,19 @@ def export_zero_shot(task: Task, settings: Settings, photos: Photos, out: Path, 
         vectors_CD = adapted.vectors_CD
         adaptation = adaptation_line(adaptation_facts(adapted, task, len(feat_ND)))
         say(adaptation)
+    foresight = sharpened(
+        UNMEASURED, teacher, vectors.text_CD, photos=photos, settings=settings, device=torch.device("cpu")
+    )
     student = zero_shot_student(teacher, vectors_CD)
     found = None
     if photos.measured is not None:
         # Before the export, whose parity check makes sure that the file gives the same answers.
         found = evaluate(student_predictor(student), photos.measured, student.preprocess)
+    facts = {"adaptation": adaptation, "foresight": foresight.to_json()}
     content = BundleContent(
         student=student,
         class_vectors_CD=vectors_CD,
-        description=_description(task, settings, teacher, photos=photos, found=found, adaptation=adaptation),
+        description=_description(task, settings, teacher, photos=photos, found=found, facts=facts),
         page=settings.export.page,
     )
     write_described_bundle(out, content, key)
@@ -187,7 +199,11 @@ def read_zero_shot(folder: Path) -> ZeroShot:
         out=folder,
         classes=tuple(read_record(folder / LABELS, StoredLabels)["labels"]),
         evaluation=None if found is None else Evaluation.from_json(found).student,
-        **info,
+        teacher=info["teacher"],
+        examples=info["examples"],
+        unlabelled=info["unlabelled"],
+        adaptation=info["adaptation"],
+        foresight=Foresight.from_json(info["foresight"]),
         parameters=export["parameters"],
         onnx_bytes=export["onnx_bytes"],
         latency_ms=export["latency_ms"],
@@ -201,7 +217,7 @@ def _description(
     *,
     photos: Photos,
     found: EvaluationResult | None,
-    adaptation: str | None,
+    facts: Mapping[str, Any],
 ) -> Description:
     return Description(
         labels=task.names,
@@ -212,7 +228,7 @@ def _description(
         unlabelled=photos.counts["unlabelled"],
         info={
             **photos.counts,
-            "adaptation": adaptation,
+            **facts,
             "clipstill": clipstill.__version__,
             "teacher": teacher.name,
             "teacher_precision": "fp32",

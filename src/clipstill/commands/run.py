@@ -126,16 +126,19 @@ def run_quick(job: Job) -> QuickResult:
 
 
 def _refuse_other_classes(job: Job) -> None:
-    """Refuse a run of other classes: beside its student and report, their bundle would be of another task."""
+    """Refuse a quick run beside the student of other classes, and warn where it replaces their small teacher alone."""
     try:
         earlier = read_task(job.out)
     except ArtifactError:  # It was not begun, or what is damaged is told with the work.
         return
-    if earlier != job.task and any((job.out / STAGES_FOLDER).glob("*")):
+    if earlier == job.task:
+        return
+    if any((job.out / STAGES_FOLDER).glob("*")):
         raise ArtifactError(
             f"{job.out} holds a run of other classes or descriptions ({listed(earlier.names)}). Choose another --out, "
             f"or leave --quick out: a full run keeps the earlier results in {job.out / STAGES_FOLDER / 'old'}."
         )
+    warn(f"{job.out} held the small teacher for other classes ({listed(earlier.names)}), which is replaced.")
 
 
 def _foretold(job: Job) -> Foresight:

@@ -26,7 +26,7 @@ def is_wanted(settings: Settings) -> bool:
 
 STAGE = Stage(
     name=NAME,
-    version=1,
+    version=2,
     title="Pack the small teacher, no training",
     make=_make,
     settings=(

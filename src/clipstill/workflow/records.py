@@ -163,6 +163,7 @@ class ZeroShotInfo(TypedDict):
     examples: Count
     unlabelled: Count
     adaptation: str | None
+    foresight: StoredForesight
 
 
 @_OPEN
