@@ -163,6 +163,7 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         'ambiguous'
     """
     from clipstill.commands.run import check_names
+    from clipstill.core.device import configure_torch
     from clipstill.planning.plan import plan as make_plan
     from clipstill.teachers import teachers
 
@@ -175,6 +176,7 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         say("plan: loading the models")  # What comes next imports torch, which takes seconds.
         check_names(job)
         settings, photos, models = job.settings, job.photos, job.models
+        configure_torch(job.threads, settings.device, settings.deterministic)
         return make_plan(settings, job.task, photos, models=models, budget_seconds=budget_s, fixed=loaded.given)
 
 

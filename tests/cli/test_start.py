@@ -140,6 +140,11 @@ def test_sample_photos_come_from_installed_packages(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path, _ in folder.items} == before
 
 
+def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)  # What Python makes of ``>&-``.
+    assert main(["list", "students"]) == 0
+
+
 def test_a_reader_who_leaves_is_no_error() -> None:
     command = [sys.executable, "-m", "clipstill", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

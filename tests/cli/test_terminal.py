@@ -1,6 +1,8 @@
 """What the command line shows on standard error: notes as lines, progress as a bar where a terminal is."""
 
 import logging
+import os
+from contextlib import suppress
 
 import pytest
 
@@ -24,6 +26,18 @@ def test_a_warning_is_printed_once_a_command(capsys: pytest.CaptureFixture[str])
             say("warning: careful")
             warn("careful")
     assert capsys.readouterr().err.splitlines() == ["warning: careful"] * 2
+
+
+def test_the_work_goes_on_where_nobody_reads_its_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as left:
+        monkeypatch.setattr("sys.stderr", left)
+        with terminal():
+            say("hello")
+            warn("careful")
+        with suppress(BrokenPipeError):  # What a file that could not be written still holds.
+            left.close()
 
 
 def test_quiet_leaves_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,9 @@ def test_the_second_plan_of_an_hour_times_nothing(cache: Path, measured: list[Ti
     assert timings("seed=5", "evaluation.ladder=false") == first
 
 
-@pytest.mark.parametrize("changed", ["synthesis.image_size=64", "student.name=lite2", "distillation.freeze=bn"])
+@pytest.mark.parametrize(
+    "changed", ["synthesis.image_size=64", "student.name=lite2", "distillation.freeze=bn", "deterministic=true"]
+)
 def test_what_makes_a_step_slower_is_timed_anew(cache: Path, measured: list[Timings], changed: str) -> None:
     assert timings() != timings(changed)
     assert timings(changed, trains_all=True) == measured[2]
@@ -68,6 +70,10 @@ def test_old_and_damaged_timings_are_made_again(cache: Path, measured: list[Timi
     assert timings() == measured[1]
     kept.write_text('{"image": "much"}')
     assert timings() == measured[2] == timings()
+    # Of a clock that was set back since.
+    later = time.time() + kept_timings.KEPT_S + 10
+    os.utime(kept, (later, later))
+    assert timings() == measured[3]
 
 
 def test_parts_that_the_caller_built_and_a_missing_cache_are_no_trouble(

@@ -18,9 +18,11 @@ from clipstill.core.files import read_json, write_json
 from clipstill.core.image_folder import ImageFolder
 from clipstill.core.seeds import generator_for
 from clipstill.planning import plan as planner
+from clipstill.planning import timings
 from clipstill.planning.cost import Cost, cost_of
 from clipstill.planning.plan import PLAN_FILE, Plan, _limits
 from clipstill.planning.timings import Timings, _Kept, measure
+from clipstill.teachers.embedded import EmbeddedTeacher
 from clipstill.text.task import parse_task
 from clipstill.workflow.models import Models
 from clipstill.workflow.photos import Photos
@@ -112,6 +114,30 @@ def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
     assert large.base_bytes > 10**8
     assert 0 < large.text < 1
     assert large.image_size == 64
+
+
+def test_memory_is_counted_with_the_image_network_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models(load_settings(overrides=TINY))
+    vectors_CD = models.teacher.encode_text(["crane", "heron", "stork"])
+    assert isinstance(models.teacher, EmbeddedTeacher)
+    built = vars(models.teacher.towers[0])
+    assert "network" not in built
+    monkeypatch.setattr(timings, "_memory_in_use", lambda device: int("network" in built))
+    assert probed(load_settings(overrides=TINY), models, vectors_CD, trains_all=False).base_bytes == 1
+
+
+def test_a_plan_times_steps_with_the_threads_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def timed(*_: object, **__: object) -> Timings:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(planner, "timings_of", timed)
+    for threads in (1, 2):
+        with pytest.raises(ConfigError, match="enough"):
+            clipstill.plan(classes="crane,heron", settings=[*TINY, f"threads={threads}"])
+    assert seen == [(1, True), (2, True)]
 
 
 def test_the_bytes_of_a_step_are_those_that_its_graph_holds_at_once() -> None:

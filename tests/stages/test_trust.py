@@ -164,6 +164,11 @@ def test_a_few_labelled_photos_tune_a_finished_student(
     assert rows["next 1"].strip().startswith("Measure it on 50 photos or more")
     assert main([*command, *more, *shown]) == 0
     assert json.loads(capsys.readouterr().out) == told
+    # A damaged bundle is made again.
+    (out / "card.md").write_text("")
+    assert main([*command, *more, *shown]) == 0
+    assert "tuned on 6 labelled photos" in (out / "card.md").read_text()
+    capsys.readouterr()
     # Another setting is another student.
     assert main([*command, *more, *shown, "--set", "distillation.steps=41"]) == 0
     assert (out / "MANIFEST.json").stat().st_mtime_ns > written

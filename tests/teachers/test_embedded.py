@@ -48,6 +48,13 @@ def test_it_keeps_the_protocols_and_its_facts(name: str) -> None:
     assert all(part.licence and len(part.sha256) == 64 for part in one.provenance)
 
 
+def test_building_the_image_network_draws_no_random_numbers() -> None:
+    one = load_teacher("embedded-s", CPU)
+    before = torch.get_rng_state()
+    one.encode_image(pictures())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_larger_teacher_is_larger() -> None:
     small, large = teacher("embedded-s"), teacher("embedded-m")
     assert large.image_parameters > 2 * small.image_parameters

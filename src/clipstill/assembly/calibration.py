@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clipstill.core.seeds import generator_for
 from clipstill.core.tensors import logits
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.metrics import softmax
@@ -33,12 +34,16 @@ _AT_ONCE = 64
 MOST_PICTURES = 256
 
 
-def some_of(data: TrainingData) -> TrainingData:
-    """At most ``MOST_PICTURES`` of the pictures, evenly over their order, which is that of the classes."""
-    count = len(data)
+def some_of(count: int, seed: int) -> Tensor:
+    """Bool mask (N,) of at most ``MOST_PICTURES``, evenly over the order of all, which is that of the classes.
+
+    Each is drawn within its own part of the order: equal steps would meet the same style in every class.
+    """
     if count <= MOST_PICTURES:
-        return data
-    return data.where(torch.isin(torch.arange(count), torch.arange(MOST_PICTURES) * count // MOST_PICTURES))
+        return torch.ones(count, dtype=torch.bool)
+    within_N = torch.rand(MOST_PICTURES, generator=generator_for(seed, "asked about"), dtype=torch.float64)
+    drawn_N = ((torch.arange(MOST_PICTURES) + within_N) * count / MOST_PICTURES).long()
+    return torch.isin(torch.arange(count), drawn_N)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,6 @@ class ModelPair:
 
     def temperature(self, data: TrainingData) -> float:
         """The temperature by which the student is as sure as its teacher, found without a label."""
-        data = some_of(data)
+        data = data.where(some_of(len(data), self.settings.seed))
         every = Answers.joined(self.plain(data), self.views(data))
         return fit_temperature(every.student_NC, softmax(every.teacher_NC))

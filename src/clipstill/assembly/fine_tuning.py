@@ -6,6 +6,7 @@ Shapes: N photos, C classes, S pixels a side.
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from clipstill.assembly.students import bundled_section, new_student
 from clipstill.assembly.training import open_photos
 from clipstill.core.description import Description
 from clipstill.core.device import configure_torch, pick_device
-from clipstill.core.errors import ConfigError, DataError
+from clipstill.core.errors import ArtifactError, ConfigError, DataError
 from clipstill.core.file_names import METRICS_FILE, STUDENT_FILE, VECTORS_FILE, VECTORS_NAME
 from clipstill.core.files import is_whole, read_manifest, sha256_json
 from clipstill.core.image_folder import ImageFolder
@@ -145,9 +146,10 @@ def fine_tune_on(
     configure_torch(threads, settings.device, settings.deterministic)
     before = None if photos is None else measure_student(bundle, photos, title="before")
     key = _key_of(folder, bundle, settings, photos)
-    if is_whole(out, key):
-        say(f"nothing to do: {out} was tuned on these photos before")
-        return _read(out, before)
+    with suppress(ArtifactError):  # What is damaged is made again.
+        if is_whole(out, key):
+            say(f"nothing to do: {out} was tuned on these photos before")
+            return _read(out, before)
     data = open_examples(folder, settings)
     student = _tuned(bundle, settings, data)
     calibration = _calibrated(bundle, settings, data)
@@ -176,8 +178,9 @@ def _key_of(folder: ImageFolder, bundle: Bundle, settings: Settings, photos: Ima
     manifest = read_manifest(bundle.folder)
     assert manifest is not None
     chosen = settings.model_dump(mode="json", include={"distillation", "export", "reading", "seed"})
+    source = [manifest.files.get(name) for name in (STUDENT_FILE, LABELS)]
     listed = [photos_digest(folder), photos and photos_digest(photos)]
-    return sha256_json(["fine-tune", _VERSION, manifest.files[STUDENT_FILE], manifest.files[LABELS], listed, chosen])
+    return sha256_json(["fine-tune", _VERSION, source, listed, chosen])
 
 
 def _read(out: Path, before: EvaluationResult | None) -> FineTuned:

@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminal():
             # Not standalone: click would print its usage lines around the one that matters.
             code = COMMAND.main(arguments, prog_name="clipstill", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # Closed before the start (``>&-``).
+            sys.stdout.flush()
         if code == INTERRUPTED:  # Typer turns Ctrl-C into this code by itself, without a word.
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from clipstill.core.progress import ProgressEvent, listening, logger, short
@@ -27,7 +27,8 @@ class _Lines(logging.Handler):
             return
         if line.startswith("warning: "):
             self._warned.add(line)
-        print(line, file=sys.stderr, flush=True)
+        with suppress(BrokenPipeError):  # The work goes on where nobody reads its notes any more.
+            print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -71,6 +71,11 @@ class Job:
         photos, models = Photos.of(settings, task), Models(settings, built or {})
         return cls(settings, task, out, photos=photos, models=models)
 
+    @property
+    def threads(self) -> int:
+        """CPU threads of a new run."""
+        return self.settings.threads or torchrun.threads_of_this_process()
+
 
 @torchrun.rank_group()
 def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str] = ()) -> RunResult:
@@ -92,6 +97,7 @@ def run(job: Job, *, budget_seconds: float | None = None, fixed: Collection[str]
             _check_place(job.out)
             check_names(job)
             check_near_misses(job.settings, job.task)
+            configure_torch(job.threads, job.settings.device, job.settings.deterministic)
             found = plan(
                 job.settings, job.task, job.photos, models=job.models, budget_seconds=budget_seconds, fixed=fixed
             )
@@ -211,8 +217,7 @@ def _bring_up_to(
         return _assist(job, last), []
     if not done and last != student.NAME:
         _check_place(job.out)
-    threads = job.settings.threads or torchrun.threads_of_this_process()
-    with LockedStore(job.out, threads) as store, logged(run, store, done=done) as log:
+    with LockedStore(job.out, job.threads) as store, logged(run, store, done=done) as log:
         while True:
             keys, run = _chosen(job, store)
             steps = _for(run.steps, last)

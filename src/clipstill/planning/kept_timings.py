@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Other programs come and go, so older timings say little about now.
 KEPT_S = 3600.0
-_TIMED = ("teacher", "generator", "prompts", "synthesis", "student", "distillation")
+_TIMED = ("teacher", "generator", "prompts", "synthesis", "student", "distillation", "deterministic")
 
 
 def timings_of(
@@ -54,7 +54,8 @@ def _key(settings: Settings, models: Models, *, trains_all: bool) -> str:
     import torch
 
     sections: dict[str, Any] = settings.model_dump(mode="json", include=set(_TIMED))
-    machine = [platform.node(), str(models.device), torch.get_num_threads(), torch.__version__]
+    gpu = torch.cuda.get_device_name(models.device) if models.device.type == "cuda" else ""
+    machine = [platform.node(), str(models.device), gpu, torch.get_num_threads(), torch.__version__]
     return sha256_json([sections, models.teacher.weights_sha256, machine, trains_all])
 
 
@@ -68,7 +69,7 @@ def _place(key: str) -> Path | None:
 
 def _read(path: Path) -> Timings | None:
     try:
-        if time.time() - path.stat().st_mtime > KEPT_S:
+        if abs(time.time() - path.stat().st_mtime) > KEPT_S:  # A clock that was set back says nothing of age.
             return None
         return checked(read_json(path), Timings, path)
     except (ClipstillError, OSError):

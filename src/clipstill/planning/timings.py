@@ -61,7 +61,12 @@ def measure(
         class_vectors_CD: Unit vectors of the task's classes.
         trains_all: Whether the run may train all weights.
     """
+    import torch
+
     probe = _Probe(settings, task, models, class_vectors_CD=class_vectors_CD)
+    side = models.teacher.image_size
+    with torch.no_grad():
+        models.teacher.encode_image(torch.zeros(1, 3, side, side, device=models.device))  # Loads the tower.
     base_bytes = _memory_in_use(models.device)
     # A run that learns from photos alone has no generator.
     images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]

@@ -42,11 +42,14 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     from clipstill.distillation.training_data import held_out_mask
 
     settings, models = run.settings, model_pair(run)
-    data = some_of(collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data)
+    data = collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
+    held_out_styles = settings.distillation.held_out_styles
+    # Of all pictures, as training chose them: some of them may lack a style.
+    held_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed)
+    some_N = some_of(len(data), settings.seed)
+    data, held_N = data.where(some_N), held_N[some_N].numpy()
     plain, views = models.plain(data), models.views(data)
     every = Answers.joined(plain, views)
-    held_out_styles = settings.distillation.held_out_styles
-    held_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed).numpy()
     temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), _pictures(run)
     if run.photos.examples is not None:
         logits_NC, label_N = student_answers(models.student, run.photos.examples, models.device)
@@ -140,7 +143,7 @@ def threshold_of(calibration: dict[str, Any]) -> float | None:
 
 STAGE = Stage(
     name=NAME,
-    version=3,
+    version=4,
     title="Estimate how sure the student may be",
     make=_make,
     inputs=(student.NAME, near_misses.NAME),

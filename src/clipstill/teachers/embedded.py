@@ -171,8 +171,10 @@ class _Tower:
         """The frozen image network, built when it is first asked for: texts need none."""
         import timm  # Slow to import.
 
-        network = cast(Any, timm.create_model(LITE[self._size].timm_name))
-        network.load_state_dict(lite_state_dict(self._size))
+        # Without weights of its own: drawing them would move the random numbers of the step that first asks.
+        with torch.device("meta"):
+            network = cast(Any, timm.create_model(LITE[self._size].timm_name))
+        network.load_state_dict(lite_state_dict(self._size), assign=True)
         network.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
         hold_in(self.dtype, network)
         return network
