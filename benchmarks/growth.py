@@ -15,6 +15,7 @@ import argparse
 import itertools
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,7 @@ def main() -> None:
         for times in sizes:
             place = options.out / f"{row.replace(' ', '-')}-{times}.json"
             if not place.exists():
+                shutil.rmtree(place.with_suffix(""), ignore_errors=True)  # What was interrupted would go on, for less.
                 given = [*arguments(options.data, times), "--out", str(place.with_suffix(""))]
                 write_json(place, measure([*(f"--set={value}" for value in _SMALL), *given]))
             found.append(read_json(place))

@@ -45,9 +45,9 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
     data = collect_training_set(run, with_examples=False, most_photos=MOST_PICTURES).data
     held_out_styles = settings.distillation.held_out_styles
     # Of all pictures, as training chose them: some of them may lack a style.
-    held_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed)
+    held_out_N = held_out_mask(data.class_id_N, data.style_id_N, held_out_styles, settings.seed)
     some_N = some_of(len(data), settings.seed)
-    data, held_N = data.where(some_N), held_N[some_N].numpy()
+    data, held_N = data.where(some_N), held_out_N[some_N].numpy()
     plain, views = models.plain(data), models.views(data)
     every = Answers.joined(plain, views)
     temperature, fitted_on = fit_temperature(every.student_NC, softmax(every.teacher_NC)), _pictures(run)

@@ -20,12 +20,12 @@ from clipstill.ui.uploads import take_in
 from clipstill.workflow.recipes import load_settings
 from clipstill.workflow.store import default_out
 
-# What to spend, in words; each is settings of the default recipe. Half and twice are round numbers, not tuned ones.
+# What to spend, in words; each is settings of the default recipe. Round numbers, not tuned ones.
 IN_SECONDS = "In seconds"
 EFFORTS: dict[str, tuple[str, ...]] = {
     IN_SECONDS: (),
     "Quick try": (
-        "prompts.images_per_class=8",
+        "prompts.images_per_class=4",
         "synthesis.steps=10",
         "distillation.steps=300",
         "refusal.near_misses=0",
