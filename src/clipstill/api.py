@@ -283,10 +283,6 @@ def export_formats(
         calibration: Photos like those in use for int8, labels not needed; None takes the run's synthetic images.
         settings: Texts such as ``"export.int8_refuse=0.3"``.
     """
-    from clipstill.export import formats as known
-
-    for name in formats:
-        known.check(name)  # Before torch is loaded, which takes seconds.
     from clipstill.commands.export import export as write
 
     folders = {name: user_path(folder) for name, folder in (images or {}).items()}
