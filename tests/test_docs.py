@@ -206,7 +206,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, patched: pytest.MonkeyPatch) 
     names = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person", "crane", "heron", "stork")
     for top in (
         "photos",
-        "photos_by_class",
+        "five_photos",
         "other_photos",
         "unlabelled",
         "my_data/train",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,11 @@ def test_a_place_that_cannot_be_replaced_is_told_before_the_work(
     assert "holds 'notes.txt'" in line
 
 
-def test_unknown_format_is_one_line(measured_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(measured_run), "--format", "onnx-in8"]) == 2
+def test_unknown_format_is_one_line_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "clipstill.commands.export", None)  # What loads torch.
+    assert main(["export", "runs/zoo", "--format", "onnx-in8"]) == 2
     assert "Did you mean 'onnx-int8'? All of them: clipstill list formats" in capsys.readouterr().err
     assert main(["list", "formats"]) == 0
     assert "executorch" in capsys.readouterr().out.split()

@@ -73,6 +73,17 @@ def test_other_commands_take_the_run_folder(
     assert "is not finished" in capsys.readouterr().err
 
 
+def test_a_bundle_that_is_its_teacher_is_measured_once(
+    result: QuickResult, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr("clipstill.commands.evaluate._measure_teacher")
+    assert main(["evaluate", str(result.out), str(photos), "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["teacher_top1"] == found["student_top1"] == result.bundle.evaluation.top1  # type: ignore[union-attr]
+    assert "measured once for both" in captured.err
+
+
 @pytest.mark.slow
 def test_the_full_run_finds_it_done_and_answers_by_its_student_from_then_on(result: QuickResult, photos: Path) -> None:
     before = (result.out / "zero-shot" / "MANIFEST.json").stat().st_mtime_ns

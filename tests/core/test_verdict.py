@@ -1,11 +1,20 @@
 """The verdict in words, and the next steps."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from clipstill.core.foresight import Estimate, Foresight, measured
 from clipstill.core.verdict import UNMEASURED, Advice, Shipped, advise, advise_of_bundle, verdict, which_to_ship
+
+
+def evaluation_of(photos: int, **per_class: float | None) -> dict[str, Any]:
+    """Of photos that are shared evenly by the classes that have a share."""
+    each = photos // max(1, sum(share is not None for share in per_class.values()))
+    confusion = [[0 if share is None else each] for share in per_class.values()]
+    student = {"classes": list(per_class), "per_class": list(per_class.values()), "confusion": confusion}
+    return {"n": photos, "right_and_answered": 0.9, "student": student}
 
 
 @pytest.mark.parametrize(
@@ -19,21 +28,21 @@ from clipstill.core.verdict import UNMEASURED, Advice, Shipped, advise, advise_o
     ],
 )
 def test_the_verdict_of_a_measured_share(share: float, photos: int, classes: int, word: str, begins: str) -> None:
-    found = verdict(measured(share, photos, f"{photos} labelled photos"), photos, classes)
+    found = verdict(measured(share, photos, f"{photos} labelled photos"), evaluation_of(photos), classes)
     assert found[0] == word
     assert found[1].startswith(begins)
     assert ("it takes 50 to be sure" in found[1]) == (photos < 50)
 
 
 def test_no_verdict_is_good_of_classes_that_nobody_measured() -> None:
-    word, text = verdict(measured(1.0, 60, "60 labelled photos"), 60, 3, ["cat", "cow"])
+    word, text = verdict(measured(1.0, 60, "60 labelled photos"), evaluation_of(60, dog=1.0, cat=None, cow=None), 3)
     assert word == "good so far"
     assert text.endswith("; it takes photos of cat, cow to be sure.")
-    word, text = verdict(measured(1.0, 20, "20 labelled photos"), 20, 3, ["cat"])
+    word, text = verdict(measured(1.0, 20, "20 labelled photos"), evaluation_of(20, dog=1.0, cow=1.0, cat=None), 3)
     assert text.endswith("; it takes 50 and photos of cat to be sure.")
     found = advise(
         measured(1.0, 60, "photos"),
-        photos=60,
+        evaluation=evaluation_of(60, dog=1.0, cat=None),
         per_class={"dog": 1.0},
         classes=("dog", "cat"),
         doubtful=(),
@@ -45,12 +54,29 @@ def test_no_verdict_is_good_of_classes_that_nobody_measured() -> None:
     assert "one folder a class, cat too: clipstill evaluate zoo" in found.steps["measure"]
 
 
+@pytest.mark.parametrize(
+    ("photos", "giraffes", "ends"),
+    [
+        (80, 0.5, "by photos; least giraffe, 50.0 %."),
+        (18, 0.5, "by photos; it takes 50 to be sure."),  # Nine of each class.
+        (80, 0.6, "by photos."),
+        (80, None, "by photos; it takes photos of giraffe to be sure."),
+    ],
+)
+def test_a_class_that_is_seldom_right_is_named_beside_the_verdict(
+    photos: int, giraffes: float | None, ends: str
+) -> None:
+    word, text = verdict(measured(0.9, photos, "photos"), evaluation_of(photos, dog=0.9, giraffe=giraffes), 2)
+    assert word.startswith("good")
+    assert text.endswith(ends)
+
+
 def test_what_is_foretold_is_told_so_and_what_is_not_known_too() -> None:
-    assert verdict(Foresight("names alone", Estimate(0.14, 0.1, 0.3)), 0, 7) == (
+    assert verdict(Foresight("names alone", Estimate(0.14, 0.1, 0.3)), None, 7) == (
         "do not use, foretold",
         "Do not use, by what can be foretold: right about 14 % (80 % interval 10 to 30 %), by names alone.",
     )
-    word, text = verdict(Foresight("names alone", reason="strange words"), 0, 7)
+    word, text = verdict(Foresight("names alone", reason="strange words"), None, 7)
     assert word == "not known"
     assert "strange words" in text
 
@@ -58,7 +84,7 @@ def test_what_is_foretold_is_told_so_and_what_is_not_known_too() -> None:
 def advice(photos: int = 280, examples: int = 0, teacher: str = "embedded-m", doubtful: tuple[str, ...] = ()) -> Advice:
     return advise(
         measured(0.6, photos, "photos"),
-        photos=photos,
+        evaluation=evaluation_of(photos),
         per_class={"dog": 0.9, "cat": 0.2, "cow": 0.5, "horse": 0.8},
         classes=("dog", "cat", "cow", "horse"),
         doubtful=doubtful,
@@ -84,9 +110,9 @@ def test_there_are_at_most_three_steps_and_none_that_was_done() -> None:
 
 def test_a_bundle_without_a_run_gets_the_command_that_it_is_given() -> None:
     def found(photos: int, cats: float | None, five_photos: str = "") -> Advice:
-        student = {"classes": ["dog", "cat"], "per_class": [0.9, cats]}
-        evaluation = {"n": photos, "right_and_answered": 0.9, "student": student}
-        return advise_of_bundle(UNMEASURED, evaluation, classes=7, folder="my zoo", five_photos=five_photos)
+        return advise_of_bundle(
+            UNMEASURED, evaluation_of(photos, dog=0.9, cat=cats), classes=7, folder="my zoo", five_photos=five_photos
+        )
 
     few = found(20, 0.9, "do it")
     assert few.verdict == "good so far"

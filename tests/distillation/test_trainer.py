@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from clipstill.core import compiled
 from clipstill.core.errors import ConfigError
+from clipstill.core.progress import ProgressEvent, listening
 from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.distillation import trainer
@@ -278,6 +279,21 @@ def test_cached_views_count_by_everything_that_draws_them(tmp_path: Path) -> Non
         )
     }
     assert len(keys) == 4
+
+
+def test_features_of_all_passes_are_one_piece_of_work_that_goes_on_after_a_stop(tmp_path: Path) -> None:
+    data, labels = TrainingData(*pictures(4)), SoftLabels(ColourTeacher(), torch.eye(3))
+    events: list[ProgressEvent] = []
+    cache = FeatureCache(Setup(new_student(), labels, data, data, settings=SMALL, folder=tmp_path, seed=0), data)
+    cache.augmented(1)
+    with listening(events.append):
+        first = cache.augmented(3)
+        again = cache.augmented(3)
+    assert [(event.title, event.done, event.total) for event in events] == [
+        ("features", done, 12) for done in (4, 8, 12, 12)
+    ]
+    assert all(torch.equal(one.student_NF, other.student_NF) for one, other in zip(first, again, strict=True))
+    assert not torch.equal(first[1].student_NF, first[2].student_NF)
 
 
 def test_exploding_loss_is_a_setting_to_change(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,7 @@ def test_a_plain_run_warns_of_its_names_and_keeps_its_plan(tmp_path: Path, capsy
 def test_plan_verb_tells_people_and_ends_with_2_where_strict(
     tmp_path: Path, made: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    made = replace(made, cost=replace(made.cost, stages={"start": 8.0, "surrogate": 90.0}))
     monkeypatch.setattr("clipstill.api.plan", lambda *_, **__: made)
     out = tmp_path / "plan.yaml"
     assert main(["plan", "--classes", "crane,heron,stork", "--strict", "--out", str(out)]) == 2
@@ -262,11 +264,13 @@ def test_plan_verb_tells_people_and_ends_with_2_where_strict(
         "80 % interval",
         "an estimate",
         "whole run",
-        "(--images) adds",
+        "measuring (--images) and other work on this machine add to it",
+        "Make the images  ",
         "steps of optimisation",
         "Budget:",
     ):
         assert text in told
+    assert "surrogate" not in told
     assert load_settings(file=out) == load_settings().changed(**made.settings)
     assert main(["plan", "--classes", "crane,heron,stork", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == made.to_json()

@@ -89,6 +89,12 @@ def test_one_non_commercial_part_decides() -> None:
     )
 
 
+def test_each_permissive_licence_is_named_once() -> None:
+    licences = ("Apache-2.0", "Apache-2.0 AND CC-BY-3.0 AND MIT", "apache-2.0 and mit", "MIT OR GPL-3.0-only")
+    parts = [Provenance(f"part {number}", licence, "x") for number, licence in enumerate(licences)]
+    assert "from (MIT OR GPL-3.0-only), Apache-2.0, CC-BY-3.0, MIT. Any use" in verdict(parts)
+
+
 def test_part_without_a_licence_is_worse_than_any_other() -> None:
     parts = [Provenance("drawings", "research only", "x"), Provenance("found weights", "", "y")]
     assert "unknown, from none (found weights)" in verdict(parts)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from clipstill.stages.curation import curation_facts, curation_line
@@ -20,6 +21,24 @@ def test_a_class_without_any_image_is_named_as_such() -> None:
     assert (dog["mean_score"], dog["effective_number"]) == (0.5, 2.0)
     assert (guitar["made"], guitar["not_made"], guitar["mean_score"], guitar["effective_number"]) == (0, 2, None, 0.0)
     assert curation_line(facts) == "2 images; diversity of a class (Vendi score) 0.0 (guitar) to 2.0 (dog), median 1.0"
+
+
+def test_range_and_median_are_of_the_same_classes_where_one_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    def images_of(*pairs: tuple[int, int]) -> SurrogateSet:
+        records = [
+            ImageRecord(class_id, 0, i, seed, "", 0.0, 0.5, 8, "pixels", 2) for i, (class_id, seed) in enumerate(pairs)
+        ]
+        return SurrogateSet([(Path("none"), "")] * len(records), records)
+
+    monkeypatch.setattr(
+        SurrogateSet, "features_ND", property(lambda them: torch.eye(4)[[r.seed for r in them.records]])
+    )
+    dogs_and_cats, zebras = images_of((0, 0), (0, 0), (1, 1), (1, 1)), images_of((2, 2), (2, 3))
+    asked = [Prompt(2, 0, i, i, "") for i in range(2)]
+    facts = curation_facts(zebras, asked, ("dog", "cat", "zebra"), dogs_and_cats)
+    (zebra,) = facts["classes"]
+    assert zebra["effective_number"] > 1.5  # Dogs and cats have 1 each.
+    assert facts["median_effective_number"] == zebra["effective_number"]
 
 
 def test_features_in_a_set_are_those_of_its_pictures(quick_run: Path) -> None:

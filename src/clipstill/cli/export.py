@@ -49,6 +49,10 @@ def export(
 
     clipstill export runs/zoo --format onnx-int8 --format torch --images photos
     """
+    from clipstill.export import formats
+
+    for name in names:
+        formats.check(name)  # Before torch is loaded, which takes seconds.
     folders = named_folders(images or [])
     settings = options.with_flags(overrides, {"allow_unmatched": allow_unmatched})
     result = clipstill.export_formats(

@@ -67,6 +67,7 @@ def plan(
 
 def _print_plan(plan: Plan, out: Path | None) -> None:
     from clipstill.planning.plan import choice_line
+    from clipstill.stages import TITLES
 
     print("Class names" if plan.findings else f"Class names: nothing to say about {len(plan.classes)} of them")
     for finding in plan.findings:
@@ -86,8 +87,8 @@ def _print_plan(plan: Plan, out: Path | None) -> None:
     cost = plan.cost
     print("\nCost on this device, an estimate")
     # The photos to measure on are given to the run alone.
-    rows = [("whole run", f"about {span(cost.seconds)} at the speed of now; measuring (--images) adds to it")]
-    rows += [(stage, span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1]
+    rows = [("whole run", f"about {span(cost.seconds)}; measuring (--images) and other work on this machine add to it")]
+    rows += [(TITLES.get(stage, stage), span(seconds)) for stage, seconds in cost.stages.items() if seconds >= 1]
     rows.append(("images", f"{cost.images} of the classes, {cost.image_steps} steps of optimisation in all"))
     rows.append(("memory", f"about {cost.memory_bytes / 1e9:.1f} GB"))
     print_table(rows)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def measure_bundle(path: Path, images: Path, *, device: str, model: str, allow_unmatched: bool) -> Evaluation:
     """Measure the student on the CPU and the teacher on ``device``; see ``clipstill.api.evaluate``.
 
-    The teacher's result is None where it cannot be loaded here.
+    The teacher's result is None where it cannot be loaded here. A zero-shot bundle is its teacher: measured once.
 
     Raises:
         ClipstillError: The bundle, the folder of photos or the device cannot be used.
@@ -34,6 +34,9 @@ def measure_bundle(path: Path, images: Path, *, device: str, model: str, allow_u
     folder = ImageFolder.open(images, bundle.labels, allow_unmatched=allow_unmatched)
     tell_two_labels(folder)
     student = measure_student(bundle, folder, title="evaluation, student")
+    if bundle.info.get("zero_shot") and model == "fp32":
+        say("the bundle is its teacher's image tower with the same class vectors: measured once for both")
+        return Evaluation(student, student)
     return Evaluation(student, _measure_teacher(bundle, folder, place))
 
 

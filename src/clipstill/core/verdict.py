@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipstill.core.foresight import MEASURED_FROM, Foresight, known_best, unmeasured
-from clipstill.core.progress import listed, whole_percent
+from clipstill.core.progress import listed, percent, whole_percent
 
 # Labelled photos below which nothing is called good or ready to ship: 50 have an error of up to 7 points by chance.
 ENOUGH_PHOTOS = 50
@@ -19,6 +19,8 @@ ENOUGH_PHOTOS = 50
 _GOOD, _WEAK = 0.8, 0.5
 # Share of the mistakes that five photos a class leave, on the mean of eight sets (docs/measured.md, "A few examples").
 _LEFT_BY_FIVE = 0.5
+# Chosen, not measured: a class of fewer right answers is named beside the verdict, from MEASURED_FROM of its photos on.
+_NAMED_BELOW = 0.6
 _STEPS = 3
 LARGER_TEACHER = "openclip:ViT-B-32-quickgelu/openai"
 UNMEASURED = Foresight("names alone", reason="nothing was measured")
@@ -76,16 +78,15 @@ def which_to_ship(student: Shipped, small: Shipped, *, refuses: bool, run: str, 
     )
 
 
-def verdict(known: Foresight, photos: int, classes: int, missing: Sequence[str] = ()) -> tuple[str, str]:
+def verdict(known: Foresight, evaluation: Mapping[str, Any] | None, classes: int) -> tuple[str, str]:
     """The verdict in a word, and as a sentence.
 
     Args:
         known: Share of the photos that are named right and answered.
-        photos: Number of labelled photos that were measured.
+        evaluation: What was measured, as JSON; None where nothing was.
         classes: Number of classes; guessing is right for one of them.
-        missing: Names of the classes without a photo, of which nothing is known.
     """
-    share = known.share
+    share, photos, missing = known.share, evaluation["n"] if evaluation else 0, unmeasured(evaluation)
     if known.photos is None or share is None:
         return "not known", f"Not known: {known.text()}."
     word = "good" if share >= _GOOD else "weak"
@@ -97,13 +98,22 @@ def verdict(known: Foresight, photos: int, classes: int, missing: Sequence[str] 
     lacking += [f"photos of {listed(missing)}"] if missing else []
     sure = f"; it takes {' and '.join(lacking)} to be sure" if lacking else ""
     word = f"{word} so far" if lacking else word
-    return word, f"{word.capitalize()}: right and answered {known.text()}{sure}."
+    return word, f"{word.capitalize()}: right and answered {known.text()}{_weakest(evaluation)}{sure}."
+
+
+def _weakest(evaluation: Mapping[str, Any] | None) -> str:
+    """The class that is right least often, where that is seldom and its photos are enough to say so; else empty."""
+    student = (evaluation or {}).get("student") or {}
+    rows = zip(*(student.get(name) or () for name in ("classes", "per_class", "confusion")), strict=False)
+    measured = [(share, name) for name, share, row in rows if sum(row) >= MEASURED_FROM]
+    share, name = min(measured, default=(1.0, ""))
+    return f"; least {name}, {percent(share)}" if share < _NAMED_BELOW else ""
 
 
 def advise(
     known: Foresight,
     *,
-    photos: int,
+    evaluation: Mapping[str, Any] | None,
     per_class: Mapping[str, float],
     classes: Sequence[str],
     doubtful: Sequence[str],
@@ -115,7 +125,7 @@ def advise(
 
     Args:
         known: Share of the photos that are named right and answered.
-        photos: Number of labelled photos that were measured.
+        evaluation: What was measured, as JSON; None where nothing was.
         per_class: Measured or expected share of each class, in [0, 1]; may be empty.
         classes: Names of all classes.
         doubtful: Names that the plan warned of.
@@ -129,14 +139,14 @@ def advise(
         most = f", above all of {listed(hardest)}" if hardest and len(classes) > len(hardest) else ""
         command = f"clipstill fine-tune {folder} --examples five_photos --out {shlex.quote(f'{run}-tuned')}"
         steps["photos"] = _give_photos(most, known, command)
-    missing = [name for name in classes if name not in per_class] if photos else []
+    photos, missing = evaluation["n"] if evaluation else 0, unmeasured(evaluation)
     if photos < ENOUGH_PHOTOS or missing:
         steps["measure"] = _measure(folder, missing)
     if doubtful:
         steps["describe"] = f'Describe {listed(doubtful)} ("crane: a large wading bird"): clipstill plan shows how'
     if teacher.startswith("embedded"):
         steps["teacher"] = f"Try a larger teacher, where a model hub can be reached: --teacher {LARGER_TEACHER}"
-    word, text = verdict(known, photos, len(classes), missing)
+    word, text = verdict(known, evaluation, len(classes))
     return Advice(word, text, dict(list(steps.items())[:_STEPS]))
 
 
@@ -152,12 +162,12 @@ def advise_of_bundle(
         folder: The bundle, or the run folder around it.
         five_photos: What to type to learn from five photos of each class; empty where photos were learned from.
     """
-    photos, missing = 0 if evaluation is None else evaluation["n"], unmeasured(evaluation)
+    photos, missing = evaluation["n"] if evaluation else 0, unmeasured(evaluation)
     known = known_best(foretold.to_json(), evaluation)
     steps = {"photos": _give_photos("", known, five_photos)} if five_photos else {}
     if photos < ENOUGH_PHOTOS or missing:
         steps["measure"] = _measure(shlex.quote(folder), missing)
-    return Advice(*verdict(known, photos, classes, missing), steps)
+    return Advice(*verdict(known, evaluation, classes), steps)
 
 
 def _measure(folder: str, missing: Sequence[str]) -> str:

@@ -20,10 +20,12 @@ from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
 from clipstill.core.tensors import tensor_digest
 from clipstill.distillation import parallel
-from clipstill.distillation.checkpoint import load_state, save_state
+from clipstill.distillation.checkpoint import Saved, load_state, save_state
 from clipstill.distillation.views import views_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clipstill.distillation.training_data import Setup, TrainingData
 
 # Images per forward pass. It is not the training batch, whose size may change without a new cache.
@@ -66,36 +68,43 @@ class FeatureCache:
 
     def plain(self) -> Pass:
         """The images as they are, only resized."""
-        return self._pass("plain", "features")
+        return self._passes({"plain": None})[0]
 
     def augmented(self, passes: int) -> list[Pass]:
         """Random views of each image; the first passes are the same however many are asked for."""
-        return [self._pass(f"{n:03d}", f"features, pass {n + 1} of {passes}", n) for n in range(passes)]
+        return self._passes({f"{n:03d}": n for n in range(passes)})
 
-    def _pass(self, name: str, title: str, number: int | None = None) -> Pass:
-        path = self.setup.folder / "features" / f"{self.key[:16]}-{name}.safetensors"
-        saved = load_state(path, self.key)
+    def _passes(self, number_of: dict[str, int | None]) -> list[Pass]:
+        """The passes of these names, with the numbers of their random views; None for the images as they are."""
+        paths = {name: self.setup.folder / "features" / f"{self.key[:16]}-{name}.safetensors" for name in number_of}
+        saved = {name: load_state(path, self.key) for name, path in paths.items()}
+        missing = [name for name, state in saved.items() if state is None]
         # The first process computes for all.
-        if saved is None and parallel.share()[0] == 0:
-            save_state(path, self._computed(title, number)._asdict(), {"key": self.key})
+        if missing and parallel.share()[0] == 0:
+            total = len(self.data) * len(paths)
+            with Progress("features", total, "img", done=total - len(self.data) * len(missing)) as bar:
+                for name in missing:
+                    save_state(paths[name], self._computed(bar, number_of[name])._asdict(), {"key": self.key})
         parallel.wait()
+        return [self._read(path, saved[name]) for name, path in paths.items()]
+
+    def _read(self, path: Path, saved: Saved | None) -> Pass:
         saved = saved or load_state(path, self.key)
         if saved is None:
             raise ArtifactError(f"{path} is not of this run. Give the processes one folder that all of them see.")
         return Pass(**saved.tensors)
 
     @torch.no_grad()
-    def _computed(self, title: str, number: int | None) -> Pass:
+    def _computed(self, bar: Progress, number: int | None) -> Pass:
         """One pass of random views; without a number, of the images as they are."""
         student = self.setup.student.eval()
         size = student.preprocess.side
         look = size if number is None else views_of(self.setup.settings, size)
         seed = (self.setup.seed, "cache", number or 0)
         student_parts, teacher_parts = [], []
-        with Progress(title, total=len(self.data), unit="img") as bar:
-            for x_N3HW in self.data.in_order(CHUNK, look, student.mean.device, seed):
-                x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
-                student_parts.append(student.features(x_N3HW).float().cpu())
-                teacher_parts.append(self.setup.labels.vectors(x_N3HW).float().cpu())
-                bar.advance(len(x_N3HW))
+        for x_N3HW in self.data.in_order(CHUNK, look, student.mean.device, seed):
+            x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
+            student_parts.append(student.features(x_N3HW).float().cpu())
+            teacher_parts.append(self.setup.labels.vectors(x_N3HW).float().cpu())
+            bar.advance(len(x_N3HW))
         return Pass(torch.cat(student_parts), torch.cat(teacher_parts))

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from clipstill.core.description import Description, ExportFacts
-from clipstill.core.foresight import known_best, measured_photos, unmeasured
+from clipstill.core.foresight import known_best, measured_photos
 from clipstill.core.progress import percent
 from clipstill.core.protocols import Provenance
 from clipstill.core.verdict import UNMEASURED, verdict
@@ -65,7 +65,7 @@ def _verdict_of(model: Description) -> str:
     if not found and model.calibration is None:
         return ""
     known = known_best(model.calibration["foresight"] if model.calibration else untold, found)
-    return verdict(known, found["n"] if found else 0, len(model.labels), unmeasured(found))[1]
+    return verdict(known, found, len(model.labels))[1]
 
 
 def temperature_verdict(found: Mapping[str, Any] | None) -> str:

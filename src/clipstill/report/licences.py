@@ -107,7 +107,7 @@ def verdict(provenances: Sequence[Provenance]) -> str:
         return "No weights are recorded, so no licence is known."
     names = ", ".join(sorted({f"{part.licence or 'none'} ({part.name})" for part in parts}))
     if family is Family.PERMISSIVE and len(parts) > 1:
-        names = ", ".join(sorted({part.licence for part in parts}))
+        names = ", ".join(sorted({name for part in parts for name in _conjuncts(spdx(part.licence))}))
     return f"Most restrictive licence found: {family.title}, from {names}. {family.asks}"
 
 

@@ -36,3 +36,5 @@ STAGES: tuple[Stage, ...] = (
     ladder.STAGE,
     report.STAGE,
 )
+# What people read for the name of a stage.
+TITLES = {stage.name: stage.title for stage in STAGES}

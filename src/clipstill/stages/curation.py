@@ -56,7 +56,7 @@ def curation_facts(
 
 
 def _effective_numbers(images: SurrogateSet, drawn: Sequence[int], beside: SurrogateSet | None) -> dict[int, float]:
-    """Class id -> effective number of images, also of the classes beside."""
+    """Class id -> effective number of images, of the classes that were drawn."""
     import torch
 
     from clipstill.surrogate.diversity import effective_numbers
@@ -64,7 +64,8 @@ def _effective_numbers(images: SurrogateSet, drawn: Sequence[int], beside: Surro
     sets = [images] if beside is None else [images, beside.keep(~torch.isin(beside.class_id_N, images.class_id_N))]
     features_ND = torch.cat([each.features_ND for each in sets])
     class_id_N = torch.cat([each.class_id_N for each in sets])
-    return dict.fromkeys(drawn, 0.0) | effective_numbers(features_ND, class_id_N)
+    found = effective_numbers(features_ND, class_id_N)
+    return {class_id: found.get(class_id, 0.0) for class_id in drawn}
 
 
 def curation_line(facts: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def advice_of(run: Run) -> Advice:
     findings = [one for one in planned["findings"] if one["kind"] in _DESCRIBED and one["level"] == "warning"]
     return advise(
         known_best(calibration.read_calibration(run)["foresight"], measured),
-        photos=0 if measured is None else measured["n"],
+        evaluation=measured,
         per_class=expected if measured is None else per_class(measured["student"], run.task.names),
         classes=run.task.names,
         doubtful=[name for one in findings for name in one["classes"]],

@@ -14,13 +14,12 @@ from clipstill.core.foresight import Foresight, measured_photos
 from clipstill.core.names import with_articles
 from clipstill.core.progress import percent, span
 from clipstill.report.templates import environment
-from clipstill.stages import STAGES
+from clipstill.stages import TITLES
 from clipstill.text.word_checks import WordChecks
 from clipstill.ui.pictures import SyntheticImage
 from clipstill.ui.runs import Run
 
 FILES = "/files"
-_TITLES = {stage.name: stage.title for stage in STAGES}
 _MOST_CELLS = 600
 _COUNTED = re.compile(r"[^:]+: (?P<done>\d+)/(?P<total>[1-9]\d*) \S+?(?:, (?P<rest>.*))?")
 
@@ -44,7 +43,7 @@ def _macros() -> Any:
         "taken_for": lambda findings: {
             each["classes"][0]: each["taken_for"] for each in findings if each.get("taken_for")
         },
-        "title_of": lambda stage: _TITLES.get(stage, stage.replace("_", " ")),
+        "title_of": lambda stage: TITLES.get(stage, stage.replace("_", " ")),
         "address": lambda run: f"{FILES}/{quote(run.name)}",
         # Changes with the file, so that a browser asks for it again.
         "version": lambda file: file.stat().st_mtime_ns,
