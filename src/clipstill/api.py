@@ -171,13 +171,12 @@ def plan(*, classes: Classes, **options: Unpack[RunOptions]) -> Plan:
         job, loaded = _job(_task(classes), Path(), options)
         budget_s = budget_seconds(options.get("budget"))
         if "teacher" not in job.models.built:
-            for name in teachers.split(job.settings.teacher.name):
-                teachers.check(name)
+            teachers.check(*teachers.split(job.settings.teacher.name))
         say("plan: loading the models")  # What comes next imports torch, which takes seconds.
         check_names(job)
-        settings, photos, models = job.settings, job.photos, job.models
-        configure_torch(job.threads, settings.device, settings.deterministic)
-        return make_plan(settings, job.task, photos, models=models, budget_seconds=budget_s, fixed=loaded.given)
+        configure_torch(job.threads, job.settings.device, job.settings.deterministic)
+        given, models = loaded.given, job.models
+        return make_plan(job.settings, job.task, job.photos, models=models, budget_seconds=budget_s, fixed=given)
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from clipstill.assembly.zero_shot import zero_shot_student
 from clipstill.core.errors import ArtifactError
+from clipstill.core.packaged_weights import TOWERS, lite_classifier
 from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.synthesis.natural import NaturalNetwork
@@ -53,6 +54,15 @@ def test_building_the_image_network_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     one.encode_image(pictures())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("size", TOWERS["embedded-m"])
+def test_the_classifier_without_its_network_is_the_same_in_the_same_order(size: str) -> None:
+    weight_KF, _ = lite_classifier(size)
+    tower = teacher("embedded-m").towers[TOWERS["embedded-m"].index(size)]
+    assert torch.equal(weight_KF, tower.network.classifier.weight)
+    # In columns its sums round otherwise, and every class vector with them.
+    assert weight_KF.is_contiguous()
 
 
 def test_the_larger_teacher_is_larger() -> None:

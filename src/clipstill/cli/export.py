@@ -51,8 +51,7 @@ def export(
     """
     from clipstill.export import formats
 
-    for name in names:
-        formats.check(name)  # Before torch is loaded, which takes seconds.
+    formats.check(*names)  # Before torch is loaded, which takes seconds.
     folders = named_folders(images or [])
     settings = options.with_flags(overrides, {"allow_unmatched": allow_unmatched})
     result = clipstill.export_formats(

@@ -103,7 +103,9 @@ def lite_classifier(size: str) -> tuple[Tensor, int]:
     """Weights (1000, 1280) of a size's ImageNet classifier, and the number of parameters of its whole network."""
     state = read_state(LITE[size].path())
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    return list(state.values())[-2], sum(one.numel() for name, one in state.items() if not name.endswith(statistics))
+    # In rows, as in the network: the file's columns would be summed in another order, which rounds otherwise.
+    classifier_KF = list(state.values())[-2].contiguous()
+    return classifier_KF, sum(one.numel() for name, one in state.items() if not name.endswith(statistics))
 
 
 @functools.cache

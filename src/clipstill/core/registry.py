@@ -66,9 +66,10 @@ class Registry:
         module, _, attribute = path.partition(":")
         return getattr(importlib.import_module(module), attribute), rest
 
-    def check(self, name: str) -> None:
+    def check(self, *names: str) -> None:
         """Raise an ``UnknownNameError`` for a name that there is not; loads nothing."""
-        self._find(name)
+        for name in names:
+            self._find(name)
 
     def _find(self, name: str) -> tuple[str, str]:
         prefix, colon, rest = name.partition(":")
