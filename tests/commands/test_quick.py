@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +122,14 @@ def test_a_finished_run_of_other_classes_is_refused_and_stays_as_it_was(
 
 
 def test_a_quick_run_may_change_its_classes_and_writes_no_log(
-    result: QuickResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = Path(shutil.copytree(result.out, tmp_path / "run"))
+    out = tmp_path / "run"
+    clipstill.quick(classes=CLASSES, out=out, settings=SETTINGS)
     assert main(run_arguments(out, SETTINGS, "--quick", "--log", "tensorboard", classes="dog,elephant")) == 0
-    assert "log=tensorboard writes nothing: a quick run has no curves" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "log=tensorboard writes nothing: a quick run has no curves" in said
+    assert f"{out} held the small teacher for other classes (dog, guitar), which is replaced" in said
     assert not (out / "tensorboard").exists()
     assert clipstill.load_bundle(out).labels == ("dog", "elephant")
 
