@@ -82,6 +82,7 @@ README_NEEDS = {
     "--set distillation.minutes=10min": "minutes",
     "clipstill ui": "a server that does not end",
     "clipstill serve": "a server that does not end",
+    "curl ": "a server that does not end",
     "make ": "an installation",
     "pip ": "a package index",
     "git ": "a network",
