@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipstill.core.errors import BusyError
 from clipstill.core.files import read_json
+
+
+def parser_of(description: str | None) -> ArgumentParser:
+    """The options that tables of whole runs share."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all rows share")
+    return parser
 
 
 def results_of(cells: Sequence[tuple[Any, int]], place: Callable[..., Path], make: Callable[..., None]) -> list[Any]:

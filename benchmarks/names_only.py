@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import results_of
+from cells import parser_of, results_of
 from quality import Run, score
 
 import clipstill
@@ -124,13 +124,10 @@ def _spread(values: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--rows", nargs="+", default=["default"], choices=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all rows share")
     args = parser.parse_args()
     cells = [((task, row), seed) for row in args.rows for seed in args.seeds for task in args.tasks]
     results = results_of(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -57,6 +57,17 @@ def resident_mb(parent: int) -> float:
 def own_mb(process: int) -> float:
     """Memory of one process."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@contextmanager
+def browser_with_camera() -> Iterator[Browser]:
+    """The system's Chromium, whose camera shows a drawing."""
+    program = next(filter(None, map(shutil.which, NAMES)))
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=program, args=ARGUMENTS) as browser,
+    ):
+        yield browser
 
 
 @contextmanager
@@ -118,11 +129,9 @@ def main() -> None:
     given = parser.parse_args()
     is_run = (given.folder / "run.json").is_file()
     shoot: Callable[[Page], None] = shoot_in_ui if is_run else shoot_in_bundle
-    program = next(filter(None, map(shutil.which, NAMES)))
     with (
         (ui_page if is_run else bundle_page)(given.folder) as (address, server),
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=program, args=ARGUMENTS) as browser,
+        browser_with_camera() as browser,
     ):
         page = browser.new_page(bypass_csp=True)
         page.goto(address)

@@ -9,11 +9,9 @@ sideways.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
-from page_memory import ARGUMENTS, NAMES, ui_page
-from playwright.sync_api import sync_playwright
+from page_memory import browser_with_camera, ui_page
 
 TABS = ("Start", "Watch", "Images", "Try", "Improve", "Compare", "Get")
 WINDOWS = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -28,12 +26,10 @@ def main() -> None:
     parser.add_argument("--photo", type=Path, help="tried in the tabs Try and Compare")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    program = next(filter(None, map(shutil.which, NAMES)))
     print("| window | scheme | tab | pixels too wide |\n|---|---|---|---:|", flush=True)
     with (
         ui_page(given.run) as (address, _),
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=program, args=ARGUMENTS) as browser,
+        browser_with_camera() as browser,
     ):
         for window, (width, height) in WINDOWS.items():
             for scheme in ("light", "dark"):

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from adaptation import places_of
-from cells import results_of
+from cells import parser_of, results_of
 from quality import Run, score
 from safetensors.torch import load_file
 from teacher_features import FOLDERS
@@ -102,14 +102,11 @@ def _both(found: list[dict[str, Any]], column: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser = parser_of(__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--pools", nargs="+", default=list(POOLS), choices=POOLS)
     parser.add_argument("--images", nargs="+", type=int, default=[24])
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all rows share")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     cells = [
