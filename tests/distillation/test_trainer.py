@@ -28,7 +28,7 @@ from clipstill.distillation.settings import DistilSettings
 from clipstill.distillation.soft_labels import SoftLabels
 from clipstill.distillation.trainer import LEAST_TO_CHOOSE, DistilResult, distil
 from clipstill.distillation.training_data import Setup, TrainingData
-from clipstill.students.student import Backbone, Student
+from clipstill.students.student import Backbone, FirstHead, Student
 
 SMALL = DistilSettings(
     steps=12, batch=8, lr=1e-3, head_lr=1e-2, warmup_steps=2, views=2, held_out_styles=1, checkpoint_every=4, ema=0.9
@@ -428,11 +428,11 @@ def test_the_teacher_is_asked_once_about_a_view_that_comes_again(tmp_path: Path)
 
 
 def test_a_start_is_kept_by_a_large_pull_left_by_a_small_one_and_a_candidate(tmp_path: Path) -> None:
-    first = (torch.randn(3, 16, generator=generator_for("start")), torch.zeros(3))
+    weight_CF = torch.randn(3, 16, generator=generator_for("start"))
     moved = []
-    for pull in (1e7, 1000.0, 0.0):
+    for pull, worth in ((1e7, 1.0), (1000.0, 1.0), (10_000.0, 0.1), (0.0, 1.0)):
         student = new_student()
-        student.begin_with(first)
+        student.begin_with(FirstHead(weight_CF, torch.zeros(3), worth))
         settings = SMALL.changed(pull=pull, steps=60)
         result = distil(
             student,
@@ -442,9 +442,11 @@ def test_a_start_is_kept_by_a_large_pull_left_by_a_small_one_and_a_candidate(tmp
             folder=tmp_path / str(pull),
         )
         assert result.history[0]["step"] == 0
-        moved.append(float((student.head.weight.detach() - first[0]).norm()))
-    assert moved[0] < 0.02 * moved[2]
-    assert moved[0] < moved[1] < moved[2]
+        moved.append(float((student.head.weight.detach() - weight_CF).norm()))
+    held, pulled, pulled_as_much, free = moved
+    assert held < 0.02 * free
+    assert held < pulled < free
+    assert pulled_as_much == pulled
 
 
 def test_a_head_without_a_start_is_not_held(tmp_path: Path) -> None:

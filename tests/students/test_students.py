@@ -207,5 +207,19 @@ def test_a_hub_out_of_reach_is_one_line_after_one_question_and_its_file_is_taken
     stored = timm.create_model("test_resnet", num_classes=1000)
     save_file(stored.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
-    backbone = load_student("timm:test_resnet", 2).backbone
-    assert torch.equal(backbone.state_dict()["conv1.0.weight"], stored.state_dict()["conv1.0.weight"])
+    student = load_student("timm:test_resnet", 2)
+    assert torch.equal(student.backbone.state_dict()["conv1.0.weight"], stored.state_dict()["conv1.0.weight"])
+    # Its head may begin with the rows of ImageNet's classifier.
+    assert student.imagenet_KF is not None
+    assert torch.equal(student.imagenet_KF, stored.state_dict()["fc.weight"])
+
+
+def test_a_classifier_of_other_classes_than_imagenets_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stored = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    stored |= {"fc.weight": stored["fc.weight"][:365].clone(), "fc.bias": stored["fc.bias"][:365].clone()}
+    save_file(stored, tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    assert load_student("timm:test_resnet", 2).imagenet_KF is None
+    assert load_student("timm:test_resnet", 2, "scratch").imagenet_KF is None

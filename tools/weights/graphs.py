@@ -20,6 +20,7 @@ from clipstill.core.packaged_weights import TOWERS
 from clipstill.export.format import deployed_copy
 from clipstill.export.onnx import traced_graph
 from clipstill.export.stored_graphs import CLASSES, SOURCES, TRANSPOSED, signature, state_of, weight_of
+from clipstill.students.student import FirstHead
 from clipstill.teachers import load_teacher
 from clipstill.workflow.settings import Settings
 
@@ -35,7 +36,7 @@ def default_students(classes: int) -> Iterator[Student]:
     settings = Settings().student
     student = new_student(settings, classes, "pretrained", 0)
     # The exporter leaves a bias of zeros out.
-    student.begin_with((torch.randn(classes, student.head.in_features), torch.randn(classes)))
+    student.begin_with(FirstHead(torch.randn(classes, student.head.in_features), torch.randn(classes)))
     yield student
     for name in TOWERS:
         teacher = load_teacher(name, torch.device("cpu"))

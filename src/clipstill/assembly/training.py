@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipstill.assembly.first_heads import first_head
 from clipstill.assembly.students import student_of
 from clipstill.core.errors import DataError
 from clipstill.core.image_folder import ImageFolder, iterate
-from clipstill.core.protocols import HeadTeacher, Preprocess
+from clipstill.core.protocols import Preprocess
 from clipstill.distillation.parallel import together
 from clipstill.distillation.photos import PhotoSet
 from clipstill.distillation.soft_labels import SoftLabels
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from clipstill.distillation.settings import ReadingSettings
     from clipstill.generators.procedural import DeadLeaves, Noise
     from clipstill.students.student import Student
+    from clipstill.text.task import Task
     from clipstill.workflow.models import Models
     from clipstill.workflow.run import Watch
     from clipstill.workflow.settings import Settings
@@ -142,6 +144,7 @@ def train_student(
     *,
     teacher: Teacher,
     class_vectors_CD: Tensor,
+    task: Task,
     work: Path,
     watch: Watch | None = None,
 ) -> tuple[Student, DistilResult]:
@@ -157,8 +160,8 @@ def train_student(
         scale = float(student.logit_scale or teacher.logit_scale)
         layers, width = section.projector_layers, section.projector_width
         student.use_class_vectors(class_vectors_CD, scale, seed=settings.seed, layers=layers, width=width)
-    elif section.start == "teacher" and section.init == "pretrained" and isinstance(teacher, HeadTeacher):
-        student.begin_with(teacher.linear_head(student.name, class_vectors_CD))
+    else:
+        student.begin_with(first_head(student, section, teacher, class_vectors_CD, task))
     with together(trains_together(settings)):
         result = distil(
             student.to(device),

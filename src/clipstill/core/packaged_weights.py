@@ -26,6 +26,7 @@ TOWERS = {"embedded-s": ("lite0",), "embedded-m": ("lite2", "lite0")}
 # 3 to 12 points of accuracy.
 LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD = (128 / 255, 128 / 255, 128 / 255)
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,11 @@ class HeadPhase(Phase):
 
     def _loss(self, batch: Batch, count: int, weights: Weights) -> Tensor:
         """As for every phase, with the squared change of the logits from the start, as of independent features."""
-        loss, first_CF = super()._loss(batch, count, weights), self.setup.student.first_CF
-        if first_CF is None:
+        loss, first = super()._loss(batch, count, weights), self.setup.student.first
+        if first is None:
             return loss
-        change = ((weights["weight"] - first_CF.to(self.device)) * self._std_F).square().sum()
-        return loss + self.settings.pull / len(self.setup.train) * change / parallel.share()[1]
+        change = ((weights["weight"] - first.weight_CF.to(self.device)) * self._std_F).square().sum()
+        return loss + first.worth * self.settings.pull / len(self.setup.train) * change / parallel.share()[1]
 
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:
         """This process's share of some cached views."""

@@ -221,7 +221,7 @@ class _Trainer:
             find_gradient = MetaDistillation(phase, self.settings)
         if saved is not None:
             self._restore(saved)
-        elif phase.name == ALL or self.setup.student.first_CF is not None:
+        elif phase.name == ALL or self.setup.student.first is not None:
             # The initial weights are a candidate too: training must beat what was known, tuning the head alone.
             self._validate([])
         first, began = self.step, time.monotonic()

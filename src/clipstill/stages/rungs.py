@@ -280,7 +280,12 @@ class RungMaker:
             start, work, pictures = time.monotonic(), folder / "work", data()
             models = calibration.model_pair(run)
             trained, _ = train_student(
-                run.models, pictures, teacher=models.teacher, class_vectors_CD=models.class_vectors_CD, work=work
+                run.models,
+                pictures,
+                teacher=models.teacher,
+                class_vectors_CD=models.class_vectors_CD,
+                task=run.task,
+                work=work,
             )
             temperature = replace(models, student=trained).temperature(pictures)
             write_tensors(folder / student.STUDENT_FILE, trained.state_dict())

@@ -77,6 +77,7 @@ def _train(run: Run, training_set: TrainingSet, folder: Path) -> tuple[Student, 
         training_set.data,
         teacher=teacher_prompts.teacher_of(run),
         class_vectors_CD=adaptation.read_taught_vectors(run),
+        task=run.task,
         work=folder / _WORK,
         watch=run.watch,
     )

