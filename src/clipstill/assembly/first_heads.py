@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from clipstill.students.settings import StudentSettings
     from clipstill.text.task import Task
 
-# What the teacher itself does not know counts as a tenth of what it knows. Chosen, with the length, on PACS and
+# What the teacher itself does not know counts as a tenth of what it knows. Chosen, with the next two, on PACS and
 # Caltech-101 (docs/measured.md).
 _WORTH = 0.1
 # Length of a class's row, as a share of the mean length of ImageNet's rows: a full length would make answers about a
 # few classes too sure.
 _LENGTH = 0.25
+# Logits of a photo of which ImageNet's classifier is sure that it shows just what a name means.
+_SURE = 20.0
 
 
 @torch.no_grad()
@@ -39,30 +41,35 @@ def first_head(
 
     They come from the teacher, where it shares the student's network; else from the embedded teacher that does, by the
     class names; else from the rows of the network's own ImageNet classifier, in the proportions in which a name is near
-    to ImageNet's classes. Names that are no English begin with nothing but what the teacher knows.
+    to ImageNet's classes. In the same proportions, the answers of that classifier count beside its features. Of names
+    that are no English only the teacher knows something.
     """
     if section.start == "none" or section.init != "pretrained":
         return None
+    own = None
     if section.start == "names" and isinstance(teacher, HeadTeacher):
-        found = teacher.linear_head(student.name, class_vectors_CD)
-        if found is not None:
-            return FirstHead(*found)
+        own = teacher.linear_head(student.name, class_vectors_CD)
+    is_read = not unread(task, multilingual=False)
     shares_network = section.start == "names" and student.name in LITE
-    if unread(task, multilingual=False) or (student.imagenet_KF is None and not shares_network):
-        return None
+    if not is_read or (student.imagenet is None and not shares_network):
+        return None if own is None else FirstHead(*own)
     from clipstill.teachers import class_vectors
     from clipstill.teachers.embedded import EmbeddedTeacher
 
     network = student.name if shares_network else "lite0"
     reader = EmbeddedTeacher(f"embedded {network}", (network,), torch.device("cpu"))
     vectors_CD = class_vectors(reader, class_texts(as_read(task, multilingual=False), NAME_TEMPLATES))
+    share_CK = reader.imagenet_shares(vectors_CD)
+    answers_CK = None if student.imagenet is None else _SURE * normalize(share_CK, dim=1)
+    if own is not None:
+        return FirstHead(*own, answers_CK)
     provenance = tuple(reader.provenance)
     if shares_network:
         found = reader.linear_head(network, vectors_CD)
         assert found is not None
-        return FirstHead(*found, _WORTH, provenance)
-    assert student.imagenet_KF is not None
-    rows_KF = student.imagenet_KF - student.imagenet_KF.mean(0)
+        return FirstHead(*found, answers_CK, _WORTH, provenance)
+    assert student.imagenet is not None
+    rows_KF = student.imagenet[0] - student.imagenet[0].mean(0)
     length = _LENGTH * rows_KF.norm(dim=1).mean()
-    weight_CF = length * normalize(reader.imagenet_shares(vectors_CD) @ rows_KF, dim=1)
-    return FirstHead(weight_CF, torch.zeros(len(weight_CF)), _WORTH, provenance)
+    weight_CF = length * normalize(share_CK @ rows_KF, dim=1)
+    return FirstHead(weight_CF, torch.zeros(len(weight_CF)), answers_CK, _WORTH, provenance)

@@ -101,7 +101,7 @@ class HeadPhase(Phase):
         loss, first = super()._loss(batch, count, weights), self.setup.student.first
         if first is None:
             return loss
-        change = ((weights["weight"] - first.weight_CF.to(self.device)) * self._std_F).square().sum()
+        change = ((weights["weight"] - first.weight.to(self.device)) * self._std_F).square().sum()
         return loss + first.worth * self.settings.pull / len(self.setup.train) * change / parallel.share()[1]
 
     def batch(self, rows: Tensor, draw: Draw, own: slice) -> Batch:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipstill.core.errors import ConfigError
+from clipstill.core.packaged_weights import IMAGENET_CLASSES
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.students.class_vectors_head import ClassVectorsHead
@@ -24,14 +25,29 @@ class FirstHead:
     Attributes:
         weight_CF: Weights (C, F).
         bias_C: Biases (C,).
+        answers_CK: Weights (C, 1000) of the answers of the network's ImageNet classifier, where it has one.
         worth: How much it can be trusted, as a factor of ``distillation.pull``.
         provenance: What it was made of, beside the teacher and the student.
     """
 
     weight_CF: Tensor
     bias_C: Tensor
+    answers_CK: Tensor | None = None
     worth: float = 1.0
     provenance: Sequence[Provenance] = ()
+
+    @property
+    def weight(self) -> Tensor:
+        """All weights, those of the answers last."""
+        return self.weight_CF if self.answers_CK is None else torch.cat([self.weight_CF, self.answers_CK], dim=1)
+
+
+class ImageNetAnswers(nn.Linear):
+    """An ImageNet classifier that hands on the features that it gets, and its answers behind them."""
+
+    def forward(self, feat_NF: Tensor) -> Tensor:
+        """Features (N, F) -> the features and the share of each ImageNet class (N, F + 1000)."""
+        return torch.cat([feat_NF, super().forward(feat_NF).softmax(1)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,8 @@ class Backbone:
         name: Name of the student in the settings, such as ``"lite0"``.
         network: Normalised images (N, 3, H, W) -> features (N, F), such as a timm network with ``num_classes=0``.
         logit_scale: Logit scale that it was trained with, where it has been a CLIP's image tower.
-        imagenet_KF: Weights (1000, F) of its ImageNet classifier, where its weights came with one.
+        classifier: Name of the module of the network that is its classifier, when it has one.
+        imagenet: Weights (1000, F) and biases (1000,) of its ImageNet classifier, where its weights came with one.
     """
 
     name: str
@@ -50,7 +67,8 @@ class Backbone:
     preprocess: Preprocess
     provenance: Sequence[Provenance] = ()
     logit_scale: float | None = None
-    imagenet_KF: Tensor | None = None
+    classifier: str = ""
+    imagenet: tuple[Tensor, Tensor] | None = None
 
 
 class Student(nn.Module):
@@ -72,10 +90,10 @@ class Student(nn.Module):
         self.preprocess = backbone.preprocess
         self.provenance = tuple(backbone.provenance)
         self.logit_scale = backbone.logit_scale
-        self.imagenet_KF = backbone.imagenet_KF
+        self.imagenet = backbone.imagenet
+        self.classifier = backbone.classifier
         self.backbone = backbone.network
-        # Made without values, since the usual initialisation would draw from torch's global generator.
-        head = nn.Linear(self._feature_count(), classes, device="meta").to_empty(device="cpu")
+        head = _empty_linear(self._feature_count(), classes)
         self.head: nn.Linear | ClassVectorsHead = head
         self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocess.std).view(1, 3, 1, 1), persistent=False)
@@ -110,11 +128,22 @@ class Student(nn.Module):
     @torch.no_grad()
     def begin_with(self, first: FirstHead | None) -> None:
         """Give a linear head its first weights, to which training then holds it; None changes nothing."""
-        if first is not None and isinstance(self.head, nn.Linear):
-            self.head.weight.copy_(first.weight_CF)
-            self.head.bias.copy_(first.bias_C)
-            self.first = first
-            self.provenance = (*self.provenance, *first.provenance)
+        if first is None or not isinstance(self.head, nn.Linear):
+            return
+        if first.answers_CK is not None and self.imagenet is not None:
+            self.hand_on_imagenet_answers()
+            answers = self.backbone.get_submodule(self.classifier)
+            answers.load_state_dict(dict(zip(("weight", "bias"), self.imagenet, strict=True)))
+        self.head.weight.copy_(first.weight)
+        self.head.bias.copy_(first.bias_C)
+        self.first = first
+        self.provenance = (*self.provenance, *first.provenance)
+
+    def hand_on_imagenet_answers(self) -> None:
+        """Let features end with an ImageNet classifier's answers; it and the wider linear head have no values yet."""
+        answers = _empty_linear(self.head.in_features, IMAGENET_CLASSES, ImageNetAnswers)
+        self.backbone.set_submodule(self.classifier, answers, strict=True)
+        self.head = _empty_linear(self.head.in_features + IMAGENET_CLASSES, self.head.out_features)
 
     def use_class_vectors(
         self, class_vectors_CD: Tensor, scale: float, *, seed: int = 0, layers: int = 1, width: int = 0
@@ -190,3 +219,8 @@ class TowerStudent(Student):
         super().train(mode)
         self.backbone.eval()
         return self
+
+
+def _empty_linear(inputs: int, outputs: int, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+    """A layer without values, since the usual initialisation would draw from torch's global generator."""
+    return kind(inputs, outputs, device="meta").to_empty(device="cpu")

@@ -33,7 +33,6 @@ from clipstill.core.packaged_weights import (
     LITE,
     LITE_MEAN,
     LITE_STD,
-    lite_classifier,
     lite_provenance,
     lite_state_dict,
 )
@@ -83,8 +82,10 @@ def _build(
     side, _ = preprocess.shape
     try:
         network = _create(architecture, seed, from_hub, side)
-        rows_KF = _imagenet_classifier(architecture, init)
-        student = Student(Backbone(name, network, preprocess, provenance, imagenet_KF=rows_KF), classes, seed)
+        classifier = _classifier(network, metadata)
+        imagenet = _imagenet_weights(architecture, classifier) if init == "pretrained" and classifier else None
+        backbone = Backbone(name, network, preprocess, provenance, classifier=classifier, imagenet=imagenet)
+        student = Student(backbone, classes, seed)
     except ClipstillError as error:
         if from_hub and isinstance(error, ResourceError):
             raise ResourceError(f"{error} Or set student.init to 'scratch' or to a safetensors file.") from None
@@ -138,15 +139,24 @@ def _create(architecture: str, seed: int, from_hub: bool, size: int) -> nn.Modul
     return network
 
 
-def _imagenet_classifier(architecture: str, init: str | Path) -> Tensor | None:
-    """Weights (1000, F) of the ImageNet classifier that pretrained weights come with; None without one."""
-    if init != "pretrained":
-        return None
-    metadata = _metadata(architecture)
+def _classifier(network: nn.Module, metadata: dict[str, Any]) -> str:
+    """Name of the module where a classifier stands in a network that was built with one; empty where there is none."""
+    name = metadata.get("classifier")
+    modules = dict(network.named_modules())
+    return name if isinstance(name, str) and isinstance(modules.get(name), nn.Identity) else ""
+
+
+def _imagenet_weights(architecture: str, classifier: str) -> tuple[Tensor, Tensor] | None:
+    """Weights (1000, F) and biases of the classifier that pretrained weights come with; None for other classes."""
     if architecture in _PACKAGED:
-        return lite_classifier(_PACKAGED[architecture])[0]
-    rows_KF = read_state(fetch_first(metadata["hf_hub_id"], _WEIGHTS)).get(f"{metadata['classifier']}.weight")
-    return None if rows_KF is None or len(rows_KF) != IMAGENET_CLASSES else rows_KF.flatten(1)
+        state = lite_state_dict(_PACKAGED[architecture])
+    else:
+        state = read_state(fetch_first(_metadata(architecture)["hf_hub_id"], _WEIGHTS))
+    found = [state.get(f"{classifier}.{part}") for part in ("weight", "bias")]
+    weight_KF, bias_K = found
+    if weight_KF is None or bias_K is None or len(bias_K) != IMAGENET_CLASSES:
+        return None
+    return weight_KF.flatten(1).contiguous(), bias_K
 
 
 def _patch(network: nn.Module) -> int:
@@ -231,6 +241,8 @@ def load_weights(student: Student, path: Path) -> None:
     if is_of_promptkd(state):
         state = own_names(state, student, path)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    if own and student.classifier and f"{student.classifier}.weight" in own:
+        student.hand_on_imagenet_answers()
     wanted = student.backbone.state_dict()
     backbone = own or _without_classifier(state, student.backbone)
     missing = [key for key, value in wanted.items() if key not in backbone or backbone[key].shape != value.shape]
