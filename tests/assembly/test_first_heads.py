@@ -42,7 +42,10 @@ def test_the_rows_of_the_classifier_are_those_of_what_a_name_means() -> None:
     rows_KF = rows_KF - rows_KF.mean(0)
     likeness_CK = cosine_similarity(first.weight_CF[:, None], rows_KF[None], dim=2)
     assert [IMAGENET[place] in row.topk(5).indices for place, row in enumerate(likeness_CK)] == [True] * 3
+    assert first.answers_CK is not None
+    assert first.answers_CK.argmax(1).tolist() == list(IMAGENET)
     # All classes count alike.
+    torch.testing.assert_close(first.answers_CK.norm(dim=1), torch.full((3,), 20.0))
     lengths_C = first.weight_CF.norm(dim=1)
     torch.testing.assert_close(lengths_C, torch.full((3,), 0.25 * float(rows_KF.norm(dim=1).mean())))
     assert not first.bias_C.any()
@@ -55,7 +58,7 @@ def test_under_a_strange_teacher_a_lite_begins_as_under_its_own_but_is_held_less
     vectors_CD = class_vectors(own, [[name] for name in TASK.names])
     expected = first_head(student, StudentSettings(), own, vectors_CD, TASK)
     assert expected is not None
-    torch.testing.assert_close(first.weight_CF, expected.weight_CF)
+    torch.testing.assert_close(first.weight, expected.weight)
     assert first.worth < expected.worth == 1
     # The names were read by other networks than the teacher's, whose licences count.
     assert not expected.provenance
@@ -79,7 +82,7 @@ def test_other_classes_give_other_heads_in_their_order() -> None:
     _, again = begun(StudentSettings(start="classifier"), task=turned)
     assert first is not None
     assert again is not None
-    torch.testing.assert_close(again.weight_CF, first.weight_CF.flip(0))
+    torch.testing.assert_close(again.weight, first.weight.flip(0))
 
 
 @pytest.mark.parametrize(
@@ -104,4 +107,12 @@ def test_a_name_that_is_no_english_is_known_by_its_description() -> None:
     _, plain = begun(section, task=task_of(("dog", "cat")))
     assert first is not None
     assert plain is not None
-    torch.testing.assert_close(first.weight_CF, plain.weight_CF)
+    torch.testing.assert_close(first.weight, plain.weight)
+
+
+def test_of_names_that_are_no_english_only_the_teacher_knows_something() -> None:
+    own, section = load_teacher("embedded-s", CPU), StudentSettings()
+    vectors_CD = class_vectors(own, [["dog"], ["cat"]])
+    first = first_head(new_student(section, 2, "pretrained", 0), section, own, vectors_CD, task_of(("собака", "кот")))
+    assert first is not None
+    assert first.answers_CK is None

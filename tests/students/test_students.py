@@ -14,6 +14,7 @@ from clipstill.core.packaged_weights import lite_state_dict
 from clipstill.core.seeds import generator_for
 from clipstill.students import load_student
 from clipstill.students.class_vectors_head import ClassVectorsHead, projector_shape
+from clipstill.students.student import FirstHead
 
 SMALL = "timm:test_efficientnet"
 
@@ -209,9 +210,10 @@ def test_a_hub_out_of_reach_is_one_line_after_one_question_and_its_file_is_taken
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
     student = load_student("timm:test_resnet", 2)
     assert torch.equal(student.backbone.state_dict()["conv1.0.weight"], stored.state_dict()["conv1.0.weight"])
-    # Its head may begin with the rows of ImageNet's classifier.
-    assert student.imagenet_KF is not None
-    assert torch.equal(student.imagenet_KF, stored.state_dict()["fc.weight"])
+    # Its head may begin with what ImageNet's classifier says.
+    assert student.imagenet is not None
+    assert torch.equal(student.imagenet[0], stored.state_dict()["fc.weight"])
+    assert torch.equal(student.imagenet[1], stored.state_dict()["fc.bias"])
 
 
 def test_a_classifier_of_other_classes_than_imagenets_is_not_used(
@@ -221,5 +223,32 @@ def test_a_classifier_of_other_classes_than_imagenets_is_not_used(
     stored |= {"fc.weight": stored["fc.weight"][:365].clone(), "fc.bias": stored["fc.bias"][:365].clone()}
     save_file(stored, tmp_path / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
-    assert load_student("timm:test_resnet", 2).imagenet_KF is None
-    assert load_student("timm:test_resnet", 2, "scratch").imagenet_KF is None
+    assert load_student("timm:test_resnet", 2).imagenet is None
+    assert load_student("timm:test_resnet", 2, "scratch").imagenet is None
+
+
+@pytest.mark.parametrize("name", ["lite0", "timm:test_resnet", "timm:test_vit", "timm:test_convnext"])
+def test_the_answers_of_imagenets_classifier_count_beside_the_features_and_are_stored(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    architecture = name.removeprefix("timm:")
+    if architecture != name:
+        save_file(timm.create_model(architecture).state_dict(), tmp_path / "model.safetensors")
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    student = load_student(name, 3, image_size=160)
+    assert student.imagenet is not None
+    weight_KF, bias_K = student.imagenet
+    features = weight_KF.shape[1]
+    first = FirstHead(torch.randn(3, features), torch.randn(3), torch.randn(3, 1000))
+    x_N3HW = torch.rand(2, 3, 160, 160)
+    with torch.no_grad():
+        feat_NF = student.features(x_N3HW)
+        assert first.answers_CK is not None
+        answers_NK = (feat_NF @ weight_KF.T + bias_K).softmax(1)
+        expected_NC = feat_NF @ first.weight_CF.T + answers_NK @ first.answers_CK.T + first.bias_C
+        student.begin_with(first)
+        logits_NC = student(x_N3HW)
+        torch.testing.assert_close(logits_NC, expected_NC)
+        save_file(student.state_dict(), tmp_path / "student.safetensors")
+        again = load_student(name, 3, tmp_path / "student.safetensors", 160)
+        assert torch.equal(again(x_N3HW), logits_NC)
