@@ -55,17 +55,18 @@ class Student(nn.Module):
         self.logit_scale = backbone.logit_scale
         self.backbone = backbone.network
         # Made without values, since the usual initialisation would draw from torch's global generator.
-        head = nn.Linear(self._feature_count(), classes, device="meta").to_empty(device="cpu")
+        head = nn.Linear(self._feature_count(), classes, device="meta")
+        # Near zero, so that the first gradients into a pretrained backbone are small.
+        weight_CF = torch.empty(classes, head.in_features).normal_(
+            0.0, 0.01, generator=generator_for(seed, "student head")
+        )
+        head.load_state_dict({"weight": weight_CF, "bias": torch.zeros(classes)}, assign=True)
         self.head: nn.Linear | ClassVectorsHead = head
         self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocess.std).view(1, 3, 1, 1), persistent=False)
         self.first_CF: Tensor | None = None  # Weights of a head that knows the classes before it is trained.
         self._backbone_frozen = False
         self._statistics_frozen = False
-        with torch.no_grad():
-            # Near zero, so that the first gradients into a pretrained backbone are small.
-            head.weight.normal_(0.0, 0.01, generator=generator_for(seed, "student head"))
-            head.bias.zero_()
 
     @torch.no_grad()
     def _feature_count(self) -> int:
