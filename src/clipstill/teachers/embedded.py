@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.lite_network import FEATURES, IMAGENET_CLASSES, LiteNetwork
 from clipstill.core.packaged_weights import (
-    LITE,
     LITE_MEAN,
     LITE_STD,
     TOWERS,
@@ -42,8 +42,6 @@ from clipstill.teachers.minilm import DIM, MiniLM
 ASSETS = Path(__file__).parents[1] / "assets"
 # Features of drawings in both towers, in 256 levels a channel.
 DRAWINGS_FILE = "embedded-drawings.safetensors"
-FEATURES = 1280
-IMAGENET_CLASSES = 1000
 # ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours count too.
 NAMES_TEMPERATURE = 3.0
 # Softmax over the cosines of a text's MiniLM vector with those of the nouns.
@@ -167,15 +165,11 @@ class _Tower:
         self.provenance = (lite_provenance(size), alignment)
 
     @cached_property
-    def network(self) -> Any:  # Any: torch's modules make each attribute a tensor or a module.
+    def network(self) -> LiteNetwork:
         """The frozen image network, built when it is first asked for: texts need none."""
-        import timm  # Slow to import.
-
-        # Without weights of its own: drawing them would move the random numbers of the step that first asks.
-        with torch.device("meta"):
-            network = cast(Any, timm.create_model(LITE[self._size].timm_name))
+        network = LiteNetwork(self._size, classifier=True)
         network.load_state_dict(lite_state_dict(self._size), assign=True)
-        network.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+        network.eval().requires_grad_(False).to(self._device).to(memory_format=torch.channels_last)
         hold_in(self.dtype, network)
         return network
 
