@@ -131,10 +131,11 @@ class Alignment(nn.Module):
         # The doubled names start the learned head where the words are right already.
         return F.normalize(self.from_features(dropped_NF) + curved + 2 * self.from_names(names_NE), dim=-1)
 
-    def encode_text(self, text_ME: Tensor) -> Tensor:
-        """MiniLM vectors -> unit vectors (M, D)."""
+    def encode_text(self, text_ME: Tensor, classes_MK: Tensor | None = None) -> Tensor:
+        """MiniLM vectors -> unit vectors (M, D); ``classes_MK`` are the words' of them, where they are known."""
         centred_ME = self._words[0].centre(text_ME)
-        weights_MF = self._words[0].classes(centred_ME) @ self._unit_classifier_KF
+        classes_MK = self._words[0].classes(centred_ME) if classes_MK is None else classes_MK
+        weights_MF = classes_MK @ self._unit_classifier_KF
         learned_MD = F.normalize(self.from_text(centred_ME), dim=-1)
         return join([centred_ME, F.normalize(weights_MF, dim=-1), learned_MD], SHARES)
 
@@ -283,7 +284,8 @@ class EmbeddedTeacher:
         return self._from_text(self._text.encode_embeddings(embeddings_MLE, position))
 
     def _from_text(self, text_ME: Tensor) -> Tensor:
-        return join([tower.alignment.encode_text(text_ME) for tower in self.towers], self._shares)
+        classes_MK = self.words.classes(self.words.centre(text_ME))
+        return join([tower.alignment.encode_text(text_ME, classes_MK) for tower in self.towers], self._shares)
 
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:
