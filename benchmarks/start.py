@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clipstill.assembly.class_vectors import task_of
 from clipstill.core.image_folder import ImageFolder, iterate
+from clipstill.core.lite_network import FEATURES
 from clipstill.teachers import class_vectors, embedded, load_teacher
 from clipstill.teachers.ensemble import join
 from clipstill.text.templates import NAME_TEMPLATES, class_texts
@@ -43,7 +44,7 @@ def right(names: list[str], every: list[str], feat_NX: Tensor, label_N: Tensor, 
     large, small = (load_teacher(name, torch.device("cpu")) for name in ("embedded-m", "embedded-s"))
     assert isinstance(large, embedded.EmbeddedTeacher)
     assert isinstance(small, embedded.EmbeddedTeacher)
-    feats = torch.split(feat_NX[of_task_N], embedded.FEATURES, dim=1)
+    feats = torch.split(feat_NX[of_task_N], FEATURES, dim=1)
     texts = class_texts(task_of(tuple(names)), NAME_TEMPLATES)
 
     def by_towers(teacher: embedded.EmbeddedTeacher, feats: tuple[Tensor, ...]) -> Tensor:

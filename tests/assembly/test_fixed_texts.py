@@ -1,7 +1,6 @@
-"""Vectors of fixed texts: kept bit for bit, made again where the file is damaged, and made without a cache."""
+"""Vectors of fixed texts: encoded once, and stored for the embedded teachers."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,11 +10,12 @@ from torch import Tensor
 from clipstill.assembly import fixed_texts
 from clipstill.assembly.class_vectors import other_words, task_of, text_vectors
 from clipstill.assembly.fixed_texts import encode_once
-from clipstill.assembly.foresight import common_words
-from clipstill.teachers import load_teacher
+from clipstill.assembly.foresight import common_words, imagenet_names
 from clipstill.teachers.embedded import EmbeddedTeacher
+from clipstill.teachers.minilm import MiniLM
 from clipstill.text.near_misses import WORDS
 from clipstill.workflow.recipes import load_settings
+from tools.weights.fixed_texts import fixed_texts as stored_lists
 
 TEXTS = ("dog", "a big grey elephant", "lamp")
 SETTINGS = load_settings(overrides=("device=cpu",))
@@ -32,60 +32,35 @@ class Counting(EmbeddedTeacher):
 
 
 @pytest.fixture
-def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def teacher(monkeypatch: pytest.MonkeyPatch) -> Counting:
     monkeypatch.setattr(fixed_texts, "_ENCODED", {})
     return Counting("embedded-s", ("lite0",), torch.device("cpu"))
 
 
-def in_a_new_process(teacher: Counting, monkeypatch: pytest.MonkeyPatch, *, settings: Any = SETTINGS) -> Tensor:
-    monkeypatch.setattr(fixed_texts, "_ENCODED", {})
-    return encode_once(teacher, TEXTS, settings)
-
-
-def test_vectors_are_kept_bit_for_bit(teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_is_encoded_once(teacher: Counting) -> None:
     first = encode_once(teacher, TEXTS, SETTINGS)
     assert encode_once(teacher, TEXTS, SETTINGS) is first
-    assert torch.equal(in_a_new_process(teacher, monkeypatch), first)
     assert teacher.calls == 1
     assert torch.equal(first, teacher.encode_text(TEXTS))
-    assert len(list((tmp_path / "clipstill" / "texts").iterdir())) == 1
+    encode_once(teacher, TEXTS[1:], SETTINGS)
+    assert teacher.calls == 3
 
 
-def test_what_may_change_a_bit_makes_them_again(teacher: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode_once(teacher, TEXTS, SETTINGS)
-    monkeypatch.setattr(torch, "__version__", "99")
-    in_a_new_process(teacher, monkeypatch)
-    assert teacher.calls == 2
-
-
-@pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
-def test_a_damaged_file_is_made_again(
-    teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+@pytest.mark.parametrize("use", [common_words, imagenet_names])
+def test_vectors_that_every_task_needs_are_stored(
+    teacher: Counting, monkeypatch: pytest.MonkeyPatch, use: Callable[..., Any]
 ) -> None:
-    first = encode_once(teacher, TEXTS, SETTINGS)
-    (path,) = (tmp_path / "clipstill" / "texts").iterdir()
-    whole = path.read_bytes()
-    path.write_bytes({"cut": whole[:-9], "bit": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage])
-    assert torch.equal(in_a_new_process(teacher, monkeypatch), first)
-    assert teacher.calls == 2
-    assert torch.equal(in_a_new_process(teacher, monkeypatch), first)
-    assert teacher.calls == 2
+    def compute(self: MiniLM, texts: Sequence[str]) -> Tensor:
+        raise AssertionError(f"{len(texts)} texts are computed")
+
+    monkeypatch.setattr(MiniLM, "computed", compute)
+    use(teacher, SETTINGS)
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(
-    teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "clipstill").write_text("a file in its place")
-    assert torch.equal(encode_once(teacher, TEXTS, SETTINGS), teacher.encode_text(TEXTS))
-    monkeypatch.setenv("XDG_CACHE_HOME", "http://not/a/path")
-    in_a_new_process(teacher, monkeypatch)
-
-
-def test_other_teachers_leave_no_file(teacher: Counting, tmp_path: Path) -> None:
-    ensemble = load_teacher("embedded-s+embedded-s", torch.device("cpu"))
-    encode_once(ensemble, TEXTS, SETTINGS)
-    assert not (tmp_path / "clipstill").exists()
+def test_stored_vectors_are_those_of_the_text_tower() -> None:
+    tower = MiniLM(torch.device("cpu"))
+    for texts in stored_lists():
+        torch.testing.assert_close(tower.encode(texts), tower.computed(texts), atol=1e-5, rtol=0)
 
 
 def test_common_words_are_encoded_once_for_all_uses(teacher: Counting) -> None:

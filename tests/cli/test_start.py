@@ -10,6 +10,7 @@ import clipstill
 from clipstill.cli.main import main
 
 HEAVY = ("torch", "torchvision", "timm", "transformers", "open_clip", "kornia", "onnxruntime", "numpy", "PIL", "rich")
+HEAVY += ("torch._dynamo", "sympy")
 
 
 def loaded_after(code: str) -> list[str]:
@@ -31,6 +32,13 @@ def test_import_loads_nothing_heavy() -> None:
 
 def test_wrong_class_names_are_told_before_torch_is_loaded() -> None:
     assert "torch" not in loaded_after("from clipstill.cli.main import main\nmain(['run', '--classes', 'dog'])")
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["run", "--quick", "--out"]], ids=["plan", "quick"])
+def test_an_answer_in_seconds_needs_neither_timm_nor_the_compiler_of_torch(tmp_path: Path, verb: list[str]) -> None:
+    arguments = [*verb, *([str(tmp_path / "run")] if "--out" in verb else []), "dog", "cat"]
+    code = f"from clipstill.cli.main import main\nassert main({arguments!r}) == 0"
+    assert not {"torchvision", "timm", "torch._dynamo", "sympy"} & set(loaded_after(code))
 
 
 def test_a_plan_says_something_before_torch_is_loaded() -> None:

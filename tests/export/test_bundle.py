@@ -25,7 +25,7 @@ from clipstill.export.bundle import write_bundle
 from clipstill.export.measure import latency
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.page import OWN_FILES, RUNTIME_FILES
-from clipstill.export.parity import check_parity
+from clipstill.export.parity import Reference, check_parity
 from export_fixtures import LABELS, PREPROCESS, SIZE, TinyStudent, content, describe, new_student
 
 
@@ -113,7 +113,7 @@ def test_faithful_export_passes_the_gate(model: Path) -> None:
 
 def test_gate_uses_given_pictures_of_any_size(model: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 52, 3), dtype=np.uint8)
-    parity = check_parity(new_student(), model, SIZE, pictures)
+    parity = check_parity(new_student(), model, SIZE, Reference.of(new_student(), SIZE, pictures))
     assert (parity["n"], parity["pictures"]) == (21, "given")
 
 

@@ -26,7 +26,7 @@ from clipstill.core.protocols import Preprocess
 from clipstill.core.seeds import generator_for
 from clipstill.export import formats, load_format
 from clipstill.export.bundle import BundleContent, add_formats, write_bundle
-from clipstill.export.format import deployed_copy, frozen_copy
+from clipstill.export.format import deployed_copy, frozen
 from clipstill.export.measure import FormatFacts, FormatRequest, Photos, Pictures, write_formats
 from clipstill.export.onnx import export_onnx
 from clipstill.export.parity import check_parity, student_logits
@@ -158,7 +158,7 @@ def test_a_copy_without_branches_answers_as_the_student_does(name: str) -> None:
     before = {key: value.clone() for key, value in student.state_dict().items()}
     with torch.inference_mode():
         x_N3HW = torch.from_numpy(as_input(coloured(4)))
-        expected_NC, fused = frozen_copy(student)(x_N3HW), deployed_copy(student)
+        expected_NC, fused = frozen(student)(x_N3HW), deployed_copy(student)
         difference = float((fused(x_N3HW) - expected_NC).abs().max())
     assert difference < 1e-5 * float(expected_NC.abs().max())
     assert len(list(fused.modules())) < 0.7 * len(list(student.modules()))

@@ -117,6 +117,17 @@ def test_measured_seconds_and_memory_belong_to_the_work(models: Models) -> None:
     assert large.image_size == 64
 
 
+def test_generators_that_share_a_timed_step_keep_as_much_as_each_on_its_own() -> None:
+    models = Models(load_settings(overrides=[*TINY, "generator.name=pixels+embedded"]))
+    vectors_CD = models.teacher.encode_text(["crane", "heron", "stork"])
+    probe = timings._Probe(models.settings, parse_task("crane,heron,stork"), models, class_vectors_CD=vectors_CD)
+    alone = [probe._image(number) for number in range(2)]
+    image_s, step_s, kept = probe.images()
+    assert kept == pytest.approx(sum(bytes_ for _, _, bytes_ in alone) / 2, rel=0.05)
+    assert alone[0][2] < 0.9 * alone[1][2]  # The decoder of the second keeps more than pixels do.
+    assert min(image_s, step_s) > 0
+
+
 def test_memory_is_counted_with_the_image_network_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     models = Models(load_settings(overrides=TINY))
     vectors_CD = models.teacher.encode_text(["crane", "heron", "stork"])

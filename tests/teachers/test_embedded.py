@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from clipstill.assembly.zero_shot import zero_shot_student
 from clipstill.core.errors import ArtifactError
+from clipstill.core.lite_network import FEATURES
 from clipstill.core.packaged_weights import TOWERS, lite_classifier
 from clipstill.core.protocols import BatchNormTeacher, Teacher
 from clipstill.core.seeds import generator_for
 from clipstill.synthesis.natural import NaturalNetwork
 from clipstill.teachers import load_teacher, minilm
-from clipstill.teachers.embedded import DIM, FEATURES, SHARES, EmbeddedTeacher, read_weights
+from clipstill.teachers.embedded import DIM, SHARES, EmbeddedTeacher, read_weights
 
 CPU = torch.device("cpu")
 NAMES = ["dog", "guitar", "giraffe", "house"]

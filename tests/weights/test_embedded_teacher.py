@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from clipstill.core.errors import DataError
 from clipstill.core.files import write_json
+from clipstill.core.lite_network import IMAGENET_CLASSES
 from clipstill.core.seeds import generator_for
 from clipstill.report.licences import Family, family_of
-from clipstill.teachers.embedded import IMAGENET_CLASSES, Alignment, Words, read_weights
+from clipstill.teachers.embedded import Alignment, Words, read_weights
 from clipstill.teachers.minilm import DIM
 from tools.weights.alignment import (
     AlignmentSettings,

@@ -76,6 +76,14 @@ def graphs(out: OutOption) -> None:
     build_graphs(out)
 
 
+@app.command("fixed-texts")
+def fixed_texts(out: OutOption) -> None:
+    """Write the vectors of texts that every task needs, after common words or the table of nouns have changed."""
+    from tools.weights.fixed_texts import build_fixed_texts
+
+    build_fixed_texts(out)
+
+
 @app.command("latent-prior")
 def latent_prior(out: OutOption, cache: CacheOption = CACHE, autoencoder: AutoencoderOption = "") -> None:
     """Get the packages, measure latents of photographs for the generator tiny-autoencoder, write licences."""

@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 
 from clipstill.assembly.students import new_student
 from clipstill.assembly.zero_shot import zero_shot_student
-from clipstill.core.packaged_weights import IMAGENET_CLASSES, TOWERS
+from clipstill.core.lite_network import IMAGENET_CLASSES
+from clipstill.core.packaged_weights import TOWERS
 from clipstill.export.format import deployed_copy
 from clipstill.export.onnx import traced_graph
 from clipstill.export.stored_graphs import CLASSES, SOURCES, TRANSPOSED, signature, state_of, weight_of

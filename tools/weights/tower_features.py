@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipstill.core.files import atomic_path, read_json, sha256_json, write_json
-from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_state_dict
+from clipstill.core.packaged_weights import LITE_MEAN, LITE_STD, lite_backbone, lite_state_dict
 from clipstill.core.progress import Progress
 from tools.weights.drawings import Drawings, load_backgrounds
 from tools.weights.pictures import Picture
@@ -60,8 +59,7 @@ class _Tower(nn.Module):
 
     def __init__(self, size: str) -> None:
         super().__init__()
-        self.network: Any = timm.create_model(LITE[size].timm_name)
-        self.network.load_state_dict(lite_state_dict(size))
+        self.network = lite_backbone(size)
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._mean = torch.tensor(LITE_MEAN).view(1, 3, 1, 1)
         self._std = torch.tensor(LITE_STD).view(1, 3, 1, 1)
@@ -69,7 +67,7 @@ class _Tower(nn.Module):
     def forward(self, x_N3HW: Tensor) -> Tensor:
         """Images in [0, 1] -> feat_NF."""
         x_N3HW = ((x_N3HW - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        feat_NF: Tensor = self.network.global_pool(self.network.forward_features(x_N3HW))
+        feat_NF: Tensor = self.network(x_N3HW)
         return feat_NF
 
 

@@ -50,7 +50,7 @@ def run(
     overrides: options.Overrides = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Stop at a small teacher with stored class vectors, in about ten seconds."),
+        typer.Option("--quick", help="Stop at a small teacher with stored class vectors, in about five seconds."),
     ] = False,
     seed: options.Seed = None,
     device: options.Device = None,

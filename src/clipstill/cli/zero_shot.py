@@ -32,7 +32,7 @@ def zero_shot(
 ) -> None:
     """Make a classifier without training.
 
-    A teacher's image tower and one stored vector a class, as a bundle like that of a run; it takes about ten seconds.
+    A teacher's image tower and one stored vector a class, as a bundle like that of a run; it takes about five seconds.
     Examples and unlabelled photos move the vectors. Whether a distilled student is better: clipstill ladder.
 
     clipstill zero-shot dog elephant giraffe --out zoo

@@ -60,7 +60,8 @@ def configure_torch(threads: int, device: str, deterministic: bool = False) -> N
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Read at the first CUDA call.
     is_fast = not deterministic and pick_device(device).type == "cuda"
-    torch.use_deterministic_algorithms(not is_fast, warn_only=True)
+    # As use_deterministic_algorithms, which imports the compiler: a second, and it compiles nothing in that mode.
+    torch.set_deterministic_debug_mode("default" if is_fast else "warn")
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     # Filling only helps to find reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

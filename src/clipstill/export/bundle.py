@@ -34,10 +34,11 @@ from clipstill.core.files import (
 )
 from clipstill.core.images import WIDEST
 from clipstill.core.preprocess_file import PREPROCESS_FILE, read_preprocess
-from clipstill.export.measure import FormatFacts, FormatRequest, write_formats
+from clipstill.export.format import frozen
+from clipstill.export.measure import FormatFacts, FormatRequest, references_of, write_formats
 from clipstill.export.onnx import Onnx, export_onnx
 from clipstill.export.page import software, write_page
-from clipstill.export.parity import MOST_PHOTOS, check_parity
+from clipstill.export.parity import check_parity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,13 +129,14 @@ def add_formats(
 def _write_models(folder: Path, content: BundleContent) -> ExportFacts:
     from clipstill.core.tensors import write_tensors
 
-    student, size, formats = content.student, content.description.preprocess.size, content.formats
+    student, size, formats = frozen(content.student), content.description.preprocess.size, content.formats
     model = folder / MODEL
     export_onnx(student, model, size)
-    photos = next(iter(formats.pictures.photos.values()), None)
-    parity = check_parity(student, model, size, None if photos is None else photos.pixels_NHW3[:MOST_PHOTOS])
-    found = write_formats(folder, student, size, formats)
-    write_tensors(folder / STUDENT_FILE, student.state_dict())
+    references = references_of(student, size, formats.pictures)
+    photos = next((references[name] for name in formats.pictures.photos), references.get("made"))
+    parity = check_parity(student, model, size, photos)
+    found = write_formats(folder, student, size, formats, references)
+    write_tensors(folder / STUDENT_FILE, content.student.state_dict())
     write_tensors(folder / VECTORS_FILE, {VECTORS_NAME: content.class_vectors_CD.float()})
     if content.teacher_prompts is not None:
         shutil.copyfile(content.teacher_prompts, folder / TEACHER_PROMPTS_FILE)

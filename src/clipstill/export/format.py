@@ -127,14 +127,22 @@ def one_at_a_time(model: Model) -> Model:
     return lambda x_N3HW: np.concatenate([model(x_N3HW[i : i + 1]) for i in range(len(x_N3HW))])
 
 
-def frozen_copy(student: nn.Module) -> nn.Module:
-    """A float32 copy on the CPU in evaluation mode, without gradients; the student stays as it is."""
+def frozen(student: nn.Module) -> nn.Module:
+    """The student if it is float32, on the CPU, in evaluation mode and without gradients; else a copy that is."""
+    import torch
+
+    is_frozen = all(
+        each.device.type == "cpu" and not each.requires_grad and each.dtype in (torch.float32, torch.int64)
+        for each in (*student.parameters(), *student.buffers())
+    )
+    if is_frozen and not any(module.training for module in student.modules()):
+        return student
     return copy.deepcopy(student).cpu().float().eval().requires_grad_(False)
 
 
 def deployed_copy(student: nn.Module) -> nn.Module:
-    """A ``frozen_copy`` whose parallel branches, where timm knows how, are fused: fewer layers, the same function."""
+    """A ``frozen`` copy whose parallel branches, where timm knows how, are fused: fewer layers, the same function."""
     from timm.utils.model import reparameterize_model
 
-    fused: nn.Module = reparameterize_model(frozen_copy(student), inplace=True)
+    fused: nn.Module = reparameterize_model(frozen(student))
     return fused.eval().requires_grad_(False)

@@ -21,13 +21,12 @@ from clipstill.export import load_format
 from clipstill.export.format import Format, Model, Source
 from clipstill.export.onnx import Onnx
 from clipstill.export.parity import (
+    Reference,
     allowed_difference,
     as_input,
     check_difference,
     logits_of,
     same_answers,
-    smooth_pictures,
-    student_logits,
 )
 from clipstill.export.settings import ExportSettings
 
@@ -88,29 +87,27 @@ class FormatFacts:
         return {name: value for name, value in asdict(self).items() if name != "format"}
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """Pictures of one kind, the student's logits for them, and their labels where they are known."""
-
-    x_N3HW: np.ndarray
-    logits_NC: np.ndarray
-    label_N: np.ndarray | None
-
-
-def write_formats(folder: Path, student: nn.Module, size: Size, request: FormatRequest) -> list[FormatFacts]:
+def write_formats(
+    folder: Path,
+    student: nn.Module,
+    size: Size,
+    request: FormatRequest,
+    references: Mapping[str, Reference] | None = None,
+) -> list[FormatFacts]:
     """Write formats of a student into a folder, compare each with the student, and measure it.
 
     A format that is refused leaves no file; the others are written all the same. The folder holds the student as
-    float32 ONNX already, and ``size`` is that of its input. The first entry is that of ``onnx``.
+    float32 ONNX already, and ``size`` is that of its input. ``references`` are what ``references_of`` gives where they
+    are None. The first entry is that of ``onnx``.
 
     Raises:
         UnknownNameError: There is no such format.
         ResourceError: A format's package is not installed.
         ExportError: ``onnx`` itself is refused.
     """
+    references = references or references_of(student, size, request.pictures)
     formats = [load_format(name) for name in dict.fromkeys([Onnx.name, *request.names])]
     source = Source(student, size, folder / Onnx.files[0], as_input(request.pictures.calibration_NHW3, size))
-    references = _references(student, size, request.pictures)
     found = []
     for each in formats:
         facts = _write_and_measure(each, source, references, request.limits)
@@ -127,19 +124,17 @@ def write_formats(folder: Path, student: nn.Module, size: Size, request: FormatR
     return found
 
 
-def _references(student: nn.Module, size: Size, pictures: Pictures) -> dict[str, _Reference]:
-    x_N3HW, kind = as_input(pictures.held_out_NHW3, size), "held out"
-    if not len(x_N3HW):
-        x_N3HW, kind = smooth_pictures(np.random.default_rng(0), size), "made"
-    found = {kind: _Reference(x_N3HW, student_logits(student, x_N3HW), None)}
+def references_of(student: nn.Module, size: Size, pictures: Pictures) -> dict[str, Reference]:
+    """What formats are compared on, by kind: ``held out`` or ``made``, and folders of photos."""
+    first = Reference.of(student, size, pictures.held_out_NHW3)
+    found = {"made" if first.made else "held out": first}
     for name, photos in pictures.photos.items():
-        x_N3HW = as_input(photos.pixels_NHW3, size)
-        found[name] = _Reference(x_N3HW, student_logits(student, x_N3HW), photos.label_N)
+        found[name] = Reference.of(student, size, photos.pixels_NHW3, photos.label_N)
     return found
 
 
 def _write_and_measure(
-    form: Format, source: Source, references: Mapping[str, _Reference], limits: ExportSettings
+    form: Format, source: Source, references: Mapping[str, Reference], limits: ExportSettings
 ) -> FormatFacts:
     folder = source.onnx.parent
     paths = [folder / name for name in form.files]
@@ -155,7 +150,8 @@ def _write_and_measure(
         reason = form.not_run_here()
         if reason:
             return replace(facts, warning=f"its answers were not compared with the student's: {reason}")
-        facts = _compared(facts, form.open(paths[0]), references)
+        model = form.open(paths[0])
+        facts = _compared(facts, model, references)
         warning = _judge(form, facts, limits, allowed_difference([each.logits_NC for each in references.values()]))
     except ExportError as error:
         for path in paths:
@@ -164,12 +160,12 @@ def _write_and_measure(
     return replace(
         facts,
         latency_ms=latency(form.open(paths[0], threads=1), source.size),
-        latency_all_cores_ms=latency(form.open(paths[0]), source.size),
+        latency_all_cores_ms=latency(model, source.size),
         warning=warning,
     )
 
 
-def _compared(facts: FormatFacts, model: Model, references: Mapping[str, _Reference]) -> FormatFacts:
+def _compared(facts: FormatFacts, model: Model, references: Mapping[str, Reference]) -> FormatFacts:
     gaps, agreement, accuracy = [], {}, {}
     for kind, each in references.items():
         logits_NC = logits_of(model, each.x_N3HW)

@@ -10,7 +10,7 @@ import numpy as np
 from clipstill.core.files import atomic_path
 from clipstill.core.onnx_session import open_session
 from clipstill.core.protocols import Size, height_and_width
-from clipstill.export.format import Format, Model, Source, deployed_copy, exporting
+from clipstill.export.format import Format, Model, Source, deployed_copy, exporting, frozen
 from clipstill.export.stored_graphs import stored_graph
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ OPSET = 18
 def export_onnx(student: nn.Module, path: Path, size: Size) -> None:
     """Write the student as an ONNX file: float32 (N, 3, H, W) in [0, 1] -> logits (N, C), any N.
 
-    The student normalises by itself, inside the graph. A copy is exported, with its branches fused: device, mode and
-    gradients stay as they are. The file appears whole or not at all.
+    The student normalises by itself, inside the graph, and stays as it is: a copy is traced, with its branches fused.
+    The file appears whole or not at all.
 
     Raises:
         ExportError: The student uses an operation that ONNX cannot express.
@@ -33,8 +33,7 @@ def export_onnx(student: nn.Module, path: Path, size: Size) -> None:
     """
     import onnx
 
-    model = deployed_copy(student)
-    graph = stored_graph(model, size) or traced_graph(model, size)
+    graph = stored_graph(frozen(student), size) or traced_graph(deployed_copy(student), size)
     with atomic_path(path) as temporary:
         onnx.save(graph, temporary)
 

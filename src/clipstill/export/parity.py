@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from clipstill.core.errors import ExportError, reason_of
 from clipstill.core.images import fit
 from clipstill.core.progress import percent
 from clipstill.core.protocols import Preprocess, Size, height_and_width
-from clipstill.export.format import Model, frozen_copy
+from clipstill.export.format import Model, frozen
 from clipstill.export.onnx import Onnx
 
 if TYPE_CHECKING:
@@ -22,18 +23,37 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 # Rounding may swap two classes of almost equal logits, but not for more than one picture in a hundred.
 _REQUIRED_AGREEMENT = 0.99
-# Photos of the parity check.
-MOST_PHOTOS = 32
+# Pictures of the parity check.
+MOST_PICTURES = 32
 _COUNT = 16
 _BATCH = 32
 
 
-def check_parity(
-    student: nn.Module, onnx_path: Path, size: Size, pictures_NHW3: np.ndarray | None = None
-) -> dict[str, Any]:
-    """Compare the student with its ONNX file on noise and on pictures.
+@dataclass(frozen=True)
+class Reference:
+    """Pictures, the student's logits for them, and their labels where they are known."""
 
-    The pictures are uint8 of any size, or smooth random ones where None; ``size`` is that of the model's input.
+    x_N3HW: np.ndarray
+    logits_NC: np.ndarray
+    label_N: np.ndarray | None = None
+    made: bool = False  # Whether they are smooth random pictures.
+
+    @classmethod
+    def of(
+        cls, student: nn.Module, size: Size, pictures_NHW3: np.ndarray | None, label_N: np.ndarray | None = None
+    ) -> Reference:
+        """Of uint8 pictures of any size; where there is none, of smooth random ones."""
+        x_N3HW = as_input(pictures_NHW3, size)
+        made = not len(x_N3HW)
+        if made:
+            x_N3HW = smooth_pictures(np.random.default_rng(0), size)
+        return cls(x_N3HW, student_logits(student, x_N3HW), label_N, made)
+
+
+def check_parity(student: nn.Module, onnx_path: Path, size: Size, pictures: Reference | None = None) -> dict[str, Any]:
+    """Compare the student with its ONNX file on noise and on pictures, the first ``MOST_PICTURES`` of them.
+
+    Where no pictures are given, they are smooth random ones; ``size`` is that of the model's input.
 
     Returns:
         Facts for ``parity.json``: the largest difference of a logit over both, over the noise and over the pictures;
@@ -43,11 +63,10 @@ def check_parity(
     Raises:
         ExportError: A logit is not finite or differs by more than is allowed, or the answers differ.
     """
-    rng = np.random.default_rng(0)
-    noise_N3HW = rng.random((_COUNT, 3, *height_and_width(size)), dtype=np.float32)
-    given_N3HW = as_input(pictures_NHW3, size)
-    inputs = (noise_N3HW, given_N3HW if len(given_N3HW) else smooth_pictures(rng, size))
-    expected = [student_logits(student, x_N3HW) for x_N3HW in inputs]
+    pictures = pictures or Reference.of(student, size, None)
+    noise_N3HW = np.random.default_rng(0).random((_COUNT, 3, *height_and_width(size)), dtype=np.float32)
+    inputs = (noise_N3HW, pictures.x_N3HW[:MOST_PICTURES])
+    expected = [student_logits(student, noise_N3HW), pictures.logits_NC[:MOST_PICTURES]]
     model = Onnx().open(onnx_path)
     try:
         actual = [logits_of(model, x_N3HW) for x_N3HW in inputs]
@@ -67,7 +86,7 @@ def check_parity(
         "n": sum(map(len, inputs)),
         "max_difference_random": gaps[0],
         "max_difference_pictures": gaps[1],
-        "pictures": "given" if len(given_N3HW) else "made",
+        "pictures": "made" if pictures.made else "given",
         "tolerance": allowed,
     }
 
@@ -94,7 +113,7 @@ def student_logits(student: nn.Module, x_N3HW: np.ndarray) -> np.ndarray:
     """Logits of the trained module, float32 (N, C)."""
     import torch
 
-    model = frozen_copy(student)
+    model = frozen(student)
     with torch.inference_mode():
         return logits_of(lambda part_N3HW: model(torch.from_numpy(part_N3HW)).numpy(), x_N3HW)
 

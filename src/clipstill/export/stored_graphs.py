@@ -51,7 +51,7 @@ def stored_graph(model: nn.Module, size: Size) -> Any | None:
     """The ONNX model of a student, filled from its weights; None where no graph of its network is stored.
 
     Args:
-        model: A copy for deployment (``export.format.deployed_copy``).
+        model: A frozen student (``export.format.frozen``).
         size: Of the input in pixels.
     """
     import onnx

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Time of a step that trains all weights, relative to one without meta distillation (docs/distillation.md).
 _META_PASSES = {"none": 1.0, "first_order": 1.0, "exact": 3.3, "reptile": 1.2}
 # Seconds on one core of a 2.8 GHz Xeon, where they hardly depend on the settings.
-_START_S, _HEAD_STEP_S, _BUNDLE_S, _REPORT_S = 8.0, 0.0035, 10.0, 1.0
+_START_S, _HEAD_STEP_S, _BUNDLE_S, _REPORT_S = 8.0, 0.0035, 5.0, 1.0
 # Cost of a forward and backward pass, as a multiple of the forward pass.
 _WITH_GRADIENT = 3
 # Texts that the teacher encodes to find near misses.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipstill.text.templates import DICTIONARY_TEMPLATE
 
@@ -26,7 +26,9 @@ _PROBED_SENTENCES = 32
 _LARGEST_BATCH, _TIMED_STEPS = 64, 3
 # Images and views of one timing, for each core of a processor: fewer cost up to twice as much each. A GPU is only busy
 # with as many as a run has at once.
-_IMAGES_PER_CORE, _VIEWS_PER_CORE = 4, 16
+_IMAGES_PER_CORE, _VIEWS_PER_CORE = 4, 8
+# Memory of torch's compiler, which every optimiser of torch imports, and a plan does not.
+_COMPILER_BYTES = 170_000_000
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,7 @@ def measure(
     with torch.no_grad():
         models.teacher.encode_image(torch.zeros(1, 3, side, side, device=models.device))  # Loads the tower.
     base_bytes = _memory_in_use(models.device)
-    # A run that learns from photos alone has no generator.
-    images = [probe.image(number) for number in range(len(models.generators))] or [(0.0, 0.0, 0.0)]
-    image_s, step_s, image_bytes = (sum(values) / len(images) for values in zip(*images, strict=True))
+    image_s, step_s, image_bytes = probe.images()
     view_s, training_s, training_bytes, feature_bytes = probe.views(trains_all)
     larger = max(1.0, models.teacher.image_size / settings.student.image_size)
     return Timings(
@@ -96,8 +96,43 @@ class _Probe:
     models: Models
     class_vectors_CD: Tensor
 
-    def image(self, number: int) -> tuple[float, float, float]:
-        """Time one generator: seconds per image outside its steps, seconds per step, and bytes that a step keeps."""
+    def images(self) -> tuple[float, float, float]:
+        """Mean over the generators: seconds per image outside its steps, seconds per step, and bytes that a step keeps.
+
+        A whole step is timed for one generator, and of the others what drawing takes more or less.
+        """
+        from clipstill.core.protocols import Sampler
+
+        generators = self.models.generators
+        found = [self._image(number) for number, each in enumerate(generators) if isinstance(each, Sampler)]
+        drawing = [number for number, each in enumerate(generators) if not isinstance(each, Sampler)]
+        if drawing:
+            image_s, step_s, kept = self._image(drawing[0])
+            draws = [self._drawing(number) for number in drawing] if len(drawing) > 1 else [(0.0, 0.0)]
+            beside_s, beside = step_s - draws[0][0], kept - draws[0][1]
+            found += [(image_s, seconds + max(0.0, beside_s), drawn + beside) for seconds, drawn in draws]
+        if not found:  # A run that learns from photos alone.
+            return 0.0, 0.0, 0.0
+        image_s, step_s, kept = (sum(values) / len(found) for values in zip(*found, strict=True))
+        return image_s, step_s, kept
+
+    def _drawing(self, number: int) -> tuple[float, float]:
+        """Seconds in which a generator draws an image and finds its gradient, and bytes that it keeps."""
+        import torch
+
+        generator: Any = self.models.generators[number]
+        images = self._items(_IMAGES_PER_CORE, self.settings.synthesis.group_size)
+        latents = [each.requires_grad_() for each in generator.init(range(images), self.settings.synthesis.image_size)]
+
+        def draw(images: int) -> None:
+            torch.autograd.grad(generator.decode(latents).sum(), latents)
+
+        # The first warms up.
+        seconds, kept = min(self._counted(draw, images) for _ in range(_TIMED_STEPS - 1))
+        return seconds / images, kept
+
+    def _image(self, number: int) -> tuple[float, float, float]:
+        """As ``images``, of one generator."""
         from clipstill.core.protocols import Sampler
         from clipstill.synthesis.engine import GroupSpec, Synthesiser
 
@@ -275,7 +310,7 @@ class _Held:
 
 
 def _memory_in_use(device: torch.device) -> int:
-    """Bytes on the GPU, or the most that this process has used so far."""
+    """Bytes on the GPU, or the most that this process has used so far, with the compiler that training imports."""
     import torch
 
     if device.type == "cuda":
@@ -284,4 +319,5 @@ def _memory_in_use(device: torch.device) -> int:
         import resource
     except ImportError:  # Windows.
         return 600_000_000  # A typical process with its libraries.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return used if "torch._dynamo" in sys.modules else used + _COMPILER_BYTES

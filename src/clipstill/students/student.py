@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from clipstill.core.errors import ConfigError
-from clipstill.core.packaged_weights import IMAGENET_CLASSES
 from clipstill.core.protocols import Preprocess, Provenance
 from clipstill.core.seeds import generator_for
 from clipstill.students.class_vectors_head import ClassVectorsHead
@@ -93,17 +92,15 @@ class Student(nn.Module):
         self.imagenet = backbone.imagenet
         self.classifier = backbone.classifier
         self.backbone = backbone.network
-        head = _empty_linear(self._feature_count(), classes)
-        self.head: nn.Linear | ClassVectorsHead = head
+        # Near zero, so that the first gradients into a pretrained backbone are small.
+        weight_CF = torch.empty(classes, self._feature_count())
+        weight_CF.normal_(0.0, 0.01, generator=generator_for(seed, "student head"))
+        self.head: nn.Linear | ClassVectorsHead = _linear(weight_CF, torch.zeros(classes))
         self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocess.std).view(1, 3, 1, 1), persistent=False)
         self.first: FirstHead | None = None
         self._backbone_frozen = False
         self._statistics_frozen = False
-        with torch.no_grad():
-            # Near zero, so that the first gradients into a pretrained backbone are small.
-            head.weight.normal_(0.0, 0.01, generator=generator_for(seed, "student head"))
-            head.bias.zero_()
 
     @torch.no_grad()
     def _feature_count(self) -> int:
@@ -131,19 +128,17 @@ class Student(nn.Module):
         if first is None or not isinstance(self.head, nn.Linear):
             return
         if first.answers_CK is not None and self.imagenet is not None:
-            self.hand_on_imagenet_answers()
-            answers = self.backbone.get_submodule(self.classifier)
-            answers.load_state_dict(dict(zip(("weight", "bias"), self.imagenet, strict=True)))
-        self.head.weight.copy_(first.weight)
-        self.head.bias.copy_(first.bias_C)
+            self.hand_on_imagenet_answers(*self.imagenet)
+        self.head = _linear(first.weight, first.bias_C)
         self.first = first
         self.provenance = (*self.provenance, *first.provenance)
 
-    def hand_on_imagenet_answers(self) -> None:
-        """Let features end with an ImageNet classifier's answers; it and the wider linear head have no values yet."""
-        answers = _empty_linear(self.head.in_features, IMAGENET_CLASSES, ImageNetAnswers)
+    def hand_on_imagenet_answers(self, weight_KF: Tensor, bias_K: Tensor) -> None:
+        """Let features end with the answers of an ImageNet classifier, and the linear head expect them."""
+        answers = _linear(weight_KF, bias_K, ImageNetAnswers)
         self.backbone.set_submodule(self.classifier, answers, strict=True)
-        self.head = _empty_linear(self.head.in_features + IMAGENET_CLASSES, self.head.out_features)
+        classes = self.head.out_features
+        self.head = _linear(torch.zeros(classes, weight_KF.shape[1] + len(weight_KF)), torch.zeros(classes))
 
     def use_class_vectors(
         self, class_vectors_CD: Tensor, scale: float, *, seed: int = 0, layers: int = 1, width: int = 0
@@ -221,6 +216,8 @@ class TowerStudent(Student):
         return self
 
 
-def _empty_linear(inputs: int, outputs: int, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
-    """A layer without values, since the usual initialisation would draw from torch's global generator."""
-    return kind(inputs, outputs, device="meta").to_empty(device="cpu")
+def _linear(weight_CF: Tensor, bias_C: Tensor, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+    """A layer of these values; the usual initialisation would draw from torch's global generator."""
+    layer = kind(weight_CF.shape[1], len(weight_CF), device="meta")
+    layer.load_state_dict({"weight": weight_CF.clone(), "bias": bias_C.clone()}, assign=True)
+    return layer

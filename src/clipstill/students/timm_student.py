@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -28,11 +27,12 @@ from clipstill.core.errors import (
 )
 from clipstill.core.files import sha256_file
 from clipstill.core.hub import fetch_first
+from clipstill.core.lite_network import IMAGENET_CLASSES
 from clipstill.core.packaged_weights import (
-    IMAGENET_CLASSES,
     LITE,
     LITE_MEAN,
     LITE_STD,
+    lite_backbone,
     lite_provenance,
     lite_state_dict,
 )
@@ -62,11 +62,6 @@ def _build(
             f"no installed package carries pretrained weights of '{name}'. Set student.init to 'scratch' or to a "
             f"safetensors file, choose lite0 or lite2, or name the hub's model: timm:{architecture}."
         )
-    if not timm.is_model(architecture):
-        raise UnknownNameError(
-            f"timm {timm.__version__} has no architecture '{architecture}'."
-            f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
-        )
     metadata = _metadata(architecture)
     provenance = []
     if from_hub:
@@ -78,10 +73,11 @@ def _build(
     elif init != "scratch":
         digest = sha256_file(checkpoint_in(_existing(Path(init))))
         provenance = [Provenance(f"{name} weights given by the user", "not stated", str(init), digest)]
-    preprocess = _preprocess(metadata, architecture, image_size)
+    preprocess = _preprocess(metadata, image_size)
     side, _ = preprocess.shape
     try:
-        network = _create(architecture, seed, from_hub, side)
+        is_drawn = from_hub or init == "scratch" or architecture not in _PACKAGED
+        network = _create(architecture, seed, from_hub, side) if is_drawn else lite_backbone(_PACKAGED[architecture])
         classifier = _classifier(network, metadata)
         imagenet = _imagenet_weights(architecture, classifier) if init == "pretrained" and classifier else None
         backbone = Backbone(name, network, preprocess, provenance, classifier=classifier, imagenet=imagenet)
@@ -97,10 +93,7 @@ def _build(
                 f"Check the network, or set student.init to 'scratch' or to a safetensors file."
             ) from None
         raise ConfigError(_unfit(architecture, side, reason_of(error))) from None
-    if init == "pretrained" and not from_hub:
-        state = lite_state_dict(_PACKAGED[architecture])
-        network.load_state_dict(_without_classifier(state, network), strict=True)
-    elif init not in ("pretrained", "scratch"):
+    if init not in ("pretrained", "scratch"):
         load_weights(student, Path(init))
     return student.eval()
 
@@ -122,6 +115,8 @@ vit_tiny = partial(_build, "vit-tiny", "vit_tiny_patch16_224")  # 5.5 million; s
 
 def _create(architecture: str, seed: int, from_hub: bool, size: int) -> nn.Module:
     """Network without a classifier. timm draws weights from torch's global generator, whose state is restored."""
+    import timm  # Takes seconds with torchvision, and the packaged networks need neither.
+
     # Transformers are built for one size, with a positional embedding for each patch.
     is_fixed = _metadata(architecture).get("fixed_input_size", False)
     sized: dict[str, Any] = {"img_size": size} if is_fixed else {}
@@ -195,20 +190,35 @@ def _unfit(architecture: str, size: int, reason: str) -> str:
 
 def _metadata(architecture: str) -> dict[str, Any]:
     """What timm knows of a network: size, mean and spread of its input, and where its weights come from."""
+    if architecture in _PACKAGED:
+        side = LITE[_PACKAGED[architecture]].image_size
+        # What embedded teachers see of a photo: all of it. Cut to the usual 0.875, heads lost a point.
+        return {
+            "input_size": (3, side, side),
+            "mean": LITE_MEAN,
+            "std": LITE_STD,
+            "crop_pct": 1.0,
+            "classifier": "classifier",
+        }
+    import timm
+
+    if not timm.is_model(architecture):
+        raise UnknownNameError(
+            f"timm {timm.__version__} has no architecture '{architecture}'."
+            f"{did_you_mean(architecture, timm.list_models())} All of them: timm.list_models()."
+        )
     found = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
     assert found is not None
     return dict(found.to_dict())  # type: ignore[no-untyped-call]
 
 
-def _preprocess(metadata: dict[str, Any], architecture: str, image_size: int | None) -> Preprocess:
-    packaged = architecture in _PACKAGED
-    mean, std = (LITE_MEAN, LITE_STD) if packaged else (metadata["mean"], metadata["std"])
+def _preprocess(metadata: dict[str, Any], image_size: int | None) -> Preprocess:
+    mean, std = metadata["mean"], metadata["std"]
     return Preprocess(
         size=image_size or int(metadata["input_size"][-1]),
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
-        # What embedded teachers see of a photo: all of it. Cut to the usual 0.875, heads lost a point.
-        crop_fraction=1.0 if packaged else float(metadata.get("crop_pct", 1.0)),
+        crop_fraction=float(metadata.get("crop_pct", 1.0)),
     )
 
 
@@ -241,8 +251,9 @@ def load_weights(student: Student, path: Path) -> None:
     if is_of_promptkd(state):
         state = own_names(state, student, path)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    if own and student.classifier and f"{student.classifier}.weight" in own:
-        student.hand_on_imagenet_answers()
+    answers = [own.get(f"{student.classifier}.{part}") for part in ("weight", "bias")]
+    if answers[0] is not None and answers[1] is not None:
+        student.hand_on_imagenet_answers(answers[0], answers[1])
     wanted = student.backbone.state_dict()
     backbone = own or _without_classifier(state, student.backbone)
     missing = [key for key, value in wanted.items() if key not in backbone or backbone[key].shape != value.shape]

@@ -8,14 +8,11 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import timm
 import torch
 from torch import Tensor, nn
 
 from clipstill.core.batchnorm import statistics_gaps
-from clipstill.core.packaged_weights import LITE, LITE_MEAN, LITE_STD, lite_provenance, lite_state_dict
+from clipstill.core.packaged_weights import LITE_MEAN, LITE_STD, lite_backbone, lite_provenance
 from clipstill.core.protocols import Provenance
 
 # Name in ``core.packaged_weights.LITE``.
@@ -34,10 +31,7 @@ class NaturalNetwork(nn.Module):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        weights = lite_state_dict(NATURAL_NETWORK)
-        # torch types the attributes of a module as tensors or modules.
-        self.network = cast(Any, timm.create_model(LITE[NATURAL_NETWORK].timm_name, num_classes=0))
-        self.network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("classifier.")})
+        self.network = lite_backbone(NATURAL_NETWORK)
         self.register_buffer("mean", torch.tensor(LITE_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(LITE_STD).view(1, 3, 1, 1))
         self.provenance: Provenance = lite_provenance(NATURAL_NETWORK)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,8 @@ from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.lite_network import FEATURES, IMAGENET_CLASSES, LiteNetwork
 from clipstill.core.packaged_weights import (
-    IMAGENET_CLASSES,
-    LITE,
     LITE_MEAN,
     LITE_STD,
     TOWERS,
@@ -43,7 +42,6 @@ from clipstill.teachers.minilm import DIM, MiniLM
 ASSETS = Path(__file__).parents[1] / "assets"
 # Features of drawings in both towers, in 256 levels a channel.
 DRAWINGS_FILE = "embedded-drawings.safetensors"
-FEATURES = 1280
 # ImageNet's classes are too many and too alike for a sharp softmax; at this temperature neighbours count too.
 NAMES_TEMPERATURE = 3.0
 # Softmax over the cosines of a text's MiniLM vector with those of the nouns.
@@ -133,10 +131,11 @@ class Alignment(nn.Module):
         # The doubled names start the learned head where the words are right already.
         return F.normalize(self.from_features(dropped_NF) + curved + 2 * self.from_names(names_NE), dim=-1)
 
-    def encode_text(self, text_ME: Tensor) -> Tensor:
-        """MiniLM vectors -> unit vectors (M, D)."""
+    def encode_text(self, text_ME: Tensor, classes_MK: Tensor | None = None) -> Tensor:
+        """MiniLM vectors -> unit vectors (M, D); ``classes_MK`` are the words' of them, where they are known."""
         centred_ME = self._words[0].centre(text_ME)
-        weights_MF = self._words[0].classes(centred_ME) @ self._unit_classifier_KF
+        classes_MK = self._words[0].classes(centred_ME) if classes_MK is None else classes_MK
+        weights_MF = classes_MK @ self._unit_classifier_KF
         learned_MD = F.normalize(self.from_text(centred_ME), dim=-1)
         return join([centred_ME, F.normalize(weights_MF, dim=-1), learned_MD], SHARES)
 
@@ -167,15 +166,11 @@ class _Tower:
         self.provenance = (lite_provenance(size), alignment)
 
     @cached_property
-    def network(self) -> Any:  # Any: torch's modules make each attribute a tensor or a module.
+    def network(self) -> LiteNetwork:
         """The frozen image network, built when it is first asked for: texts need none."""
-        import timm  # Slow to import.
-
-        # Without weights of its own: drawing them would move the random numbers of the step that first asks.
-        with torch.device("meta"):
-            network = cast(Any, timm.create_model(LITE[self._size].timm_name))
+        network = LiteNetwork(self._size, classifier=True)
         network.load_state_dict(lite_state_dict(self._size), assign=True)
-        network.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
+        network.eval().requires_grad_(False).to(self._device).to(memory_format=torch.channels_last)
         hold_in(self.dtype, network)
         return network
 
@@ -294,7 +289,8 @@ class EmbeddedTeacher:
         return self._from_text(self._text.encode_embeddings(embeddings_MLE, position))
 
     def _from_text(self, text_ME: Tensor) -> Tensor:
-        return join([tower.alignment.encode_text(text_ME) for tower in self.towers], self._shares)
+        classes_MK = self.words.classes(self.words.centre(text_ME))
+        return join([tower.alignment.encode_text(text_ME, classes_MK) for tower in self.towers], self._shares)
 
 
 def embedded_s(rest: str, device: torch.device, precision: str) -> EmbeddedTeacher:

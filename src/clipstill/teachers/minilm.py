@@ -9,6 +9,7 @@ Shapes: M texts, L tokens, H heads, E = 384 dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipstill.core.checkpoints import read_own_tensors
+from clipstill.core.files import sha256_json
 from clipstill.core.packaged_weights import PackagedWeights
 from clipstill.core.protocols import Provenance
 
@@ -25,14 +28,27 @@ _WEIGHTS = PackagedWeights(
     file="model/model.safetensors",
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
+# Vectors of lists of texts that every task needs, by ``key_of``; ``python -m tools.weights fixed-texts`` makes them.
+FIXED_FILE = "minilm-fixed-texts.safetensors"
+_FIXED_PATH = Path(__file__).parents[1] / "assets" / FIXED_FILE
 _MOST_TOKENS = 64
 _BATCH = 128
 DIM = 384
 _LAYERS, _HEADS, _EPS = 6, 12, 1e-12
 
 
+def key_of(texts: Sequence[str]) -> str:
+    """Name of a list of texts in the file of stored vectors."""
+    return sha256_json(list(texts))[:16]
+
+
 class MiniLM:
-    """Texts -> unit vectors (M, 384)."""
+    """Texts -> unit vectors (M, 384).
+
+    Raises:
+        ArtifactError: The file of stored vectors is missing or damaged.
+        ResourceError: The package is missing.
+    """
 
     provenance = Provenance(
         "all-MiniLM-L6-v2 text tower", "Apache-2.0", f"pip package {_WEIGHTS.distribution}", _WEIGHTS.sha256
@@ -45,10 +61,16 @@ class MiniLM:
         self._tokeniser = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
         self._tokeniser.enable_truncation(_MOST_TOKENS)
         self._tokeniser.enable_padding()
+        self._stored, _ = read_own_tensors(_FIXED_PATH, "Reinstall clipstill")
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (M, 384), float32, in the order of the texts: the stored ones of a list that has them."""
+        stored = self._stored.get(key_of(texts))
+        return self.computed(texts) if stored is None else stored.to(self._device)
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (M, 384), float32, in the order of the texts."""
+    def computed(self, texts: Sequence[str]) -> Tensor:
+        """As ``encode``, whatever is stored."""
         # Texts of similar length share a batch, which keeps padding short.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = torch.empty(len(texts), DIM, device=self._device)

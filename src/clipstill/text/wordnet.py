@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import gc
 import gzip
 import json
 import re
@@ -196,7 +197,12 @@ def singulars(text: str) -> Iterator[str]:
 @functools.cache
 def wordnet(path: Path = _TABLE) -> Wordnet:
     """The nouns of a stored table, read once."""
+    was_collecting = gc.isenabled()
+    gc.disable()  # It takes longer than the reading, as it looks through all objects again and again.
     try:
         return Wordnet(json.loads(gzip.decompress(path.read_bytes())))
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}). Install clipstill again.") from None
+    finally:
+        if was_collecting:
+            gc.enable()
