@@ -5,7 +5,6 @@ Shapes: N images, K channels, H x W pixels, M = N H W rows.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
-from torch.nn.functional import relu6
+
+from clipstill.core.folding import FoldedNorm
 
 # Attribute of a layer: the list that its gap goes to.
 _LIST = "statistics_gaps"
@@ -34,7 +34,7 @@ def statistics_gaps(network: nn.Module) -> Iterator[list[Tensor]]:
     layers = [
         layer
         for layer in network.modules()
-        if isinstance(layer, _Folded) or (isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats)
+        if isinstance(layer, FoldedNorm) or (isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats)
     ]
     for layer in layers:
         # The hook stays, because a compiled function cannot add one; without a list it does nothing.
@@ -55,60 +55,11 @@ def _collect(layer: Any, inputs: tuple[Any, ...]) -> None:
     stored_mean = layer.running_mean.float()
     stored_std = (layer.running_var.float() + layer.eps).sqrt()
     mean, variance = _Moments.apply(inputs[0].float())
-    if isinstance(layer, _Folded):
+    if isinstance(layer, FoldedNorm):
         mean, variance = layer.before(mean, variance)
     std = (variance + layer.eps).sqrt()
     size = vector_norm(stored_std).clamp_min(1e-6)  # Finite gaps even if all stored deviations are zero.
     gaps.append((vector_norm(mean - stored_mean) + vector_norm(std - stored_std)) / size)
-
-
-def folded(network: nn.Module) -> nn.Module:
-    """A frozen copy of a network with the affine maps of its BatchNorm layers in the weights of its convolutions.
-
-    Features and gaps are equal up to rounding. The network is in evaluation mode and in float32 (a rounded shift would
-    move the mean of a channel); each BatchNorm layer follows the convolution that is before it among the modules, and
-    multiplies no channel by zero.
-    """
-    network = copy.deepcopy(network).requires_grad_(False)
-    convolution: Any = None
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Conv2d):
-            convolution = layer
-        elif isinstance(layer, nn.BatchNorm2d):
-            left = _Folded(layer)
-            bias = 0.0 if convolution.bias is None else convolution.bias
-            convolution.weight.mul_(left.scale.view(-1, 1, 1, 1))
-            convolution.bias = nn.Parameter(left.bias + (bias - left.running_mean) * left.scale, requires_grad=False)
-            network.set_submodule(name, left)
-    return network
-
-
-class _Folded(nn.Module):
-    """The activation and the statistics of a BatchNorm layer whose affine map is in the convolution before it."""
-
-    running_mean: Tensor
-    running_var: Tensor
-    bias: Tensor
-    scale: Tensor
-
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
-        super().__init__()
-        for name in ("running_mean", "running_var", "bias"):
-            self.register_buffer(name, getattr(layer, name).detach())
-        self.eps = layer.eps
-        self.register_buffer("scale", layer.weight.detach() / (self.running_var + layer.eps).sqrt())
-        self.activation = getattr(layer, "act", nn.Identity())  # timm's layers have one.
-
-    def forward(self, x_NKHW: Tensor) -> Tensor:
-        if isinstance(self.activation, nn.ReLU6):
-            # The gradient of the gap needs the input.
-            return relu6(x_NKHW, inplace=not torch.is_grad_enabled())
-        y_NKHW: Tensor = self.activation(x_NKHW)
-        return y_NKHW
-
-    def before(self, mean_K: Tensor, variance_K: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance before the affine map, from those after it."""
-        return (mean_K - self.bias) / self.scale + self.running_mean, variance_K / self.scale.square()
 
 
 class _Moments(torch.autograd.Function):

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipstill.core.batchnorm import folded, statistics_gaps
+from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.folding import folded
 from clipstill.core.packaged_weights import (
     LITE,
     LITE_MEAN,
