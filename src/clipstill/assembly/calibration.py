@@ -5,6 +5,7 @@ Shapes: N pictures, C classes, D teacher dimensions.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from clipstill.core.seeds import generator_for
-from clipstill.core.tensors import logits
+from clipstill.core.tensors import logits, passes_of
 from clipstill.evaluation.calibration import fit_temperature
 from clipstill.evaluation.metrics import softmax
 
@@ -93,7 +94,8 @@ class ModelPair:
         seed = (self.settings.seed, "calibration", view or 0)
         class_vectors_CD, scale = self.class_vectors_CD.to(self.device), float(self.teacher.logit_scale)
         by_student, by_teacher = [], []
-        for x_N3HW in data.in_order(_AT_ONCE, look, self.device, seed):
+        drawn = data.in_order(_AT_ONCE, look, self.device, seed)
+        for x_N3HW in itertools.chain.from_iterable(map(passes_of, drawn)):
             by_student.append(student(x_N3HW).float().cpu().numpy())
             teacher_NC = logits(self.teacher.encode_image(x_N3HW), class_vectors_CD, scale)
             by_teacher.append(teacher_NC.float().cpu().numpy())

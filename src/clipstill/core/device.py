@@ -71,7 +71,10 @@ def configure_torch(threads: int, device: str, deterministic: bool = False) -> N
 
 
 def has_fast_half(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 several times as fast as in float32: NVIDIA's since Ampere."""
+    """Whether a device computes in bfloat16 several times as fast as in float32: NVIDIA's since Ampere.
+
+    CPUs are not, even with instructions for it: docs/measured.md, What a run spends.
+    """
     import torch
 
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

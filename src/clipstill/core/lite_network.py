@@ -45,7 +45,7 @@ class LiteNetwork(nn.Module):
             self._build(*_SIZES[size], classifier=classifier)
 
     def _build(self, channels: Sequence[int], depths: Sequence[int], classifier: bool) -> None:
-        self.conv_stem = _Convolution(3, _STEM, 3, stride=2)
+        self.conv_stem = SameConvolution(3, _STEM, 3, stride=2)
         self.bn1 = _Norm(_STEM)
         stages, inputs = [], _STEM
         for (kernel, stride, expansion), outputs, blocks in zip(_STAGES, channels, depths, strict=True):
@@ -54,7 +54,7 @@ class LiteNetwork(nn.Module):
             stages.append(nn.Sequential(*parts))
             inputs = outputs
         self.blocks = nn.Sequential(*stages)
-        self.conv_head = _Convolution(inputs, FEATURES, 1)
+        self.conv_head = SameConvolution(inputs, FEATURES, 1)
         self.bn2 = _Norm(FEATURES)
         self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(FEATURES, IMAGENET_CLASSES) if classifier else nn.Identity()
@@ -71,7 +71,7 @@ class LiteNetwork(nn.Module):
         return out
 
 
-class _Convolution(nn.Conv2d):
+class SameConvolution(nn.Conv2d):
     """A convolution that gives one output for each ``stride`` pixels, as TensorFlow pads it."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
@@ -106,11 +106,11 @@ class _Block(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int, expansion: int) -> None:
         inner, parts = inputs * expansion, OrderedDict[str, nn.Module]()
         if expansion > 1:
-            parts |= {"conv_pw": _Convolution(inputs, inner, 1), "bn1": _Norm(inner)}
+            parts |= {"conv_pw": SameConvolution(inputs, inner, 1), "bn1": _Norm(inner)}
         number = len(parts) // 2
-        parts["conv_dw"] = _Convolution(inner, inner, kernel, stride=stride, groups=inner)
+        parts["conv_dw"] = SameConvolution(inner, inner, kernel, stride=stride, groups=inner)
         parts[f"bn{number + 1}"] = _Norm(inner)
-        parts["conv_pwl" if number else "conv_pw"] = _Convolution(inner, outputs, 1)
+        parts["conv_pwl" if number else "conv_pw"] = SameConvolution(inner, outputs, 1)
         parts[f"bn{number + 2}"] = _Norm(outputs, active=False)
         super().__init__(parts)
         self.adds = inputs == outputs and stride == 1 and expansion > 1

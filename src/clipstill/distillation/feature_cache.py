@@ -18,7 +18,7 @@ from torch import Tensor
 from clipstill.core.errors import ArtifactError
 from clipstill.core.files import sha256_json
 from clipstill.core.progress import Progress
-from clipstill.core.tensors import tensor_digest
+from clipstill.core.tensors import passes_of, tensor_digest
 from clipstill.distillation import parallel
 from clipstill.distillation.checkpoint import Saved, load_state, save_state
 from clipstill.distillation.views import views_of
@@ -103,8 +103,8 @@ class FeatureCache:
         seed = (self.setup.seed, "cache", number or 0)
         student_parts, teacher_parts = [], []
         for x_N3HW in self.data.in_order(CHUNK, look, student.mean.device, seed):
-            x_N3HW = x_N3HW.contiguous(memory_format=torch.channels_last)
-            student_parts.append(student.features(x_N3HW).float().cpu())
-            teacher_parts.append(self.setup.labels.vectors(x_N3HW).float().cpu())
-            bar.advance(len(x_N3HW))
+            for part_N3HW in passes_of(x_N3HW.contiguous(memory_format=torch.channels_last)):
+                student_parts.append(student.features(part_N3HW).float().cpu())
+                teacher_parts.append(self.setup.labels.vectors(part_N3HW).float().cpu())
+                bar.advance(len(part_N3HW))
         return Pass(torch.cat(student_parts), torch.cat(teacher_parts))

@@ -187,7 +187,7 @@ def read_history(run: Run) -> list[dict[str, float]]:
 
 STAGE = Stage(
     name=NAME,
-    version=3,
+    version=4,
     title="Make the images",
     make=_make,
     settings=("generator", "synthesis"),

@@ -155,7 +155,7 @@ def _names(run: Run, cohort: Cohort) -> tuple[str, ...]:
 _IMAGE_SETTINGS = ("prompts.styles", "prompts.tokens", "seed", "generator", "synthesis")
 STAGE = Stage(
     name=NAME,
-    version=1,
+    version=2,
     title="Make images of things easily mistaken for the classes",
     make=_make,
     settings=("refusal.near_misses", "refusal.images", *_IMAGE_SETTINGS),

@@ -49,10 +49,12 @@ def _make(run: Run, step: Step, folder: Path) -> list[str]:
 
 def teacher_of(run: Run) -> Teacher:
     """What the student learns from: the teacher, with its prompts where it has some."""
-    from clipstill.teachers.prompted import load_prompts
-
     file = prompts_file(run)
-    return run.models.teacher if file is None else load_prompts(run.models.teacher, file)
+    if file is None:
+        return run.models.teacher
+    from clipstill.teachers.prompted import load_prompts  # Imports open_clip, which takes a second.
+
+    return load_prompts(run.models.teacher, file)
 
 
 def prompts_file(run: Run) -> Path | None:

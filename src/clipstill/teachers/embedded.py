@@ -24,6 +24,7 @@ from clipstill.core.batchnorm import statistics_gaps
 from clipstill.core.checkpoints import own_provenance, read_own_tensors
 from clipstill.core.device import hold_in
 from clipstill.core.files import sha256_file, sha256_json
+from clipstill.core.folding import folded
 from clipstill.core.lite_network import FEATURES, IMAGENET_CLASSES, LiteNetwork
 from clipstill.core.packaged_weights import (
     LITE_MEAN,
@@ -174,14 +175,24 @@ class _Tower:
         hold_in(self.dtype, network)
         return network
 
-    def encode_image(self, x_N3HW: Tensor) -> Tensor:
+    @cached_property
+    def _folded(self) -> Any:
+        return folded(self.network)
+
+    @property
+    def fast_network(self) -> Any:
+        """``network``, with folded BatchNorm layers where all is computed in float32."""
+        is_half = self.dtype != torch.float32 or torch.is_autocast_enabled(self._device.type)
+        return self.network if is_half else self._folded
+
+    def encode_image(self, x_N3HW: Tensor, network: Any) -> Tensor:
         """Normalised images -> unit vectors (N, D); larger images than the tower's are reduced to its size."""
         if x_N3HW.shape[-1] > self.image_size:
             side = (self.image_size, self.image_size)
             x_N3HW = F.interpolate(x_N3HW, side, mode="bicubic", antialias=True, align_corners=False)
         x_N3HW = x_N3HW.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        pooled_NF = self.network.global_pool(self.network.forward_features(x_N3HW))
-        imagenet_NK = self.network.classifier(pooled_NF).float()
+        pooled_NF = network.global_pool(network.forward_features(x_N3HW))
+        imagenet_NK = network.classifier(pooled_NF).float()
         # In half precision, its softmax over a thousand classes would lose the small shares.
         with torch.autocast(x_N3HW.device.type, enabled=False):
             return self.alignment.encode_image(pooled_NF.float(), imagenet_NK)
@@ -239,16 +250,20 @@ class EmbeddedTeacher:
         The towers are convolutional and see images up to their own size as they are, so that synthesis at 96 pixels has
         the cost of 96 pixels.
         """
-        return self.encode_normalised((x_N3HW - self._mean) / self._std)
+        return self._encoded((x_N3HW - self._mean) / self._std, [tower.fast_network for tower in self.towers])
 
     def encode_normalised(self, x_N3HW: Tensor) -> Tensor:
-        """As ``encode_image``, of images that are normalised already."""
-        return join([tower.encode_image(x_N3HW) for tower in self.towers], self._shares)
+        """As ``encode_image``, of images that are normalised already, by networks as they were trained."""
+        return self._encoded(x_N3HW, [tower.network for tower in self.towers])
+
+    def _encoded(self, x_N3HW: Tensor, networks: Sequence[Any]) -> Tensor:
+        vectors = [tower.encode_image(x_N3HW, network) for tower, network in zip(self.towers, networks, strict=True)]
+        return join(vectors, self._shares)
 
     def encode_image_with_statistics(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (N, D), and the mean of ``statistics_gaps`` over layers and towers."""
         with ExitStack() as stack:
-            gaps = [stack.enter_context(statistics_gaps(tower.network)) for tower in self.towers]
+            gaps = [stack.enter_context(statistics_gaps(tower.fast_network)) for tower in self.towers]
             feat_ND = self.encode_image(x_N3HW)
         return feat_ND, torch.stack([torch.stack(one).mean() for one in gaps]).mean()
 
