@@ -51,7 +51,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "24 images": ("prompts.images_per_class=24",),
     "inversion alone": ("student.start=none",),
     "own classifier": ("student.start=classifier",),
-    "as a stranger's": ("distillation.pull=100", "prompts.images_per_class=24"),
+    "as a stranger's": ("distillation.pull=1000", "prompts.images_per_class=24"),
     "few long images": (
         *("student.start=none", "student.image_size=128", "distillation.keep=agreement"),
         *("prompts.images_per_class=16", "synthesis.steps=60"),

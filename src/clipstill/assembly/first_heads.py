@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from clipstill.students.settings import StudentSettings
     from clipstill.text.task import Task
 
-# What the teacher itself does not know counts as a tenth of what it knows. Chosen, with the next two, on PACS and
-# Caltech-101 (docs/measured.md).
-_WORTH = 0.1
+# How much of ``distillation.pull`` holds to what another teacher knows of the names, and to the rows of a classifier.
+# The latter was chosen, with the next two, on PACS and Caltech-101 (docs/measured.md).
+_WORTH, _ROWS_WORTH = 0.1, 0.003
 # Length of a class's row, as a share of the mean length of ImageNet's rows: a full length would make answers about a
 # few classes too sure.
 _LENGTH = 0.25
@@ -72,4 +72,4 @@ def first_head(
     rows_KF = student.imagenet[0] - student.imagenet[0].mean(0)
     length = _LENGTH * rows_KF.norm(dim=1).mean()
     weight_CF = length * normalize(share_CK @ rows_KF, dim=1)
-    return FirstHead(weight_CF, torch.zeros(len(weight_CF)), answers_CK, _WORTH, provenance)
+    return FirstHead(weight_CF, torch.zeros(len(weight_CF)), answers_CK, _ROWS_WORTH, provenance)

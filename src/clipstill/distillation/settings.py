@@ -36,12 +36,18 @@ class DistilSettings(Config):
         "are fast in it, and fp32 elsewhere.",
     )
     lr: float = Field(default=1e-4, ge=0, le=10, description="Peak learning rate of the backbone.")
-    head_lr: float = Field(default=3e-3, ge=0, le=10, description="Peak learning rate of the head, in every phase.")
+    head_lr: float = Field(
+        default=3e-3,
+        ge=0,
+        le=10,
+        description="Peak learning rate of the head, in every phase. Alone, a head that begins with what is known "
+        "(student.start) takes steps of a tenth.",
+    )
     weight_decay: float = Field(
         default=1e-4, ge=0, le=1, description="Decoupled weight decay. Biases and BatchNorm have none."
     )
     pull: float = Field(
-        default=1000.0,
+        default=10_000.0,
         ge=0,
         le=MANY,
         description="How many training pictures the start of a head counts for (student.start): the squared change of "

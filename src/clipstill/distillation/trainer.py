@@ -58,6 +58,9 @@ LEAST_TO_CHOOSE = 20
 # Of an entry of the history, what is shown beside the loss.
 _SHOWN = ("agreement", "held_out_loss")
 # If minutes are given, the time of this many steps decides how many there will be.
+# Steps of a head that begins with what is known, as a share of others: its weights are small, and Adam's steps are as large
+# for small gradients.
+_FINE = 0.1
 _TIMED_STEPS = 10
 # Steps between two readings of the loss from a device: the queue of a GPU does not run dry, and a CPU has none.
 READ_EVERY = {"cpu": 1, "cuda": 16, "mps": 16}
@@ -213,7 +216,10 @@ class _Trainer:
     def _train(self, phase: Phase, saved: Saved | None, steps: int, minutes: float) -> None:
         """Train one phase for ``steps`` steps, or until ``minutes`` have passed unless that is 0."""
         self.phase, self.step, self.timed = phase, 0, minutes == 0
-        self.optimiser = Optimiser(phase.learner, self.settings, steps)
+        settings = self.settings
+        if phase.name == HEAD and self.setup.student.first is not None:
+            settings = settings.changed(head_lr=_FINE * settings.head_lr)
+        self.optimiser = Optimiser(phase.learner, settings, steps)
         self.average = MovingAverage(phase.learner, self.settings.ema)
         self.best_weights = {name: value.clone() for name, value in learned_state(phase.learner).items()}
         find_gradient: FindGradient = partial(plain_gradient, phase)

@@ -140,7 +140,7 @@ def read_kept(run: Run) -> list[dict[str, int]]:
 
 STAGE = Stage(
     name=NAME,
-    version=8,
+    version=9,
     title="Train the student",
     make=_make,
     settings=(
