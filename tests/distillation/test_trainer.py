@@ -432,7 +432,7 @@ def test_a_start_is_kept_by_a_large_pull_left_by_a_small_one_and_a_candidate(tmp
     moved = []
     for pull, worth in ((1e7, 1.0), (1000.0, 1.0), (10_000.0, 0.1), (0.0, 1.0)):
         student = new_student()
-        student.begin_with(FirstHead(weight_CF, torch.zeros(3), worth))
+        student.begin_with(FirstHead(weight_CF, torch.zeros(3), worth=worth))
         settings = SMALL.changed(pull=pull, steps=60)
         result = distil(
             student,

@@ -58,10 +58,10 @@ LEAST_TO_CHOOSE = 20
 # Of an entry of the history, what is shown beside the loss.
 _SHOWN = ("agreement", "held_out_loss")
 # If minutes are given, the time of this many steps decides how many there will be.
-# Steps of a head that begins with what is known, as a share of others: its weights are small, and Adam's steps are as large
-# for small gradients.
-_FINE = 0.1
 _TIMED_STEPS = 10
+# Learning rate of a head that begins with what is known, as a share of others': Adam takes steps as large where there
+# is little to learn.
+_FINE = 0.1
 # Steps between two readings of the loss from a device: the queue of a GPU does not run dry, and a CPU has none.
 READ_EVERY = {"cpu": 1, "cuda": 16, "mps": 16}
 
