@@ -3,7 +3,9 @@
     python benchmarks/start.py --data DATA
 
 Top-1 in percent by Lite0's features of the test photos, from names alone. ``drawings`` is the head fitted to the stored
-drawings, ``mixtures`` the one that ships, fitted to mixtures of three of them. Caltech-101 is five tasks of 20 classes.
+drawings, ``mixtures`` the one fitted to mixtures of three of them, ``names`` the same with the answers of Lite0's
+ImageNet classifier beside its features, as it ships; ``rows`` are those of that classifier, ``classifier`` the same
+with its answers, as for networks that no teacher shares. Caltech-101 is five tasks of 20 classes.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from names_only import TASKS
 from torch import Tensor
 
 from clipstill.assembly.class_vectors import task_of
+from clipstill.assembly.first_heads import first_head
 from clipstill.core.image_folder import ImageFolder, iterate
 from clipstill.core.lite_network import FEATURES
+from clipstill.students import load_student
+from clipstill.students.settings import StudentSettings
 from clipstill.teachers import class_vectors, embedded, load_teacher
 from clipstill.teachers.ensemble import join
 from clipstill.text.templates import NAME_TEMPLATES, class_texts
@@ -58,7 +63,15 @@ def right(names: list[str], every: list[str], feat_NX: Tensor, label_N: Tensor, 
         assert head is not None
         return feats[1] @ head[0].T + head[1]
 
-    found = {"embedded-m": by_towers(large, feats), "embedded-s": by_towers(small, feats[1:]), "mixtures": by_head()}
+    student, task = load_student("lite0", len(names)), task_of(tuple(names))
+    found = {"embedded-m": by_towers(large, feats), "embedded-s": by_towers(small, feats[1:])}
+    for start, plain in (("names", "mixtures"), ("classifier", "rows")):
+        head = first_head(student, StudentSettings().changed(start=start), small, class_vectors(small, texts), task)
+        assert head is not None
+        assert head.answers_CK is not None
+        found[plain] = feats[1] @ head.weight_CF.T + head.bias_C
+        imagenet_NK = small.towers[0].network.classifier(feats[1]).softmax(1)
+        found[start] = found[plain] + imagenet_NK @ head.answers_CK.T
     with patch.object(embedded, "mixtures", lambda feat_BF: feat_BF):
         found["drawings"] = by_head()
     for row, answer_NC in found.items():
@@ -72,7 +85,7 @@ def main() -> None:
     data = parser.parse_args().data
     teacher = load_teacher("embedded-m", torch.device("cpu"))
     assert isinstance(teacher, embedded.EmbeddedTeacher)
-    rows = ("embedded-m", "embedded-s", "drawings", "mixtures")
+    rows = ("embedded-m", "embedded-s", "drawings", "mixtures", "names", "rows", "classifier")
     print(f"| photos | {' | '.join(rows)} |\n|---|{'---:|' * len(rows)}")
     total = dict.fromkeys(rows, 0.0)
     sets = [pair for task in TASKS if task != "flowers" for pair in TASKS[task].items()]

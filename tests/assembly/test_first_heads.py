@@ -45,7 +45,7 @@ def test_the_rows_of_the_classifier_are_those_of_what_a_name_means() -> None:
     assert first.answers_CK is not None
     assert first.answers_CK.argmax(1).tolist() == list(IMAGENET)
     # All classes count alike.
-    torch.testing.assert_close(first.answers_CK.norm(dim=1), torch.full((3,), 20.0))
+    torch.testing.assert_close(first.answers_CK.norm(dim=1), torch.full((3,), 25.0))
     lengths_C = first.weight_CF.norm(dim=1)
     torch.testing.assert_close(lengths_C, torch.full((3,), 0.25 * float(rows_KF.norm(dim=1).mean())))
     assert not first.bias_C.any()

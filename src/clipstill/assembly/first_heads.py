@@ -30,7 +30,7 @@ _WORTH, _ROWS_WORTH = 0.1, 0.003
 # few classes too sure.
 _LENGTH = 0.25
 # Logits of a photo of which ImageNet's classifier is sure that it shows just what a name means.
-_SURE = 20.0
+_SURE = 25.0
 
 
 @torch.no_grad()
