@@ -10,7 +10,6 @@ run that is done is not made again; several processes may share the work. Rows:
 - ``inversion alone``: the head begins with nothing (``student.start=none``), with 24 images a class.
 - ``own classifier``: as the last, but the head begins with rows of Lite0's ImageNet classifier, as for pretrained
   students that no teacher shares.
-- ``as a stranger's``: as the last, but the head begins with what ``embedded-s`` knows, as under a teacher of open_clip.
 - ``few long images``: as the last, with 16 images of 60 steps a class and a student that sees 128 pixels.
 - ``no images``: two images of two steps a class, held by a pull that lets nothing move: the start itself.
 - The rest changes one thing of the default: ``no pull``, ``128 pixels`` of the student, ``long images`` of 60 steps,
@@ -51,7 +50,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "24 images": ("prompts.images_per_class=24",),
     "inversion alone": ("student.start=none",),
     "own classifier": ("student.start=classifier",),
-    "as a stranger's": ("distillation.pull=1000", "prompts.images_per_class=24"),
     "few long images": (
         *("student.start=none", "student.image_size=128", "distillation.keep=agreement"),
         *("prompts.images_per_class=16", "synthesis.steps=60"),

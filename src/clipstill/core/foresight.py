@@ -36,7 +36,7 @@ BY_NAMES = Fit(0.2, 0.9, 0.7)
 OF_DRAWINGS = Fit(-1.25, 0.73, 0.65)
 BY_CONFIDENCE = Fit(-0.3, 1.26, 0.5)
 # From the teacher's accuracy to that of a student of the default recipe (docs/measured.md).
-OF_STUDENT = Fit(-0.2, 1.0, 0.3)
+OF_STUDENT = Fit(-0.1, 1.0, 0.2)
 
 
 @dataclass(frozen=True)
