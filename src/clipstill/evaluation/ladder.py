@@ -46,7 +46,7 @@ RUNGS = (TEACHER, SMALL_TEACHER, SMALL_TEACHER_EXAMPLES, NOISE, PROCEDURAL, OURS
 
 LEVEL = 0.05
 SAME_COST = 1.1
-# Chosen, not measured: the small embedded teacher has twice the bytes of the default student.
+# Chosen, not measured: the small embedded teacher has one and a half times the bytes of the default student.
 MOST_COST = 3.0
 
 
