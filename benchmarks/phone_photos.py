@@ -4,7 +4,8 @@
 
 The photos are enlarged to each size, with the noise of a sensor. ``whole`` decodes every pixel, ``ours`` as many as the
 model needs; they take turns, and the best of three counts. ``predict`` names one photo after the other on one thread,
-``folder`` all of them, decoded in threads, as evaluation does. Answers are compared at 12 megapixels.
+``folder`` all of them, decoded in threads; ``evaluate`` measures the folder, and ``serve`` answers a client that sends
+one after the other. Answers are compared at 12 megapixels.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
+from starlette.testclient import TestClient
 
+from clipstill.core import images
 from clipstill.core.image_folder import ImageFolder
-from clipstill.core.images import fit, load_rgb, read_fitted
-from clipstill.runtime import Bundle, bundle, load_bundle
+from clipstill.core.images import load_rgb, read_fitted
+from clipstill.evaluation.evaluate import evaluate
+from clipstill.runtime import Bundle, load_bundle
+from clipstill.serving.app import create_app
+from clipstill.serving.uploads import Limits
 
 MEGAPIXELS = (0.3, 1.2, 12, 48)
 
@@ -42,25 +49,34 @@ def milliseconds(call: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def whole(*args: object) -> np.ndarray:
-    """Every pixel is decoded, as before."""
-    return fit(load_rgb(args[0]), args[1])  # type: ignore[arg-type]
+# Times the pixels a side that a model needs at which a JPEG is decoded: of ``whole``, more than any has.
+WAYS = {"whole": 10**9, "ours": images._ENOUGH}
+COLUMNS = ("predict", "folder", "evaluate", "serve")
 
 
-def speed(classifier: Bundle, photos: list[Path]) -> str:
-    """Milliseconds a photo: by ``whole`` and ours, one by one and as a folder."""
+def speed(classifier: Bundle, photos: list[Path], client: TestClient) -> str:
+    """Milliseconds a photo, of each column by ``whole`` and ours."""
+    folder = ImageFolder.without_labels(photos[0].parent)
+    folder = replace(folder, classes=classifier.labels, items=[(path, 0) for path in photos])
     calls: dict[str, Callable[[], object]] = {
         "predict": lambda: [classifier.predict(photo) for photo in photos],
         "folder": lambda: classifier.predict(list(photos)),
+        "evaluate": lambda: evaluate(classifier.logits, folder, classifier.preprocess),
+        "serve": lambda: [
+            client.post(
+                "/predict", content=photo.read_bytes(), headers={"content-type": "image/jpeg"}
+            ).raise_for_status()
+            for photo in photos
+        ],
     }
     best: dict[tuple[str, str], float] = {}
     for _ in range(3):
-        for way, read in (("whole", whole), ("ours", read_fitted)):
-            with patch.object(bundle, "read_fitted", read):
+        for way, enough in WAYS.items():
+            with patch.object(images, "_ENOUGH", enough):
                 for name, call in calls.items():
                     taken = milliseconds(call) / len(photos)
                     best[name, way] = min(best.get((name, way), taken), taken)
-    return " | ".join(f"{best[name, way]:.1f}" for name in calls for way in ("whole", "ours"))
+    return " | ".join(f"{best[name, way]:.1f}" for name in COLUMNS for way in WAYS)
 
 
 def main() -> None:
@@ -74,15 +90,20 @@ def main() -> None:
     sources = [path for path, _ in ImageFolder.without_labels(given.photos).items]
     classifier = load_bundle(given.run, threads=1)
     with tempfile.TemporaryDirectory() as folder:
-        print("| megapixels | predict, whole | ours | folder, whole | ours |\n|---:|---:|---:|---:|---:|", flush=True)
-        for size in given.megapixels:
-            made = [enlarged(each, size, Path(folder, f"{i}.jpg")) for i, each in enumerate(sources[: given.timed])]
-            print(f"| {size:g} | {speed(classifier, made)} |", flush=True)
+        titles = " | ".join(f"{name}, whole | ours" for name in COLUMNS)
+        print(f"| megapixels | {titles} |\n|---:|{2 * len(COLUMNS) * '---:|'}", flush=True)
+        with TestClient(create_app(classifier, limits=Limits(body_bytes=10**9, held_bytes=10**9))) as client:
+            for size in given.megapixels:
+                made = [enlarged(each, size, Path(folder, f"{i}.jpg")) for i, each in enumerate(sources[: given.timed])]
+                print(f"| {size:g} | {speed(classifier, made, client)} |", flush=True)
         same, gaps, shifts = 0, [], []
         chosen = sources[:: max(1, len(sources) // given.compared)][: given.compared]
         for source in chosen:
             made = [enlarged(source, 12, Path(folder, "one.jpg"))]
-            pixels = [read(made[0], classifier.preprocess) for read in (whole, read_fitted)]
+            pixels = []
+            for enough in WAYS.values():
+                with patch.object(images, "_ENOUGH", enough):
+                    pixels.append(read_fitted(made[0], classifier.preprocess))
             answers = [classifier.answer_pixels(each[None])[0].predictions for each in pixels]
             same += answers[0][0].label == answers[1][0].label
             gaps.append(np.abs(pixels[0].astype(int) - pixels[1]).mean())
