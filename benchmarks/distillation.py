@@ -245,6 +245,9 @@ def main() -> None:
     print("| row | images a second | of the step beside it |\n|---|---:|---:|")
     for row, seconds in rows.items():
         beside = rows["step alone" if row in ("step alone", "ours, cached") else "step and teacher"]
+        if min(seconds) <= 0:  # The time of more steps, less that of fewer.
+            print(f"| {row} | too few steps to tell | |")
+            continue
         share = statistics.median(other / own for other, own in zip(beside, seconds, strict=True))
         print(f"| {row} | {args.batch / statistics.median(seconds):.1f} | {100 * share:.0f} % |")
     drawing = statistics.median(view_shares)
