@@ -67,9 +67,10 @@ def first_head(
     if shares_network:
         found = reader.linear_head(network, vectors_CD)
         assert found is not None
-        return FirstHead(*found, answers_CK, _WORTH, provenance)
+        return FirstHead(*found, answers_CK, worth=_WORTH, provenance=provenance)
     assert student.imagenet is not None
     rows_KF = student.imagenet[0] - student.imagenet[0].mean(0)
     length = _LENGTH * rows_KF.norm(dim=1).mean()
     weight_CF = length * normalize(share_CK @ rows_KF, dim=1)
-    return FirstHead(weight_CF, torch.zeros(len(weight_CF)), answers_CK, _ROWS_WORTH, provenance)
+    bias_C = torch.zeros(len(weight_CF))
+    return FirstHead(weight_CF, bias_C, answers_CK, worth=_ROWS_WORTH, provenance=provenance)

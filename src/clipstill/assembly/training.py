@@ -161,7 +161,7 @@ def train_student(
         layers, width = section.projector_layers, section.projector_width
         student.use_class_vectors(class_vectors_CD, scale, seed=settings.seed, layers=layers, width=width)
     else:
-        student.begin_with(first_head(student, section, teacher, class_vectors_CD, task))
+        student.begin_with(first_head(student, section, teacher, class_vectors_CD=class_vectors_CD, task=task))
     with together(trains_together(settings)):
         result = distil(
             student.to(device),

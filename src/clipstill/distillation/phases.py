@@ -26,6 +26,9 @@ from clipstill.distillation.training_data import Batch, Rows, Setup
 from clipstill.distillation.views import views_of
 
 HEAD, ALL = "head", "all"
+# Learning rate of a head that begins with what is known, as a share of others': Adam takes steps as large where there
+# is little to learn.
+_FINE = 0.1
 
 Result = TypeVar("Result")
 
@@ -86,6 +89,8 @@ class HeadPhase(Phase):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, setup.student.head, setup.train.style_id_N.repeat(setup.settings.views))
+        if setup.student.first is not None:
+            self.settings = self.settings.changed(head_lr=_FINE * self.settings.head_lr)
         setup.student.freeze_backbone(True)
         passes = FeatureCache(setup, setup.train).augmented(self.settings.views)
         teacher_MD = torch.cat([one.teacher_ND for one in passes]).to(self.device)

@@ -59,9 +59,6 @@ LEAST_TO_CHOOSE = 20
 _SHOWN = ("agreement", "held_out_loss")
 # If minutes are given, the time of this many steps decides how many there will be.
 _TIMED_STEPS = 10
-# Learning rate of a head that begins with what is known, as a share of others': Adam takes steps as large where there
-# is little to learn.
-_FINE = 0.1
 # Steps between two readings of the loss from a device: the queue of a GPU does not run dry, and a CPU has none.
 READ_EVERY = {"cpu": 1, "cuda": 16, "mps": 16}
 
@@ -216,10 +213,7 @@ class _Trainer:
     def _train(self, phase: Phase, saved: Saved | None, steps: int, minutes: float) -> None:
         """Train one phase for ``steps`` steps, or until ``minutes`` have passed unless that is 0."""
         self.phase, self.step, self.timed = phase, 0, minutes == 0
-        settings = self.settings
-        if phase.name == HEAD and self.setup.student.first is not None:
-            settings = settings.changed(head_lr=_FINE * settings.head_lr)
-        self.optimiser = Optimiser(phase.learner, settings, steps)
+        self.optimiser = Optimiser(phase.learner, phase.settings, steps)
         self.average = MovingAverage(phase.learner, self.settings.ema)
         self.best_weights = {name: value.clone() for name, value in learned_state(phase.learner).items()}
         find_gradient: FindGradient = partial(plain_gradient, phase)

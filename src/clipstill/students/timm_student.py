@@ -147,8 +147,7 @@ def _imagenet_weights(architecture: str, classifier: str) -> tuple[Tensor, Tenso
         state = lite_state_dict(_PACKAGED[architecture])
     else:
         state = read_state(fetch_first(_metadata(architecture)["hf_hub_id"], _WEIGHTS))
-    found = [state.get(f"{classifier}.{part}") for part in ("weight", "bias")]
-    weight_KF, bias_K = found
+    weight_KF, bias_K = (state.get(f"{classifier}.{part}") for part in ("weight", "bias"))
     if weight_KF is None or bias_K is None or len(bias_K) != IMAGENET_CLASSES:
         return None
     return weight_KF.flatten(1).contiguous(), bias_K
@@ -251,9 +250,9 @@ def load_weights(student: Student, path: Path) -> None:
     if is_of_promptkd(state):
         state = own_names(state, student, path)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    answers = [own.get(f"{student.classifier}.{part}") for part in ("weight", "bias")]
-    if answers[0] is not None and answers[1] is not None:
-        student.hand_on_imagenet_answers(answers[0], answers[1])
+    weight_KF, bias_K = (own.get(f"{student.classifier}.{part}") for part in ("weight", "bias"))
+    if weight_KF is not None and bias_K is not None:
+        student.hand_on_imagenet_answers(weight_KF, bias_K)
     wanted = student.backbone.state_dict()
     backbone = own or _without_classifier(state, student.backbone)
     missing = [key for key, value in wanted.items() if key not in backbone or backbone[key].shape != value.shape]
